@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## run all tests, with a MariaDB and a Redis started for them
+	.ci/servers mariadb redis -- cargo test --workspace --locked
+
+.PHONY: test-mysql
+test-mysql: ## run the SQL behaviour suite against MySQL 9
+	.ci/servers mysql redis -- cargo test --locked -p backscroll-shard --test behaviour
+
+.PHONY: lint
+lint: ## check the formatting, run Clippy and build the documentation, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt --all
+
+.PHONY: clean-cache
+clean-cache: ## delete what is kept between runs outside the repository: MySQL, CI's build
+	rm -rf --one-file-system "$${BACKSCROLL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/backscroll}"
