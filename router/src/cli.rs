@@ -1,0 +1,152 @@
+//! The command line: one file a command, each of which reads like what it does.
+//!
+//! What a command was asked for goes to standard output, everything else to standard error, so that output can be piped.
+//! A reader that goes away early (`| head`) ends a command quietly.
+
+mod config;
+mod doctor;
+mod export;
+mod import;
+mod migrate;
+mod out;
+mod progress;
+mod serve;
+mod shards;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; what failed, and what to do, is on standard error
+  2  the command line was not understood
+  3  the configuration cannot be used; every problem of it is on standard error
+  4  the data given cannot be used (import: bad lines)
+
+Every key of the configuration can be given as an environment variable: server.listen is BACKSCROLL_SERVER__LISTEN.
+Without a configuration everything is embedded: SQLite files in ./backscroll-data, http://127.0.0.1:8080.
+
+Try it:
+  backscroll serve --demo";
+
+/// A chat message store over several databases that answers as one.
+#[derive(Debug, Parser)]
+#[command(name = "backscroll", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    /// The configuration, a TOML file; without it, the embedded defaults
+    #[arg(long, value_name = "FILE", global = true, env = "BACKSCROLL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Migrate(migrate::Args),
+    Token(token::Args),
+    Import(import::Args),
+    Export(export::Args),
+    /// The shards: which keys they own, whether they answer
+    #[command(subcommand)]
+    Shards(shards::Command),
+    Doctor(doctor::Args),
+    /// The configuration in effect
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// The data given to a command cannot be used as it is; trying again does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadInput(String);
+
+/// How long background threads that wait for input may keep a finished process.
+const LAST_MOMENTS: Duration = Duration::from_millis(100);
+
+/// Runs the process: reads the command line, does what it says, and turns the outcome into an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::note(format_args!("backscroll: {error:#}"));
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(dispatch(cli));
+    runtime.shutdown_timeout(LAST_MOMENTS);
+    outcome
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let load = || load(cli.config.as_deref());
+    match cli.command {
+        Command::Serve(args) => serve::run(load, args).await,
+        Command::Migrate(args) => migrate::run(load()?, args).await,
+        Command::Token(args) => token::run(load()?, args),
+        Command::Import(args) => import::run(load()?, args).await,
+        Command::Export(args) => export::run(load()?, args).await,
+        Command::Shards(command) => shards::run(load()?, command).await,
+        Command::Doctor(args) => doctor::run(load, args).await,
+        Command::Config(command) => config::run(load, command),
+    }
+}
+
+fn load(file: Option<&std::path::Path>) -> Result<Config, ConfigError> {
+    // A variable that is not text cannot be a key's value; shown with replacement characters, it is refused as one.
+    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+    Config::load(file, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        3
+    } else if error.is::<BadInput>() {
+        4
+    } else {
+        1
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let mut root = Cli::command();
+        root.build();
+        root.clone().debug_assert();
+        let mut commands: Vec<clap::Command> = root.get_subcommands().cloned().collect();
+        while let Some(mut command) = commands.pop() {
+            if command.has_subcommands() {
+                commands.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
+            } else if command.get_name() != "help" {
+                let help = command.render_long_help().to_string();
+                assert!(help.contains("backscroll "), "{}", command.get_name());
+                assert!(help.contains("Example"), "{} has no example", command.get_name());
+            }
+        }
+    }
+}

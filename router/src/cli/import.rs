@@ -1,0 +1,223 @@
+//! `backscroll import`: another system's history, from JSON Lines into conversations.
+//!
+//! One thread reads, decompresses and checks lines and cuts each conversation's into batches; a handful of writers put
+//! the batches into the store, each conversation always by the same writer, so that its order is the input's (INV-SEQ).
+//! The queues between them are short and counted in bytes, so a fast disk waits for a slow database (INV-BOUND).
+//!
+//! How many messages of a conversation are stored is moved in the transaction that stores them. After a crash the same
+//! command reads the input from its beginning, skips that many of each conversation, and goes on: nothing twice, nothing
+//! left out. What was stored before must be what the input begins with; that is checked, not assumed.
+//!
+//! A file is read twice: all its lines are checked before the first is stored.
+
+mod feed;
+mod line;
+mod source;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use backscroll_shard::ids::UserId;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::boot;
+use crate::config::Config;
+
+use super::progress::{Progress, Tally};
+use super::{BadInput, out};
+use feed::{Feed, Rejected};
+use line::LineReader;
+use source::Source;
+use writer::Imported;
+
+/// How many conversations, and how many bad lines, are named in what is printed for people.
+const NAMED: usize = 20;
+
+/// Bring in the history of another system
+///
+/// The input is JSON Lines, plain or compressed with zstd: {"channel":"general","user":"alice","at":1507466702000,"text":"hello"}, in the
+/// order of each conversation; `at` is in milliseconds since 1970. What `backscroll export` writes is accepted, too:
+/// replyTo, reactions, attachments, metadata, type, editedAt, deletedAt.
+///
+/// Times and order are kept. If it is interrupted, run the same command again: it goes on where it stopped, and nothing is
+/// stored twice. Every line of a file is checked before the first is stored; standard input is checked as it comes, and
+/// what precedes a bad line is kept.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = MOVING_A_TABLE, after_help = "Example:\n  backscroll import history.jsonl.zst")]
+pub(super) struct Args {
+    /// The file, or - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What becomes a conversation
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = ConversationPer::Channel)]
+    conversation_per: ConversationPer,
+    /// Who owns the conversations, and so where they are stored; by default the first user seen in each
+    #[arg(long, value_name = "USER")]
+    owner: Option<UserId>,
+    /// Leave out bad lines and say at the end which; without it, a bad line ends the import
+    #[arg(long)]
+    skip_bad: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const MOVING_A_TABLE: &str = r#"Examples:
+  backscroll import history.jsonl.zst
+  zcat history.jsonl.gz | backscroll import - --owner archive
+
+Moving an old `messages` table out of MySQL or MariaDB, without a file in between:
+
+  mysql --batch --raw --skip-column-names --quick --default-character-set=utf8mb4 -e "
+    SET time_zone = '+00:00';
+    SELECT JSON_OBJECT(
+      'channel', CAST(room_id AS CHAR),
+      'user',    CAST(sender_id AS CHAR),
+      'at',      CAST(ROUND(UNIX_TIMESTAMP(created_at) * 1000) AS UNSIGNED),
+      'text',    body)
+    FROM messages ORDER BY room_id, created_at, id" olddb | backscroll import -
+
+  --raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the
+  result in memory. SET time_zone says what the DATETIME column is in; leave it out for a TIMESTAMP column. Ties in
+  created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConversationPer {
+    /// Each value of `channel`
+    Channel,
+}
+
+/// The outcome, as `--json` prints it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    /// Messages stored by this run.
+    messages: u64,
+    /// Messages that an earlier run had stored.
+    already_stored: u64,
+    seconds: f64,
+    messages_per_second: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    bad_lines: u64,
+    /// By title.
+    conversations: Vec<Imported>,
+}
+
+pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
+    crate::telemetry::init(&config.telemetry)?;
+    let ConversationPer::Channel = args.conversation_per;
+    let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
+    let total = check_file(&args, &rules).await?;
+
+    let store = boot::open_store(&config).await?;
+    let outcome = import(&store, &args, rules, total).await;
+    boot::close_store(&store).await;
+    report(&args, outcome?)
+}
+
+/// Reads the whole of a file and stores nothing: how many messages it has, `None` for standard input.
+async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Option<u64>> {
+    if !source::can_be_read_twice(&args.file) {
+        return Ok(None);
+    }
+    let tally = Arc::new(Tally::default());
+    let progress = Progress::start("checking", "lines", tally.clone(), None);
+    let (file, rules) = (args.file.clone(), rules.clone());
+    let check = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let mut lines = LineReader::new(Source::open(&file)?, rules);
+        let mut rejected = Rejected::default();
+        let mut good = 0;
+        while let Some(line) = lines.next()? {
+            match line.record {
+                Ok(_) => good += 1,
+                Err(what) => rejected.add(line.number, what),
+            }
+            tally.add_done(1);
+        }
+        Ok((good, rejected))
+    });
+    let (good, rejected) = progress.until(async { check.await? }).await?;
+    if rejected.count > 0 && !args.skip_bad {
+        let (bad, all) = (out::grouped(rejected.count), out::grouped(rejected.count + good));
+        return Err(BadInput(format!(
+            "{bad} of {all} lines of {} cannot be imported; nothing was stored:\n{rejected}\nMend them, or leave them out with --skip-bad.",
+            args.file.display()
+        ))
+        .into());
+    }
+    Ok(Some(good))
+}
+
+/// Everything that one run has to say.
+struct Outcome {
+    summary: Summary,
+    rejected: Rejected,
+}
+
+async fn import(store: &writer::StoreRef, args: &Args, rules: Arc<line::Rules>, total: Option<u64>) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let tally = Arc::new(Tally::default());
+    let progress = Progress::start("importing", "messages", tally.clone(), total);
+    let (feed, queues) = Feed::new(args.owner.clone(), args.skip_bad);
+    let (file, stdin_name) = (args.file.clone(), args.file.display().to_string());
+    let read = tokio::task::spawn_blocking(move || feed.run(&mut LineReader::new(Source::open(&file)?, rules)));
+    let read = async { read.await.context("the reader failed")? };
+    let write = writer::write_all(store, queues, &tally);
+    let (rejected, conversations) = progress.until(async { futures_util::future::try_join(read, write).await }).await?;
+    if let Some(stopped_at) = rejected.stopped_at.filter(|_| !args.skip_bad) {
+        return Err(BadInput(format!(
+            "{stdin_name}: cannot be imported:\n{rejected}\nThe lines before line {stopped_at} are stored. Mend it and import the whole again: what is stored is skipped."
+        ))
+        .into());
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let messages = tally.stored();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let messages_per_second = (messages as f64 / seconds.max(0.001)).round();
+    let summary = Summary {
+        messages,
+        already_stored: tally.done() - messages,
+        seconds: (seconds * 1000.0).round() / 1000.0,
+        messages_per_second,
+        bad_lines: rejected.count,
+        conversations,
+    };
+    Ok(Outcome { summary, rejected })
+}
+
+fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
+    let Outcome { summary, rejected } = outcome;
+    if rejected.count > 0 {
+        out::note(format_args!("left out {} bad lines:\n{rejected}", out::grouped(rejected.count)));
+    }
+    if args.json {
+        return out::json(&summary);
+    }
+    let stored = out::grouped(summary.messages);
+    let conversations = summary.conversations.len();
+    out::line(format_args!(
+        "{stored} messages in {conversations} conversation{}, {:.1} s, {:.0} messages/s",
+        if conversations == 1 { "" } else { "s" },
+        summary.seconds,
+        summary.messages_per_second
+    ))?;
+    if summary.already_stored > 0 {
+        out::line(format_args!("{} messages were there already", out::grouped(summary.already_stored)))?;
+    }
+    for Imported { id, title, messages } in summary.conversations.iter().take(NAMED) {
+        out::line(format_args!("  {id}  {title} ({} messages)", out::grouped(*messages)))?;
+    }
+    if conversations > NAMED {
+        out::line(format_args!("  … and {} more; --json lists all", conversations - NAMED))?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

@@ -1,0 +1,166 @@
+//! From records to batches: each conversation's messages in order, to the writer it belongs to.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use backscroll_shard::ids::UserId;
+use backscroll_shard::model::HistoryRecord;
+use tokio::sync::mpsc;
+
+use super::NAMED;
+use super::line::{Line, LineReader};
+
+/// How many conversations are written at a time.
+pub(super) const WRITERS: usize = 8;
+
+/// Batches that wait for a writer.
+const QUEUED_BATCHES: usize = 2;
+
+/// Most messages of a batch, which is one transaction.
+const BATCH_RECORDS: usize = 1000;
+
+/// Most bytes of a batch; well below what MySQL takes in one packet.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Most bytes held back for batches that are not full yet; beyond, all are sent as they are.
+const HELD_BYTES: usize = 32 << 20;
+
+/// Some messages of one conversation, in order.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The conversation's name.
+    pub channel: String,
+    /// Who is to own it.
+    pub owner: UserId,
+    /// The messages; at least one.
+    pub records: Vec<HistoryRecord>,
+}
+
+/// The bad lines of an input.
+#[derive(Debug, Default)]
+pub(super) struct Rejected {
+    /// How many there are.
+    pub count: u64,
+    /// The line that ended the reading.
+    pub stopped_at: Option<u64>,
+    first: Vec<(u64, String)>,
+}
+
+impl Rejected {
+    /// Counts a line, and remembers the first few.
+    pub(super) fn add(&mut self, line: u64, what: String) {
+        self.count += 1;
+        if self.first.len() < NAMED {
+            self.first.push((line, what));
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.first.iter().map(|(line, what)| format!("  line {line}: {what}"));
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))?;
+        let unnamed = self.count - self.first.len() as u64;
+        if unnamed > 0 {
+            write!(f, "\n  … and {unnamed} more")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a conversation: kept for all of them, so its size counts.
+struct Channel {
+    owner: UserId,
+    records: Vec<HistoryRecord>,
+    bytes: usize,
+}
+
+/// Cuts the input into batches.
+pub(super) struct Feed {
+    writers: Vec<mpsc::Sender<Batch>>,
+    owner: Option<UserId>,
+    skip_bad: bool,
+    channels: HashMap<String, Channel>,
+    held_bytes: usize,
+}
+
+/// The writers are gone: one of them failed, and says why.
+struct NobodyWrites;
+
+impl Feed {
+    /// A feed and the queues that its writers read from.
+    pub(super) fn new(owner: Option<UserId>, skip_bad: bool) -> (Self, Vec<mpsc::Receiver<Batch>>) {
+        let (writers, queues) = (0..WRITERS).map(|_| mpsc::channel(QUEUED_BATCHES)).unzip();
+        (Self { writers, owner, skip_bad, channels: HashMap::new(), held_bytes: 0 }, queues)
+    }
+
+    /// Reads all lines, or up to the first bad one unless those are skipped, and sends what was read to the writers.
+    ///
+    /// # Errors
+    /// When the input cannot be read; what precedes is sent.
+    pub(super) fn run(mut self, lines: &mut LineReader) -> anyhow::Result<Rejected> {
+        let mut rejected = Rejected::default();
+        let outcome = self.read(lines, &mut rejected);
+        // Nobody to write for is the writers' error to report.
+        let _ = self.send_all();
+        outcome.map(|()| rejected)
+    }
+
+    fn read(&mut self, lines: &mut LineReader, rejected: &mut Rejected) -> anyhow::Result<()> {
+        while let Some(Line { number, record, bytes }) = lines.next()? {
+            match record {
+                Ok(record) => {
+                    if self.take(record, bytes).is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(what) => {
+                    rejected.add(number, what);
+                    if !self.skip_bad {
+                        rejected.stopped_at = Some(number);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, record: HistoryRecord, bytes: usize) -> Result<(), NobodyWrites> {
+        let name = record.channel.clone();
+        let channel = self.channels.entry(name.clone()).or_insert_with(|| Channel {
+            owner: self.owner.clone().unwrap_or_else(|| record.user.clone()),
+            records: Vec::new(),
+            bytes: 0,
+        });
+        channel.records.push(record);
+        channel.bytes += bytes;
+        self.held_bytes += bytes;
+        if channel.records.len() >= BATCH_RECORDS || channel.bytes >= BATCH_BYTES {
+            self.send(&name)
+        } else if self.held_bytes >= HELD_BYTES {
+            self.send_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn send(&mut self, name: &str) -> Result<(), NobodyWrites> {
+        let Some(channel) = self.channels.get_mut(name).filter(|channel| !channel.records.is_empty()) else { return Ok(()) };
+        self.held_bytes -= channel.bytes;
+        channel.bytes = 0;
+        let batch = Batch { channel: name.to_owned(), owner: channel.owner.clone(), records: std::mem::take(&mut channel.records) };
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        #[expect(clippy::cast_possible_truncation, reason = "any spread will do")]
+        let writer = hasher.finish() as usize % self.writers.len();
+        self.writers[writer].blocking_send(batch).map_err(|_| NobodyWrites)
+    }
+
+    fn send_all(&mut self) -> Result<(), NobodyWrites> {
+        let waiting = self.channels.iter().filter(|(_, channel)| !channel.records.is_empty());
+        let names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
+        names.iter().try_for_each(|name| self.send(name))
+    }
+}

@@ -1,0 +1,202 @@
+//! From lines to records, with an answer for a line that is none.
+
+use std::io::{BufRead as _, Read as _};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use backscroll_shard::ids::{KeyFunction, UserId};
+use backscroll_shard::model::{HistoryRecord, Timestamp};
+use backscroll_shard::settings::StoreSettings;
+
+use super::source::Source;
+use crate::cli::BadInput;
+
+/// Longest line, in bytes. A record with the largest content, attachments and metadata that the limits allow is shorter.
+const LINE_MAX_BYTES: usize = 4 << 20;
+
+/// Most characters of a conversation's name.
+const CHANNEL_MAX_CHARACTERS: usize = 255;
+
+/// What a line of the input is.
+pub(super) struct Line {
+    /// From 1.
+    pub number: u64,
+    /// The message, or what is wrong with the line.
+    pub record: Result<HistoryRecord, String>,
+    /// Its length in the input: what holding the record costs, roughly.
+    pub bytes: usize,
+}
+
+/// What a record must keep, besides its form.
+#[derive(Debug)]
+pub(super) struct Rules {
+    key_function: KeyFunction,
+}
+
+impl Rules {
+    /// The rules of a store with these settings.
+    ///
+    /// # Errors
+    /// When `owner` cannot be placed on the key space.
+    pub(super) fn new(settings: &StoreSettings, owner: Option<&UserId>) -> Result<Self, BadInput> {
+        let rules = Self { key_function: settings.keyspace.function };
+        match owner.map(|owner| rules.user("--owner", owner)) {
+            Some(Err(what)) => Err(BadInput(what)),
+            _ => Ok(rules),
+        }
+    }
+
+    fn user(&self, field: &str, user: &UserId) -> Result<(), String> {
+        match self.key_function.key(user) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{field}: `{user}`: {error} (keyspace.function)")),
+        }
+    }
+
+    fn check(&self, record: &HistoryRecord) -> Result<(), String> {
+        let characters = record.channel.chars().count();
+        if characters == 0 || characters > CHANNEL_MAX_CHARACTERS {
+            return Err(format!("channel: has {characters} characters; 1 to {CHANNEL_MAX_CHARACTERS} are possible"));
+        }
+        let in_range = |at: i64| (0..=Timestamp::MAX.0).contains(&at);
+        for (field, at) in [("at", Some(record.at)), ("editedAt", record.edited_at), ("deletedAt", record.deleted_at)] {
+            if let Some(at) = at.filter(|at| !in_range(*at)) {
+                return Err(format!("{field}: {at} is not a number of milliseconds from 1970 to the year 9999"));
+            }
+        }
+        for (field, text) in [("channel", &record.channel), ("text", &record.text)] {
+            if text.contains('\0') {
+                return Err(format!("{field}: contains a NUL character"));
+            }
+        }
+        self.user("user", &record.user)
+    }
+}
+
+/// Reads records line by line. Empty lines are passed over.
+pub(super) struct LineReader {
+    source: Source,
+    rules: Arc<Rules>,
+    buffer: Vec<u8>,
+    number: u64,
+}
+
+impl LineReader {
+    /// Reads from `source`.
+    pub(super) fn new(source: Source, rules: Arc<Rules>) -> Self {
+        Self { source, rules, buffer: Vec::new(), number: 0 }
+    }
+
+    /// The next line that is not empty; `None` at the end.
+    ///
+    /// # Errors
+    /// When the input cannot be read or decompressed; nothing sensible follows.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Line>> {
+        loop {
+            self.buffer.clear();
+            let line = self.number + 1;
+            let limit = LINE_MAX_BYTES as u64 + 1;
+            let context = || format!("cannot read line {line}");
+            let bytes = self.source.by_ref().take(limit).read_until(b'\n', &mut self.buffer).with_context(context)?;
+            if bytes == 0 {
+                return Ok(None);
+            }
+            self.number = line;
+            if bytes > LINE_MAX_BYTES && self.buffer.last() != Some(&b'\n') {
+                self.source.skip_until(b'\n').with_context(context)?;
+                let record = Err(format!("is longer than {LINE_MAX_BYTES} bytes"));
+                return Ok(Some(Line { number: line, record, bytes }));
+            }
+            let mut text = self.buffer.as_slice();
+            if line == 1 {
+                text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text); // a byte order mark, as some editors write
+            }
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            let record = parse(text).and_then(|record| self.rules.check(&record).map(|()| record));
+            return Ok(Some(Line { number: line, record, bytes }));
+        }
+    }
+}
+
+fn parse(text: &[u8]) -> Result<HistoryRecord, String> {
+    serde_json::from_slice(text).map_err(|_| explain(text))
+}
+
+/// Why `text` is not a record. Slower than parsing, and says which field it is.
+fn explain(text: &[u8]) -> String {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let error = match serde_path_to_error::deserialize::<_, HistoryRecord>(&mut deserializer) {
+        Ok(_) => return "has something after the record; write one record a line".into(),
+        Err(error) => error,
+    };
+    let path = error.path().to_string();
+    let message = error.inner().to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _position)| message);
+    let column = error.inner().column();
+    if error.inner().is_syntax() || error.inner().is_eof() {
+        return format!("is not JSON: {message} (column {column})");
+    }
+    if path == "." { message.to_owned() } else { format!("{path}: {message}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"channel":"zig","user":"7","at":1507466702000,"text":"hello"}"#;
+
+    fn read(input: impl Into<Vec<u8>>, function: KeyFunction) -> Vec<(u64, Result<HistoryRecord, String>)> {
+        let mut reader = LineReader::new(Source::of(input), Arc::new(Rules { key_function: function }));
+        std::iter::from_fn(|| reader.next().unwrap()).map(|line| (line.number, line.record)).collect()
+    }
+
+    fn problem(line: &str) -> String {
+        read(line, KeyFunction::Hashed).pop().unwrap().1.unwrap_err()
+    }
+
+    #[test]
+    fn empty_lines_and_a_byte_order_mark_are_passed_over() {
+        let lines = read(format!("\u{FEFF}{GOOD}\r\n\n  \n{GOOD}"), KeyFunction::Hashed);
+        assert_eq!(lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 4]);
+        assert!(lines.iter().all(|(_, record)| record.is_ok()));
+    }
+
+    #[test]
+    fn a_bad_line_says_what_is_wrong_with_it() {
+        let cases = [
+            ("nonsense", "is not JSON: expected ident (column 2)"),
+            (r#"{"channel":"zig","user":"a","at":1"#, "is not JSON: EOF while parsing an object (column 34)"),
+            (r#"{"channel":"zig","user":"a","at":1}"#, "missing field `text`"),
+            (r#"{"channel":"zig","user":7,"at":1,"text":"x"}"#, "user: invalid type: integer `7`, expected a string"),
+            (r#"{"channel":"zig","user":"","at":1,"text":"x"}"#, "user: a user id has 1 to 64 bytes"),
+            (r#"{"channel":"","user":"a","at":1,"text":"x"}"#, "channel: has 0 characters; 1 to 255 are possible"),
+            (r#"{"channel":"zig","user":"a","at":-1,"text":"x"}"#, "at: -1 is not a number of milliseconds from 1970 to the year 9999"),
+            (r#"{"channel":"zig","user":"a","at":1,"text":"\u0000"}"#, "text: contains a NUL character"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(problem(line), expected, "{line}");
+        }
+        assert!(problem(r#"{"channel":"zig","user":"a","at":1,"text":"x","colour":1}"#).starts_with("colour: unknown field `colour`"));
+        assert_eq!(problem(&format!("{GOOD} {GOOD}")), "has something after the record; write one record a line");
+    }
+
+    #[test]
+    fn numeric_keys_ask_for_numeric_users() {
+        let named = GOOD.replace("\"7\"", "\"pupp\"");
+        let lines = read(format!("{GOOD}\n{named}\n"), KeyFunction::Numeric);
+        assert!(lines[0].1.is_ok());
+        let problem = lines[1].1.as_ref().unwrap_err();
+        assert!(problem.contains("`pupp`") && problem.contains("decimal number"), "{problem}");
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_fill_the_memory() {
+        let long = format!("{}\n{GOOD}\n", "x".repeat(LINE_MAX_BYTES + 10));
+        let lines = read(long, KeyFunction::Hashed);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].1.as_ref().unwrap_err().contains("longer than"));
+        assert!(lines[1].1.is_ok() && lines[1].0 == 2);
+    }
+}

@@ -1,0 +1,61 @@
+//! What commands print. The one place that writes to standard output.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+/// A line on standard output.
+pub(super) fn line(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// A line on standard error. There is nobody to tell when that fails.
+pub(super) fn note(text: impl Display) {
+    _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// `value` as JSON on standard output.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut stdout, value)?;
+    writeln!(stdout)?;
+    Ok(())
+}
+
+/// A table on standard output, its columns as wide as they need to be.
+pub(super) fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).chain([header[column].len()]).max();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let print = |cells: [&str; COLUMNS]| {
+        let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        line(cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    print(header)?;
+    rows.iter().try_for_each(|row| print(std::array::from_fn(|column| row[column].as_str())))
+}
+
+/// `12345678` as `12,345,678`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (303_896, "303,896"), (12_345_678, "12,345,678")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

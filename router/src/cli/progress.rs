@@ -1,0 +1,130 @@
+//! How far a long command is: a bar on a terminal, a line every few seconds elsewhere. Both on standard error.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::out;
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often a line is written where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What was done so far, counted by whoever does it.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    done: AtomicU64,
+    stored: AtomicU64,
+}
+
+impl Tally {
+    /// So many more were dealt with.
+    pub(super) fn add_done(&self, count: u64) {
+        self.done.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many more of them had to be stored.
+    pub(super) fn add_stored(&self, count: u64) {
+        self.stored.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Dealt with so far.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Stored so far.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+}
+
+/// Shows how far something is while it runs.
+pub(super) struct Progress {
+    activity: &'static str,
+    unit: &'static str,
+    tally: Arc<Tally>,
+    total: Option<u64>,
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Begins: `activity` as in "importing", `unit` as in "messages", and how many there will be, if that is known.
+    pub(super) fn start(activity: &'static str, unit: &'static str, tally: Arc<Tally>, total: Option<u64>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| bar(activity, unit, total));
+        Self { activity, unit, tally, total, started: Instant::now(), bar }
+    }
+
+    /// Runs `work` to its end and shows meanwhile how far it is.
+    pub(super) async fn until<T>(self, work: impl Future<Output = T>) -> T {
+        let mut ticks = tokio::time::interval(if self.bar.is_some() { TICK } else { LINE_INTERVAL });
+        ticks.tick().await; // the first is at once
+        tokio::pin!(work);
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut work => break outcome,
+                _ = ticks.tick() => self.show(),
+            }
+        };
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        outcome
+    }
+
+    fn show(&self) {
+        let done = self.tally.done();
+        match &self.bar {
+            Some(bar) => bar.set_position(done),
+            None => out::note(self.line(done, self.started.elapsed())),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
+    fn line(&self, done: u64, elapsed: Duration) -> String {
+        let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+        let (activity, unit) = (self.activity, self.unit);
+        let so_far = out::grouped(done);
+        let rate_text = out::grouped(rate as u64);
+        match self.total {
+            Some(total) if rate > 0.0 => {
+                let left = total.saturating_sub(done) as f64 / rate;
+                format!("{activity}: {so_far} of {} {unit}, {rate_text}/s, {left:.0} s left", out::grouped(total))
+            }
+            _ => format!("{activity}: {so_far} {unit}, {rate_text}/s"),
+        }
+    }
+}
+
+fn bar(activity: &'static str, unit: &'static str, total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => {
+            let template = format!("{activity} {{bar:32}} {{human_pos}} of {{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+            (ProgressBar::new(total), template)
+        }
+        None => (ProgressBar::new_spinner(), format!("{activity} {{spinner}} {{human_pos}} {unit}  {{per_sec}}  {{elapsed}}")),
+    };
+    // A template of ours that cannot be read leaves the crate's own style.
+    bar.with_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_how_fast_and_how_long_still() {
+        let progress = |total| Progress { activity: "importing", unit: "messages", tally: Arc::default(), total, started: Instant::now(), bar: None };
+        let elapsed = Duration::from_secs(10);
+        assert_eq!(progress(Some(300_000)).line(100_000, elapsed), "importing: 100,000 of 300,000 messages, 10,000/s, 20 s left");
+        assert_eq!(progress(None).line(1234, elapsed), "importing: 1,234 messages, 123/s");
+        assert_eq!(progress(Some(10)).line(0, elapsed), "importing: 0 messages, 0/s");
+    }
+}

@@ -1,0 +1,146 @@
+//! One database: does it answer, may we write, does it keep what it acknowledges, is its clock right?
+
+use std::time::{Duration, Instant};
+
+use backscroll_shard::db::{Connection, Database, Dialect, Value};
+use backscroll_shard::error::{Error, Result};
+use backscroll_shard::fence::{self, Fence};
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::settings::{DatabaseUrl, PoolSettings};
+
+use super::{Finding, PATIENCE};
+
+/// How far a database's clock may be off before that is worth a word. Times of messages come from the routers' clocks.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+const VERSION_MYSQL: &str = "SELECT VERSION()";
+const VERSION_SQLITE: &str = "SELECT 'SQLite ' || sqlite_version()";
+const CLOCK_MYSQL: &str = "SELECT CAST(ROUND(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)";
+const DURABILITY_MYSQL: &str = "SELECT CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
+const CONNECTIONS_MYSQL: &str = "SELECT CAST(@@max_connections AS SIGNED)";
+/// Rolled back. No conversation has this id: no owner has made it.
+const TRY_SHARD: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, 0)";
+const TRY_DIRECTORY: &str = "INSERT INTO properties (name, value) VALUES (?, 'rolled back')";
+const NOBODY: &[u8] = b"backscroll doct.";
+
+/// What a database is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Directory,
+    Primary,
+    Replica,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Examination {
+    pub(super) findings: Vec<Finding>,
+    /// Of a primary that could tell.
+    pub(super) fences: Option<Vec<Fence>>,
+}
+
+/// Connects to `url` and looks at it.
+pub(super) async fn examine(subject: &str, url: &DatabaseUrl, role: Role, pool: &PoolSettings, lanes: u32) -> Examination {
+    let one = PoolSettings { max_connections: 1, ..pool.clone() };
+    let database = match Database::open(url, &one, 1) {
+        Ok(database) => database,
+        Err(error) => return Examination { findings: vec![unreachable(subject, url, &error)], fences: None },
+    };
+    let needed = pool.max_connections + if role == Role::Primary { lanes } else { 0 };
+    let outcome = tokio::time::timeout(PATIENCE, look(subject, url, role, needed, &database)).await;
+    database.close().await;
+    match outcome.unwrap_or(Err(Error::DeadlineExceeded)) {
+        Ok(examination) => examination,
+        Err(error) => Examination { findings: vec![unreachable(subject, url, &error)], fences: None },
+    }
+}
+
+fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
+    let remedy = "check that the server runs, that this machine may connect to it, and the address and password in the configuration";
+    Finding::failure(subject, format!("{} does not answer: {error}", url.redacted()), remedy)
+}
+
+async fn look(subject: &str, url: &DatabaseUrl, role: Role, connections_needed: u32, database: &Database) -> Result<Examination> {
+    let mut connection = database.writer().await?;
+    let dialect = connection.dialect();
+    let begin = Instant::now();
+    let version = text(&mut connection, if dialect == Dialect::MySql { VERSION_MYSQL } else { VERSION_SQLITE }).await?;
+    let latency = begin.elapsed().as_secs_f64() * 1000.0;
+    let mut findings = vec![Finding::ok(subject, format!("{} answers in {latency:.1} ms ({version})", url.redacted()))];
+    if dialect == Dialect::MySql {
+        findings.extend(clock(subject, &mut connection).await?);
+        findings.extend(server(subject, role, connections_needed, &mut connection).await?);
+    }
+    if role != Role::Replica {
+        findings.extend(may_write(subject, role, &mut connection).await);
+    }
+    // Without its schema it has no fences; that is a finding of its own.
+    let fences = if role == Role::Primary { fence::all(&mut connection).await.ok() } else { None };
+    Ok(Examination { findings, fences })
+}
+
+async fn text(connection: &mut Connection, statement: &str) -> Result<String> {
+    first(connection.fetch_optional(statement, &[]).await?)?.text(0)
+}
+
+async fn int(connection: &mut Connection, statement: &str) -> Result<i64> {
+    first(connection.fetch_optional(statement, &[]).await?)?.int(0)
+}
+
+fn first<T>(row: Option<T>) -> Result<T> {
+    row.ok_or_else(|| Error::Corrupt("a SELECT of one value gave no row".into()))
+}
+
+async fn clock(subject: &str, connection: &mut Connection) -> Result<Option<Finding>> {
+    let before = Timestamp::now().0;
+    let theirs = int(connection, CLOCK_MYSQL).await?;
+    let after = Timestamp::now().0;
+    let ours = before.midpoint(after);
+    let off = Duration::from_millis(theirs.abs_diff(ours));
+    Ok((off > CLOCK_TOLERANCE).then(|| {
+        let detail = format!("its clock is {:.1} s {} this machine's", off.as_secs_f64(), if theirs > ours { "ahead of" } else { "behind" });
+        Finding::warning(subject, detail, "synchronise the clocks of both machines (NTP): messages carry the router's time")
+    }))
+}
+
+async fn server(subject: &str, role: Role, connections_needed: u32, connection: &mut Connection) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if role != Role::Replica && int(connection, DURABILITY_MYSQL).await? != 1 {
+        let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
+        findings.push(Finding::warning(subject, detail, "set innodb_flush_log_at_trx_commit = 1 on that server"));
+    }
+    let allowed = int(connection, CONNECTIONS_MYSQL).await?;
+    if i64::from(connections_needed) > allowed {
+        let detail = format!("the server allows {allowed} connections, one router may open {connections_needed}");
+        findings.push(Finding::warning(subject, detail, "raise max_connections there, or lower pool.max_connections here"));
+    }
+    Ok(findings)
+}
+
+async fn may_write(subject: &str, role: Role, connection: &mut Connection) -> Option<Finding> {
+    let (statement, value) = match role {
+        Role::Directory => (TRY_DIRECTORY, Value::Text("doctor")),
+        _ => (TRY_SHARD, Value::Bytes(NOBODY)),
+    };
+    let outcome = async {
+        connection.begin().await?;
+        connection.execute(statement, &[value]).await
+    }
+    .await;
+    connection.rollback().await;
+    match outcome {
+        Ok(_) => None,
+        Err(error) if is_unknown_table(&error) => None, // the schema is not there; that is a finding of its own
+        Err(error) => {
+            let remedy = "grant the account SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER and INDEX on its database, and make sure that it is not read-only";
+            Some(Finding::failure(subject, format!("cannot be written: {error}"), remedy))
+        }
+    }
+}
+
+fn is_unknown_table(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    let text = error.to_string();
+    // MySQL's ER_NO_SUCH_TABLE, and SQLite's only way to say it.
+    text.contains("1146") || text.contains("no such table")
+}

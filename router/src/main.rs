@@ -1,0 +1,5 @@
+//! The `backscroll` command.
+
+fn main() -> std::process::ExitCode {
+    backscroll::cli::main()
+}
