@@ -1,0 +1,216 @@
+//! The real `backscroll` binary as a process: configured, migrated, started, waited for, stopped.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::harness::usage::Watched;
+use crate::http::{Connection, request};
+
+/// How long the router may take to become ready, or to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How much of its log is shown when it fails.
+const LOG_TAIL_BYTES: usize = 4096;
+
+/// What the router is started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The `backscroll` binary.
+    pub binary: PathBuf,
+    /// The directory's database.
+    pub directory_url: String,
+    /// The shards' databases; the key space is cut evenly between them, in this order.
+    pub shard_urls: Vec<String>,
+}
+
+/// A router that serves.
+pub struct Router {
+    child: Child,
+    folder: TempDir,
+    binary: PathBuf,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The secret its tokens are signed with.
+    pub secret: String,
+}
+
+impl Router {
+    /// Migrates the databases of `setup` and starts the router on a free port; returns once it says that it is ready.
+    ///
+    /// # Errors
+    /// When it does not; the text has the end of its log.
+    pub async fn start(setup: &Setup) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let secret = format!(
+            "{:032x}{:032x}",
+            rand::random::<u128>(),
+            rand::random::<u128>()
+        );
+        std::fs::write(
+            folder.path().join("backscroll.toml"),
+            configuration(setup, address, &secret),
+        )?;
+        run(&setup.binary, folder.path(), "migrate", &[]).await?;
+        let child = command(&setup.binary, folder.path(), "serve").spawn()?;
+        let mut router = Self {
+            child,
+            folder,
+            binary: setup.binary.clone(),
+            address,
+            secret,
+        };
+        router.until_ready().await?;
+        Ok(router)
+    }
+
+    /// Runs another command of the binary with the same configuration, to its end; returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails; the text has the end of its log.
+    pub async fn run(&self, subcommand: &str, arguments: &[&str]) -> Result<String> {
+        run(&self.binary, self.folder.path(), subcommand, arguments).await
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the router ended ({status}):\n{}", self.log_tail());
+            }
+            if let Ok(Ok(200)) = timeout(Duration::from_secs(5), readiness(self.address)).await {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        bail!(
+            "the router was not ready after {PATIENCE:?}:\n{}",
+            self.log_tail()
+        )
+    }
+
+    /// The process, to be watched.
+    #[must_use]
+    pub fn process(&self) -> Option<Watched> {
+        Some(Watched {
+            name: "router",
+            pid: self.child.id()?.cast_signed(),
+        })
+    }
+
+    /// Asks it to stop and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not, or fails at it.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .context("the router has ended")?;
+        kill_process(pid, Signal::TERM)?;
+        let ended: Result<ExitStatus, _> = timeout(PATIENCE, self.child.wait())
+            .await
+            .context("the router does not stop")?;
+        let status = ended?;
+        ensure!(
+            status.success(),
+            "the router ended with {status}:\n{}",
+            self.log_tail()
+        );
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        log_tail(self.folder.path())
+    }
+}
+
+/// The end of what the router and its commands logged.
+fn log_tail(folder: &Path) -> String {
+    let log = std::fs::read(folder.join("log")).unwrap_or_default();
+    let start = log.len().saturating_sub(LOG_TAIL_BYTES);
+    String::from_utf8_lossy(&log[start..]).into_owned()
+}
+
+async fn run(binary: &Path, folder: &Path, subcommand: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = command(binary, folder, subcommand);
+    let output = command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .output()
+        .await;
+    let output = output.with_context(|| format!("cannot start {}", binary.display()))?;
+    ensure!(
+        output.status.success(),
+        "`backscroll {subcommand}` failed ({}):\n{}",
+        output.status,
+        log_tail(folder)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn command(binary: &Path, folder: &Path, subcommand: &str) -> Command {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"));
+    let mut command = Command::new(binary);
+    command
+        .arg(subcommand)
+        .arg("--config")
+        .arg(folder.join("backscroll.toml"));
+    command.current_dir(folder).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.map_or(Stdio::null(), Stdio::from));
+    command
+}
+
+async fn readiness(address: SocketAddr) -> Result<u16> {
+    let mut connection = Connection::open(address).await?;
+    Ok(connection
+        .exchange(&request("GET", "/readyz", "", None))
+        .await?
+        .status)
+}
+
+/// The configuration: everything at its default but the addresses and the secret.
+fn configuration(setup: &Setup, address: SocketAddr, secret: &str) -> String {
+    let mut text = format!(
+        "[server]\nlisten = \"{address}\"\n\n[auth]\nsecret = \"{secret}\"\n\n[directory]\nurl = \"{}\"\n",
+        setup.directory_url
+    );
+    for (n, url) in setup.shard_urls.iter().enumerate() {
+        text.push_str(&format!(
+            "\n[[shards]]\nname = \"shard{}\"\nprimary = \"{url}\"\n",
+            n + 1
+        ));
+    }
+    text
+}
+
+/// The `backscroll` binary beside this one.
+///
+/// # Errors
+/// When there is none.
+pub fn binary_beside_this() -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("backscroll");
+    ensure!(
+        path.is_file(),
+        "there is no {}: build it with the same profile, or give --backscroll-bin",
+        path.display()
+    );
+    Ok(path)
+}

@@ -1,0 +1,87 @@
+//! Load generator and side-by-side benchmarks for Backscroll.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`scenario`] | a file for each scenario |
+//! | [`harness`] | databases of its own, the router as a process, processor time, the machine |
+//! | [`load`], [`pace`] | closed and open loops over many connections |
+//! | [`http`], [`sender`] | sending over HTTP at next to no cost, with a ledger |
+//! | [`rows`] | the other side of the comparison: row-by-row inserts |
+//! | [`ledger`], [`verify`] | whether what was acknowledged is there |
+//! | [`population`], [`drafts`] | who talks where, and what is said |
+//! | [`report`], [`out`] | figures, verdicts, and how they are printed |
+//!
+//! How each scenario measures, and what it does not measure, is in the README beside the manifest.
+
+pub mod drafts;
+pub mod harness;
+pub mod http;
+pub mod ledger;
+pub mod load;
+pub mod out;
+pub mod pace;
+pub mod population;
+pub mod report;
+pub mod rows;
+pub mod scenario;
+pub mod sender;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::scenario::{Common, send};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  measured, and every goal was met
+  1  not measured; what failed is on standard error
+  2  the command line was not understood
+  3  measured, but a goal was missed
+
+Examples:
+  make bench
+  backscroll-bench send --mysql-url mysql://root@127.0.0.1:3306 --rounds 7";
+
+/// Side-by-side benchmarks for Backscroll, on the machine at hand.
+#[derive(Debug, Parser)]
+#[command(name = "backscroll-bench", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    Send(send::Args),
+}
+
+/// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    match measure(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(3),
+        Err(error) => {
+            out::progress(format_args!("backscroll-bench: {error:#}"));
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// One thread generates all load: on a small machine, more would take from what is measured.
+fn measure(cli: &Cli) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match &cli.scenario {
+            Scenario::Send(args) => send::run(&cli.common, args).await,
+        }
+    })
+}
