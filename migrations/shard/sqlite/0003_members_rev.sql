@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS members_rev ON members (conversation_id, rev)

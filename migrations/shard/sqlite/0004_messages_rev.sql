@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS messages_rev ON messages (conversation_id, rev)

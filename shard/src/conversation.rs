@@ -1,0 +1,324 @@
+//! A conversation's head row, and the transaction in which every single change to a conversation happens.
+//!
+//! [`Change`] is the one shape of a change: fence, head locked, membership, the change itself with the next `rev`, head
+//! saved, lists marked. Sends and watermarks take the same steps for many conversations at once in [`crate::lane`].
+//! The head's row lock puts the changes of a conversation into one order (INV-SEQ, INV-REV).
+
+use std::time::Instant;
+
+use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::map::Assignment;
+use crate::member::{self, Membership};
+use crate::message::{StoredMessage, message_type_code, message_type_of};
+use crate::model::{ConversationKind, MessagePreview, Timestamp};
+use crate::node::Shard;
+use crate::relay;
+use crate::seams::Event;
+
+/// How many members a conversation's head and its list entries name.
+pub const FIRST_MEMBERS: usize = 5;
+
+/// A conversation's row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// Its id.
+    pub id: ConversationId,
+    /// What sort it is.
+    pub kind: ConversationKind,
+    /// Its name.
+    pub title: Option<String>,
+    /// A JSON object.
+    pub metadata: Option<String>,
+    /// Who created it.
+    pub created_by: UserId,
+    /// When.
+    pub created_at: Timestamp,
+    /// The newest message.
+    pub head_seq: Seq,
+    /// The latest change.
+    pub rev: Rev,
+    /// How many members it has.
+    pub member_count: u64,
+    /// Whether members' lists are told of new messages; `false` for large conversations, whose head lists read here.
+    pub relayed: bool,
+    /// The ids of the first few members.
+    pub first_members: Vec<UserId>,
+    /// The newest message, shortened.
+    pub last: Option<MessagePreview>,
+    /// When the newest message was sent, or the conversation created.
+    pub last_at: Timestamp,
+    /// When the oldest message that is not archived was sent.
+    pub oldest_hot_at: Option<Timestamp>,
+    /// When it was deleted.
+    pub deleted_at: Option<Timestamp>,
+}
+
+macro_rules! head_columns {
+    () => {
+        "id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members, \
+         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at"
+    };
+}
+const HEAD_COLUMN_COUNT: usize = 17;
+
+/// Uses the primary key; locks in id order.
+const SELECT_HEADS: &str = concat!("SELECT ", head_columns!(), " FROM conversations WHERE id IN (");
+const SAVE_HEADS: &str = concat!("INSERT INTO conversations (", head_columns!(), ") VALUES ");
+const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadata = {new metadata}, \
+     head_seq = {new head_seq}, rev = {new rev}, member_count = {new member_count}, relayed = {new relayed}, \
+     first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
+     last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
+     deleted_at = {new deleted_at}";
+
+impl Head {
+    /// A conversation that is about to be created.
+    #[must_use]
+    pub fn new(id: ConversationId, kind: ConversationKind, created_by: UserId, now: Timestamp) -> Self {
+        Self {
+            id,
+            kind,
+            title: None,
+            metadata: None,
+            created_by,
+            created_at: now,
+            head_seq: Seq(0),
+            rev: Rev(0),
+            member_count: 0,
+            relayed: true,
+            first_members: Vec::new(),
+            last: None,
+            last_at: now,
+            oldest_hot_at: None,
+            deleted_at: None,
+        }
+    }
+
+    fn from_row(row: &Row) -> Result<Self> {
+        let head_seq = Seq::from_i64(row.int(6)?);
+        let last_at = Timestamp(row.int(14)?);
+        let last = match (row.opt_user(11)?, row.opt_int(12)?, row.opt_text(13)?) {
+            (Some(sender_id), Some(code), Some(content)) => Some(MessagePreview {
+                seq: head_seq,
+                sender_id,
+                content,
+                message_type: message_type_of(code)?,
+                created_at: last_at,
+            }),
+            _ => None,
+        };
+        let first_members = serde_json::from_str(&row.text(10)?);
+        Ok(Self {
+            id: row.conversation(0)?,
+            kind: kind_of(row.int(1)?)?,
+            title: row.opt_text(2)?,
+            metadata: row.opt_text(3)?,
+            created_by: row.user(4)?,
+            created_at: Timestamp(row.int(5)?),
+            head_seq,
+            rev: Rev::from_i64(row.int(7)?),
+            member_count: u64::try_from(row.int(8)?).unwrap_or(0),
+            relayed: row.int(9)? != 0,
+            first_members: first_members.map_err(|error| Error::Corrupt(format!("first_members: {error}")))?,
+            last,
+            last_at,
+            oldest_hot_at: row.opt_int(15)?.map(Timestamp),
+            deleted_at: row.opt_int(16)?.map(Timestamp),
+        })
+    }
+
+    /// Takes the next rev.
+    pub fn next_rev(&mut self) -> Rev {
+        self.rev = self.rev.next();
+        self.rev
+    }
+
+    /// Takes in a message that is about to be inserted at its end.
+    pub fn append(&mut self, message: &StoredMessage) {
+        self.head_seq = message.seq;
+        self.oldest_hot_at = self.oldest_hot_at.or(Some(message.created_at));
+        self.last_at = self.last_at.max(message.created_at);
+        self.last = Some(message.preview());
+    }
+
+    /// Takes in a change to a message that is stored already.
+    pub fn touch(&mut self, message: &StoredMessage) {
+        if message.seq == self.head_seq {
+            self.last = Some(message.preview());
+        }
+    }
+
+    /// Whether messages to it are told to every member's list one by one, given the relay's limit.
+    pub fn set_relayed(&mut self, max_members: u32) {
+        self.relayed = self.member_count <= u64::from(max_members);
+    }
+}
+
+/// As stored.
+pub(crate) fn kind_code(kind: ConversationKind) -> i64 {
+    match kind {
+        ConversationKind::Direct => 1,
+        ConversationKind::Group => 2,
+        ConversationKind::Channel => 3,
+    }
+}
+
+/// From its stored form.
+pub(crate) fn kind_of(code: i64) -> Result<ConversationKind> {
+    Ok(match code {
+        1 => ConversationKind::Direct,
+        2 => ConversationKind::Group,
+        3 => ConversationKind::Channel,
+        _ => return Err(Error::Corrupt(format!("unknown conversation kind {code}"))),
+    })
+}
+
+/// The heads of `ids` (no two alike), in id order; `lock` keeps others from changing them until the transaction ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn heads(connection: &mut Connection, ids: &[ConversationId], lock: bool) -> Result<Vec<Head>> {
+    let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
+    pad(&mut args);
+    let lock = if lock { "{for_update}" } else { "" };
+    let statement = format!("{SELECT_HEADS}{}) ORDER BY id {lock}", placeholders(args.len()));
+    connection.fetch_all(&statement, &args).await?.iter().map(Head::from_row).collect()
+}
+
+/// Repeats the last value until there are a power of two, so that few statements are prepared.
+pub(crate) fn pad(args: &mut Vec<Value<'_>>) {
+    if let Some(last) = args.last().copied() {
+        args.resize(args.len().next_power_of_two(), last);
+    }
+}
+
+/// Writes heads that are locked, or new (where nobody else can be creating them).
+///
+/// # Errors
+/// When the database fails.
+pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
+    write(connection, heads, SAVE_HEADS_UPDATE).await
+}
+
+async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Result<()> {
+    let mut rest = heads;
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(1 << rest.len().ilog2());
+        let names: Vec<String> = chunk.iter().map(|head| first_members_json(&head.first_members)).collect();
+        let mut args = Vec::with_capacity(chunk.len() * HEAD_COLUMN_COUNT);
+        for (head, first_members) in chunk.iter().zip(&names) {
+            args.extend(values![
+                &head.id,
+                kind_code(head.kind),
+                head.title.as_deref(),
+                head.metadata.as_deref(),
+                &head.created_by,
+                head.created_at.0,
+                head.head_seq,
+                head.rev,
+                i64::try_from(head.member_count).unwrap_or(i64::MAX),
+                i64::from(head.relayed),
+                first_members.as_str(),
+                head.last.as_ref().map(|last| &last.sender_id),
+                head.last.as_ref().map(|last| message_type_code(last.message_type)),
+                head.last.as_ref().map(|last| last.content.as_str()),
+                head.last_at.0,
+                head.oldest_hot_at.map(|at| at.0),
+                head.deleted_at.map(|at| at.0),
+            ]);
+        }
+        let statement = format!("{SAVE_HEADS}{}{update}", rows_of(chunk.len(), HEAD_COLUMN_COUNT));
+        connection.execute(&statement, &args).await?;
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Writes a conversation that is new.
+///
+/// # Errors
+/// When the id is taken meanwhile (a unique violation), or the database fails.
+pub async fn insert(connection: &mut Connection, head: &Head) -> Result<()> {
+    write(connection, &[head], "").await
+}
+
+/// A list of ids as it is stored.
+pub(crate) fn first_members_json(members: &[UserId]) -> String {
+    crate::model::RawJson::of(&members).get().to_owned()
+}
+
+/// Whose lists follow a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Told {
+    /// Nobody's: nothing a list shows has changed.
+    #[default]
+    Nobody,
+    /// Every member's, unless the conversation is too large to be relayed.
+    Members,
+    /// Every member's, however many: what a large conversation's entries hold has changed as well.
+    Everybody,
+    /// These users'.
+    Users(Vec<UserId>),
+}
+
+/// One change to one conversation by one of its members: a transaction in which its fence is checked, its head locked and
+/// its membership known. Dropped before [`Change::commit`], it never happened.
+#[derive(Debug)]
+pub struct Change {
+    /// The transaction.
+    pub connection: Connection,
+    /// The head; saved with the commit.
+    pub head: Head,
+    /// The caller's membership.
+    pub me: Membership,
+    /// Whose lists are to be told.
+    pub told: Told,
+    /// What to tell once it is committed.
+    pub events: Vec<Event>,
+    before: Head,
+}
+
+impl Change {
+    /// Begins the transaction, checks the fence, locks the head and reads the membership.
+    ///
+    /// # Errors
+    /// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
+    pub async fn begin(
+        shard: &Shard,
+        assignment: &Assignment,
+        (id, user): (ConversationId, &UserId),
+        deadline: Instant,
+    ) -> Result<Self> {
+        let mut connection = shard.begin(deadline).await?;
+        fence::require_write(&mut connection, shard.name(), assignment).await?;
+        let head = heads(&mut connection, &[id], true).await?.pop().filter(|head| head.deleted_at.is_none());
+        let head = head.ok_or(Error::NotMember)?;
+        let me = member::one(&mut connection, id, user).await?.filter(Membership::is_active).ok_or(Error::NotMember)?;
+        Ok(Self { connection, before: head.clone(), head, me, told: Told::Nobody, events: Vec::new() })
+    }
+
+    /// Saves the head, marks the lists and commits; gives the events.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn commit(mut self) -> Result<Vec<Event>> {
+        let connection = &mut self.connection;
+        let id = self.head.id;
+        if self.head != self.before {
+            save(connection, &[&self.head]).await?;
+        }
+        match &self.told {
+            Told::Nobody => {}
+            Told::Members if !self.head.relayed => {}
+            Told::Members | Told::Everybody => relay::mark(connection, &[(id, None)]).await?,
+            Told::Users(users) => {
+                let marks: Vec<_> = users.iter().map(|user| (id, Some(user))).collect();
+                relay::mark(connection, &marks).await?;
+            }
+        }
+        connection.commit().await?;
+        Ok(self.events)
+    }
+}

@@ -1,0 +1,701 @@
+//! The dialect seam: one set of statements for SQLite, MySQL and MariaDB.
+//!
+//! Statements are written once, with `?` for every value and these words where the dialects differ:
+//!
+//! | word | MySQL, MariaDB | SQLite |
+//! |---|---|---|
+//! | `{for_update}` | `FOR UPDATE` | nothing: a write transaction is alone |
+//! | `{for_share}` | `LOCK IN SHARE MODE` | nothing |
+//! | `{on_duplicate pk}` | `ON DUPLICATE KEY UPDATE` | `ON CONFLICT (pk) DO UPDATE SET` |
+//! | `{new column}` | `VALUES(column)` | `excluded.column` |
+//! | `{greatest}` | `GREATEST` | `MAX` |
+//! | `{signed}` | `SIGNED` | `INTEGER` |
+//!
+//! Every value is bound, never written into the text. Keys and ids are bytes in big-endian order and counters are
+//! signed 64-bit integers, so that both dialects sort alike.
+//!
+//! A connection is asked for with a deadline, which then holds for every statement on it. Dropped in the middle of a
+//! transaction it rolls back, dropped in the middle of a statement it is closed: nothing half-done is ever seen.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, MySql, MySqlPool, Row as _, Sqlite, SqlitePool};
+
+use crate::error::{Error, Result};
+use crate::settings::{DatabaseUrl, PoolSettings};
+
+/// Which SQL is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// MySQL and MariaDB.
+    MySql,
+    /// SQLite.
+    Sqlite,
+}
+
+impl Dialect {
+    /// The dialect that `url` asks for.
+    ///
+    /// # Errors
+    /// When it is neither `mysql://`, `mariadb://` nor `sqlite://`.
+    pub fn of(url: &DatabaseUrl) -> Result<Self> {
+        match url.0.split_once("://").map(|(scheme, _)| scheme) {
+            Some("mysql" | "mariadb") => Ok(Self::MySql),
+            Some("sqlite") => Ok(Self::Sqlite),
+            _ => Err(Error::invalid("database url", format!("`{}` is neither mysql:// nor sqlite://", url.redacted()))),
+        }
+    }
+
+    /// `template` in this dialect.
+    #[must_use]
+    pub fn render(self, template: &str) -> String {
+        let mut text = String::with_capacity(template.len() + 32);
+        let mut rest = template;
+        while let Some((before, after)) = rest.split_once('{') {
+            text.push_str(before);
+            let Some((word, after)) = after.split_once('}') else { break };
+            rest = after;
+            let (word, argument) = word.split_once(' ').unwrap_or((word, ""));
+            match (word, self) {
+                ("for_update", Self::MySql) => text.push_str("FOR UPDATE"),
+                ("for_share", Self::MySql) => text.push_str("LOCK IN SHARE MODE"),
+                ("on_duplicate", Self::MySql) => text.push_str("ON DUPLICATE KEY UPDATE"),
+                ("on_duplicate", Self::Sqlite) => {
+                    text.extend(["ON CONFLICT (", argument, ") DO UPDATE SET"]);
+                }
+                ("new", Self::MySql) => text.extend(["VALUES(", argument, ")"]),
+                ("new", Self::Sqlite) => text.extend(["excluded.", argument]),
+                ("greatest", Self::MySql) => text.push_str("GREATEST"),
+                ("greatest", Self::Sqlite) => text.push_str("MAX"),
+                ("signed", Self::MySql) => text.push_str("SIGNED"),
+                ("signed", Self::Sqlite) => text.push_str("INTEGER"),
+                ("for_update" | "for_share", Self::Sqlite) => {}
+                _ => debug_assert!(false, "unknown word {word} in a statement"),
+            }
+        }
+        text.push_str(rest);
+        text
+    }
+}
+
+/// `?, ?, ?`: `n` placeholders.
+#[must_use]
+pub fn placeholders(n: usize) -> String {
+    let mut text = "?, ".repeat(n);
+    text.truncate(text.len().saturating_sub(2));
+    text
+}
+
+/// `(?, ?), (?, ?)`: `rows` rows of `columns` placeholders.
+#[must_use]
+pub fn rows_of(rows: usize, columns: usize) -> String {
+    let row = format!("({}), ", placeholders(columns));
+    let mut text = row.repeat(rows);
+    text.truncate(text.len().saturating_sub(2));
+    text
+}
+
+/// A value to bind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// NULL.
+    Null,
+    /// A counter, a time, a code.
+    Int(i64),
+    /// A key or an id.
+    Bytes(&'a [u8]),
+    /// Text.
+    Text(&'a str),
+}
+
+impl From<i64> for Value<'_> {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Self::Bytes(value)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Value<'a> {
+    fn from(value: &'a [u8; N]) -> Self {
+        Self::Bytes(value)
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// An array of [`Value`]s from whatever each entry converts from.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        [$($crate::db::Value::from($value)),*]
+    };
+}
+pub(crate) use values;
+
+macro_rules! wrapper_values {
+    ($($int:ty),*; $($bytes:ty),*) => {
+        $(impl From<$int> for Value<'_> {
+            fn from(value: $int) -> Self {
+                Self::Int(value.as_i64())
+            }
+        })*
+        $(impl<'a> From<&'a $bytes> for Value<'a> {
+            fn from(value: &'a $bytes) -> Self {
+                Self::Bytes(value.as_ref())
+            }
+        })*
+    };
+}
+
+wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch; crate::ids::ConversationId, crate::ids::UserId);
+
+/// A row of an answer.
+#[derive(Debug)]
+pub enum Row {
+    /// From MySQL or MariaDB.
+    MySql(MySqlRow),
+    /// From SQLite.
+    Sqlite(SqliteRow),
+}
+
+macro_rules! getter {
+    ($(#[$doc:meta])* $name:ident, $optional:ident, $type:ty) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// When the column is not there, is NULL, or does not hold this type.
+        pub fn $name(&self, column: usize) -> Result<$type> {
+            Ok(match self {
+                Self::MySql(row) => row.try_get_unchecked(column)?,
+                Self::Sqlite(row) => row.try_get_unchecked(column)?,
+            })
+        }
+
+        /// The same, `None` for NULL.
+        ///
+        /// # Errors
+        /// When the column is not there, or does not hold this type.
+        pub fn $optional(&self, column: usize) -> Result<Option<$type>> {
+            Ok(match self {
+                Self::MySql(row) => row.try_get_unchecked(column)?,
+                Self::Sqlite(row) => row.try_get_unchecked(column)?,
+            })
+        }
+    };
+}
+
+impl Row {
+    getter! {
+        /// An integer column.
+        int, opt_int, i64
+    }
+    getter! {
+        /// A binary column.
+        bytes, opt_bytes, Vec<u8>
+    }
+    getter! {
+        /// A text column.
+        text, opt_text, String
+    }
+
+    /// A column with eight bytes: a key.
+    ///
+    /// # Errors
+    /// When it is not that.
+    pub fn key(&self, column: usize) -> Result<crate::ids::UserKey> {
+        crate::ids::UserKey::from_bytes(&self.bytes(column)?).ok_or_else(|| corrupt("a key does not have 8 bytes"))
+    }
+
+    /// A column with a conversation id.
+    ///
+    /// # Errors
+    /// When it is not that.
+    pub fn conversation(&self, column: usize) -> Result<crate::ids::ConversationId> {
+        let bytes = self.bytes(column)?;
+        crate::ids::ConversationId::from_bytes(&bytes).ok_or_else(|| corrupt("a conversation id does not have 16 bytes"))
+    }
+
+    /// A column with a user id.
+    ///
+    /// # Errors
+    /// When it is not that.
+    pub fn user(&self, column: usize) -> Result<crate::ids::UserId> {
+        user_from(self.bytes(column)?)
+    }
+
+    /// A column with a user id or NULL.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn opt_user(&self, column: usize) -> Result<Option<crate::ids::UserId>> {
+        self.opt_bytes(column)?.map(user_from).transpose()
+    }
+}
+
+fn user_from(bytes: Vec<u8>) -> Result<crate::ids::UserId> {
+    let text = String::from_utf8(bytes).map_err(|_| corrupt("a user id is not UTF-8"))?;
+    crate::ids::UserId::new(text).map_err(|error| corrupt(error.0))
+}
+
+fn corrupt(what: &str) -> Error {
+    Error::Corrupt(what.to_owned())
+}
+
+/// A database: connections for reading and short writes, and connections of their own for write lanes.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pools: Pools,
+    statement_timeout: Duration,
+    acquire_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Pools {
+    MySql { shared: MySqlPool, lanes: MySqlPool },
+    /// SQLite has one writer at a time; queueing for it here is fair and has a deadline, its own lock has neither.
+    Sqlite { readers: SqlitePool, writer: SqlitePool },
+}
+
+impl Database {
+    /// Prepares the pools for `url`. Nothing is connected until it is needed, so a database that is down is no error here.
+    ///
+    /// # Errors
+    /// When the address cannot be understood.
+    pub fn open(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result<Self> {
+        let pools = match Dialect::of(url)? {
+            Dialect::MySql => mysql_pools(url, settings, lanes)?,
+            Dialect::Sqlite => sqlite_pools(url, settings)?,
+        };
+        Ok(Self { pools, statement_timeout: settings.statement_timeout.0, acquire_timeout: settings.acquire_timeout.0 })
+    }
+
+    /// The SQL it speaks.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self.pools {
+            Pools::MySql { .. } => Dialect::MySql,
+            Pools::Sqlite { .. } => Dialect::Sqlite,
+        }
+    }
+
+    /// A connection for reading, until `deadline`.
+    ///
+    /// # Errors
+    /// When none can be had within the acquire timeout.
+    pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
+        let raw = match &self.pools {
+            Pools::MySql { shared, .. } => self.timed(deadline, shared.acquire()).await.map(Raw::MySql),
+            Pools::Sqlite { readers, .. } => self.timed(deadline, readers.acquire()).await.map(Raw::Sqlite),
+        };
+        Ok(self.connection(raw?, deadline))
+    }
+
+    /// A connection for write transactions, until `deadline`.
+    ///
+    /// # Errors
+    /// When none can be had within the acquire timeout.
+    pub async fn writer(&self, deadline: Instant) -> Result<Connection> {
+        let raw = match &self.pools {
+            Pools::MySql { shared, .. } => self.timed(deadline, shared.acquire()).await.map(Raw::MySql),
+            Pools::Sqlite { writer, .. } => self.timed(deadline, writer.acquire()).await.map(Raw::Sqlite),
+        };
+        Ok(self.connection(raw?, deadline))
+    }
+
+    /// A connection for a write lane, until `deadline`; on MySQL it does not compete with the others.
+    ///
+    /// # Errors
+    /// When none can be had within the acquire timeout.
+    pub async fn lane(&self, deadline: Instant) -> Result<Connection> {
+        match &self.pools {
+            Pools::MySql { lanes, .. } => {
+                let raw = self.timed(deadline, lanes.acquire()).await.map(Raw::MySql);
+                Ok(self.connection(raw?, deadline))
+            }
+            Pools::Sqlite { .. } => self.writer(deadline).await,
+        }
+    }
+
+    async fn timed<T>(&self, deadline: Instant, acquire: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+        let limit = deadline.min(Instant::now() + self.acquire_timeout);
+        match tokio::time::timeout_at(limit.into(), acquire).await {
+            Ok(connection) => Ok(connection?),
+            Err(_) if limit == deadline => Err(Error::DeadlineExceeded),
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+
+    fn connection(&self, raw: Raw, deadline: Instant) -> Connection {
+        let statement_timeout = self.statement_timeout;
+        Connection { raw: Some(raw), deadline, statement_timeout, observer: None, busy: false, in_transaction: false }
+    }
+
+    /// Whether the database answers by `deadline`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self, deadline: Instant) -> Result<()> {
+        self.reader(deadline).await?.fetch_optional("SELECT 1", &[]).await.map(drop)
+    }
+
+    /// Open connections, and how many of them are idle.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        let idle = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        match &self.pools {
+            Pools::MySql { shared, lanes } => (shared.size() + lanes.size(), idle(shared.num_idle() + lanes.num_idle())),
+            Pools::Sqlite { readers, writer } => {
+                (readers.size() + writer.size(), idle(readers.num_idle() + writer.num_idle()))
+            }
+        }
+    }
+
+    /// Closes every connection once it is given back.
+    pub async fn close(&self) {
+        match &self.pools {
+            Pools::MySql { shared, lanes } => {
+                shared.close().await;
+                lanes.close().await;
+            }
+            Pools::Sqlite { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
+        }
+    }
+}
+
+fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result<Pools> {
+    let invalid = |error: sqlx::Error| Error::invalid("database url", format!("`{}`: {error}", url.redacted()));
+    let options: MySqlConnectOptions = url.0.parse().map_err(invalid)?;
+    // A write lane prepares a statement per batch size and purpose; 512 covers them. Slow statements are seen in metrics.
+    let options = options.charset("utf8mb4").collation("utf8mb4_bin").statement_cache_capacity(512).disable_statement_logging();
+    let pool = |size: u32, settings: &PoolSettings| {
+        let settings = settings.clone();
+        MySqlPoolOptions::new()
+            .max_connections(size)
+            .min_connections(0)
+            .acquire_timeout(settings.acquire_timeout.0)
+            .idle_timeout(settings.idle_timeout.0)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    let stale = meta.idle_for > Duration::from_secs(1);
+                    Ok(!stale || connection.ping().await.is_ok())
+                })
+            })
+            .after_connect(move |connection, _meta| {
+                let settings = settings.clone();
+                Box::pin(async move { prepare_mysql_session(connection, &settings).await })
+            })
+            .connect_lazy_with(options.clone())
+    };
+    let shared = pool(settings.max_connections, settings);
+    let lane_settings = PoolSettings { idle_timeout: crate::settings::Span::secs(3600), ..settings.clone() };
+    Ok(Pools::MySql { shared, lanes: pool(lanes, &lane_settings) })
+}
+
+/// READ COMMITTED takes no gap locks, so that writers of neighbouring rows do not meet; every transaction here locks the
+/// heads it depends on. The server's own limit on a SELECT is MySQL's `max_execution_time` (milliseconds) or MariaDB's
+/// `max_statement_time` (seconds).
+async fn prepare_mysql_session(connection: &mut sqlx::MySqlConnection, settings: &PoolSettings) -> sqlx::Result<()> {
+    let lock_wait = settings.lock_timeout.0.as_secs().max(1);
+    let common = format!(
+        "SET SESSION transaction_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = {lock_wait}, \
+         sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
+    );
+    let maria = common.replace("transaction_isolation", "tx_isolation");
+    let version: String = sqlx::query("SELECT VERSION()").fetch_one(&mut *connection).await?.try_get_unchecked(0)?;
+    let limit = settings.statement_timeout.0;
+    let (first, second) = if version.contains("MariaDB") {
+        (maria, format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()))
+    } else {
+        (common, format!("SET SESSION max_execution_time = {}", limit.as_millis()))
+    };
+    connection.execute(AssertSqlSafe(first)).await?;
+    connection.execute(AssertSqlSafe(second)).await?;
+    Ok(())
+}
+
+fn sqlite_pools(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Pools> {
+    let path = url.0.strip_prefix("sqlite://").unwrap_or_default();
+    if path.is_empty() || path.contains('?') {
+        return Err(Error::invalid("database url", "write sqlite:// and then the path of the file"));
+    }
+    // synchronous = FULL: in WAL mode only this syncs every commit (INV-ACK). https://sqlite.org/pragma.html#pragma_synchronous
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(settings.lock_timeout.0)
+        .statement_cache_capacity(512)
+        .pragma("cache_size", "-16384")
+        .disable_statement_logging();
+    let pool = |size: u32| {
+        SqlitePoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(settings.acquire_timeout.0)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone())
+    };
+    Ok(Pools::Sqlite { readers: pool(settings.max_connections.min(8)), writer: pool(1) })
+}
+
+#[derive(Debug)]
+enum Raw {
+    MySql(PoolConnection<MySql>),
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+impl Raw {
+    async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {
+        match self {
+            Self::MySql(connection) => (&mut **connection).execute(sqlx::raw_sql(statement)).await.map(drop),
+            Self::Sqlite(connection) => (&mut **connection).execute(sqlx::raw_sql(statement)).await.map(drop),
+        }
+    }
+
+    /// Closes the connection without a word, which makes the database roll back.
+    fn abandon(self) {
+        match self {
+            Self::MySql(connection) => drop(connection.detach()),
+            Self::Sqlite(connection) => drop(connection.detach()),
+        }
+    }
+}
+
+/// Is told how each statement went, and puts failures into its own terms.
+pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
+    fn observe(&self, failure: Option<Error>) -> Option<Error>;
+}
+
+/// A connection out of a pool, on loan until its deadline. Dropped in the middle of anything, it undoes it.
+#[derive(Debug)]
+pub struct Connection {
+    raw: Option<Raw>,
+    deadline: Instant,
+    statement_timeout: Duration,
+    observer: Option<Arc<dyn Observer>>,
+    busy: bool,
+    in_transaction: bool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(mut raw) = self.raw.take() else { return };
+        if self.busy {
+            raw.abandon();
+        } else if self.in_transaction {
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else { return raw.abandon() };
+            let limit = self.statement_timeout;
+            // A drop cannot wait. The task holds its connection only, so the pools bound how many there are.
+            runtime.spawn(async move {
+                if !matches!(tokio::time::timeout(limit, raw.execute("ROLLBACK")).await, Ok(Ok(()))) {
+                    raw.abandon();
+                }
+            });
+        }
+    }
+}
+
+/// Runs `$body` with `$connection` bound to the driver's connection, for either driver, under the statement's deadline.
+macro_rules! with_driver {
+    ($self:ident, $connection:ident => $body:expr, $mysql:expr, $sqlite:expr) => {{
+        $self.busy = true;
+        let own_limit = Instant::now() + $self.statement_timeout;
+        let limit = own_limit.min($self.deadline).into();
+        let outcome = match &mut $self.raw {
+            Some(Raw::MySql($connection)) => tokio::time::timeout_at(limit, async { $body.await.map($mysql) }).await,
+            Some(Raw::Sqlite($connection)) => tokio::time::timeout_at(limit, async { $body.await.map($sqlite) }).await,
+            None => return Err(sqlx::Error::PoolClosed.into()),
+        };
+        $self.busy = !matches!(&outcome, Ok(result) if !result.as_ref().is_err_and(crate::error::is_connection));
+        match outcome {
+            Ok(Ok(value)) => {
+                $self.observed(None);
+                Ok(value)
+            }
+            Ok(Err(error)) => Err($self.observed(Some(error.into())).unwrap_or(Error::DeadlineExceeded)),
+            // The caller's own hurry says nothing about the database; a statement that takes too long does.
+            Err(_) if own_limit <= $self.deadline => Err($self.observed(Some(Error::DeadlineExceeded)).unwrap_or(Error::DeadlineExceeded)),
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
+    }};
+}
+
+macro_rules! bound {
+    ($sql:expr, $args:expr) => {{
+        let mut query = sqlx::query(AssertSqlSafe($sql));
+        for arg in $args {
+            query = match *arg {
+                Value::Null => query.bind(None::<i64>),
+                Value::Int(value) => query.bind(value),
+                Value::Bytes(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+            };
+        }
+        query
+    }};
+}
+
+impl Connection {
+    fn observed(&self, failure: Option<Error>) -> Option<Error> {
+        match &self.observer {
+            Some(observer) => observer.observe(failure),
+            None => failure,
+        }
+    }
+
+    /// Tells `observer` about every statement from now on.
+    pub(crate) fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Gives a connection that is kept for several transactions another deadline.
+    pub(crate) fn extend(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    /// Whether it can be used again: nothing is under way on it and it did not fail.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.raw.is_some() && !self.busy
+    }
+
+    /// The SQL it speaks.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self.raw {
+            Some(Raw::Sqlite(_)) => Dialect::Sqlite,
+            _ => Dialect::MySql,
+        }
+    }
+
+    /// All rows of a statement.
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`] past the statement timeout, else what the database says.
+    pub async fn fetch_all(&mut self, statement: &str, args: &[Value<'_>]) -> Result<Vec<Row>> {
+        let sql = self.dialect().render(statement);
+        with_driver!(
+            self,
+            connection => bound!(sql, args).fetch_all(&mut **connection),
+            |rows| rows.into_iter().map(Row::MySql).collect(),
+            |rows| rows.into_iter().map(Row::Sqlite).collect()
+        )
+    }
+
+    /// The first row of a statement, if it has any.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`].
+    pub async fn fetch_optional(&mut self, statement: &str, args: &[Value<'_>]) -> Result<Option<Row>> {
+        let sql = self.dialect().render(statement);
+        with_driver!(
+            self,
+            connection => bound!(sql, args).fetch_optional(&mut **connection),
+            |row| row.map(Row::MySql),
+            |row| row.map(Row::Sqlite)
+        )
+    }
+
+    /// Runs a statement and says how many rows it touched.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`].
+    pub async fn execute(&mut self, statement: &str, args: &[Value<'_>]) -> Result<u64> {
+        let sql = self.dialect().render(statement);
+        with_driver!(
+            self,
+            connection => bound!(sql, args).execute(&mut **connection),
+            |done| done.rows_affected(),
+            |done| done.rows_affected()
+        )
+    }
+
+    /// Runs a statement that cannot be prepared, and has no values.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`].
+    pub async fn execute_raw(&mut self, statement: &'static str) -> Result<()> {
+        with_driver!(self, connection => (&mut **connection).execute(sqlx::raw_sql(statement)), |_| (), |_| ())
+    }
+
+    /// Begins a write transaction. SQLite takes its write lock now, so that the transaction cannot fail later for want of it.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`].
+    pub async fn begin(&mut self) -> Result<()> {
+        let statement = match self.dialect() {
+            Dialect::MySql => "START TRANSACTION",
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+        };
+        self.execute_raw(statement).await?;
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`]. After an error it is not known whether the transaction is committed.
+    pub async fn commit(&mut self) -> Result<()> {
+        self.execute_raw("COMMIT").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Undoes the transaction. If even that fails, the connection is closed, which undoes it as well.
+    pub async fn rollback(&mut self) {
+        if !self.busy && self.in_transaction && self.execute_raw("ROLLBACK").await.is_ok() {
+            self.in_transaction = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_written_once() {
+        let statement = "INSERT INTO t (a, b) VALUES (?, ?) {on_duplicate a} b = {greatest}(b, {new b})";
+        assert_eq!(
+            Dialect::MySql.render(statement),
+            "INSERT INTO t (a, b) VALUES (?, ?) ON DUPLICATE KEY UPDATE b = GREATEST(b, VALUES(b))"
+        );
+        assert_eq!(
+            Dialect::Sqlite.render(statement),
+            "INSERT INTO t (a, b) VALUES (?, ?) ON CONFLICT (a) DO UPDATE SET b = MAX(b, excluded.b)"
+        );
+        assert_eq!(Dialect::Sqlite.render("SELECT 1 {for_update}"), "SELECT 1 ");
+    }
+
+    #[test]
+    fn lists_have_as_many_placeholders_as_asked() {
+        assert_eq!(placeholders(3), "?, ?, ?");
+        assert_eq!(placeholders(0), "");
+        assert_eq!(rows_of(2, 2), "(?, ?), (?, ?)");
+    }
+}

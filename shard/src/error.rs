@@ -1,0 +1,135 @@
+//! What can go wrong in the store, in terms its callers can act on.
+
+use crate::ids::{IdError, ShardName};
+
+/// The store's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An operation that was not done. Nothing of it was stored, except where a variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input breaks a rule; the text names the field and the rule.
+    #[error("{0}")]
+    Invalid(String),
+    /// The thing does not exist (any more): a message, a member.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// The caller is not a member of the conversation, or there is none: the two are not told apart.
+    #[error("you are not a member of this conversation")]
+    NotMember,
+    /// A member whose role, or whose relation to the message, does not allow this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// This idempotency key was used before for something else.
+    #[error("this client message id was used before with another body; use a new id for a new message")]
+    IdempotencyConflict,
+    /// The state of the conversation does not allow this.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// A configured bound is reached (INV-BOUND).
+    #[error("{what}: at most {max}")]
+    LimitReached {
+        /// What is bounded, in words.
+        what: &'static str,
+        /// The bound.
+        max: u64,
+    },
+    /// The shard's write queue is full; nothing was queued. Retry later.
+    #[error("shard {0} has more to write than it can take just now")]
+    Overloaded(ShardName),
+    /// The shard does not answer, or its circuit breaker is open. Retry later.
+    #[error("shard {0} is unavailable")]
+    ShardUnavailable(ShardName),
+    /// The deadline passed first. A write may or may not have happened; repeating it with its client message id is safe.
+    #[error("the deadline passed before the operation was done")]
+    DeadlineExceeded,
+    /// The shard does not own the key, or not at the epoch the map says. The store refreshes its map and retries.
+    #[error("shard {0} does not own this key at this epoch")]
+    NotOwner(ShardName),
+    /// Archived messages are needed and the archive cannot be read.
+    #[error("the archive cannot be read just now")]
+    ArchiveUnavailable,
+    /// The directory has no usable map, or cannot be reached when there is none cached.
+    #[error("the directory is unavailable: {0}")]
+    DirectoryUnavailable(String),
+    /// The store is shutting down and takes nothing new.
+    #[error("shutting down")]
+    Closing,
+    /// The database failed in a way that is none of the above. Details are for the log, not for the caller.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A stored value does not have the form it must have.
+    #[error("stored data is damaged: {0}")]
+    Corrupt(String),
+}
+
+impl Error {
+    /// Whether the same call may succeed when it is simply made again later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Overloaded(_)
+            | Self::ShardUnavailable(_)
+            | Self::DeadlineExceeded
+            | Self::NotOwner(_)
+            | Self::ArchiveUnavailable
+            | Self::DirectoryUnavailable(_)
+            | Self::Closing => true,
+            Self::Database(error) => is_transient(error),
+            _ => false,
+        }
+    }
+
+    /// An [`Error::Invalid`] about `field`.
+    #[must_use]
+    pub fn invalid(field: &str, rule: impl std::fmt::Display) -> Self {
+        Self::Invalid(format!("{field}: {rule}"))
+    }
+}
+
+impl From<IdError> for Error {
+    fn from(error: IdError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// MySQL error numbers after which the whole transaction may simply be run again: deadlock, lock wait timeout.
+/// Source: MySQL 8.4 error reference, `ER_LOCK_WAIT_TIMEOUT`, `ER_LOCK_DEADLOCK`; MariaDB adds 1020 `ER_CHECKREAD`.
+const MYSQL_RERUN: [u16; 3] = [1205, 1213, 1020];
+
+/// Whether a transaction that met `error` was rolled back because of others, and may be run again at once.
+#[must_use]
+pub fn is_contention(error: &sqlx::Error) -> bool {
+    let Some(database) = error.as_database_error() else { return false };
+    if let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return MYSQL_RERUN.contains(&mysql.number());
+    }
+    // SQLITE_BUSY and SQLITE_LOCKED with their extended codes: https://sqlite.org/rescode.html
+    database.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+/// Whether `error` is about the connection or the server, not about the statement.
+#[must_use]
+pub fn is_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(database) => {
+            let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() else { return false };
+            // Too many connections, server shutdown, connection killed, access denied while failing over, read-only:
+            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_NEW_ABORTING_CONNECTION, ER_CONNECTION_KILLED (MariaDB 1927),
+            // ER_OPTION_PREVENTS_STATEMENT.
+            matches!(mysql.number(), 1040 | 1053 | 1184 | 1927 | 1290)
+        }
+        _ => false,
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    is_contention(error) || is_connection(error)
+}

@@ -1,0 +1,152 @@
+//! Fences: why a stale router cannot hurt (INV-OWNER).
+//!
+//! Every shard has a row for each key range it owns, with the range's epoch and state. A write transaction locks the rows
+//! of its keys shared before anything else; a read looks at them without a lock. If the row is missing, has another
+//! epoch, or is not open, the answer is [`Error::NotOwner`]: the caller's map is stale.
+//!
+//! Taking a range away is one `UPDATE` of its row. The exclusive lock waits for the writers in flight and stops new ones
+//! exactly, without sleeping and without the routers' help.
+
+use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::error::{Error, Result};
+use crate::ids::{Epoch, ShardName, UserKey};
+use crate::map::Assignment;
+use crate::range::KeyRange;
+
+/// What may happen to a range's keys on this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceState {
+    /// Reads and writes.
+    Open,
+    /// Reads, and writes that mark what they touch; the range is being copied away.
+    Moving,
+    /// Reads only, for a moment.
+    Frozen,
+    /// Nothing; another shard owns it.
+    Gone,
+}
+
+impl FenceState {
+    /// As stored.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Moving => "moving",
+            Self::Frozen => "frozen",
+            Self::Gone => "gone",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        [Self::Open, Self::Moving, Self::Frozen, Self::Gone]
+            .into_iter()
+            .find(|state| state.name() == text)
+            .ok_or_else(|| Error::Corrupt(format!("unknown fence state {text}")))
+    }
+
+    /// Whether this shard answers reads of the range.
+    #[must_use]
+    pub fn readable(self) -> bool {
+        self != Self::Gone
+    }
+}
+
+/// A fence as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The keys.
+    pub range: KeyRange,
+    /// Since when this shard owns them.
+    pub epoch: Epoch,
+    /// What may happen to them.
+    pub state: FenceState,
+}
+
+impl Fence {
+    fn allows(&self, assignment: &Assignment, writing: bool) -> bool {
+        let state_fits = if writing { self.state == FenceState::Open } else { self.state.readable() };
+        self.range == assignment.range && self.epoch == assignment.epoch && state_fits
+    }
+}
+
+/// Uses the primary key.
+const FENCES_BY_START: &str = "SELECT range_start, range_end, epoch, state FROM fences WHERE range_start IN (";
+/// The whole table: a handful of rows.
+const ALL_FENCES: &str = "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
+const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
+
+fn fence(row: &Row) -> Result<Fence> {
+    let end = row.opt_bytes(1)?.map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into())));
+    Ok(Fence {
+        range: KeyRange { start: row.key(0)?.0, end: end.transpose()?.map(|key| key.0) },
+        epoch: Epoch::from_i64(row.int(2)?),
+        state: FenceState::parse(&row.text(3)?)?,
+    })
+}
+
+async fn fetch(connection: &mut Connection, assignments: &[&Assignment], lock: &str) -> Result<Vec<Fence>> {
+    let starts: Vec<[u8; 8]> = assignments.iter().map(|assignment| UserKey(assignment.range.start).to_bytes()).collect();
+    let args: Vec<Value<'_>> = starts.iter().map(Value::from).collect();
+    let statement = format!("{FENCES_BY_START}{}) {lock}", placeholders(args.len()));
+    connection.fetch_all(&statement, &args).await?.iter().map(fence).collect()
+}
+
+/// In a write transaction: locks the fences of `assignments` (no two alike) shared, and says for each whether this shard
+/// takes writes for it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_for_write(connection: &mut Connection, assignments: &[&Assignment]) -> Result<Vec<bool>> {
+    let fences = fetch(connection, assignments, "{for_share}").await?;
+    let allowed = |assignment: &&Assignment| fences.iter().any(|fence| fence.allows(assignment, true));
+    Ok(assignments.iter().map(allowed).collect())
+}
+
+/// In a write transaction on one range: locks its fence shared.
+///
+/// # Errors
+/// [`Error::NotOwner`] when this shard takes no writes for it.
+pub async fn require_write(connection: &mut Connection, shard: &ShardName, assignment: &Assignment) -> Result<()> {
+    if lock_for_write(connection, &[assignment]).await? == [true] {
+        return Ok(());
+    }
+    Err(Error::NotOwner(shard.clone()))
+}
+
+/// Checks, without a lock, that this shard answers reads of the range.
+///
+/// # Errors
+/// [`Error::NotOwner`] when it does not.
+pub async fn require_read(connection: &mut Connection, shard: &ShardName, assignment: &Assignment) -> Result<()> {
+    let fences = fetch(connection, &[assignment], "").await?;
+    if fences.iter().any(|fence| fence.allows(assignment, false)) {
+        return Ok(());
+    }
+    Err(Error::NotOwner(shard.clone()))
+}
+
+/// All fences of a shard, in key order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
+    connection.fetch_all(ALL_FENCES, &[]).await?.iter().map(fence).collect()
+}
+
+/// Opens fences for ranges that get their first owner.
+///
+/// # Errors
+/// When one of them exists already.
+pub async fn insert_open(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
+    let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = assignments
+        .iter()
+        .map(|a| (UserKey(a.range.start).to_bytes(), a.range.end.map(|end| UserKey(end).to_bytes())))
+        .collect();
+    let mut args = Vec::with_capacity(4 * assignments.len());
+    for (assignment, (start, end)) in assignments.iter().zip(&bounds) {
+        args.extend(values![start, end.as_ref(), assignment.epoch, FenceState::Open.name()]);
+    }
+    connection.execute(&format!("{INSERT_FENCES}{}", rows_of(assignments.len(), 4)), &args).await?;
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! Reading a conversation by `seq`: a page is arithmetic.
+//!
+//! Messages are numbered without a hole, so `before = 501, limit = 50` is exactly 451–500, wherever they are. A seq that
+//! no hot row holds is archived; it is asked for at the cold tier, and a hot row wins over an archived copy (INV-TIER).
+//! The membership, the fence and the head are read in one statement before the page (INV-MEMBER, INV-OWNER): the page is
+//! current as of then.
+//!
+//! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::conversation::kind_of;
+use crate::db::{Connection, values};
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
+use crate::map::Assignment;
+use crate::member::{self, Progress, role_of};
+use crate::message::StoredMessage;
+use crate::model::{ConversationKind, HistoryPage, Position, SeqRange, Tiers};
+use crate::node::Shard;
+use crate::seams::ColdTier;
+
+/// Most messages in a page.
+pub const PAGE_MAX: u32 = 200;
+
+/// By the primary keys of all three tables.
+const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, m.read_seq, m.delivered_seq, f.range_end, f.epoch, f.state \
+     FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
+     LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
+/// By the primary key `(conversation_id, seq)`.
+pub const PAGE: &str = "SELECT seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, \
+     reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages \
+     WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
+
+/// What a member may know before reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// What sort of conversation it is.
+    pub kind: ConversationKind,
+    /// The newest message.
+    pub head_seq: Seq,
+    /// The latest change.
+    pub rev: Rev,
+    /// The caller's read watermark.
+    pub read_seq: Seq,
+}
+
+/// Checks that `user` is a member of the conversation and that this shard answers for it.
+///
+/// # Errors
+/// [`Error::NotMember`], [`Error::NotOwner`].
+pub async fn access(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    (id, user): (ConversationId, &UserId),
+) -> Result<Access> {
+    let start = UserKey(assignment.range.start).to_bytes();
+    let Some(row) = connection.fetch_optional(ACCESS, &values![user, &start, &id]).await? else {
+        fence::require_read(connection, shard.name(), assignment).await?;
+        return Err(Error::NotMember);
+    };
+    let end = row.opt_bytes(6)?.and_then(|bytes| UserKey::from_bytes(&bytes)).map(|key| key.0);
+    let owned = row.opt_int(7)? == Some(assignment.epoch.as_i64()) && end == assignment.range.end;
+    if !owned || row.opt_text(8)?.is_none_or(|state| state == fence::FenceState::Gone.name()) {
+        return Err(Error::NotOwner(shard.name().clone()));
+    }
+    role_of(row.int(3)?)?.ok_or(Error::NotMember)?;
+    Ok(Access {
+        kind: kind_of(row.int(0)?)?,
+        head_seq: Seq::from_i64(row.int(1)?),
+        rev: Rev::from_i64(row.int(2)?),
+        read_seq: Seq::from_i64(row.int(4)?),
+    })
+}
+
+/// The seqs of a page, first and last; empty when the last is below the first.
+fn bounds(position: Position, limit: u32, head: Seq) -> (Seq, Seq) {
+    let limit = u64::from(limit.clamp(1, PAGE_MAX));
+    let (first, last) = match position {
+        Position::Latest => ((head.0 + 1).saturating_sub(limit), head.0),
+        Position::Before(seq) => {
+            let end = seq.0.min(head.0 + 1);
+            (end.saturating_sub(limit), end.saturating_sub(1))
+        }
+        Position::After(seq) => (seq.0.saturating_add(1), seq.0.saturating_add(limit)),
+        Position::Around(seq) => {
+            // Half before, the message itself and the rest after; what one side lacks the other gives.
+            let center = seq.0.min(head.0);
+            let last = (center + (limit - 1).div_ceil(2)).min(head.0).max(limit.min(head.0));
+            ((last + 1).saturating_sub(limit), last)
+        }
+    };
+    (Seq(first.max(1)), Seq(last.min(head.0)))
+}
+
+/// A page of the conversation as `user` may see it.
+///
+/// # Errors
+/// [`Error::NotMember`], [`Error::NotOwner`]; [`Error::ArchiveUnavailable`] when all of the page is archived and cannot be
+/// read (with a part that is hot, the page says what is missing instead).
+pub async fn page(
+    shard: &Shard,
+    assignment: &Assignment,
+    cold: &dyn ColdTier,
+    (id, user): (ConversationId, &UserId),
+    (position, limit): (Position, u32),
+    deadline: Instant,
+) -> Result<HistoryPage> {
+    let mut connection = shard.reader(deadline).await?;
+    let access = access(&mut connection, shard, assignment, (id, user)).await?;
+    let (first, last) = bounds(position, limit, access.head_seq);
+    let hot = if first > last {
+        Vec::new()
+    } else {
+        match replica_rows(shard, id, (first, last), access.rev, deadline).await {
+            Some(rows) => rows,
+            None => rows(&mut connection, id, (first, last)).await?,
+        }
+    };
+    let progress = progress(&mut connection, id, access.kind).await?;
+    drop(connection); // the archive may take its time
+    let merged = merge(shard, cold, id, (first, last), hot, deadline).await?;
+    let to_message = |stored: StoredMessage| {
+        let status = progress.status(&stored.sender, stored.seq);
+        stored.into_message(id, status)
+    };
+    Ok(HistoryPage {
+        messages: merged.messages.into_iter().map(to_message).collect::<Result<_>>()?,
+        head_seq: access.head_seq,
+        rev: access.rev,
+        has_more_before: first > Seq(1) && access.head_seq > Seq(0),
+        has_more_after: last < access.head_seq,
+        tiers: merged.tiers,
+        archive_unavailable: merged.unavailable,
+    })
+}
+
+/// The watermarks that tell how far messages have come; none for channels.
+///
+/// # Errors
+/// When the database fails.
+pub async fn progress(connection: &mut Connection, id: ConversationId, kind: ConversationKind) -> Result<Progress> {
+    if kind == ConversationKind::Channel {
+        return Ok(Progress::default());
+    }
+    let everybody = usize::from(u16::MAX);
+    Ok(Progress::of(member::page(connection, id, &[], everybody).await?))
+}
+
+/// The hot rows of a stretch, in order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn rows(connection: &mut Connection, id: ConversationId, (first, last): (Seq, Seq)) -> Result<Vec<StoredMessage>> {
+    let rows = connection.fetch_all(PAGE, &values![&id, first, last]).await?;
+    rows.iter().map(|row| StoredMessage::from_row(row, 0)).collect()
+}
+
+/// The same from a replica, if it has seen everything up to `rev`; a replica that is behind or down is passed over.
+async fn replica_rows(
+    shard: &Shard,
+    id: ConversationId,
+    range: (Seq, Seq),
+    rev: Rev,
+    deadline: Instant,
+) -> Option<Vec<StoredMessage>> {
+    let replica = shard.replica()?;
+    let read = async {
+        let mut connection = replica.reader(deadline).await?;
+        let row = connection.fetch_optional(REPLICA_REV, &values![&id]).await?;
+        let seen = row.map(|row| row.int(0)).transpose()?.map(Rev::from_i64);
+        if seen < Some(rev) {
+            return Ok(None);
+        }
+        rows(&mut connection, id, range).await.map(Some)
+    };
+    let outcome = read.await.inspect_err(|error: &Error| tracing::debug!(%error, "a replica cannot be read"));
+    let label = if matches!(outcome, Ok(Some(_))) { "used" } else { "passed_over" };
+    metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
+    outcome.ok().flatten()
+}
+
+/// A stretch of messages out of both tiers.
+#[derive(Debug)]
+pub struct Merged {
+    /// In order.
+    pub messages: Vec<StoredMessage>,
+    /// Where they came from.
+    pub tiers: Tiers,
+    /// What is archived and cannot be read just now.
+    pub unavailable: Option<SeqRange>,
+}
+
+/// Adds what no hot row holds from the cold tier. `hot` must have been read before: rows leave only after their archived
+/// copy is published, so a seq is in one of the two.
+///
+/// # Errors
+/// [`Error::ArchiveUnavailable`] when nothing is hot and the archive cannot be read.
+pub async fn merge(
+    shard: &Shard,
+    cold: &dyn ColdTier,
+    id: ConversationId,
+    (first, last): (Seq, Seq),
+    hot: Vec<StoredMessage>,
+    deadline: Instant,
+) -> Result<Merged> {
+    let wanted = (last.0 + 1).saturating_sub(first.0);
+    let hot_count = hot.len() as u64;
+    if hot_count == wanted {
+        return Ok(Merged { messages: hot, tiers: Tiers { hot: hot_count, archive: 0 }, unavailable: None });
+    }
+    let mut by_seq: BTreeMap<Seq, StoredMessage> = hot.into_iter().map(|message| (message.seq, message)).collect();
+    let missing = |seq: &Seq| !by_seq.contains_key(seq);
+    let from_seq = (first.0..=last.0).map(Seq).find(missing).unwrap_or(first);
+    let to_seq = (first.0..=last.0).rev().map(Seq).find(missing).unwrap_or(last);
+    let unavailable = match cold.read(shard, id, from_seq, to_seq, deadline).await {
+        Ok(archived) => {
+            for message in archived {
+                by_seq.entry(message.seq).or_insert(message);
+            }
+            None
+        }
+        Err(Error::ArchiveUnavailable) if !by_seq.is_empty() => Some(SeqRange { from_seq, to_seq }),
+        Err(error) => return Err(error),
+    };
+    let tiers = Tiers { hot: hot_count, archive: by_seq.len() as u64 - hot_count };
+    if unavailable.is_none() && by_seq.len() as u64 != wanted {
+        return Err(Error::Corrupt(format!("conversation {id} has a hole between {from_seq} and {to_seq}")));
+    }
+    Ok(Merged { messages: by_seq.into_values().collect(), tiers, unavailable })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page_of(position: Position, limit: u32, head: u64) -> Vec<u64> {
+        let (first, last) = bounds(position, limit, Seq(head));
+        (first.0..=last.0).collect()
+    }
+
+    #[test]
+    fn a_page_is_arithmetic() {
+        assert_eq!(page_of(Position::Before(Seq(501)), 50, 1000), (451..=500).collect::<Vec<_>>());
+        assert_eq!(page_of(Position::Latest, 3, 10), [8, 9, 10]);
+        assert_eq!(page_of(Position::Latest, 20, 2), [1, 2]);
+        assert_eq!(page_of(Position::Latest, 20, 0), [] as [u64; 0]);
+        assert_eq!(page_of(Position::After(Seq(8)), 20, 10), [9, 10]);
+        assert_eq!(page_of(Position::After(Seq(10)), 20, 10), [] as [u64; 0]);
+        assert_eq!(page_of(Position::After(Seq(0)), 2, 10), [1, 2]);
+        assert_eq!(page_of(Position::Before(Seq(1)), 20, 10), [] as [u64; 0]);
+        assert_eq!(page_of(Position::Before(Seq(i64::MAX as u64)), 2, 10), [9, 10]);
+        assert_eq!(page_of(Position::Around(Seq(50)), 5, 100), [48, 49, 50, 51, 52]);
+        assert_eq!(page_of(Position::Around(Seq(1)), 4, 100), [1, 2, 3, 4]);
+        assert_eq!(page_of(Position::Around(Seq(100)), 4, 100), [97, 98, 99, 100]);
+        assert_eq!(page_of(Position::Around(Seq(9)), 4, 2), [1, 2]);
+        assert_eq!(page_of(Position::Around(Seq(0)), 4, 0), [] as [u64; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn walking_back_and_forth_sees_every_message_once(head in 0u64..500, limit in 1u32..=200) {
+            let mut back = Vec::new();
+            let mut before = Seq(head + 1);
+            loop {
+                let page = page_of(Position::Before(before), limit, head);
+                let Some(first) = page.first() else { break };
+                before = Seq(*first);
+                back.splice(0..0, page);
+            }
+            let mut forth = Vec::new();
+            while let Some(last) = page_of(Position::After(Seq(forth.len() as u64)), limit, head).last() {
+                forth.extend(forth.len() as u64 + 1..=*last);
+            }
+            prop_assert_eq!(&back, &(1..=head).collect::<Vec<_>>());
+            prop_assert_eq!(&forth, &back);
+        }
+
+        #[test]
+        fn no_input_overflows(seq in 0..=crate::ids::COUNTER_MAX, head in 0..=crate::ids::COUNTER_MAX - 1, limit: u32) {
+            for position in [Position::Latest, Position::Before(Seq(seq)), Position::After(Seq(seq)), Position::Around(Seq(seq))] {
+                let (first, last) = bounds(position, limit, Seq(head));
+                prop_assert!(first >= Seq(1) && last <= Seq(head));
+                prop_assert!(last.0.saturating_sub(first.0) < u64::from(PAGE_MAX));
+            }
+        }
+
+        #[test]
+        fn around_shows_the_message_in_a_full_page(head in 1u64..500, seq in 1u64..500, limit in 1u32..=200) {
+            prop_assume!(seq <= head);
+            let page = page_of(Position::Around(Seq(seq)), limit, head);
+            prop_assert!(page.contains(&seq));
+            prop_assert_eq!(page.len() as u64, u64::from(limit).min(head));
+        }
+    }
+}

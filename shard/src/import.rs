@@ -1,0 +1,226 @@
+//! Bulk append of messages with their own times, and reading a conversation back as records.
+//!
+//! An imported conversation counts, in the transaction that stores a batch, how many records are stored (`imports`). That
+//! makes an import resumable after a crash without a duplicate: whoever repeats a batch finds it counted already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::conversation::{self, FIRST_MEMBERS, Head};
+use crate::db::{Connection, values};
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::ids::{ConversationId, Seq, UserId};
+use crate::map::Assignment;
+use crate::member::{self, Membership};
+use crate::message::{self, StoredMessage, check_object};
+use crate::model::{ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp};
+use crate::node::Shard;
+use crate::relay;
+use crate::settings::{LimitSettings, StoreSettings};
+
+const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
+const SET_POSITION: &str =
+    "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
+
+/// In a write transaction: makes the conversation for an imported channel unless it is there, and says how many of its
+/// records are stored.
+///
+/// # Errors
+/// [`Error::NotOwner`]; [`Error::Conflict`] when a conversation of this id exists that is not an import.
+pub async fn begin(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    id: ConversationId,
+    (channel, owner): (&str, &UserId),
+) -> Result<u64> {
+    fence::require_write(connection, shard.name(), assignment).await?;
+    let stored = connection.fetch_optional(POSITION, &values![&id]).await?;
+    if let Some(row) = stored {
+        return Ok(u64::try_from(row.int(0)?).unwrap_or(0));
+    }
+    if !conversation::heads(connection, &[id], true).await?.is_empty() {
+        return Err(Error::Conflict("a conversation with this id exists already and was not imported"));
+    }
+    let now = Timestamp::now();
+    let mut head = Head::new(id, ConversationKind::Channel, owner.clone(), now);
+    head.title = Some(channel.to_owned());
+    head.last_at = Timestamp(0);
+    head.member_count = 1;
+    head.first_members = vec![owner.clone()];
+    let rev = head.next_rev();
+    let membership =
+        Membership { user: owner.clone(), role: Some(Role::Owner), read_seq: Seq(0), delivered_seq: Seq(0), rev, joined_at: now };
+    conversation::save(connection, &[&head]).await?;
+    member::save(connection, id, &[membership]).await?;
+    connection.execute(SET_POSITION, &values![&id, 0]).await?;
+    relay::mark(connection, &[(id, None)]).await?;
+    Ok(0)
+}
+
+/// In a write transaction: appends the records after `position` that are not stored yet; gives the new position.
+///
+/// # Errors
+/// [`Error::NotOwner`]; [`Error::Invalid`] about a record; [`Error::Conflict`] when records between are missing.
+pub async fn append(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    (id, position): (ConversationId, u64),
+    records: &[HistoryRecord],
+    settings: &StoreSettings,
+) -> Result<u64> {
+    fence::require_write(connection, shard.name(), assignment).await?;
+    let mut head = conversation::heads(connection, &[id], true).await?.pop().ok_or(Error::NotFound("imported conversation"))?;
+    let stored = connection.fetch_optional(POSITION, &values![&id]).await?;
+    let stored = stored.map(|row| row.int(0)).transpose()?.ok_or(Error::NotFound("imported conversation"))?;
+    let stored = u64::try_from(stored).unwrap_or(0);
+    let end = position + records.len() as u64;
+    if stored < position {
+        return Err(Error::Conflict("records before these are not stored yet"));
+    }
+    let skip = usize::try_from(stored - position).unwrap_or(usize::MAX);
+    let Some(fresh) = records.get(skip..).filter(|fresh| !fresh.is_empty()) else { return Ok(stored.max(end)) };
+
+    let joined = add_members(connection, &mut head, fresh, settings).await?;
+    // A record's reply counts within the import; live messages may have come between.
+    let offset = head.head_seq.0 - stored;
+    let mut rows = Vec::with_capacity(fresh.len());
+    for record in fresh {
+        let message = to_stored(record, &mut head, offset, &settings.limits)?;
+        head.append(&message);
+        rows.push((id, message));
+    }
+    message::insert(connection, &rows).await?;
+    conversation::save(connection, &[&head]).await?;
+    connection.execute(SET_POSITION, &values![&id, i64::try_from(end).unwrap_or(i64::MAX)]).await?;
+    if head.relayed {
+        relay::mark(connection, &[(id, None)]).await?;
+    } else {
+        let marks: Vec<_> = joined.iter().map(|user| (id, Some(user))).collect();
+        relay::mark(connection, &marks).await?;
+    }
+    Ok(end)
+}
+
+/// Makes members of those who spoke for the first time.
+async fn add_members(
+    connection: &mut Connection,
+    head: &mut Head,
+    records: &[HistoryRecord],
+    settings: &StoreSettings,
+) -> Result<Vec<UserId>> {
+    let mut first_at: BTreeMap<&UserId, i64> = BTreeMap::new();
+    for record in records {
+        first_at.entry(&record.user).or_insert(record.at);
+    }
+    let users: Vec<&UserId> = first_at.keys().copied().collect();
+    let present = member::some(connection, head.id, &users).await?;
+    let present: BTreeSet<&UserId> = present.iter().map(|member| &member.user).collect();
+    let new: Vec<&UserId> = users.into_iter().filter(|user| !present.contains(user)).collect();
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    head.member_count += new.len() as u64;
+    let max = u64::from(settings.limits.channel_members);
+    if head.member_count > max {
+        return Err(Error::LimitReached { what: "members of a channel", max });
+    }
+    let was_relayed = head.relayed;
+    head.set_relayed(settings.relay.max_members);
+    if was_relayed && !head.relayed {
+        relay::mark(connection, &[(head.id, None)]).await?; // every entry learns that it must look for the head itself
+    }
+    let rev = head.next_rev();
+    let memberships: Vec<Membership> = new
+        .iter()
+        .map(|user| Membership {
+            user: (*user).clone(),
+            role: Some(Role::Member),
+            read_seq: Seq(0),
+            delivered_seq: Seq(0),
+            rev,
+            joined_at: Timestamp(first_at.get(user).copied().unwrap_or(0)),
+        })
+        .collect();
+    member::save(connection, head.id, &memberships).await?;
+    let room = FIRST_MEMBERS.saturating_sub(head.first_members.len());
+    head.first_members.extend(new.iter().take(room).map(|user| (*user).clone()));
+    Ok(new.into_iter().cloned().collect())
+}
+
+/// Checks a record, whose text may be longer than what clients may send now, and gives it the next seq and rev.
+fn to_stored(record: &HistoryRecord, head: &mut Head, offset: u64, limits: &LimitSettings) -> Result<StoredMessage> {
+    check_record(record)?;
+    let object = |field: &str, json: &Option<RawJson>| json.as_ref().map(|json| check_object(field, json, u32::MAX)).transpose();
+    let attachments = record.attachments.as_ref().map(|json| json.get().to_owned()).filter(|json| json != "[]");
+    if attachments.as_ref().is_some_and(|json| json.len() > limits.attachments_bytes as usize) {
+        return Err(Error::invalid("attachments", format!("at most {} bytes of JSON", limits.attachments_bytes)));
+    }
+    Ok(StoredMessage {
+        seq: head.head_seq.next(),
+        rev: head.next_rev(),
+        sender: record.user.clone(),
+        client_msg_id: None,
+        body_digest: None,
+        message_type: record.message_type,
+        content: record.text.clone(),
+        reply_to: record.reply_to.map(|seq| Seq(seq.0 + offset)).filter(|seq| *seq <= head.head_seq),
+        attachments,
+        reactions: object("reactions", &record.reactions)?.flatten(),
+        metadata: object("metadata", &record.metadata)?.flatten(),
+        edit_history: None,
+        created_at: Timestamp(record.at),
+        edited_at: record.edited_at.map(Timestamp),
+        deleted_at: record.deleted_at.map(Timestamp),
+    })
+}
+
+/// Longest text of an imported message in bytes: what a row holds.
+const TEXT_MAX_BYTES: usize = 1 << 20;
+
+/// Whether a record can be stored; callers check before they send a batch, so that a bad line is named by its number.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the field.
+pub fn check_record(record: &HistoryRecord) -> Result<()> {
+    for (field, at) in [("at", Some(record.at)), ("editedAt", record.edited_at), ("deletedAt", record.deleted_at)] {
+        if at.is_some_and(|at| !(0..=Timestamp::MAX.0).contains(&at)) {
+            return Err(Error::invalid(field, "milliseconds since 1970, up to the year 9999"));
+        }
+    }
+    if record.text.len() > TEXT_MAX_BYTES {
+        return Err(Error::invalid("text", "at most 1 MiB"));
+    }
+    if record.channel.is_empty() || record.channel.chars().count() > 255 {
+        return Err(Error::invalid("channel", "1 to 255 characters"));
+    }
+    if record.text.contains('\0') || record.channel.contains('\0') {
+        return Err(Error::invalid("text", "must not contain a NUL character"));
+    }
+    Ok(())
+}
+
+/// A stored message as a record of `channel`.
+///
+/// # Errors
+/// When stored JSON is damaged.
+pub fn to_record(message: StoredMessage, channel: &str) -> Result<(Seq, HistoryRecord)> {
+    let json = |text: Option<String>| {
+        text.map(RawJson::parse).transpose().map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
+    };
+    let record = HistoryRecord {
+        channel: channel.to_owned(),
+        user: message.sender,
+        at: message.created_at.0,
+        text: message.content,
+        message_type: if message.deleted_at.is_some() { MessageType::Text } else { message.message_type },
+        reply_to: message.reply_to,
+        attachments: json(message.attachments)?,
+        reactions: json(message.reactions)?,
+        metadata: json(message.metadata)?,
+        edited_at: message.edited_at.map(|at| at.0),
+        deleted_at: message.deleted_at.map(|at| at.0),
+    };
+    Ok((message.seq, record))
+}

@@ -1,0 +1,469 @@
+//! Write lanes: group commit of sends and watermarks.
+//!
+//! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
+//! transaction for all of it: fences → heads locked in id order → memberships → one multi-row insert → heads → watermarks
+//! → list marks → commit → answers, then events. A conversation is always in the same lane of a process; between
+//! processes the head's row lock orders its messages (INV-SEQ). An answer always means committed (INV-ACK).
+//!
+//! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
+//! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
+//! alone: the batch is halved until it is found. Deadlocks and lock waits are run again.
+//!
+//! The queue is bounded: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
+//! otherwise.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::conversation::{self, Head};
+use crate::db::{Connection, Dialect, Value, values};
+use crate::error::{Error, Result, is_contention};
+use crate::fence;
+use crate::ids::{ConversationId, Seq, UserId};
+use crate::map::Assignment;
+use crate::member::{self, Membership};
+use crate::message::{self, Draft, StoredMessage};
+use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
+use crate::node::{Shard, back_off};
+use crate::relay;
+use crate::routing::count_retry;
+use crate::seams::{CommitListener, Event};
+use crate::settings::WriteSettings;
+
+/// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
+const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a lane does for one caller.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Append this message.
+    Send(Draft),
+    /// Move the caller's read watermark (and with it the delivered one) forward, to the head when no seq is given.
+    Read(Option<Seq>),
+    /// Move the caller's delivered watermark forward.
+    Delivered(Option<Seq>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The message, stored now or before.
+    Sent(Sent),
+    /// The watermarks as they are now.
+    Watermarks(Watermarks),
+}
+
+/// A caller waiting in a lane.
+#[derive(Debug)]
+pub struct Job {
+    conversation: ConversationId,
+    user: UserId,
+    assignment: Assignment,
+    work: Work,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Outcome>>,
+}
+
+/// A shard's lanes.
+#[derive(Debug)]
+pub struct Lanes {
+    queues: Vec<mpsc::Sender<Job>>,
+    queued: Arc<AtomicU64>,
+}
+
+impl Lanes {
+    /// Starts the lanes of `shard`. They end when this is dropped and their queues are empty.
+    pub fn start(
+        shard: &Arc<Shard>,
+        settings: &WriteSettings,
+        listener: &Arc<dyn CommitListener>,
+        relay: &relay::Hints,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let lanes = match shard.primary().dialect() {
+            Dialect::MySql => settings.lanes.max(1),
+            Dialect::Sqlite => 1,
+        };
+        let queued = Arc::new(AtomicU64::new(0));
+        let start = |_| {
+            let (queue, jobs) = mpsc::channel(settings.queue.max(1) as usize);
+            let lane = Lane {
+                shard: shard.clone(),
+                settings: settings.clone(),
+                listener: listener.clone(),
+                relay: relay.clone(),
+                queued: queued.clone(),
+                connection: None,
+            };
+            tasks.spawn(lane.run(jobs));
+            queue
+        };
+        Self { queues: (0..lanes).map(start).collect(), queued }
+    }
+
+    /// Queues `work` and waits for its commit.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] when the lane's queue is full, [`Error::DeadlineExceeded`], or why it was not done.
+    pub async fn submit(
+        &self,
+        assignment: &Assignment,
+        (conversation, user): (ConversationId, &UserId),
+        work: Work,
+        deadline: Instant,
+    ) -> Result<Outcome> {
+        let lane = usize::try_from(low_bits(conversation) % self.queues.len() as u64).unwrap_or(0);
+        let (reply, answer) = oneshot::channel();
+        let job = Job { conversation, user: user.clone(), assignment: assignment.clone(), work, deadline, reply };
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.queues[lane].try_send(job) {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            return Err(match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Overloaded(assignment.shard.clone()),
+                mpsc::error::TrySendError::Closed(_) => Error::Closing,
+            });
+        }
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Error::Closing),
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
+    }
+
+    /// How many callers wait.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// The hash or random half of the id, which spreads conversations evenly whatever their owners' keys are.
+fn low_bits(id: ConversationId) -> u64 {
+    let mut low = [0; 8];
+    low.copy_from_slice(&id.as_bytes()[8..]);
+    u64::from_be_bytes(low)
+}
+
+struct Lane {
+    shard: Arc<Shard>,
+    settings: WriteSettings,
+    listener: Arc<dyn CommitListener>,
+    relay: relay::Hints,
+    queued: Arc<AtomicU64>,
+    connection: Option<Connection>,
+}
+
+impl Lane {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let max_batch = self.settings.max_batch.max(1) as usize;
+        let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
+        let mut batch = Vec::with_capacity(max_batch);
+        while jobs.recv_many(&mut batch, max_batch).await > 0 {
+            self.queued.fetch_sub(batch.len() as u64, Ordering::Relaxed);
+            let now = Instant::now();
+            // Whoever no longer waits was told so, or went away.
+            batch.retain(|job| job.deadline > now && !job.reply.is_closed());
+            if batch.is_empty() {
+                continue;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
+            batch_size.record(batch.len() as f64);
+            self.commit_all(std::mem::take(&mut batch)).await;
+            if self.shard.primary().dialect() == Dialect::Sqlite {
+                self.connection = None; // the only writer; others wait for it
+            }
+        }
+    }
+
+    /// Commits the jobs, together or, where the database refuses one of them, in halves.
+    async fn commit_all(&mut self, jobs: Vec<Job>) {
+        let mut waiting = vec![jobs];
+        while let Some(mut jobs) = waiting.pop() {
+            match self.commit(&jobs).await {
+                Ok(committed) => self.answer(jobs, committed),
+                Err(Error::Database(_) | Error::Corrupt(_)) if jobs.len() > 1 => {
+                    let second = jobs.split_off(jobs.len() / 2);
+                    waiting.extend([second, jobs]);
+                }
+                Err(error) => {
+                    tracing::warn!(shard = %self.shard.name(), jobs = jobs.len(), %error, "a batch was not committed");
+                    for job in jobs {
+                        let _ = job.reply.send(Err(again(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&self, jobs: Vec<Job>, committed: Committed) {
+        self.listener.committed(committed.events);
+        for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
+            let _ = job.reply.send(outcome); // whoever no longer waits was told so
+        }
+        for conversation in committed.marked {
+            self.relay.hint(conversation);
+        }
+    }
+
+    /// One transaction, run again after contention, with a look-up after a repeated client message id, and once on a new
+    /// connection when the old one was lost.
+    async fn commit(&mut self, jobs: &[Job]) -> Result<Committed> {
+        let mut retries = 0;
+        let mut look_up = false;
+        let mut replaced = false;
+        loop {
+            let (outcome, committing) = self.attempt(jobs, look_up).await;
+            match outcome {
+                Err(Error::Database(error)) if is_contention(&error) && retries < self.settings.max_retries => {
+                    retries += 1;
+                    count_retry(self.shard.name());
+                    tokio::time::sleep(back_off(retries)).await;
+                }
+                Err(Error::Database(error)) if is_unique_violation(&error) && !look_up => look_up = true,
+                // Lost before the commit was asked for: nothing happened. Lost after: the look-up tells.
+                Err(Error::ShardUnavailable(_)) if !replaced && (!committing || repeatable(jobs)) => {
+                    replaced = true;
+                    look_up |= committing;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The transaction, and whether its commit had been asked for when it failed.
+    async fn attempt(&mut self, jobs: &[Job], look_up: bool) -> (Result<Committed>, bool) {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match self.shard.lane(deadline).await {
+                Ok(connection) => connection,
+                Err(error) => return (Err(error), false),
+            },
+        };
+        connection.extend(deadline);
+        let work = async {
+            connection.begin().await?;
+            Batch::load(&mut connection, jobs, look_up).await?.store(&mut connection, jobs).await
+        };
+        let (outcome, committing) = match work.await {
+            Ok(committed) => (connection.commit().await.map(|()| committed), true),
+            Err(error) => {
+                connection.rollback().await;
+                (Err(error), false)
+            }
+        };
+        if connection.is_usable() {
+            self.connection = Some(connection);
+        }
+        (outcome, committing)
+    }
+}
+
+fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
+/// Whether running the jobs twice is the same as running them once.
+fn repeatable(jobs: &[Job]) -> bool {
+    jobs.iter().all(|job| !matches!(&job.work, Work::Send(draft) if draft.client_msg_id.is_none()))
+}
+
+/// The same error for each of several callers.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::ShardUnavailable(shard) => Error::ShardUnavailable(shard.clone()),
+        Error::Overloaded(shard) => Error::Overloaded(shard.clone()),
+        Error::DeadlineExceeded => Error::DeadlineExceeded,
+        other => Error::Corrupt(other.to_string()),
+    }
+}
+
+/// What a transaction did.
+struct Committed {
+    outcomes: Vec<Result<Outcome>>,
+    events: Vec<Event>,
+    marked: Vec<ConversationId>,
+}
+
+type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
+
+/// One transaction's view of the rows its jobs need.
+struct Batch<'a> {
+    owned: HashSet<u64>,
+    heads: HashMap<ConversationId, Head>,
+    members: HashMap<(ConversationId, UserId), Membership>,
+    /// Messages by client message id: those found stored, and those of this batch.
+    known: HashMap<MessageKey<'a>, StoredMessage>,
+    new: Vec<(ConversationId, StoredMessage)>,
+    changed: HashSet<ConversationId>,
+    moved: HashSet<(ConversationId, &'a UserId)>,
+    events: Vec<Event>,
+}
+
+impl<'a> Batch<'a> {
+    /// Checks the fences, locks the heads and reads what the jobs depend on.
+    async fn load(connection: &mut Connection, jobs: &'a [Job], look_up: bool) -> Result<Self> {
+        let mut assignments: Vec<&Assignment> = Vec::new();
+        for job in jobs {
+            if !assignments.contains(&&job.assignment) {
+                assignments.push(&job.assignment);
+            }
+        }
+        let allowed = fence::lock_for_write(connection, &assignments).await?;
+        let owned = assignments.iter().zip(allowed).filter(|(_, ok)| *ok).map(|(a, _)| a.range.start).collect();
+
+        let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let heads = conversation::heads(connection, &ids, true).await?;
+        let pairs: HashSet<(ConversationId, &UserId)> = jobs.iter().map(|job| (job.conversation, &job.user)).collect();
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        let members = member::pairs(connection, &pairs).await?;
+        let known = if look_up { find_known(connection, jobs).await? } else { HashMap::new() };
+        Ok(Self {
+            owned,
+            heads: heads.into_iter().filter(|head| head.deleted_at.is_none()).map(|head| (head.id, head)).collect(),
+            members: members
+                .into_iter()
+                .filter(|(_, member)| member.is_active())
+                .map(|(id, member)| ((id, member.user.clone()), member))
+                .collect(),
+            known,
+            new: Vec::new(),
+            changed: HashSet::new(),
+            moved: HashSet::new(),
+            events: Vec::new(),
+        })
+    }
+
+    /// Applies the jobs in their order and writes everything they changed.
+    async fn store(mut self, connection: &mut Connection, jobs: &'a [Job]) -> Result<Committed> {
+        let now = Timestamp::now();
+        let outcomes: Vec<Result<Outcome>> = jobs.iter().map(|job| self.apply(job, now)).collect();
+        message::insert(connection, &self.new).await?;
+        let changed: Vec<&Head> = self.heads.values().filter(|head| self.changed.contains(&head.id)).collect();
+        conversation::save(connection, &changed).await?;
+        let moved: Vec<(ConversationId, &Membership)> = self
+            .moved
+            .iter()
+            .filter_map(|(id, user)| Some((*id, self.members.get(&(*id, (*user).clone()))?)))
+            .collect();
+        member::save_watermarks(connection, &moved).await?;
+        let marks = self.marks();
+        relay::mark(connection, &marks).await?;
+        let marked: HashSet<ConversationId> = marks.into_iter().map(|(id, _)| id).collect();
+        Ok(Committed { outcomes, events: self.events, marked: marked.into_iter().collect() })
+    }
+
+    /// A message is told to all members' lists, a watermark to its own user's; neither in a large conversation.
+    fn marks(&self) -> Vec<(ConversationId, Option<&'a UserId>)> {
+        let relayed = |id: &ConversationId| self.heads.get(id).is_some_and(|head| head.relayed);
+        let all = self.changed.iter().filter(|id| relayed(id)).map(|id| (*id, None));
+        let own = self.moved.iter().filter(|(id, _)| relayed(id) && !self.changed.contains(id));
+        all.chain(own.map(|(id, user)| (*id, Some(*user)))).collect()
+    }
+
+    fn apply(&mut self, job: &'a Job, now: Timestamp) -> Result<Outcome> {
+        if !self.owned.contains(&job.assignment.range.start) {
+            return Err(Error::NotOwner(job.assignment.shard.clone()));
+        }
+        match &job.work {
+            Work::Send(draft) => self.send(job, draft, now).map(Outcome::Sent),
+            Work::Read(seq) => self.watermark(job, *seq, true).map(Outcome::Watermarks),
+            Work::Delivered(seq) => self.watermark(job, *seq, false).map(Outcome::Watermarks),
+        }
+    }
+
+    fn send(&mut self, job: &'a Job, draft: &'a Draft, now: Timestamp) -> Result<Sent> {
+        let id = job.conversation;
+        let head = self.heads.get_mut(&id).ok_or(Error::NotMember)?;
+        let member = self.members.get_mut(&(id, job.user.clone())).ok_or(Error::NotMember)?;
+        let key = draft.client_msg_id.as_deref().map(|client_msg_id| (id, &job.user, client_msg_id));
+        if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
+            if stored.body_digest != draft.body_digest {
+                return Err(Error::IdempotencyConflict);
+            }
+            let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
+            return Ok(Sent { message, created: false });
+        }
+        if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
+            return Err(Error::invalid("replyTo", "there is no such message"));
+        }
+        // Time never runs backwards within a conversation, whatever the clocks of several routers say.
+        let stored = draft.clone().into_stored(head.head_seq.next(), head.next_rev(), job.user.clone(), now.max(head.last_at));
+        head.append(&stored);
+        member.read_seq = stored.seq; // who answers has read
+        member.delivered_seq = stored.seq;
+        self.changed.insert(id);
+        self.moved.insert((id, &job.user));
+        let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
+        self.events.push(Event::MessageCreated(message.clone()));
+        if let Some(key) = key {
+            self.known.insert(key, stored.clone());
+        }
+        self.new.push((id, stored));
+        Ok(Sent { message, created: true })
+    }
+
+    fn watermark(&mut self, job: &'a Job, seq: Option<Seq>, read: bool) -> Result<Watermarks> {
+        let head = self.heads.get(&job.conversation).ok_or(Error::NotMember)?;
+        let member = self.members.get_mut(&(job.conversation, job.user.clone())).ok_or(Error::NotMember)?;
+        let seq = seq.unwrap_or(head.head_seq);
+        if seq > head.head_seq {
+            return Err(Error::invalid("seq", format!("the newest message is {}", head.head_seq)));
+        }
+        let before = (member.read_seq, member.delivered_seq);
+        if read {
+            member.read_seq = member.read_seq.max(seq);
+        }
+        member.delivered_seq = member.delivered_seq.max(seq);
+        let watermarks = Watermarks {
+            conversation_id: job.conversation,
+            read_seq: member.read_seq,
+            delivered_seq: member.delivered_seq,
+            unread_count: head.head_seq.0.saturating_sub(member.read_seq.0),
+        };
+        if before != (member.read_seq, member.delivered_seq) {
+            self.moved.insert((job.conversation, &job.user));
+            self.events.push(Event::WatermarksMoved { user: job.user.clone(), watermarks });
+        }
+        Ok(watermarks)
+    }
+}
+
+/// By the unique index `messages_client_msg_id`.
+const KNOWN: &str = concat!(
+    "SELECT conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, ",
+    "reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages WHERE "
+);
+
+async fn find_known<'a>(
+    connection: &mut Connection,
+    jobs: &'a [Job],
+) -> Result<HashMap<MessageKey<'a>, StoredMessage>> {
+    let keys: HashSet<MessageKey<'a>> = jobs
+        .iter()
+        .filter_map(|job| match &job.work {
+            Work::Send(draft) => Some((job.conversation, &job.user, draft.client_msg_id.as_deref()?)),
+            _ => None,
+        })
+        .collect();
+    let Some(any) = keys.iter().next().copied() else { return Ok(HashMap::new()) };
+    let size = keys.len().next_power_of_two();
+    let padded: Vec<MessageKey<'a>> = keys.iter().copied().chain(std::iter::repeat(any)).take(size).collect();
+    let args: Vec<Value<'_>> = padded.iter().flat_map(|(id, user, key)| values![id, *user, key.as_bytes()]).collect();
+    let condition = ["(conversation_id = ? AND sender_id = ? AND client_msg_id = ?)"].repeat(size).join(" OR ");
+    let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
+    for row in connection.fetch_all(&format!("{KNOWN}{condition}"), &args).await? {
+        let message = StoredMessage::from_row(&row, 1)?;
+        let client_msg_id = message.client_msg_id.clone().unwrap_or_default();
+        stored.insert((row.conversation(0)?, message.sender.clone(), client_msg_id), message);
+    }
+    let found = keys.into_iter().filter_map(|key| Some((key, stored.remove(&(key.0, key.1.clone(), key.2.to_owned()))?)));
+    Ok(found.collect())
+}

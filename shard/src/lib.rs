@@ -1,0 +1,46 @@
+//! Backscroll's store: conversations as gapless numbered logs, spread over SQL shards by key range.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ids`] | newtypes for ids and counters, and the key functions |
+//! | [`range`], [`map`] | half-open key ranges, and the checked map from key to shard |
+//! | [`directory`] | the database that names the shards and their ranges; its cached copy |
+//! | [`fence`] | ownership rows on every shard, checked by every read and write |
+//! | [`db`] | the dialect seam: one set of statements for SQLite, MySQL and MariaDB |
+//! | [`migrate`] | schema migrations of the directory and of every shard |
+//! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
+//! | [`lane`] | write lanes: group commit of sends |
+//! | [`conversation`], [`member`], [`message`] | the operations on a conversation's log |
+//! | [`history`], [`sync`] | reading it, by `seq` and by `rev` |
+//! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`import`] | bulk append with given times, and export |
+//! | [`routing`] | from a key to its shard; retries when a map was stale |
+//! | [`store`] | the facade: every operation, authorised |
+//! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
+//!
+//! Design names used throughout: INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-MEMBER and INV-BOUND
+//! are explained in `ARCHITECTURE` section of the repository's README.
+
+pub mod conversation;
+pub mod db;
+pub mod directory;
+pub mod error;
+pub mod fence;
+pub mod history;
+pub mod ids;
+pub mod import;
+pub mod lane;
+pub mod list;
+pub mod map;
+pub mod member;
+pub mod message;
+pub mod migrate;
+pub mod model;
+pub mod node;
+pub mod range;
+pub mod relay;
+pub mod routing;
+pub mod seams;
+pub mod settings;
+pub mod store;
+pub mod sync;

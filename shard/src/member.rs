@@ -1,0 +1,278 @@
+//! Members of a conversation: roles and watermarks.
+
+use crate::conversation::pad;
+use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::model::{DeliveryStatus, Member, Role, Timestamp};
+
+/// A membership as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Membership {
+    /// Who.
+    pub user: UserId,
+    /// What they may do; `None` after they left.
+    pub role: Option<Role>,
+    /// Up to where they have read.
+    pub read_seq: Seq,
+    /// Up to where their devices have received; never below `read_seq`.
+    pub delivered_seq: Seq,
+    /// The change that touched the membership last. Watermarks take no rev.
+    pub rev: Rev,
+    /// When they joined.
+    pub joined_at: Timestamp,
+}
+
+impl Membership {
+    /// Whether they are a member now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role.is_some()
+    }
+
+    /// Whether they may do what needs `role`.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.role.is_some_and(|mine| mine >= role)
+    }
+
+    fn from_row(row: &Row, first: usize) -> Result<Self> {
+        Ok(Self {
+            user: row.user(first)?,
+            role: role_of(row.int(first + 1)?)?,
+            read_seq: Seq::from_i64(row.int(first + 2)?),
+            delivered_seq: Seq::from_i64(row.int(first + 3)?),
+            rev: Rev::from_i64(row.int(first + 4)?),
+            joined_at: Timestamp(row.int(first + 5)?),
+        })
+    }
+
+    /// As callers see it.
+    #[must_use]
+    pub fn into_member(self) -> Member {
+        Member {
+            user_id: self.user,
+            role: self.role.unwrap_or(Role::Member),
+            read_seq: self.read_seq,
+            delivered_seq: self.delivered_seq,
+            joined_at: self.joined_at,
+            removed: self.role.is_none(),
+        }
+    }
+}
+
+/// All by the primary key `(conversation_id, user_id)`.
+const SELECT_ONE: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+     WHERE conversation_id = ? AND user_id = ?";
+const SELECT_SOME: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+     WHERE conversation_id = ? AND user_id IN (";
+const SELECT_PAIRS: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members WHERE ";
+const SELECT_PAGE: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+     WHERE conversation_id = ? AND user_id > ? AND role > 0 ORDER BY user_id LIMIT ?";
+/// By the primary key's first column; stops at the first owner found.
+const OTHER_OWNER: &str = "SELECT user_id FROM members WHERE conversation_id = ? AND role = 3 AND user_id <> ? LIMIT 1";
+const SELECT_OF: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+     WHERE conversation_id IN (";
+/// By the index `members_rev`.
+const SELECT_CHANGED: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+     WHERE conversation_id = ? AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?";
+const UPSERT: &str = "INSERT INTO members (conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at) VALUES ";
+const UPSERT_MEMBERSHIP: &str = " {on_duplicate conversation_id, user_id} role = {new role}, \
+     read_seq = {greatest}(read_seq, {new read_seq}), delivered_seq = {greatest}(delivered_seq, {new delivered_seq}), \
+     rev = {new rev}, joined_at = {new joined_at}";
+const UPSERT_WATERMARKS: &str = " {on_duplicate conversation_id, user_id} \
+     read_seq = {greatest}(read_seq, {new read_seq}), delivered_seq = {greatest}(delivered_seq, {new delivered_seq})";
+
+/// One user's membership, also one that has ended.
+///
+/// # Errors
+/// When the database fails.
+pub async fn one(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<Option<Membership>> {
+    let row = connection.fetch_optional(SELECT_ONE, &values![&id, user]).await?;
+    row.map(|row| Membership::from_row(&row, 0)).transpose()
+}
+
+/// The memberships of some users in one conversation, also those that have ended.
+///
+/// # Errors
+/// When the database fails.
+pub async fn some(connection: &mut Connection, id: ConversationId, users: &[&UserId]) -> Result<Vec<Membership>> {
+    let mut args: Vec<Value<'_>> = users.iter().map(|user| Value::from(*user)).collect();
+    pad(&mut args);
+    args.insert(0, Value::from(&id));
+    let statement = format!("{SELECT_SOME}{})", placeholders(args.len() - 1));
+    let rows = connection.fetch_all(&statement, &args).await?;
+    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+}
+
+/// The memberships of pairs of conversation and user.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pairs(
+    connection: &mut Connection,
+    pairs: &[(ConversationId, &UserId)],
+) -> Result<Vec<(ConversationId, Membership)>> {
+    let Some(last) = pairs.last() else { return Ok(Vec::new()) };
+    let size = pairs.len().next_power_of_two();
+    let padded = pairs.iter().chain(std::iter::repeat(last)).take(size);
+    let args: Vec<Value<'_>> = padded.flat_map(|(id, user)| values![id, *user]).collect();
+    let condition = ["(conversation_id = ? AND user_id = ?)"].repeat(size).join(" OR ");
+    let rows = connection.fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args).await?;
+    rows.iter().map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?))).collect()
+}
+
+/// Active members after `after` in the order of their ids.
+///
+/// # Errors
+/// When the database fails.
+pub async fn page(connection: &mut Connection, id: ConversationId, after: &[u8], limit: usize) -> Result<Vec<Membership>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = connection.fetch_all(SELECT_PAGE, &values![&id, after, limit]).await?;
+    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+}
+
+/// Whether anybody but `user` owns the conversation.
+///
+/// # Errors
+/// When the database fails.
+pub async fn has_other_owner(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<bool> {
+    Ok(connection.fetch_optional(OTHER_OWNER, &values![&id, user]).await?.is_some())
+}
+
+/// All members, past ones too, of conversations that are small.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_conversations(
+    connection: &mut Connection,
+    ids: &[ConversationId],
+) -> Result<Vec<(ConversationId, Membership)>> {
+    let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
+    pad(&mut args);
+    let statement = format!("{SELECT_OF}{})", placeholders(args.len()));
+    let rows = connection.fetch_all(&statement, &args).await?;
+    rows.iter().map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?))).collect()
+}
+
+/// Memberships whose rev is above `after` and at most `through`, in the order of their revs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn changed(
+    connection: &mut Connection,
+    id: ConversationId,
+    (after, through): (Rev, Rev),
+    limit: usize,
+) -> Result<Vec<Membership>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = connection.fetch_all(SELECT_CHANGED, &values![&id, after, through, limit]).await?;
+    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+}
+
+/// Adds members, or changes their role; watermarks only grow.
+///
+/// # Errors
+/// When the database fails.
+pub async fn save(connection: &mut Connection, id: ConversationId, members: &[Membership]) -> Result<()> {
+    let rows: Vec<(ConversationId, &Membership)> = members.iter().map(|member| (id, member)).collect();
+    upsert(connection, &rows, UPSERT_MEMBERSHIP).await
+}
+
+/// Moves watermarks forward.
+///
+/// # Errors
+/// When the database fails.
+pub async fn save_watermarks(connection: &mut Connection, members: &[(ConversationId, &Membership)]) -> Result<()> {
+    upsert(connection, members, UPSERT_WATERMARKS).await
+}
+
+async fn upsert(connection: &mut Connection, members: &[(ConversationId, &Membership)], update: &str) -> Result<()> {
+    let mut rest = members;
+    while !rest.is_empty() {
+        let size = 1 << rest.len().min(256).ilog2();
+        let (chunk, after) = rest.split_at(size);
+        let mut args = Vec::with_capacity(7 * size);
+        for (id, member) in chunk {
+            args.extend(values![
+                id,
+                &member.user,
+                role_code(member.role),
+                member.read_seq,
+                member.delivered_seq,
+                member.rev,
+                member.joined_at.0,
+            ]);
+        }
+        connection.execute(&format!("{UPSERT}{}{update}", rows_of(size, 7)), &args).await?;
+        rest = after;
+    }
+    Ok(())
+}
+
+fn role_code(role: Option<Role>) -> i64 {
+    match role {
+        None => 0,
+        Some(Role::Member) => 1,
+        Some(Role::Admin) => 2,
+        Some(Role::Owner) => 3,
+    }
+}
+
+pub(crate) fn role_of(code: i64) -> Result<Option<Role>> {
+    Ok(match code {
+        0 => None,
+        1 => Some(Role::Member),
+        2 => Some(Role::Admin),
+        3 => Some(Role::Owner),
+        _ => return Err(Error::Corrupt(format!("unknown role {code}"))),
+    })
+}
+
+/// How far messages have come, from the watermarks of everybody but the sender.
+#[derive(Debug, Default)]
+pub struct Progress {
+    members: Vec<(UserId, Seq, Seq)>,
+}
+
+impl Progress {
+    /// From the active members of a direct conversation or a group. Without members, everything is `sent`.
+    #[must_use]
+    pub fn of(members: Vec<Membership>) -> Self {
+        Self { members: members.into_iter().map(|m| (m.user, m.read_seq, m.delivered_seq)).collect() }
+    }
+
+    /// The status of one message.
+    #[must_use]
+    pub fn status(&self, sender: &UserId, seq: Seq) -> DeliveryStatus {
+        let mut others = self.members.iter().filter(|(user, ..)| user != sender).peekable();
+        if others.peek().is_none() {
+            return DeliveryStatus::Sent;
+        }
+        let (read, delivered) = others.fold((Seq(u64::MAX), Seq(u64::MAX)), |(r, d), (_, read, delivered)| (r.min(*read), d.min(*delivered)));
+        if seq <= read {
+            DeliveryStatus::Read
+        } else if seq <= delivered {
+            DeliveryStatus::Delivered
+        } else {
+            DeliveryStatus::Sent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_when_everybody_else_has_read_it() {
+        let member = |name: &str, read, delivered| (UserId::new(name).unwrap(), Seq(read), Seq(delivered));
+        let progress = Progress { members: vec![member("a", 9, 9), member("b", 3, 5), member("c", 4, 9)] };
+        let status = |sender: &str, seq| progress.status(&UserId::new(sender).unwrap(), Seq(seq));
+        assert_eq!(status("a", 3), DeliveryStatus::Read);
+        assert_eq!(status("a", 4), DeliveryStatus::Delivered);
+        assert_eq!(status("b", 4), DeliveryStatus::Read);
+        assert_eq!(status("a", 6), DeliveryStatus::Sent);
+        assert_eq!(Progress::default().status(&UserId::new("a").unwrap(), Seq(1)), DeliveryStatus::Sent);
+    }
+}

@@ -1,0 +1,233 @@
+//! One shard: its databases, its health and its circuit breaker.
+//!
+//! Shards share nothing, so one that is dead or slow holds up only the requests that need it, and those only until its
+//! breaker opens: then they fail at once, with a time to come back.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::db::{Connection, Database, Observer};
+use crate::error::{Error, Result, is_connection};
+use crate::ids::ShardName;
+use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
+
+/// A shard's databases, guarded by a circuit breaker.
+#[derive(Debug)]
+pub struct Shard {
+    name: ShardName,
+    primary: Database,
+    replicas: Vec<Database>,
+    next_replica: AtomicUsize,
+    breaker: Arc<Breaker>,
+}
+
+impl Shard {
+    /// Prepares the shard's pools; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When an address cannot be understood.
+    pub fn open(shard: &ShardSettings, pool: &PoolSettings, write: &WriteSettings) -> Result<Self> {
+        let replicas = shard.replicas.iter().map(|url| Database::open(url, pool, 1)).collect::<Result<_>>()?;
+        Ok(Self {
+            name: shard.name.clone(),
+            primary: Database::open(&shard.primary, pool, write.lanes)?,
+            replicas,
+            next_replica: AtomicUsize::new(0),
+            breaker: Arc::new(Breaker::new(shard.name.clone(), pool.breaker_failures, pool.breaker_cooldown.0)),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &ShardName {
+        &self.name
+    }
+
+    /// Where it takes writes.
+    #[must_use]
+    pub fn primary(&self) -> &Database {
+        &self.primary
+    }
+
+    /// Its read replicas.
+    #[must_use]
+    pub fn replicas(&self) -> &[Database] {
+        &self.replicas
+    }
+
+    /// A replica, each in turn.
+    #[must_use]
+    pub fn replica(&self) -> Option<&Database> {
+        let turn = self.next_replica.fetch_add(1, Ordering::Relaxed);
+        self.replicas.get(turn.checked_rem(self.replicas.len())?)
+    }
+
+    /// `closed`, `open` or `half-open`.
+    #[must_use]
+    pub fn breaker_state(&self) -> &'static str {
+        self.breaker.state()
+    }
+
+    /// Fails at once when the shard is known to be down.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] while the breaker is open.
+    pub fn admit(&self) -> Result<()> {
+        if self.breaker.admits() { Ok(()) } else { Err(Error::ShardUnavailable(self.name.clone())) }
+    }
+
+    /// A connection for reading, until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] at once while the breaker is open, or when no connection can be had.
+    pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
+        self.admit()?;
+        self.observed(self.primary.reader(deadline).await)
+    }
+
+    /// A write transaction, until `deadline`. Dropped before its commit, it is undone.
+    ///
+    /// # Errors
+    /// As [`Shard::reader`].
+    pub async fn begin(&self, deadline: Instant) -> Result<Connection> {
+        self.admit()?;
+        let mut connection = self.observed(self.primary.writer(deadline).await)?;
+        connection.begin().await?;
+        Ok(connection)
+    }
+
+    /// A connection for a write lane, until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Shard::reader`].
+    pub async fn lane(&self, deadline: Instant) -> Result<Connection> {
+        self.admit()?;
+        self.observed(self.primary.lane(deadline).await)
+    }
+
+    fn observed(&self, acquired: Result<Connection>) -> Result<Connection> {
+        match acquired {
+            Ok(connection) => Ok(connection.observed_by(self.breaker.clone())),
+            Err(error) => Err(self.breaker.observe(Some(error)).unwrap_or(Error::DeadlineExceeded)),
+        }
+    }
+
+    /// Closes its connections.
+    pub async fn close(&self) {
+        self.primary.close().await;
+        for replica in &self.replicas {
+            replica.close().await;
+        }
+    }
+}
+
+/// 1 to 2 ms, doubling up to 64 to 128 ms, with jitter so that two rivals do not meet again.
+pub(crate) fn back_off(retries: u32) -> Duration {
+    let base = 1000u64 << retries.saturating_sub(1).min(6);
+    Duration::from_micros(base + rand::random_range(0..base))
+}
+
+/// `work`, or [`Error::DeadlineExceeded`] at `deadline`.
+pub(crate) async fn until<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout_at(deadline.into(), work).await.unwrap_or(Err(Error::DeadlineExceeded))
+}
+
+/// Opens after some failures in a row, lets one call try after a cool-down, closes when it succeeds.
+#[derive(Debug)]
+struct Breaker {
+    shard: ShardName,
+    limit: u32,
+    cooldown: Duration,
+    failures: AtomicU32,
+    /// When the next call may try; `None` while closed.
+    retry_at: Mutex<Option<Instant>>,
+}
+
+impl Breaker {
+    fn new(shard: ShardName, limit: u32, cooldown: Duration) -> Self {
+        Self { shard, limit, cooldown, failures: AtomicU32::new(0), retry_at: Mutex::new(None) }
+    }
+
+    fn is_open(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= self.limit
+    }
+
+    fn admits(&self) -> bool {
+        if !self.is_open() {
+            return true;
+        }
+        let now = Instant::now();
+        let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_try = retry_at.is_none_or(|at| now >= at);
+        if may_try {
+            *retry_at = Some(now + self.cooldown); // one probe a cool-down; the others go on failing at once
+        }
+        may_try
+    }
+
+    fn failed(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == self.limit {
+            tracing::warn!(shard = %self.shard, "circuit breaker open");
+        }
+        if self.is_open() {
+            *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + self.cooldown);
+        }
+    }
+
+    fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        if !self.is_open() {
+            return "closed";
+        }
+        let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if retry_at.is_none_or(|at| Instant::now() >= at) { "half-open" } else { "open" }
+    }
+}
+
+impl Observer for Breaker {
+    fn observe(&self, failure: Option<Error>) -> Option<Error> {
+        match failure {
+            Some(Error::Database(error)) if is_connection(&error) => {
+                tracing::warn!(shard = %self.shard, %error, "the shard's database does not answer");
+                self.failed();
+                Some(Error::ShardUnavailable(self.shard.clone()))
+            }
+            Some(Error::DeadlineExceeded) => {
+                self.failed();
+                Some(Error::DeadlineExceeded)
+            }
+            other => {
+                self.succeeded(); // whatever it said, it answered
+                other
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_breaker_opens_probes_and_closes() {
+        let breaker = Breaker::new(ShardName::new("s").unwrap(), 2, Duration::from_millis(20));
+        breaker.failed();
+        assert!(breaker.admits());
+        breaker.failed();
+        assert!(!breaker.admits());
+        assert_eq!(breaker.state(), "open");
+        std::thread::sleep(Duration::from_millis(25));
+        assert_eq!(breaker.state(), "half-open");
+        assert!(breaker.admits(), "one probe");
+        assert!(!breaker.admits(), "and only one");
+        breaker.succeeded();
+        assert!(breaker.admits());
+        assert_eq!(breaker.state(), "closed");
+    }
+}

@@ -1,0 +1,89 @@
+//! Half-open ranges of the u64 key space.
+//!
+//! The end of the space, 2^64, is not a u64, so the last range has no end bound: `None`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::ids::UserKey;
+
+/// The keys from `start` up to, not including, `end`; without an `end`, up to the end of the key space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct KeyRange {
+    /// The first key.
+    pub start: u64,
+    /// The first key after the range; `None` is 2^64.
+    pub end: Option<u64>,
+}
+
+impl KeyRange {
+    /// The whole key space.
+    pub const ALL: Self = Self { start: 0, end: None };
+
+    /// The range from `start` to before `end`, or `None` if that is empty.
+    #[must_use]
+    pub fn new(start: u64, end: Option<u64>) -> Option<Self> {
+        match end {
+            Some(end) if end <= start => None,
+            _ => Some(Self { start, end }),
+        }
+    }
+
+    /// Whether `key` is in the range.
+    #[must_use]
+    pub fn contains(&self, key: UserKey) -> bool {
+        key.0 >= self.start && self.end.is_none_or(|end| key.0 < end)
+    }
+
+    /// How many keys the range has.
+    #[must_use]
+    pub fn width(&self) -> u128 {
+        let end = self.end.map_or(1 << 64, u128::from);
+        end - u128::from(self.start)
+    }
+
+    /// The key space cut into `parts` contiguous ranges of the same width (give or take one key), in order.
+    #[must_use]
+    pub fn split_evenly(parts: u32) -> Vec<Self> {
+        let bound = |i: u32| u64::try_from((u128::from(i) << 64) / u128::from(parts)).ok();
+        (0..parts).filter_map(|i| Self::new(bound(i)?, bound(i + 1))).collect()
+    }
+}
+
+impl fmt::Display for KeyRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            Some(end) => write!(f, "{}..{end}", self.start),
+            None => write!(f, "{}..", self.start),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_even_split_covers_every_key_once(parts in 1u32..300, key: u64) {
+            let ranges = KeyRange::split_evenly(parts);
+            prop_assert_eq!(ranges.len(), parts as usize);
+            prop_assert_eq!(ranges.iter().filter(|r| r.contains(UserKey(key))).count(), 1);
+            prop_assert_eq!(ranges.iter().map(KeyRange::width).sum::<u128>(), 1 << 64);
+            let widths: Vec<_> = ranges.iter().map(KeyRange::width).collect();
+            prop_assert!(widths.iter().max().unwrap() - widths.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn bounds_are_half_open() {
+        let range = KeyRange::new(10, Some(20)).unwrap();
+        assert!(!range.contains(UserKey(9)) && range.contains(UserKey(10)));
+        assert!(range.contains(UserKey(19)) && !range.contains(UserKey(20)));
+        assert!(KeyRange::new(5, Some(5)).is_none());
+        assert!(KeyRange::ALL.contains(UserKey(u64::MAX)));
+    }
+}

@@ -1,0 +1,134 @@
+//! From a key to its shard. A call that met a stale map is made again with a fresh one, until its deadline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::directory::Directory;
+use crate::error::{Error, Result, is_contention};
+use crate::ids::{ShardName, UserId, UserKey};
+use crate::map::{Assignment, ShardMap};
+use crate::node::{Shard, back_off};
+use crate::settings::StoreSettings;
+
+/// How long a call waits before it asks the directory again whether a range has a new owner.
+const OWNER_WAIT: Duration = Duration::from_millis(20);
+
+/// The shards, and this process's map of them.
+#[derive(Debug)]
+pub struct Router {
+    settings: StoreSettings,
+    directory: Directory,
+    shards: BTreeMap<ShardName, Arc<Shard>>,
+}
+
+impl Router {
+    /// Prepares every shard's pools and reads the map.
+    ///
+    /// # Errors
+    /// When an address cannot be understood, or no map can be had.
+    pub async fn open(settings: &StoreSettings) -> Result<Self> {
+        let shards = settings
+            .shards
+            .iter()
+            .map(|shard| Ok(Arc::new(Shard::open(shard, &settings.pool, &settings.write)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let directory = Directory::open(settings, &shards).await?;
+        let shards = shards.into_iter().map(|shard| (shard.name().clone(), shard)).collect();
+        Ok(Self { settings: settings.clone(), directory, shards })
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &StoreSettings {
+        &self.settings
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// All shards, by name.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.shards.values()
+    }
+
+    /// The map as this process knows it.
+    #[must_use]
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.directory.map()
+    }
+
+    /// Reads the map again unless somebody did since `stale` was current.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub async fn refresh(&self, stale: &Arc<ShardMap>) -> Result<()> {
+        self.directory.refresh(stale).await
+    }
+
+    /// Where `user` is on the key space.
+    ///
+    /// # Errors
+    /// When the id does not fit the key function.
+    pub fn key(&self, user: &UserId) -> Result<UserKey> {
+        Ok(self.settings.keyspace.function.key(user)?)
+    }
+
+    /// A shard by name.
+    ///
+    /// # Errors
+    /// When the map names a shard that is not configured here.
+    pub fn shard(&self, name: &ShardName) -> Result<&Arc<Shard>> {
+        self.shards
+            .get(name)
+            .ok_or_else(|| Error::DirectoryUnavailable(format!("it names shard {name}, which this router does not know")))
+    }
+
+    /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew;
+    /// after a deadlock or a lock wait, which undo the whole transaction, likewise.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, or what the call says.
+    pub async fn call<T, F>(&self, key: UserKey, deadline: Instant, work: impl Fn(Arc<Shard>, Assignment) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut retries = 0;
+        loop {
+            let map = self.map();
+            let assignment = map.locate(key);
+            let shard = self.shard(&assignment.shard)?;
+            match work(shard.clone(), assignment.clone()).await {
+                Err(Error::NotOwner(_)) => self.find_owner(&map, assignment, deadline).await?,
+                Err(Error::Database(error)) if is_contention(&error) && retries < self.settings.write.max_retries => {
+                    retries += 1;
+                    count_retry(shard.name());
+                    tokio::time::sleep(back_off(retries)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn find_owner(&self, stale: &Arc<ShardMap>, assignment: &Assignment, deadline: Instant) -> Result<()> {
+        metrics::counter!("backscroll_stale_map_total").increment(1);
+        if Instant::now() + OWNER_WAIT >= deadline {
+            return Err(Error::ShardUnavailable(assignment.shard.clone()));
+        }
+        if let Err(error) = self.refresh(stale).await {
+            tracing::warn!(%error, "a shard gave a key up and the directory cannot be asked who has it");
+        }
+        if Arc::ptr_eq(stale, &self.map()) {
+            tokio::time::sleep(OWNER_WAIT).await; // in the middle of a move: its new owner is not known yet
+        }
+        Ok(())
+    }
+}
+
+/// Counts a transaction that is run again.
+pub(crate) fn count_retry(shard: &ShardName) {
+    metrics::counter!("backscroll_transaction_retries_total", "shard" => shard.to_string()).increment(1);
+}

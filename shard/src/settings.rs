@@ -1,0 +1,307 @@
+//! The store's part of the configuration, with its defaults. Every bound of INV-BOUND has its name here.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::ids::{KeyFunction, ShardName};
+
+/// A span of time in the configuration: `"250ms"`, `"5s"`, `"10 minutes"`, `"30 days"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// `n` milliseconds.
+    #[must_use]
+    pub const fn millis(n: u64) -> Self {
+        Self(Duration::from_millis(n))
+    }
+
+    /// `n` seconds.
+    #[must_use]
+    pub const fn secs(n: u64) -> Self {
+        Self(Duration::from_secs(n))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let span = jiff::SignedDuration::try_from(self.0).map_err(serde::ser::Error::custom)?;
+        serializer.collect_str(&format_args!("{span:#}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let hint = || de::Error::custom(format!("`{text}` is not a duration; write for example \"5s\" or \"30 days\""));
+        // A span in days is 24-hour days here: these are waiting times, not calendar dates.
+        let span: jiff::Span = text.parse().map_err(|_| hint())?;
+        let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| hint())?;
+        Ok(Self(span.try_into().map_err(|_| hint())?))
+    }
+}
+
+/// A database address. Its password is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(pub String);
+
+impl DatabaseUrl {
+    /// The address with `***` for the password.
+    #[must_use]
+    pub fn redacted(&self) -> String {
+        let Some((scheme, rest)) = self.0.split_once("://") else { return self.0.clone() };
+        let Some((credentials, host)) = rest.rsplit_once('@') else { return self.0.clone() };
+        match credentials.split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
+            None => self.0.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted())
+    }
+}
+
+/// Everything the store needs to open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreSettings {
+    /// How users are placed.
+    pub keyspace: KeyspaceSettings,
+    /// The directory's database.
+    pub directory: DirectorySettings,
+    /// The shards; at least one.
+    pub shards: Vec<ShardSettings>,
+    /// Connections to each shard.
+    pub pool: PoolSettings,
+    /// Group commit.
+    pub write: WriteSettings,
+    /// The conversation list's relay.
+    pub relay: RelaySettings,
+    /// Bounds on what users send.
+    pub limits: LimitSettings,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self::embedded("backscroll-data", 4)
+    }
+}
+
+impl StoreSettings {
+    /// The embedded default: a directory and `shards` SQLite files in `folder`.
+    #[must_use]
+    pub fn embedded(folder: &str, shards: u32) -> Self {
+        let shard = |n: u32| ShardSettings {
+            #[expect(clippy::expect_used, reason = "a letter and digits are a valid name")]
+            name: ShardName::new(format!("shard{n}")).expect("valid"),
+            primary: DatabaseUrl(format!("sqlite://{folder}/shard{n}.db")),
+            replicas: Vec::new(),
+        };
+        Self {
+            keyspace: KeyspaceSettings::default(),
+            directory: DirectorySettings { url: DatabaseUrl(format!("sqlite://{folder}/directory.db")), ..DirectorySettings::default() },
+            shards: (1..=shards).map(shard).collect(),
+            pool: PoolSettings::default(),
+            write: WriteSettings::default(),
+            relay: RelaySettings::default(),
+            limits: LimitSettings::default(),
+        }
+    }
+}
+
+/// How users are placed on the key space. Fixed once the directory is initialised.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyspaceSettings {
+    /// `hashed` (the default) or `numeric`.
+    pub function: KeyFunction,
+    /// Where each shard's first range begins, when the directory is first initialised. Without it, the key space is cut
+    /// evenly, in the order of `shards`.
+    pub ranges: Vec<RangeSettings>,
+}
+
+/// A range of the initial map: from this key to before the next entry's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RangeSettings {
+    /// The first key; the first entry's is 0.
+    pub from: u64,
+    /// Who owns it.
+    pub shard: ShardName,
+}
+
+/// The directory's database and its cached copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DirectorySettings {
+    /// `mysql://user:password@host:port/database` or `sqlite://path`.
+    pub url: DatabaseUrl,
+    /// How often a router looks whether the map has changed. A stale map costs a retry, never a wrong answer.
+    pub refresh_interval: Span,
+}
+
+impl Default for DirectorySettings {
+    fn default() -> Self {
+        Self { url: DatabaseUrl("sqlite://backscroll-data/directory.db".into()), refresh_interval: Span::secs(1) }
+    }
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardSettings {
+    /// Its name, for ever.
+    pub name: ShardName,
+    /// Where it takes writes.
+    pub primary: DatabaseUrl,
+    /// Read replicas, used for pages of history when they are as new as the primary.
+    #[serde(default)]
+    pub replicas: Vec<DatabaseUrl>,
+}
+
+/// Connections to each database.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolSettings {
+    /// Most connections to one database, besides one a write lane.
+    pub max_connections: u32,
+    /// Longest wait for a connection.
+    pub acquire_timeout: Span,
+    /// Longest run of one statement.
+    pub statement_timeout: Span,
+    /// Longest wait for a row lock.
+    pub lock_timeout: Span,
+    /// When an idle connection is closed.
+    pub idle_timeout: Span,
+    /// After how many connection failures in a row a shard's circuit breaker opens.
+    pub breaker_failures: u32,
+    /// How long it stays open before one request may try again.
+    pub breaker_cooldown: Span,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 20,
+            acquire_timeout: Span::secs(2),
+            statement_timeout: Span::secs(5),
+            lock_timeout: Span::secs(2),
+            idle_timeout: Span::secs(30),
+            breaker_failures: 3,
+            breaker_cooldown: Span::secs(1),
+        }
+    }
+}
+
+/// Group commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WriteSettings {
+    /// Write lanes per shard, a connection each (SQLite has one writer, and so one lane).
+    pub lanes: u32,
+    /// Most messages in one transaction.
+    pub max_batch: u32,
+    /// Most messages waiting in one lane; beyond, a send is refused at once with `overloaded`.
+    pub queue: u32,
+    /// How often a transaction is run again after a deadlock or a lock wait.
+    pub max_retries: u32,
+}
+
+impl Default for WriteSettings {
+    fn default() -> Self {
+        Self { lanes: 4, max_batch: 128, queue: 1024, max_retries: 10 }
+    }
+}
+
+/// The relay from conversations to their members' lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelaySettings {
+    /// Shortest time between two passes: a conversation's list entries lag by up to this under load.
+    pub interval: Span,
+    /// How often marks left by a crashed process are looked for.
+    pub sweep_interval: Span,
+    /// Above this many members a conversation is not relayed: lists read its head from its shard.
+    pub max_members: u32,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self { interval: Span::millis(200), sweep_interval: Span::secs(5), max_members: 1000 }
+    }
+}
+
+/// Bounds on what users send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Most characters of a message.
+    pub message_characters: u32,
+    /// Most attachments of a message.
+    pub attachments: u32,
+    /// Most bytes of a message's attachments, as JSON.
+    pub attachments_bytes: u32,
+    /// Most bytes of a message's or a conversation's metadata, as JSON.
+    pub metadata_bytes: u32,
+    /// Most reactions on one message.
+    pub reactions: u32,
+    /// Most earlier contents kept of one message; the oldest go first.
+    pub edits: u32,
+    /// Most members of a group.
+    pub group_members: u32,
+    /// Most members of a channel.
+    pub channel_members: u32,
+    /// Most changes of one conversation told by one `sync`; a client further behind is told to resync.
+    pub sync_changes: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            message_characters: 5000,
+            attachments: 10,
+            attachments_bytes: 8192,
+            metadata_bytes: 4096,
+            reactions: 1000,
+            edits: 20,
+            group_members: 100,
+            channel_members: 100_000,
+            sync_changes: 5000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let url = DatabaseUrl("mysql://bs:p@ss:word@db1:3306/chat".into());
+        assert_eq!(url.redacted(), "mysql://bs:***@db1:3306/chat");
+        assert!(!format!("{url:?}").contains("word"));
+        assert_eq!(DatabaseUrl("sqlite://a.db".into()).redacted(), "sqlite://a.db");
+    }
+
+    #[test]
+    fn spans_are_written_as_people_write_them() {
+        let read = |text: &str| serde_json::from_value::<Span>(text.into());
+        assert_eq!(read("5s").unwrap(), Span::secs(5));
+        assert_eq!(read("250 ms").unwrap(), Span::millis(250));
+        assert_eq!(read("30 days").unwrap(), Span::secs(30 * 86_400));
+        assert!(read("soon").is_err() && read("-5s").is_err() && read("1 month").is_err());
+        assert_eq!(serde_json::to_string(&Span::millis(1500)).unwrap(), "\"1s 500ms\"");
+    }
+}

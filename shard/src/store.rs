@@ -1,0 +1,295 @@
+//! The store's facade: every operation, authorised, on the shard that owns it.
+//!
+//! Each call names its caller; membership and roles are checked in the transaction that does the work (INV-MEMBER), not
+//! at an edge that might be passed by. Calls wait no longer than the caller's deadline.
+
+mod conversations;
+mod lists;
+mod members;
+mod messages;
+mod operator;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::conversation::Change;
+use crate::db::Dialect;
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, ShardName, UserId};
+use crate::lane::{Lanes, Outcome, Work};
+use crate::map::{Assignment, ShardMap};
+use crate::model::Caller;
+use crate::node::Shard;
+use crate::relay;
+use crate::routing::Router;
+use crate::seams::{ColdTier, CommitListener};
+use crate::settings::StoreSettings;
+
+/// Conversations on their shards. One per process; cheap to share.
+pub struct Store {
+    router: Arc<Router>,
+    lanes: std::sync::RwLock<BTreeMap<ShardName, Arc<Lanes>>>,
+    hints: BTreeMap<ShardName, relay::Hints>,
+    cold: Arc<dyn ColdTier>,
+    listener: Arc<dyn CommitListener>,
+    writers: TaskTracker,
+    background: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Store {
+    /// Opens the directory and every shard's pools, and starts the write lanes and the relays. A shard that is down does
+    /// not fail it. The schema must be there: see [`crate::migrate`].
+    ///
+    /// # Errors
+    /// When the settings are wrong, or no shard map can be had from the directory nor from the shards.
+    pub async fn open(
+        settings: &StoreSettings,
+        cold: Arc<dyn ColdTier>,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<Arc<Self>> {
+        let router = Arc::new(Router::open(settings).await?);
+        let (writers, background, closing) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let mut lanes = BTreeMap::new();
+        let mut hints = BTreeMap::new();
+        for shard in router.shards() {
+            let (hint, inbox) = relay::Hints::channel();
+            let shard_lanes = Lanes::start(shard, &settings.write, &listener, &hint, &writers);
+            lanes.insert(shard.name().clone(), Arc::new(shard_lanes));
+            hints.insert(shard.name().clone(), hint);
+            background.spawn(relay::run(router.clone(), shard.clone(), inbox, closing.clone()));
+        }
+        background.spawn(watch_directory(router.clone(), closing.clone()));
+        let lanes = std::sync::RwLock::new(lanes);
+        Ok(Arc::new(Self { router, lanes, hints, cold, listener, writers, background, closing }))
+    }
+
+    /// Takes nothing new, commits and answers what was accepted, relays what was marked, and closes the connections; what
+    /// is not done by `deadline` is left to the next process, which finds it in the databases.
+    pub async fn close(&self, deadline: Instant) {
+        self.lanes.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear(); // lanes end once their queues are empty
+        self.writers.close();
+        let finish = async {
+            self.writers.wait().await;
+            self.closing.cancel();
+            self.background.close();
+            self.background.wait().await;
+            for shard in self.router.shards() {
+                shard.close().await;
+            }
+            self.router.directory().close().await;
+        };
+        if tokio::time::timeout_at(deadline.into(), finish).await.is_err() {
+            self.closing.cancel();
+            tracing::warn!("not everything was finished by the deadline; what was acknowledged is stored");
+        }
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &StoreSettings {
+        self.router.settings()
+    }
+
+    /// The map as this process knows it.
+    #[must_use]
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.router.map()
+    }
+
+    /// Tells every new map.
+    #[must_use]
+    pub fn map_changes(&self) -> tokio::sync::watch::Receiver<Arc<ShardMap>> {
+        self.router.directory().changes()
+    }
+
+    /// The router, for operators' jobs.
+    #[must_use]
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    fn lanes(&self, shard: &ShardName) -> Result<Arc<Lanes>> {
+        let lanes = self.lanes.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        lanes.get(shard).cloned().ok_or(Error::Closing)
+    }
+
+    /// Begins a change to a conversation by one of its members.
+    async fn begin(&self, shard: &Shard, assignment: &Assignment, caller: &Caller, id: ConversationId) -> Result<Change> {
+        if self.closing.is_cancelled() {
+            return Err(Error::Closing);
+        }
+        Change::begin(shard, assignment, (id, &caller.user), caller.deadline).await
+    }
+
+    /// Commits a change, and tells what was committed.
+    async fn commit(&self, shard: &Shard, change: Change) -> Result<()> {
+        let id = change.head.id;
+        let events = change.commit().await?;
+        self.hint(shard, id);
+        if !events.is_empty() {
+            self.listener.committed(events);
+        }
+        Ok(())
+    }
+
+    /// Work for a write lane.
+    async fn submit(&self, caller: &Caller, id: ConversationId, work: Work) -> Result<Outcome> {
+        let work = &work;
+        self.router
+            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
+                shard.admit()?;
+                let lanes = self.lanes(shard.name())?;
+                lanes.submit(&assignment, (id, &caller.user), work.clone(), caller.deadline).await
+            })
+            .await
+    }
+
+    /// Tells the relay at once, so that lists follow within milliseconds.
+    fn hint(&self, shard: &Shard, id: ConversationId) {
+        if let Some(hints) = self.hints.get(shard.name()) {
+            hints.hint(id);
+        }
+    }
+
+    /// Brings the lists of a conversation's members up to date now, for a caller who will look at theirs next. If that
+    /// fails the marks are kept, and the relay does it later.
+    async fn relay_now(&self, id: ConversationId) {
+        let map = self.router.map();
+        let shard = self.router.shard(&map.locate(id.owner_key()).shard);
+        let relayed = match shard {
+            Ok(shard) => relay::apply(&self.router, shard, &[id]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = relayed {
+            tracing::warn!(conversation = %id, %error, "conversation lists lag behind; the marks are kept");
+        }
+    }
+
+    /// Waits until no list mark is left on any shard: every list is exact then.
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`] when marks are left at `deadline`.
+    pub async fn relay_idle(&self, deadline: Instant) -> Result<()> {
+        for shard in self.router.shards() {
+            while !relay::is_idle(shard, deadline).await? {
+                if Instant::now() >= deadline {
+                    return Err(Error::DeadlineExceeded);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of every dependency, each asked for at most `patience`.
+    pub async fn health(&self, patience: Duration) -> Health {
+        let directory = check(patience, self.router.directory().ping());
+        let shards = self.router.shards().map(|shard| self.shard_health(shard, patience));
+        let (directory, shards) = futures_util::join!(directory, futures_util::future::join_all(shards));
+        Health { directory, shards }
+    }
+
+    async fn shard_health(&self, shard: &Shard, patience: Duration) -> ShardHealth {
+        let primary = check(patience, shard.primary().ping(Instant::now() + patience));
+        let replicas = futures_util::future::join_all(shard.replicas().iter().map(|replica| check(patience, replica.ping(Instant::now() + patience))));
+        let (primary, replicas) = futures_util::join!(primary, replicas);
+        let (connections, idle_connections) = shard.primary().connections();
+        ShardHealth {
+            name: shard.name().clone(),
+            kind: match shard.primary().dialect() {
+                Dialect::MySql => "mysql",
+                Dialect::Sqlite => "sqlite",
+            },
+            primary,
+            replicas,
+            breaker: shard.breaker_state(),
+            connections,
+            idle_connections,
+            queued_writes: self.lanes(shard.name()).map_or(0, |lanes| lanes.queued()),
+            ranges: self.map().ranges_of(shard.name()).cloned().collect(),
+        }
+    }
+
+    fn key(&self, user: &UserId) -> Result<crate::ids::UserKey> {
+        self.router.key(user)
+    }
+}
+
+/// Looks for a new map at the configured interval, until `closing`.
+async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
+    let interval = router.settings().directory.refresh_interval.0;
+    let mut reachable = true;
+    while closing.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+        let outcome = router.refresh(&router.map()).await;
+        if outcome.is_ok() != reachable {
+            reachable = outcome.is_ok();
+            match outcome {
+                Ok(()) => tracing::info!("the directory is back"),
+                Err(error) => tracing::warn!(%error, "the directory is away; going on with the map as it was"),
+            }
+        }
+    }
+}
+
+async fn check(patience: Duration, ping: impl Future<Output = Result<()>>) -> DependencyHealth {
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(patience, ping).await.unwrap_or(Err(Error::DeadlineExceeded));
+    DependencyHealth {
+        ok: outcome.is_ok(),
+        error: outcome.err().map(|error| error.to_string()),
+        latency_ms: started.elapsed().as_secs_f64() * 1e3,
+    }
+}
+
+/// The state of every dependency.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// The directory's database.
+    pub directory: DependencyHealth,
+    /// The shards, by name.
+    pub shards: Vec<ShardHealth>,
+}
+
+/// Whether a database answers. The error is for operators: it may name hosts.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DependencyHealth {
+    /// It answered.
+    pub ok: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long the answer took, in milliseconds.
+    pub latency_ms: f64,
+}
+
+/// The state of a shard.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardHealth {
+    /// Its name.
+    pub name: ShardName,
+    /// `mysql` (also MariaDB) or `sqlite`.
+    pub kind: &'static str,
+    /// Where it takes writes.
+    pub primary: DependencyHealth,
+    /// Its replicas, in the order of the configuration.
+    pub replicas: Vec<DependencyHealth>,
+    /// `closed` (it works), `open` (requests fail at once) or `half-open` (one may try).
+    pub breaker: &'static str,
+    /// Open connections to the primary.
+    pub connections: u32,
+    /// Those of them that are idle.
+    pub idle_connections: u32,
+    /// Writes waiting in its lanes.
+    pub queued_writes: u64,
+    /// The ranges it owns.
+    pub ranges: Vec<Assignment>,
+}

@@ -1,0 +1,215 @@
+//! The caller's conversation list, unread counts, and sync.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Store;
+use crate::conversation::{self, Head};
+use crate::db::Connection;
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::ids::{ConversationId, Rev, Seq, ShardName};
+use crate::list::{self, Entry, Flags, ListOrder};
+use crate::map::Assignment;
+use crate::member;
+use crate::model::{Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount};
+use crate::node::Shard;
+use crate::sync::{self, Delta};
+
+/// Most conversations in a page of the list.
+pub const LIST_PAGE_MAX: u32 = 100;
+
+impl Store {
+    /// A page of the caller's conversations: pinned first, then the latest activity first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a foreign cursor, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
+    pub async fn list_conversations(&self, caller: &Caller, cursor: Option<&str>, limit: u32) -> Result<ConversationList> {
+        let after = cursor.map(ListOrder::parse).transpose()?;
+        let limit = limit.clamp(1, LIST_PAGE_MAX);
+        let key = self.key(&caller.user)?;
+        let (relayed, large) = self
+            .router
+            .call(key, caller.deadline, |shard, assignment| async move {
+                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                let relayed = list::page(&mut mine, (key, &caller.user), after, limit + 1).await?;
+                Ok((relayed, list::large(&mut mine, (key, &caller.user)).await?))
+            })
+            .await?;
+        let mut entries = self.follow(caller, large).await?;
+        entries.retain(|entry| after.is_none_or(|after| entry.order() < after));
+        entries.extend(relayed);
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.order()));
+        let limit = limit as usize;
+        let next_cursor = (entries.len() > limit).then(|| entries[limit - 1].order().to_cursor());
+        let conversations = entries.into_iter().take(limit).map(Entry::into_list_entry).collect::<Result<_>>()?;
+        Ok(ConversationList { conversations, next_cursor })
+    }
+
+    /// How many messages, in how many conversations, the caller has not read.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
+    pub async fn unread_count(&self, caller: &Caller) -> Result<UnreadCount> {
+        let key = self.key(&caller.user)?;
+        let ((mut total, mut conversations), large) = self
+            .router
+            .call(key, caller.deadline, |shard, assignment| async move {
+                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                let unread = list::unread(&mut mine, (key, &caller.user)).await?;
+                Ok((unread, list::large(&mut mine, (key, &caller.user)).await?))
+            })
+            .await?;
+        for entry in self.follow(caller, large).await? {
+            let unread = entry.head_seq.0.saturating_sub(entry.read_seq.0);
+            total += unread;
+            conversations += u64::from(unread > 0);
+        }
+        Ok(UnreadCount { total, conversations })
+    }
+
+    /// What changed since the client's cursor and revs, in pages.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a foreign cursor or too many conversations.
+    pub async fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncPage> {
+        if request.conversations.len() > sync::CONVERSATIONS_MAX {
+            return Err(Error::invalid("conversations", format!("at most {} at once", sync::CONVERSATIONS_MAX)));
+        }
+        let since = request.cursor.as_deref().map(sync::parse_cursor).transpose()?;
+        let from = since.unwrap_or_default();
+        let key = self.key(&caller.user)?;
+        let mut entries = self
+            .router
+            .call(key, caller.deadline, |shard, assignment| async move {
+                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                list::changed(&mut mine, (key, &caller.user), from, sync::ENTRIES_MAX + 1).await
+            })
+            .await?;
+        let mut has_more = entries.len() > sync::ENTRIES_MAX as usize;
+        entries.truncate(sync::ENTRIES_MAX as usize);
+        let cursor = entries.last().map_or(from, |entry| entry.rev);
+        if since.is_none() {
+            entries.retain(|entry| !entry.removed);
+        }
+        let mut page = SyncPage { changes: Vec::new(), cursor: sync::to_cursor(cursor), has_more: false, resync: Vec::new() };
+        let mut place: HashMap<ConversationId, usize> = HashMap::new();
+        let (large, relayed): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| !entry.relayed && !entry.removed);
+        let mut entries = self.follow(caller, large).await?;
+        entries.extend(relayed);
+        entries.sort_by_key(|entry| entry.rev);
+        for entry in entries {
+            let conversation_id = entry.conversation;
+            let rev = request.conversations.get(&conversation_id).copied().unwrap_or(entry.conversation_rev);
+            place.insert(conversation_id, page.changes.len());
+            let conversation = Some(entry.into_list_entry()?);
+            page.changes.push(ConversationChanges { conversation_id, conversation, messages: Vec::new(), members: Vec::new(), rev });
+        }
+        let mut room = sync::MESSAGES_MAX;
+        for (id, rev) in request.conversations {
+            if room == 0 {
+                has_more = true; // those not looked at keep the rev the client has
+                break;
+            }
+            match self.delta(caller, id, rev, room).await {
+                Ok(Delta::None) | Err(Error::NotMember) => {}
+                Ok(Delta::Resync(head)) => page.resync.push(head),
+                Ok(Delta::Changes { changes, complete }) => {
+                    room -= changes.messages.len().min(room);
+                    has_more |= !complete;
+                    match place.get(&id) {
+                        Some(at) => {
+                            let conversation = page.changes[*at].conversation.take();
+                            page.changes[*at] = ConversationChanges { conversation, ..changes };
+                        }
+                        None => page.changes.push(changes),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        page.has_more = has_more;
+        Ok(page)
+    }
+
+    async fn delta(&self, caller: &Caller, id: ConversationId, rev: Rev, room: usize) -> Result<Delta> {
+        let most = self.settings().limits.sync_changes;
+        self.router
+            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
+                let mut connection = shard.reader(caller.deadline).await?;
+                sync::delta(&mut connection, &shard, &assignment, (id, &caller.user), rev, (room, most)).await
+            })
+            .await
+    }
+
+    /// Brings entries of conversations that are not relayed up to date, one query a shard. A conversation whose shard is
+    /// down keeps what the entry holds.
+    async fn follow(&self, caller: &Caller, mut entries: Vec<Entry>) -> Result<Vec<Entry>> {
+        let map = self.map();
+        let mut by_shard: BTreeMap<&ShardName, Vec<ConversationId>> = BTreeMap::new();
+        for entry in &entries {
+            by_shard.entry(&map.locate(entry.conversation.owner_key()).shard).or_default().push(entry.conversation);
+        }
+        let mut current: HashMap<ConversationId, (Head, Seq)> = HashMap::new();
+        for (name, ids) in by_shard {
+            let shard = self.router.shard(name)?;
+            match heads_for(shard, caller, &ids).await {
+                Ok(heads) => current.extend(heads.into_iter().map(|(head, read_seq)| (head.id, (head, read_seq)))),
+                Err(error) => tracing::warn!(shard = %name, %error, "large conversations are listed as they were"),
+            }
+        }
+        for entry in &mut entries {
+            if let Some((head, read_seq)) = current.get(&entry.conversation) {
+                entry.follow(head, *read_seq);
+            }
+        }
+        Ok(entries)
+    }
+
+    pub(super) async fn list_flags(&self, caller: &Caller, id: ConversationId) -> Result<Flags> {
+        let key = self.key(&caller.user)?;
+        let entry = self
+            .router
+            .call(key, caller.deadline, |shard, assignment| async move {
+                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                list::one(&mut mine, (key, &caller.user), id).await
+            })
+            .await?;
+        Ok(entry.map_or(Flags::default(), |entry| entry.flags()))
+    }
+
+    /// Pins or mutes one of the caller's conversations in their own list.
+    pub(super) async fn set_list_flags(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        flags: (Option<bool>, Option<bool>),
+    ) -> Result<()> {
+        let key = self.key(&caller.user)?;
+        self.relay_now(id).await; // the entry of somebody who joined a moment ago
+        self.router
+            .call(key, caller.deadline, |shard, assignment| async move {
+                let mut connection = shard.begin(caller.deadline).await?;
+                fence::require_write(&mut connection, shard.name(), &assignment).await?;
+                list::set_flags(&mut connection, (key, &caller.user), id, flags).await?;
+                connection.commit().await
+            })
+            .await
+    }
+}
+
+/// A connection to the caller's own shard, checked to be theirs.
+async fn my_entries(shard: &Shard, assignment: &Assignment, caller: &Caller) -> Result<Connection> {
+    let mut connection = shard.reader(caller.deadline).await?;
+    fence::require_read(&mut connection, shard.name(), assignment).await?;
+    Ok(connection)
+}
+
+/// Heads of conversations on one shard, each with the caller's read watermark there.
+async fn heads_for(shard: &Shard, caller: &Caller, ids: &[ConversationId]) -> Result<Vec<(Head, Seq)>> {
+    let mut connection = shard.reader(caller.deadline).await?;
+    let pairs: Vec<_> = ids.iter().map(|id| (*id, &caller.user)).collect();
+    let members = member::pairs(&mut connection, &pairs).await?;
+    let read: HashMap<ConversationId, Seq> = members.into_iter().map(|(id, member)| (id, member.read_seq)).collect();
+    let heads = conversation::heads(&mut connection, ids, false).await?;
+    Ok(heads.into_iter().filter_map(|head| read.get(&head.id).map(|seq| *seq).map(|seq| (head, seq))).collect())
+}

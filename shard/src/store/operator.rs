@@ -1,0 +1,94 @@
+//! What operators' commands use: import and export. Authority comes from holding the configuration, not from membership.
+
+use std::time::{Duration, Instant};
+
+use super::Store;
+use crate::conversation;
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::history;
+use crate::ids::{ConversationId, Seq, UserId};
+use crate::import;
+use crate::model::HistoryRecord;
+
+/// How long one step of an import or export may take, retries included.
+const STEP: Duration = Duration::from_secs(60);
+
+impl Store {
+    /// The conversation that an import of `channel` by `owner` goes to: the same for every run.
+    ///
+    /// # Errors
+    /// When the owner's id does not fit the key function.
+    pub fn import_id(&self, channel: &str, owner: &UserId) -> Result<ConversationId> {
+        Ok(ConversationId::derived((owner, self.key(owner)?), "import", channel))
+    }
+
+    /// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that cannot be a title, [`Error::ShardUnavailable`].
+    pub async fn import_begin(&self, channel: &str, owner: &UserId) -> Result<(ConversationId, u64)> {
+        if channel.is_empty() || channel.chars().count() > 255 || channel.contains('\0') {
+            return Err(Error::invalid("channel", "1 to 255 characters"));
+        }
+        let id = self.import_id(channel, owner)?;
+        let deadline = Instant::now() + STEP;
+        let stored = self
+            .router
+            .call(id.owner_key(), deadline, |shard, assignment| async move {
+                let mut connection = shard.begin(deadline).await?;
+                let stored = import::begin(&mut connection, &shard, &assignment, id, (channel, owner)).await?;
+                connection.commit().await?;
+                Ok(stored)
+            })
+            .await?;
+        Ok((id, stored))
+    }
+
+    /// Appends `records`, the first of which is number `position + 1` of its channel; those stored already are skipped.
+    /// Gives the number of records stored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] about a record (nothing of the batch is stored then), [`Error::ShardUnavailable`].
+    pub async fn import_append(&self, id: ConversationId, position: u64, records: &[HistoryRecord]) -> Result<u64> {
+        for user in records.iter().map(|record| &record.user) {
+            self.key(user)?;
+        }
+        let deadline = Instant::now() + STEP;
+        self.router
+            .call(id.owner_key(), deadline, |shard, assignment| async move {
+                let mut connection = shard.begin(deadline).await?;
+                let target = (id, position);
+                let stored = import::append(&mut connection, &shard, &assignment, target, records, self.settings()).await?;
+                connection.commit().await?;
+                self.hint(&shard, id);
+                Ok(stored)
+            })
+            .await
+    }
+
+    /// Up to `limit` messages after `after`, hot and archived alike, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ArchiveUnavailable`], [`Error::ShardUnavailable`].
+    pub async fn export(&self, id: ConversationId, after: Seq, limit: u32) -> Result<Vec<(Seq, HistoryRecord)>> {
+        let deadline = Instant::now() + STEP;
+        self.router
+            .call(id.owner_key(), deadline, |shard, assignment| async move {
+                let mut connection = shard.reader(deadline).await?;
+                fence::require_read(&mut connection, shard.name(), &assignment).await?;
+                let head = conversation::heads(&mut connection, &[id], false).await?.pop();
+                let head = head.ok_or(Error::NotFound("conversation"))?;
+                let range = (after.next(), Seq(after.0.saturating_add(u64::from(limit)).min(head.head_seq.0)));
+                let hot = if range.0 <= range.1 { history::rows(&mut connection, id, range).await? } else { Vec::new() };
+                drop(connection);
+                let merged = history::merge(&shard, self.cold.as_ref(), id, range, hot, deadline).await?;
+                if merged.unavailable.is_some() {
+                    return Err(Error::ArchiveUnavailable);
+                }
+                let channel = head.title.unwrap_or_else(|| id.to_string());
+                merged.messages.into_iter().map(|message| import::to_record(message, &channel)).collect()
+            })
+            .await
+    }
+}

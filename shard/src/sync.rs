@@ -1,0 +1,116 @@
+//! Reading changes by `rev`: everything that happened since, in one go or in pages.
+//!
+//! Two counters answer it. A user's rev over their list entries says which conversations changed; a conversation's rev
+//! says which of its rows did: a row that was created, edited and deleted meanwhile comes once, as it is now. A page of
+//! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given.
+
+use crate::db::{Connection, values};
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::history;
+use crate::map::Assignment;
+use crate::member;
+use crate::message::StoredMessage;
+use crate::model::{ConversationChanges, ConversationHead, Member, Message};
+use crate::node::Shard;
+
+/// Most conversations whose rev a client may send at once.
+pub const CONVERSATIONS_MAX: usize = 200;
+/// Most list entries in one page.
+pub const ENTRIES_MAX: u32 = 100;
+/// Most messages in one page, over all its conversations.
+pub const MESSAGES_MAX: usize = 500;
+/// Most members told of at once; one change touches at most 1,000.
+const MEMBERS_MAX: usize = 2000;
+
+/// By the index `messages_rev`.
+const CHANGED: &str = "SELECT seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, \
+     reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages \
+     WHERE conversation_id = ? AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?";
+
+/// What one conversation has to tell.
+#[derive(Debug)]
+pub enum Delta {
+    /// Nothing since the rev given.
+    None,
+    /// These changes; `complete` unless there are more.
+    Changes {
+        /// The changes.
+        changes: ConversationChanges,
+        /// Whether the client is up to date after them.
+        complete: bool,
+    },
+    /// Too much, or a rev that was never given out: fetch from the head.
+    Resync(ConversationHead),
+}
+
+/// What changed in a conversation since `rev`, at most `room` messages of it.
+///
+/// # Errors
+/// [`Error::NotOwner`], [`Error::NotMember`].
+pub async fn delta(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    (id, user): (ConversationId, &UserId),
+    rev: Rev,
+    (room, most): (usize, u32),
+) -> Result<Delta> {
+    let access = history::access(connection, shard, assignment, (id, user)).await?;
+    if rev == access.rev {
+        return Ok(Delta::None);
+    }
+    if rev > access.rev || access.rev.0 - rev.0 > u64::from(most) {
+        let head = ConversationHead { conversation_id: id, head_seq: access.head_seq, rev: access.rev };
+        return Ok(Delta::Resync(head));
+    }
+    let mut through = access.rev;
+    let limit = i64::try_from(room + 1).unwrap_or(i64::MAX);
+    let rows = connection.fetch_all(CHANGED, &values![&id, rev, through, limit]).await?;
+    let mut messages = rows.iter().map(|row| StoredMessage::from_row(row, 0)).collect::<Result<Vec<_>>>()?;
+    if messages.len() > room {
+        messages.truncate(room);
+        through = messages.last().map_or(rev, |message| message.rev);
+    }
+    let mut members = member::changed(connection, id, (rev, through), MEMBERS_MAX + 1).await?;
+    if members.len() > MEMBERS_MAX {
+        // Cut before the last rev, which may not be whole; one change never fills a page alone.
+        let last = members.last().map_or(rev, |member| member.rev);
+        members.retain(|member| member.rev < last);
+        through = members.last().map_or(rev, |member| member.rev);
+        messages.retain(|message| message.rev <= through);
+    }
+    let progress = history::progress(connection, id, access.kind).await?;
+    let to_message = |stored: StoredMessage| -> Result<Message> {
+        let status = progress.status(&stored.sender, stored.seq);
+        stored.into_message(id, status)
+    };
+    let changes = ConversationChanges {
+        conversation_id: id,
+        conversation: None,
+        messages: messages.into_iter().map(to_message).collect::<Result<_>>()?,
+        members: members.into_iter().map(member::Membership::into_member).collect::<Vec<Member>>(),
+        rev: through,
+    };
+    Ok(Delta::Changes { changes, complete: through == access.rev })
+}
+
+/// The text form of a user's rev.
+#[must_use]
+pub fn to_cursor(rev: Rev) -> String {
+    rev.to_string()
+}
+
+/// From a cursor.
+///
+/// # Errors
+/// When it is not one that [`to_cursor`] made.
+pub fn parse_cursor(cursor: &str) -> Result<Rev> {
+    cursor.parse().map_err(|_| Error::invalid("cursor", "pass the `cursor` of the answer before"))
+}
+
+/// A head to fetch from, for a conversation about which nothing else can be said.
+#[must_use]
+pub fn head(id: ConversationId, head_seq: Seq, rev: Rev) -> ConversationHead {
+    ConversationHead { conversation_id: id, head_seq, rev }
+}
