@@ -162,10 +162,11 @@ impl Config {
         config
     }
 
-    /// The configuration with its store replaced by an embedded one in `folder`.
+    /// The configuration with other databases: embedded ones in `folder`, for users with any ids.
     #[must_use]
     pub fn embedded_in(self, folder: &Path) -> Self {
-        Self { data_dir: folder.to_owned(), store: StoreSettings { ..embedded_store(folder) }, ..self }
+        let StoreSettings { keyspace, directory, shards, .. } = embedded_store(folder);
+        Self { data_dir: folder.to_owned(), store: StoreSettings { keyspace, directory, shards, ..self.store }, ..self }
     }
 
     /// Whether everything runs in this process: the directory and the shards are SQLite files.

@@ -61,7 +61,7 @@ fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
 }
 
 async fn look(subject: &str, url: &DatabaseUrl, role: Role, connections_needed: u32, database: &Database) -> Result<Examination> {
-    let mut connection = database.writer().await?;
+    let mut connection = database.writer(Instant::now() + PATIENCE).await?;
     let dialect = connection.dialect();
     let begin = Instant::now();
     let version = text(&mut connection, if dialect == Dialect::MySql { VERSION_MYSQL } else { VERSION_SQLITE }).await?;
