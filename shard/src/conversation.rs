@@ -65,7 +65,11 @@ macro_rules! head_columns {
 const HEAD_COLUMN_COUNT: usize = 17;
 
 /// Uses the primary key; locks in id order.
-const SELECT_HEADS: &str = concat!("SELECT ", head_columns!(), " FROM conversations WHERE id IN (");
+const SELECT_HEADS: &str = concat!(
+    "SELECT ",
+    head_columns!(),
+    " FROM conversations WHERE id IN ("
+);
 const SAVE_HEADS: &str = concat!("INSERT INTO conversations (", head_columns!(), ") VALUES ");
 const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadata = {new metadata}, \
      head_seq = {new head_seq}, rev = {new rev}, member_count = {new member_count}, relayed = {new relayed}, \
@@ -76,7 +80,12 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
 impl Head {
     /// A conversation that is about to be created.
     #[must_use]
-    pub fn new(id: ConversationId, kind: ConversationKind, created_by: UserId, now: Timestamp) -> Self {
+    pub fn new(
+        id: ConversationId,
+        kind: ConversationKind,
+        created_by: UserId,
+        now: Timestamp,
+    ) -> Self {
         Self {
             id,
             kind,
@@ -121,7 +130,8 @@ impl Head {
             rev: Rev::from_i64(row.int(7)?),
             member_count: u64::try_from(row.int(8)?).unwrap_or(0),
             relayed: row.int(9)? != 0,
-            first_members: first_members.map_err(|error| Error::Corrupt(format!("first_members: {error}")))?,
+            first_members: first_members
+                .map_err(|error| Error::Corrupt(format!("first_members: {error}")))?,
             last,
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),
@@ -179,12 +189,24 @@ pub(crate) fn kind_of(code: i64) -> Result<ConversationKind> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn heads(connection: &mut Connection, ids: &[ConversationId], lock: bool) -> Result<Vec<Head>> {
+pub async fn heads(
+    connection: &mut Connection,
+    ids: &[ConversationId],
+    lock: bool,
+) -> Result<Vec<Head>> {
     let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
     pad(&mut args);
     let lock = if lock { "{for_update}" } else { "" };
-    let statement = format!("{SELECT_HEADS}{}) ORDER BY id {lock}", placeholders(args.len()));
-    connection.fetch_all(&statement, &args).await?.iter().map(Head::from_row).collect()
+    let statement = format!(
+        "{SELECT_HEADS}{}) ORDER BY id {lock}",
+        placeholders(args.len())
+    );
+    connection
+        .fetch_all(&statement, &args)
+        .await?
+        .iter()
+        .map(Head::from_row)
+        .collect()
 }
 
 /// Repeats the last value until there are a power of two, so that few statements are prepared.
@@ -206,7 +228,10 @@ async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Re
     let mut rest = heads;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(1 << rest.len().ilog2());
-        let names: Vec<String> = chunk.iter().map(|head| first_members_json(&head.first_members)).collect();
+        let names: Vec<String> = chunk
+            .iter()
+            .map(|head| first_members_json(&head.first_members))
+            .collect();
         let mut args = Vec::with_capacity(chunk.len() * HEAD_COLUMN_COUNT);
         for (head, first_members) in chunk.iter().zip(&names) {
             args.extend(values![
@@ -222,14 +247,19 @@ async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Re
                 i64::from(head.relayed),
                 first_members.as_str(),
                 head.last.as_ref().map(|last| &last.sender_id),
-                head.last.as_ref().map(|last| message_type_code(last.message_type)),
+                head.last
+                    .as_ref()
+                    .map(|last| message_type_code(last.message_type)),
                 head.last.as_ref().map(|last| last.content.as_str()),
                 head.last_at.0,
                 head.oldest_hot_at.map(|at| at.0),
                 head.deleted_at.map(|at| at.0),
             ]);
         }
-        let statement = format!("{SAVE_HEADS}{}{update}", rows_of(chunk.len(), HEAD_COLUMN_COUNT));
+        let statement = format!(
+            "{SAVE_HEADS}{}{update}",
+            rows_of(chunk.len(), HEAD_COLUMN_COUNT)
+        );
         connection.execute(&statement, &args).await?;
         rest = after;
     }
@@ -293,10 +323,23 @@ impl Change {
     ) -> Result<Self> {
         let mut connection = shard.begin(deadline).await?;
         fence::require_write(&mut connection, shard.name(), assignment).await?;
-        let head = heads(&mut connection, &[id], true).await?.pop().filter(|head| head.deleted_at.is_none());
+        let head = heads(&mut connection, &[id], true)
+            .await?
+            .pop()
+            .filter(|head| head.deleted_at.is_none());
         let head = head.ok_or(Error::NotMember)?;
-        let me = member::one(&mut connection, id, user).await?.filter(Membership::is_active).ok_or(Error::NotMember)?;
-        Ok(Self { connection, before: head.clone(), head, me, told: Told::Nobody, events: Vec::new() })
+        let me = member::one(&mut connection, id, user)
+            .await?
+            .filter(Membership::is_active)
+            .ok_or(Error::NotMember)?;
+        Ok(Self {
+            connection,
+            before: head.clone(),
+            head,
+            me,
+            told: Told::Nobody,
+            events: Vec::new(),
+        })
     }
 
     /// Saves the head, marks the lists and commits; gives the events.

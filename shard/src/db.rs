@@ -22,8 +22,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, MySql, MySqlPool, Row as _, Sqlite, SqlitePool};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection as _, Executor, MySql, MySqlPool, Row as _, Sqlite,
+    SqlitePool,
+};
 
 use crate::error::{Error, Result};
 use crate::settings::{DatabaseUrl, PoolSettings};
@@ -46,7 +51,10 @@ impl Dialect {
         match url.0.split_once("://").map(|(scheme, _)| scheme) {
             Some("mysql" | "mariadb") => Ok(Self::MySql),
             Some("sqlite") => Ok(Self::Sqlite),
-            _ => Err(Error::invalid("database url", format!("`{}` is neither mysql:// nor sqlite://", url.redacted()))),
+            _ => Err(Error::invalid(
+                "database url",
+                format!("`{}` is neither mysql:// nor sqlite://", url.redacted()),
+            )),
         }
     }
 
@@ -57,7 +65,9 @@ impl Dialect {
         let mut rest = template;
         while let Some((before, after)) = rest.split_once('{') {
             text.push_str(before);
-            let Some((word, after)) = after.split_once('}') else { break };
+            let Some((word, after)) = after.split_once('}') else {
+                break;
+            };
             rest = after;
             let (word, argument) = word.split_once(' ').unwrap_or((word, ""));
             match (word, self) {
@@ -221,7 +231,8 @@ impl Row {
     /// # Errors
     /// When it is not that.
     pub fn key(&self, column: usize) -> Result<crate::ids::UserKey> {
-        crate::ids::UserKey::from_bytes(&self.bytes(column)?).ok_or_else(|| corrupt("a key does not have 8 bytes"))
+        crate::ids::UserKey::from_bytes(&self.bytes(column)?)
+            .ok_or_else(|| corrupt("a key does not have 8 bytes"))
     }
 
     /// A column with a conversation id.
@@ -230,7 +241,8 @@ impl Row {
     /// When it is not that.
     pub fn conversation(&self, column: usize) -> Result<crate::ids::ConversationId> {
         let bytes = self.bytes(column)?;
-        crate::ids::ConversationId::from_bytes(&bytes).ok_or_else(|| corrupt("a conversation id does not have 16 bytes"))
+        crate::ids::ConversationId::from_bytes(&bytes)
+            .ok_or_else(|| corrupt("a conversation id does not have 16 bytes"))
     }
 
     /// A column with a user id.
@@ -269,9 +281,15 @@ pub struct Database {
 
 #[derive(Clone, Debug)]
 enum Pools {
-    MySql { shared: MySqlPool, lanes: MySqlPool },
+    MySql {
+        shared: MySqlPool,
+        lanes: MySqlPool,
+    },
     /// SQLite has one writer at a time; queueing for it here is fair and has a deadline, its own lock has neither.
-    Sqlite { readers: SqlitePool, writer: SqlitePool },
+    Sqlite {
+        readers: SqlitePool,
+        writer: SqlitePool,
+    },
 }
 
 impl Database {
@@ -284,7 +302,11 @@ impl Database {
             Dialect::MySql => mysql_pools(url, settings, lanes)?,
             Dialect::Sqlite => sqlite_pools(url, settings)?,
         };
-        Ok(Self { pools, statement_timeout: settings.statement_timeout.0, acquire_timeout: settings.acquire_timeout.0 })
+        Ok(Self {
+            pools,
+            statement_timeout: settings.statement_timeout.0,
+            acquire_timeout: settings.acquire_timeout.0,
+        })
     }
 
     /// The SQL it speaks.
@@ -302,8 +324,13 @@ impl Database {
     /// When none can be had within the acquire timeout.
     pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
         let raw = match &self.pools {
-            Pools::MySql { shared, .. } => self.timed(deadline, shared.acquire()).await.map(Raw::MySql),
-            Pools::Sqlite { readers, .. } => self.timed(deadline, readers.acquire()).await.map(Raw::Sqlite),
+            Pools::MySql { shared, .. } => {
+                self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
+            }
+            Pools::Sqlite { readers, .. } => self
+                .timed(deadline, readers.acquire())
+                .await
+                .map(Raw::Sqlite),
         };
         Ok(self.connection(raw?, deadline))
     }
@@ -314,8 +341,13 @@ impl Database {
     /// When none can be had within the acquire timeout.
     pub async fn writer(&self, deadline: Instant) -> Result<Connection> {
         let raw = match &self.pools {
-            Pools::MySql { shared, .. } => self.timed(deadline, shared.acquire()).await.map(Raw::MySql),
-            Pools::Sqlite { writer, .. } => self.timed(deadline, writer.acquire()).await.map(Raw::Sqlite),
+            Pools::MySql { shared, .. } => {
+                self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
+            }
+            Pools::Sqlite { writer, .. } => self
+                .timed(deadline, writer.acquire())
+                .await
+                .map(Raw::Sqlite),
         };
         Ok(self.connection(raw?, deadline))
     }
@@ -334,7 +366,11 @@ impl Database {
         }
     }
 
-    async fn timed<T>(&self, deadline: Instant, acquire: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+    async fn timed<T>(
+        &self,
+        deadline: Instant,
+        acquire: impl Future<Output = sqlx::Result<T>>,
+    ) -> Result<T> {
         let limit = deadline.min(Instant::now() + self.acquire_timeout);
         match tokio::time::timeout_at(limit.into(), acquire).await {
             Ok(connection) => Ok(connection?),
@@ -345,7 +381,14 @@ impl Database {
 
     fn connection(&self, raw: Raw, deadline: Instant) -> Connection {
         let statement_timeout = self.statement_timeout;
-        Connection { raw: Some(raw), deadline, statement_timeout, observer: None, busy: false, in_transaction: false }
+        Connection {
+            raw: Some(raw),
+            deadline,
+            statement_timeout,
+            observer: None,
+            busy: false,
+            in_transaction: false,
+        }
     }
 
     /// Whether the database answers by `deadline`.
@@ -353,7 +396,11 @@ impl Database {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self, deadline: Instant) -> Result<()> {
-        self.reader(deadline).await?.fetch_optional("SELECT 1", &[]).await.map(drop)
+        self.reader(deadline)
+            .await?
+            .fetch_optional("SELECT 1", &[])
+            .await
+            .map(drop)
     }
 
     /// Open connections, and how many of them are idle.
@@ -361,10 +408,14 @@ impl Database {
     pub fn connections(&self) -> (u32, u32) {
         let idle = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         match &self.pools {
-            Pools::MySql { shared, lanes } => (shared.size() + lanes.size(), idle(shared.num_idle() + lanes.num_idle())),
-            Pools::Sqlite { readers, writer } => {
-                (readers.size() + writer.size(), idle(readers.num_idle() + writer.num_idle()))
-            }
+            Pools::MySql { shared, lanes } => (
+                shared.size() + lanes.size(),
+                idle(shared.num_idle() + lanes.num_idle()),
+            ),
+            Pools::Sqlite { readers, writer } => (
+                readers.size() + writer.size(),
+                idle(readers.num_idle() + writer.num_idle()),
+            ),
         }
     }
 
@@ -384,10 +435,16 @@ impl Database {
 }
 
 fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result<Pools> {
-    let invalid = |error: sqlx::Error| Error::invalid("database url", format!("`{}`: {error}", url.redacted()));
+    let invalid = |error: sqlx::Error| {
+        Error::invalid("database url", format!("`{}`: {error}", url.redacted()))
+    };
     let options: MySqlConnectOptions = url.0.parse().map_err(invalid)?;
     // A write lane prepares a statement per batch size and purpose; 512 covers them. Slow statements are seen in metrics.
-    let options = options.charset("utf8mb4").collation("utf8mb4_bin").statement_cache_capacity(512).disable_statement_logging();
+    let options = options
+        .charset("utf8mb4")
+        .collation("utf8mb4_bin")
+        .statement_cache_capacity(512)
+        .disable_statement_logging();
     let pool = |size: u32, settings: &PoolSettings| {
         let settings = settings.clone();
         MySqlPoolOptions::new()
@@ -409,26 +466,44 @@ fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result
             .connect_lazy_with(options.clone())
     };
     let shared = pool(settings.max_connections, settings);
-    let lane_settings = PoolSettings { idle_timeout: crate::settings::Span::secs(3600), ..settings.clone() };
-    Ok(Pools::MySql { shared, lanes: pool(lanes, &lane_settings) })
+    let lane_settings = PoolSettings {
+        idle_timeout: crate::settings::Span::secs(3600),
+        ..settings.clone()
+    };
+    Ok(Pools::MySql {
+        shared,
+        lanes: pool(lanes, &lane_settings),
+    })
 }
 
 /// READ COMMITTED takes no gap locks, so that writers of neighbouring rows do not meet; every transaction here locks the
 /// heads it depends on. The server's own limit on a SELECT is MySQL's `max_execution_time` (milliseconds) or MariaDB's
 /// `max_statement_time` (seconds).
-async fn prepare_mysql_session(connection: &mut sqlx::MySqlConnection, settings: &PoolSettings) -> sqlx::Result<()> {
+async fn prepare_mysql_session(
+    connection: &mut sqlx::MySqlConnection,
+    settings: &PoolSettings,
+) -> sqlx::Result<()> {
     let lock_wait = settings.lock_timeout.0.as_secs().max(1);
     let common = format!(
         "SET SESSION transaction_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = {lock_wait}, \
          sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
     );
     let maria = common.replace("transaction_isolation", "tx_isolation");
-    let version: String = sqlx::query("SELECT VERSION()").fetch_one(&mut *connection).await?.try_get_unchecked(0)?;
+    let version: String = sqlx::query("SELECT VERSION()")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get_unchecked(0)?;
     let limit = settings.statement_timeout.0;
     let (first, second) = if version.contains("MariaDB") {
-        (maria, format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()))
+        (
+            maria,
+            format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
+        )
     } else {
-        (common, format!("SET SESSION max_execution_time = {}", limit.as_millis()))
+        (
+            common,
+            format!("SET SESSION max_execution_time = {}", limit.as_millis()),
+        )
     };
     connection.execute(AssertSqlSafe(first)).await?;
     connection.execute(AssertSqlSafe(second)).await?;
@@ -438,7 +513,10 @@ async fn prepare_mysql_session(connection: &mut sqlx::MySqlConnection, settings:
 fn sqlite_pools(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Pools> {
     let path = url.0.strip_prefix("sqlite://").unwrap_or_default();
     if path.is_empty() || path.contains('?') {
-        return Err(Error::invalid("database url", "write sqlite:// and then the path of the file"));
+        return Err(Error::invalid(
+            "database url",
+            "write sqlite:// and then the path of the file",
+        ));
     }
     // synchronous = FULL: in WAL mode only this syncs every commit (INV-ACK). https://sqlite.org/pragma.html#pragma_synchronous
     let options = SqliteConnectOptions::new()
@@ -459,7 +537,10 @@ fn sqlite_pools(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Pools> {
             .test_before_acquire(false)
             .connect_lazy_with(options.clone())
     };
-    Ok(Pools::Sqlite { readers: pool(settings.max_connections.min(8)), writer: pool(1) })
+    Ok(Pools::Sqlite {
+        readers: pool(settings.max_connections.min(8)),
+        writer: pool(1),
+    })
 }
 
 #[derive(Debug)]
@@ -471,8 +552,14 @@ enum Raw {
 impl Raw {
     async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {
         match self {
-            Self::MySql(connection) => (&mut **connection).execute(sqlx::raw_sql(statement)).await.map(drop),
-            Self::Sqlite(connection) => (&mut **connection).execute(sqlx::raw_sql(statement)).await.map(drop),
+            Self::MySql(connection) => (&mut **connection)
+                .execute(sqlx::raw_sql(statement))
+                .await
+                .map(drop),
+            Self::Sqlite(connection) => (&mut **connection)
+                .execute(sqlx::raw_sql(statement))
+                .await
+                .map(drop),
         }
     }
 
@@ -503,15 +590,22 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Some(mut raw) = self.raw.take() else { return };
+        let Some(mut raw) = self.raw.take() else {
+            return;
+        };
         if self.busy {
             raw.abandon();
         } else if self.in_transaction {
-            let Ok(runtime) = tokio::runtime::Handle::try_current() else { return raw.abandon() };
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                return raw.abandon();
+            };
             let limit = self.statement_timeout;
             // A drop cannot wait. The task holds its connection only, so the pools bound how many there are.
             runtime.spawn(async move {
-                if !matches!(tokio::time::timeout(limit, raw.execute("ROLLBACK")).await, Ok(Ok(()))) {
+                if !matches!(
+                    tokio::time::timeout(limit, raw.execute("ROLLBACK")).await,
+                    Ok(Ok(()))
+                ) {
                     raw.abandon();
                 }
             });
@@ -610,7 +704,11 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::fetch_all`].
-    pub async fn fetch_optional(&mut self, statement: &str, args: &[Value<'_>]) -> Result<Option<Row>> {
+    pub async fn fetch_optional(
+        &mut self,
+        statement: &str,
+        args: &[Value<'_>],
+    ) -> Result<Option<Row>> {
         let sql = self.dialect().render(statement);
         with_driver!(
             self,
@@ -680,7 +778,8 @@ mod tests {
 
     #[test]
     fn statements_are_written_once() {
-        let statement = "INSERT INTO t (a, b) VALUES (?, ?) {on_duplicate a} b = {greatest}(b, {new b})";
+        let statement =
+            "INSERT INTO t (a, b) VALUES (?, ?) {on_duplicate a} b = {greatest}(b, {new b})";
         assert_eq!(
             Dialect::MySql.render(statement),
             "INSERT INTO t (a, b) VALUES (?, ?) ON DUPLICATE KEY UPDATE b = GREATEST(b, VALUES(b))"

@@ -22,7 +22,9 @@ pub enum Error {
     #[error("{0}")]
     Forbidden(&'static str),
     /// This idempotency key was used before for something else.
-    #[error("this client message id was used before with another body; use a new id for a new message")]
+    #[error(
+        "this client message id was used before with another body; use a new id for a new message"
+    )]
     IdempotencyConflict,
     /// The state of the conversation does not allow this.
     #[error("{0}")]
@@ -101,12 +103,17 @@ const MYSQL_RERUN: [u16; 3] = [1205, 1213, 1020];
 /// Whether a transaction that met `error` was rolled back because of others, and may be run again at once.
 #[must_use]
 pub fn is_contention(error: &sqlx::Error) -> bool {
-    let Some(database) = error.as_database_error() else { return false };
+    let Some(database) = error.as_database_error() else {
+        return false;
+    };
     if let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
         return MYSQL_RERUN.contains(&mysql.number());
     }
     // SQLITE_BUSY and SQLITE_LOCKED with their extended codes: https://sqlite.org/rescode.html
-    database.code().and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    database
+        .code()
+        .and_then(|code| code.parse::<i32>().ok())
+        .is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// Whether `error` is about the connection or the server, not about the statement.
@@ -120,7 +127,9 @@ pub fn is_connection(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(database) => {
-            let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() else { return false };
+            let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() else {
+                return false;
+            };
             // Too many connections, server shutdown, connection killed, access denied while failing over, read-only:
             // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_NEW_ABORTING_CONNECTION, ER_CONNECTION_KILLED (MariaDB 1927),
             // ER_OPTION_PREVENTS_STATEMENT.

@@ -65,31 +65,54 @@ pub struct Fence {
 
 impl Fence {
     fn allows(&self, assignment: &Assignment, writing: bool) -> bool {
-        let state_fits = if writing { self.state == FenceState::Open } else { self.state.readable() };
+        let state_fits = if writing {
+            self.state == FenceState::Open
+        } else {
+            self.state.readable()
+        };
         self.range == assignment.range && self.epoch == assignment.epoch && state_fits
     }
 }
 
 /// Uses the primary key.
-const FENCES_BY_START: &str = "SELECT range_start, range_end, epoch, state FROM fences WHERE range_start IN (";
+const FENCES_BY_START: &str =
+    "SELECT range_start, range_end, epoch, state FROM fences WHERE range_start IN (";
 /// The whole table: a handful of rows.
-const ALL_FENCES: &str = "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
+const ALL_FENCES: &str =
+    "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
 
 fn fence(row: &Row) -> Result<Fence> {
-    let end = row.opt_bytes(1)?.map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into())));
+    let end = row.opt_bytes(1)?.map(|bytes| {
+        UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into()))
+    });
     Ok(Fence {
-        range: KeyRange { start: row.key(0)?.0, end: end.transpose()?.map(|key| key.0) },
+        range: KeyRange {
+            start: row.key(0)?.0,
+            end: end.transpose()?.map(|key| key.0),
+        },
         epoch: Epoch::from_i64(row.int(2)?),
         state: FenceState::parse(&row.text(3)?)?,
     })
 }
 
-async fn fetch(connection: &mut Connection, assignments: &[&Assignment], lock: &str) -> Result<Vec<Fence>> {
-    let starts: Vec<[u8; 8]> = assignments.iter().map(|assignment| UserKey(assignment.range.start).to_bytes()).collect();
+async fn fetch(
+    connection: &mut Connection,
+    assignments: &[&Assignment],
+    lock: &str,
+) -> Result<Vec<Fence>> {
+    let starts: Vec<[u8; 8]> = assignments
+        .iter()
+        .map(|assignment| UserKey(assignment.range.start).to_bytes())
+        .collect();
     let args: Vec<Value<'_>> = starts.iter().map(Value::from).collect();
     let statement = format!("{FENCES_BY_START}{}) {lock}", placeholders(args.len()));
-    connection.fetch_all(&statement, &args).await?.iter().map(fence).collect()
+    connection
+        .fetch_all(&statement, &args)
+        .await?
+        .iter()
+        .map(fence)
+        .collect()
 }
 
 /// In a write transaction: locks the fences of `assignments` (no two alike) shared, and says for each whether this shard
@@ -97,9 +120,13 @@ async fn fetch(connection: &mut Connection, assignments: &[&Assignment], lock: &
 ///
 /// # Errors
 /// When the database fails.
-pub async fn lock_for_write(connection: &mut Connection, assignments: &[&Assignment]) -> Result<Vec<bool>> {
+pub async fn lock_for_write(
+    connection: &mut Connection,
+    assignments: &[&Assignment],
+) -> Result<Vec<bool>> {
     let fences = fetch(connection, assignments, "{for_share}").await?;
-    let allowed = |assignment: &&Assignment| fences.iter().any(|fence| fence.allows(assignment, true));
+    let allowed =
+        |assignment: &&Assignment| fences.iter().any(|fence| fence.allows(assignment, true));
     Ok(assignments.iter().map(allowed).collect())
 }
 
@@ -107,7 +134,11 @@ pub async fn lock_for_write(connection: &mut Connection, assignments: &[&Assignm
 ///
 /// # Errors
 /// [`Error::NotOwner`] when this shard takes no writes for it.
-pub async fn require_write(connection: &mut Connection, shard: &ShardName, assignment: &Assignment) -> Result<()> {
+pub async fn require_write(
+    connection: &mut Connection,
+    shard: &ShardName,
+    assignment: &Assignment,
+) -> Result<()> {
     if lock_for_write(connection, &[assignment]).await? == [true] {
         return Ok(());
     }
@@ -118,7 +149,11 @@ pub async fn require_write(connection: &mut Connection, shard: &ShardName, assig
 ///
 /// # Errors
 /// [`Error::NotOwner`] when it does not.
-pub async fn require_read(connection: &mut Connection, shard: &ShardName, assignment: &Assignment) -> Result<()> {
+pub async fn require_read(
+    connection: &mut Connection,
+    shard: &ShardName,
+    assignment: &Assignment,
+) -> Result<()> {
     let fences = fetch(connection, &[assignment], "").await?;
     if fences.iter().any(|fence| fence.allows(assignment, false)) {
         return Ok(());
@@ -131,7 +166,12 @@ pub async fn require_read(connection: &mut Connection, shard: &ShardName, assign
 /// # Errors
 /// When the database fails.
 pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
-    connection.fetch_all(ALL_FENCES, &[]).await?.iter().map(fence).collect()
+    connection
+        .fetch_all(ALL_FENCES, &[])
+        .await?
+        .iter()
+        .map(fence)
+        .collect()
 }
 
 /// Opens fences for ranges that get their first owner.
@@ -141,12 +181,27 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
 pub async fn insert_open(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
     let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = assignments
         .iter()
-        .map(|a| (UserKey(a.range.start).to_bytes(), a.range.end.map(|end| UserKey(end).to_bytes())))
+        .map(|a| {
+            (
+                UserKey(a.range.start).to_bytes(),
+                a.range.end.map(|end| UserKey(end).to_bytes()),
+            )
+        })
         .collect();
     let mut args = Vec::with_capacity(4 * assignments.len());
     for (assignment, (start, end)) in assignments.iter().zip(&bounds) {
-        args.extend(values![start, end.as_ref(), assignment.epoch, FenceState::Open.name()]);
+        args.extend(values![
+            start,
+            end.as_ref(),
+            assignment.epoch,
+            FenceState::Open.name()
+        ]);
     }
-    connection.execute(&format!("{INSERT_FENCES}{}", rows_of(assignments.len(), 4)), &args).await?;
+    connection
+        .execute(
+            &format!("{INSERT_FENCES}{}", rows_of(assignments.len(), 4)),
+            &args,
+        )
+        .await?;
     Ok(())
 }

@@ -59,13 +59,23 @@ pub async fn access(
     (id, user): (ConversationId, &UserId),
 ) -> Result<Access> {
     let start = UserKey(assignment.range.start).to_bytes();
-    let Some(row) = connection.fetch_optional(ACCESS, &values![user, &start, &id]).await? else {
+    let Some(row) = connection
+        .fetch_optional(ACCESS, &values![user, &start, &id])
+        .await?
+    else {
         fence::require_read(connection, shard.name(), assignment).await?;
         return Err(Error::NotMember);
     };
-    let end = row.opt_bytes(6)?.and_then(|bytes| UserKey::from_bytes(&bytes)).map(|key| key.0);
+    let end = row
+        .opt_bytes(6)?
+        .and_then(|bytes| UserKey::from_bytes(&bytes))
+        .map(|key| key.0);
     let owned = row.opt_int(7)? == Some(assignment.epoch.as_i64()) && end == assignment.range.end;
-    if !owned || row.opt_text(8)?.is_none_or(|state| state == fence::FenceState::Gone.name()) {
+    if !owned
+        || row
+            .opt_text(8)?
+            .is_none_or(|state| state == fence::FenceState::Gone.name())
+    {
         return Err(Error::NotOwner(shard.name().clone()));
     }
     role_of(row.int(3)?)?.ok_or(Error::NotMember)?;
@@ -90,7 +100,9 @@ fn bounds(position: Position, limit: u32, head: Seq) -> (Seq, Seq) {
         Position::Around(seq) => {
             // Half before, the message itself and the rest after; what one side lacks the other gives.
             let center = seq.0.min(head.0);
-            let last = (center + (limit - 1).div_ceil(2)).min(head.0).max(limit.min(head.0));
+            let last = (center + (limit - 1).div_ceil(2))
+                .min(head.0)
+                .max(limit.min(head.0));
             ((last + 1).saturating_sub(limit), last)
         }
     };
@@ -129,7 +141,11 @@ pub async fn page(
         stored.into_message(id, status)
     };
     Ok(HistoryPage {
-        messages: merged.messages.into_iter().map(to_message).collect::<Result<_>>()?,
+        messages: merged
+            .messages
+            .into_iter()
+            .map(to_message)
+            .collect::<Result<_>>()?,
         head_seq: access.head_seq,
         rev: access.rev,
         has_more_before: first > Seq(1) && access.head_seq > Seq(0),
@@ -143,21 +159,35 @@ pub async fn page(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn progress(connection: &mut Connection, id: ConversationId, kind: ConversationKind) -> Result<Progress> {
+pub async fn progress(
+    connection: &mut Connection,
+    id: ConversationId,
+    kind: ConversationKind,
+) -> Result<Progress> {
     if kind == ConversationKind::Channel {
         return Ok(Progress::default());
     }
     let everybody = usize::from(u16::MAX);
-    Ok(Progress::of(member::page(connection, id, &[], everybody).await?))
+    Ok(Progress::of(
+        member::page(connection, id, &[], everybody).await?,
+    ))
 }
 
 /// The hot rows of a stretch, in order.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn rows(connection: &mut Connection, id: ConversationId, (first, last): (Seq, Seq)) -> Result<Vec<StoredMessage>> {
-    let rows = connection.fetch_all(PAGE, &values![&id, first, last]).await?;
-    rows.iter().map(|row| StoredMessage::from_row(row, 0)).collect()
+pub async fn rows(
+    connection: &mut Connection,
+    id: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<Vec<StoredMessage>> {
+    let rows = connection
+        .fetch_all(PAGE, &values![&id, first, last])
+        .await?;
+    rows.iter()
+        .map(|row| StoredMessage::from_row(row, 0))
+        .collect()
 }
 
 /// The same from a replica, if it has seen everything up to `rev`; a replica that is behind or down is passed over.
@@ -171,15 +201,23 @@ async fn replica_rows(
     let replica = shard.replica()?;
     let read = async {
         let mut connection = replica.reader(deadline).await?;
-        let row = connection.fetch_optional(REPLICA_REV, &values![&id]).await?;
+        let row = connection
+            .fetch_optional(REPLICA_REV, &values![&id])
+            .await?;
         let seen = row.map(|row| row.int(0)).transpose()?.map(Rev::from_i64);
         if seen < Some(rev) {
             return Ok(None);
         }
         rows(&mut connection, id, range).await.map(Some)
     };
-    let outcome = read.await.inspect_err(|error: &Error| tracing::debug!(%error, "a replica cannot be read"));
-    let label = if matches!(outcome, Ok(Some(_))) { "used" } else { "passed_over" };
+    let outcome = read
+        .await
+        .inspect_err(|error: &Error| tracing::debug!(%error, "a replica cannot be read"));
+    let label = if matches!(outcome, Ok(Some(_))) {
+        "used"
+    } else {
+        "passed_over"
+    };
     metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
     outcome.ok().flatten()
 }
@@ -211,12 +249,26 @@ pub async fn merge(
     let wanted = (last.0 + 1).saturating_sub(first.0);
     let hot_count = hot.len() as u64;
     if hot_count == wanted {
-        return Ok(Merged { messages: hot, tiers: Tiers { hot: hot_count, archive: 0 }, unavailable: None });
+        return Ok(Merged {
+            messages: hot,
+            tiers: Tiers {
+                hot: hot_count,
+                archive: 0,
+            },
+            unavailable: None,
+        });
     }
-    let mut by_seq: BTreeMap<Seq, StoredMessage> = hot.into_iter().map(|message| (message.seq, message)).collect();
+    let mut by_seq: BTreeMap<Seq, StoredMessage> = hot
+        .into_iter()
+        .map(|message| (message.seq, message))
+        .collect();
     let missing = |seq: &Seq| !by_seq.contains_key(seq);
     let from_seq = (first.0..=last.0).map(Seq).find(missing).unwrap_or(first);
-    let to_seq = (first.0..=last.0).rev().map(Seq).find(missing).unwrap_or(last);
+    let to_seq = (first.0..=last.0)
+        .rev()
+        .map(Seq)
+        .find(missing)
+        .unwrap_or(last);
     let unavailable = match cold.read(shard, id, from_seq, to_seq, deadline).await {
         Ok(archived) => {
             for message in archived {
@@ -227,11 +279,20 @@ pub async fn merge(
         Err(Error::ArchiveUnavailable) if !by_seq.is_empty() => Some(SeqRange { from_seq, to_seq }),
         Err(error) => return Err(error),
     };
-    let tiers = Tiers { hot: hot_count, archive: by_seq.len() as u64 - hot_count };
+    let tiers = Tiers {
+        hot: hot_count,
+        archive: by_seq.len() as u64 - hot_count,
+    };
     if unavailable.is_none() && by_seq.len() as u64 != wanted {
-        return Err(Error::Corrupt(format!("conversation {id} has a hole between {from_seq} and {to_seq}")));
+        return Err(Error::Corrupt(format!(
+            "conversation {id} has a hole between {from_seq} and {to_seq}"
+        )));
     }
-    Ok(Merged { messages: by_seq.into_values().collect(), tiers, unavailable })
+    Ok(Merged {
+        messages: by_seq.into_values().collect(),
+        tiers,
+        unavailable,
+    })
 }
 
 #[cfg(test)]
@@ -247,7 +308,10 @@ mod tests {
 
     #[test]
     fn a_page_is_arithmetic() {
-        assert_eq!(page_of(Position::Before(Seq(501)), 50, 1000), (451..=500).collect::<Vec<_>>());
+        assert_eq!(
+            page_of(Position::Before(Seq(501)), 50, 1000),
+            (451..=500).collect::<Vec<_>>()
+        );
         assert_eq!(page_of(Position::Latest, 3, 10), [8, 9, 10]);
         assert_eq!(page_of(Position::Latest, 20, 2), [1, 2]);
         assert_eq!(page_of(Position::Latest, 20, 0), [] as [u64; 0]);
@@ -255,10 +319,19 @@ mod tests {
         assert_eq!(page_of(Position::After(Seq(10)), 20, 10), [] as [u64; 0]);
         assert_eq!(page_of(Position::After(Seq(0)), 2, 10), [1, 2]);
         assert_eq!(page_of(Position::Before(Seq(1)), 20, 10), [] as [u64; 0]);
-        assert_eq!(page_of(Position::Before(Seq(i64::MAX as u64)), 2, 10), [9, 10]);
-        assert_eq!(page_of(Position::Around(Seq(50)), 5, 100), [48, 49, 50, 51, 52]);
+        assert_eq!(
+            page_of(Position::Before(Seq(i64::MAX as u64)), 2, 10),
+            [9, 10]
+        );
+        assert_eq!(
+            page_of(Position::Around(Seq(50)), 5, 100),
+            [48, 49, 50, 51, 52]
+        );
         assert_eq!(page_of(Position::Around(Seq(1)), 4, 100), [1, 2, 3, 4]);
-        assert_eq!(page_of(Position::Around(Seq(100)), 4, 100), [97, 98, 99, 100]);
+        assert_eq!(
+            page_of(Position::Around(Seq(100)), 4, 100),
+            [97, 98, 99, 100]
+        );
         assert_eq!(page_of(Position::Around(Seq(9)), 4, 2), [1, 2]);
         assert_eq!(page_of(Position::Around(Seq(0)), 4, 0), [] as [u64; 0]);
     }

@@ -119,9 +119,12 @@ impl KeyFunction {
         match self {
             Self::Hashed => Ok(UserKey(XxHash3_64::oneshot(user.as_str().as_bytes()))),
             Self::Numeric => {
-                let error = IdError("with numeric keys a user id is a decimal number below 2^64, without leading zeros");
+                let error = IdError(
+                    "with numeric keys a user id is a decimal number below 2^64, without leading zeros",
+                );
                 let text = user.as_str();
-                let canonical = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+                let canonical = text.bytes().all(|b| b.is_ascii_digit())
+                    && (text == "0" || !text.starts_with('0'));
                 if !canonical {
                     return Err(error);
                 }
@@ -160,7 +163,11 @@ impl ConversationId {
     /// `probe` counts up when a stranger's conversation already has that id (a forged collision), so it is never opened.
     #[must_use]
     pub fn direct(a: (&UserId, UserKey), b: (&UserId, UserKey), probe: u64) -> Self {
-        let (first, second) = if (a.1, a.0) <= (b.1, b.0) { (a, b) } else { (b, a) };
+        let (first, second) = if (a.1, a.0) <= (b.1, b.0) {
+            (a, b)
+        } else {
+            (b, a)
+        };
         let mut pair = Vec::with_capacity(2 + first.0.as_str().len() + second.0.as_str().len());
         pair.extend_from_slice(first.0.as_str().as_bytes());
         pair.push(0); // no user id has a control character, so the pair reads back one way only
@@ -222,7 +229,8 @@ impl FromStr for ConversationId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let canonical = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let canonical =
+            text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let error = IdError("a conversation id is 32 lower-case hexadecimal digits");
         if !canonical {
             return Err(error);
@@ -240,7 +248,9 @@ impl Serialize for ConversationId {
 
 impl<'de> Deserialize<'de> for ConversationId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -332,7 +342,9 @@ impl FromStr for MessageId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let error = IdError("a message id is a conversation id, a hyphen, and a sequence number from 1 to 2^63 - 1");
+        let error = IdError(
+            "a message id is a conversation id, a hyphen, and a sequence number from 1 to 2^63 - 1",
+        );
         let (conversation, seq) = text.split_once('-').ok_or(error.clone())?;
         let conversation = conversation.parse().map_err(|_| error.clone())?;
         let canonical = !seq.starts_with('0');
@@ -352,7 +364,9 @@ impl Serialize for MessageId {
 
 impl<'de> Deserialize<'de> for MessageId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -368,9 +382,12 @@ impl ShardName {
     /// When it is not 1 to 64 of lower-case letters, digits, `-` and `_`.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
         if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
-            return Err(IdError("a shard name has 1 to 64 lower-case letters, digits, hyphens or underscores"));
+            return Err(IdError(
+                "a shard name has 1 to 64 lower-case letters, digits, hyphens or underscores",
+            ));
         }
         Ok(Self(text))
     }
@@ -413,7 +430,16 @@ mod tests {
         let key = |text: &str| KeyFunction::Numeric.key(&user(text));
         assert_eq!(key("0").unwrap(), UserKey(0));
         assert_eq!(key("18446744073709551615").unwrap(), UserKey(u64::MAX));
-        for wrong in ["07", "+7", "-1", "alice", "18446744073709551616", "1e3", " 1", "٣"] {
+        for wrong in [
+            "07",
+            "+7",
+            "-1",
+            "alice",
+            "18446744073709551616",
+            "1e3",
+            " 1",
+            "٣",
+        ] {
             assert!(key(wrong).is_err(), "{wrong}");
         }
     }
@@ -429,7 +455,10 @@ mod tests {
     #[test]
     fn the_key_of_a_user_never_changes() {
         // Published values: a different hash would place every stored user on another shard.
-        assert_eq!(hashed(&user("alice")).1, UserKey(XxHash3_64::oneshot(b"alice")));
+        assert_eq!(
+            hashed(&user("alice")).1,
+            UserKey(XxHash3_64::oneshot(b"alice"))
+        );
         assert_eq!(XxHash3_64::oneshot(b""), 0x2d06_8005_38d3_94c2); // XXH3-64 of the empty input, from its specification
     }
 

@@ -19,8 +19,7 @@ use crate::relay;
 use crate::settings::{LimitSettings, StoreSettings};
 
 const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
-const SET_POSITION: &str =
-    "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
+const SET_POSITION: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
 
 /// In a write transaction: makes the conversation for an imported channel unless it is there, and says how many of its
 /// records are stored.
@@ -39,8 +38,13 @@ pub async fn begin(
     if let Some(row) = stored {
         return Ok(u64::try_from(row.int(0)?).unwrap_or(0));
     }
-    if !conversation::heads(connection, &[id], true).await?.is_empty() {
-        return Err(Error::Conflict("a conversation with this id exists already and was not imported"));
+    if !conversation::heads(connection, &[id], true)
+        .await?
+        .is_empty()
+    {
+        return Err(Error::Conflict(
+            "a conversation with this id exists already and was not imported",
+        ));
     }
     let now = Timestamp::now();
     let mut head = Head::new(id, ConversationKind::Channel, owner.clone(), now);
@@ -49,8 +53,14 @@ pub async fn begin(
     head.member_count = 1;
     head.first_members = vec![owner.clone()];
     let rev = head.next_rev();
-    let membership =
-        Membership { user: owner.clone(), role: Some(Role::Owner), read_seq: Seq(0), delivered_seq: Seq(0), rev, joined_at: now };
+    let membership = Membership {
+        user: owner.clone(),
+        role: Some(Role::Owner),
+        read_seq: Seq(0),
+        delivered_seq: Seq(0),
+        rev,
+        joined_at: now,
+    };
     conversation::save(connection, &[&head]).await?;
     member::save(connection, id, &[membership]).await?;
     connection.execute(SET_POSITION, &values![&id, 0]).await?;
@@ -71,16 +81,24 @@ pub async fn append(
     settings: &StoreSettings,
 ) -> Result<u64> {
     fence::require_write(connection, shard.name(), assignment).await?;
-    let mut head = conversation::heads(connection, &[id], true).await?.pop().ok_or(Error::NotFound("imported conversation"))?;
+    let mut head = conversation::heads(connection, &[id], true)
+        .await?
+        .pop()
+        .ok_or(Error::NotFound("imported conversation"))?;
     let stored = connection.fetch_optional(POSITION, &values![&id]).await?;
-    let stored = stored.map(|row| row.int(0)).transpose()?.ok_or(Error::NotFound("imported conversation"))?;
+    let stored = stored
+        .map(|row| row.int(0))
+        .transpose()?
+        .ok_or(Error::NotFound("imported conversation"))?;
     let stored = u64::try_from(stored).unwrap_or(0);
     let end = position + records.len() as u64;
     if stored < position {
         return Err(Error::Conflict("records before these are not stored yet"));
     }
     let skip = usize::try_from(stored - position).unwrap_or(usize::MAX);
-    let Some(fresh) = records.get(skip..).filter(|fresh| !fresh.is_empty()) else { return Ok(stored.max(end)) };
+    let Some(fresh) = records.get(skip..).filter(|fresh| !fresh.is_empty()) else {
+        return Ok(stored.max(end));
+    };
 
     let joined = add_members(connection, &mut head, fresh, settings).await?;
     // A record's reply counts within the import; live messages may have come between.
@@ -93,7 +111,12 @@ pub async fn append(
     }
     message::insert(connection, &rows).await?;
     conversation::save(connection, &[&head]).await?;
-    connection.execute(SET_POSITION, &values![&id, i64::try_from(end).unwrap_or(i64::MAX)]).await?;
+    connection
+        .execute(
+            SET_POSITION,
+            &values![&id, i64::try_from(end).unwrap_or(i64::MAX)],
+        )
+        .await?;
     if head.relayed {
         relay::mark(connection, &[(id, None)]).await?;
     } else {
@@ -117,14 +140,20 @@ async fn add_members(
     let users: Vec<&UserId> = first_at.keys().copied().collect();
     let present = member::some(connection, head.id, &users).await?;
     let present: BTreeSet<&UserId> = present.iter().map(|member| &member.user).collect();
-    let new: Vec<&UserId> = users.into_iter().filter(|user| !present.contains(user)).collect();
+    let new: Vec<&UserId> = users
+        .into_iter()
+        .filter(|user| !present.contains(user))
+        .collect();
     if new.is_empty() {
         return Ok(Vec::new());
     }
     head.member_count += new.len() as u64;
     let max = u64::from(settings.limits.channel_members);
     if head.member_count > max {
-        return Err(Error::LimitReached { what: "members of a channel", max });
+        return Err(Error::LimitReached {
+            what: "members of a channel",
+            max,
+        });
     }
     let was_relayed = head.relayed;
     head.set_relayed(settings.relay.max_members);
@@ -145,17 +174,37 @@ async fn add_members(
         .collect();
     member::save(connection, head.id, &memberships).await?;
     let room = FIRST_MEMBERS.saturating_sub(head.first_members.len());
-    head.first_members.extend(new.iter().take(room).map(|user| (*user).clone()));
+    head.first_members
+        .extend(new.iter().take(room).map(|user| (*user).clone()));
     Ok(new.into_iter().cloned().collect())
 }
 
 /// Checks a record, whose text may be longer than what clients may send now, and gives it the next seq and rev.
-fn to_stored(record: &HistoryRecord, head: &mut Head, offset: u64, limits: &LimitSettings) -> Result<StoredMessage> {
+fn to_stored(
+    record: &HistoryRecord,
+    head: &mut Head,
+    offset: u64,
+    limits: &LimitSettings,
+) -> Result<StoredMessage> {
     check_record(record)?;
-    let object = |field: &str, json: &Option<RawJson>| json.as_ref().map(|json| check_object(field, json, u32::MAX)).transpose();
-    let attachments = record.attachments.as_ref().map(|json| json.get().to_owned()).filter(|json| json != "[]");
-    if attachments.as_ref().is_some_and(|json| json.len() > limits.attachments_bytes as usize) {
-        return Err(Error::invalid("attachments", format!("at most {} bytes of JSON", limits.attachments_bytes)));
+    let object = |field: &str, json: &Option<RawJson>| {
+        json.as_ref()
+            .map(|json| check_object(field, json, u32::MAX))
+            .transpose()
+    };
+    let attachments = record
+        .attachments
+        .as_ref()
+        .map(|json| json.get().to_owned())
+        .filter(|json| json != "[]");
+    if attachments
+        .as_ref()
+        .is_some_and(|json| json.len() > limits.attachments_bytes as usize)
+    {
+        return Err(Error::invalid(
+            "attachments",
+            format!("at most {} bytes of JSON", limits.attachments_bytes),
+        ));
     }
     Ok(StoredMessage {
         seq: head.head_seq.next(),
@@ -165,7 +214,10 @@ fn to_stored(record: &HistoryRecord, head: &mut Head, offset: u64, limits: &Limi
         body_digest: None,
         message_type: record.message_type,
         content: record.text.clone(),
-        reply_to: record.reply_to.map(|seq| Seq(seq.0 + offset)).filter(|seq| *seq <= head.head_seq),
+        reply_to: record
+            .reply_to
+            .map(|seq| Seq(seq.0 + offset))
+            .filter(|seq| *seq <= head.head_seq),
         attachments,
         reactions: object("reactions", &record.reactions)?.flatten(),
         metadata: object("metadata", &record.metadata)?.flatten(),
@@ -184,9 +236,16 @@ const TEXT_MAX_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`Error::Invalid`] naming the field.
 pub fn check_record(record: &HistoryRecord) -> Result<()> {
-    for (field, at) in [("at", Some(record.at)), ("editedAt", record.edited_at), ("deletedAt", record.deleted_at)] {
+    for (field, at) in [
+        ("at", Some(record.at)),
+        ("editedAt", record.edited_at),
+        ("deletedAt", record.deleted_at),
+    ] {
         if at.is_some_and(|at| !(0..=Timestamp::MAX.0).contains(&at)) {
-            return Err(Error::invalid(field, "milliseconds since 1970, up to the year 9999"));
+            return Err(Error::invalid(
+                field,
+                "milliseconds since 1970, up to the year 9999",
+            ));
         }
     }
     if record.text.len() > TEXT_MAX_BYTES {
@@ -207,14 +266,20 @@ pub fn check_record(record: &HistoryRecord) -> Result<()> {
 /// When stored JSON is damaged.
 pub fn to_record(message: StoredMessage, channel: &str) -> Result<(Seq, HistoryRecord)> {
     let json = |text: Option<String>| {
-        text.map(RawJson::parse).transpose().map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
+        text.map(RawJson::parse)
+            .transpose()
+            .map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
     };
     let record = HistoryRecord {
         channel: channel.to_owned(),
         user: message.sender,
         at: message.created_at.0,
         text: message.content,
-        message_type: if message.deleted_at.is_some() { MessageType::Text } else { message.message_type },
+        message_type: if message.deleted_at.is_some() {
+            MessageType::Text
+        } else {
+            message.message_type
+        },
         reply_to: message.reply_to,
         attachments: json(message.attachments)?,
         reactions: json(message.reactions)?,

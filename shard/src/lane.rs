@@ -103,7 +103,10 @@ impl Lanes {
             tasks.spawn(lane.run(jobs));
             queue
         };
-        Self { queues: (0..lanes).map(start).collect(), queued }
+        Self {
+            queues: (0..lanes).map(start).collect(),
+            queued,
+        }
     }
 
     /// Queues `work` and waits for its commit.
@@ -119,7 +122,14 @@ impl Lanes {
     ) -> Result<Outcome> {
         let lane = usize::try_from(low_bits(conversation) % self.queues.len() as u64).unwrap_or(0);
         let (reply, answer) = oneshot::channel();
-        let job = Job { conversation, user: user.clone(), assignment: assignment.clone(), work, deadline, reply };
+        let job = Job {
+            conversation,
+            user: user.clone(),
+            assignment: assignment.clone(),
+            work,
+            deadline,
+            reply,
+        };
         self.queued.fetch_add(1, Ordering::Relaxed);
         if let Err(refused) = self.queues[lane].try_send(job) {
             self.queued.fetch_sub(1, Ordering::Relaxed);
@@ -219,14 +229,20 @@ impl Lane {
         loop {
             let (outcome, committing) = self.attempt(jobs, look_up).await;
             match outcome {
-                Err(Error::Database(error)) if is_contention(&error) && retries < self.settings.max_retries => {
+                Err(Error::Database(error))
+                    if is_contention(&error) && retries < self.settings.max_retries =>
+                {
                     retries += 1;
                     count_retry(self.shard.name());
                     tokio::time::sleep(back_off(retries)).await;
                 }
-                Err(Error::Database(error)) if is_unique_violation(&error) && !look_up => look_up = true,
+                Err(Error::Database(error)) if is_unique_violation(&error) && !look_up => {
+                    look_up = true
+                }
                 // Lost before the commit was asked for: nothing happened. Lost after: the look-up tells.
-                Err(Error::ShardUnavailable(_)) if !replaced && (!committing || repeatable(jobs)) => {
+                Err(Error::ShardUnavailable(_))
+                    if !replaced && (!committing || repeatable(jobs)) =>
+                {
                     replaced = true;
                     look_up |= committing;
                 }
@@ -248,7 +264,10 @@ impl Lane {
         connection.extend(deadline);
         let work = async {
             connection.begin().await?;
-            Batch::load(&mut connection, jobs, look_up).await?.store(&mut connection, jobs).await
+            Batch::load(&mut connection, jobs, look_up)
+                .await?
+                .store(&mut connection, jobs)
+                .await
         };
         let (outcome, committing) = match work.await {
             Ok(committed) => (connection.commit().await.map(|()| committed), true),
@@ -265,12 +284,15 @@ impl Lane {
 }
 
 fn is_unique_violation(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    error
+        .as_database_error()
+        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Whether running the jobs twice is the same as running them once.
 fn repeatable(jobs: &[Job]) -> bool {
-    jobs.iter().all(|job| !matches!(&job.work, Work::Send(draft) if draft.client_msg_id.is_none()))
+    jobs.iter()
+        .all(|job| !matches!(&job.work, Work::Send(draft) if draft.client_msg_id.is_none()))
 }
 
 /// The same error for each of several callers.
@@ -315,19 +337,35 @@ impl<'a> Batch<'a> {
             }
         }
         let allowed = fence::lock_for_write(connection, &assignments).await?;
-        let owned = assignments.iter().zip(allowed).filter(|(_, ok)| *ok).map(|(a, _)| a.range.start).collect();
+        let owned = assignments
+            .iter()
+            .zip(allowed)
+            .filter(|(_, ok)| *ok)
+            .map(|(a, _)| a.range.start)
+            .collect();
 
         let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
         ids.sort_unstable();
         ids.dedup();
         let heads = conversation::heads(connection, &ids, true).await?;
-        let pairs: HashSet<(ConversationId, &UserId)> = jobs.iter().map(|job| (job.conversation, &job.user)).collect();
+        let pairs: HashSet<(ConversationId, &UserId)> = jobs
+            .iter()
+            .map(|job| (job.conversation, &job.user))
+            .collect();
         let pairs: Vec<_> = pairs.into_iter().collect();
         let members = member::pairs(connection, &pairs).await?;
-        let known = if look_up { find_known(connection, jobs).await? } else { HashMap::new() };
+        let known = if look_up {
+            find_known(connection, jobs).await?
+        } else {
+            HashMap::new()
+        };
         Ok(Self {
             owned,
-            heads: heads.into_iter().filter(|head| head.deleted_at.is_none()).map(|head| (head.id, head)).collect(),
+            heads: heads
+                .into_iter()
+                .filter(|head| head.deleted_at.is_none())
+                .map(|head| (head.id, head))
+                .collect(),
             members: members
                 .into_iter()
                 .filter(|(_, member)| member.is_active())
@@ -346,7 +384,11 @@ impl<'a> Batch<'a> {
         let now = Timestamp::now();
         let outcomes: Vec<Result<Outcome>> = jobs.iter().map(|job| self.apply(job, now)).collect();
         message::insert(connection, &self.new).await?;
-        let changed: Vec<&Head> = self.heads.values().filter(|head| self.changed.contains(&head.id)).collect();
+        let changed: Vec<&Head> = self
+            .heads
+            .values()
+            .filter(|head| self.changed.contains(&head.id))
+            .collect();
         conversation::save(connection, &changed).await?;
         let moved: Vec<(ConversationId, &Membership)> = self
             .moved
@@ -357,15 +399,27 @@ impl<'a> Batch<'a> {
         let marks = self.marks();
         relay::mark(connection, &marks).await?;
         let marked: HashSet<ConversationId> = marks.into_iter().map(|(id, _)| id).collect();
-        Ok(Committed { outcomes, events: self.events, marked: marked.into_iter().collect() })
+        Ok(Committed {
+            outcomes,
+            events: self.events,
+            marked: marked.into_iter().collect(),
+        })
     }
 
     /// A message is told to all members' lists, a watermark to its own user's; neither in a large conversation.
     fn marks(&self) -> Vec<(ConversationId, Option<&'a UserId>)> {
         let relayed = |id: &ConversationId| self.heads.get(id).is_some_and(|head| head.relayed);
-        let all = self.changed.iter().filter(|id| relayed(id)).map(|id| (*id, None));
-        let own = self.moved.iter().filter(|(id, _)| relayed(id) && !self.changed.contains(id));
-        all.chain(own.map(|(id, user)| (*id, Some(*user)))).collect()
+        let all = self
+            .changed
+            .iter()
+            .filter(|id| relayed(id))
+            .map(|id| (*id, None));
+        let own = self
+            .moved
+            .iter()
+            .filter(|(id, _)| relayed(id) && !self.changed.contains(id));
+        all.chain(own.map(|(id, user)| (*id, Some(*user))))
+            .collect()
     }
 
     fn apply(&mut self, job: &'a Job, now: Timestamp) -> Result<Outcome> {
@@ -382,20 +436,34 @@ impl<'a> Batch<'a> {
     fn send(&mut self, job: &'a Job, draft: &'a Draft, now: Timestamp) -> Result<Sent> {
         let id = job.conversation;
         let head = self.heads.get_mut(&id).ok_or(Error::NotMember)?;
-        let member = self.members.get_mut(&(id, job.user.clone())).ok_or(Error::NotMember)?;
-        let key = draft.client_msg_id.as_deref().map(|client_msg_id| (id, &job.user, client_msg_id));
+        let member = self
+            .members
+            .get_mut(&(id, job.user.clone()))
+            .ok_or(Error::NotMember)?;
+        let key = draft
+            .client_msg_id
+            .as_deref()
+            .map(|client_msg_id| (id, &job.user, client_msg_id));
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
             if stored.body_digest != draft.body_digest {
                 return Err(Error::IdempotencyConflict);
             }
             let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
-            return Ok(Sent { message, created: false });
+            return Ok(Sent {
+                message,
+                created: false,
+            });
         }
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
         // Time never runs backwards within a conversation, whatever the clocks of several routers say.
-        let stored = draft.clone().into_stored(head.head_seq.next(), head.next_rev(), job.user.clone(), now.max(head.last_at));
+        let stored = draft.clone().into_stored(
+            head.head_seq.next(),
+            head.next_rev(),
+            job.user.clone(),
+            now.max(head.last_at),
+        );
         head.append(&stored);
         member.read_seq = stored.seq; // who answers has read
         member.delivered_seq = stored.seq;
@@ -407,15 +475,24 @@ impl<'a> Batch<'a> {
             self.known.insert(key, stored.clone());
         }
         self.new.push((id, stored));
-        Ok(Sent { message, created: true })
+        Ok(Sent {
+            message,
+            created: true,
+        })
     }
 
     fn watermark(&mut self, job: &'a Job, seq: Option<Seq>, read: bool) -> Result<Watermarks> {
         let head = self.heads.get(&job.conversation).ok_or(Error::NotMember)?;
-        let member = self.members.get_mut(&(job.conversation, job.user.clone())).ok_or(Error::NotMember)?;
+        let member = self
+            .members
+            .get_mut(&(job.conversation, job.user.clone()))
+            .ok_or(Error::NotMember)?;
         let seq = seq.unwrap_or(head.head_seq);
         if seq > head.head_seq {
-            return Err(Error::invalid("seq", format!("the newest message is {}", head.head_seq)));
+            return Err(Error::invalid(
+                "seq",
+                format!("the newest message is {}", head.head_seq),
+            ));
         }
         let before = (member.read_seq, member.delivered_seq);
         if read {
@@ -430,7 +507,10 @@ impl<'a> Batch<'a> {
         };
         if before != (member.read_seq, member.delivered_seq) {
             self.moved.insert((job.conversation, &job.user));
-            self.events.push(Event::WatermarksMoved { user: job.user.clone(), watermarks });
+            self.events.push(Event::WatermarksMoved {
+                user: job.user.clone(),
+                watermarks,
+            });
         }
         Ok(watermarks)
     }
@@ -449,21 +529,46 @@ async fn find_known<'a>(
     let keys: HashSet<MessageKey<'a>> = jobs
         .iter()
         .filter_map(|job| match &job.work {
-            Work::Send(draft) => Some((job.conversation, &job.user, draft.client_msg_id.as_deref()?)),
+            Work::Send(draft) => {
+                Some((job.conversation, &job.user, draft.client_msg_id.as_deref()?))
+            }
             _ => None,
         })
         .collect();
-    let Some(any) = keys.iter().next().copied() else { return Ok(HashMap::new()) };
+    let Some(any) = keys.iter().next().copied() else {
+        return Ok(HashMap::new());
+    };
     let size = keys.len().next_power_of_two();
-    let padded: Vec<MessageKey<'a>> = keys.iter().copied().chain(std::iter::repeat(any)).take(size).collect();
-    let args: Vec<Value<'_>> = padded.iter().flat_map(|(id, user, key)| values![id, *user, key.as_bytes()]).collect();
-    let condition = ["(conversation_id = ? AND sender_id = ? AND client_msg_id = ?)"].repeat(size).join(" OR ");
+    let padded: Vec<MessageKey<'a>> = keys
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(any))
+        .take(size)
+        .collect();
+    let args: Vec<Value<'_>> = padded
+        .iter()
+        .flat_map(|(id, user, key)| values![id, *user, key.as_bytes()])
+        .collect();
+    let condition = ["(conversation_id = ? AND sender_id = ? AND client_msg_id = ?)"]
+        .repeat(size)
+        .join(" OR ");
     let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
-    for row in connection.fetch_all(&format!("{KNOWN}{condition}"), &args).await? {
+    for row in connection
+        .fetch_all(&format!("{KNOWN}{condition}"), &args)
+        .await?
+    {
         let message = StoredMessage::from_row(&row, 1)?;
         let client_msg_id = message.client_msg_id.clone().unwrap_or_default();
-        stored.insert((row.conversation(0)?, message.sender.clone(), client_msg_id), message);
+        stored.insert(
+            (row.conversation(0)?, message.sender.clone(), client_msg_id),
+            message,
+        );
     }
-    let found = keys.into_iter().filter_map(|key| Some((key, stored.remove(&(key.0, key.1.clone(), key.2.to_owned()))?)));
+    let found = keys.into_iter().filter_map(|key| {
+        Some((
+            key,
+            stored.remove(&(key.0, key.1.clone(), key.2.to_owned()))?,
+        ))
+    });
     Ok(found.collect())
 }

@@ -62,8 +62,16 @@ macro_rules! entry_columns {
 const ENTRY_COLUMN_COUNT: usize = 17;
 
 /// By the primary key `(user_key, user_id, conversation_id)`.
-const SELECT_PAIRS: &str = concat!("SELECT user_id, ", entry_columns!(), " FROM list_entries WHERE ");
-const SAVE: &str = concat!("INSERT INTO list_entries (user_key, user_id, ", entry_columns!(), ") VALUES ");
+const SELECT_PAIRS: &str = concat!(
+    "SELECT user_id, ",
+    entry_columns!(),
+    " FROM list_entries WHERE "
+);
+const SAVE: &str = concat!(
+    "INSERT INTO list_entries (user_key, user_id, ",
+    entry_columns!(),
+    ") VALUES "
+);
 const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id, conversation_id} title = {new title}, \
      member_count = {new member_count}, first_members = {new first_members}, head_seq = {new head_seq}, \
      conversation_rev = {new conversation_rev}, read_seq = {new read_seq}, last_sender = {new last_sender}, \
@@ -110,7 +118,11 @@ impl Entry {
     fn from_row(row: &Row, first: usize) -> Result<Self> {
         let head_seq = Seq::from_i64(row.int(first + 5)?);
         let last_at = Timestamp(row.int(first + 11)?);
-        let last = match (row.opt_user(first + 8)?, row.opt_int(first + 9)?, row.opt_text(first + 10)?) {
+        let last = match (
+            row.opt_user(first + 8)?,
+            row.opt_int(first + 9)?,
+            row.opt_text(first + 10)?,
+        ) {
             (Some(sender_id), Some(code), Some(content)) => Some(MessagePreview {
                 seq: head_seq,
                 sender_id,
@@ -141,7 +153,10 @@ impl Entry {
 
     /// What its user decided about it.
     pub(crate) fn flags(&self) -> Flags {
-        Flags { pinned: self.pinned, muted: self.muted }
+        Flags {
+            pinned: self.pinned,
+            muted: self.muted,
+        }
     }
 
     /// Takes the current head and watermark of a conversation that is not relayed.
@@ -156,7 +171,11 @@ impl Entry {
 
     /// Where it stands in the list.
     pub(crate) fn order(&self) -> ListOrder {
-        ListOrder { pinned: self.pinned, last_at: self.last_at, conversation: self.conversation }
+        ListOrder {
+            pinned: self.pinned,
+            last_at: self.last_at,
+            conversation: self.conversation,
+        }
     }
 
     /// The entry as its user sees it.
@@ -193,7 +212,12 @@ impl ListOrder {
     /// The cursor after this entry.
     #[must_use]
     pub fn to_cursor(self) -> String {
-        format!("{}.{}.{}", u8::from(self.pinned), self.last_at.0, self.conversation)
+        format!(
+            "{}.{}.{}",
+            u8::from(self.pinned),
+            self.last_at.0,
+            self.conversation
+        )
     }
 
     /// From a cursor.
@@ -240,7 +264,11 @@ impl EntryUpdate {
             removed: !member.is_active() || head.deleted_at.is_some(),
             rev: Rev(0),
         };
-        Self { user: member.user, key, entry }
+        Self {
+            user: member.user,
+            key,
+            entry,
+        }
     }
 
     /// The entry to store where `stored` is: the greater rev and the greater watermark win.
@@ -266,7 +294,12 @@ impl EntryUpdate {
 ///
 /// # Errors
 /// [`Error::NotOwner`] when this shard does not own one of the users.
-pub async fn apply(connection: &mut Connection, shard: &ShardName, map: &ShardMap, updates: &[EntryUpdate]) -> Result<()> {
+pub async fn apply(
+    connection: &mut Connection,
+    shard: &ShardName,
+    map: &ShardMap,
+    updates: &[EntryUpdate],
+) -> Result<()> {
     let mut assignments: Vec<&Assignment> = Vec::new();
     for update in updates {
         let assignment = map.locate(update.key);
@@ -274,7 +307,10 @@ pub async fn apply(connection: &mut Connection, shard: &ShardName, map: &ShardMa
             assignments.push(assignment);
         }
     }
-    if fence::lock_for_write(connection, &assignments).await?.contains(&false) {
+    if fence::lock_for_write(connection, &assignments)
+        .await?
+        .contains(&false)
+    {
         return Err(Error::NotOwner(shard.clone()));
     }
     let mut users: HashMap<&UserId, (UserKey, i64)> = HashMap::new();
@@ -285,9 +321,15 @@ pub async fn apply(connection: &mut Connection, shard: &ShardName, map: &ShardMa
     let stored = stored_entries(connection, updates).await?;
     let mut changed: Vec<(&EntryUpdate, Entry)> = Vec::new();
     for update in updates {
-        let stored = stored.get(&(update.entry.conversation, &update.user)).map(|(_, entry)| entry);
-        let Some(mut entry) = update.merge(stored) else { continue };
-        let next = next_revs.get_mut(update.user.as_str()).ok_or_else(|| Error::Corrupt("a user's rev".into()))?;
+        let stored = stored
+            .get(&(update.entry.conversation, &update.user))
+            .map(|(_, entry)| entry);
+        let Some(mut entry) = update.merge(stored) else {
+            continue;
+        };
+        let next = next_revs
+            .get_mut(update.user.as_str())
+            .ok_or_else(|| Error::Corrupt("a user's rev".into()))?;
         *next += 1;
         entry.rev = Rev::from_i64(*next);
         changed.push((update, entry));
@@ -296,15 +338,39 @@ pub async fn apply(connection: &mut Connection, shard: &ShardName, map: &ShardMa
 }
 
 /// Takes as many revs for each user as they have updates; gives the last rev before those.
-async fn take_revs(connection: &mut Connection, users: &HashMap<&UserId, (UserKey, i64)>) -> Result<HashMap<String, i64>> {
-    let mut users: Vec<([u8; 8], &UserId, i64)> = users.iter().map(|(user, (key, n))| (key.to_bytes(), *user, *n)).collect();
+async fn take_revs(
+    connection: &mut Connection,
+    users: &HashMap<&UserId, (UserKey, i64)>,
+) -> Result<HashMap<String, i64>> {
+    let mut users: Vec<([u8; 8], &UserId, i64)> = users
+        .iter()
+        .map(|(user, (key, n))| (key.to_bytes(), *user, *n))
+        .collect();
     users.sort_unstable(); // every relay locks users in the same order
-    let args: Vec<Value<'_>> = users.iter().flat_map(|(key, user, n)| values![key, *user, *n]).collect();
-    connection.execute(&format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(users.len(), 3)), &args).await?;
-    let condition = ["(user_key = ? AND user_id = ?)"].repeat(users.len()).join(" OR ");
-    let args: Vec<Value<'_>> = users.iter().flat_map(|(key, user, _)| values![key, *user]).collect();
-    let taken: HashMap<&str, i64> = users.iter().map(|(_, user, n)| (user.as_str(), *n)).collect();
-    let rows = connection.fetch_all(&format!("{USER_REVS}{condition}"), &args).await?;
+    let args: Vec<Value<'_>> = users
+        .iter()
+        .flat_map(|(key, user, n)| values![key, *user, *n])
+        .collect();
+    connection
+        .execute(
+            &format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(users.len(), 3)),
+            &args,
+        )
+        .await?;
+    let condition = ["(user_key = ? AND user_id = ?)"]
+        .repeat(users.len())
+        .join(" OR ");
+    let args: Vec<Value<'_>> = users
+        .iter()
+        .flat_map(|(key, user, _)| values![key, *user])
+        .collect();
+    let taken: HashMap<&str, i64> = users
+        .iter()
+        .map(|(_, user, n)| (user.as_str(), *n))
+        .collect();
+    let rows = connection
+        .fetch_all(&format!("{USER_REVS}{condition}"), &args)
+        .await?;
     rows.iter()
         .map(|row| {
             let user = row.user(0)?;
@@ -319,12 +385,26 @@ async fn stored_entries<'a>(
     updates: &'a [EntryUpdate],
 ) -> Result<HashMap<(ConversationId, &'a UserId), (UserId, Entry)>> {
     let keys: Vec<[u8; 8]> = updates.iter().map(|update| update.key.to_bytes()).collect();
-    let args: Vec<Value<'_>> =
-        updates.iter().zip(&keys).flat_map(|(update, key)| values![key, &update.user, &update.entry.conversation]).collect();
-    let condition = ["(user_key = ? AND user_id = ? AND conversation_id = ?)"].repeat(updates.len()).join(" OR ");
-    let rows = connection.fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args).await?;
-    let by_id: HashMap<(ConversationId, &str), &'a UserId> =
-        updates.iter().map(|update| ((update.entry.conversation, update.user.as_str()), &update.user)).collect();
+    let args: Vec<Value<'_>> = updates
+        .iter()
+        .zip(&keys)
+        .flat_map(|(update, key)| values![key, &update.user, &update.entry.conversation])
+        .collect();
+    let condition = ["(user_key = ? AND user_id = ? AND conversation_id = ?)"]
+        .repeat(updates.len())
+        .join(" OR ");
+    let rows = connection
+        .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
+        .await?;
+    let by_id: HashMap<(ConversationId, &str), &'a UserId> = updates
+        .iter()
+        .map(|update| {
+            (
+                (update.entry.conversation, update.user.as_str()),
+                &update.user,
+            )
+        })
+        .collect();
     let mut stored = HashMap::with_capacity(rows.len());
     for row in &rows {
         let (user, entry) = (row.user(0)?, Entry::from_row(row, 1)?);
@@ -340,13 +420,24 @@ async fn save(connection: &mut Connection, entries: &[(&EntryUpdate, Entry)]) ->
     while !rest.is_empty() {
         let size = 1 << rest.len().min(256).ilog2();
         let (chunk, after) = rest.split_at(size);
-        let keys: Vec<[u8; 8]> = chunk.iter().map(|(update, _)| update.key.to_bytes()).collect();
+        let keys: Vec<[u8; 8]> = chunk
+            .iter()
+            .map(|(update, _)| update.key.to_bytes())
+            .collect();
         let mut args = Vec::with_capacity(size * (ENTRY_COLUMN_COUNT + 2));
         for ((update, entry), key) in chunk.iter().zip(&keys) {
             args.extend(values![key, &update.user]);
             args.extend(entry_values(entry));
         }
-        connection.execute(&format!("{SAVE}{}{SAVE_UPDATE}", rows_of(size, ENTRY_COLUMN_COUNT + 2)), &args).await?;
+        connection
+            .execute(
+                &format!(
+                    "{SAVE}{}{SAVE_UPDATE}",
+                    rows_of(size, ENTRY_COLUMN_COUNT + 2)
+                ),
+                &args,
+            )
+            .await?;
         rest = after;
     }
     Ok(())
@@ -363,7 +454,10 @@ fn entry_values(entry: &Entry) -> [Value<'_>; ENTRY_COLUMN_COUNT] {
         entry.conversation_rev,
         entry.read_seq,
         entry.last.as_ref().map(|last| &last.sender_id),
-        entry.last.as_ref().map(|last| message_type_code(last.message_type)),
+        entry
+            .last
+            .as_ref()
+            .map(|last| message_type_code(last.message_type)),
         entry.last.as_ref().map(|last| last.content.as_str()),
         entry.last_at.0,
         i64::from(entry.relayed),
@@ -387,10 +481,23 @@ pub async fn page(
     let key = key.to_bytes();
     let limit = i64::from(limit);
     let rows = match &after {
-        None => connection.fetch_all(SELECT_FIRST, &values![&key, user, limit]).await?,
+        None => {
+            connection
+                .fetch_all(SELECT_FIRST, &values![&key, user, limit])
+                .await?
+        }
         Some(after) => {
             let (pinned, at) = (i64::from(after.pinned), after.last_at.0);
-            let args = values![&key, user, pinned, pinned, at, at, &after.conversation, limit];
+            let args = values![
+                &key,
+                user,
+                pinned,
+                pinned,
+                at,
+                at,
+                &after.conversation,
+                limit
+            ];
             connection.fetch_all(SELECT_AFTER, &args).await?
         }
     };
@@ -401,8 +508,13 @@ pub async fn page(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn large(connection: &mut Connection, (key, user): (UserKey, &UserId)) -> Result<Vec<Entry>> {
-    let rows = connection.fetch_all(SELECT_LARGE, &values![&key.to_bytes(), user, LARGE_MAX]).await?;
+pub async fn large(
+    connection: &mut Connection,
+    (key, user): (UserKey, &UserId),
+) -> Result<Vec<Entry>> {
+    let rows = connection
+        .fetch_all(SELECT_LARGE, &values![&key.to_bytes(), user, LARGE_MAX])
+        .await?;
     rows.iter().map(|row| Entry::from_row(row, 0)).collect()
 }
 
@@ -410,8 +522,18 @@ pub async fn large(connection: &mut Connection, (key, user): (UserKey, &UserId))
 ///
 /// # Errors
 /// When the database fails.
-pub async fn changed(connection: &mut Connection, (key, user): (UserKey, &UserId), rev: Rev, limit: u32) -> Result<Vec<Entry>> {
-    let rows = connection.fetch_all(SELECT_CHANGED, &values![&key.to_bytes(), user, rev, i64::from(limit)]).await?;
+pub async fn changed(
+    connection: &mut Connection,
+    (key, user): (UserKey, &UserId),
+    rev: Rev,
+    limit: u32,
+) -> Result<Vec<Entry>> {
+    let rows = connection
+        .fetch_all(
+            SELECT_CHANGED,
+            &values![&key.to_bytes(), user, rev, i64::from(limit)],
+        )
+        .await?;
     rows.iter().map(|row| Entry::from_row(row, 0)).collect()
 }
 
@@ -419,9 +541,15 @@ pub async fn changed(connection: &mut Connection, (key, user): (UserKey, &UserId
 ///
 /// # Errors
 /// When the database fails.
-pub async fn one(connection: &mut Connection, (key, user): (UserKey, &UserId), id: ConversationId) -> Result<Option<Entry>> {
+pub async fn one(
+    connection: &mut Connection,
+    (key, user): (UserKey, &UserId),
+    id: ConversationId,
+) -> Result<Option<Entry>> {
     let statement = format!("{SELECT_PAIRS}user_key = ? AND user_id = ? AND conversation_id = ?");
-    let row = connection.fetch_optional(&statement, &values![&key.to_bytes(), user, &id]).await?;
+    let row = connection
+        .fetch_optional(&statement, &values![&key.to_bytes(), user, &id])
+        .await?;
     row.map(|row| Entry::from_row(&row, 1)).transpose()
 }
 
@@ -429,8 +557,13 @@ pub async fn one(connection: &mut Connection, (key, user): (UserKey, &UserId), i
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unread(connection: &mut Connection, (key, user): (UserKey, &UserId)) -> Result<(u64, u64)> {
-    let row = connection.fetch_optional(UNREAD, &values![&key.to_bytes(), user]).await?;
+pub async fn unread(
+    connection: &mut Connection,
+    (key, user): (UserKey, &UserId),
+) -> Result<(u64, u64)> {
+    let row = connection
+        .fetch_optional(UNREAD, &values![&key.to_bytes(), user])
+        .await?;
     let row = row.ok_or_else(|| Error::Corrupt("a sum without a row".into()))?;
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok((count(row.int(0)?), count(row.int(1)?)))
@@ -447,12 +580,21 @@ pub async fn set_flags(
     (pinned, muted): (Option<bool>, Option<bool>),
 ) -> Result<()> {
     let revs = take_revs(connection, &HashMap::from([(user, (key, 1))])).await?;
-    let entry = one(connection, (key, user), id).await?.filter(|entry| !entry.removed);
+    let entry = one(connection, (key, user), id)
+        .await?
+        .filter(|entry| !entry.removed);
     let entry = entry.ok_or(Error::NotFound("conversation in your list"))?;
     let rev = revs.get(user.as_str()).copied().unwrap_or(0) + 1;
     let flag = |new: Option<bool>, old| i64::from(new.unwrap_or(old));
     let key = key.to_bytes();
-    let args = values![flag(pinned, entry.pinned), flag(muted, entry.muted), rev, &key, user, &id];
+    let args = values![
+        flag(pinned, entry.pinned),
+        flag(muted, entry.muted),
+        rev,
+        &key,
+        user,
+        &id
+    ];
     connection.execute(SET_FLAGS, &args).await?;
     Ok(())
 }
@@ -463,9 +605,19 @@ mod tests {
 
     #[test]
     fn a_cursor_reads_back_and_nothing_else_does() {
-        let order = ListOrder { pinned: true, last_at: Timestamp(-5), conversation: ConversationId::new(UserKey(7), 9) };
+        let order = ListOrder {
+            pinned: true,
+            last_at: Timestamp(-5),
+            conversation: ConversationId::new(UserKey(7), 9),
+        };
         assert_eq!(ListOrder::parse(&order.to_cursor()).unwrap(), order);
-        for wrong in ["", "1", "2.5.00", "1.05.00000000000000070000000000000009", "' OR 1=1 --"] {
+        for wrong in [
+            "",
+            "1",
+            "2.5.00",
+            "1.05.00000000000000070000000000000009",
+            "' OR 1=1 --",
+        ] {
             assert!(ListOrder::parse(wrong).is_err(), "{wrong}");
         }
     }

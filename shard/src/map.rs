@@ -64,9 +64,17 @@ impl ShardMap {
             match (covered_to, previous) {
                 (Some(next), _) if range.start == next => {}
                 (Some(next), _) if range.start > next => {
-                    return Err(MapError::Gap { from: next, to: range.start.to_string() });
+                    return Err(MapError::Gap {
+                        from: next,
+                        to: range.start.to_string(),
+                    });
                 }
-                (_, Some(previous)) => return Err(MapError::Overlap { first: previous.range, second: range }),
+                (_, Some(previous)) => {
+                    return Err(MapError::Overlap {
+                        first: previous.range,
+                        second: range,
+                    });
+                }
                 (_, None) => return Err(MapError::Empty),
             }
             covered_to = range.end;
@@ -74,7 +82,10 @@ impl ShardMap {
         }
         match (covered_to, previous) {
             (_, None) => Err(MapError::Empty),
-            (Some(from), _) => Err(MapError::Gap { from, to: String::new() }),
+            (Some(from), _) => Err(MapError::Gap {
+                from,
+                to: String::new(),
+            }),
             (None, _) => Ok(Self { assignments }),
         }
     }
@@ -106,14 +117,24 @@ mod tests {
     use crate::ids::{KeyFunction, UserId};
 
     fn assignment(start: u64, end: Option<u64>, shard: &str) -> Assignment {
-        Assignment { range: KeyRange { start, end }, shard: ShardName::new(shard).unwrap(), epoch: Epoch(1) }
+        Assignment {
+            range: KeyRange { start, end },
+            shard: ShardName::new(shard).unwrap(),
+            epoch: Epoch(1),
+        }
     }
 
     #[test]
     fn the_range_table_of_a_numeric_deployment() {
         // 0–100,000 → db1, 100,001–200,000 → db2, … 400,001–500,000 → db5, and db5 takes what grows beyond.
         let bounds = [0, 100_001, 200_001, 300_001, 400_001];
-        let assignments = (0..5).map(|i| assignment(bounds[i], bounds.get(i + 1).copied(), &format!("db{}", i + 1)));
+        let assignments = (0..5).map(|i| {
+            assignment(
+                bounds[i],
+                bounds.get(i + 1).copied(),
+                &format!("db{}", i + 1),
+            )
+        });
         let map = ShardMap::new(assignments.collect()).unwrap();
         let shard_of = |id: &str| {
             let key = KeyFunction::Numeric.key(&UserId::new(id).unwrap()).unwrap();
@@ -141,9 +162,21 @@ mod tests {
     fn gaps_and_overlaps_are_refused() {
         assert_eq!(ShardMap::new(vec![]), Err(MapError::Empty));
         let gap_at_start = ShardMap::new(vec![assignment(1, None, "a")]);
-        assert_eq!(gap_at_start, Err(MapError::Gap { from: 0, to: "1".into() }));
+        assert_eq!(
+            gap_at_start,
+            Err(MapError::Gap {
+                from: 0,
+                to: "1".into()
+            })
+        );
         let gap_at_end = ShardMap::new(vec![assignment(0, Some(7), "a")]);
-        assert_eq!(gap_at_end, Err(MapError::Gap { from: 7, to: String::new() }));
+        assert_eq!(
+            gap_at_end,
+            Err(MapError::Gap {
+                from: 7,
+                to: String::new()
+            })
+        );
         let overlap = ShardMap::new(vec![assignment(0, Some(7), "a"), assignment(6, None, "b")]);
         assert!(matches!(overlap, Err(MapError::Overlap { .. })));
         let after_the_end = ShardMap::new(vec![assignment(0, None, "a"), assignment(6, None, "b")]);

@@ -70,7 +70,8 @@ const SELECT_PAIRS: &str = "SELECT conversation_id, user_id, role, read_seq, del
 const SELECT_PAGE: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
      WHERE conversation_id = ? AND user_id > ? AND role > 0 ORDER BY user_id LIMIT ?";
 /// By the primary key's first column; stops at the first owner found.
-const OTHER_OWNER: &str = "SELECT user_id FROM members WHERE conversation_id = ? AND role = 3 AND user_id <> ? LIMIT 1";
+const OTHER_OWNER: &str =
+    "SELECT user_id FROM members WHERE conversation_id = ? AND role = 3 AND user_id <> ? LIMIT 1";
 const SELECT_OF: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
      WHERE conversation_id IN (";
 /// By the index `members_rev`.
@@ -87,8 +88,14 @@ const UPSERT_WATERMARKS: &str = " {on_duplicate conversation_id, user_id} \
 ///
 /// # Errors
 /// When the database fails.
-pub async fn one(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<Option<Membership>> {
-    let row = connection.fetch_optional(SELECT_ONE, &values![&id, user]).await?;
+pub async fn one(
+    connection: &mut Connection,
+    id: ConversationId,
+    user: &UserId,
+) -> Result<Option<Membership>> {
+    let row = connection
+        .fetch_optional(SELECT_ONE, &values![&id, user])
+        .await?;
     row.map(|row| Membership::from_row(&row, 0)).transpose()
 }
 
@@ -96,13 +103,19 @@ pub async fn one(connection: &mut Connection, id: ConversationId, user: &UserId)
 ///
 /// # Errors
 /// When the database fails.
-pub async fn some(connection: &mut Connection, id: ConversationId, users: &[&UserId]) -> Result<Vec<Membership>> {
+pub async fn some(
+    connection: &mut Connection,
+    id: ConversationId,
+    users: &[&UserId],
+) -> Result<Vec<Membership>> {
     let mut args: Vec<Value<'_>> = users.iter().map(|user| Value::from(*user)).collect();
     pad(&mut args);
     args.insert(0, Value::from(&id));
     let statement = format!("{SELECT_SOME}{})", placeholders(args.len() - 1));
     let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+    rows.iter()
+        .map(|row| Membership::from_row(row, 0))
+        .collect()
 }
 
 /// The memberships of pairs of conversation and user.
@@ -113,31 +126,55 @@ pub async fn pairs(
     connection: &mut Connection,
     pairs: &[(ConversationId, &UserId)],
 ) -> Result<Vec<(ConversationId, Membership)>> {
-    let Some(last) = pairs.last() else { return Ok(Vec::new()) };
+    let Some(last) = pairs.last() else {
+        return Ok(Vec::new());
+    };
     let size = pairs.len().next_power_of_two();
     let padded = pairs.iter().chain(std::iter::repeat(last)).take(size);
     let args: Vec<Value<'_>> = padded.flat_map(|(id, user)| values![id, *user]).collect();
-    let condition = ["(conversation_id = ? AND user_id = ?)"].repeat(size).join(" OR ");
-    let rows = connection.fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args).await?;
-    rows.iter().map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?))).collect()
+    let condition = ["(conversation_id = ? AND user_id = ?)"]
+        .repeat(size)
+        .join(" OR ");
+    let rows = connection
+        .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?)))
+        .collect()
 }
 
 /// Active members after `after` in the order of their ids.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn page(connection: &mut Connection, id: ConversationId, after: &[u8], limit: usize) -> Result<Vec<Membership>> {
+pub async fn page(
+    connection: &mut Connection,
+    id: ConversationId,
+    after: &[u8],
+    limit: usize,
+) -> Result<Vec<Membership>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = connection.fetch_all(SELECT_PAGE, &values![&id, after, limit]).await?;
-    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+    let rows = connection
+        .fetch_all(SELECT_PAGE, &values![&id, after, limit])
+        .await?;
+    rows.iter()
+        .map(|row| Membership::from_row(row, 0))
+        .collect()
 }
 
 /// Whether anybody but `user` owns the conversation.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn has_other_owner(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<bool> {
-    Ok(connection.fetch_optional(OTHER_OWNER, &values![&id, user]).await?.is_some())
+pub async fn has_other_owner(
+    connection: &mut Connection,
+    id: ConversationId,
+    user: &UserId,
+) -> Result<bool> {
+    Ok(connection
+        .fetch_optional(OTHER_OWNER, &values![&id, user])
+        .await?
+        .is_some())
 }
 
 /// All members, past ones too, of conversations that are small.
@@ -152,7 +189,9 @@ pub async fn of_conversations(
     pad(&mut args);
     let statement = format!("{SELECT_OF}{})", placeholders(args.len()));
     let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter().map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?))).collect()
+    rows.iter()
+        .map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?)))
+        .collect()
 }
 
 /// Memberships whose rev is above `after` and at most `through`, in the order of their revs.
@@ -166,16 +205,25 @@ pub async fn changed(
     limit: usize,
 ) -> Result<Vec<Membership>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = connection.fetch_all(SELECT_CHANGED, &values![&id, after, through, limit]).await?;
-    rows.iter().map(|row| Membership::from_row(row, 0)).collect()
+    let rows = connection
+        .fetch_all(SELECT_CHANGED, &values![&id, after, through, limit])
+        .await?;
+    rows.iter()
+        .map(|row| Membership::from_row(row, 0))
+        .collect()
 }
 
 /// Adds members, or changes their role; watermarks only grow.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn save(connection: &mut Connection, id: ConversationId, members: &[Membership]) -> Result<()> {
-    let rows: Vec<(ConversationId, &Membership)> = members.iter().map(|member| (id, member)).collect();
+pub async fn save(
+    connection: &mut Connection,
+    id: ConversationId,
+    members: &[Membership],
+) -> Result<()> {
+    let rows: Vec<(ConversationId, &Membership)> =
+        members.iter().map(|member| (id, member)).collect();
     upsert(connection, &rows, UPSERT_MEMBERSHIP).await
 }
 
@@ -183,11 +231,18 @@ pub async fn save(connection: &mut Connection, id: ConversationId, members: &[Me
 ///
 /// # Errors
 /// When the database fails.
-pub async fn save_watermarks(connection: &mut Connection, members: &[(ConversationId, &Membership)]) -> Result<()> {
+pub async fn save_watermarks(
+    connection: &mut Connection,
+    members: &[(ConversationId, &Membership)],
+) -> Result<()> {
     upsert(connection, members, UPSERT_WATERMARKS).await
 }
 
-async fn upsert(connection: &mut Connection, members: &[(ConversationId, &Membership)], update: &str) -> Result<()> {
+async fn upsert(
+    connection: &mut Connection,
+    members: &[(ConversationId, &Membership)],
+    update: &str,
+) -> Result<()> {
     let mut rest = members;
     while !rest.is_empty() {
         let size = 1 << rest.len().min(256).ilog2();
@@ -204,7 +259,9 @@ async fn upsert(connection: &mut Connection, members: &[(ConversationId, &Member
                 member.joined_at.0,
             ]);
         }
-        connection.execute(&format!("{UPSERT}{}{update}", rows_of(size, 7)), &args).await?;
+        connection
+            .execute(&format!("{UPSERT}{}{update}", rows_of(size, 7)), &args)
+            .await?;
         rest = after;
     }
     Ok(())
@@ -239,17 +296,29 @@ impl Progress {
     /// From the active members of a direct conversation or a group. Without members, everything is `sent`.
     #[must_use]
     pub fn of(members: Vec<Membership>) -> Self {
-        Self { members: members.into_iter().map(|m| (m.user, m.read_seq, m.delivered_seq)).collect() }
+        Self {
+            members: members
+                .into_iter()
+                .map(|m| (m.user, m.read_seq, m.delivered_seq))
+                .collect(),
+        }
     }
 
     /// The status of one message.
     #[must_use]
     pub fn status(&self, sender: &UserId, seq: Seq) -> DeliveryStatus {
-        let mut others = self.members.iter().filter(|(user, ..)| user != sender).peekable();
+        let mut others = self
+            .members
+            .iter()
+            .filter(|(user, ..)| user != sender)
+            .peekable();
         if others.peek().is_none() {
             return DeliveryStatus::Sent;
         }
-        let (read, delivered) = others.fold((Seq(u64::MAX), Seq(u64::MAX)), |(r, d), (_, read, delivered)| (r.min(*read), d.min(*delivered)));
+        let (read, delivered) = others.fold(
+            (Seq(u64::MAX), Seq(u64::MAX)),
+            |(r, d), (_, read, delivered)| (r.min(*read), d.min(*delivered)),
+        );
         if seq <= read {
             DeliveryStatus::Read
         } else if seq <= delivered {
@@ -266,13 +335,19 @@ mod tests {
 
     #[test]
     fn a_message_is_read_when_everybody_else_has_read_it() {
-        let member = |name: &str, read, delivered| (UserId::new(name).unwrap(), Seq(read), Seq(delivered));
-        let progress = Progress { members: vec![member("a", 9, 9), member("b", 3, 5), member("c", 4, 9)] };
+        let member =
+            |name: &str, read, delivered| (UserId::new(name).unwrap(), Seq(read), Seq(delivered));
+        let progress = Progress {
+            members: vec![member("a", 9, 9), member("b", 3, 5), member("c", 4, 9)],
+        };
         let status = |sender: &str, seq| progress.status(&UserId::new(sender).unwrap(), Seq(seq));
         assert_eq!(status("a", 3), DeliveryStatus::Read);
         assert_eq!(status("a", 4), DeliveryStatus::Delivered);
         assert_eq!(status("b", 4), DeliveryStatus::Read);
         assert_eq!(status("a", 6), DeliveryStatus::Sent);
-        assert_eq!(Progress::default().status(&UserId::new("a").unwrap(), Seq(1)), DeliveryStatus::Sent);
+        assert_eq!(
+            Progress::default().status(&UserId::new("a").unwrap(), Seq(1)),
+            DeliveryStatus::Sent
+        );
     }
 }

@@ -8,7 +8,9 @@ use twox_hash::XxHash3_64;
 use crate::db::{Connection, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
-use crate::model::{DeliveryStatus, Message, MessagePreview, MessageType, NewMessage, RawJson, Timestamp};
+use crate::model::{
+    DeliveryStatus, Message, MessagePreview, MessageType, NewMessage, RawJson, Timestamp,
+};
 use crate::settings::LimitSettings;
 
 /// Longest client message id in bytes.
@@ -74,7 +76,8 @@ impl StoredMessage {
             seq: Seq::from_i64(row.int(first)?),
             rev: Rev::from_i64(row.int(first + 1)?),
             sender: row.user(first + 2)?,
-            client_msg_id: client_msg_id.map_err(|_| Error::Corrupt("a client message id".into()))?,
+            client_msg_id: client_msg_id
+                .map_err(|_| Error::Corrupt("a client message id".into()))?,
             body_digest: row.opt_int(first + 4)?,
             message_type: message_type_of(row.int(first + 5)?)?,
             content: row.text(first + 6)?,
@@ -114,9 +117,16 @@ impl StoredMessage {
     ///
     /// # Errors
     /// When stored JSON is damaged.
-    pub fn into_message(self, conversation: ConversationId, status: DeliveryStatus) -> Result<Message> {
+    pub fn into_message(
+        self,
+        conversation: ConversationId,
+        status: DeliveryStatus,
+    ) -> Result<Message> {
         Ok(Message {
-            id: MessageId { conversation, seq: self.seq },
+            id: MessageId {
+                conversation,
+                seq: self.seq,
+            },
             conversation_id: conversation,
             seq: self.seq,
             rev: self.rev,
@@ -150,20 +160,32 @@ impl StoredMessage {
 }
 
 fn json_or(stored: Option<String>, empty: &str) -> Result<RawJson> {
-    RawJson::parse(stored.unwrap_or_else(|| empty.to_owned())).map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
+    RawJson::parse(stored.unwrap_or_else(|| empty.to_owned()))
+        .map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
 }
 
 /// Inserts rows, in as few statements as the sizes allow.
 ///
 /// # Errors
 /// When the database refuses one; the transaction is then to be rolled back.
-pub async fn insert(connection: &mut Connection, rows: &[(ConversationId, StoredMessage)]) -> Result<()> {
+pub async fn insert(
+    connection: &mut Connection,
+    rows: &[(ConversationId, StoredMessage)],
+) -> Result<()> {
     let mut rest = rows;
     while !rest.is_empty() {
         let size = 1 << rest.len().min(INSERT_ROWS).ilog2();
         let (chunk, after) = rest.split_at(size);
-        let args: Vec<Value<'_>> = chunk.iter().flat_map(|(conversation, message)| message.values(conversation)).collect();
-        connection.execute(&format!("{INSERT}{}", rows_of(size, COLUMN_COUNT + 1)), &args).await?;
+        let args: Vec<Value<'_>> = chunk
+            .iter()
+            .flat_map(|(conversation, message)| message.values(conversation))
+            .collect();
+        connection
+            .execute(
+                &format!("{INSERT}{}", rows_of(size, COLUMN_COUNT + 1)),
+                &args,
+            )
+            .await?;
         rest = after;
     }
     Ok(())
@@ -186,19 +208,40 @@ impl Draft {
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the field and the rule.
-    pub fn check(new: NewMessage, conversation: ConversationId, limits: &LimitSettings) -> Result<Self> {
+    pub fn check(
+        new: NewMessage,
+        conversation: ConversationId,
+        limits: &LimitSettings,
+    ) -> Result<Self> {
         if new.message_type == MessageType::System {
-            return Err(Error::invalid("messageType", "system messages cannot be sent by clients"));
+            return Err(Error::invalid(
+                "messageType",
+                "system messages cannot be sent by clients",
+            ));
         }
-        let attachments = new.attachments.map(|json| check_attachments(&json, limits)).transpose()?.flatten();
+        let attachments = new
+            .attachments
+            .map(|json| check_attachments(&json, limits))
+            .transpose()?
+            .flatten();
         if new.content.is_empty() && attachments.is_none() {
-            return Err(Error::invalid("content", "a message needs text or attachments"));
+            return Err(Error::invalid(
+                "content",
+                "a message needs text or attachments",
+            ));
         }
         check_content(&new.content, limits)?;
-        let metadata = new.metadata.map(|json| check_object("metadata", &json, limits.metadata_bytes)).transpose()?.flatten();
+        let metadata = new
+            .metadata
+            .map(|json| check_object("metadata", &json, limits.metadata_bytes))
+            .transpose()?
+            .flatten();
         let reply_to = match new.reply_to {
             Some(id) if id.conversation != conversation => {
-                return Err(Error::invalid("replyTo", "the message answered must be in the same conversation"));
+                return Err(Error::invalid(
+                    "replyTo",
+                    "the message answered must be in the same conversation",
+                ));
             }
             other => other.map(|id| id.seq),
         };
@@ -223,7 +266,11 @@ impl Draft {
         let mut body = Vec::with_capacity(self.content.len() + 64);
         body.push(u8::try_from(message_type_code(self.message_type)).unwrap_or(0));
         body.extend_from_slice(&self.reply_to.unwrap_or_default().0.to_le_bytes());
-        for part in [Some(&self.content), self.attachments.as_ref(), self.metadata.as_ref()] {
+        for part in [
+            Some(&self.content),
+            self.attachments.as_ref(),
+            self.metadata.as_ref(),
+        ] {
             let text = part.map_or("", String::as_str);
             body.extend_from_slice(&(text.len() as u64).to_le_bytes());
             body.extend_from_slice(text.as_bytes());
@@ -233,7 +280,13 @@ impl Draft {
 
     /// The row it becomes.
     #[must_use]
-    pub(crate) fn into_stored(self, seq: Seq, rev: Rev, sender: UserId, now: Timestamp) -> StoredMessage {
+    pub(crate) fn into_stored(
+        self,
+        seq: Seq,
+        rev: Rev,
+        sender: UserId,
+        now: Timestamp,
+    ) -> StoredMessage {
         StoredMessage {
             seq,
             rev,
@@ -261,17 +314,26 @@ impl Draft {
 pub(crate) fn check_content(content: &str, limits: &LimitSettings) -> Result<()> {
     let max = limits.message_characters as usize;
     if content.len() > max && content.chars().count() > max {
-        return Err(Error::invalid("content", format!("at most {max} characters")));
+        return Err(Error::invalid(
+            "content",
+            format!("at most {max} characters"),
+        ));
     }
     if content.contains('\0') {
-        return Err(Error::invalid("content", "must not contain a NUL character"));
+        return Err(Error::invalid(
+            "content",
+            "must not contain a NUL character",
+        ));
     }
     Ok(())
 }
 
 fn check_client_msg_id(id: &str) -> Result<()> {
     if id.is_empty() || id.len() > CLIENT_MSG_ID_MAX_BYTES || id.chars().any(char::is_control) {
-        return Err(Error::invalid("clientMsgId", "1 to 64 bytes without control characters"));
+        return Err(Error::invalid(
+            "clientMsgId",
+            "1 to 64 bytes without control characters",
+        ));
     }
     Ok(())
 }
@@ -283,7 +345,10 @@ fn check_client_msg_id(id: &str) -> Result<()> {
 pub(crate) fn check_object(field: &str, json: &RawJson, max: u32) -> Result<Option<String>> {
     let text = json.get();
     if text.len() > max as usize {
-        return Err(Error::invalid(field, format!("at most {max} bytes of JSON")));
+        return Err(Error::invalid(
+            field,
+            format!("at most {max} bytes of JSON"),
+        ));
     }
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(text).map_err(|_| Error::invalid(field, "must be a JSON object"))?;
@@ -294,12 +359,18 @@ pub(crate) fn check_object(field: &str, json: &RawJson, max: u32) -> Result<Opti
 fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Result<Option<String>> {
     let text = json.get();
     if text.len() > limits.attachments_bytes as usize {
-        return Err(Error::invalid("attachments", format!("at most {} bytes of JSON", limits.attachments_bytes)));
+        return Err(Error::invalid(
+            "attachments",
+            format!("at most {} bytes of JSON", limits.attachments_bytes),
+        ));
     }
-    let list: Vec<serde_json::Map<String, serde_json::Value>> =
-        serde_json::from_str(text).map_err(|_| Error::invalid("attachments", "must be a list of JSON objects"))?;
+    let list: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(text)
+        .map_err(|_| Error::invalid("attachments", "must be a list of JSON objects"))?;
     if list.len() > limits.attachments as usize {
-        return Err(Error::invalid("attachments", format!("at most {}", limits.attachments)));
+        return Err(Error::invalid(
+            "attachments",
+            format!("at most {}", limits.attachments),
+        ));
     }
     reject_nul("attachments", text)?;
     Ok((!list.is_empty()).then(|| text.to_owned()))
@@ -342,11 +413,18 @@ mod tests {
     use crate::ids::UserKey;
 
     fn check(new: NewMessage) -> Result<Draft> {
-        Draft::check(new, ConversationId::new(UserKey(1), 2), &LimitSettings::default())
+        Draft::check(
+            new,
+            ConversationId::new(UserKey(1), 2),
+            &LimitSettings::default(),
+        )
     }
 
     fn text(content: &str) -> NewMessage {
-        NewMessage { content: content.into(), ..NewMessage::default() }
+        NewMessage {
+            content: content.into(),
+            ..NewMessage::default()
+        }
     }
 
     fn json(text: &str) -> Option<RawJson> {
@@ -355,19 +433,70 @@ mod tests {
 
     #[test]
     fn what_breaks_a_rule_is_refused_and_named() {
-        let other = MessageId { conversation: ConversationId::new(UserKey(9), 9), seq: Seq(1) };
+        let other = MessageId {
+            conversation: ConversationId::new(UserKey(9), 9),
+            seq: Seq(1),
+        };
         let cases = [
             (text(""), "content"),
             (text("a\0b"), "content"),
             (text(&"x".repeat(5001)), "content"),
-            (NewMessage { message_type: MessageType::System, ..text("hi") }, "messageType"),
-            (NewMessage { client_msg_id: Some(String::new()), ..text("hi") }, "clientMsgId"),
-            (NewMessage { client_msg_id: Some("x".repeat(65)), ..text("hi") }, "clientMsgId"),
-            (NewMessage { reply_to: Some(other), ..text("hi") }, "replyTo"),
-            (NewMessage { metadata: json("[1]"), ..text("hi") }, "metadata"),
-            (NewMessage { metadata: json(r#"{"a":"\u0000"}"#), ..text("hi") }, "metadata"),
-            (NewMessage { attachments: json(r#"["a"]"#), ..text("hi") }, "attachments"),
-            (NewMessage { attachments: json("[{},{},{},{},{},{},{},{},{},{},{}]"), ..text("hi") }, "attachments"),
+            (
+                NewMessage {
+                    message_type: MessageType::System,
+                    ..text("hi")
+                },
+                "messageType",
+            ),
+            (
+                NewMessage {
+                    client_msg_id: Some(String::new()),
+                    ..text("hi")
+                },
+                "clientMsgId",
+            ),
+            (
+                NewMessage {
+                    client_msg_id: Some("x".repeat(65)),
+                    ..text("hi")
+                },
+                "clientMsgId",
+            ),
+            (
+                NewMessage {
+                    reply_to: Some(other),
+                    ..text("hi")
+                },
+                "replyTo",
+            ),
+            (
+                NewMessage {
+                    metadata: json("[1]"),
+                    ..text("hi")
+                },
+                "metadata",
+            ),
+            (
+                NewMessage {
+                    metadata: json(r#"{"a":"\u0000"}"#),
+                    ..text("hi")
+                },
+                "metadata",
+            ),
+            (
+                NewMessage {
+                    attachments: json(r#"["a"]"#),
+                    ..text("hi")
+                },
+                "attachments",
+            ),
+            (
+                NewMessage {
+                    attachments: json("[{},{},{},{},{},{},{},{},{},{},{}]"),
+                    ..text("hi")
+                },
+                "attachments",
+            ),
         ];
         for (new, field) in cases {
             let error = check(new).unwrap_err().to_string();
@@ -379,14 +508,23 @@ mod tests {
     fn limits_count_characters_not_bytes() {
         assert!(check(text(&"😀".repeat(5000))).is_ok());
         assert!(check(text(&"😀".repeat(5001))).is_err());
-        let only_attachment = NewMessage { attachments: json(r#"[{"url":"x"}]"#), ..text("") };
+        let only_attachment = NewMessage {
+            attachments: json(r#"[{"url":"x"}]"#),
+            ..text("")
+        };
         assert!(check(only_attachment).is_ok());
     }
 
     #[test]
     fn the_digest_tells_bodies_apart() {
         let with_id = |content: &str, metadata: Option<RawJson>| {
-            check(NewMessage { client_msg_id: Some("1".into()), metadata, ..text(content) }).unwrap().body_digest
+            check(NewMessage {
+                client_msg_id: Some("1".into()),
+                metadata,
+                ..text(content)
+            })
+            .unwrap()
+            .body_digest
         };
         assert_eq!(with_id("a", None), with_id("a", None));
         assert_ne!(with_id("a", None), with_id("b", None));

@@ -31,8 +31,10 @@ macro_rules! migrations {
     };
 }
 
-const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties");
-const DIRECTORY_SQLITE: &[Migration] = migrations!("directory/sqlite": "0001_shards", "0002_ranges", "0003_properties");
+const DIRECTORY_MYSQL: &[Migration] =
+    migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties");
+const DIRECTORY_SQLITE: &[Migration] =
+    migrations!("directory/sqlite": "0001_shards", "0002_ranges", "0003_properties");
 const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
     "0007_list_entries", "0008_imports",
@@ -75,8 +77,7 @@ pub struct MigrationReport {
 /// Longest wait for another process that is migrating the same database, and longest run of one statement.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-const CREATE_RECORD: &str =
-    "CREATE TABLE IF NOT EXISTS schema_migrations (name VARCHAR(128) NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
+const CREATE_RECORD: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (name VARCHAR(128) NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
 const APPLIED: &str = "SELECT name FROM schema_migrations";
 const RECORD: &str = "INSERT INTO schema_migrations (name, applied_at) VALUES (?, ?) {on_duplicate name} name = {new name}";
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('backscroll ', LEFT(DATABASE(), 50)), 600)";
@@ -88,7 +89,15 @@ const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('backscroll ', LEFT(DATABASE(),
 /// # Errors
 /// At the first database that cannot be migrated; those before it are done, and the next run goes on from there.
 pub async fn migrate_all(settings: &StoreSettings, dry_run: bool) -> Result<Vec<MigrationReport>> {
-    let mut reports = vec![migrate("directory", &settings.directory.url, Schema::Directory, dry_run).await?];
+    let mut reports = vec![
+        migrate(
+            "directory",
+            &settings.directory.url,
+            Schema::Directory,
+            dry_run,
+        )
+        .await?,
+    ];
     for shard in &settings.shards {
         reports.push(migrate(shard.name.as_str(), &shard.primary, Schema::Shard, dry_run).await?);
     }
@@ -98,14 +107,27 @@ pub async fn migrate_all(settings: &StoreSettings, dry_run: bool) -> Result<Vec<
     Ok(reports)
 }
 
-async fn migrate(database: &str, url: &DatabaseUrl, schema: Schema, dry_run: bool) -> Result<MigrationReport> {
+async fn migrate(
+    database: &str,
+    url: &DatabaseUrl,
+    schema: Schema,
+    dry_run: bool,
+) -> Result<MigrationReport> {
     if Dialect::of(url)? == Dialect::Sqlite {
         let exists = prepare_sqlite_file(url, dry_run)?;
         if !exists {
-            return Ok(report(database, schema.migrations(Dialect::Sqlite).iter().collect()));
+            return Ok(report(
+                database,
+                schema.migrations(Dialect::Sqlite).iter().collect(),
+            ));
         }
     }
-    let settings = PoolSettings { max_connections: 1, lock_timeout: Span(PATIENCE), statement_timeout: Span(PATIENCE), ..PoolSettings::default() };
+    let settings = PoolSettings {
+        max_connections: 1,
+        lock_timeout: Span(PATIENCE),
+        statement_timeout: Span(PATIENCE),
+        ..PoolSettings::default()
+    };
     let pool = Database::open(url, &settings, 1)?;
     let mut connection = connect(&pool).await?;
     let outcome = run(&mut connection, database, schema, dry_run).await;
@@ -124,8 +146,12 @@ fn prepare_sqlite_file(url: &DatabaseUrl, dry_run: bool) -> Result<bool> {
         return Ok(path.exists());
     }
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| Error::invalid("database url", format!("cannot make the folder {}: {error}", folder.display())))?;
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Error::invalid(
+                "database url",
+                format!("cannot make the folder {}: {error}", folder.display()),
+            )
+        })?;
     }
     Ok(true)
 }
@@ -134,21 +160,30 @@ fn prepare_sqlite_file(url: &DatabaseUrl, dry_run: bool) -> Result<bool> {
 async fn connect(pool: &Database) -> Result<Connection> {
     for _ in 0..50 {
         match pool.writer(Instant::now() + PATIENCE).await {
-            Err(Error::Database(error)) if is_contention(&error) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(Error::Database(error)) if is_contention(&error) => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             outcome => return outcome,
         }
     }
     pool.writer(Instant::now() + PATIENCE).await
 }
 
-async fn run(connection: &mut Connection, database: &str, schema: Schema, dry_run: bool) -> Result<MigrationReport> {
+async fn run(
+    connection: &mut Connection,
+    database: &str,
+    schema: Schema,
+    dry_run: bool,
+) -> Result<MigrationReport> {
     let dialect = connection.dialect();
     match dialect {
         Dialect::Sqlite => connection.begin().await?,
         Dialect::MySql if !dry_run => {
             let row = connection.fetch_optional(LOCK, &[]).await?;
             if row.map(|row| row.opt_int(0)).transpose()?.flatten() != Some(1) {
-                return Err(Error::Conflict("another process is migrating this database; try again when it is done"));
+                return Err(Error::Conflict(
+                    "another process is migrating this database; try again when it is done",
+                ));
             }
         }
         Dialect::MySql => {}
@@ -157,7 +192,9 @@ async fn run(connection: &mut Connection, database: &str, schema: Schema, dry_ru
     if !dry_run {
         for migration in &pending {
             connection.execute_raw(migration.sql).await?;
-            connection.execute(RECORD, &values![migration.name, Timestamp::now().0]).await?;
+            connection
+                .execute(RECORD, &values![migration.name, Timestamp::now().0])
+                .await?;
             tracing::info!(database, migration = migration.name, "migrated");
         }
     }
@@ -170,24 +207,38 @@ async fn run(connection: &mut Connection, database: &str, schema: Schema, dry_ru
     Ok(report(database, pending))
 }
 
-async fn pending(connection: &mut Connection, schema: Schema, dry_run: bool) -> Result<Vec<&'static Migration>> {
+async fn pending(
+    connection: &mut Connection,
+    schema: Schema,
+    dry_run: bool,
+) -> Result<Vec<&'static Migration>> {
     let all = schema.migrations(connection.dialect()).iter();
     if !dry_run {
         connection.execute_raw(CREATE_RECORD).await?;
     }
     let applied = match connection.fetch_all(APPLIED, &[]).await {
-        Ok(rows) => rows.iter().map(|row| row.text(0)).collect::<Result<BTreeSet<_>>>()?,
-        Err(Error::Database(error)) if dry_run && error.as_database_error().is_some() => BTreeSet::new(), // no such table yet
+        Ok(rows) => rows
+            .iter()
+            .map(|row| row.text(0))
+            .collect::<Result<BTreeSet<_>>>()?,
+        Err(Error::Database(error)) if dry_run && error.as_database_error().is_some() => {
+            BTreeSet::new()
+        } // no such table yet
         Err(error) => return Err(error),
     };
-    Ok(all.filter(|migration| !applied.contains(migration.name)).collect())
+    Ok(all
+        .filter(|migration| !applied.contains(migration.name))
+        .collect())
 }
 
 fn report(database: &str, pending: Vec<&Migration>) -> MigrationReport {
     MigrationReport {
         database: database.to_owned(),
         up_to_date: pending.is_empty(),
-        applied: pending.into_iter().map(|migration| migration.name.to_owned()).collect(),
+        applied: pending
+            .into_iter()
+            .map(|migration| migration.name.to_owned())
+            .collect(),
     }
 }
 
@@ -204,18 +255,40 @@ mod tests {
             ("shard/sqlite", SHARD_SQLITE),
         ];
         for (folder, list) in lists {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(folder);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../migrations")
+                .join(folder);
             let mut files: Vec<String> = std::fs::read_dir(path)
                 .unwrap()
-                .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+                .map(|file| {
+                    file.unwrap()
+                        .path()
+                        .file_stem()
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .to_owned()
+                })
                 .collect();
             files.sort();
             let names: Vec<&str> = list.iter().map(|migration| migration.name).collect();
             assert_eq!(names, files, "{folder}");
             for migration in list {
-                let sql: String = migration.sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-                assert!(!sql.contains(';'), "{folder}/{}: one statement a file", migration.name);
-                assert!(sql.contains("IF NOT EXISTS"), "{folder}/{} can be run again", migration.name);
+                let sql: String = migration
+                    .sql
+                    .lines()
+                    .filter_map(|line| line.split("--").next())
+                    .collect();
+                assert!(
+                    !sql.contains(';'),
+                    "{folder}/{}: one statement a file",
+                    migration.name
+                );
+                assert!(
+                    sql.contains("IF NOT EXISTS"),
+                    "{folder}/{} can be run again",
+                    migration.name
+                );
             }
         }
     }

@@ -25,7 +25,10 @@ impl Caller {
     /// `user`, waiting for `patience` from now.
     #[must_use]
     pub fn new(user: UserId, patience: Duration) -> Self {
-        Self { user, deadline: Instant::now() + patience }
+        Self {
+            user,
+            deadline: Instant::now() + patience,
+        }
     }
 }
 
@@ -34,8 +37,8 @@ impl Caller {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The last millisecond that RFC 3339 can write: 9999-12-31T23:59:59.999Z.
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// The latest time that is accepted: 9999-12-30T21:59:59.999Z, whose year has four digits in every time zone.
+    pub const MAX: Self = Self(253_402_207_199_999);
 
     /// The present.
     #[must_use]
@@ -46,7 +49,8 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = jiff::Timestamp::from_millisecond(self.0.clamp(0, Self::MAX.0)).unwrap_or_default();
+        let time =
+            jiff::Timestamp::from_millisecond(self.0.clamp(0, Self::MAX.0)).unwrap_or_default();
         write!(f, "{time:.3}")
     }
 }
@@ -91,7 +95,10 @@ impl RawJson {
     /// Never for the types in this crate, whose maps have string keys.
     #[must_use]
     pub fn of(value: &impl Serialize) -> Self {
-        #[expect(clippy::expect_used, reason = "serialising plain data with string keys cannot fail")]
+        #[expect(
+            clippy::expect_used,
+            reason = "serialising plain data with string keys cannot fail"
+        )]
         Self(serde_json::value::to_raw_value(value).expect("plain data"))
     }
 }
@@ -123,10 +130,26 @@ macro_rules! string_schema {
     };
 }
 
-string_schema!(ConversationId, "32 lower-case hexadecimal digits; the first 16 are its owner's key", "^[0-9a-f]{32}$");
-string_schema!(MessageId, "`<conversationId>-<seq>`", "^[0-9a-f]{32}-[1-9][0-9]{0,18}$");
-string_schema!(UserId, "1 to 64 bytes of UTF-8 without control characters", "^[^\\x00-\\x1f\\x7f-\\x9f]{1,64}$");
-string_schema!(Timestamp, "RFC 3339 in UTC with milliseconds", "^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$");
+string_schema!(
+    ConversationId,
+    "32 lower-case hexadecimal digits; the first 16 are its owner's key",
+    "^[0-9a-f]{32}$"
+);
+string_schema!(
+    MessageId,
+    "`<conversationId>-<seq>`",
+    "^[0-9a-f]{32}-[1-9][0-9]{0,18}$"
+);
+string_schema!(
+    UserId,
+    "1 to 64 bytes of UTF-8 without control characters",
+    "^[^\\x00-\\x1f\\x7f-\\x9f]{1,64}$"
+);
+string_schema!(
+    Timestamp,
+    "RFC 3339 in UTC with milliseconds",
+    "^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$"
+);
 
 macro_rules! counter_schema {
     ($type:ty, $description:literal) => {
@@ -134,7 +157,9 @@ macro_rules! counter_schema {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::Integer)
-                    .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Int64)))
+                    .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(
+                        utoipa::openapi::KnownFormat::Int64,
+                    )))
                     .minimum(Some(0))
                     .description(Some($description))
                     .into()
@@ -144,7 +169,10 @@ macro_rules! counter_schema {
     };
 }
 
-counter_schema!(Seq, "A message's number in its conversation: 1, 2, 3 … without a hole; 0 is before the first");
+counter_schema!(
+    Seq,
+    "A message's number in its conversation: 1, 2, 3 … without a hole; 0 is before the first"
+);
 counter_schema!(Rev, "A change's number in its conversation; it only grows");
 
 /// What sort of conversation it is.
@@ -663,9 +691,12 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339_with_milliseconds() {
-        assert_eq!(serde_json::to_string(&Timestamp(1_507_466_702_000)).unwrap(), "\"2017-10-08T12:45:02.000Z\"");
+        assert_eq!(
+            serde_json::to_string(&Timestamp(1_507_466_702_000)).unwrap(),
+            "\"2017-10-08T12:45:02.000Z\""
+        );
         assert_eq!(Timestamp(7).to_string(), "1970-01-01T00:00:00.007Z");
-        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T21:59:59.999Z");
     }
 
     #[test]

@@ -28,13 +28,21 @@ impl Shard {
     /// # Errors
     /// When an address cannot be understood.
     pub fn open(shard: &ShardSettings, pool: &PoolSettings, write: &WriteSettings) -> Result<Self> {
-        let replicas = shard.replicas.iter().map(|url| Database::open(url, pool, 1)).collect::<Result<_>>()?;
+        let replicas = shard
+            .replicas
+            .iter()
+            .map(|url| Database::open(url, pool, 1))
+            .collect::<Result<_>>()?;
         Ok(Self {
             name: shard.name.clone(),
             primary: Database::open(&shard.primary, pool, write.lanes)?,
             replicas,
             next_replica: AtomicUsize::new(0),
-            breaker: Arc::new(Breaker::new(shard.name.clone(), pool.breaker_failures, pool.breaker_cooldown.0)),
+            breaker: Arc::new(Breaker::new(
+                shard.name.clone(),
+                pool.breaker_failures,
+                pool.breaker_cooldown.0,
+            )),
         })
     }
 
@@ -74,7 +82,11 @@ impl Shard {
     /// # Errors
     /// [`Error::ShardUnavailable`] while the breaker is open.
     pub fn admit(&self) -> Result<()> {
-        if self.breaker.admits() { Ok(()) } else { Err(Error::ShardUnavailable(self.name.clone())) }
+        if self.breaker.admits() {
+            Ok(())
+        } else {
+            Err(Error::ShardUnavailable(self.name.clone()))
+        }
     }
 
     /// A connection for reading, until `deadline`.
@@ -109,7 +121,10 @@ impl Shard {
     fn observed(&self, acquired: Result<Connection>) -> Result<Connection> {
         match acquired {
             Ok(connection) => Ok(connection.observed_by(self.breaker.clone())),
-            Err(error) => Err(self.breaker.observe(Some(error)).unwrap_or(Error::DeadlineExceeded)),
+            Err(error) => Err(self
+                .breaker
+                .observe(Some(error))
+                .unwrap_or(Error::DeadlineExceeded)),
         }
     }
 
@@ -128,11 +143,6 @@ pub(crate) fn back_off(retries: u32) -> Duration {
     Duration::from_micros(base + rand::random_range(0..base))
 }
 
-/// `work`, or [`Error::DeadlineExceeded`] at `deadline`.
-pub(crate) async fn until<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout_at(deadline.into(), work).await.unwrap_or(Err(Error::DeadlineExceeded))
-}
-
 /// Opens after some failures in a row, lets one call try after a cool-down, closes when it succeeds.
 #[derive(Debug)]
 struct Breaker {
@@ -146,7 +156,13 @@ struct Breaker {
 
 impl Breaker {
     fn new(shard: ShardName, limit: u32, cooldown: Duration) -> Self {
-        Self { shard, limit, cooldown, failures: AtomicU32::new(0), retry_at: Mutex::new(None) }
+        Self {
+            shard,
+            limit,
+            cooldown,
+            failures: AtomicU32::new(0),
+            retry_at: Mutex::new(None),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -171,7 +187,8 @@ impl Breaker {
             tracing::warn!(shard = %self.shard, "circuit breaker open");
         }
         if self.is_open() {
-            *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + self.cooldown);
+            *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Instant::now() + self.cooldown);
         }
     }
 
@@ -186,7 +203,11 @@ impl Breaker {
             return "closed";
         }
         let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if retry_at.is_none_or(|at| Instant::now() >= at) { "half-open" } else { "open" }
+        if retry_at.is_none_or(|at| Instant::now() >= at) {
+            "half-open"
+        } else {
+            "open"
+        }
     }
 }
 

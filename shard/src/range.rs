@@ -19,7 +19,10 @@ pub struct KeyRange {
 
 impl KeyRange {
     /// The whole key space.
-    pub const ALL: Self = Self { start: 0, end: None };
+    pub const ALL: Self = Self {
+        start: 0,
+        end: None,
+    };
 
     /// The range from `start` to before `end`, or `None` if that is empty.
     #[must_use]
@@ -47,7 +50,9 @@ impl KeyRange {
     #[must_use]
     pub fn split_evenly(parts: u32) -> Vec<Self> {
         let bound = |i: u32| u64::try_from((u128::from(i) << 64) / u128::from(parts)).ok();
-        (0..parts).filter_map(|i| Self::new(bound(i)?, bound(i + 1))).collect()
+        (0..parts)
+            .filter_map(|i| Self::new(bound(i)?, bound(i + 1)))
+            .collect()
     }
 }
 

@@ -20,8 +20,8 @@ use crate::db::{Connection, Value, placeholders, rows_of, values};
 use crate::error::{Error, Result, is_contention};
 use crate::ids::{ConversationId, UserId};
 use crate::list::{self, EntryUpdate};
-use crate::member::{self, Membership};
 use crate::map::ShardMap;
+use crate::member::{self, Membership};
 use crate::node::{Shard, back_off};
 use crate::routing::{Router, count_retry};
 
@@ -39,7 +39,8 @@ const PASS_DEADLINE: Duration = Duration::from_secs(30);
 const MARK: &str = "INSERT INTO list_marks (conversation_id, user_id, token) VALUES ";
 const MARK_UPDATE: &str = " {on_duplicate conversation_id, user_id} token = {new token}";
 /// By the primary key.
-const MARKS_OF: &str = "SELECT conversation_id, user_id, token FROM list_marks WHERE conversation_id IN (";
+const MARKS_OF: &str =
+    "SELECT conversation_id, user_id, token FROM list_marks WHERE conversation_id IN (";
 const MARKS_AFTER: &str = "SELECT conversation_id FROM list_marks WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?";
 const ANY_MARK: &str = "SELECT conversation_id FROM list_marks LIMIT 1";
 const CLEAR: &str = "DELETE FROM list_marks WHERE ";
@@ -48,16 +49,25 @@ const CLEAR: &str = "DELETE FROM list_marks WHERE ";
 ///
 /// # Errors
 /// When the database fails.
-pub async fn mark(connection: &mut Connection, marks: &[(ConversationId, Option<&UserId>)]) -> Result<()> {
+pub async fn mark(
+    connection: &mut Connection,
+    marks: &[(ConversationId, Option<&UserId>)],
+) -> Result<()> {
     let mut rest = marks;
     while !rest.is_empty() {
         let size = 1 << rest.len().min(256).ilog2();
         let (chunk, after) = rest.split_at(size);
         let mut args = Vec::with_capacity(3 * size);
         for (id, user) in chunk {
-            args.extend(values![id, user.map_or(&[][..], |user| user.as_ref()), rand::random::<i64>()]);
+            args.extend(values![
+                id,
+                user.map_or(&[][..], |user| user.as_ref()),
+                rand::random::<i64>()
+            ]);
         }
-        connection.execute(&format!("{MARK}{}{MARK_UPDATE}", rows_of(size, 3)), &args).await?;
+        connection
+            .execute(&format!("{MARK}{}{MARK_UPDATE}", rows_of(size, 3)), &args)
+            .await?;
         rest = after;
     }
     Ok(())
@@ -82,7 +92,12 @@ impl Hints {
 }
 
 /// Relays the marks of `shard` until `closing`; then once more what was hinted at.
-pub async fn run(router: Arc<Router>, shard: Arc<Shard>, mut hints: mpsc::Receiver<ConversationId>, closing: CancellationToken) {
+pub async fn run(
+    router: Arc<Router>,
+    shard: Arc<Shard>,
+    mut hints: mpsc::Receiver<ConversationId>,
+    closing: CancellationToken,
+) {
     let settings = router.settings().relay.clone();
     let mut sweep = tokio::time::interval(settings.sweep_interval.0);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -99,14 +114,18 @@ pub async fn run(router: Arc<Router>, shard: Arc<Shard>, mut hints: mpsc::Receiv
             () = closing.cancelled() => {}
             () = std::future::ready(()), if !waiting.is_empty() => {}
         }
-        while waiting.len() < HINTS && let Ok(hint) = hints.try_recv() {
+        while waiting.len() < HINTS
+            && let Ok(hint) = hints.try_recv()
+        {
             waiting.insert(hint);
         }
         let pass: Vec<ConversationId> = waiting.iter().take(PASS_CONVERSATIONS).copied().collect();
         for id in &pass {
             waiting.remove(id);
         }
-        if !pass.is_empty() && let Err(error) = apply(&router, &shard, &pass).await {
+        if !pass.is_empty()
+            && let Err(error) = apply(&router, &shard, &pass).await
+        {
             tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
         }
         if closing.is_cancelled() {
@@ -122,7 +141,11 @@ pub async fn run(router: Arc<Router>, shard: Arc<Shard>, mut hints: mpsc::Receiv
 async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<ConversationId>> {
     let deadline = Instant::now() + PASS_DEADLINE;
     let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    let rows = shard.reader(deadline).await?.fetch_all(MARKS_AFTER, &values![after, SWEEP_MARKS]).await?;
+    let rows = shard
+        .reader(deadline)
+        .await?
+        .fetch_all(MARKS_AFTER, &values![after, SWEEP_MARKS])
+        .await?;
     rows.iter().map(|row| row.conversation(0)).collect()
 }
 
@@ -131,7 +154,12 @@ async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<
 /// # Errors
 /// When the database fails.
 pub async fn is_idle(shard: &Shard, deadline: Instant) -> Result<bool> {
-    Ok(shard.reader(deadline).await?.fetch_optional(ANY_MARK, &[]).await?.is_none())
+    Ok(shard
+        .reader(deadline)
+        .await?
+        .fetch_optional(ANY_MARK, &[])
+        .await?
+        .is_none())
 }
 
 struct Mark {
@@ -155,15 +183,22 @@ pub async fn apply(router: &Router, shard: &Shard, ids: &[ConversationId]) -> Re
         return Ok(());
     }
     let heads = conversation::heads(&mut source, &ids, false).await?;
-    let heads: HashMap<ConversationId, Head> = heads.into_iter().map(|head| (head.id, head)).collect();
-    let (whole, single): (Vec<&Mark>, Vec<&Mark>) = marks.iter().partition(|mark| mark.user.is_none());
+    let heads: HashMap<ConversationId, Head> =
+        heads.into_iter().map(|head| (head.id, head)).collect();
+    let (whole, single): (Vec<&Mark>, Vec<&Mark>) =
+        marks.iter().partition(|mark| mark.user.is_none());
 
-    let pairs: Vec<(ConversationId, &UserId)> = single.iter().filter_map(|m| Some((m.conversation, m.user.as_ref()?))).collect();
+    let pairs: Vec<(ConversationId, &UserId)> = single
+        .iter()
+        .filter_map(|m| Some((m.conversation, m.user.as_ref()?)))
+        .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
         deliver(router, &heads, members, deadline).await?;
     }
-    let (small, large): (Vec<&Mark>, Vec<&Mark>) = whole.into_iter().partition(|mark| is_small(heads.get(&mark.conversation)));
+    let (small, large): (Vec<&Mark>, Vec<&Mark>) = whole
+        .into_iter()
+        .partition(|mark| is_small(heads.get(&mark.conversation)));
     for ids in chunks_by_members(&small, &heads) {
         let members = member::of_conversations(&mut source, &ids).await?;
         deliver(router, &heads, members, deadline).await?;
@@ -180,11 +215,16 @@ fn is_small(head: Option<&Head>) -> bool {
 }
 
 /// Groups conversations so that each group has about as many members as are written at once.
-fn chunks_by_members(marks: &[&Mark], heads: &HashMap<ConversationId, Head>) -> Vec<Vec<ConversationId>> {
+fn chunks_by_members(
+    marks: &[&Mark],
+    heads: &HashMap<ConversationId, Head>,
+) -> Vec<Vec<ConversationId>> {
     let mut chunks: Vec<Vec<ConversationId>> = Vec::new();
     let mut room = 0;
     for mark in marks {
-        let members = heads.get(&mark.conversation).map_or(0, |head| head.member_count);
+        let members = heads
+            .get(&mark.conversation)
+            .map_or(0, |head| head.member_count);
         if chunks.is_empty() || members > room {
             chunks.push(Vec::new());
             room = PASS_MEMBERS as u64;
@@ -207,7 +247,9 @@ async fn deliver_large(
     let mut after: Vec<u8> = Vec::new();
     loop {
         let page = member::page(source, id, &after, PASS_MEMBERS).await?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
         after = last.user.as_str().as_bytes().to_vec();
         let members = page.into_iter().map(|member| (id, member)).collect();
         deliver(router, heads, members, deadline).await?;
@@ -227,7 +269,10 @@ async fn deliver(
         let Some(head) = heads.get(&id) else { continue };
         let key = router.key(&member.user)?;
         let update = EntryUpdate::new(head, member, key);
-        by_shard.entry(map.locate(key).shard.clone()).or_default().push(update);
+        by_shard
+            .entry(map.locate(key).shard.clone())
+            .or_default()
+            .push(update);
     }
     for (name, updates) in by_shard {
         let target = router.shard(&name)?;
@@ -256,7 +301,9 @@ async fn deliver_to(
         };
         drop(connection);
         match applied {
-            Err(Error::Database(error)) if is_contention(&error) && retries < router.settings().write.max_retries => {
+            Err(Error::Database(error))
+                if is_contention(&error) && retries < router.settings().write.max_retries =>
+            {
                 retries += 1;
                 count_retry(target.name());
                 tokio::time::sleep(back_off(retries)).await;
@@ -273,24 +320,43 @@ async fn deliver_to(
 async fn marks_of(connection: &mut Connection, ids: &[ConversationId]) -> Result<Vec<Mark>> {
     let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
     pad(&mut args);
-    let statement = format!("{MARKS_OF}{}) ORDER BY conversation_id", placeholders(args.len()));
+    let statement = format!(
+        "{MARKS_OF}{}) ORDER BY conversation_id",
+        placeholders(args.len())
+    );
     let rows = connection.fetch_all(&statement, &args).await?;
     rows.iter()
         .map(|row| {
             let user = row.bytes(1)?;
-            let user = if user.is_empty() { None } else { Some(row.user(1)?) };
-            Ok(Mark { conversation: row.conversation(0)?, user, token: row.int(2)? })
+            let user = if user.is_empty() {
+                None
+            } else {
+                Some(row.user(1)?)
+            };
+            Ok(Mark {
+                conversation: row.conversation(0)?,
+                user,
+                token: row.int(2)?,
+            })
         })
         .collect()
 }
 
 async fn clear(shard: &Shard, marks: &[Mark], deadline: Instant) -> Result<()> {
-    let user = |mark: &Mark| mark.user.as_ref().map_or(Vec::new(), |user| user.as_str().as_bytes().to_vec());
+    let user = |mark: &Mark| {
+        mark.user
+            .as_ref()
+            .map_or(Vec::new(), |user| user.as_str().as_bytes().to_vec())
+    };
     for marks in marks.chunks(PASS_CONVERSATIONS) {
         let users: Vec<Vec<u8>> = marks.iter().map(user).collect();
         let keys = marks.iter().zip(&users);
-        let args: Vec<Value<'_>> = keys.flat_map(|(mark, user)| values![&mark.conversation, user.as_slice(), mark.token]).collect();
-        let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"].repeat(marks.len()).join(" OR ");
+        let args: Vec<Value<'_>> = keys
+            .flat_map(|(mark, user)| values![&mark.conversation, user.as_slice(), mark.token])
+            .collect();
+        let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"]
+            .repeat(marks.len())
+            .join(" OR ");
         let statement = format!("{CLEAR}{condition}");
         let mut connection = shard.begin(deadline).await?;
         connection.execute(&statement, &args).await?;

@@ -31,11 +31,24 @@ impl Router {
         let shards = settings
             .shards
             .iter()
-            .map(|shard| Ok(Arc::new(Shard::open(shard, &settings.pool, &settings.write)?)))
+            .map(|shard| {
+                Ok(Arc::new(Shard::open(
+                    shard,
+                    &settings.pool,
+                    &settings.write,
+                )?))
+            })
             .collect::<Result<Vec<_>>>()?;
         let directory = Directory::open(settings, &shards).await?;
-        let shards = shards.into_iter().map(|shard| (shard.name().clone(), shard)).collect();
-        Ok(Self { settings: settings.clone(), directory, shards })
+        let shards = shards
+            .into_iter()
+            .map(|shard| (shard.name().clone(), shard))
+            .collect();
+        Ok(Self {
+            settings: settings.clone(),
+            directory,
+            shards,
+        })
     }
 
     /// The configuration it was opened with.
@@ -82,9 +95,11 @@ impl Router {
     /// # Errors
     /// When the map names a shard that is not configured here.
     pub fn shard(&self, name: &ShardName) -> Result<&Arc<Shard>> {
-        self.shards
-            .get(name)
-            .ok_or_else(|| Error::DirectoryUnavailable(format!("it names shard {name}, which this router does not know")))
+        self.shards.get(name).ok_or_else(|| {
+            Error::DirectoryUnavailable(format!(
+                "it names shard {name}, which this router does not know"
+            ))
+        })
     }
 
     /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew;
@@ -92,7 +107,12 @@ impl Router {
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, or what the call says.
-    pub async fn call<T, F>(&self, key: UserKey, deadline: Instant, work: impl Fn(Arc<Shard>, Assignment) -> F) -> Result<T>
+    pub async fn call<T, F>(
+        &self,
+        key: UserKey,
+        deadline: Instant,
+        work: impl Fn(Arc<Shard>, Assignment) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -103,7 +123,9 @@ impl Router {
             let shard = self.shard(&assignment.shard)?;
             match work(shard.clone(), assignment.clone()).await {
                 Err(Error::NotOwner(_)) => self.find_owner(&map, assignment, deadline).await?,
-                Err(Error::Database(error)) if is_contention(&error) && retries < self.settings.write.max_retries => {
+                Err(Error::Database(error))
+                    if is_contention(&error) && retries < self.settings.write.max_retries =>
+                {
                     retries += 1;
                     count_retry(shard.name());
                     tokio::time::sleep(back_off(retries)).await;
@@ -113,7 +135,12 @@ impl Router {
         }
     }
 
-    async fn find_owner(&self, stale: &Arc<ShardMap>, assignment: &Assignment, deadline: Instant) -> Result<()> {
+    async fn find_owner(
+        &self,
+        stale: &Arc<ShardMap>,
+        assignment: &Assignment,
+        deadline: Instant,
+    ) -> Result<()> {
         metrics::counter!("backscroll_stale_map_total").increment(1);
         if Instant::now() + OWNER_WAIT >= deadline {
             return Err(Error::ShardUnavailable(assignment.shard.clone()));
@@ -130,5 +157,6 @@ impl Router {
 
 /// Counts a transaction that is run again.
 pub(crate) fn count_retry(shard: &ShardName) {
-    metrics::counter!("backscroll_transaction_retries_total", "shard" => shard.to_string()).increment(1);
+    metrics::counter!("backscroll_transaction_retries_total", "shard" => shard.to_string())
+        .increment(1);
 }

@@ -35,10 +35,16 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let hint = || de::Error::custom(format!("`{text}` is not a duration; write for example \"5s\" or \"30 days\""));
+        let hint = || {
+            de::Error::custom(format!(
+                "`{text}` is not a duration; write for example \"5s\" or \"30 days\""
+            ))
+        };
         // A span in days is 24-hour days here: these are waiting times, not calendar dates.
         let span: jiff::Span = text.parse().map_err(|_| hint())?;
-        let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| hint())?;
+        let span = span
+            .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+            .map_err(|_| hint())?;
         Ok(Self(span.try_into().map_err(|_| hint())?))
     }
 }
@@ -52,8 +58,12 @@ impl DatabaseUrl {
     /// The address with `***` for the password.
     #[must_use]
     pub fn redacted(&self) -> String {
-        let Some((scheme, rest)) = self.0.split_once("://") else { return self.0.clone() };
-        let Some((credentials, host)) = rest.rsplit_once('@') else { return self.0.clone() };
+        let Some((scheme, rest)) = self.0.split_once("://") else {
+            return self.0.clone();
+        };
+        let Some((credentials, host)) = rest.rsplit_once('@') else {
+            return self.0.clone();
+        };
         match credentials.split_once(':') {
             Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
             None => self.0.clone(),
@@ -111,7 +121,10 @@ impl StoreSettings {
         };
         Self {
             keyspace: KeyspaceSettings::default(),
-            directory: DirectorySettings { url: DatabaseUrl(format!("sqlite://{folder}/directory.db")), ..DirectorySettings::default() },
+            directory: DirectorySettings {
+                url: DatabaseUrl(format!("sqlite://{folder}/directory.db")),
+                ..DirectorySettings::default()
+            },
             shards: (1..=shards).map(shard).collect(),
             pool: PoolSettings::default(),
             write: WriteSettings::default(),
@@ -154,7 +167,10 @@ pub struct DirectorySettings {
 
 impl Default for DirectorySettings {
     fn default() -> Self {
-        Self { url: DatabaseUrl("sqlite://backscroll-data/directory.db".into()), refresh_interval: Span::secs(1) }
+        Self {
+            url: DatabaseUrl("sqlite://backscroll-data/directory.db".into()),
+            refresh_interval: Span::secs(1),
+        }
     }
 }
 
@@ -221,7 +237,12 @@ pub struct WriteSettings {
 
 impl Default for WriteSettings {
     fn default() -> Self {
-        Self { lanes: 4, max_batch: 128, queue: 1024, max_retries: 10 }
+        Self {
+            lanes: 4,
+            max_batch: 128,
+            queue: 1024,
+            max_retries: 10,
+        }
     }
 }
 
@@ -239,7 +260,11 @@ pub struct RelaySettings {
 
 impl Default for RelaySettings {
     fn default() -> Self {
-        Self { interval: Span::millis(200), sweep_interval: Span::secs(5), max_members: 1000 }
+        Self {
+            interval: Span::millis(200),
+            sweep_interval: Span::secs(5),
+            max_members: 1000,
+        }
     }
 }
 
@@ -292,7 +317,10 @@ mod tests {
         let url = DatabaseUrl("mysql://bs:p@ss:word@db1:3306/chat".into());
         assert_eq!(url.redacted(), "mysql://bs:***@db1:3306/chat");
         assert!(!format!("{url:?}").contains("word"));
-        assert_eq!(DatabaseUrl("sqlite://a.db".into()).redacted(), "sqlite://a.db");
+        assert_eq!(
+            DatabaseUrl("sqlite://a.db".into()).redacted(),
+            "sqlite://a.db"
+        );
     }
 
     #[test]
@@ -302,6 +330,9 @@ mod tests {
         assert_eq!(read("250 ms").unwrap(), Span::millis(250));
         assert_eq!(read("30 days").unwrap(), Span::secs(30 * 86_400));
         assert!(read("soon").is_err() && read("-5s").is_err() && read("1 month").is_err());
-        assert_eq!(serde_json::to_string(&Span::millis(1500)).unwrap(), "\"1s 500ms\"");
+        assert_eq!(
+            serde_json::to_string(&Span::millis(1500)).unwrap(),
+            "\"1s 500ms\""
+        );
     }
 }

@@ -54,7 +54,11 @@ impl Store {
         listener: Arc<dyn CommitListener>,
     ) -> Result<Arc<Self>> {
         let router = Arc::new(Router::open(settings).await?);
-        let (writers, background, closing) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let (writers, background, closing) = (
+            TaskTracker::new(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
         let mut lanes = BTreeMap::new();
         let mut hints = BTreeMap::new();
         for shard in router.shards() {
@@ -62,17 +66,34 @@ impl Store {
             let shard_lanes = Lanes::start(shard, &settings.write, &listener, &hint, &writers);
             lanes.insert(shard.name().clone(), Arc::new(shard_lanes));
             hints.insert(shard.name().clone(), hint);
-            background.spawn(relay::run(router.clone(), shard.clone(), inbox, closing.clone()));
+            background.spawn(relay::run(
+                router.clone(),
+                shard.clone(),
+                inbox,
+                closing.clone(),
+            ));
         }
         background.spawn(watch_directory(router.clone(), closing.clone()));
         let lanes = std::sync::RwLock::new(lanes);
-        Ok(Arc::new(Self { router, lanes, hints, cold, listener, writers, background, closing }))
+        Ok(Arc::new(Self {
+            router,
+            lanes,
+            hints,
+            cold,
+            listener,
+            writers,
+            background,
+            closing,
+        }))
     }
 
     /// Takes nothing new, commits and answers what was accepted, relays what was marked, and closes the connections; what
     /// is not done by `deadline` is left to the next process, which finds it in the databases.
     pub async fn close(&self, deadline: Instant) {
-        self.lanes.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear(); // lanes end once their queues are empty
+        self.lanes
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clear(); // lanes end once their queues are empty
         self.writers.close();
         let finish = async {
             self.writers.wait().await;
@@ -84,9 +105,14 @@ impl Store {
             }
             self.router.directory().close().await;
         };
-        if tokio::time::timeout_at(deadline.into(), finish).await.is_err() {
+        if tokio::time::timeout_at(deadline.into(), finish)
+            .await
+            .is_err()
+        {
             self.closing.cancel();
-            tracing::warn!("not everything was finished by the deadline; what was acknowledged is stored");
+            tracing::warn!(
+                "not everything was finished by the deadline; what was acknowledged is stored"
+            );
         }
     }
 
@@ -115,12 +141,21 @@ impl Store {
     }
 
     fn lanes(&self, shard: &ShardName) -> Result<Arc<Lanes>> {
-        let lanes = self.lanes.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lanes = self
+            .lanes
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         lanes.get(shard).cloned().ok_or(Error::Closing)
     }
 
     /// Begins a change to a conversation by one of its members.
-    async fn begin(&self, shard: &Shard, assignment: &Assignment, caller: &Caller, id: ConversationId) -> Result<Change> {
+    async fn begin(
+        &self,
+        shard: &Shard,
+        assignment: &Assignment,
+        caller: &Caller,
+        id: ConversationId,
+    ) -> Result<Change> {
         if self.closing.is_cancelled() {
             return Err(Error::Closing);
         }
@@ -142,11 +177,22 @@ impl Store {
     async fn submit(&self, caller: &Caller, id: ConversationId, work: Work) -> Result<Outcome> {
         let work = &work;
         self.router
-            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
-                shard.admit()?;
-                let lanes = self.lanes(shard.name())?;
-                lanes.submit(&assignment, (id, &caller.user), work.clone(), caller.deadline).await
-            })
+            .call(
+                id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    shard.admit()?;
+                    let lanes = self.lanes(shard.name())?;
+                    lanes
+                        .submit(
+                            &assignment,
+                            (id, &caller.user),
+                            work.clone(),
+                            caller.deadline,
+                        )
+                        .await
+                },
+            )
             .await
     }
 
@@ -190,14 +236,23 @@ impl Store {
     /// The state of every dependency, each asked for at most `patience`.
     pub async fn health(&self, patience: Duration) -> Health {
         let directory = check(patience, self.router.directory().ping());
-        let shards = self.router.shards().map(|shard| self.shard_health(shard, patience));
-        let (directory, shards) = futures_util::join!(directory, futures_util::future::join_all(shards));
+        let shards = self
+            .router
+            .shards()
+            .map(|shard| self.shard_health(shard, patience));
+        let (directory, shards) =
+            futures_util::join!(directory, futures_util::future::join_all(shards));
         Health { directory, shards }
     }
 
     async fn shard_health(&self, shard: &Shard, patience: Duration) -> ShardHealth {
         let primary = check(patience, shard.primary().ping(Instant::now() + patience));
-        let replicas = futures_util::future::join_all(shard.replicas().iter().map(|replica| check(patience, replica.ping(Instant::now() + patience))));
+        let replicas = futures_util::future::join_all(
+            shard
+                .replicas()
+                .iter()
+                .map(|replica| check(patience, replica.ping(Instant::now() + patience))),
+        );
         let (primary, replicas) = futures_util::join!(primary, replicas);
         let (connections, idle_connections) = shard.primary().connections();
         ShardHealth {
@@ -225,13 +280,19 @@ impl Store {
 async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
     let interval = router.settings().directory.refresh_interval.0;
     let mut reachable = true;
-    while closing.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+    while closing
+        .run_until_cancelled(tokio::time::sleep(interval))
+        .await
+        .is_some()
+    {
         let outcome = router.refresh(&router.map()).await;
         if outcome.is_ok() != reachable {
             reachable = outcome.is_ok();
             match outcome {
                 Ok(()) => tracing::info!("the directory is back"),
-                Err(error) => tracing::warn!(%error, "the directory is away; going on with the map as it was"),
+                Err(error) => {
+                    tracing::warn!(%error, "the directory is away; going on with the map as it was")
+                }
             }
         }
     }
@@ -239,7 +300,9 @@ async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
 
 async fn check(patience: Duration, ping: impl Future<Output = Result<()>>) -> DependencyHealth {
     let started = Instant::now();
-    let outcome = tokio::time::timeout(patience, ping).await.unwrap_or(Err(Error::DeadlineExceeded));
+    let outcome = tokio::time::timeout(patience, ping)
+        .await
+        .unwrap_or(Err(Error::DeadlineExceeded));
     DependencyHealth {
         ok: outcome.is_ok(),
         error: outcome.err().map(|error| error.to_string()),

@@ -6,8 +6,8 @@
 
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::history;
+use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::map::Assignment;
 use crate::member;
 use crate::message::StoredMessage;
@@ -61,13 +61,22 @@ pub async fn delta(
         return Ok(Delta::None);
     }
     if rev > access.rev || access.rev.0 - rev.0 > u64::from(most) {
-        let head = ConversationHead { conversation_id: id, head_seq: access.head_seq, rev: access.rev };
+        let head = ConversationHead {
+            conversation_id: id,
+            head_seq: access.head_seq,
+            rev: access.rev,
+        };
         return Ok(Delta::Resync(head));
     }
     let mut through = access.rev;
     let limit = i64::try_from(room + 1).unwrap_or(i64::MAX);
-    let rows = connection.fetch_all(CHANGED, &values![&id, rev, through, limit]).await?;
-    let mut messages = rows.iter().map(|row| StoredMessage::from_row(row, 0)).collect::<Result<Vec<_>>>()?;
+    let rows = connection
+        .fetch_all(CHANGED, &values![&id, rev, through, limit])
+        .await?;
+    let mut messages = rows
+        .iter()
+        .map(|row| StoredMessage::from_row(row, 0))
+        .collect::<Result<Vec<_>>>()?;
     if messages.len() > room {
         messages.truncate(room);
         through = messages.last().map_or(rev, |message| message.rev);
@@ -88,11 +97,20 @@ pub async fn delta(
     let changes = ConversationChanges {
         conversation_id: id,
         conversation: None,
-        messages: messages.into_iter().map(to_message).collect::<Result<_>>()?,
-        members: members.into_iter().map(member::Membership::into_member).collect::<Vec<Member>>(),
+        messages: messages
+            .into_iter()
+            .map(to_message)
+            .collect::<Result<_>>()?,
+        members: members
+            .into_iter()
+            .map(member::Membership::into_member)
+            .collect::<Vec<Member>>(),
         rev: through,
     };
-    Ok(Delta::Changes { changes, complete: through == access.rev })
+    Ok(Delta::Changes {
+        changes,
+        complete: through == access.rev,
+    })
 }
 
 /// The text form of a user's rev.
@@ -106,11 +124,17 @@ pub fn to_cursor(rev: Rev) -> String {
 /// # Errors
 /// When it is not one that [`to_cursor`] made.
 pub fn parse_cursor(cursor: &str) -> Result<Rev> {
-    cursor.parse().map_err(|_| Error::invalid("cursor", "pass the `cursor` of the answer before"))
+    cursor
+        .parse()
+        .map_err(|_| Error::invalid("cursor", "pass the `cursor` of the answer before"))
 }
 
 /// A head to fetch from, for a conversation about which nothing else can be said.
 #[must_use]
 pub fn head(id: ConversationId, head_seq: Seq, rev: Rev) -> ConversationHead {
-    ConversationHead { conversation_id: id, head_seq, rev }
+    ConversationHead {
+        conversation_id: id,
+        head_seq,
+        rev,
+    }
 }

@@ -14,7 +14,10 @@ use crate::list;
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::check_object;
-use crate::model::{Caller, Conversation, ConversationKind, ConversationPatch, NewConversation, RawJson, Role, Timestamp};
+use crate::model::{
+    Caller, Conversation, ConversationKind, ConversationPatch, NewConversation, RawJson, Role,
+    Timestamp,
+};
 use crate::node::Shard;
 use crate::relay;
 use crate::seams::Event;
@@ -59,7 +62,10 @@ impl Store {
             let id = plan.head.id;
             match self.create(caller, &plan).await? {
                 Created::New => {
-                    self.listener.committed(vec![Event::ConversationChanged { conversation: id, rev: plan.head.rev }]);
+                    self.listener.committed(vec![Event::ConversationChanged {
+                        conversation: id,
+                        rev: plan.head.rev,
+                    }]);
                     self.relay_now(id).await;
                     return Ok((self.conversation(caller, id).await?, true));
                 }
@@ -70,12 +76,24 @@ impl Store {
                 Created::Taken => {}
             }
         }
-        Err(Error::Conflict("no free id was found for this conversation"))
+        Err(Error::Conflict(
+            "no free id was found for this conversation",
+        ))
     }
 
     /// Checks the input and chooses the id.
-    fn plan(&self, caller: &Caller, new: &NewConversation, key: Option<&str>, probe: u64) -> Result<Plan> {
-        let others: BTreeSet<&UserId> = new.members.iter().filter(|user| **user != caller.user).collect();
+    fn plan(
+        &self,
+        caller: &Caller,
+        new: &NewConversation,
+        key: Option<&str>,
+        probe: u64,
+    ) -> Result<Plan> {
+        let others: BTreeSet<&UserId> = new
+            .members
+            .iter()
+            .filter(|user| **user != caller.user)
+            .collect();
         for user in &others {
             self.key(user)?;
         }
@@ -83,12 +101,22 @@ impl Store {
         let (id, creator_role) = match new.kind {
             ConversationKind::Direct => {
                 let [other] = others.iter().copied().collect::<Vec<_>>()[..] else {
-                    return Err(Error::invalid("members", "a direct conversation has exactly one other member"));
+                    return Err(Error::invalid(
+                        "members",
+                        "a direct conversation has exactly one other member",
+                    ));
                 };
                 if new.title.is_some() {
                     return Err(Error::invalid("title", "a direct conversation has none"));
                 }
-                (ConversationId::direct((&caller.user, my_key), (other, self.key(other)?), probe), Role::Member)
+                (
+                    ConversationId::direct(
+                        (&caller.user, my_key),
+                        (other, self.key(other)?),
+                        probe,
+                    ),
+                    Role::Member,
+                )
             }
             ConversationKind::Group | ConversationKind::Channel => {
                 let id = match key {
@@ -100,7 +128,10 @@ impl Store {
         };
         self.check_member_count(new.kind, others.len() as u64 + 1)?;
         if others.len() > MEMBERS_AT_ONCE {
-            return Err(Error::LimitReached { what: "members at once; add the others afterwards", max: MEMBERS_AT_ONCE as u64 });
+            return Err(Error::LimitReached {
+                what: "members at once; add the others afterwards",
+                max: MEMBERS_AT_ONCE as u64,
+            });
         }
         let mut head = Head::new(id, new.kind, caller.user.clone(), Timestamp::now());
         head.title = new.title.as_deref().map(check_title).transpose()?;
@@ -110,22 +141,38 @@ impl Store {
         head.next_rev();
         let mut members = vec![(caller.user.clone(), creator_role)];
         members.extend(others.into_iter().map(|user| (user.clone(), Role::Member)));
-        head.first_members = members.iter().take(FIRST_MEMBERS).map(|(user, _)| user.clone()).collect();
-        Ok(Plan { head, members, repeatable: key.is_some() || new.kind == ConversationKind::Direct })
+        head.first_members = members
+            .iter()
+            .take(FIRST_MEMBERS)
+            .map(|(user, _)| user.clone())
+            .collect();
+        Ok(Plan {
+            head,
+            members,
+            repeatable: key.is_some() || new.kind == ConversationKind::Direct,
+        })
     }
 
     async fn create(&self, caller: &Caller, plan: &Plan) -> Result<Created> {
         let attempt = || {
-            self.router.call(plan.head.id.owner_key(), caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(caller.deadline).await?;
-                let created = create(&mut connection, &shard, &assignment, plan).await?;
-                connection.commit().await?;
-                Ok(created)
-            })
+            self.router.call(
+                plan.head.id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    let mut connection = shard.begin(caller.deadline).await?;
+                    let created = create(&mut connection, &shard, &assignment, plan).await?;
+                    connection.commit().await?;
+                    Ok(created)
+                },
+            )
         };
         match attempt().await {
             // Somebody created it between our look and our insert: look again.
-            Err(Error::Database(error)) if error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation) => {
+            Err(Error::Database(error))
+                if error
+                    .as_database_error()
+                    .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
+            {
                 attempt().await
             }
             outcome => outcome,
@@ -137,9 +184,15 @@ impl Store {
         let (what, max) = match kind {
             ConversationKind::Direct => ("members of a direct conversation", 2),
             ConversationKind::Group => ("members of a group", u64::from(limits.group_members)),
-            ConversationKind::Channel => ("members of a channel", u64::from(limits.channel_members)),
+            ConversationKind::Channel => {
+                ("members of a channel", u64::from(limits.channel_members))
+            }
         };
-        if count > max { Err(Error::LimitReached { what, max }) } else { Ok(()) }
+        if count > max {
+            Err(Error::LimitReached { what, max })
+        } else {
+            Ok(())
+        }
     }
 
     fn check_metadata(&self, metadata: Option<&RawJson>) -> Result<Option<String>> {
@@ -154,13 +207,27 @@ impl Store {
     pub async fn conversation(&self, caller: &Caller, id: ConversationId) -> Result<Conversation> {
         let (head, me, members) = self
             .router
-            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(caller.deadline).await?;
-                history::access(&mut connection, &shard, &assignment, (id, &caller.user)).await?;
-                let head = conversation::heads(&mut connection, &[id], false).await?.pop().ok_or(Error::NotMember)?;
-                let me = member::one(&mut connection, id, &caller.user).await?.ok_or(Error::NotMember)?;
-                Ok((head, me, member::page(&mut connection, id, &[], FIRST_MEMBERS).await?))
-            })
+            .call(
+                id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    let mut connection = shard.reader(caller.deadline).await?;
+                    history::access(&mut connection, &shard, &assignment, (id, &caller.user))
+                        .await?;
+                    let head = conversation::heads(&mut connection, &[id], false)
+                        .await?
+                        .pop()
+                        .ok_or(Error::NotMember)?;
+                    let me = member::one(&mut connection, id, &caller.user)
+                        .await?
+                        .ok_or(Error::NotMember)?;
+                    Ok((
+                        head,
+                        me,
+                        member::page(&mut connection, id, &[], FIRST_MEMBERS).await?,
+                    ))
+                },
+            )
             .await?;
         let flags = self.list_flags(caller, id).await?;
         view(head, &me, members, flags)
@@ -170,18 +237,30 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Forbidden`], and as [`Store::conversation`].
-    pub async fn update_conversation(&self, caller: &Caller, id: ConversationId, patch: ConversationPatch) -> Result<Conversation> {
+    pub async fn update_conversation(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        patch: ConversationPatch,
+    ) -> Result<Conversation> {
         let title = patch.title.as_deref().map(check_title).transpose()?;
         let metadata = self.check_metadata(patch.metadata.as_ref())?;
         if title.is_some() || patch.metadata.is_some() {
-            let (title, metadata) = (title.as_ref(), patch.metadata.is_some().then_some(&metadata));
+            let (title, metadata) = (
+                title.as_ref(),
+                patch.metadata.is_some().then_some(&metadata),
+            );
             let rename = |shard: Arc<Shard>, assignment| async move {
                 let mut change = self.begin(&shard, &assignment, caller, id).await?;
                 if change.head.kind == ConversationKind::Direct {
-                    return Err(Error::Forbidden("a direct conversation has no title or metadata of its own"));
+                    return Err(Error::Forbidden(
+                        "a direct conversation has no title or metadata of its own",
+                    ));
                 }
                 if !change.me.has(Role::Admin) {
-                    return Err(Error::Forbidden("only admins can rename a conversation or change its metadata"));
+                    return Err(Error::Forbidden(
+                        "only admins can rename a conversation or change its metadata",
+                    ));
                 }
                 if title.is_some() {
                     change.head.title = title.cloned();
@@ -191,15 +270,21 @@ impl Store {
                 }
                 let rev = change.head.next_rev();
                 change.told = Told::Everybody;
-                change.events.push(Event::ConversationChanged { conversation: id, rev });
+                change.events.push(Event::ConversationChanged {
+                    conversation: id,
+                    rev,
+                });
                 self.commit(&shard, change).await
             };
-            self.router.call(id.owner_key(), caller.deadline, rename).await?;
+            self.router
+                .call(id.owner_key(), caller.deadline, rename)
+                .await?;
             self.relay_now(id).await;
         }
         if patch.pinned.is_some() || patch.muted.is_some() {
             self.conversation(caller, id).await?; // a member, then
-            self.set_list_flags(caller, id, (patch.pinned, patch.muted)).await?;
+            self.set_list_flags(caller, id, (patch.pinned, patch.muted))
+                .await?;
         }
         self.conversation(caller, id).await
     }
@@ -220,17 +305,27 @@ impl Store {
             change.head.deleted_at = Some(Timestamp::now());
             let rev = change.head.next_rev();
             change.told = Told::Everybody;
-            change.events.push(Event::ConversationChanged { conversation: id, rev });
+            change.events.push(Event::ConversationChanged {
+                conversation: id,
+                rev,
+            });
             self.commit(&shard, change).await
         };
-        self.router.call(id.owner_key(), caller.deadline, delete).await?;
+        self.router
+            .call(id.owner_key(), caller.deadline, delete)
+            .await?;
         self.relay_now(id).await;
         Ok(())
     }
 }
 
 /// In a write transaction: creates the conversation unless its id is taken, by itself or by another.
-async fn create(connection: &mut Connection, shard: &Shard, assignment: &Assignment, plan: &Plan) -> Result<Created> {
+async fn create(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    plan: &Plan,
+) -> Result<Created> {
     fence::require_write(connection, shard.name(), assignment).await?;
     let id = plan.head.id;
     if let Some(stored) = conversation::heads(connection, &[id], true).await?.pop() {
@@ -265,25 +360,39 @@ async fn is_the_same(connection: &mut Connection, stored: &Head, plan: &Plan) ->
         }
         _ => stored.created_by == plan.head.created_by && stored.title == plan.head.title,
     };
-    Ok(if same { Created::Existing } else { Created::Taken })
+    Ok(if same {
+        Created::Existing
+    } else {
+        Created::Taken
+    })
 }
 
 fn check_title(title: &str) -> Result<String> {
     let title = title.trim();
-    if title.is_empty() || title.chars().count() > TITLE_MAX || title.chars().any(char::is_control) {
-        return Err(Error::invalid("title", "1 to 255 characters without control characters"));
+    if title.is_empty() || title.chars().count() > TITLE_MAX || title.chars().any(char::is_control)
+    {
+        return Err(Error::invalid(
+            "title",
+            "1 to 255 characters without control characters",
+        ));
     }
     Ok(title.to_owned())
 }
 
 /// A conversation as `me` sees it.
-fn view(head: Head, me: &Membership, members: Vec<Membership>, flags: list::Flags) -> Result<Conversation> {
+fn view(
+    head: Head,
+    me: &Membership,
+    members: Vec<Membership>,
+    flags: list::Flags,
+) -> Result<Conversation> {
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,
         kind: head.kind,
         title: head.title,
-        metadata: metadata.map_err(|error| Error::Corrupt(format!("a conversation's metadata: {error}")))?,
+        metadata: metadata
+            .map_err(|error| Error::Corrupt(format!("a conversation's metadata: {error}")))?,
         created_by: head.created_by,
         created_at: head.created_at,
         head_seq: head.head_seq,

@@ -11,19 +11,26 @@ use crate::ids::{ConversationId, Rev, Seq, ShardName};
 use crate::list::{self, Entry, Flags, ListOrder};
 use crate::map::Assignment;
 use crate::member;
-use crate::model::{Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount};
+use crate::model::{
+    Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
+};
 use crate::node::Shard;
 use crate::sync::{self, Delta};
 
 /// Most conversations in a page of the list.
-pub const LIST_PAGE_MAX: u32 = 100;
+const LIST_PAGE_MAX: u32 = 100;
 
 impl Store {
     /// A page of the caller's conversations: pinned first, then the latest activity first.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
-    pub async fn list_conversations(&self, caller: &Caller, cursor: Option<&str>, limit: u32) -> Result<ConversationList> {
+    pub async fn list_conversations(
+        &self,
+        caller: &Caller,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<ConversationList> {
         let after = cursor.map(ListOrder::parse).transpose()?;
         let limit = limit.clamp(1, LIST_PAGE_MAX);
         let key = self.key(&caller.user)?;
@@ -41,8 +48,15 @@ impl Store {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.order()));
         let limit = limit as usize;
         let next_cursor = (entries.len() > limit).then(|| entries[limit - 1].order().to_cursor());
-        let conversations = entries.into_iter().take(limit).map(Entry::into_list_entry).collect::<Result<_>>()?;
-        Ok(ConversationList { conversations, next_cursor })
+        let conversations = entries
+            .into_iter()
+            .take(limit)
+            .map(Entry::into_list_entry)
+            .collect::<Result<_>>()?;
+        Ok(ConversationList {
+            conversations,
+            next_cursor,
+        })
     }
 
     /// How many messages, in how many conversations, the caller has not read.
@@ -64,7 +78,10 @@ impl Store {
             total += unread;
             conversations += u64::from(unread > 0);
         }
-        Ok(UnreadCount { total, conversations })
+        Ok(UnreadCount {
+            total,
+            conversations,
+        })
     }
 
     /// What changed since the client's cursor and revs, in pages.
@@ -73,9 +90,16 @@ impl Store {
     /// [`Error::Invalid`] for a foreign cursor or too many conversations.
     pub async fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncPage> {
         if request.conversations.len() > sync::CONVERSATIONS_MAX {
-            return Err(Error::invalid("conversations", format!("at most {} at once", sync::CONVERSATIONS_MAX)));
+            return Err(Error::invalid(
+                "conversations",
+                format!("at most {} at once", sync::CONVERSATIONS_MAX),
+            ));
         }
-        let since = request.cursor.as_deref().map(sync::parse_cursor).transpose()?;
+        let since = request
+            .cursor
+            .as_deref()
+            .map(sync::parse_cursor)
+            .transpose()?;
         let from = since.unwrap_or_default();
         let key = self.key(&caller.user)?;
         let mut entries = self
@@ -91,18 +115,35 @@ impl Store {
         if since.is_none() {
             entries.retain(|entry| !entry.removed);
         }
-        let mut page = SyncPage { changes: Vec::new(), cursor: sync::to_cursor(cursor), has_more: false, resync: Vec::new() };
+        let mut page = SyncPage {
+            changes: Vec::new(),
+            cursor: sync::to_cursor(cursor),
+            has_more: false,
+            resync: Vec::new(),
+        };
         let mut place: HashMap<ConversationId, usize> = HashMap::new();
-        let (large, relayed): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| !entry.relayed && !entry.removed);
+        let (large, relayed): (Vec<Entry>, Vec<Entry>) = entries
+            .into_iter()
+            .partition(|entry| !entry.relayed && !entry.removed);
         let mut entries = self.follow(caller, large).await?;
         entries.extend(relayed);
         entries.sort_by_key(|entry| entry.rev);
         for entry in entries {
             let conversation_id = entry.conversation;
-            let rev = request.conversations.get(&conversation_id).copied().unwrap_or(entry.conversation_rev);
+            let rev = request
+                .conversations
+                .get(&conversation_id)
+                .copied()
+                .unwrap_or(entry.conversation_rev);
             place.insert(conversation_id, page.changes.len());
             let conversation = Some(entry.into_list_entry()?);
-            page.changes.push(ConversationChanges { conversation_id, conversation, messages: Vec::new(), members: Vec::new(), rev });
+            page.changes.push(ConversationChanges {
+                conversation_id,
+                conversation,
+                messages: Vec::new(),
+                members: Vec::new(),
+                rev,
+            });
         }
         let mut room = sync::MESSAGES_MAX;
         for (id, rev) in request.conversations {
@@ -119,7 +160,10 @@ impl Store {
                     match place.get(&id) {
                         Some(at) => {
                             let conversation = page.changes[*at].conversation.take();
-                            page.changes[*at] = ConversationChanges { conversation, ..changes };
+                            page.changes[*at] = ConversationChanges {
+                                conversation,
+                                ..changes
+                            };
                         }
                         None => page.changes.push(changes),
                     }
@@ -131,13 +175,31 @@ impl Store {
         Ok(page)
     }
 
-    async fn delta(&self, caller: &Caller, id: ConversationId, rev: Rev, room: usize) -> Result<Delta> {
+    async fn delta(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        rev: Rev,
+        room: usize,
+    ) -> Result<Delta> {
         let most = self.settings().limits.sync_changes;
         self.router
-            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(caller.deadline).await?;
-                sync::delta(&mut connection, &shard, &assignment, (id, &caller.user), rev, (room, most)).await
-            })
+            .call(
+                id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    let mut connection = shard.reader(caller.deadline).await?;
+                    sync::delta(
+                        &mut connection,
+                        &shard,
+                        &assignment,
+                        (id, &caller.user),
+                        rev,
+                        (room, most),
+                    )
+                    .await
+                },
+            )
             .await
     }
 
@@ -147,14 +209,23 @@ impl Store {
         let map = self.map();
         let mut by_shard: BTreeMap<&ShardName, Vec<ConversationId>> = BTreeMap::new();
         for entry in &entries {
-            by_shard.entry(&map.locate(entry.conversation.owner_key()).shard).or_default().push(entry.conversation);
+            by_shard
+                .entry(&map.locate(entry.conversation.owner_key()).shard)
+                .or_default()
+                .push(entry.conversation);
         }
         let mut current: HashMap<ConversationId, (Head, Seq)> = HashMap::new();
         for (name, ids) in by_shard {
             let shard = self.router.shard(name)?;
             match heads_for(shard, caller, &ids).await {
-                Ok(heads) => current.extend(heads.into_iter().map(|(head, read_seq)| (head.id, (head, read_seq)))),
-                Err(error) => tracing::warn!(shard = %name, %error, "large conversations are listed as they were"),
+                Ok(heads) => current.extend(
+                    heads
+                        .into_iter()
+                        .map(|(head, read_seq)| (head.id, (head, read_seq))),
+                ),
+                Err(error) => {
+                    tracing::warn!(shard = %name, %error, "large conversations are listed as they were")
+                }
             }
         }
         for entry in &mut entries {
@@ -205,11 +276,21 @@ async fn my_entries(shard: &Shard, assignment: &Assignment, caller: &Caller) -> 
 }
 
 /// Heads of conversations on one shard, each with the caller's read watermark there.
-async fn heads_for(shard: &Shard, caller: &Caller, ids: &[ConversationId]) -> Result<Vec<(Head, Seq)>> {
+async fn heads_for(
+    shard: &Shard,
+    caller: &Caller,
+    ids: &[ConversationId],
+) -> Result<Vec<(Head, Seq)>> {
     let mut connection = shard.reader(caller.deadline).await?;
     let pairs: Vec<_> = ids.iter().map(|id| (*id, &caller.user)).collect();
     let members = member::pairs(&mut connection, &pairs).await?;
-    let read: HashMap<ConversationId, Seq> = members.into_iter().map(|(id, member)| (id, member.read_seq)).collect();
+    let read: HashMap<ConversationId, Seq> = members
+        .into_iter()
+        .map(|(id, member)| (id, member.read_seq))
+        .collect();
     let heads = conversation::heads(&mut connection, ids, false).await?;
-    Ok(heads.into_iter().filter_map(|head| read.get(&head.id).map(|seq| *seq).map(|seq| (head, seq))).collect())
+    Ok(heads
+        .into_iter()
+        .filter_map(|head| read.get(&head.id).map(|seq| *seq).map(|seq| (head, seq)))
+        .collect())
 }

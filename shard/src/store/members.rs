@@ -11,68 +11,117 @@ use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, UserId};
 use crate::member::{self, Membership};
-use crate::model::{Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp};
+use crate::model::{
+    Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
+};
 use crate::node::Shard;
 use crate::seams::Event;
 
 /// Most members in a page.
-pub const MEMBERS_PAGE_MAX: u32 = 200;
+const MEMBERS_PAGE_MAX: u32 = 200;
 
 impl Store {
     /// A page of members, by id.
     ///
     /// # Errors
     /// [`Error::NotMember`], [`Error::Invalid`] for a foreign cursor.
-    pub async fn members(&self, caller: &Caller, id: ConversationId, cursor: Option<&str>, limit: u32) -> Result<MemberList> {
-        let after = cursor.map(|cursor| UserId::new(cursor).map_err(|_| Error::invalid("cursor", "pass the `nextCursor` of the page before")));
+    pub async fn members(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<MemberList> {
+        let after = cursor.map(|cursor| {
+            UserId::new(cursor)
+                .map_err(|_| Error::invalid("cursor", "pass the `nextCursor` of the page before"))
+        });
         let after = after.transpose()?;
         let limit = limit.clamp(1, MEMBERS_PAGE_MAX) as usize;
         let after: &[u8] = after.as_ref().map_or(&[], |user| user.as_ref());
         let mut members = self
             .router
-            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(caller.deadline).await?;
-                history::access(&mut connection, &shard, &assignment, (id, &caller.user)).await?;
-                member::page(&mut connection, id, after, limit + 1).await
-            })
+            .call(
+                id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    let mut connection = shard.reader(caller.deadline).await?;
+                    history::access(&mut connection, &shard, &assignment, (id, &caller.user))
+                        .await?;
+                    member::page(&mut connection, id, after, limit + 1).await
+                },
+            )
             .await?;
         let more = members.len() > limit;
         members.truncate(limit);
-        let next_cursor = members.last().filter(|_| more).map(|last| last.user.as_str().to_owned());
-        Ok(MemberList { members: members.into_iter().map(Membership::into_member).collect(), next_cursor })
+        let next_cursor = members
+            .last()
+            .filter(|_| more)
+            .map(|last| last.user.as_str().to_owned());
+        Ok(MemberList {
+            members: members.into_iter().map(Membership::into_member).collect(),
+            next_cursor,
+        })
     }
 
     /// Adds members; those who are members already stay as they are. Admins may; only owners may add admins.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::LimitReached`], and as [`Store::conversation`].
-    pub async fn add_members(&self, caller: &Caller, id: ConversationId, new: NewMembers) -> Result<Conversation> {
+    pub async fn add_members(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        new: NewMembers,
+    ) -> Result<Conversation> {
         let users: BTreeSet<UserId> = new.members.into_iter().collect();
         if users.is_empty() || users.len() > MEMBERS_AT_ONCE {
-            return Err(Error::invalid("members", format!("1 to {MEMBERS_AT_ONCE} users")));
+            return Err(Error::invalid(
+                "members",
+                format!("1 to {MEMBERS_AT_ONCE} users"),
+            ));
         }
         for user in &users {
             self.key(user)?;
         }
         if new.role == Role::Owner {
-            return Err(Error::invalid("role", "add them as member or admin; change the role afterwards"));
+            return Err(Error::invalid(
+                "role",
+                "add them as member or admin; change the role afterwards",
+            ));
         }
         let (users, role) = (&users, new.role);
         let add = |shard: Arc<Shard>, assignment| async move {
             let mut change = self.begin(&shard, &assignment, caller, id).await?;
             require_members_can_change(&change)?;
-            let needed = if role == Role::Admin { Role::Owner } else { Role::Admin };
+            let needed = if role == Role::Admin {
+                Role::Owner
+            } else {
+                Role::Admin
+            };
             if !change.me.has(needed) {
-                return Err(Error::Forbidden("only admins can add members, and only owners can add admins"));
+                return Err(Error::Forbidden(
+                    "only admins can add members, and only owners can add admins",
+                ));
             }
             let asked: Vec<&UserId> = users.iter().collect();
             let present = member::some(&mut change.connection, id, &asked).await?;
-            let active: BTreeSet<&UserId> = present.iter().filter(|m| m.is_active()).map(|m| &m.user).collect();
-            let joining: Vec<&UserId> = asked.into_iter().filter(|user| !active.contains(user)).collect();
+            let active: BTreeSet<&UserId> = present
+                .iter()
+                .filter(|m| m.is_active())
+                .map(|m| &m.user)
+                .collect();
+            let joining: Vec<&UserId> = asked
+                .into_iter()
+                .filter(|user| !active.contains(user))
+                .collect();
             if joining.is_empty() {
                 return Ok(());
             }
-            self.check_member_count(change.head.kind, change.head.member_count + joining.len() as u64)?;
+            self.check_member_count(
+                change.head.kind,
+                change.head.member_count + joining.len() as u64,
+            )?;
             let rev = change.head.next_rev();
             let head_seq = change.head.head_seq; // nothing is unread for those who join now
             let membership = |user: &&UserId| Membership {
@@ -88,10 +137,15 @@ impl Store {
             change.head.member_count += joining.len() as u64;
             let joined = joining.into_iter().cloned().collect();
             self.members_changed(&mut change, joined).await?;
-            change.events.push(Event::ConversationChanged { conversation: id, rev });
+            change.events.push(Event::ConversationChanged {
+                conversation: id,
+                rev,
+            });
             self.commit(&shard, change).await
         };
-        self.router.call(id.owner_key(), caller.deadline, add).await?;
+        self.router
+            .call(id.owner_key(), caller.deadline, add)
+            .await?;
         self.relay_now(id).await;
         self.conversation(caller, id).await
     }
@@ -100,7 +154,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner, [`Error::NotFound`] for who is no member.
-    pub async fn change_role(&self, caller: &Caller, id: ConversationId, user: &UserId, role: Role) -> Result<Member> {
+    pub async fn change_role(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        user: &UserId,
+        role: Role,
+    ) -> Result<Member> {
         let set = |shard: Arc<Shard>, assignment| async move {
             let mut change = self.begin(&shard, &assignment, caller, id).await?;
             require_members_can_change(&change)?;
@@ -116,8 +176,16 @@ impl Store {
             }
             membership.role = Some(role);
             membership.rev = change.head.next_rev();
-            member::save(&mut change.connection, id, std::slice::from_ref(&membership)).await?;
-            change.events.push(Event::ConversationChanged { conversation: id, rev: membership.rev });
+            member::save(
+                &mut change.connection,
+                id,
+                std::slice::from_ref(&membership),
+            )
+            .await?;
+            change.events.push(Event::ConversationChanged {
+                conversation: id,
+                rev: membership.rev,
+            });
             self.commit(&shard, change).await?;
             Ok(membership.into_member())
         };
@@ -128,28 +196,47 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner while others remain, [`Error::NotFound`].
-    pub async fn remove_member(&self, caller: &Caller, id: ConversationId, user: &UserId) -> Result<()> {
+    pub async fn remove_member(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        user: &UserId,
+    ) -> Result<()> {
         let remove = |shard: Arc<Shard>, assignment| async move {
             let mut change = self.begin(&shard, &assignment, caller, id).await?;
             require_members_can_change(&change)?;
             let mut membership = active(&mut change.connection, id, user).await?;
             let leaving = *user == caller.user;
-            let outranks = change.me.has(Role::Owner) || (change.me.has(Role::Admin) && membership.role < Some(Role::Admin));
+            let outranks = change.me.has(Role::Owner)
+                || (change.me.has(Role::Admin) && membership.role < Some(Role::Admin));
             if !leaving && !outranks {
-                return Err(Error::Forbidden("admins can remove members, owners anybody"));
+                return Err(Error::Forbidden(
+                    "admins can remove members, owners anybody",
+                ));
             }
             if membership.role == Some(Role::Owner) && change.head.member_count > 1 {
                 require_another_owner(&mut change.connection, id, user).await?;
             }
             membership.role = None;
             membership.rev = change.head.next_rev();
-            member::save(&mut change.connection, id, std::slice::from_ref(&membership)).await?;
+            member::save(
+                &mut change.connection,
+                id,
+                std::slice::from_ref(&membership),
+            )
+            .await?;
             change.head.member_count = change.head.member_count.saturating_sub(1);
-            self.members_changed(&mut change, vec![user.clone()]).await?;
-            change.events.push(Event::ConversationChanged { conversation: id, rev: membership.rev });
+            self.members_changed(&mut change, vec![user.clone()])
+                .await?;
+            change.events.push(Event::ConversationChanged {
+                conversation: id,
+                rev: membership.rev,
+            });
             self.commit(&shard, change).await
         };
-        self.router.call(id.owner_key(), caller.deadline, remove).await?;
+        self.router
+            .call(id.owner_key(), caller.deadline, remove)
+            .await?;
         self.relay_now(id).await;
         Ok(())
     }
@@ -158,13 +245,17 @@ impl Store {
     async fn members_changed(&self, change: &mut Change, users: Vec<UserId>) -> Result<()> {
         let was_relayed = change.head.relayed;
         change.head.set_relayed(self.settings().relay.max_members);
-        let first = member::page(&mut change.connection, change.head.id, &[], FIRST_MEMBERS).await?;
+        let first =
+            member::page(&mut change.connection, change.head.id, &[], FIRST_MEMBERS).await?;
         change.head.first_members = first.into_iter().map(|member| member.user).collect();
         change.told = match (was_relayed, change.head.relayed) {
             (false, false) => Told::Users(users),
             // Past members are not among those a large conversation tells; a crossing tells them by themselves.
             (true, false) | (false, true) => {
-                let marks: Vec<_> = users.iter().map(|user| (change.head.id, Some(user))).collect();
+                let marks: Vec<_> = users
+                    .iter()
+                    .map(|user| (change.head.id, Some(user)))
+                    .collect();
                 crate::relay::mark(&mut change.connection, &marks).await?;
                 Told::Everybody
             }
@@ -176,18 +267,33 @@ impl Store {
 
 fn require_members_can_change(change: &Change) -> Result<()> {
     if change.head.kind == ConversationKind::Direct {
-        return Err(Error::Forbidden("the members of a direct conversation do not change"));
+        return Err(Error::Forbidden(
+            "the members of a direct conversation do not change",
+        ));
     }
     Ok(())
 }
 
-async fn active(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<Membership> {
-    member::one(connection, id, user).await?.filter(Membership::is_active).ok_or(Error::NotFound("member"))
+async fn active(
+    connection: &mut Connection,
+    id: ConversationId,
+    user: &UserId,
+) -> Result<Membership> {
+    member::one(connection, id, user)
+        .await?
+        .filter(Membership::is_active)
+        .ok_or(Error::NotFound("member"))
 }
 
-async fn require_another_owner(connection: &mut Connection, id: ConversationId, user: &UserId) -> Result<()> {
+async fn require_another_owner(
+    connection: &mut Connection,
+    id: ConversationId,
+    user: &UserId,
+) -> Result<()> {
     if member::has_other_owner(connection, id, user).await? {
         return Ok(());
     }
-    Err(Error::Conflict("a conversation keeps at least one owner; make somebody else owner first"))
+    Err(Error::Conflict(
+        "a conversation keeps at least one owner; make somebody else owner first",
+    ))
 }

@@ -12,7 +12,8 @@ use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, Work};
 use crate::message::{Draft, StoredMessage, check_content};
 use crate::model::{
-    Caller, Edit, HistoryPage, Message, NewMessage, Position, RawJson, Role, Sent, Timestamp, Watermarks,
+    Caller, Edit, HistoryPage, Message, NewMessage, Position, RawJson, Role, Sent, Timestamp,
+    Watermarks,
 };
 use crate::node::Shard;
 use crate::seams::Event;
@@ -30,11 +31,18 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::Overloaded`],
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
-    pub async fn send(&self, caller: &Caller, id: ConversationId, message: NewMessage) -> Result<Sent> {
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        message: NewMessage,
+    ) -> Result<Sent> {
         let draft = Draft::check(message, id, &self.settings().limits)?;
         match self.submit(caller, id, Work::Send(draft)).await? {
             Outcome::Sent(sent) => Ok(sent),
-            Outcome::Watermarks(_) => Err(Error::Corrupt("a send was answered with watermarks".into())),
+            Outcome::Watermarks(_) => {
+                Err(Error::Corrupt("a send was answered with watermarks".into()))
+            }
         }
     }
 
@@ -42,7 +50,12 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::send`]; [`Error::Invalid`] for a seq beyond the head.
-    pub async fn mark_read(&self, caller: &Caller, id: ConversationId, seq: Option<Seq>) -> Result<Watermarks> {
+    pub async fn mark_read(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        seq: Option<Seq>,
+    ) -> Result<Watermarks> {
         self.watermark(caller, id, Work::Read(seq)).await
     }
 
@@ -50,14 +63,26 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::mark_read`].
-    pub async fn mark_delivered(&self, caller: &Caller, id: ConversationId, seq: Option<Seq>) -> Result<Watermarks> {
+    pub async fn mark_delivered(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        seq: Option<Seq>,
+    ) -> Result<Watermarks> {
         self.watermark(caller, id, Work::Delivered(seq)).await
     }
 
-    async fn watermark(&self, caller: &Caller, id: ConversationId, work: Work) -> Result<Watermarks> {
+    async fn watermark(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        work: Work,
+    ) -> Result<Watermarks> {
         match self.submit(caller, id, work).await? {
             Outcome::Watermarks(watermarks) => Ok(watermarks),
-            Outcome::Sent(_) => Err(Error::Corrupt("a watermark was answered with a message".into())),
+            Outcome::Sent(_) => Err(Error::Corrupt(
+                "a watermark was answered with a message".into(),
+            )),
         }
     }
 
@@ -65,12 +90,30 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotMember`], [`Error::ArchiveUnavailable`], [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
-    pub async fn history(&self, caller: &Caller, id: ConversationId, position: Position, limit: u32) -> Result<HistoryPage> {
+    pub async fn history(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        position: Position,
+        limit: u32,
+    ) -> Result<HistoryPage> {
         self.router
-            .call(id.owner_key(), caller.deadline, |shard, assignment| async move {
-                let cold = self.cold.as_ref();
-                history::page(&shard, &assignment, cold, (id, &caller.user), (position, limit), caller.deadline).await
-            })
+            .call(
+                id.owner_key(),
+                caller.deadline,
+                |shard, assignment| async move {
+                    let cold = self.cold.as_ref();
+                    history::page(
+                        &shard,
+                        &assignment,
+                        cold,
+                        (id, &caller.user),
+                        (position, limit),
+                        caller.deadline,
+                    )
+                    .await
+                },
+            )
             .await
     }
 
@@ -82,15 +125,33 @@ impl Store {
         let (conversation, seq) = (id.conversation, id.seq);
         let read = |shard: Arc<Shard>, assignment| async move {
             let mut connection = shard.reader(caller.deadline).await?;
-            let access = history::access(&mut connection, &shard, &assignment, (conversation, &caller.user)).await?;
+            let access = history::access(
+                &mut connection,
+                &shard,
+                &assignment,
+                (conversation, &caller.user),
+            )
+            .await?;
             if seq > access.head_seq {
                 return Err(Error::NotFound("message"));
             }
             let hot = history::rows(&mut connection, conversation, (seq, seq)).await?;
             let progress = history::progress(&mut connection, conversation, access.kind).await?;
             drop(connection);
-            let merged = history::merge(&shard, self.cold.as_ref(), conversation, (seq, seq), hot, caller.deadline).await?;
-            let mut stored = merged.messages.into_iter().next().ok_or(Error::NotFound("message"))?;
+            let merged = history::merge(
+                &shard,
+                self.cold.as_ref(),
+                conversation,
+                (seq, seq),
+                hot,
+                caller.deadline,
+            )
+            .await?;
+            let mut stored = merged
+                .messages
+                .into_iter()
+                .next()
+                .ok_or(Error::NotFound("message"))?;
             let edit_history = stored.edit_history.take();
             let status = progress.status(&stored.sender, stored.seq);
             let mut message = stored.into_message(conversation, status)?;
@@ -100,14 +161,21 @@ impl Store {
                 .map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?;
             Ok(message)
         };
-        self.router.call(conversation.owner_key(), caller.deadline, read).await
+        self.router
+            .call(conversation.owner_key(), caller.deadline, read)
+            .await
     }
 
     /// Replaces the text of one's own message; the earlier text goes into its edit history.
     ///
     /// # Errors
     /// [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
-    pub async fn edit_message(&self, caller: &Caller, id: MessageId, content: String) -> Result<Message> {
+    pub async fn edit_message(
+        &self,
+        caller: &Caller,
+        id: MessageId,
+        content: String,
+    ) -> Result<Message> {
         check_content(&content, &self.settings().limits)?;
         let kept = self.settings().limits.edits as usize;
         self.change_message(caller, id, |change, message| {
@@ -118,17 +186,24 @@ impl Store {
                 return Err(Error::Conflict("the message is deleted"));
             }
             if content.is_empty() && message.attachments.is_none() {
-                return Err(Error::invalid("content", "a message needs text or attachments"));
+                return Err(Error::invalid(
+                    "content",
+                    "a message needs text or attachments",
+                ));
             }
             if content == message.content {
                 return Ok(Touched::Unchanged);
             }
             let now = Timestamp::now().max(message.created_at);
             let mut edits: Vec<Edit> = match &message.edit_history {
-                Some(json) => serde_json::from_str(json).map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?,
+                Some(json) => serde_json::from_str(json)
+                    .map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?,
                 None => Vec::new(),
             };
-            edits.push(Edit { content: std::mem::replace(&mut message.content, content.clone()), replaced_at: now });
+            edits.push(Edit {
+                content: std::mem::replace(&mut message.content, content.clone()),
+                replaced_at: now,
+            });
             let surplus = edits.len().saturating_sub(kept);
             message.edit_history = Some(RawJson::of(&&edits[surplus..]).get().to_owned());
             message.edited_at = Some(now);
@@ -145,7 +220,9 @@ impl Store {
     pub async fn delete_message(&self, caller: &Caller, id: MessageId) -> Result<Message> {
         self.change_message(caller, id, |change, message| {
             if message.sender != caller.user && !change.me.has(Role::Admin) {
-                return Err(Error::Forbidden("only the author or an admin can delete a message"));
+                return Err(Error::Forbidden(
+                    "only the author or an admin can delete a message",
+                ));
             }
             if message.deleted_at.is_some() {
                 return Ok(Touched::Unchanged);
@@ -179,7 +256,13 @@ impl Store {
         self.change_reaction(caller, id, emoji, false).await
     }
 
-    async fn change_reaction(&self, caller: &Caller, id: MessageId, emoji: &str, add: bool) -> Result<Message> {
+    async fn change_reaction(
+        &self,
+        caller: &Caller,
+        id: MessageId,
+        emoji: &str,
+        add: bool,
+    ) -> Result<Message> {
         check_emoji(emoji)?;
         let max = self.settings().limits.reactions;
         self.change_message(caller, id, |change, message| {
@@ -187,7 +270,8 @@ impl Store {
                 return Err(Error::Conflict("the message is deleted"));
             }
             let mut reactions: BTreeMap<String, Vec<String>> = match &message.reactions {
-                Some(json) => serde_json::from_str(json).map_err(|error| Error::Corrupt(format!("reactions: {error}")))?,
+                Some(json) => serde_json::from_str(json)
+                    .map_err(|error| Error::Corrupt(format!("reactions: {error}")))?,
                 None => BTreeMap::new(),
             };
             let users = reactions.entry(emoji.to_owned()).or_default();
@@ -199,9 +283,13 @@ impl Store {
             }
             reactions.retain(|_, users| !users.is_empty());
             if add && reactions.values().map(Vec::len).sum::<usize>() > max as usize {
-                return Err(Error::LimitReached { what: "reactions on a message", max: u64::from(max) });
+                return Err(Error::LimitReached {
+                    what: "reactions on a message",
+                    max: u64::from(max),
+                });
             }
-            message.reactions = (!reactions.is_empty()).then(|| RawJson::of(&reactions).get().to_owned());
+            message.reactions =
+                (!reactions.is_empty()).then(|| RawJson::of(&reactions).get().to_owned());
             message.rev = change.head.next_rev();
             Ok(Touched::Updated)
         })
@@ -217,11 +305,15 @@ impl Store {
     ) -> Result<Message> {
         let (conversation, work) = (id.conversation, &work);
         let change = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self.begin(&shard, &assignment, caller, conversation).await?;
+            let mut change = self
+                .begin(&shard, &assignment, caller, conversation)
+                .await?;
             if id.seq > change.head.head_seq {
                 return Err(Error::NotFound("message"));
             }
-            let stored = history::rows(&mut change.connection, conversation, (id.seq, id.seq)).await?.pop();
+            let stored = history::rows(&mut change.connection, conversation, (id.seq, id.seq))
+                .await?
+                .pop();
             let mut stored = stored.ok_or(Error::ArchiveUnavailable)?;
             let touched = work(&mut change, &mut stored)?;
             let kind = change.head.kind;
@@ -243,7 +335,9 @@ impl Store {
             self.commit(&shard, change).await?;
             Ok(message)
         };
-        self.router.call(conversation.owner_key(), caller.deadline, change).await
+        self.router
+            .call(conversation.owner_key(), caller.deadline, change)
+            .await
     }
 }
 
@@ -254,7 +348,11 @@ enum Touched {
     Deleted,
 }
 
-async fn update(connection: &mut Connection, conversation: ConversationId, message: &StoredMessage) -> Result<()> {
+async fn update(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    message: &StoredMessage,
+) -> Result<()> {
     let args = values![
         message.rev,
         message.content.as_str(),
@@ -274,7 +372,10 @@ async fn update(connection: &mut Connection, conversation: ConversationId, messa
 fn check_emoji(emoji: &str) -> Result<()> {
     let unsuitable = |c: char| c.is_control() || c.is_whitespace();
     if emoji.is_empty() || emoji.len() > EMOJI_MAX_BYTES || emoji.chars().any(unsuitable) {
-        return Err(Error::invalid("emoji", "1 to 64 bytes without spaces or control characters"));
+        return Err(Error::invalid(
+            "emoji",
+            "1 to 64 bytes without spaces or control characters",
+        ));
     }
     Ok(())
 }

@@ -20,14 +20,22 @@ impl Store {
     /// # Errors
     /// When the owner's id does not fit the key function.
     pub fn import_id(&self, channel: &str, owner: &UserId) -> Result<ConversationId> {
-        Ok(ConversationId::derived((owner, self.key(owner)?), "import", channel))
+        Ok(ConversationId::derived(
+            (owner, self.key(owner)?),
+            "import",
+            channel,
+        ))
     }
 
     /// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be a title, [`Error::ShardUnavailable`].
-    pub async fn import_begin(&self, channel: &str, owner: &UserId) -> Result<(ConversationId, u64)> {
+    pub async fn import_begin(
+        &self,
+        channel: &str,
+        owner: &UserId,
+    ) -> Result<(ConversationId, u64)> {
         if channel.is_empty() || channel.chars().count() > 255 || channel.contains('\0') {
             return Err(Error::invalid("channel", "1 to 255 characters"));
         }
@@ -37,7 +45,9 @@ impl Store {
             .router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
                 let mut connection = shard.begin(deadline).await?;
-                let stored = import::begin(&mut connection, &shard, &assignment, id, (channel, owner)).await?;
+                let stored =
+                    import::begin(&mut connection, &shard, &assignment, id, (channel, owner))
+                        .await?;
                 connection.commit().await?;
                 Ok(stored)
             })
@@ -50,7 +60,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Invalid`] about a record (nothing of the batch is stored then), [`Error::ShardUnavailable`].
-    pub async fn import_append(&self, id: ConversationId, position: u64, records: &[HistoryRecord]) -> Result<u64> {
+    pub async fn import_append(
+        &self,
+        id: ConversationId,
+        position: u64,
+        records: &[HistoryRecord],
+    ) -> Result<u64> {
         for user in records.iter().map(|record| &record.user) {
             self.key(user)?;
         }
@@ -59,7 +74,15 @@ impl Store {
             .call(id.owner_key(), deadline, |shard, assignment| async move {
                 let mut connection = shard.begin(deadline).await?;
                 let target = (id, position);
-                let stored = import::append(&mut connection, &shard, &assignment, target, records, self.settings()).await?;
+                let stored = import::append(
+                    &mut connection,
+                    &shard,
+                    &assignment,
+                    target,
+                    records,
+                    self.settings(),
+                )
+                .await?;
                 connection.commit().await?;
                 self.hint(&shard, id);
                 Ok(stored)
@@ -71,23 +94,45 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::ArchiveUnavailable`], [`Error::ShardUnavailable`].
-    pub async fn export(&self, id: ConversationId, after: Seq, limit: u32) -> Result<Vec<(Seq, HistoryRecord)>> {
+    pub async fn export(
+        &self,
+        id: ConversationId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Vec<(Seq, HistoryRecord)>> {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
                 let mut connection = shard.reader(deadline).await?;
                 fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                let head = conversation::heads(&mut connection, &[id], false).await?.pop();
+                let head = conversation::heads(&mut connection, &[id], false)
+                    .await?
+                    .pop();
                 let head = head.ok_or(Error::NotFound("conversation"))?;
-                let range = (after.next(), Seq(after.0.saturating_add(u64::from(limit)).min(head.head_seq.0)));
-                let hot = if range.0 <= range.1 { history::rows(&mut connection, id, range).await? } else { Vec::new() };
+                let range = (
+                    after.next(),
+                    Seq(after
+                        .0
+                        .saturating_add(u64::from(limit))
+                        .min(head.head_seq.0)),
+                );
+                let hot = if range.0 <= range.1 {
+                    history::rows(&mut connection, id, range).await?
+                } else {
+                    Vec::new()
+                };
                 drop(connection);
-                let merged = history::merge(&shard, self.cold.as_ref(), id, range, hot, deadline).await?;
+                let merged =
+                    history::merge(&shard, self.cold.as_ref(), id, range, hot, deadline).await?;
                 if merged.unavailable.is_some() {
                     return Err(Error::ArchiveUnavailable);
                 }
                 let channel = head.title.unwrap_or_else(|| id.to_string());
-                merged.messages.into_iter().map(|message| import::to_record(message, &channel)).collect()
+                merged
+                    .messages
+                    .into_iter()
+                    .map(|message| import::to_record(message, &channel))
+                    .collect()
             })
             .await
     }

@@ -1,0 +1,33 @@
+//! The store's behaviour, the same on every backend.
+//!
+//! Each test runs twice: on four SQLite files, and on four databases of the SQL server that `make test` started (MariaDB,
+//! or with `make test-mysql` MySQL). Tests share nothing, so they run side by side.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod bed;
+mod conversations;
+mod messages;
+mod sync;
+
+/// Makes a test for every backend out of functions that take a [`bed::Bed`].
+macro_rules! on_every_backend {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bed = $crate::bed::Bed::sqlite().await;
+                super::$name(&bed).await;
+                bed.close().await;
+            })*
+        }
+        mod on_server {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bed = $crate::bed::Bed::server().await;
+                super::$name(&bed).await;
+                bed.close().await;
+            })*
+        }
+    };
+}
+pub(crate) use on_every_backend;
