@@ -1,0 +1,302 @@
+//! Who calls: bearer tokens (JWT, RFC 7519) and the keys they are checked with.
+//!
+//! The algorithm is pinned by the configuration. What a token's header says about algorithms is only ever compared with
+//! it, so `none`, another algorithm, or a public key used as an HMAC secret cannot pass. Users are not registered: a
+//! valid token is the identity.
+
+mod jwks;
+pub mod settings;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use backscroll_shard::ids::UserId;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use jwks::KeySource;
+pub use settings::{AuthSettings, Secret, TokenAlgorithm};
+
+/// Longest token that is looked at, in bytes.
+pub const TOKEN_MAX_BYTES: usize = 8192;
+
+/// Who a valid token says the caller is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The token's subject.
+    pub user: UserId,
+    /// Whether the token has the administrator's role.
+    pub admin: bool,
+    /// When the token ends, in seconds since 1970.
+    pub expires_at: u64,
+}
+
+/// Why a caller is not let in. The texts are safe to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// No token was given.
+    #[error("send a token in the header `Authorization: Bearer <token>`")]
+    Missing,
+    /// The token was valid once.
+    #[error("the token has expired; get a new one")]
+    Expired,
+    /// The token is not, or not yet, one of ours.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The issuer's keys were never read, so no token can be checked.
+    #[error("tokens cannot be checked just now")]
+    KeysUnavailable,
+}
+
+/// Checks tokens.
+pub struct Authenticator {
+    keys: Keys,
+    validation: Validation,
+    role_claim: String,
+    admin_role: String,
+}
+
+enum Keys {
+    Shared(DecodingKey),
+    Issuer(KeySource),
+}
+
+impl Authenticator {
+    /// Prepares what `settings` ask for, and reads the keys. A file must be readable; an address may be away for now.
+    ///
+    /// # Errors
+    /// When the settings are not usable (see [`AuthSettings::check`]), or the file of keys is not.
+    pub async fn open(settings: &AuthSettings) -> anyhow::Result<Self> {
+        let problems = settings.check();
+        anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+        let keys = if settings.algorithm == TokenAlgorithm::HS256 {
+            Keys::Shared(DecodingKey::from_secret(
+                settings.secret.expose().as_bytes(),
+            ))
+        } else {
+            let source = KeySource::new(settings)?;
+            let first = source.refresh().await;
+            if settings.jwks_file.is_some() {
+                first?;
+            }
+            Keys::Issuer(source)
+        };
+        Ok(Self {
+            keys,
+            validation: validation(settings),
+            role_claim: settings.role_claim.clone(),
+            admin_role: settings.admin_role.clone(),
+        })
+    }
+
+    /// Who the bearer of `token` is. Waits, at most until `deadline`, only when the token names a key not seen before.
+    ///
+    /// # Errors
+    /// [`AuthError::Expired`], [`AuthError::Invalid`] with what is wrong, or [`AuthError::KeysUnavailable`].
+    pub async fn verify(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(AuthError::Invalid("the token is longer than 8192 bytes"));
+        }
+        match &self.keys {
+            Keys::Shared(key) => self.verify_with(token, key),
+            Keys::Issuer(source) => {
+                let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
+                if !self.validation.algorithms.contains(&header.alg) {
+                    return Err(AuthError::Invalid(WRONG_ALGORITHM));
+                }
+                let found = source
+                    .find(header.kid.as_deref(), deadline)
+                    .await
+                    .map_err(|_| AuthError::KeysUnavailable)?;
+                let key = found.ok_or(AuthError::Invalid(
+                    "the token is signed with a key that is not in the issuer's set",
+                ))?;
+                self.verify_with(token, &key)
+            }
+        }
+    }
+
+    /// Keeps the issuer's keys fresh until `stop`. Returns at once when there is nothing to keep fresh.
+    pub async fn maintain(&self, stop: CancellationToken) {
+        let Keys::Issuer(source) = &self.keys else {
+            return;
+        };
+        while stop
+            .run_until_cancelled(tokio::time::sleep(source.refresh_interval()))
+            .await
+            .is_some()
+        {
+            // A failure is logged where it happens, and shown by `failure`.
+            let _ = source.refresh().await;
+        }
+    }
+
+    /// Why the issuer's keys could not be read the last time; none when they could, or there are none to read.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        match &self.keys {
+            Keys::Shared(_) => None,
+            Keys::Issuer(source) => source.failure(),
+        }
+    }
+
+    /// Whether there is a key to check tokens with, be it an old one.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        match &self.keys {
+            Keys::Shared(_) => true,
+            Keys::Issuer(source) => source.has_keys(),
+        }
+    }
+
+    fn verify_with(&self, token: &str, key: &DecodingKey) -> Result<Identity, AuthError> {
+        let decoded = jsonwebtoken::decode::<Value>(token, key, &self.validation)
+            .map_err(|error| refusal(&error))?;
+        if decoded.header.crit.is_some() {
+            return Err(AuthError::Invalid(
+                "the token's header has a `crit` that is not understood",
+            ));
+        }
+        let subject = decoded
+            .claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let user = UserId::new(subject).map_err(|_| {
+            AuthError::Invalid(
+                "the token's `sub` is not a user id: 1 to 64 bytes without control characters",
+            )
+        })?;
+        Ok(Identity {
+            user,
+            admin: self.is_admin(&decoded.claims),
+            expires_at: seconds(decoded.claims.get("exp")),
+        })
+    }
+
+    fn is_admin(&self, claims: &Value) -> bool {
+        let claim = if self.role_claim.starts_with('/') {
+            claims.pointer(&self.role_claim)
+        } else {
+            claims.get(&self.role_claim)
+        };
+        match claim {
+            Some(Value::String(role)) => *role == self.admin_role,
+            Some(Value::Array(roles)) => roles
+                .iter()
+                .any(|role| role.as_str() == Some(&self.admin_role)),
+            _ => false,
+        }
+    }
+}
+
+/// A time claim, which may be written with a fraction. The token's validation has made sure that it is a number.
+fn seconds(claim: Option<&Value>) -> u64 {
+    let exact = claim.and_then(Value::as_u64);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates, and a fraction of a second does not matter"
+    )]
+    exact
+        .or_else(|| claim.and_then(Value::as_f64).map(|time| time as u64))
+        .unwrap_or(0)
+}
+
+fn validation(settings: &AuthSettings) -> Validation {
+    let mut validation = Validation::new(settings.algorithm.jose());
+    validation.leeway = settings.leeway.0.as_secs();
+    validation.validate_nbf = true;
+    validation.validate_aud = settings.audience.is_some();
+    let mut required = vec!["exp", "sub"];
+    if let Some(issuer) = &settings.issuer {
+        validation.set_issuer(&[issuer]);
+        required.push("iss");
+    }
+    if let Some(audience) = &settings.audience {
+        validation.set_audience(&[audience]);
+        required.push("aud");
+    }
+    validation.set_required_spec_claims(&required);
+    validation
+}
+
+const WRONG_ALGORITHM: &str = "the token is not signed with the algorithm this service accepts";
+
+fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
+    AuthError::Invalid(match error.kind() {
+        ErrorKind::ExpiredSignature => return AuthError::Expired,
+        ErrorKind::InvalidSignature => "the token's signature is wrong",
+        ErrorKind::InvalidAlgorithm => WRONG_ALGORITHM,
+        ErrorKind::ImmatureSignature => "the token is not valid yet (`nbf`)",
+        ErrorKind::InvalidIssuer => "the token is from another issuer (`iss`)",
+        ErrorKind::InvalidAudience => "the token is for another audience (`aud`)",
+        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
+            "exp" => "the token lacks `exp`, or it is not a time",
+            "sub" => "the token lacks `sub`, or it is not a string",
+            "iss" => "the token lacks `iss`",
+            _ => "the token lacks `aud`",
+        },
+        ErrorKind::InvalidClaimFormat(_) => "the token's `exp` or `nbf` is not a time",
+        _ => "the token is not a JSON Web Token that can be read",
+    })
+}
+
+/// Makes a token for `user` that this configuration accepts for `ttl`, with `role` in the configured claim.
+///
+/// # Errors
+/// When the configuration has no shared secret to sign with, or the time is out of range.
+pub fn mint_token(
+    settings: &AuthSettings,
+    user: &UserId,
+    role: Option<&str>,
+    ttl: Duration,
+) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        settings.algorithm == TokenAlgorithm::HS256,
+        "tokens can only be made here with auth.algorithm = \"HS256\"; ask the issuer of your {} tokens",
+        settings.algorithm.name()
+    );
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .context("the clock is before 1970")?
+        .as_secs();
+    let expires = now
+        .checked_add(ttl.as_secs())
+        .filter(|&at| i64::try_from(at).is_ok())
+        .context("the time to live is too long")?;
+    let mut claims = json!({ "sub": user, "iat": now, "exp": expires });
+    for (name, value) in [("iss", &settings.issuer), ("aud", &settings.audience)] {
+        if let Some(value) = value {
+            claims[name] = json!(value);
+        }
+    }
+    if let Some(role) = role {
+        set_claim(&mut claims, &settings.role_claim, role);
+    }
+    let key = EncodingKey::from_secret(settings.secret.expose().as_bytes());
+    Ok(jsonwebtoken::encode(
+        &Header::new(settings.algorithm.jose()),
+        &claims,
+        &key,
+    )?)
+}
+
+/// Puts `value` where `claim`, a name or a JSON pointer, says.
+fn set_claim(claims: &mut Value, claim: &str, value: &str) {
+    let Some(pointer) = claim.strip_prefix('/') else {
+        claims[claim] = json!(value);
+        return;
+    };
+    let mut place = claims;
+    for name in pointer.split('/') {
+        let name = name.replace("~1", "/").replace("~0", "~");
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        place = &mut place[name];
+    }
+    *place = json!(value);
+}

@@ -1,0 +1,286 @@
+//! The issuer's public keys: a JWK set (RFC 7517) from a file or an address, read again from time to time.
+//!
+//! The last good set stays in use while the source is away or broken. A token that names a key which is not in the set
+//! makes the set be read at once, but only one reader at a time, and no sooner than [`MIN_INTERVAL`] after the last:
+//! forged tokens cannot make us hammer the issuer. What is read is bounded in bytes, keys and time (INV-BOUND).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use jsonwebtoken::DecodingKey;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout_at;
+
+use super::settings::{AuthSettings, TokenAlgorithm};
+
+/// Shortest time between two readings that unknown keys cause.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest reading.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest document.
+const MAX_BYTES: usize = 256 * 1024;
+/// Most keys in a set.
+const MAX_KEYS: usize = 100;
+/// Fewest bits of an RSA modulus (RFC 7518, 3.3), as base64url characters of its 256 bytes.
+const RSA_MIN_MODULUS_CHARACTERS: usize = 342;
+
+/// Keys that are looked up by the `kid` of a token's header.
+pub(super) struct KeySource {
+    location: Location,
+    algorithm: TokenAlgorithm,
+    refresh_interval: Duration,
+    keys: RwLock<Arc<KeySet>>,
+    /// When the source was last asked. Whoever holds it asks.
+    asked: tokio::sync::Mutex<Option<Instant>>,
+    /// Why the last reading failed; none after a good one.
+    failure: RwLock<Option<String>>,
+}
+
+enum Location {
+    File(PathBuf),
+    Url {
+        client: reqwest::Client,
+        url: reqwest::Url,
+    },
+}
+
+/// The usable keys of one reading.
+#[derive(Debug, Default)]
+struct KeySet {
+    by_id: HashMap<String, Arc<DecodingKey>>,
+    without_id: Vec<Arc<DecodingKey>>,
+}
+
+impl KeySource {
+    /// A source without keys yet; [`Self::refresh`] reads them.
+    pub(super) fn new(settings: &AuthSettings) -> anyhow::Result<Self> {
+        let location = match (&settings.jwks_file, &settings.jwks_url) {
+            (Some(path), None) => Location::File(path.clone()),
+            (None, Some(url)) => {
+                let url = reqwest::Url::parse(url).context("auth.jwks_url is not an address")?;
+                let client = reqwest::Client::builder()
+                    .https_only(url.scheme() == "https")
+                    .redirect(reqwest::redirect::Policy::limited(3))
+                    .connect_timeout(READ_TIMEOUT / 2)
+                    .timeout(READ_TIMEOUT)
+                    .build()
+                    .context("cannot prepare to fetch auth.jwks_url")?;
+                Location::Url { client, url }
+            }
+            _ => bail!("exactly one of auth.jwks_file and auth.jwks_url is needed"),
+        };
+        Ok(Self {
+            location,
+            algorithm: settings.algorithm,
+            refresh_interval: settings.jwks_refresh.0,
+            keys: RwLock::default(),
+            asked: tokio::sync::Mutex::new(None),
+            failure: RwLock::new(Some("not read yet".into())),
+        })
+    }
+
+    /// How often [`Self::refresh`] is to be called.
+    pub(super) fn refresh_interval(&self) -> Duration {
+        self.refresh_interval
+    }
+
+    /// The key that `key_id` names. Without one in the token, the only key there is.
+    ///
+    /// `Ok(None)` when there is none. An error when no set was ever read, so that nobody can say.
+    pub(super) async fn find(
+        &self,
+        key_id: Option<&str>,
+        deadline: Instant,
+    ) -> anyhow::Result<Option<Arc<DecodingKey>>> {
+        if let Some(key) = self.current().find(key_id) {
+            return Ok(Some(key));
+        }
+        // Somebody who waited for another's reading finds it fresh, and does not ask again.
+        if timeout_at(deadline.into(), self.refresh_if_older(MIN_INTERVAL))
+            .await
+            .is_err()
+        {
+            bail!("the keys did not arrive before the request's deadline");
+        }
+        let keys = self.current();
+        ensure!(!keys.is_empty(), "no keys could be read yet");
+        Ok(keys.find(key_id))
+    }
+
+    /// Reads the set again. After an error the last good one stays.
+    pub(super) async fn refresh(&self) -> anyhow::Result<()> {
+        self.refresh_if_older(Duration::ZERO).await;
+        match self.failure() {
+            None => Ok(()),
+            Some(why) => bail!(why),
+        }
+    }
+
+    /// Why the last reading failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether a set was ever read.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.current().is_empty()
+    }
+
+    async fn refresh_if_older(&self, age: Duration) {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|at| at.elapsed() < age) {
+            return;
+        }
+        *asked = Some(Instant::now());
+        let outcome = match tokio::time::timeout(READ_TIMEOUT, self.read()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow::anyhow!("no answer within {READ_TIMEOUT:?}")),
+        };
+        let failure = match outcome {
+            Ok(keys) => {
+                metrics::counter!("backscroll_jwks_refreshes_total", "outcome" => "ok")
+                    .increment(1);
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+                None
+            }
+            Err(error) => {
+                metrics::counter!("backscroll_jwks_refreshes_total", "outcome" => "error")
+                    .increment(1);
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the issuer's keys could not be read; the last good ones stay"
+                );
+                Some(format!("{error:#}"))
+            }
+        };
+        *self.failure.write().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    async fn read(&self) -> anyhow::Result<KeySet> {
+        let bytes = match &self.location {
+            Location::File(path) => {
+                let file = tokio::fs::File::open(path)
+                    .await
+                    .with_context(|| format!("auth.jwks_file {}", path.display()))?;
+                let mut bytes = Vec::new();
+                file.take(MAX_BYTES as u64 + 1)
+                    .read_to_end(&mut bytes)
+                    .await?;
+                bytes
+            }
+            Location::Url { client, url } => {
+                let mut response = client.get(url.clone()).send().await?.error_for_status()?;
+                let mut bytes = Vec::new();
+                while bytes.len() <= MAX_BYTES
+                    && let Some(chunk) = response.chunk().await?
+                {
+                    bytes.extend_from_slice(&chunk);
+                }
+                bytes
+            }
+        };
+        ensure!(
+            bytes.len() <= MAX_BYTES,
+            "the key set is larger than {MAX_BYTES} bytes"
+        );
+        KeySet::parse(&bytes, self.algorithm)
+    }
+
+    fn current(&self) -> Arc<KeySet> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl KeySet {
+    /// Takes the keys of `document` that can verify `algorithm`; others are none of our business.
+    fn parse(document: &[u8], algorithm: TokenAlgorithm) -> anyhow::Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Document {
+            keys: Vec<serde_json::Value>,
+        }
+        let document: Document = serde_json::from_slice(document).context("not a JWK set")?;
+        ensure!(
+            document.keys.len() <= MAX_KEYS,
+            "the key set has more than {MAX_KEYS} keys"
+        );
+        let mut set = Self::default();
+        for key in document.keys {
+            let Ok(key) = serde_json::from_value::<Jwk>(key) else {
+                continue;
+            };
+            if !verifies(&key, algorithm) {
+                continue;
+            }
+            let Ok(decoding_key) = DecodingKey::from_jwk(&key) else {
+                continue;
+            };
+            let decoding_key = Arc::new(decoding_key);
+            match key.common.key_id {
+                Some(id) => {
+                    ensure!(
+                        set.by_id.insert(id, decoding_key).is_none(),
+                        "the key set has two keys with one id"
+                    );
+                }
+                None => set.without_id.push(decoding_key),
+            }
+        }
+        ensure!(
+            !set.is_empty(),
+            "the key set has no key for {}",
+            algorithm.name()
+        );
+        Ok(set)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.by_id.is_empty() && self.without_id.is_empty()
+    }
+
+    fn find(&self, key_id: Option<&str>) -> Option<Arc<DecodingKey>> {
+        if let Some(key_id) = key_id {
+            return self.by_id.get(key_id).cloned();
+        }
+        let mut all = self.by_id.values().chain(&self.without_id);
+        let only = all.next().cloned();
+        if all.next().is_some() { None } else { only }
+    }
+}
+
+/// Whether `key` is a public key meant for signatures of exactly `algorithm`, and long enough.
+fn verifies(key: &Jwk, algorithm: TokenAlgorithm) -> bool {
+    let right_kind = match (&key.algorithm, algorithm) {
+        (AlgorithmParameters::RSA(rsa), TokenAlgorithm::RS256) => {
+            rsa.n.trim_end_matches('=').len() >= RSA_MIN_MODULUS_CHARACTERS
+        }
+        (AlgorithmParameters::EllipticCurve(ec), TokenAlgorithm::ES256) => {
+            ec.curve == EllipticCurve::P256
+        }
+        (AlgorithmParameters::OctetKeyPair(pair), TokenAlgorithm::EdDSA) => {
+            pair.curve == EllipticCurve::Ed25519
+        }
+        _ => false,
+    };
+    let for_signatures = matches!(
+        key.common.public_key_use,
+        None | Some(PublicKeyUse::Signature)
+    );
+    let for_verifying = key
+        .common
+        .key_operations
+        .as_ref()
+        .is_none_or(|all| all.contains(&KeyOperations::Verify));
+    let same_algorithm = key
+        .common
+        .key_algorithm
+        .as_ref()
+        .is_none_or(|named| named.to_string() == algorithm.name());
+    right_kind && for_signatures && for_verifying && same_algorithm
+}

@@ -1,0 +1,249 @@
+//! The configuration of identity: section `auth`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backscroll_shard::settings::Span;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Fewest bytes of a shared secret: as many as the hash has (RFC 7518, 3.2).
+pub const SECRET_MIN_BYTES: usize = 32;
+
+/// Whose tokens are accepted. Exactly one algorithm is, so that a token cannot choose how it is checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The one algorithm tokens are signed with.
+    pub algorithm: TokenAlgorithm,
+    /// The shared secret of HS256: at least 32 bytes.
+    pub secret: Secret,
+    /// For the other algorithms: a file with the issuer's public keys (a JWK set, RFC 7517), …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_file: Option<PathBuf>,
+    /// … or the address to fetch it from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<String>,
+    /// How often the keys are read again. A token signed with a key not seen yet makes that happen sooner.
+    pub jwks_refresh: Span,
+    /// How far the issuer's clock may be off when `exp` and `nbf` are checked.
+    pub leeway: Span,
+    /// Required `iss`; without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Required member of `aud`; without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// The claim that holds the role, or the list of roles; one that begins with `/` is a JSON pointer, as `/realm_access/roles`.
+    pub role_claim: String,
+    /// The role that opens `/admin`.
+    pub admin_role: String,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        Self {
+            algorithm: TokenAlgorithm::HS256,
+            secret: Secret::default(),
+            jwks_file: None,
+            jwks_url: None,
+            jwks_refresh: Span::secs(300),
+            leeway: Span::secs(30),
+            issuer: None,
+            audience: None,
+            role_claim: "role".into(),
+            admin_role: "admin".into(),
+        }
+    }
+}
+
+impl AuthSettings {
+    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    #[must_use]
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |ok: bool, problem: &str| {
+            if !ok {
+                problems.push(problem.to_owned());
+            }
+        };
+        let has_keys = self.jwks_file.is_some() || self.jwks_url.is_some();
+        if self.algorithm == TokenAlgorithm::HS256 {
+            let enough = self.secret.expose().len() >= SECRET_MIN_BYTES;
+            require(
+                enough,
+                "auth.secret: HS256 needs at least 32 bytes; make one with `openssl rand -hex 32`",
+            );
+            require(
+                !has_keys,
+                "auth.algorithm: HS256 uses auth.secret; with auth.jwks_file or auth.jwks_url it is RS256, ES256 or EdDSA",
+            );
+        } else {
+            let name = self.algorithm.name();
+            let one = self.jwks_file.is_some() != self.jwks_url.is_some();
+            require(
+                one,
+                &format!("auth.jwks_url: {name} needs either this or auth.jwks_file"),
+            );
+            require(
+                self.secret.expose().is_empty(),
+                &format!("auth.secret: {name} uses public keys, remove the secret"),
+            );
+        }
+        if let Some(url) = &self.jwks_url {
+            let web = reqwest::Url::parse(url)
+                .is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
+            require(web, "auth.jwks_url: write an http or https address");
+        }
+        let refresh_bounds = Duration::from_secs(10)..=Duration::from_secs(86_400);
+        require(
+            refresh_bounds.contains(&self.jwks_refresh.0),
+            "auth.jwks_refresh: from 10s to 24h",
+        );
+        require(
+            self.leeway.0 <= Duration::from_secs(600),
+            "auth.leeway: at most 10 minutes",
+        );
+        for (name, text) in [("issuer", &self.issuer), ("audience", &self.audience)] {
+            require(
+                text.as_deref() != Some(""),
+                &format!("auth.{name}: must not be empty; leave it out to accept any"),
+            );
+        }
+        require(
+            !matches!(self.role_claim.as_str(), "" | "/"),
+            "auth.role_claim: must not be empty",
+        );
+        require(
+            !self.admin_role.is_empty(),
+            "auth.admin_role: must not be empty",
+        );
+        problems
+    }
+}
+
+/// How tokens are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenAlgorithm {
+    /// HMAC with SHA-256 and a shared secret.
+    HS256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl TokenAlgorithm {
+    /// The name, as in a token's header.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+
+    pub(super) fn jose(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::HS256 => jsonwebtoken::Algorithm::HS256,
+            Self::RS256 => jsonwebtoken::Algorithm::RS256,
+            Self::ES256 => jsonwebtoken::Algorithm::ES256,
+            Self::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+        }
+    }
+}
+
+/// A text that is never shown: it prints, and is written into configurations, as `***`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes `text` as a secret.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn shown(&self) -> &'static str {
+        if self.0.is_empty() { "" } else { "***" }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(secret: &str) -> AuthSettings {
+        AuthSettings {
+            secret: Secret::new(secret),
+            ..AuthSettings::default()
+        }
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        assert_eq!(shared(&"x".repeat(31)).check().len(), 1);
+        assert_eq!(shared("").check().len(), 1);
+        assert_eq!(shared(&"x".repeat(32)).check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn public_key_algorithms_need_exactly_one_source_of_keys() {
+        let with = |file: Option<&str>, url: Option<&str>| AuthSettings {
+            algorithm: TokenAlgorithm::ES256,
+            jwks_file: file.map(PathBuf::from),
+            jwks_url: url.map(String::from),
+            ..AuthSettings::default()
+        };
+        assert_eq!(with(Some("keys.json"), None).check(), Vec::<String>::new());
+        assert_eq!(
+            with(None, Some("https://id.example/jwks")).check(),
+            Vec::<String>::new()
+        );
+        assert_eq!(with(None, None).check().len(), 1);
+        assert_eq!(
+            with(Some("keys.json"), Some("https://id.example/jwks"))
+                .check()
+                .len(),
+            1
+        );
+        assert_eq!(with(None, Some("file:///etc/passwd")).check().len(), 1);
+        let confused = AuthSettings {
+            secret: Secret::new("x".repeat(32)),
+            ..with(Some("keys.json"), None)
+        };
+        assert_eq!(confused.check().len(), 1);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let settings = shared("correct horse battery staple 0123456789");
+        assert!(!format!("{settings:?}").contains("horse"));
+        let written = serde_json::to_value(&settings).unwrap();
+        assert_eq!(written["secret"], "***");
+        assert_eq!(written["algorithm"], "HS256");
+    }
+}

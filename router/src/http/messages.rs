@@ -1,0 +1,224 @@
+//! `/conversations/{id}/messages` and `/messages/{id}`: what was said.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use backscroll_shard::ids::{ConversationId, MessageId, Seq};
+use backscroll_shard::model::{HistoryPage, Message, NewMessage, Position};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{Bearer, Json, MESSAGES_MAX, Path, Query, idempotency_key, page_limit};
+use super::problem::Problem;
+use super::state::App;
+use crate::openapi::problems;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(history, send))
+        .routes(routes!(one, edit, delete))
+        .routes(routes!(react, unreact))
+}
+
+/// Which part of the history.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct HistoryQuery {
+    /// The messages just before this one. At most one of `before`, `after` and `around` may be given; without any, the
+    /// newest messages are.
+    #[param(nullable = false)]
+    before: Option<Seq>,
+    /// The messages just after this one.
+    #[param(nullable = false)]
+    after: Option<Seq>,
+    /// The messages on both sides of this one, and itself.
+    #[param(nullable = false)]
+    around: Option<Seq>,
+    /// Most messages.
+    #[param(nullable = false, minimum = 1, maximum = 200, default = 20)]
+    limit: Option<u32>,
+}
+
+impl HistoryQuery {
+    fn position(&self) -> Result<Position, Problem> {
+        match (self.before, self.after, self.around) {
+            (None, None, None) => Ok(Position::Latest),
+            (Some(seq), None, None) => Ok(Position::Before(seq)),
+            (None, Some(seq), None) => Ok(Position::After(seq)),
+            (None, None, Some(seq)) => Ok(Position::Around(seq)),
+            _ => Err(Problem::invalid(
+                "before, after, around: give at most one of them",
+            )),
+        }
+    }
+}
+
+/// A page of history
+///
+/// Oldest first, wherever the messages are kept. If a part is archived and cannot be read just now, the rest comes with
+/// `archiveUnavailable`.
+#[utoipa::path(
+    get, path = "/conversations/{conversationId}/messages", tag = "messages", operation_id = "listMessages",
+    params(("conversationId" = ConversationId, Path), HistoryQuery),
+    responses((status = 200, description = "The page", body = HistoryPage), problems::ReadArchived),
+)]
+async fn history(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<ConversationId>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Answer<HistoryPage>, Problem> {
+    let position = query.position()?;
+    Ok(Answer(
+        app.store
+            .history(
+                &me.caller,
+                id,
+                position,
+                page_limit(query.limit, MESSAGES_MAX)?,
+            )
+            .await?,
+    ))
+}
+
+/// Send a message
+///
+/// With a `clientMsgId`, or an Idempotency-Key, which is the same thing, it is safe to send it again: the same message
+/// is answered, with 200.
+#[utoipa::path(
+    post, path = "/conversations/{conversationId}/messages", tag = "messages", operation_id = "sendMessage",
+    params(
+        ("conversationId" = ConversationId, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same as `clientMsgId`", min_length = 1, max_length = 64, nullable = false),
+    ),
+    request_body(content = NewMessage, example = json!({"content": "Good morning!", "clientMsgId": "6f1c3a52"})),
+    responses(
+        (status = 201, description = "It is stored durably", body = Message),
+        (status = 200, description = "It was stored before", body = Message),
+        problems::Send,
+    ),
+)]
+async fn send(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<ConversationId>,
+    headers: HeaderMap,
+    Json(mut message): Json<NewMessage>,
+) -> Result<(StatusCode, Answer<Message>), Problem> {
+    if let Some(key) = idempotency_key(&headers)? {
+        if message
+            .client_msg_id
+            .as_deref()
+            .is_some_and(|given| given != key)
+        {
+            return Err(Problem::invalid(
+                "clientMsgId: differs from the Idempotency-Key header; send one of them, or the same in both",
+            ));
+        }
+        message.client_msg_id = Some(key.to_owned());
+    }
+    let sent = app.store.send(&me.caller, id, message).await?;
+    Ok((
+        if sent.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        },
+        Answer(sent.message),
+    ))
+}
+
+/// One message
+///
+/// With its edit history.
+#[utoipa::path(
+    get, path = "/messages/{messageId}", tag = "messages", operation_id = "getMessage",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "The message", body = Message), problems::ReadMessage),
+)]
+async fn one(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.message(&me.caller, id).await?))
+}
+
+/// A message's new content.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MessageEdit {
+    /// The text in place of the old, which is kept in the edit history.
+    content: String,
+}
+
+/// Edit a message
+///
+/// Only its author can. Earlier contents are kept.
+#[utoipa::path(
+    patch, path = "/messages/{messageId}", tag = "messages", operation_id = "editMessage",
+    params(("messageId" = MessageId, Path)),
+    request_body(content = MessageEdit, example = json!({"content": "Good evening!"})),
+    responses((status = 200, description = "The message after the edit", body = Message), problems::WriteMessage),
+)]
+async fn edit(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+    Json(edit): Json<MessageEdit>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(
+        app.store.edit_message(&me.caller, id, edit.content).await?,
+    ))
+}
+
+/// Delete a message
+///
+/// Its author can, and the conversation's admins. The message stays in its place, marked and empty.
+#[utoipa::path(
+    delete, path = "/messages/{messageId}", tag = "messages", operation_id = "deleteMessage",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "The message, deleted", body = Message), problems::TouchMessage),
+)]
+async fn delete(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.delete_message(&me.caller, id).await?))
+}
+
+/// React to a message
+///
+/// Reacting twice with the same emoji is the same as once.
+#[utoipa::path(
+    put, path = "/messages/{messageId}/reactions/{emoji}", tag = "messages", operation_id = "react",
+    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", min_length = 1, max_length = 64)),
+    responses((status = 200, description = "The message after it", body = Message), problems::TouchMessage),
+)]
+async fn react(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path((id, emoji)): Path<(MessageId, String)>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.react(&me.caller, id, &emoji).await?))
+}
+
+/// Take a reaction back
+#[utoipa::path(
+    delete, path = "/messages/{messageId}/reactions/{emoji}", tag = "messages", operation_id = "unreact",
+    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", min_length = 1, max_length = 64)),
+    responses((status = 200, description = "The message after it", body = Message), problems::TouchMessage),
+)]
+async fn unreact(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path((id, emoji)): Path<(MessageId, String)>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.unreact(&me.caller, id, &emoji).await?))
+}

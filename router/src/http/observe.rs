@@ -1,0 +1,262 @@
+//! What surrounds every request: its id, its deadline, the bound on how many there are, metrics, the access log, and
+//! the text of problems.
+//!
+//! The access log has one line a request, with method, route (the pattern, not the address), status, milliseconds and
+//! request id, and never a token, an address or a body. A line a request is expensive at tens of thousands a second, so
+//! lines about requests that went well, or that the caller got wrong, are at level `debug` (target
+//! `backscroll::access`); slow ones and failures are at `warn`, at most [`WARNINGS_PER_SECOND`]; internal errors are at
+//! `error`, every one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::HttpBody as _;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::time::timeout_at;
+use tracing::Instrument as _;
+
+use super::extract::Deadline;
+use super::problem::{self, Code, Problem};
+use super::state::App;
+
+/// The header that names a request, in both directions.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id that is taken over from a caller.
+const REQUEST_ID_MAX_BYTES: usize = 64;
+/// A request that takes longer is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(1);
+/// Most lines a second about slow requests and about failures that come in floods, such as a database being away.
+const WARNINGS_PER_SECOND: u64 = 20;
+/// The store keeps deadlines itself; this is how much later a request is given up if it does not.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Around everything.
+pub(super) async fn observe(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let id = request_id(request.headers());
+    let method = method_name(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let http1 = request.version() < Version::HTTP_2;
+    request
+        .extensions_mut()
+        .insert(Deadline(start + app.request_timeout));
+    let span = tracing::debug_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method,
+        route
+    );
+
+    let mut response = next.run(request).instrument(span).await;
+
+    let problem = response
+        .extensions_mut()
+        .remove::<Problem>()
+        .or_else(|| wordless(&response));
+    if let Some(problem) = &problem {
+        problem.write(&mut response, id.to_str().unwrap_or_default());
+    }
+    let headers = response.headers_mut();
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if http1 && app.is_draining() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let outcome = Outcome {
+        method,
+        route,
+        status: response.status().as_u16(),
+        took: start.elapsed(),
+        id: &id,
+    };
+    outcome.count();
+    outcome.log(problem.as_ref());
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The problem for a failure that a library answered without a word, such as a missing file of the documentation.
+fn wordless(response: &Response) -> Option<Problem> {
+    let empty = response.body().size_hint().exact() == Some(0);
+    match response.status() {
+        StatusCode::NOT_FOUND if empty => Some(problem::nothing_here()),
+        _ => None,
+    }
+}
+
+/// Around what does work: at most so many at once, and none for ever.
+pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let Some(_place) = app.admit() else {
+        return Problem::new(
+            Code::Overloaded,
+            "there are too many requests at once; nothing was done",
+        )
+        .into_response();
+    };
+    let deadline = request.extensions().get::<Deadline>().map_or_else(
+        || Instant::now() + app.request_timeout,
+        |deadline| deadline.0,
+    );
+    match timeout_at((deadline + GRACE).into(), next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            Code::DeadlineExceeded,
+            "the deadline passed before the operation was done",
+        )
+        .into_response(),
+    }
+}
+
+/// What a panic is answered with.
+#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
+pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Problem::internal(format!("panic: {}", text.unwrap_or("without a text"))).into_response()
+}
+
+/// The caller's id for the request if it is a sane one, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_MAX_BYTES).contains(&bytes.len())
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+    };
+    if let Some(given) = headers.get(REQUEST_ID).filter(sane) {
+        return given.clone();
+    }
+    let digits = format!("{:016x}", rand::random::<u64>());
+    HeaderValue::try_from(digits).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// Methods are labels of metrics, so there must not be any number of them.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+struct Outcome<'a> {
+    method: &'static str,
+    route: &'a str,
+    status: u16,
+    took: Duration,
+    id: &'a HeaderValue,
+}
+
+impl Outcome<'_> {
+    fn count(&self) {
+        let (method, route) = (self.method, self.route.to_owned());
+        metrics::counter!("backscroll_http_requests_total", "method" => method, "route" => route.clone(), "status" => self.status.to_string())
+            .increment(1);
+        metrics::histogram!("backscroll_http_request_seconds", "method" => method, "route" => route).record(self.took);
+    }
+
+    fn log(&self, problem: Option<&Problem>) {
+        macro_rules! line {
+            ($level:ident, $text:literal $(, $more:ident)?) => {
+                tracing::$level!(
+                    target: "backscroll::access",
+                    request_id = self.id.to_str().unwrap_or_default(),
+                    method = self.method,
+                    route = self.route,
+                    status = self.status,
+                    ms = self.took.as_secs_f64() * 1000.0,
+                    $($more,)?
+                    $text
+                )
+            };
+        }
+        let code = problem.map(|problem| problem.code().name());
+        let cause = problem.and_then(Problem::cause);
+        let shed = matches!(
+            problem.map(Problem::code),
+            Some(Code::Overloaded | Code::ShuttingDown)
+        );
+        if problem.is_some_and(|problem| problem.code() == Code::Internal) {
+            line!(error, "request failed", cause);
+        } else if self.status >= 500 && !shed && may_warn() {
+            line!(warn, "request could not be served", cause);
+        } else if self.took >= SLOW && may_warn() {
+            line!(warn, "slow request", code);
+        } else {
+            line!(debug, "request", code);
+        }
+    }
+}
+
+/// Whether this second has room for another warning. Those left out are still in the metrics.
+fn may_warn() -> bool {
+    /// The second in the upper half, how many lines it had in the lower.
+    static WARNINGS: AtomicU64 = AtomicU64::new(0);
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    let second = START.elapsed().as_secs() << 32;
+    let before = WARNINGS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+        if state >> 32 == second >> 32 {
+            (state & 0xffff_ffff < WARNINGS_PER_SECOND).then_some(state + 1)
+        } else {
+            Some(second | 1)
+        }
+    });
+    before.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sane_request_ids_are_kept_and_others_replaced() {
+        let given = |text: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(text).unwrap());
+            request_id(&headers).as_bytes() == text
+        };
+        assert!(given(b"018f2c1e-7b3a:a.b_C"));
+        assert!(given(&[b'a'; 64]));
+        for wrong in [
+            &b"a b"[..],
+            b"",
+            b"\"",
+            b"a\xff",
+            b"a,b",
+            b"<script>",
+            &[b'a'; 65],
+        ] {
+            assert!(!given(wrong), "{wrong:?}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_flood_of_warnings_is_cut() {
+        let allowed = (0..1000).filter(|_| may_warn()).count() as u64;
+        assert!(
+            (1..=2 * WARNINGS_PER_SECOND).contains(&allowed),
+            "{allowed}"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! For operators: is it alive, is it ready, its metrics, its documentation.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::IntoResponse;
+use backscroll_shard::store::{DependencyHealth, Health};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::state::App;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(openapi))
+}
+
+/// A sign of life.
+#[derive(Serialize, ToSchema)]
+struct Alive {
+    /// Always `alive`.
+    status: &'static str,
+}
+
+/// Is the process alive
+///
+/// It says nothing about what it depends on; a failing dependency is no reason to restart this process.
+#[utoipa::path(
+    get, path = "/healthz", tag = "operations", operation_id = "healthz", security(()),
+    responses((status = 200, description = "It is", body = Alive)),
+)]
+async fn healthz() -> Answer<Alive> {
+    Answer(Alive { status: "alive" })
+}
+
+/// Whether requests should be sent here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Readiness {
+    /// Yes.
+    Ready,
+    /// Yes, but something it depends on is away.
+    Degraded,
+    /// No: what it needs is away.
+    Unavailable,
+    /// No: it is shutting down.
+    Draining,
+}
+
+/// Whether requests should be sent here, and what each dependency says.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Ready {
+    /// The answer.
+    status: Readiness,
+    /// The directory's database.
+    directory: Dependency,
+    /// Whether there is a map from keys to shards, at least a cached one.
+    has_map: bool,
+    /// The shards.
+    shards: Vec<Shard>,
+    /// The issuer's keys, when tokens are checked with public keys.
+    token_keys: Dependency,
+    /// Requests worked on now.
+    requests_in_flight: usize,
+}
+
+/// Something that is needed.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Dependency {
+    /// It answered.
+    ok: bool,
+    /// How long that took, in milliseconds.
+    latency_ms: f64,
+}
+
+impl From<&DependencyHealth> for Dependency {
+    fn from(health: &DependencyHealth) -> Self {
+        Self {
+            ok: health.ok,
+            latency_ms: health.latency_ms,
+        }
+    }
+}
+
+/// A shard.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Shard {
+    /// Its name.
+    name: String,
+    /// Where it takes writes.
+    primary: Dependency,
+    /// Its replicas.
+    replicas: Vec<Dependency>,
+    /// The circuit breaker: `closed`, `open` or `half_open`.
+    breaker: &'static str,
+    /// Open connections.
+    connections: u32,
+    /// Those of them that are not in use.
+    idle_connections: u32,
+    /// Messages waiting to be written.
+    queued_writes: u64,
+}
+
+/// Should requests be sent here
+///
+/// Names every dependency. One shard being away is `degraded`, not a reason to stop sending: the others are served.
+#[utoipa::path(
+    get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
+    responses(
+        (status = 200, description = "Yes: `ready` or `degraded`", body = Ready),
+        (status = 503, description = "No: `unavailable` or `draining`", body = Ready),
+    ),
+)]
+async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
+    let health = app.health().await;
+    let keys_ok = app.auth.failure().is_none();
+    let has_map = !app.store.map().assignments().is_empty();
+    let status = if app.is_draining() {
+        Readiness::Draining
+    } else if !has_map || !app.auth.has_keys() {
+        Readiness::Unavailable
+    } else {
+        readiness(&health, keys_ok)
+    };
+    let code = match status {
+        Readiness::Ready | Readiness::Degraded => StatusCode::OK,
+        Readiness::Unavailable | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let shard = |shard: &backscroll_shard::store::ShardHealth| Shard {
+        name: shard.name.to_string(),
+        primary: (&shard.primary).into(),
+        replicas: shard.replicas.iter().map(Into::into).collect(),
+        breaker: shard.breaker,
+        connections: shard.connections,
+        idle_connections: shard.idle_connections,
+        queued_writes: shard.queued_writes,
+    };
+    let answer = Ready {
+        status,
+        directory: (&health.directory).into(),
+        has_map,
+        shards: health.shards.iter().map(shard).collect(),
+        token_keys: Dependency {
+            ok: keys_ok,
+            latency_ms: 0.0,
+        },
+        requests_in_flight: app.in_flight(),
+    };
+    (code, Answer(answer))
+}
+
+fn readiness(health: &Health, keys_ok: bool) -> Readiness {
+    let reachable = health
+        .shards
+        .iter()
+        .filter(|shard| shard.primary.ok)
+        .count();
+    let replicas = health
+        .shards
+        .iter()
+        .flat_map(|shard| &shard.replicas)
+        .all(|replica| replica.ok);
+    if reachable == 0 {
+        Readiness::Unavailable
+    } else if reachable < health.shards.len() || !replicas || !health.directory.ok || !keys_ok {
+        Readiness::Degraded
+    } else {
+        Readiness::Ready
+    }
+}
+
+/// Metrics
+///
+/// In the Prometheus text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", operation_id = "metrics", security(()),
+    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")),
+)]
+async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1], String) {
+    #[expect(clippy::cast_precision_loss, reason = "exact below 2^52")]
+    metrics::gauge!("backscroll_http_requests_in_flight").set(app.in_flight() as f64);
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        crate::telemetry::render_metrics(),
+    )
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "operations", operation_id = "openapi", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json")),
+)]
+async fn openapi(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], app.openapi.clone())
+}

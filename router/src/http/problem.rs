@@ -1,0 +1,402 @@
+//! Problems (RFC 9457): the one place where errors become HTTP answers.
+//!
+//! [`Code`] is the table of everything that can be answered instead of a result; answers and the OpenAPI document are
+//! both made from it. A [`Problem`] says which one it is and what happened this time. Its text is for the caller; what
+//! only operators may see is the cause, which is logged once, with the request's id, where the answer is written
+//! ([`super::observe`]).
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use backscroll_shard::error::Error;
+use serde::{Serialize, Serializer};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::auth::AuthError;
+
+/// The media type of problems.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Longest `detail`, in characters: some repeat a piece of the request.
+const DETAIL_MAX_CHARACTERS: usize = 300;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $status:ident, $title:literal, retry: $retry:expr;)+) => {
+        /// What went wrong, for programs. The names are part of the interface and do not change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $code,)+
+        }
+
+        impl Code {
+            /// All of them, in the order of their statuses.
+            pub const ALL: &'static [Self] = &[$(Self::$code,)+];
+
+            /// The name in `code`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$code => $name,)+ }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)+ }
+            }
+
+            /// A short text that is always the same.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)+ }
+            }
+
+            /// What it means, and what to do.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$code => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// After how many milliseconds the same request may succeed; none when it has to change first.
+            #[must_use]
+            pub fn retry_after_ms(self) -> Option<u64> {
+                match self { $(Self::$code => $retry,)+ }
+            }
+
+            /// The URI in `type`.
+            #[must_use]
+            pub fn type_uri(self) -> &'static str {
+                match self { $(Self::$code => concat!("urn:problem-type:backscroll:", $name),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The request breaks a rule that the detail names. Correct it.
+    InvalidRequest = "invalid_request", BAD_REQUEST, "The request is not valid", retry: None;
+    /// There is no token. Send one in the Authorization header.
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "A token is needed", retry: None;
+    /// The token was valid once. Get a new one.
+    TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired", retry: None;
+    /// The token is not one that this service accepts. The detail says why.
+    TokenInvalid = "token_invalid", UNAUTHORIZED, "The token is not valid", retry: None;
+    /// The caller is not a member of the conversation, or there is no such conversation: the two are not told apart.
+    NotAMember = "not_a_member", FORBIDDEN, "Not a member of the conversation", retry: None;
+    /// The caller is a member, but their role does not allow this, or the message is not theirs.
+    Forbidden = "forbidden", FORBIDDEN, "Not allowed", retry: None;
+    /// The message, the member or the address does not exist.
+    NotFound = "not_found", NOT_FOUND, "Not found", retry: None;
+    /// The address exists, but not with this method. The Allow header lists those it has.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed", retry: None;
+    /// The body did not arrive in time. Send it again.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive", retry: Some(0);
+    /// The state of the conversation does not allow this.
+    Conflict = "conflict", CONFLICT, "Conflict", retry: None;
+    /// This client message id or Idempotency-Key was used before for something else. Use a new one for a new message.
+    ConflictIdempotency = "conflict_idempotency", CONFLICT, "Idempotency key was used before", retry: None;
+    /// A configured limit is reached. The detail names it.
+    LimitReached = "limit_reached", CONFLICT, "Limit reached", retry: None;
+    /// The body is larger than allowed.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large", retry: None;
+    /// The body is not declared as JSON. Send `Content-Type: application/json`.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON", retry: None;
+    /// Something failed here. Quote the request id when you report it.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error", retry: None;
+    /// There is more to do than can be done just now. Nothing was done. Try again, less often.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded", retry: Some(1000);
+    /// The database that has this data does not answer, or the data is just being moved. Try again.
+    ShardUnavailable = "shard_unavailable", SERVICE_UNAVAILABLE, "A part of the store is unavailable", retry: Some(1000);
+    /// Archived messages are needed and the archive cannot be read just now. Try again.
+    ArchiveUnavailable = "archive_unavailable", SERVICE_UNAVAILABLE, "The archive is unavailable", retry: Some(2000);
+    /// It is not known where the data is. Try again.
+    DirectoryUnavailable = "directory_unavailable", SERVICE_UNAVAILABLE, "The directory is unavailable", retry: Some(2000);
+    /// The keys that tokens are checked with could not be read yet. Try again.
+    AuthUnavailable = "auth_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be checked", retry: Some(2000);
+    /// This process is shutting down. Try again: another one answers.
+    ShuttingDown = "shutting_down", SERVICE_UNAVAILABLE, "Shutting down", retry: Some(1000);
+    /// It took too long. A write may or may not have happened: repeat it with the same client message id or Idempotency-Key.
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, "Took too long", retry: Some(1000);
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The kind of problem, for programs"))
+            .enum_values(Some(Self::ALL.iter().map(|code| code.name())))
+            .into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("ProblemCode")
+    }
+}
+
+/// A request that is not answered with a result.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    /// For the log only.
+    cause: Option<String>,
+}
+
+impl Problem {
+    /// `code`, and what happened this time.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            cause: None,
+        }
+    }
+
+    /// The request breaks a rule; `detail` says which and what to do.
+    #[must_use]
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// An [`Code::Internal`] for the caller, with `cause` for the log.
+    #[must_use]
+    pub fn internal(cause: impl Into<String>) -> Self {
+        Self::new(
+            Code::Internal,
+            "something failed here; quote the request id when you report it",
+        )
+        .because(cause)
+    }
+
+    /// Adds what only the log may say.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What only the log may say.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Makes `response` the answer to the request with this id. Headers that are there already, such as `Allow`, stay.
+    pub fn write(&self, response: &mut Response, request_id: &str) {
+        let document = ProblemDocument {
+            type_uri: self.code.type_uri(),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            code: self.code,
+            detail: &shorten(&self.detail),
+            request_id,
+            retry_after_ms: self.code.retry_after_ms(),
+        };
+        *response.body_mut() = Json(document).into_response().into_body();
+        let headers = response.headers_mut();
+        headers.remove(CONTENT_LENGTH); // of the body that was there
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(wait) = self.code.retry_after_ms() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.div_ceil(1000)));
+        }
+        if let Some(challenge) = challenge(self.code) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+    }
+}
+
+/// RFC 6750, 3: no error is named when no token was given.
+fn challenge(code: Code) -> Option<HeaderValue> {
+    match code {
+        Code::Unauthenticated => Some(HeaderValue::from_static("Bearer")),
+        Code::TokenExpired => Some(HeaderValue::from_static(
+            r#"Bearer error="invalid_token", error_description="the token has expired""#,
+        )),
+        Code::TokenInvalid => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
+        _ => None,
+    }
+}
+
+fn shorten(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(DETAIL_MAX_CHARACTERS) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}
+
+/// Carries the problem to [`super::observe`], which knows the request's id and writes the body.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The body of every answer that is not a result.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub struct ProblemDocument<'a> {
+    /// Names the kind of problem, as `code` does, as a URI.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:problem-type:backscroll:not_a_member")]
+    pub type_uri: &'a str,
+    /// The kind of problem in words, always the same for a `code`.
+    pub title: &'a str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// The kind of problem, for programs.
+    pub code: Code,
+    /// What happened this time, in words that may change.
+    pub detail: &'a str,
+    /// Quote it when you report the problem; also in the header `x-request-id`.
+    pub request_id: &'a str,
+    /// When the same request may succeed, in milliseconds from now. Absent when it has to change first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let code = match error {
+            AuthError::Missing => Code::Unauthenticated,
+            AuthError::Expired => Code::TokenExpired,
+            AuthError::Invalid(_) => Code::TokenInvalid,
+            AuthError::KeysUnavailable => Code::AuthUnavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let shown = |code| Self::new(code, error.to_string());
+        let hidden =
+            |code: Code, detail: &'static str| Self::new(code, detail).because(error.to_string());
+        match &error {
+            Error::Invalid(_) => shown(Code::InvalidRequest),
+            Error::NotFound(_) => shown(Code::NotFound),
+            Error::NotMember => shown(Code::NotAMember),
+            Error::Forbidden(_) => shown(Code::Forbidden),
+            Error::IdempotencyConflict => shown(Code::ConflictIdempotency),
+            Error::Conflict(_) => shown(Code::Conflict),
+            Error::LimitReached { .. } => shown(Code::LimitReached),
+            Error::Overloaded(_) => hidden(
+                Code::Overloaded,
+                "there is more to write than can be taken just now; nothing was written",
+            ),
+            Error::ShardUnavailable(_) | Error::NotOwner(_) => hidden(
+                Code::ShardUnavailable,
+                "the part of the store that has this data does not answer just now",
+            ),
+            Error::DeadlineExceeded => shown(Code::DeadlineExceeded),
+            Error::ArchiveUnavailable => shown(Code::ArchiveUnavailable),
+            Error::DirectoryUnavailable(_) => hidden(
+                Code::DirectoryUnavailable,
+                "it is not known just now where the data is",
+            ),
+            Error::Closing => shown(Code::ShuttingDown),
+            Error::Database(_) if error.is_retryable() => hidden(
+                Code::ShardUnavailable,
+                "the part of the store that has this data does not answer just now",
+            ),
+            // Also what the store may add: an error nobody thought of here is not shown to anybody.
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// For addresses that do not exist.
+pub(super) async fn not_found() -> Problem {
+    nothing_here()
+}
+
+pub(super) fn nothing_here() -> Problem {
+    Problem::new(
+        Code::NotFound,
+        "there is nothing at this address; /openapi.json lists what there is",
+    )
+}
+
+/// For methods that an address does not have. The router adds the `Allow` header.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(
+        Code::MethodNotAllowed,
+        "this address does not have this method; the Allow header lists those it has",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_told_apart_and_say_when_to_retry() {
+        let names: HashSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        for &code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+            assert!(
+                !code.meaning().is_empty() && !code.meaning().contains("  "),
+                "{:?}",
+                code.meaning()
+            );
+            if code.status() == StatusCode::SERVICE_UNAVAILABLE {
+                assert!(code.retry_after_ms().is_some(), "{code:?}");
+            }
+        }
+        assert!(
+            Code::ALL.is_sorted_by_key(|code| code.status()),
+            "the table is in the order of statuses"
+        );
+    }
+
+    #[test]
+    fn nothing_internal_is_shown() {
+        let shard = || backscroll_shard::ids::ShardName::new("secret-shard").unwrap();
+        let errors = [
+            Error::Overloaded(shard()),
+            Error::ShardUnavailable(shard()),
+            Error::NotOwner(shard()),
+            Error::DirectoryUnavailable("10.0.0.7 secret refused".into()),
+            Error::Corrupt("secret row".into()),
+        ];
+        for error in errors {
+            let problem = Problem::from(error);
+            assert!(!problem.detail.contains("secret"), "{problem:?}");
+            assert!(problem.cause().unwrap().contains("secret"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn long_details_are_cut_between_characters() {
+        assert_eq!(shorten("é"), "é");
+        let long = "é".repeat(10_000);
+        assert_eq!(shorten(&long).chars().count(), DETAIL_MAX_CHARACTERS + 1);
+    }
+}

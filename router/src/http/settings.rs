@@ -1,0 +1,182 @@
+//! The HTTP side of the configuration: section `server`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use backscroll_shard::settings::Span;
+use serde::{Deserialize, Serialize};
+
+/// How the service listens and what it takes on. Every bound here is answered with a problem document when it is
+/// reached, and counted (INV-BOUND).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Largest request body, in bytes; beyond, 413.
+    pub max_body: usize,
+    /// Largest request line and headers, in bytes; beyond, 431. At least 8,192.
+    pub max_header: usize,
+    /// How long a connection may take to send a request's headers, and how long it may be idle between requests.
+    pub header_timeout: Span,
+    /// How long a request may take, its body's arrival included; beyond, 408 or 504.
+    pub request_timeout: Span,
+    /// Most requests worked on at once; beyond, 503 `overloaded` without queueing.
+    pub max_requests: usize,
+    /// Most connections open at once; beyond, new ones wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// How long a shutdown goes on accepting while `/readyz` already says no, so that load balancers can notice.
+    pub shutdown_delay: Span,
+    /// How long requests in flight may take to finish when shutting down.
+    pub shutdown_timeout: Span,
+    /// Origins that browsers may call from, as `https://chat.example.com`; `*` is any; none by default.
+    pub cors_origins: Vec<String>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body: 64 * 1024,
+            max_header: 16 * 1024,
+            header_timeout: Span::secs(75),
+            request_timeout: Span::secs(10),
+            max_requests: 4096,
+            max_connections: 16_384,
+            shutdown_delay: Span::secs(0),
+            shutdown_timeout: Span::secs(25),
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+impl ServerSettings {
+    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    #[must_use]
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |ok: bool, problem: &str| {
+            if !ok {
+                problems.push(problem.to_owned());
+            }
+        };
+        require(
+            self.max_body >= 1024,
+            "server.max_body: at least 1024 bytes",
+        );
+        require(
+            self.max_body <= 64 << 20,
+            "server.max_body: at most 64 MiB; media do not go through request bodies",
+        );
+        require(
+            (8192..=1 << 20).contains(&self.max_header),
+            "server.max_header: from 8192 bytes to 1 MiB",
+        );
+        require(self.max_requests >= 1, "server.max_requests: at least 1");
+        require(
+            self.max_connections >= 1,
+            "server.max_connections: at least 1",
+        );
+        let longest = Duration::from_secs(3600);
+        for (name, span) in [
+            ("header_timeout", self.header_timeout),
+            ("request_timeout", self.request_timeout),
+            ("shutdown_timeout", self.shutdown_timeout),
+        ] {
+            let in_range = span.0 >= Duration::from_millis(100) && span.0 <= longest;
+            require(in_range, &format!("server.{name}: from 100ms to 1h"));
+        }
+        require(
+            self.shutdown_delay.0 <= longest,
+            "server.shutdown_delay: at most 1h",
+        );
+        for origin in &self.cors_origins {
+            if let Err(why) = check_origin(origin) {
+                require(
+                    false,
+                    &format!("server.cors_origins: `{}` {why}", origin.escape_debug()),
+                );
+            }
+        }
+        let any_and_more = self.cors_origins.len() > 1 && self.allows_any_origin();
+        require(!any_and_more, "server.cors_origins: `*` stands alone");
+        problems
+    }
+
+    /// Whether every origin is allowed.
+    #[must_use]
+    pub fn allows_any_origin(&self) -> bool {
+        self.cors_origins.iter().any(|origin| origin == "*")
+    }
+}
+
+/// A browser's `Origin` is compared as text, so `https://a.example/` or an upper-case host would never match.
+fn check_origin(origin: &str) -> Result<(), &'static str> {
+    if origin == "*" || origin == "null" {
+        return Ok(());
+    }
+    let example =
+        "is not an origin; write scheme, host and port only, as https://chat.example.com:8443";
+    let url = reqwest::Url::parse(origin).map_err(|_| example)?;
+    let canonical = url.origin().is_tuple() && url.origin().ascii_serialization() == origin;
+    if !canonical || HeaderValue::from_str(origin).is_err() {
+        return Err(example);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound() {
+        assert_eq!(ServerSettings::default().check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let settings = ServerSettings {
+            max_body: 1,
+            max_header: 1,
+            max_requests: 0,
+            max_connections: 0,
+            request_timeout: Span::millis(1),
+            cors_origins: vec![
+                "*".into(),
+                "https://a.example/".into(),
+                "a.example".into(),
+                "https://A.example".into(),
+            ],
+            ..ServerSettings::default()
+        };
+        let problems = settings.check();
+        assert_eq!(problems.len(), 9, "{problems:#?}");
+        assert!(problems.iter().all(|p| p.starts_with("server.")));
+    }
+
+    #[test]
+    fn origins_are_compared_as_browsers_write_them() {
+        for right in [
+            "*",
+            "null",
+            "https://chat.example.com",
+            "http://localhost:3000",
+            "https://[::1]:8443",
+        ] {
+            assert_eq!(check_origin(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "",
+            "https://a.example:443",
+            "https://a.example/x",
+            "ftp:/a",
+            "file:///a",
+            "https://u@a.example",
+            "https://*.example.com\n",
+        ] {
+            assert!(check_origin(wrong).is_err(), "{wrong}");
+        }
+    }
+}

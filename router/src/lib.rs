@@ -1,0 +1,26 @@
+//! The `backscroll` service: the HTTP API over the store, its configuration and its command line.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`] | the command line, one file a command |
+//! | [`config`] | the configuration: file, environment, checks |
+//! | [`boot`] | from a configuration to a running service |
+//! | [`auth`] | who calls: bearer tokens, their keys |
+//! | [`http`] | the REST interface: routes, what goes in, what comes out, problems |
+//! | [`openapi`] | the document that describes it, generated from the same types |
+//! | [`server`] | connections, start and graceful stop |
+//! | [`telemetry`] | logs and metrics |
+//! | [`schema`], [`doctor`] | what is wrong with the databases, and what to do |
+//! | [`demo`] | a made-up history to try everything on |
+
+pub mod auth;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod http;
+pub mod openapi;
+pub mod schema;
+pub mod server;
+pub mod telemetry;

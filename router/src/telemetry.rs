@@ -1,0 +1,204 @@
+//! Logs and metrics.
+//!
+//! Logs go to standard error: for people on a terminal, one JSON object a line elsewhere. Metrics are collected in the
+//! process and shown, in Prometheus' text format, at `/metrics`; their names begin with `backscroll_`.
+
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Upper bounds of the latency histograms' buckets, in seconds.
+const LATENCY_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// How often what was recorded is summed up. Until then it takes memory.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is logged, and how: section `telemetry`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// What is logged: a level, and exceptions to it by module or target. `info,backscroll::access=debug` adds a line
+    /// for every request.
+    pub log: String,
+    /// How it is written.
+    pub format: LogFormat,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            log: "info".into(),
+            format: LogFormat::Auto,
+        }
+    }
+}
+
+impl TelemetrySettings {
+    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    #[must_use]
+    pub fn check(&self) -> Vec<String> {
+        match EnvFilter::builder().parse(&self.log) {
+            Ok(_) if !self.log.trim().is_empty() => Vec::new(),
+            Ok(_) => vec!["telemetry.log: must not be empty; write for example \"info\"".into()],
+            Err(error) => vec![format!(
+                "telemetry.log: {error}; write for example \"info,backscroll::access=debug\""
+            )],
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// `human` on a terminal, `json` otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error, for the life of the process. To be called once, before anything is logged.
+///
+/// # Errors
+/// When the filter cannot be read (see [`TelemetrySettings::check`]), or logging was started before.
+pub fn init(settings: &TelemetrySettings) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(&settings.log)
+        .context("telemetry.log")?;
+    let terminal = std::io::stderr().is_terminal();
+    let json = match settings.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Human => false,
+        LogFormat::Json => true,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = if json {
+        lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init()
+    } else {
+        lines.with_ansi(terminal).try_init()
+    };
+    started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
+}
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts collecting metrics, for the life of the process. May be called again.
+///
+/// # Errors
+/// When something else in the process collects them already.
+pub fn init_metrics() -> anyhow::Result<()> {
+    if METRICS.get().is_some() {
+        return Ok(());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &LATENCY_BUCKETS)?
+        .build_recorder();
+    // Of several that start at once, one installs its own; the others use that.
+    let handle = recorder.handle();
+    let mut installed = Ok(());
+    METRICS.get_or_init(|| {
+        installed = metrics::set_global_recorder(recorder)
+            .map_err(|error| anyhow::anyhow!("metrics: {error}"));
+        handle
+    });
+    installed?;
+    describe();
+    Ok(())
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("backscroll_http_requests_total", "Requests answered");
+    describe_histogram!(
+        "backscroll_http_request_seconds",
+        Unit::Seconds,
+        "Time to answer a request"
+    );
+    describe_gauge!(
+        "backscroll_http_requests_in_flight",
+        "Requests worked on now"
+    );
+    describe_gauge!("backscroll_http_connections", "Connections open now");
+    describe_counter!(
+        "backscroll_jwks_refreshes_total",
+        "Readings of the token issuer's keys"
+    );
+}
+
+/// All metrics in Prometheus' text format; empty before [`init_metrics`].
+#[must_use]
+pub fn render_metrics() -> String {
+    METRICS
+        .get()
+        .map(PrometheusHandle::render)
+        .unwrap_or_default()
+}
+
+/// Keeps the collected metrics small until `stop`.
+pub async fn maintain_metrics(stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL))
+        .await
+        .is_some()
+    {
+        if let Some(handle) = METRICS.get() {
+            handle.run_upkeep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_checked() {
+        let check = |log: &str| {
+            TelemetrySettings {
+                log: log.into(),
+                ..TelemetrySettings::default()
+            }
+            .check()
+        };
+        assert_eq!(check("info"), Vec::<String>::new());
+        assert_eq!(
+            check("info,backscroll::access=debug,sqlx=warn"),
+            Vec::<String>::new()
+        );
+        for wrong in ["", " ", "info,=debug", "backscroll=loud", "a=b=c"] {
+            assert_eq!(check(wrong).len(), 1, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_shown_in_prometheus_text_format() {
+        init_metrics().unwrap();
+        init_metrics().unwrap();
+        metrics::histogram!("backscroll_http_request_seconds", "route" => "/test").record(0.003);
+        let text = render_metrics();
+        assert!(
+            text.contains("# TYPE backscroll_http_request_seconds histogram"),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"backscroll_http_request_seconds_bucket{route="/test",le="0.005"} 1"#),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! The HTTP interface, over real connections, against the embedded store.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod documentation;
+mod harness;
+mod operations;
+mod rejections;
+mod routes;
+mod shutdown;
+mod tokens;

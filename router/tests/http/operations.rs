@@ -1,0 +1,264 @@
+//! What operators see: health, readiness, metrics, headers, bounds.
+
+use std::time::Duration;
+
+use backscroll::http::settings::ServerSettings;
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Service, shared_secret};
+
+#[tokio::test]
+async fn health_and_readiness_name_every_dependency() {
+    let service = Service::start().await;
+    let alive = Answer::of(service.request(Method::GET, "/healthz")).await;
+    assert_eq!(alive.expect(200), json!({ "status": "alive" }));
+    let ready = Answer::of(service.request(Method::GET, "/readyz"))
+        .await
+        .expect(200);
+    assert_eq!(ready["status"], "ready");
+    assert_eq!(ready["directory"]["ok"], true);
+    let shards = ready["shards"].as_array().unwrap();
+    assert_eq!(
+        shards
+            .iter()
+            .map(|shard| shard["name"].as_str().unwrap())
+            .collect::<Vec<_>>(),
+        ["shard1", "shard2"]
+    );
+    assert!(
+        shards
+            .iter()
+            .all(|shard| shard["primary"]["ok"] == true && shard["breaker"] == "closed"),
+        "{shards:?}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route() {
+    let service = Service::start().await;
+    service
+        .user("alice")
+        .get("/chat/conversations/00000000000003e900000000000004d2")
+        .await;
+    Answer::of(service.request(Method::GET, "/no/such/route")).await;
+    let response = service
+        .request(Method::GET, "/metrics")
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        response.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
+    let text = response.text().await.unwrap();
+    for line in [
+        r#"backscroll_http_requests_total{method="GET",route="/chat/conversations/{conversationId}",status="403"}"#,
+        r#"backscroll_http_requests_total{method="GET",route="unmatched",status="404"}"#,
+        r#"backscroll_http_request_seconds_bucket{method="GET",route="/chat/conversations/{conversationId}",le="0.0005"}"#,
+        "backscroll_http_requests_in_flight ",
+        "backscroll_http_connections ",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(
+        !text.contains("no/such") && !text.contains("00000000000003e9"),
+        "addresses are no labels"
+    );
+}
+
+#[tokio::test]
+async fn every_answer_has_an_id_and_safe_headers() {
+    let service = Service::start().await;
+    for path in [
+        "/healthz",
+        "/chat/unread-count",
+        "/nothing",
+        "/openapi.json",
+    ] {
+        let answer = Answer::of(service.request(Method::GET, path)).await;
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("x-request-id").len(), 16);
+    }
+    let given = Answer::of(
+        service
+            .request(Method::GET, "/chat/unread-count")
+            .header("x-request-id", "trace-1.a:b"),
+    )
+    .await;
+    assert_eq!(given.header("x-request-id"), "trace-1.a:b");
+    assert_eq!(given.body["requestId"], "trace-1.a:b");
+    let hostile = Answer::of(
+        service
+            .request(Method::GET, "/healthz")
+            .header("x-request-id", "<script>"),
+    )
+    .await;
+    assert_ne!(hostile.header("x-request-id"), "<script>");
+}
+
+#[tokio::test]
+async fn documentation_is_served_without_the_internet() {
+    let service = Service::start().await;
+    let page = service.request(Method::GET, "/docs").send().await.unwrap();
+    assert_eq!((page.status().as_u16(), page.url().path()), (200, "/docs/"));
+    let page = page.text().await.unwrap();
+    assert!(
+        page.contains("swagger-ui") && !page.contains("https://"),
+        "{page}"
+    );
+    for asset in [
+        "swagger-ui.css",
+        "swagger-ui-bundle.js",
+        "swagger-initializer.js",
+    ] {
+        let response = service
+            .request(Method::GET, &format!("/docs/{asset}"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200, "{asset}");
+        let text = response.text().await.unwrap();
+        assert!(
+            asset != "swagger-initializer.js" || text.contains("/openapi.json"),
+            "{text}"
+        );
+    }
+    Answer::of(service.request(Method::GET, "/docs/nothing.js"))
+        .await
+        .problem(404, "not_found");
+    let document = Answer::of(service.request(Method::GET, "/openapi.json")).await;
+    assert_eq!(document.header("content-type"), "application/json");
+    assert_eq!(document.expect(200)["info"]["title"], "Backscroll");
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_those_who_ask() {
+    let service = Service::start().await;
+    let encoding = async |path: &str, accepted: Option<&str>| {
+        let mut request = service.request(Method::GET, path);
+        if let Some(accepted) = accepted {
+            request = request.header("accept-encoding", accepted);
+        }
+        let response = request.send().await.unwrap();
+        let encoding = response
+            .headers()
+            .get("content-encoding")
+            .map(|value| value.to_str().unwrap().to_owned());
+        (encoding, response.bytes().await.unwrap())
+    };
+    let (none, plain) = encoding("/openapi.json", None).await;
+    assert_eq!(none, None);
+    let (zstd, small) = encoding("/openapi.json", Some("gzip, zstd")).await;
+    assert_eq!(zstd.as_deref(), Some("zstd"));
+    assert_eq!(zstd::decode_all(&small[..]).unwrap(), plain);
+    let (gzip, small) = encoding("/openapi.json", Some("gzip")).await;
+    assert_eq!(gzip.as_deref(), Some("gzip"));
+    assert!(small.len() * 3 < plain.len() && small.starts_with(&[0x1f, 0x8b]));
+    assert_eq!(
+        encoding("/healthz", Some("gzip, zstd")).await.0,
+        None,
+        "tiny answers are left alone"
+    );
+}
+
+#[tokio::test]
+async fn more_requests_than_allowed_are_shed_at_once() {
+    let service = Service::start_with(
+        ServerSettings {
+            max_requests: 2,
+            ..ServerSettings::default()
+        },
+        shared_secret(),
+    )
+    .await;
+    let alice = service.user("alice");
+    // Two requests whose bodies never come hold both places.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(service.address()).await.unwrap();
+        let head = format!(
+            "POST /chat/sync HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n",
+            alice.token
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    let in_flight = async || {
+        Answer::of(service.request(Method::GET, "/readyz"))
+            .await
+            .body["requestsInFlight"]
+            .clone()
+    };
+    while in_flight().await != 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for answer in join_all((0..20).map(|_| alice.get("/chat/unread-count"))).await {
+        answer.problem(503, "overloaded");
+    }
+    Answer::of(service.request(Method::GET, "/healthz"))
+        .await
+        .expect(200);
+    // They go on as if nothing had been.
+    for mut stream in held {
+        stream.write_all(b"{}").await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    while in_flight().await != 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    alice.get("/chat/unread-count").await.expect(200);
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait() {
+    let service = Service::start_with(
+        ServerSettings {
+            max_connections: 2,
+            ..ServerSettings::default()
+        },
+        shared_secret(),
+    )
+    .await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(service.address()).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        open.push(stream);
+    }
+    let mut third = TcpStream::connect(service.address()).await.unwrap();
+    third.write_all(request).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), third.read_u8()).await;
+    assert!(early.is_err(), "it waits");
+    open.pop();
+    let late = tokio::time::timeout(Duration::from_secs(5), third.read_u8()).await;
+    assert_eq!(late.expect("its turn comes").unwrap(), b'H');
+}
+
+#[tokio::test]
+async fn http_2_without_tls_works() {
+    let service = Service::start().await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .no_proxy()
+        .build()
+        .unwrap();
+    let requests = (0..50).map(|_| client.get(format!("{}/healthz", service.base)).send());
+    for response in join_all(requests).await {
+        let response = response.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), response.version()),
+            (200, reqwest::Version::HTTP_2)
+        );
+    }
+}
