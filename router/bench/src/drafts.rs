@@ -53,11 +53,14 @@ pub struct Draft {
     pub id: u128,
 }
 
+/// Positions of conversations in the population.
+pub type Conversations = std::sync::Arc<[u32]>;
+
 /// A stream of drafts. Two streams with different seeds have no id in common.
 #[derive(Clone, Debug)]
 pub struct Drafts {
     rng: SmallRng,
-    conversations: std::sync::Arc<[u32]>,
+    conversations: Conversations,
     members: u16,
 }
 
@@ -66,7 +69,7 @@ impl Drafts {
     ///
     /// # Errors
     /// When there is no conversation or no member.
-    pub fn new(seed: u64, conversations: std::sync::Arc<[u32]>, members: usize) -> Result<Self> {
+    pub fn new(seed: u64, conversations: Conversations, members: usize) -> Result<Self> {
         anyhow::ensure!(
             !conversations.is_empty() && members > 0,
             "there is nobody to talk to"

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::drafts::{Draft, read_id};
+use crate::report::{Verdict, thousands};
 
 /// A message that was answered with 201.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +102,27 @@ impl Findings {
         self.altered += other.altered;
         self.out_of_order += other.out_of_order;
         self.unexplained += other.unexplained;
+    }
+
+    /// Whether everything is as it was acknowledged.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let found = format!(
+            "{} lost, {} duplicated, {} gaps, {} altered, {} out of order, {} unexplained of {} acknowledged",
+            self.lost,
+            self.duplicated,
+            self.gaps,
+            self.altered,
+            self.out_of_order,
+            self.unexplained,
+            thousands(self.acknowledged as f64)
+        );
+        let sound = self.faults() == 0 && self.acknowledged > 0 && self.read >= self.acknowledged;
+        Verdict::new(
+            "everything acknowledged is there, once, in order",
+            found,
+            sound,
+        )
     }
 
     /// How many faults there are.

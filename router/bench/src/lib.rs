@@ -6,9 +6,11 @@
 //! | [`harness`] | databases of its own, the router as a process, processor time, the machine |
 //! | [`load`], [`pace`] | closed and open loops over many connections |
 //! | [`http`], [`sender`] | sending over HTTP at next to no cost, with a ledger |
+//! | [`pages`] | pages of history, over HTTP and by the bare statement |
 //! | [`rows`] | the other side of the comparison: row-by-row inserts |
 //! | [`ledger`], [`verify`] | whether what was acknowledged is there |
 //! | [`population`], [`drafts`] | who talks where, and what is said |
+//! | [`rounds`] | rounds of each side, in turns |
 //! | [`report`], [`out`] | figures, verdicts, and how they are printed |
 //!
 //! How each scenario measures, and what it does not measure, is in the README beside the manifest.
@@ -20,8 +22,10 @@ pub mod ledger;
 pub mod load;
 pub mod out;
 pub mod pace;
+pub mod pages;
 pub mod population;
 pub mod report;
+pub mod rounds;
 pub mod rows;
 pub mod scenario;
 pub mod sender;
@@ -32,7 +36,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{Common, send};
+use crate::scenario::{Common, history, isolation, send};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -57,7 +61,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
+    /// Every scenario, with its defaults
+    All,
     Send(send::Args),
+    History(history::Args),
+    Isolation(isolation::Args),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -80,8 +88,39 @@ fn measure(cli: &Cli) -> Result<bool> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
+        let common = &cli.common;
         match &cli.scenario {
-            Scenario::Send(args) => send::run(&cli.common, args).await,
+            Scenario::All => {
+                let sent = send::run(common, &defaults()?).await?;
+                let read = history::run(common, &defaults()?).await?;
+                let isolated = isolation::run(common, &defaults()?).await?;
+                Ok(sent && read && isolated)
+            }
+            Scenario::Send(args) => send::run(common, args).await,
+            Scenario::History(args) => history::run(common, args).await,
+            Scenario::Isolation(args) => isolation::run(common, args).await,
         }
     })
+}
+
+/// A scenario's arguments when none are given.
+fn defaults<A: clap::Args>() -> Result<A> {
+    let none =
+        A::augment_args(clap::Command::new("defaults")).try_get_matches_from(["defaults"])?;
+    Ok(A::from_arg_matches(&none)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_has_defaults() {
+        Cli::command().debug_assert();
+        assert!(defaults::<send::Args>().is_ok());
+        assert!(defaults::<history::Args>().is_ok());
+        assert!(defaults::<isolation::Args>().is_ok());
+    }
 }

@@ -104,14 +104,15 @@ impl Measured {
     }
 }
 
-/// Every worker does its operation again as soon as it is done, for `duration`. What is under way at the end is
-/// finished, but not counted.
+/// Every worker does its operation again `pause` after it was done, for `duration`. What is under way at the end is
+/// finished, but not counted. The pause is not part of a latency.
 ///
 /// # Errors
 /// When an operation fails, or does not end.
 pub async fn closed_loop<O: Operation>(
     operations: &mut Vec<O>,
     duration: Duration,
+    pause: Duration,
 ) -> Result<Measured> {
     let mut workers = JoinSet::new();
     let start = Instant::now();
@@ -127,6 +128,10 @@ pub async fn closed_loop<O: Operation>(
                     measured.record(outcome, now - begin)?;
                 }
                 begin = now;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                    begin = Instant::now();
+                }
             }
             anyhow::Ok((operation, measured))
         });
@@ -213,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_loop_keeps_every_worker_busy() {
         let mut operations: Vec<Slow> = (0..4).map(|_| Slow(0)).collect();
-        let measured = closed_loop(&mut operations, Duration::from_millis(200))
+        let measured = closed_loop(&mut operations, Duration::from_millis(200), Duration::ZERO)
             .await
             .unwrap();
         assert_eq!(operations.len(), 4);
@@ -252,7 +257,7 @@ mod tests {
             }
         }
         assert!(
-            closed_loop(&mut vec![Broken], Duration::from_secs(5))
+            closed_loop(&mut vec![Broken], Duration::from_secs(5), Duration::ZERO)
                 .await
                 .is_err()
         );

@@ -61,15 +61,24 @@ impl Latency {
     /// Of a histogram of microseconds.
     #[must_use]
     pub fn of(micros: &Histogram<u64>) -> Self {
-        let at = |quantile| micros.value_at_quantile(quantile) as f64 / 1e3;
-        let max = micros.max() as f64 / 1e3;
+        Self::scaled(micros, 1e3)
+    }
+
+    /// Of a histogram of nanoseconds.
+    #[must_use]
+    pub fn of_nanoseconds(nanos: &Histogram<u64>) -> Self {
+        Self::scaled(nanos, 1e6)
+    }
+
+    fn scaled(histogram: &Histogram<u64>, per_millisecond: f64) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / per_millisecond;
         Self {
-            count: micros.len(),
+            count: histogram.len(),
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max,
+            max: histogram.max() as f64 / per_millisecond,
         }
     }
 

@@ -6,14 +6,14 @@
 //! the sequence numbers. That is less work than a chat needs, and so the comparison is kind to this side.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr, SqlStr};
 
-use crate::drafts::{Drafts, Texts, write_id};
+use crate::drafts::{Conversations, Drafts, Texts, write_id};
 use crate::harness::databases::Databases;
 use crate::load::{Operation, Outcome};
 
@@ -30,6 +30,7 @@ pub struct Tables {
     targets: Vec<Target>,
     texts: Texts,
     names: Vec<String>,
+    inserted: AtomicU64,
 }
 
 /// A conversation to insert into: its id as stored, its members' ids, and which shard has it.
@@ -80,23 +81,29 @@ impl Tables {
             targets,
             texts,
             names,
+            inserted: AtomicU64::new(0),
         }))
     }
 
-    /// How many rows there are.
+    /// Refuses to go on unless the tables hold exactly the rows that were inserted; returns how many.
     ///
     /// # Errors
-    /// When the server does not answer.
-    pub async fn count(&self, connection: &mut MySqlConnection) -> Result<u64> {
-        let mut total = 0;
+    /// When they do not, or the server does not answer.
+    pub async fn check(&self, connection: &mut MySqlConnection) -> Result<u64> {
+        let mut stored = 0;
         for name in &self.names {
-            let count: i64 =
-                sqlx::query_scalar(AssertSqlSafe(format!("SELECT COUNT(*) FROM {name}")))
-                    .fetch_one(&mut *connection)
-                    .await?;
-            total += count.cast_unsigned();
+            let count = AssertSqlSafe(format!("SELECT COUNT(*) FROM {name}"));
+            stored += sqlx::query_scalar::<_, i64>(count)
+                .fetch_one(&mut *connection)
+                .await?
+                .cast_unsigned();
         }
-        Ok(total)
+        let inserted = self.inserted.load(Ordering::Relaxed);
+        ensure!(
+            stored == inserted,
+            "{inserted} rows were inserted, but {stored} are there"
+        );
+        Ok(stored)
     }
 }
 
@@ -114,7 +121,6 @@ pub struct Inserter {
     tables: Arc<Tables>,
     drafts: Drafts,
     client_msg_id: String,
-    inserted: u64,
 }
 
 impl Inserter {
@@ -127,7 +133,7 @@ impl Inserter {
         tables: &Arc<Tables>,
         count: usize,
     ) -> Result<Vec<Self>> {
-        let conversations: Arc<[u32]> = (0..tables.targets.len() as u32).collect();
+        let conversations: Conversations = (0..tables.targets.len() as u32).collect();
         let members = tables
             .targets
             .iter()
@@ -141,16 +147,9 @@ impl Inserter {
                 tables: Arc::clone(tables),
                 drafts: Drafts::new(rand::random(), Arc::clone(&conversations), members)?,
                 client_msg_id: String::new(),
-                inserted: 0,
             });
         }
         Ok(inserters)
-    }
-
-    /// How many rows it has inserted.
-    #[must_use]
-    pub fn inserted(&self) -> u64 {
-        self.inserted
     }
 }
 
@@ -174,7 +173,7 @@ impl Operation for Inserter {
             .execute(&mut self.connection)
             .await?;
         ensure!(done.rows_affected() == 1, "an insert did not insert");
-        self.inserted += 1;
+        self.tables.inserted.fetch_add(1, Ordering::Relaxed);
         Ok(Outcome::Done)
     }
 }
@@ -214,15 +213,13 @@ mod tests {
             )
             .await?;
             let mut inserters = Inserter::open_many(databases, &tables, 3).await?;
-            closed_loop(&mut inserters, Duration::from_millis(200)).await?;
-            let inserted: u64 = inserters.iter().map(Inserter::inserted).sum();
-            assert!(inserted > 0);
-            assert_eq!(
-                tables
-                    .count(&mut databases.connect_to_server().await?)
-                    .await?,
-                inserted
-            );
+            let measured =
+                closed_loop(&mut inserters, Duration::from_millis(200), Duration::ZERO).await?;
+            let mut connection = databases.connect_to_server().await?;
+            assert!(tables.check(&mut connection).await? >= measured.done().max(1));
+            let lose_one = format!("DELETE FROM {} LIMIT 1", tables.names[0]);
+            connection.execute(AssertSqlSafe(lose_one)).await?;
+            assert!(tables.check(&mut connection).await.is_err());
             Ok(())
         })
         .await

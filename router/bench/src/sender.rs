@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Deserialize;
 
-use crate::drafts::{Draft, Drafts, Texts, write_id};
+use crate::drafts::{Conversations, Draft, Drafts, Texts, write_id};
 use crate::harness::router::Router;
 use crate::http::{self, Connection};
 use crate::ledger::{Acknowledged, Ledger};
@@ -66,7 +66,7 @@ impl World {
 
     /// The positions of all conversations.
     #[must_use]
-    pub fn conversations(&self) -> Arc<[u32]> {
+    pub fn conversations(&self) -> Conversations {
         (0..self.population.conversations.len() as u32).collect()
     }
 
@@ -137,7 +137,7 @@ impl Sender {
     pub async fn open_many(
         world: &Arc<World>,
         count: usize,
-        conversations: &Arc<[u32]>,
+        conversations: &Conversations,
     ) -> Result<Vec<Self>> {
         let mut senders = Vec::with_capacity(count);
         for _ in 0..count {
@@ -174,7 +174,7 @@ impl Operation for Sender {
         // Until it is acknowledged, it may be stored or not.
         self.ledger.unknown.push(draft);
         let answer = self.connection.exchange(&self.request).await?;
-        if answer.status >= 429 {
+        if answer.status == 408 || answer.status >= 429 {
             return Ok(Outcome::Refused(answer.status));
         }
         ensure!(

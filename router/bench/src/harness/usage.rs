@@ -83,6 +83,14 @@ impl Usage {
         self.others += other.others;
     }
 
+    /// Processor microseconds for each of `count` operations, by process.
+    #[must_use]
+    pub fn micros_each(&self, count: u64) -> Vec<(&'static str, f64)> {
+        let each =
+            |(name, seconds): &(&'static str, f64)| (*name, seconds * 1e6 / count.max(1) as f64);
+        self.processes.iter().map(each).collect()
+    }
+
     /// The share of `cores` that everybody else had, from 0 to 1.
     #[must_use]
     pub fn others_share(&self, cores: usize) -> f64 {

@@ -1,14 +1,18 @@
 //! The scenarios: a file each. A scenario measures, prints its report, and says whether its goals were met.
 
+pub mod history;
+pub mod isolation;
 pub mod send;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::harness::databases::Databases;
 use crate::harness::machine::Machine;
-use crate::harness::router::binary_beside_this;
+use crate::harness::router::{Router, Setup, binary_beside_this};
+use crate::harness::usage::{Watched, generator, listener};
 use crate::out;
 use crate::report::Verdict;
 
@@ -91,4 +95,69 @@ pub fn publish(report: &impl Report, json: bool) -> Result<bool> {
 #[must_use]
 pub fn numbered(prefix: &str, count: usize) -> Vec<String> {
     (1..=count).map(|n| format!("{prefix}{n}")).collect()
+}
+
+/// A router over `directory` and `shard1`, `shard2` … of these databases.
+#[must_use]
+pub fn setup(binary: PathBuf, databases: &Databases, shards: usize) -> Setup {
+    let shard_urls = numbered("shard", shards)
+        .iter()
+        .map(|name| databases.url(name))
+        .collect();
+    Setup {
+        binary,
+        directory_url: databases.url("directory"),
+        shard_urls,
+    }
+}
+
+/// The processes whose processor time is told apart.
+///
+/// # Errors
+/// When the router has ended.
+pub fn watched(databases: &Databases, router: &Router) -> Result<Vec<Watched>> {
+    let mut watched = vec![
+        generator(),
+        router.process().context("the router has ended")?,
+    ];
+    let (_, port) = databases.server();
+    match listener("database", port) {
+        Some(process) => watched.push(process),
+        None => out::progress(
+            "the database server's process cannot be seen: its share counts as others'",
+        ),
+    }
+    Ok(watched)
+}
+
+/// Refuses numbers outside of a range.
+///
+/// # Errors
+/// When it is.
+pub fn check_number(name: &str, value: usize, least: usize, most: usize) -> Result<()> {
+    ensure!(
+        (least..=most).contains(&value),
+        "{name}: from {least} to {most}"
+    );
+    Ok(())
+}
+
+/// Refuses phases that measure nothing, and phases so long that connections waiting for their turn would be closed.
+///
+/// # Errors
+/// When one is.
+pub fn check_seconds(phases: &[f64]) -> Result<()> {
+    let sound = phases.iter().all(|seconds| (0.1..=30.0).contains(seconds));
+    ensure!(sound, "the seconds of a phase: from 0.1 to 30");
+    Ok(())
+}
+
+/// Refuses numbers of connections that cannot be opened.
+///
+/// # Errors
+/// When one is, or there is none.
+pub fn check_connections(name: &str, numbers: &[usize]) -> Result<()> {
+    let sound = !numbers.is_empty() && numbers.iter().all(|n| (1..=10_000).contains(n));
+    ensure!(sound, "{name}: one or more numbers from 1 to 10000");
+    Ok(())
 }

@@ -4,21 +4,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::drafts::Texts;
 use crate::harness::databases::{Databases, require_durable, with_databases};
 use crate::harness::machine::Machine;
-use crate::harness::router::{Router, Setup};
-use crate::harness::usage::{Meter, Usage, Watched, generator, listener};
+use crate::harness::router::Router;
+use crate::harness::usage::Watched;
 use crate::ledger::{Findings, Ledger};
-use crate::load::{Measured, Operation, closed_loop, open_loop};
+use crate::load::open_loop;
 use crate::out;
 use crate::population::Size;
-use crate::report::{Latency, Spread, Table, Verdict, thousands};
+use crate::report::{Latency, Verdict, thousands};
+use crate::rounds::{
+    Rounds, Side, best_of, print_trials, rate_table, try_connections, usage_table,
+};
 use crate::rows::{Insertable, Inserter, Tables};
-use crate::scenario::{Common, Report, numbered, publish};
+use crate::scenario::{
+    Common, Report, check_connections, check_number, check_seconds, numbered, publish, setup,
+    watched,
+};
 use crate::sender::{Sender, World};
 use crate::verify::verify;
 
@@ -59,24 +65,6 @@ pub struct Args {
     row_connections: Vec<usize>,
 }
 
-/// One side of the comparison.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Side {
-    /// The rate that each number of connections tried came to, per second.
-    trials: Vec<(usize, f64)>,
-    /// The one that was kept.
-    connections: usize,
-    /// The rate of each round, per second.
-    rounds: Vec<f64>,
-    rate: Spread,
-    latency: Latency,
-    refused: u64,
-    usage: Usage,
-    /// Processor microseconds for each message, by process.
-    micros_per_message: Vec<(&'static str, f64)>,
-}
-
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct HalfRate {
@@ -114,15 +102,7 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
     names.extend(numbered("shard", args.shards));
     names.extend(numbered("rows", args.shards));
     let report = with_databases(&common.mysql_url, &names, async |databases| {
-        let setup = Setup {
-            binary,
-            directory_url: databases.url("directory"),
-            shard_urls: numbered("shard", args.shards)
-                .iter()
-                .map(|name| databases.url(name))
-                .collect(),
-        };
-        let router = Router::start(&setup).await?;
+        let router = Router::start(&setup(binary, databases, args.shards)).await?;
         let report = measure(databases, &router, args).await?;
         router.stop().await?;
         Ok(report)
@@ -134,29 +114,15 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
 impl Args {
     fn check(&self) -> Result<()> {
         self.size.check()?;
-        ensure!((1..=64).contains(&self.shards), "--shards: 1 to 64");
-        ensure!((1..=1000).contains(&self.rounds), "--rounds: 1 to 1000");
-        for seconds in [
+        check_number("--shards", self.shards, 1, 64)?;
+        check_number("--rounds", self.rounds, 1, 1000)?;
+        check_seconds(&[
             self.round_seconds,
             self.trial_seconds,
             self.half_rate_seconds,
-        ] {
-            ensure!(
-                (0.1..=3600.0).contains(&seconds),
-                "the seconds of a phase: 0.1 to 3600"
-            );
-        }
-        for connections in [&self.connections, &self.row_connections] {
-            ensure!(
-                !connections.is_empty(),
-                "name at least one number of connections"
-            );
-            ensure!(
-                connections.iter().all(|n| (1..=10_000).contains(n)),
-                "connections: 1 to 10000"
-            );
-        }
-        Ok(())
+        ])?;
+        check_connections("--connections", &self.connections)?;
+        check_connections("--row-connections", &self.row_connections)
     }
 }
 
@@ -164,99 +130,28 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
     let machine = Machine::describe(&mut databases.connect_to_server().await?).await?;
     require_durable(machine.durable)?;
     let watched = watched(databases, router)?;
-
     out::progress(format_args!(
         "creating {} conversations",
         args.size.conversations
     ));
     let world = World::create(router, args.size, rand::random()).await?;
     let tables = copy_tables(databases, args, &world).await?;
-
-    let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
-    let mut inserters =
-        Inserter::open_many(databases, &tables, most(&args.row_connections)).await?;
-    let mut senders =
-        Sender::open_many(&world, most(&args.connections), &world.conversations()).await?;
-
-    let trial = Duration::from_secs_f64(args.trial_seconds);
-    let row_trials = try_connections(
-        "inserting rows",
-        &mut inserters,
-        &args.row_connections,
-        trial,
-    )
-    .await?;
-    let trials = try_connections("sending", &mut senders, &args.connections, trial).await?;
     let mut ledger = Ledger::default();
-    let inserted_in_trials: u64 = inserters.iter().map(Inserter::inserted).sum();
-    senders
-        .iter_mut()
-        .for_each(|sender| ledger.append(sender.take_ledger()));
-    let (row_best, best) = (best_of(&row_trials), best_of(&trials));
-    let kept_before: u64 = inserters
-        .iter()
-        .take(row_best)
-        .map(Inserter::inserted)
-        .sum();
-    inserters.truncate(row_best);
-    senders.truncate(best);
 
-    let (mut row_rounds, mut rounds) = (Rounds::default(), Rounds::default());
-    for round in 0..args.rounds {
-        // Who goes first alternates, so that neither side always follows the other.
-        if round.is_multiple_of(2) {
-            row_rounds
-                .run("rows", &mut inserters, &watched, args.round_seconds)
-                .await?;
-            rounds
-                .run("messages", &mut senders, &watched, args.round_seconds)
-                .await?;
-        } else {
-            rounds
-                .run("messages", &mut senders, &watched, args.round_seconds)
-                .await?;
-            row_rounds
-                .run("rows", &mut inserters, &watched, args.round_seconds)
-                .await?;
-        }
-    }
-    let inserted =
-        inserted_in_trials - kept_before + inserters.iter().map(Inserter::inserted).sum::<u64>();
-    let rows = row_rounds.finish(row_trials, row_best)?;
-    let backscroll = rounds.finish(trials, best)?;
-
-    let rate = backscroll.rate.median / 2.0;
-    out::progress(format_args!("sending at {}/s", thousands(rate)));
-    let half = open_loop(
-        &mut senders,
-        rate,
-        Duration::from_secs_f64(args.half_rate_seconds),
-    )
-    .await?;
-    senders
-        .iter_mut()
-        .for_each(|sender| ledger.append(sender.take_ledger()));
-
+    let (mut senders, rows, backscroll) =
+        rounds(databases, args, &watched, (&world, &tables), &mut ledger).await?;
+    let half_rate = half_rate(&mut senders, backscroll.rate.median / 2.0, args).await?;
+    collect(&mut senders, &mut ledger);
     let (repeated, repeated_wrong) = repeat(&mut senders, &ledger).await?;
     out::progress(format_args!(
         "reading {} messages back",
         thousands(ledger.acknowledged.len() as f64)
     ));
     let findings = verify(&world, ledger).await?;
-    let stored_rows = tables
-        .count(&mut databases.connect_to_server().await?)
+    tables
+        .check(&mut databases.connect_to_server().await?)
         .await?;
-    ensure!(
-        stored_rows == inserted,
-        "{inserted} rows were inserted, but {stored_rows} are there"
-    );
 
-    let half_rate = HalfRate {
-        offered_rate: rate,
-        acknowledged_rate: half.rate(),
-        refused: half.refused(),
-        latency: Latency::of(&half.latency),
-    };
     let ratio = backscroll.rate.median / rows.rate.median;
     let verdicts = verdicts(ratio, &half_rate, &findings, repeated, repeated_wrong);
     Ok(SendReport {
@@ -275,20 +170,79 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
     })
 }
 
-/// The processes whose processor time is told apart.
-pub(super) fn watched(databases: &Databases, router: &Router) -> Result<Vec<Watched>> {
-    let mut watched = vec![
-        generator(),
-        router.process().context("the router has ended")?,
-    ];
-    let (_, port) = databases.server();
-    match listener("database", port) {
-        Some(process) => watched.push(process),
-        None => out::progress(
-            "the database server is not on this machine, or may not be seen: its share counts as others'",
-        ),
+/// Finds the best number of connections for each side, then lets them take turns.
+async fn rounds(
+    databases: &Databases,
+    args: &Args,
+    watched: &[Watched],
+    (world, tables): (&Arc<World>, &Arc<Tables>),
+    ledger: &mut Ledger,
+) -> Result<(Vec<Sender>, Side, Side)> {
+    let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
+    let mut inserters = Inserter::open_many(databases, tables, most(&args.row_connections)).await?;
+    let trial = Duration::from_secs_f64(args.trial_seconds);
+    let row_trials = try_connections(
+        "inserting rows",
+        &mut inserters,
+        &args.row_connections,
+        trial,
+    )
+    .await?;
+    let mut senders =
+        Sender::open_many(world, most(&args.connections), &world.conversations()).await?;
+    let trials = try_connections("sending", &mut senders, &args.connections, trial).await?;
+    let (row_best, best) = (best_of(&row_trials), best_of(&trials));
+    collect(&mut senders, ledger);
+    inserters.truncate(row_best);
+    senders.truncate(best);
+
+    let (mut row_rounds, mut rounds) = (Rounds::default(), Rounds::default());
+    let duration = Duration::from_secs_f64(args.round_seconds);
+    for round in 0..args.rounds {
+        // Who goes first alternates, so that neither side always follows the other.
+        if round.is_multiple_of(2) {
+            row_rounds
+                .run("rows", &mut inserters, watched, duration)
+                .await?;
+            rounds
+                .run("messages", &mut senders, watched, duration)
+                .await?;
+        } else {
+            rounds
+                .run("messages", &mut senders, watched, duration)
+                .await?;
+            row_rounds
+                .run("rows", &mut inserters, watched, duration)
+                .await?;
+        }
     }
-    Ok(watched)
+    Ok((
+        senders,
+        row_rounds.finish(row_trials, row_best)?,
+        rounds.finish(trials, best)?,
+    ))
+}
+
+async fn half_rate(senders: &mut Vec<Sender>, rate: f64, args: &Args) -> Result<HalfRate> {
+    out::progress(format_args!("sending at {}/s", thousands(rate)));
+    let measured = open_loop(
+        senders,
+        rate,
+        Duration::from_secs_f64(args.half_rate_seconds),
+    )
+    .await?;
+    Ok(HalfRate {
+        offered_rate: rate,
+        acknowledged_rate: measured.rate(),
+        refused: measured.refused(),
+        latency: Latency::of(&measured.latency),
+    })
+}
+
+fn collect(senders: &mut [Sender], ledger: &mut Ledger) {
+    for sender in senders {
+        ledger.append(sender.take_ledger());
+    }
 }
 
 async fn copy_tables(databases: &Databases, args: &Args, world: &World) -> Result<Arc<Tables>> {
@@ -318,85 +272,6 @@ async fn copy_tables(databases: &Databases, args: &Args, world: &World) -> Resul
     .await
 }
 
-/// Runs `operations` with each number of them for a while; the first number is run twice and counts once, to warm up.
-async fn try_connections<O: Operation>(
-    what: &str,
-    operations: &mut Vec<O>,
-    numbers: &[usize],
-    trial: Duration,
-) -> Result<Vec<(usize, f64)>> {
-    let mut trials = Vec::with_capacity(numbers.len());
-    for number in numbers.first().into_iter().chain(numbers) {
-        let mut some: Vec<O> = operations.drain(..*number).collect();
-        let measured = closed_loop(&mut some, trial).await?;
-        operations.extend(some);
-        out::progress(format_args!(
-            "{what} over {number} connections: {}/s",
-            thousands(measured.rate())
-        ));
-        trials.push((*number, measured.rate()));
-    }
-    trials.remove(0);
-    Ok(trials)
-}
-
-fn best_of(trials: &[(usize, f64)]) -> usize {
-    trials
-        .iter()
-        .max_by(|a, b| a.1.total_cmp(&b.1))
-        .map_or(1, |(connections, _)| *connections)
-}
-
-/// The rounds of one side.
-#[derive(Default)]
-struct Rounds {
-    rounds: Vec<Measured>,
-    usage: Usage,
-}
-
-impl Rounds {
-    async fn run<O: Operation>(
-        &mut self,
-        what: &str,
-        operations: &mut Vec<O>,
-        watched: &[Watched],
-        seconds: f64,
-    ) -> Result<()> {
-        let meter = Meter::start(watched)?;
-        let measured = closed_loop(operations, Duration::from_secs_f64(seconds)).await?;
-        self.usage.add(&meter.stop()?);
-        out::progress(format_args!(
-            "round {}: {} {what}/s",
-            self.rounds.len() + 1,
-            thousands(measured.rate())
-        ));
-        self.rounds.push(measured);
-        Ok(())
-    }
-
-    fn finish(self, trials: Vec<(usize, f64)>, connections: usize) -> Result<Side> {
-        let rates: Vec<f64> = self.rounds.iter().map(Measured::rate).collect();
-        let (first, others) = self.rounds.split_first().context("no round was run")?;
-        let mut total = first.clone();
-        for round in others {
-            total.add(round)?;
-        }
-        let per_message = |(name, seconds): &(&'static str, f64)| {
-            (*name, seconds * 1e6 / total.done().max(1) as f64)
-        };
-        Ok(Side {
-            trials,
-            connections,
-            rate: Spread::of(&rates),
-            rounds: rates,
-            latency: Latency::of(&total.latency),
-            refused: total.refused(),
-            micros_per_message: self.usage.processes.iter().map(per_message).collect(),
-            usage: self.usage,
-        })
-    }
-}
-
 /// Sends some messages again; returns how many, and how many were not answered with what is stored.
 async fn repeat(senders: &mut [Sender], ledger: &Ledger) -> Result<(usize, usize)> {
     let sender = senders.first_mut().context("nobody sends")?;
@@ -417,16 +292,6 @@ fn verdicts(
     wrong: usize,
 ) -> Vec<Verdict> {
     let kept_up = half.acknowledged_rate >= half.offered_rate * KEPT_UP && half.refused == 0;
-    let check = format!(
-        "{} lost, {} duplicated, {} gaps, {} altered, {} out of order, {} unexplained of {} acknowledged",
-        findings.lost,
-        findings.duplicated,
-        findings.gaps,
-        findings.altered,
-        findings.out_of_order,
-        findings.unexplained,
-        thousands(findings.acknowledged as f64)
-    );
     vec![
         Verdict::new(
             format!("sending is at least {GOAL_RATIO:.1} times as fast as row by row"),
@@ -444,11 +309,7 @@ fn verdicts(
             ),
             half.latency.p99 < GOAL_P99_MS && kept_up,
         ),
-        Verdict::new(
-            "everything acknowledged is there, once, in order",
-            check,
-            findings.faults() == 0 && findings.read > 0,
-        ),
+        findings.verdict(),
         Verdict::new(
             "sending again gives the same message",
             format!("{wrong} of {repeated} differed"),
@@ -478,65 +339,17 @@ impl Report for SendReport {
             self.size.conversations, self.size.members, self.size.users, self.shards
         ));
         let sides = [("row by row", &self.rows), ("backscroll", &self.backscroll)];
-        let mut table = Table::new(
-            [
-                "",
-                "connections",
-                "per second",
-                "lowest",
-                "highest",
-                "refused",
-            ]
-            .into_iter()
-            .chain(Latency::COLUMNS),
-        );
-        for (name, side) in sides {
-            let rate = [side.rate.median, side.rate.min, side.rate.max].map(thousands);
-            let [median, min, max] = rate;
-            let mut cells = vec![
-                side.connections.to_string(),
-                median,
-                min,
-                max,
-                side.refused.to_string(),
-            ];
-            cells.extend(side.latency.cells());
-            table.row(name, cells);
-        }
+        let half = &self.half_rate;
+        let mut table = rate_table(&sides);
         let mut cells = vec![
             self.backscroll.connections.to_string(),
-            thousands(self.half_rate.acknowledged_rate),
+            thousands(half.acknowledged_rate),
         ];
-        cells.extend([
-            String::new(),
-            String::new(),
-            self.half_rate.refused.to_string(),
-        ]);
-        cells.extend(self.half_rate.latency.cells());
+        cells.extend([String::new(), String::new(), half.refused.to_string()]);
+        cells.extend(half.latency.cells());
         table.row("backscroll, half rate", cells);
         out::line(&table);
-
-        let names = self.rows.usage.processes.iter().map(|(name, _)| *name);
-        let mut table = Table::new(["processor µs a message"].into_iter().chain(names));
-        for (name, side) in sides {
-            table.row(
-                name,
-                side.micros_per_message
-                    .iter()
-                    .map(|(_, micros)| format!("{micros:.1}")),
-            );
-        }
-        out::line(&table);
-        for (name, side) in sides {
-            let tried: Vec<String> = side
-                .trials
-                .iter()
-                .map(|(n, rate)| format!("{n}: {}/s", thousands(*rate)))
-                .collect();
-            out::line(format_args!(
-                "connections tried, {name}: {}",
-                tried.join(", ")
-            ));
-        }
+        out::line(usage_table(&sides));
+        print_trials(&sides);
     }
 }
