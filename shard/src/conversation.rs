@@ -68,7 +68,7 @@ const HEAD_COLUMN_COUNT: usize = 17;
 const SELECT_HEADS: &str = concat!(
     "SELECT ",
     head_columns!(),
-    " FROM conversations WHERE id IN ("
+    " FROM conversations {by PRIMARY} WHERE id IN ("
 );
 const SAVE_HEADS: &str = concat!("INSERT INTO conversations (", head_columns!(), ") VALUES ");
 const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadata = {new metadata}, \

@@ -10,12 +10,31 @@
 //! | `{new column}` | `VALUES(column)` | `excluded.column` |
 //! | `{greatest}` | `GREATEST` | `MAX` |
 //! | `{signed}` | `SIGNED` | `INTEGER` |
+//! | `{by index}` | `FORCE INDEX (index)`: a long list must not turn into a scan | nothing: it never does |
 //!
 //! Every value is bound, never written into the text. Keys and ids are bytes in big-endian order and counters are
 //! signed 64-bit integers, so that both dialects sort alike.
 //!
 //! A connection is asked for with a deadline, which then holds for every statement on it. Dropped in the middle of a
 //! transaction it rolls back, dropped in the middle of a statement it is closed: nothing half-done is ever seen.
+
+macro_rules! bound {
+    ($sql:expr, $args:expr) => {{
+        let mut query = sqlx::query(AssertSqlSafe($sql));
+        for arg in $args {
+            query = match *arg {
+                Value::Null => query.bind(None::<i64>),
+                Value::Int(value) => query.bind(value),
+                Value::Bytes(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+            };
+        }
+        query
+    }};
+}
+
+#[cfg(feature = "explain")]
+pub mod explain;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,9 +100,10 @@ impl Dialect {
                 ("new", Self::Sqlite) => text.extend(["excluded.", argument]),
                 ("greatest", Self::MySql) => text.push_str("GREATEST"),
                 ("greatest", Self::Sqlite) => text.push_str("MAX"),
+                ("by", Self::MySql) => text.extend(["FORCE INDEX (", argument, ")"]),
                 ("signed", Self::MySql) => text.push_str("SIGNED"),
                 ("signed", Self::Sqlite) => text.push_str("INTEGER"),
-                ("for_update" | "for_share", Self::Sqlite) => {}
+                ("for_update" | "for_share" | "by", Self::Sqlite) => {}
                 _ => debug_assert!(false, "unknown word {word} in a statement"),
             }
         }
@@ -277,6 +297,8 @@ pub struct Database {
     pools: Pools,
     statement_timeout: Duration,
     acquire_timeout: Duration,
+    #[cfg(feature = "explain")]
+    watched: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -306,6 +328,8 @@ impl Database {
             pools,
             statement_timeout: settings.statement_timeout.0,
             acquire_timeout: settings.acquire_timeout.0,
+            #[cfg(feature = "explain")]
+            watched: explain::watched(&url.0),
         })
     }
 
@@ -388,6 +412,8 @@ impl Database {
             observer: None,
             busy: false,
             in_transaction: false,
+            #[cfg(feature = "explain")]
+            watched: self.watched.clone(),
         }
     }
 
@@ -586,6 +612,8 @@ pub struct Connection {
     observer: Option<Arc<dyn Observer>>,
     busy: bool,
     in_transaction: bool,
+    #[cfg(feature = "explain")]
+    watched: Option<String>,
 }
 
 impl Drop for Connection {
@@ -638,21 +666,6 @@ macro_rules! with_driver {
     }};
 }
 
-macro_rules! bound {
-    ($sql:expr, $args:expr) => {{
-        let mut query = sqlx::query(AssertSqlSafe($sql));
-        for arg in $args {
-            query = match *arg {
-                Value::Null => query.bind(None::<i64>),
-                Value::Int(value) => query.bind(value),
-                Value::Bytes(value) => query.bind(value),
-                Value::Text(value) => query.bind(value),
-            };
-        }
-        query
-    }};
-}
-
 impl Connection {
     fn observed(&self, failure: Option<Error>) -> Option<Error> {
         match &self.observer {
@@ -692,6 +705,8 @@ impl Connection {
     /// [`Error::DeadlineExceeded`] past the statement timeout, else what the database says.
     pub async fn fetch_all(&mut self, statement: &str, args: &[Value<'_>]) -> Result<Vec<Row>> {
         let sql = self.dialect().render(statement);
+        #[cfg(feature = "explain")]
+        self.explain(&sql, args).await?;
         with_driver!(
             self,
             connection => bound!(sql, args).fetch_all(&mut **connection),
@@ -710,6 +725,8 @@ impl Connection {
         args: &[Value<'_>],
     ) -> Result<Option<Row>> {
         let sql = self.dialect().render(statement);
+        #[cfg(feature = "explain")]
+        self.explain(&sql, args).await?;
         with_driver!(
             self,
             connection => bound!(sql, args).fetch_optional(&mut **connection),
@@ -724,6 +741,8 @@ impl Connection {
     /// As [`Connection::fetch_all`].
     pub async fn execute(&mut self, statement: &str, args: &[Value<'_>]) -> Result<u64> {
         let sql = self.dialect().render(statement);
+        #[cfg(feature = "explain")]
+        self.explain(&sql, args).await?;
         with_driver!(
             self,
             connection => bound!(sql, args).execute(&mut **connection),

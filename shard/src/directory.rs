@@ -350,7 +350,7 @@ async fn open_first_fences(
         })
         .collect();
     if !missing.is_empty() {
-        fence::insert_open(connection, &missing).await?;
+        fence::open_first(connection, &missing).await?;
     }
     connection.commit().await
 }

@@ -81,6 +81,7 @@ const FENCES_BY_START: &str =
 const ALL_FENCES: &str =
     "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
+const KEEP_FENCES: &str = " {on_duplicate range_start} range_start = {new range_start}";
 
 fn fence(row: &Row) -> Result<Fence> {
     let end = row.opt_bytes(1)?.map(|bytes| {
@@ -174,11 +175,11 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
         .collect()
 }
 
-/// Opens fences for ranges that get their first owner.
+/// Opens fences for ranges that get their first owner; one that exists already stays as it is.
 ///
 /// # Errors
-/// When one of them exists already.
-pub async fn insert_open(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
+/// When the database fails.
+pub async fn open_first(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
     let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = assignments
         .iter()
         .map(|a| {
@@ -199,7 +200,10 @@ pub async fn insert_open(connection: &mut Connection, assignments: &[&Assignment
     }
     connection
         .execute(
-            &format!("{INSERT_FENCES}{}", rows_of(assignments.len(), 4)),
+            &format!(
+                "{INSERT_FENCES}{}{KEEP_FENCES}",
+                rows_of(assignments.len(), 4)
+            ),
             &args,
         )
         .await?;

@@ -140,8 +140,9 @@ impl Lanes {
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::Closing),
-            Err(_) => Err(Error::DeadlineExceeded),
+            // The lane drops who cannot wait any longer, and everybody when it ends.
+            Ok(Err(_)) if Instant::now() < deadline => Err(Error::Closing),
+            Ok(Err(_)) | Err(_) => Err(Error::DeadlineExceeded),
         }
     }
 
@@ -519,7 +520,7 @@ impl<'a> Batch<'a> {
 /// By the unique index `messages_client_msg_id`.
 const KNOWN: &str = concat!(
     "SELECT conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, ",
-    "reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages WHERE "
+    "reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages {by messages_client_msg_id} WHERE "
 );
 
 async fn find_known<'a>(

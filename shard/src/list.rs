@@ -65,7 +65,7 @@ const ENTRY_COLUMN_COUNT: usize = 17;
 const SELECT_PAIRS: &str = concat!(
     "SELECT user_id, ",
     entry_columns!(),
-    " FROM list_entries WHERE "
+    " FROM list_entries {by PRIMARY} WHERE "
 );
 const SAVE: &str = concat!(
     "INSERT INTO list_entries (user_key, user_id, ",
@@ -80,7 +80,7 @@ const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id, conversation_id} ti
 /// Takes revs for a user, and with them the row's lock: two relays of one user's entries come one after the other.
 const BUMP_USERS: &str = "INSERT INTO users (user_key, user_id, rev) VALUES ";
 const BUMP_USERS_UPDATE: &str = " {on_duplicate user_key, user_id} rev = rev + {new rev}";
-const USER_REVS: &str = "SELECT user_id, rev FROM users WHERE ";
+const USER_REVS: &str = "SELECT user_id, rev FROM users {by PRIMARY} WHERE ";
 /// By the index `list_entries_activity`.
 const SELECT_FIRST: &str = concat!(
     "SELECT ",

@@ -64,15 +64,15 @@ impl Membership {
 /// All by the primary key `(conversation_id, user_id)`.
 const SELECT_ONE: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
      WHERE conversation_id = ? AND user_id = ?";
-const SELECT_SOME: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+const SELECT_SOME: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members {by PRIMARY} \
      WHERE conversation_id = ? AND user_id IN (";
-const SELECT_PAIRS: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members WHERE ";
+const SELECT_PAIRS: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members {by PRIMARY} WHERE ";
 const SELECT_PAGE: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
      WHERE conversation_id = ? AND user_id > ? AND role > 0 ORDER BY user_id LIMIT ?";
 /// By the primary key's first column; stops at the first owner found.
 const OTHER_OWNER: &str =
     "SELECT user_id FROM members WHERE conversation_id = ? AND role = 3 AND user_id <> ? LIMIT 1";
-const SELECT_OF: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \
+const SELECT_OF: &str = "SELECT conversation_id, user_id, role, read_seq, delivered_seq, rev, joined_at FROM members {by PRIMARY} \
      WHERE conversation_id IN (";
 /// By the index `members_rev`.
 const SELECT_CHANGED: &str = "SELECT user_id, role, read_seq, delivered_seq, rev, joined_at FROM members \

@@ -6,7 +6,9 @@
 
 mod bed;
 mod conversations;
+mod faults;
 mod messages;
+mod plans;
 mod sync;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`].

@@ -1,0 +1,569 @@
+//! Stale maps, frozen ranges, and dependencies that are down, slow or behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use backscroll_shard::db::{Connection, Database, Value};
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::{ConversationId, KeyFunction, ShardName, UserKey};
+use backscroll_shard::map::Assignment;
+use backscroll_shard::migrate::migrate_all;
+use backscroll_shard::model::{Caller, ConversationKind, NewConversation, Position};
+use backscroll_shard::settings::{DatabaseUrl, Span};
+use backscroll_shard::store::Store;
+use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address};
+
+use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
+
+crate::on_every_backend!(
+    a_stale_router_writes_to_the_new_owner_only,
+    a_frozen_range_is_waited_for,
+    a_freeze_stops_writers_exactly,
+    a_router_starts_without_the_directory,
+    lists_are_exact_after_a_crashed_relay,
+    migrating_twice_and_at_once_is_harmless,
+);
+
+/// A connection past the store, as an operator would have.
+async fn connect(bed: &Bed, shard: &ShardName) -> Connection {
+    let settings = bed
+        .settings
+        .shards
+        .iter()
+        .find(|s| s.name == *shard)
+        .unwrap();
+    connect_to(bed, &settings.primary).await
+}
+
+async fn connect_to(bed: &Bed, url: &DatabaseUrl) -> Connection {
+    Database::open(url, &bed.settings.pool, 1)
+        .unwrap()
+        .writer(Instant::now() + PATIENCE)
+        .await
+        .unwrap()
+}
+
+async fn count(connection: &mut Connection, sql: &str) -> i64 {
+    connection
+        .fetch_optional(sql, &[])
+        .await
+        .unwrap()
+        .unwrap()
+        .int(0)
+        .unwrap()
+}
+
+fn home_of(bed: &Bed, name: &str) -> Assignment {
+    bed.store
+        .map()
+        .locate(KeyFunction::Hashed.key(&user(name)).unwrap())
+        .clone()
+}
+
+async fn set_fence(connection: &mut Connection, assignment: &Assignment, state: &str) {
+    let start = UserKey(assignment.range.start).to_bytes();
+    let args = [Value::from(state), Value::from(&start)];
+    assert_eq!(
+        connection
+            .execute("UPDATE fences SET state = ? WHERE range_start = ?", &args)
+            .await
+            .unwrap(),
+        1
+    );
+}
+
+/// INV-OWNER: a router that slept through a move is turned away by the old owner, and finds the new one.
+async fn a_stale_router_writes_to_the_new_owner_only(bed: &Bed) {
+    let mut settings = bed.settings.clone();
+    settings.directory.refresh_interval = Span::secs(3600);
+    let stale = Bed::another(&settings).await;
+    let from = home_of(bed, "alice");
+    let to = settings
+        .shards
+        .iter()
+        .map(|s| s.name.clone())
+        .find(|name| *name != from.shard)
+        .unwrap();
+
+    let start = UserKey(from.range.start).to_bytes();
+    let end = from.range.end.map(|end| UserKey(end).to_bytes());
+    set_fence(&mut connect(bed, &from.shard).await, &from, "gone").await;
+    let mut directory = connect_to(bed, &settings.directory.url).await;
+    let args = [Value::from(to.as_str()), Value::from(&start)];
+    directory
+        .execute(
+            "UPDATE ranges SET shard = ?, epoch = 2 WHERE range_start = ?",
+            &args,
+        )
+        .await
+        .unwrap();
+    let fence = [Value::from(&start), Value::from(end.as_ref())];
+    let open = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES (?, ?, 2, 'open')";
+    connect(bed, &to).await.execute(open, &fence).await.unwrap();
+
+    assert_eq!(
+        stale.map().locate(UserKey(from.range.start)).shard,
+        from.shard,
+        "it has not noticed"
+    );
+    let new = NewConversation {
+        kind: ConversationKind::Group,
+        members: vec![user("bob")],
+        title: None,
+        metadata: None,
+    };
+    let (conversation, _) = stale
+        .create_conversation(&caller("alice"), new, None)
+        .await
+        .unwrap();
+    stale
+        .send(&caller("alice"), conversation.id, text("after the move"))
+        .await
+        .unwrap();
+    assert_eq!(
+        stale.map().locate(UserKey(from.range.start)).shard,
+        to,
+        "now it has"
+    );
+    assert_eq!(
+        count(
+            &mut connect(bed, &from.shard).await,
+            "SELECT COUNT(*) FROM messages"
+        )
+        .await,
+        0
+    );
+    assert_eq!(
+        count(
+            &mut connect(bed, &to).await,
+            "SELECT COUNT(*) FROM messages"
+        )
+        .await,
+        1
+    );
+    assert_eq!(
+        stale
+            .list_conversations(&caller("alice"), None, 10)
+            .await
+            .unwrap()
+            .conversations
+            .len(),
+        1
+    );
+    stale.close(Instant::now() + PATIENCE).await;
+}
+
+async fn a_frozen_range_is_waited_for(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    bed.settle().await;
+    let home = home_of(bed, "alice");
+    set_fence(&mut connect(bed, &home.shard).await, &home, "frozen").await;
+    let in_a_hurry = Caller::new(user("alice"), Duration::from_millis(200));
+    let refused = bed.store.send(&in_a_hurry, id, text("too early")).await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::ShardUnavailable(_) | Error::DeadlineExceeded)
+        ),
+        "{refused:?}"
+    );
+    let store = bed.store.clone();
+    let mut patient = tokio::task::JoinSet::new();
+    patient.spawn(async move { store.send(&caller("alice"), id, text("waited")).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(
+        bed.page("bob", id, Position::Latest, 10)
+            .await
+            .messages
+            .is_empty(),
+        "reads go on"
+    );
+    assert!(patient.try_join_next().is_none(), "the write waits");
+    set_fence(&mut connect(bed, &home.shard).await, &home, "open").await;
+    assert_eq!(
+        patient
+            .join_next()
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .message
+            .content,
+        "waited"
+    );
+    assert_eq!(bed.log("bob", id).await.len(), 1);
+}
+
+/// No writer gets through once the freeze has returned, whatever was in flight.
+async fn a_freeze_stops_writers_exactly(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    let home = home_of(bed, "alice");
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, stop) = (bed.store.clone(), stop.clone());
+        writers.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let caller = Caller::new(user("alice"), Duration::from_millis(300));
+                let _ = store.send(&caller, id, text("x")).await;
+            }
+        });
+    }
+    let mut operator = connect(bed, &home.shard).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        set_fence(&mut operator, &home, "frozen").await;
+        let head = count(&mut operator, "SELECT COALESCE(MAX(seq), 0) FROM messages").await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(
+            count(&mut operator, "SELECT COALESCE(MAX(seq), 0) FROM messages").await,
+            head
+        );
+        set_fence(&mut operator, &home, "open").await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let log = bed.log("bob", id).await;
+    assert!(log.len() > 5, "they did write: {}", log.len());
+    assert_eq!(log.last().unwrap().seq.0, log.len() as u64);
+}
+
+async fn a_router_starts_without_the_directory(bed: &Bed) {
+    let mut settings = bed.settings.clone();
+    settings.directory.url = match settings.directory.url.0.starts_with("sqlite") {
+        true => DatabaseUrl("sqlite:///nowhere/at/all.db".into()),
+        false => DatabaseUrl("mysql://root@127.0.0.1:1/nowhere".into()),
+    };
+    let store = Bed::another(&settings).await;
+    assert_eq!(*store.map(), *bed.store.map(), "the fences say the same");
+    let id = bed.group("alice", &["bob"]).await;
+    store.send(&caller("bob"), id, text("hello")).await.unwrap();
+    let health = store.health(Duration::from_secs(5)).await;
+    assert!(!health.directory.ok && health.shards.iter().all(|shard| shard.primary.ok));
+    store.close(Instant::now() + PATIENCE).await;
+}
+
+/// A relay that died between a commit and the lists leaves its mark behind; another process finds it.
+async fn lists_are_exact_after_a_crashed_relay(bed: &Bed) {
+    let mut settings = bed.settings.clone();
+    settings.relay.interval = Span::secs(3600); // after its first pass this one does nothing more
+    settings.relay.sweep_interval = Span::secs(3600);
+    let dying = Bed::another(&settings).await;
+    let mut ids: Vec<ConversationId> = Vec::new();
+    for n in 0..12 {
+        ids.push(bed.group(&format!("owner{n}"), &["alice"]).await);
+    }
+    for _ in 0..3 {
+        for (n, id) in ids.iter().enumerate() {
+            dying
+                .send(&caller(&format!("owner{n}")), *id, text("unheard"))
+                .await
+                .unwrap();
+        }
+    }
+    settings.relay = bed.settings.relay.clone();
+    settings.relay.sweep_interval = Span::millis(50);
+    let mending = Bed::another(&settings).await;
+    mending.relay_idle(Instant::now() + PATIENCE).await.unwrap();
+    let unread = mending.unread_count(&caller("alice")).await.unwrap();
+    assert_eq!((unread.total, unread.conversations), (36, 12));
+    mending.close(Instant::now() + PATIENCE).await;
+    drop(dying); // never closed, as after kill -9
+}
+
+async fn migrating_twice_and_at_once_is_harmless(bed: &Bed) {
+    let folder = tempfile::tempdir().unwrap();
+    let on_server = bed.settings.directory.url.0.starts_with("mysql");
+    let mut settings =
+        backscroll_shard::settings::StoreSettings::embedded(folder.path().to_str().unwrap(), 3);
+    let databases = if on_server {
+        Some(TestDatabases::create(4).await)
+    } else {
+        None
+    };
+    if let Some(databases) = &databases {
+        let mut urls = databases.urls().into_iter().map(DatabaseUrl);
+        settings.directory.url = urls.next().unwrap();
+        for shard in &mut settings.shards {
+            shard.primary = urls.next().unwrap();
+        }
+    }
+    let planned = migrate_all(&settings, true).await.unwrap();
+    assert!(
+        planned
+            .iter()
+            .all(|report| !report.up_to_date && !report.applied.is_empty())
+    );
+    let at_once =
+        futures_util::future::join_all((0..4).map(|_| migrate_all(&settings, false))).await;
+    let mut applied = BTreeMap::new();
+    for report in at_once.into_iter().flat_map(|reports| reports.unwrap()) {
+        *applied.entry(report.database).or_insert(0) += report.applied.len();
+    }
+    for report in planned {
+        assert_eq!(
+            applied[&report.database],
+            report.applied.len(),
+            "each migration of {} once",
+            report.database
+        );
+    }
+    assert!(
+        migrate_all(&settings, false)
+            .await
+            .unwrap()
+            .iter()
+            .all(|report| report.up_to_date)
+    );
+    assert!(
+        migrate_all(&settings, true)
+            .await
+            .unwrap()
+            .iter()
+            .all(|report| report.up_to_date)
+    );
+    let store = Bed::another(&settings).await;
+    assert_eq!(store.map().assignments().len(), 3);
+    store.close(Instant::now() + PATIENCE).await;
+    settings.keyspace.function = KeyFunction::Numeric;
+    let moved = Store::open(
+        &settings,
+        Arc::new(backscroll_shard::seams::NoArchive),
+        Arc::new(backscroll_shard::seams::NoListener),
+    )
+    .await;
+    assert!(
+        matches!(moved.err(), Some(Error::Invalid(_))),
+        "another key function would place every user elsewhere"
+    );
+    if let Some(databases) = databases {
+        databases.drop_all().await;
+    }
+}
+
+/// Two conversations on different shards, the first of which is behind `proxies[0]`.
+async fn beds_with_a_proxy() -> (Bed, Proxy, ConversationId, ConversationId) {
+    let server = socket_address(&backscroll_testkit::sql_server_url());
+    let proxy = Proxy::start(server);
+    let bed = Bed::server_with(|settings| {
+        settings.pool.statement_timeout = Span::millis(500);
+        settings.pool.acquire_timeout = Span::millis(500);
+        settings.pool.breaker_cooldown = Span::millis(100);
+        let primary = &mut settings.shards[0].primary;
+        *primary = DatabaseUrl(proxy.url(&primary.0));
+    })
+    .await;
+    let first = bed.settings.shards[0].name.clone();
+    let name_on = |wanted: bool| {
+        (0..)
+            .map(|n| format!("user{n}"))
+            .find(|name| (home_of(&bed, name).shard == first) == wanted)
+            .unwrap()
+    };
+    let (here, there) = (name_on(true), name_on(false));
+    let behind = bed.group(&here, &[&there, "alice"]).await;
+    let beside = bed.group(&there, &[&here, "alice"]).await;
+    bed.settle().await;
+    (bed, proxy, behind, beside)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_shard_fails_alone_and_comes_back() {
+    let (bed, proxy, behind, beside) = beds_with_a_proxy().await;
+    for mode in [Mode::Cut, Mode::Hang] {
+        proxy.set(mode).await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let store = bed.store.clone();
+            waiting.spawn(async move { store.send(&caller("alice"), behind, text("lost")).await });
+        }
+        for n in 0..100 {
+            let caller = Caller::new(user("alice"), Duration::from_secs(2));
+            bed.store
+                .send(&caller, beside, text(&n.to_string()))
+                .await
+                .expect("the other shards do not notice");
+        }
+        while let Some(outcome) = waiting.join_next().await {
+            let outcome = outcome.unwrap();
+            assert!(
+                matches!(&outcome, Err(error) if error.is_retryable()),
+                "{mode:?}: {outcome:?}"
+            );
+        }
+        let health = bed.store.health(Duration::from_millis(300)).await;
+        assert_eq!(
+            health
+                .shards
+                .iter()
+                .filter(|shard| shard.primary.ok)
+                .count(),
+            3
+        );
+        assert!(health.shards.iter().any(|shard| shard.breaker != "closed"));
+        proxy.set(Mode::Pass).await;
+        let back = async {
+            while bed
+                .store
+                .send(&caller("alice"), behind, text_as("once", "back"))
+                .await
+                .is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, back)
+            .await
+            .expect("it comes back by itself");
+    }
+    let log = bed.log("alice", behind).await;
+    assert_eq!(
+        log.iter()
+            .filter(|message| message.client_msg_id.is_some())
+            .count(),
+        1
+    );
+    bed.close().await;
+}
+
+/// Connections that break at any moment, also in the middle of a commit: whoever repeats an unanswered send with its id
+/// ends with exactly one message (INV-ACK, INV-IDEM, INV-SEQ).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_connections_lose_and_double_nothing() {
+    let (bed, proxy, behind, _) = beds_with_a_proxy().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..10 {
+        let (store, stop) = (bed.store.clone(), stop.clone());
+        senders.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = format!("{sender}-{n}");
+                loop {
+                    match store
+                        .send(&caller("alice"), behind, text_as(&key, &key))
+                        .await
+                    {
+                        Ok(sent) => break acknowledged.push((sent.message.seq, key)),
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            acknowledged
+        });
+    }
+    for n in 0..25u64 {
+        tokio::time::sleep(Duration::from_millis(20 + n * 7 % 40)).await;
+        proxy.set(Mode::Cut).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        proxy.set(Mode::Pass).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    while let Some(done) = senders.join_next().await {
+        acknowledged.extend(done.unwrap());
+    }
+    acknowledged.sort();
+    while bed
+        .store
+        .history(&caller("alice"), behind, Position::Latest, 1)
+        .await
+        .is_err()
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await; // the breaker may be open still
+    }
+    let log = bed.log("alice", behind).await;
+    let stored: Vec<_> = log
+        .into_iter()
+        .map(|message| (message.seq, message.client_msg_id.unwrap()))
+        .collect();
+    assert!(stored.len() > 20, "they did send: {}", stored.len());
+    assert_eq!(stored, acknowledged);
+    assert_eq!(stored.last().unwrap().0.0, stored.len() as u64);
+    bed.close().await;
+}
+
+/// A replica answers when it has seen everything, and only then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_used_only_while_it_is_current() {
+    let replica = TestDatabases::create(1).await;
+    let replica_url = DatabaseUrl(replica.urls().remove(0));
+    let bed = Bed::server().await;
+    let id = bed.group("alice", &["bob"]).await;
+    for n in 0..5 {
+        bed.say("alice", id, &n.to_string()).await;
+    }
+    let home = home_of(&bed, "alice").shard;
+    let primary = &bed
+        .settings
+        .shards
+        .iter()
+        .find(|shard| shard.name == home)
+        .unwrap()
+        .primary;
+    let name = |url: &DatabaseUrl| url.0.rsplit('/').next().unwrap().to_owned();
+    let mut operator = connect_to(&bed, &replica_url).await;
+    for table in ["conversations", "messages"] {
+        let (from, to) = (name(primary), name(&replica_url));
+        operator
+            .execute(
+                &format!("CREATE TABLE {to}.{table} LIKE {from}.{table}"),
+                &[],
+            )
+            .await
+            .unwrap();
+        operator
+            .execute(
+                &format!("INSERT INTO {to}.{table} SELECT * FROM {from}.{table}"),
+                &[],
+            )
+            .await
+            .unwrap();
+    }
+    operator
+        .execute("UPDATE messages SET content = 'from the replica'", &[])
+        .await
+        .unwrap();
+    let mut settings = bed.settings.clone();
+    for shard in &mut settings.shards {
+        shard.replicas = if shard.name == home {
+            vec![replica_url.clone()]
+        } else {
+            Vec::new()
+        };
+    }
+    let store = Bed::another(&settings).await;
+    let contents = || async {
+        let page = store
+            .history(&caller("bob"), id, Position::Latest, 2)
+            .await
+            .unwrap();
+        page.messages
+            .into_iter()
+            .map(|message| message.content)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(contents().await, ["from the replica", "from the replica"]);
+    bed.say("bob", id, "news").await;
+    assert_eq!(
+        contents().await,
+        ["4", "news"],
+        "it is behind: the primary answers"
+    );
+    replica.drop_all().await;
+    assert_eq!(
+        contents().await,
+        ["4", "news"],
+        "it is gone: the primary answers"
+    );
+    store.close(Instant::now() + PATIENCE).await;
+    bed.close().await;
+}
