@@ -12,7 +12,7 @@ use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
-use crate::message::{self, StoredMessage, check_object};
+use crate::message::{self, StoredMessage, check_attachments, check_object};
 use crate::model::{ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp};
 use crate::node::Shard;
 use crate::relay;
@@ -195,17 +195,8 @@ fn to_stored(
     let attachments = record
         .attachments
         .as_ref()
-        .map(|json| json.get().to_owned())
-        .filter(|json| json != "[]");
-    if attachments
-        .as_ref()
-        .is_some_and(|json| json.len() > limits.attachments_bytes as usize)
-    {
-        return Err(Error::invalid(
-            "attachments",
-            format!("at most {} bytes of JSON", limits.attachments_bytes),
-        ));
-    }
+        .map(|json| check_attachments(json, limits))
+        .transpose()?;
     Ok(StoredMessage {
         seq: head.head_seq.next(),
         rev: head.next_rev(),
@@ -218,7 +209,7 @@ fn to_stored(
             .reply_to
             .map(|seq| Seq(seq.0 + offset))
             .filter(|seq| *seq <= head.head_seq),
-        attachments,
+        attachments: attachments.flatten(),
         reactions: object("reactions", &record.reactions)?.flatten(),
         metadata: object("metadata", &record.metadata)?.flatten(),
         edit_history: None,

@@ -51,6 +51,10 @@ pub enum Work {
 
 /// What came of it.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every outcome is the large one"
+)]
 pub enum Outcome {
     /// The message, stored now or before.
     Sent(Sent),

@@ -36,15 +36,6 @@ pub struct Entry {
     pub(crate) rev: Rev,
 }
 
-/// What a user decides about their own entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags {
-    /// Kept at the top.
-    pub pinned: bool,
-    /// Counted, but no alerts.
-    pub muted: bool,
-}
-
 /// What the relay tells to one entry.
 #[derive(Clone, Debug)]
 pub struct EntryUpdate {
@@ -149,14 +140,6 @@ impl Entry {
             removed: row.int(first + 15)? != 0,
             rev: Rev::from_i64(row.int(first + 16)?),
         })
-    }
-
-    /// What its user decided about it.
-    pub(crate) fn flags(&self) -> Flags {
-        Flags {
-            pinned: self.pinned,
-            muted: self.muted,
-        }
     }
 
     /// Takes the current head and watermark of a conversation that is not relayed.

@@ -356,7 +356,11 @@ pub(crate) fn check_object(field: &str, json: &RawJson, max: u32) -> Result<Opti
     Ok((!object.is_empty()).then(|| text.to_owned()))
 }
 
-fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Result<Option<String>> {
+/// Whether `json` is a list of objects within the limits; `None` for an empty one.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Result<Option<String>> {
     let text = json.get();
     if text.len() > limits.attachments_bytes as usize {
         return Err(Error::invalid(

@@ -350,10 +350,10 @@ pub struct ConversationPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
-    /// Keep it at the top of my list.
+    /// Keep it at the top of my list; shown there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
-    /// Count it, but do not alert me.
+    /// Count it, but do not alert me; shown in my list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub muted: Option<bool>,
 }
@@ -395,10 +395,6 @@ pub struct Conversation {
     pub delivered_seq: Seq,
     /// `headSeq - readSeq`.
     pub unread_count: u64,
-    /// I keep it at the top.
-    pub pinned: bool,
-    /// I do not want alerts.
-    pub muted: bool,
 }
 
 /// An entry of a user's conversation list.

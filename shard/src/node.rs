@@ -77,11 +77,14 @@ impl Shard {
         self.breaker.state()
     }
 
-    /// Fails at once when the shard is known to be down.
-    ///
-    /// # Errors
-    /// [`Error::ShardUnavailable`] while the breaker is open.
-    pub fn admit(&self) -> Result<()> {
+    /// Whether a call would fail at once, because the shard is known to be down.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.breaker.state() == "open"
+    }
+
+    /// Lets a call through unless the shard is known to be down; the one that tries whether it is back, too.
+    fn admit(&self) -> Result<()> {
         if self.breaker.admits() {
             Ok(())
         } else {

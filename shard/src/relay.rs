@@ -124,7 +124,7 @@ pub async fn run(
             waiting.remove(id);
         }
         if !pass.is_empty()
-            && let Err(error) = apply(&router, &shard, &pass).await
+            && let Err(error) = apply(&router, &shard, &pass, Instant::now() + PASS_DEADLINE).await
         {
             tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
         }
@@ -173,8 +173,12 @@ struct Mark {
 ///
 /// # Errors
 /// When a shard fails; what was not cleared is relayed again.
-pub async fn apply(router: &Router, shard: &Shard, ids: &[ConversationId]) -> Result<()> {
-    let deadline = Instant::now() + PASS_DEADLINE;
+pub async fn apply(
+    router: &Router,
+    shard: &Shard,
+    ids: &[ConversationId],
+    deadline: Instant,
+) -> Result<()> {
     let mut source = shard.reader(deadline).await?;
     let marks = marks_of(&mut source, ids).await?;
     let mut ids: Vec<ConversationId> = marks.iter().map(|mark| mark.conversation).collect();

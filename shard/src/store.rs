@@ -30,6 +30,9 @@ use crate::routing::Router;
 use crate::seams::{ColdTier, CommitListener};
 use crate::settings::StoreSettings;
 
+/// How long a caller who changed a conversation's members or name waits for the lists to follow.
+const RELAY_NOW: Duration = Duration::from_secs(1);
+
 /// Conversations on their shards. One per process; cheap to share.
 pub struct Store {
     router: Arc<Router>,
@@ -181,7 +184,9 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    shard.admit()?;
+                    if shard.refuses() {
+                        return Err(Error::ShardUnavailable(shard.name().clone()));
+                    }
                     let lanes = self.lanes(shard.name())?;
                     lanes
                         .submit(
@@ -204,12 +209,12 @@ impl Store {
     }
 
     /// Brings the lists of a conversation's members up to date now, for a caller who will look at theirs next. If that
-    /// fails the marks are kept, and the relay does it later.
-    async fn relay_now(&self, id: ConversationId) {
+    /// fails or takes long the marks are kept, and the relay does it later.
+    async fn relay_now(&self, caller: &Caller, id: ConversationId) {
+        let deadline = caller.deadline.min(Instant::now() + RELAY_NOW);
         let map = self.router.map();
-        let shard = self.router.shard(&map.locate(id.owner_key()).shard);
-        let relayed = match shard {
-            Ok(shard) => relay::apply(&self.router, shard, &[id]).await,
+        let relayed = match self.router.shard(&map.locate(id.owner_key()).shard) {
+            Ok(shard) => relay::apply(&self.router, shard, &[id], deadline).await,
             Err(error) => Err(error),
         };
         if let Err(error) = relayed {

@@ -7,7 +7,7 @@
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, Rev, UserId};
 use crate::map::Assignment;
 use crate::member;
 use crate::message::StoredMessage;
@@ -30,6 +30,7 @@ const CHANGED: &str = "SELECT seq, rev, sender_id, client_msg_id, body_digest, m
 
 /// What one conversation has to tell.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart at once")]
 pub enum Delta {
     /// Nothing since the rev given.
     None,
@@ -127,14 +128,4 @@ pub fn parse_cursor(cursor: &str) -> Result<Rev> {
     cursor
         .parse()
         .map_err(|_| Error::invalid("cursor", "pass the `cursor` of the answer before"))
-}
-
-/// A head to fetch from, for a conversation about which nothing else can be said.
-#[must_use]
-pub fn head(id: ConversationId, head_seq: Seq, rev: Rev) -> ConversationHead {
-    ConversationHead {
-        conversation_id: id,
-        head_seq,
-        rev,
-    }
 }

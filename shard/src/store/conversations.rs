@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::fence;
 use crate::history;
 use crate::ids::{ConversationId, Seq, UserId};
-use crate::list;
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::check_object;
@@ -66,7 +65,7 @@ impl Store {
                         conversation: id,
                         rev: plan.head.rev,
                     }]);
-                    self.relay_now(id).await;
+                    self.relay_now(caller, id).await;
                     return Ok((self.conversation(caller, id).await?, true));
                 }
                 Created::Existing => return Ok((self.conversation(caller, id).await?, false)),
@@ -229,8 +228,7 @@ impl Store {
                 },
             )
             .await?;
-        let flags = self.list_flags(caller, id).await?;
-        view(head, &me, members, flags)
+        view(head, &me, members)
     }
 
     /// Renames it or replaces its metadata (admins), pins or mutes it (each for themselves).
@@ -279,7 +277,7 @@ impl Store {
             self.router
                 .call(id.owner_key(), caller.deadline, rename)
                 .await?;
-            self.relay_now(id).await;
+            self.relay_now(caller, id).await;
         }
         if patch.pinned.is_some() || patch.muted.is_some() {
             self.conversation(caller, id).await?; // a member, then
@@ -314,7 +312,7 @@ impl Store {
         self.router
             .call(id.owner_key(), caller.deadline, delete)
             .await?;
-        self.relay_now(id).await;
+        self.relay_now(caller, id).await;
         Ok(())
     }
 }
@@ -380,12 +378,7 @@ fn check_title(title: &str) -> Result<String> {
 }
 
 /// A conversation as `me` sees it.
-fn view(
-    head: Head,
-    me: &Membership,
-    members: Vec<Membership>,
-    flags: list::Flags,
-) -> Result<Conversation> {
+fn view(head: Head, me: &Membership, members: Vec<Membership>) -> Result<Conversation> {
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,
@@ -404,7 +397,5 @@ fn view(
         read_seq: me.read_seq,
         delivered_seq: me.delivered_seq,
         unread_count: head.head_seq.0.saturating_sub(me.read_seq.0),
-        pinned: flags.pinned,
-        muted: flags.muted,
     })
 }

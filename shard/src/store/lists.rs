@@ -8,7 +8,7 @@ use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, ShardName};
-use crate::list::{self, Entry, Flags, ListOrder};
+use crate::list::{self, Entry, ListOrder};
 use crate::map::Assignment;
 use crate::member;
 use crate::model::{
@@ -236,18 +236,6 @@ impl Store {
         Ok(entries)
     }
 
-    pub(super) async fn list_flags(&self, caller: &Caller, id: ConversationId) -> Result<Flags> {
-        let key = self.key(&caller.user)?;
-        let entry = self
-            .router
-            .call(key, caller.deadline, |shard, assignment| async move {
-                let mut mine = my_entries(&shard, &assignment, caller).await?;
-                list::one(&mut mine, (key, &caller.user), id).await
-            })
-            .await?;
-        Ok(entry.map_or(Flags::default(), |entry| entry.flags()))
-    }
-
     /// Pins or mutes one of the caller's conversations in their own list.
     pub(super) async fn set_list_flags(
         &self,
@@ -256,7 +244,7 @@ impl Store {
         flags: (Option<bool>, Option<bool>),
     ) -> Result<()> {
         let key = self.key(&caller.user)?;
-        self.relay_now(id).await; // the entry of somebody who joined a moment ago
+        self.relay_now(caller, id).await; // the entry of somebody who joined a moment ago
         self.router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut connection = shard.begin(caller.deadline).await?;
@@ -291,6 +279,6 @@ async fn heads_for(
     let heads = conversation::heads(&mut connection, ids, false).await?;
     Ok(heads
         .into_iter()
-        .filter_map(|head| read.get(&head.id).map(|seq| *seq).map(|seq| (head, seq)))
+        .filter_map(|head| read.get(&head.id).copied().map(|seq| (head, seq)))
         .collect())
 }

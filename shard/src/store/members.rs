@@ -146,7 +146,7 @@ impl Store {
         self.router
             .call(id.owner_key(), caller.deadline, add)
             .await?;
-        self.relay_now(id).await;
+        self.relay_now(caller, id).await;
         self.conversation(caller, id).await
     }
 
@@ -237,7 +237,7 @@ impl Store {
         self.router
             .call(id.owner_key(), caller.deadline, remove)
             .await?;
-        self.relay_now(id).await;
+        self.relay_now(caller, id).await;
         Ok(())
     }
 
