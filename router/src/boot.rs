@@ -37,7 +37,10 @@ pub struct Running<'a> {
 ///
 /// # Errors
 /// When a step of the start fails, or the service ends by itself.
-pub async fn serve(config: Config, ready: impl AsyncFnOnce(Running<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    ready: impl AsyncFnOnce(Running<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
     let shutdown = server::shutdown_on_signals()?;
     // Before anything is written, so that a second start on the same port changes nothing.
@@ -47,7 +50,11 @@ pub async fn serve(config: Config, ready: impl AsyncFnOnce(Running<'_>) -> anyho
     let store = open_store(&config).await?;
     tell(&config, address);
 
-    let ready = ready(Running { config: &config, address, store: &store });
+    let ready = ready(Running {
+        config: &config,
+        address,
+        store: &store,
+    });
     match shutdown.run_until_cancelled(ready).await {
         Some(Ok(())) => {}
         stopped => {
@@ -59,7 +66,9 @@ pub async fn serve(config: Config, ready: impl AsyncFnOnce(Running<'_>) -> anyho
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let hint = || format!("cannot listen on {address}; choose another address with server.listen or --listen");
+    let hint = || {
+        format!("cannot listen on {address}; choose another address with server.listen or --listen")
+    };
     TcpListener::bind(address).await.with_context(hint)
 }
 
@@ -95,14 +104,22 @@ pub async fn open_existing_store(config: &Config) -> anyhow::Result<Arc<Store>> 
     let behind: Vec<String> = schemas.iter().filter_map(missing).collect();
     if !behind.is_empty() {
         let remedy = if config.is_embedded() {
-            format!("there is no data of this version in {}; start `backscroll serve` once, or import", config.data_dir.display())
+            format!(
+                "there is no data of this version in {}; start `backscroll serve` once, or import",
+                config.data_dir.display()
+            )
         } else {
             "the schema is not up to date; run `backscroll migrate` with this configuration, then try again".into()
         };
         bail!("{remedy}\n  {}", behind.join("\n  "));
     }
     // One database being away must not keep the others from being served.
-    for DatabaseSchema { database, url, pending } in &schemas {
+    for DatabaseSchema {
+        database,
+        url,
+        pending,
+    } in &schemas
+    {
         if let Err(error) = pending {
             tracing::warn!(database, url = %url.redacted(), %error, "cannot be reached; going on without it");
         }
@@ -111,8 +128,17 @@ pub async fn open_existing_store(config: &Config) -> anyhow::Result<Arc<Store>> 
 }
 
 fn missing(schema: &DatabaseSchema) -> Option<String> {
-    let pending = schema.pending.as_ref().ok().filter(|pending| !pending.is_empty())?;
-    Some(format!("{} ({}) lacks {}", schema.database, schema.url.redacted(), pending.join(", ")))
+    let pending = schema
+        .pending
+        .as_ref()
+        .ok()
+        .filter(|pending| !pending.is_empty())?;
+    Some(format!(
+        "{} ({}) lacks {}",
+        schema.database,
+        schema.url.redacted(),
+        pending.join(", ")
+    ))
 }
 
 async fn open(config: &Config) -> anyhow::Result<Arc<Store>> {
@@ -127,10 +153,21 @@ pub async fn explain(error: StoreError, config: &Config) -> anyhow::Error {
     let schemas = schema::inspect(&config.store).await;
     let unreachable: Vec<String> = schemas
         .into_iter()
-        .filter_map(|schema| Some(format!("{} ({}): {}", schema.database, schema.url.redacted(), schema.pending.err()?)))
+        .filter_map(|schema| {
+            Some(format!(
+                "{} ({}): {}",
+                schema.database,
+                schema.url.redacted(),
+                schema.pending.err()?
+            ))
+        })
         .collect();
     let error = anyhow::Error::new(error);
-    if unreachable.is_empty() { error } else { error.context(format!("cannot use\n  {}\n", unreachable.join("\n  "))) }
+    if unreachable.is_empty() {
+        error
+    } else {
+        error.context(format!("cannot use\n  {}\n", unreachable.join("\n  ")))
+    }
 }
 
 /// Closes a store that a command has opened.

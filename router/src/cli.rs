@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::telemetry::{self, LogFormat, TelemetrySettings};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -31,8 +32,9 @@ Exit codes:
   3  the configuration cannot be used; every problem of it is on standard error
   4  the data given cannot be used (import: bad lines)
 
-Every key of the configuration can be given as an environment variable: server.listen is BACKSCROLL_SERVER__LISTEN.
-Without a configuration everything is embedded: SQLite files in ./backscroll-data, http://127.0.0.1:8080.
+Every key of the configuration can be given as an environment variable: server.listen is \
+BACKSCROLL_SERVER__LISTEN. Without a configuration everything is embedded: SQLite files in \
+./backscroll-data, http://127.0.0.1:8080.
 
 Try it:
   backscroll serve --demo";
@@ -42,7 +44,13 @@ Try it:
 #[command(name = "backscroll", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     /// The configuration, a TOML file; without it, the embedded defaults
-    #[arg(long, value_name = "FILE", global = true, env = "BACKSCROLL_CONFIG")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        env = "BACKSCROLL_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -87,7 +95,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let outcome = runtime.block_on(dispatch(cli));
     runtime.shutdown_timeout(LAST_MOMENTS);
     outcome
@@ -98,19 +109,37 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(load, args).await,
         Command::Migrate(args) => migrate::run(load()?, args).await,
-        Command::Token(args) => token::run(load()?, args),
+        Command::Token(args) => token::run(load()?, &args),
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
         Command::Shards(command) => shards::run(load()?, command).await,
         Command::Doctor(args) => doctor::run(load, args).await,
-        Command::Config(command) => config::run(load, command),
+        Command::Config(command) => config::run(load, &command),
     }
 }
 
 fn load(file: Option<&std::path::Path>) -> Result<Config, ConfigError> {
     // A variable that is not text cannot be a key's value; shown with replacement characters, it is refused as one.
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
-    Config::load(file, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+    Config::load(
+        file,
+        std::env::vars_os().map(|(name, value)| (text(name), text(value))),
+    )
+}
+
+/// Starts logging for a command that is not a service: what needs attention, for people, unless the configuration asks
+/// for more.
+fn log_for_people(config: &Config) -> anyhow::Result<()> {
+    let usual = TelemetrySettings::default();
+    let log = if config.telemetry.log == usual.log {
+        "warn".into()
+    } else {
+        config.telemetry.log.clone()
+    };
+    telemetry::init(&TelemetrySettings {
+        log,
+        format: LogFormat::Human,
+    })
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -124,7 +153,10 @@ fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -138,14 +170,23 @@ mod tests {
         let mut root = Cli::command();
         root.build();
         root.clone().debug_assert();
-        let mut commands: Vec<clap::Command> = root.get_subcommands().cloned().collect();
+        let mut commands = vec![root];
         while let Some(mut command) = commands.pop() {
             if command.has_subcommands() {
-                commands.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
+                commands.extend(
+                    command
+                        .get_subcommands()
+                        .filter(|c| c.get_name() != "help")
+                        .cloned(),
+                );
             } else if command.get_name() != "help" {
                 let help = command.render_long_help().to_string();
                 assert!(help.contains("backscroll "), "{}", command.get_name());
-                assert!(help.contains("Example"), "{} has no example", command.get_name());
+                assert!(
+                    help.contains("Example"),
+                    "{} has no example",
+                    command.get_name()
+                );
             }
         }
     }

@@ -31,8 +31,19 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 11] =
-    ["data_dir", "server", "auth", "keyspace", "directory", "shards", "pool", "write", "relay", "limits", "telemetry"];
+const KEYS: [&str; 11] = [
+    "data_dir",
+    "server",
+    "auth",
+    "keyspace",
+    "directory",
+    "shards",
+    "pool",
+    "write",
+    "relay",
+    "limits",
+    "telemetry",
+];
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,10 +75,14 @@ pub struct Problem {
 
 impl Problem {
     fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { key: key.into(), problem: problem.into(), variables: Vec::new() }
+        Self {
+            key: key.into(),
+            problem: problem.into(),
+            variables: Vec::new(),
+        }
     }
 
-    fn from_variables(mut self, variables: Vec<String>) -> Self {
+    fn given_by(mut self, variables: Vec<String>) -> Self {
         self.variables = variables;
         self
     }
@@ -95,11 +110,17 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
-        write!(f, "the configuration has {count} problem{}", if count == 1 { "" } else { "s" })?;
+        write!(
+            f,
+            "the configuration has {count} problem{}",
+            if count == 1 { "" } else { "s" }
+        )?;
         if let Some(file) = &self.file {
             write!(f, " ({})", file.display())?;
         }
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -116,8 +137,14 @@ impl Config {
     ///
     /// # Errors
     /// With every problem there is.
-    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let failed = |problems| ConfigError { file: file.map(Path::to_owned), problems };
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let failed = |problems| ConfigError {
+            file: file.map(Path::to_owned),
+            problems,
+        };
         let mut tree = match file {
             Some(file) => read(file).map_err(|problem| failed(vec![problem]))?,
             None => Tree::default(),
@@ -126,7 +153,11 @@ impl Config {
         tree.overlay(environment, &mut problems);
         let config = Self::compose(tree, &mut problems);
         check::check(&config, &mut problems);
-        if problems.is_empty() { Ok(config) } else { Err(failed(problems)) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(failed(problems))
+        }
     }
 
     /// The types of the tree; what does not fit is reported and stays at its default.
@@ -165,15 +196,31 @@ impl Config {
     /// The configuration with other databases: embedded ones in `folder`, for users with any ids.
     #[must_use]
     pub fn embedded_in(self, folder: &Path) -> Self {
-        let StoreSettings { keyspace, directory, shards, .. } = embedded_store(folder);
-        Self { data_dir: folder.to_owned(), store: StoreSettings { keyspace, directory, shards, ..self.store }, ..self }
+        let StoreSettings {
+            keyspace,
+            directory,
+            shards,
+            ..
+        } = embedded_store(folder);
+        Self {
+            data_dir: folder.to_owned(),
+            store: StoreSettings {
+                keyspace,
+                directory,
+                shards,
+                ..self.store
+            },
+            ..self
+        }
     }
 
     /// Whether everything runs in this process: the directory and the shards are SQLite files.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        let urls = std::iter::once(&self.store.directory.url).chain(self.store.shards.iter().map(|shard| &shard.primary));
-        urls.map(Dialect::of).all(|dialect| matches!(dialect, Ok(Dialect::Sqlite)))
+        let urls = std::iter::once(&self.store.directory.url)
+            .chain(self.store.shards.iter().map(|shard| &shard.primary));
+        urls.map(Dialect::of)
+            .all(|dialect| matches!(dialect, Ok(Dialect::Sqlite)))
     }
 
     /// The configuration with the secret of the embedded deployment in it, if it uses that one. With `create`, the secret
@@ -184,7 +231,12 @@ impl Config {
     pub fn with_secret(mut self, create: bool) -> anyhow::Result<Self> {
         if self.uses_embedded_secret() {
             let secret = embedded_secret(&self.data_dir, create)?;
-            let hint = || format!("there is no secret in {} yet; start `backscroll serve` once, or set auth.secret", self.data_dir.display());
+            let hint = || {
+                format!(
+                    "there is no secret in {} yet; start `backscroll serve` once, or set auth.secret",
+                    self.data_dir.display()
+                )
+            };
             self.auth.secret = Secret::new(secret.with_context(hint)?);
         }
         Ok(self)
@@ -192,7 +244,9 @@ impl Config {
 
     /// Whether tokens are signed with the secret that is kept beside the embedded data.
     fn uses_embedded_secret(&self) -> bool {
-        self.is_embedded() && self.auth.algorithm == TokenAlgorithm::HS256 && self.auth.secret.expose().is_empty()
+        self.is_embedded()
+            && self.auth.algorithm == TokenAlgorithm::HS256
+            && self.auth.secret.expose().is_empty()
     }
 
     /// The effective configuration as TOML, secrets as `***`.
@@ -211,7 +265,10 @@ fn embedded_store(folder: &Path) -> StoreSettings {
 fn read(file: &Path) -> Result<Tree, Problem> {
     match std::fs::read_to_string(file) {
         Ok(text) => Tree::parse(&text),
-        Err(error) => Err(Problem::new(file.display().to_string(), format!("cannot be read: {error}"))),
+        Err(error) => Err(Problem::new(
+            file.display().to_string(),
+            format!("cannot be read: {error}"),
+        )),
     }
 }
 

@@ -65,14 +65,23 @@ struct Filled {
 ///
 /// # Errors
 /// As [`boot::serve`].
-pub async fn serve(config: Config, print: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    print: impl Fn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // With the secret of the data folder, so that `backscroll token` makes tokens for the demo as well.
     let folder = config.data_dir.join("demo");
     let config = config.with_secret(true)?.embedded_in(&folder);
     boot::serve(config, async |running| {
         let started = Instant::now();
-        let filled = fill(running.store, &folder).await.context("cannot fill the demo")?;
-        tracing::info!(messages = filled.messages, seconds = started.elapsed().as_secs_f64(), "the demo is ready");
+        let filled = fill(running.store, &folder)
+            .await
+            .context("cannot fill the demo")?;
+        tracing::info!(
+            messages = filled.messages,
+            seconds = started.elapsed().as_secs_f64(),
+            "the demo is ready"
+        );
         print(&instructions(&running, filled)?)
     })
     .await
@@ -81,9 +90,17 @@ pub async fn serve(config: Config, print: impl Fn(&str) -> anyhow::Result<()>) -
 async fn fill(store: &Arc<Store>, folder: &Path) -> anyhow::Result<Filled> {
     let file = folder.join("demo.json");
     let note = match std::fs::read_to_string(&file) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{} cannot be read; delete the folder to begin anew", file.display()))?,
+        Ok(text) => serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} cannot be read; delete the folder to begin anew",
+                file.display()
+            )
+        })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let note = Note { until: Timestamp::now().0, filled: None };
+            let note = Note {
+                until: Timestamp::now().0,
+                filled: None,
+            };
             save(&file, &note)?;
             note
         }
@@ -92,15 +109,32 @@ async fn fill(store: &Arc<Store>, folder: &Path) -> anyhow::Result<Filled> {
     if let Some(filled) = note.filled {
         return Ok(filled);
     }
-    let rooms = try_join_all(ROOMS.iter().zip(SEED..).map(|(room, seed)| fill_room(store, room, Timestamp(note.until), seed))).await?;
+    let rooms = try_join_all(
+        ROOMS
+            .iter()
+            .zip(SEED..)
+            .map(|(room, seed)| fill_room(store, room, Timestamp(note.until), seed)),
+    )
+    .await?;
     let small = try_join_all(SMALL.iter().map(|small| talk(store, small))).await?;
     store.relay_idle(Instant::now() + PATIENCE).await?;
 
     let (longest, _) = rooms[0];
-    let messages = rooms.iter().map(|(_, messages)| messages).sum::<u64>() + small.iter().sum::<u64>();
+    let messages =
+        rooms.iter().map(|(_, messages)| messages).sum::<u64>() + small.iter().sum::<u64>();
     let years_ago = Seq(rooms[0].1 * 3 / 10);
-    let filled = Filled { messages, room: longest, years_ago };
-    save(&file, &Note { filled: Some(filled), ..note })?;
+    let filled = Filled {
+        messages,
+        room: longest,
+        years_ago,
+    };
+    save(
+        &file,
+        &Note {
+            filled: Some(filled),
+            ..note
+        },
+    )?;
     Ok(filled)
 }
 
@@ -116,7 +150,12 @@ fn save(file: &PathBuf, note: &Note) -> anyhow::Result<()> {
 }
 
 /// A room's history, what was said in it today, and who has read how far.
-async fn fill_room(store: &Arc<Store>, room: &'static Room, until: Timestamp, seed: u64) -> anyhow::Result<(ConversationId, u64)> {
+async fn fill_room(
+    store: &Arc<Store>,
+    room: &'static Room,
+    until: Timestamp,
+    seed: u64,
+) -> anyhow::Result<(ConversationId, u64)> {
     let records = tokio::task::spawn_blocking(move || history::make(room, until, seed)).await??;
     let owner = UserId::new(room.members[0])?;
     let (id, stored) = store.import_begin(room.name, &owner).await?;
@@ -128,7 +167,10 @@ async fn fill_room(store: &Arc<Store>, room: &'static Room, until: Timestamp, se
         }
         position = end;
     }
-    let today = IN_ROOMS.iter().find(|(name, _)| *name == room.name).map_or(&[][..], |(_, lines)| lines);
+    let today = IN_ROOMS
+        .iter()
+        .find(|(name, _)| *name == room.name)
+        .map_or(&[][..], |(_, lines)| lines);
     for (user, unread) in room.members.iter().zip([3, 0, 12, 1, 40, 0, 7, 2, 150]) {
         let read = Seq((records.len() as u64).saturating_sub(unread));
         store.mark_read(&caller(user)?, id, Some(read)).await?;
@@ -138,18 +180,36 @@ async fn fill_room(store: &Arc<Store>, room: &'static Room, until: Timestamp, se
 }
 
 async fn talk(store: &Arc<Store>, small: &Small) -> anyhow::Result<u64> {
-    let (creator, others) = small.members.split_first().context("a conversation has members")?;
-    let members = others.iter().map(|user| Ok(UserId::new(*user)?)).collect::<anyhow::Result<Vec<_>>>()?;
-    let new = NewConversation { kind: small.kind, members, title: small.title.map(ToOwned::to_owned), metadata: None };
+    let (creator, others) = small
+        .members
+        .split_first()
+        .context("a conversation has members")?;
+    let members = others
+        .iter()
+        .map(|user| Ok(UserId::new(*user)?))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let new = NewConversation {
+        kind: small.kind,
+        members,
+        title: small.title.map(ToOwned::to_owned),
+        metadata: None,
+    };
     // Direct conversations are create-or-get by themselves.
     let key = (small.kind != ConversationKind::Direct).then_some("demo");
-    let (conversation, _) = store.create_conversation(&caller(creator)?, new, key).await?;
+    let (conversation, _) = store
+        .create_conversation(&caller(creator)?, new, key)
+        .await?;
     say(store, conversation.id, "small", small.lines).await?;
     Ok(small.lines.len() as u64)
 }
 
 /// Sends `lines` in order, reacts to the first, and answers with the last.
-async fn say(store: &Arc<Store>, id: ConversationId, name: &str, lines: &[(&str, &str)]) -> anyhow::Result<()> {
+async fn say(
+    store: &Arc<Store>,
+    id: ConversationId,
+    name: &str,
+    lines: &[(&str, &str)],
+) -> anyhow::Result<()> {
     let mut first = None;
     for (number, (user, text)) in lines.iter().enumerate() {
         let is_last = number > 0 && number + 1 == lines.len();
@@ -179,7 +239,11 @@ fn instructions(running: &Running<'_>, filled: Filled) -> anyhow::Result<String>
     let token = auth::mint_token(&running.config.auth, &UserId::new(WHO)?, None, ttl)?;
     let url = format!("http://{}", reachable(running.address));
     let curl = format!("curl -sS -H 'Authorization: Bearer {token}'");
-    let Filled { messages, room, years_ago } = filled;
+    let Filled {
+        messages,
+        room,
+        years_ago,
+    } = filled;
     let (room_name, people, member_of) = (ROOMS[0].name, PEOPLE.len(), ROOMS.len());
     let before = years_ago.next();
     Ok(format!(
@@ -207,6 +271,10 @@ Say something there:
 
 /// `address`, or this machine's own when it listens on all.
 fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    let ip = if address.ip().is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        address.ip()
+    };
     SocketAddr::new(ip, address.port())
 }

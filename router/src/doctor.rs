@@ -55,19 +55,32 @@ impl Finding {
     /// All is well.
     #[must_use]
     pub fn ok(subject: &str, detail: impl Into<String>) -> Self {
-        Self { subject: subject.to_owned(), verdict: Verdict::Ok, detail: detail.into(), remedy: None }
+        Self {
+            subject: subject.to_owned(),
+            verdict: Verdict::Ok,
+            detail: detail.into(),
+            remedy: None,
+        }
     }
 
     /// Something that should be seen to.
     #[must_use]
     pub fn warning(subject: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Warning, remedy: Some(remedy.into()), ..Self::ok(subject, detail) }
+        Self {
+            verdict: Verdict::Warning,
+            remedy: Some(remedy.into()),
+            ..Self::ok(subject, detail)
+        }
     }
 
     /// Something that must be mended.
     #[must_use]
     pub fn failure(subject: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Failure, remedy: Some(remedy.into()), ..Self::ok(subject, detail) }
+        Self {
+            verdict: Verdict::Failure,
+            remedy: Some(remedy.into()),
+            ..Self::ok(subject, detail)
+        }
     }
 }
 
@@ -83,36 +96,72 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         }
     }
     findings.extend(identity(config).await);
-    let (schemas, (databases, map)) = join(schema::inspect(&config.store), join(databases(config), directory_map(config))).await;
+    let (schemas, (databases, map)) = join(
+        schema::inspect(&config.store),
+        join(databases(config), directory_map(config)),
+    )
+    .await;
     for schema in &schemas {
         findings.extend(schema_finding(schema));
     }
-    let fences = databases.iter().filter_map(|(shard, examination)| Some((shard.as_ref()?, examination.fences.as_ref()?)));
+    let fences = databases
+        .iter()
+        .filter_map(|(shard, examination)| Some((shard.as_ref()?, examination.fences.as_ref()?)));
     let fences: Vec<(&ShardSettings, &Vec<Fence>)> = fences.collect();
     let map_findings = match &map {
-        Ok(map) => fences.iter().map(|(shard, fences)| ownership(map, shard, fences)).collect(),
+        Ok(map) => fences
+            .iter()
+            .map(|(shard, fences)| ownership(map, shard, fences))
+            .collect(),
         // When it does not answer, or has no schema yet, that is said already.
         Err(Error::Database(_) | Error::DeadlineExceeded) => Vec::new(),
-        Err(error) => vec![Finding::failure("shard map", error.to_string(), "make the configuration agree with the directory")],
+        Err(error) => vec![Finding::failure(
+            "shard map",
+            error.to_string(),
+            "make the configuration agree with the directory",
+        )],
     };
-    findings.extend(databases.into_iter().flat_map(|(_, examination)| examination.findings));
+    findings.extend(
+        databases
+            .into_iter()
+            .flat_map(|(_, examination)| examination.findings),
+    );
     findings.extend(map_findings);
     findings
 }
 
 fn configuration(config: &Config) -> Finding {
-    let kind = if config.is_embedded() { "embedded SQLite" } else { "MySQL" };
-    Finding::ok("configuration", format!("{} shards, {kind}, listening on {}", config.store.shards.len(), config.server.listen))
+    let kind = if config.is_embedded() {
+        "embedded SQLite"
+    } else {
+        "MySQL"
+    };
+    Finding::ok(
+        "configuration",
+        format!(
+            "{} shards, {kind}, listening on {}",
+            config.store.shards.len(),
+            config.server.listen
+        ),
+    )
 }
 
 fn data_dir(folder: &Path) -> Finding {
     let subject = format!("data folder {}", folder.display());
     if !folder.exists() {
-        return Finding::warning(&subject, "is not there yet", "nothing to do: the first `backscroll serve` or `import` makes it");
+        return Finding::warning(
+            &subject,
+            "is not there yet",
+            "nothing to do: the first `backscroll serve` or `import` makes it",
+        );
     }
     match tempfile::NamedTempFile::new_in(folder) {
         Ok(_) => Finding::ok(&subject, "can be written"),
-        Err(error) => Finding::failure(&subject, error.to_string(), "give the account that runs backscroll the right to write there"),
+        Err(error) => Finding::failure(
+            &subject,
+            error.to_string(),
+            "give the account that runs backscroll the right to write there",
+        ),
     }
 }
 
@@ -122,14 +171,16 @@ async fn identity(config: &Config) -> Option<Finding> {
     }
     let subject = "keys of the token issuer";
     let remedy = "check auth.jwks_url or auth.jwks_file";
-    Some(match tokio::time::timeout(PATIENCE, Authenticator::open(&config.auth)).await {
-        Ok(Ok(opened)) => match opened.failure() {
-            None => Finding::ok(subject, "were read"),
-            Some(failure) => Finding::failure(subject, failure, remedy),
+    Some(
+        match tokio::time::timeout(PATIENCE, Authenticator::open(&config.auth)).await {
+            Ok(Ok(opened)) => match opened.failure() {
+                None => Finding::ok(subject, "were read"),
+                Some(failure) => Finding::failure(subject, failure, remedy),
+            },
+            Ok(Err(error)) => Finding::failure(subject, format!("{error:#}"), remedy),
+            Err(_) => Finding::failure(subject, "no answer in time", remedy),
         },
-        Ok(Err(error)) => Finding::failure(subject, format!("{error:#}"), remedy),
-        Err(_) => Finding::failure(subject, "no answer in time", remedy),
-    })
+    )
 }
 
 fn schema_finding(schema: &schema::DatabaseSchema) -> Option<Finding> {
@@ -139,12 +190,20 @@ fn schema_finding(schema: &schema::DatabaseSchema) -> Option<Finding> {
     Some(if pending.is_empty() {
         Finding::ok(&subject, "up to date")
     } else {
-        Finding::failure(&subject, format!("lacks {}", pending.join(", ")), "run `backscroll migrate` with this configuration")
+        Finding::failure(
+            &subject,
+            format!("lacks {}", pending.join(", ")),
+            "run `backscroll migrate` with this configuration",
+        )
     })
 }
 
 fn name_of(database: &str) -> String {
-    if database == "directory" { database.to_owned() } else { format!("shard {database}") }
+    if database == "directory" {
+        database.to_owned()
+    } else {
+        format!("shard {database}")
+    }
 }
 
 /// Every database, each with the shard whose primary it is.
@@ -153,12 +212,34 @@ async fn databases(config: &Config) -> Vec<(Option<ShardSettings>, Examination)>
     let lanes = config.store.write.lanes;
     let examine = |shard: Option<&ShardSettings>, subject: String, url, role| {
         let shard = shard.cloned();
-        async move { (shard, database::examine(&subject, url, role, pool, lanes).await) }
+        async move {
+            (
+                shard,
+                database::examine(&subject, url, role, pool, lanes).await,
+            )
+        }
     };
-    let directory = examine(None, "directory".into(), &config.store.directory.url, Role::Directory);
+    let directory = examine(
+        None,
+        "directory".into(),
+        &config.store.directory.url,
+        Role::Directory,
+    );
     let shards = config.store.shards.iter().flat_map(|shard| {
-        let replica = move |(number, url)| examine(None, format!("replica {number} of shard {}", shard.name), url, Role::Replica);
-        let primary = examine(Some(shard), format!("shard {}", shard.name), &shard.primary, Role::Primary);
+        let replica = move |(number, url)| {
+            examine(
+                None,
+                format!("replica {number} of shard {}", shard.name),
+                url,
+                Role::Replica,
+            )
+        };
+        let primary = examine(
+            Some(shard),
+            format!("shard {}", shard.name),
+            &shard.primary,
+            Role::Primary,
+        );
         std::iter::once(primary).chain(shard.replicas.iter().enumerate().map(replica))
     });
     join_all(std::iter::once(directory).chain(shards)).await
@@ -171,21 +252,45 @@ async fn directory_map(config: &Config) -> Result<Arc<ShardMap>, Error> {
         directory.close().await;
         Ok(map)
     };
-    tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(Error::DeadlineExceeded))
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .unwrap_or(Err(Error::DeadlineExceeded))
 }
 
 /// Whether a shard's fences say the same as the map (INV-OWNER).
 fn ownership(map: &ShardMap, shard: &ShardSettings, fences: &[Fence]) -> Finding {
     let subject = format!("ranges of shard {}", shard.name);
     let owned: Vec<&Assignment> = map.ranges_of(&shard.name).collect();
-    let agrees = |assignment: &Assignment, fence: &Fence| fence.range == assignment.range && fence.epoch == assignment.epoch;
-    let missing = owned.iter().filter(|assignment| !fences.iter().any(|fence| agrees(assignment, fence) && fence.state != FenceState::Gone));
-    let live = fences.iter().filter(|fence| fence.state != FenceState::Gone);
-    let extra = live.clone().filter(|fence| !owned.iter().any(|assignment| agrees(assignment, fence)));
-    let frozen = live.filter(|fence| fence.state == FenceState::Frozen).count();
+    let agrees = |assignment: &Assignment, fence: &Fence| {
+        fence.range == assignment.range && fence.epoch == assignment.epoch
+    };
+    let missing = owned.iter().filter(|assignment| {
+        !fences
+            .iter()
+            .any(|fence| agrees(assignment, fence) && fence.state != FenceState::Gone)
+    });
+    let live = fences
+        .iter()
+        .filter(|fence| fence.state != FenceState::Gone);
+    let extra = live
+        .clone()
+        .filter(|fence| !owned.iter().any(|assignment| agrees(assignment, fence)));
+    let frozen = live
+        .filter(|fence| fence.state == FenceState::Frozen)
+        .count();
     let problems: Vec<String> = missing
-        .map(|assignment| format!("the map gives it {} at epoch {}, its fences do not", assignment.range, assignment.epoch))
-        .chain(extra.map(|fence| format!("it has a fence for {} at epoch {}, the map does not give it that", fence.range, fence.epoch)))
+        .map(|assignment| {
+            format!(
+                "the map gives it {} at epoch {}, its fences do not",
+                assignment.range, assignment.epoch
+            )
+        })
+        .chain(extra.map(|fence| {
+            format!(
+                "it has a fence for {} at epoch {}, the map does not give it that",
+                fence.range, fence.epoch
+            )
+        }))
         .collect();
     if !problems.is_empty() {
         let remedy = "run `backscroll migrate`, which adds the fences of a first start that was interrupted; otherwise make sure \
@@ -193,9 +298,16 @@ fn ownership(map: &ShardMap, shard: &ShardSettings, fences: &[Fence]) -> Finding
         return Finding::failure(&subject, problems.join("; "), remedy);
     }
     if frozen > 0 {
-        return Finding::warning(&subject, format!("{frozen} frozen"), "nothing, if a move is under way; it takes a moment");
+        return Finding::warning(
+            &subject,
+            format!("{frozen} frozen"),
+            "nothing, if a move is under way; it takes a moment",
+        );
     }
-    Finding::ok(&subject, format!("{} owned, fences agree with the map", owned.len()))
+    Finding::ok(
+        &subject,
+        format!("{} owned, fences agree with the map", owned.len()),
+    )
 }
 
 #[cfg(test)]
@@ -209,18 +321,43 @@ mod tests {
     #[test]
     fn fences_must_say_what_the_map_says() {
         let name = ShardName::new("a").unwrap();
-        let shard = ShardSettings { name: name.clone(), primary: DatabaseUrl("sqlite://a".into()), replicas: vec![] };
-        let map = ShardMap::new(vec![Assignment { range: KeyRange::ALL, shard: name, epoch: Epoch(2) }]).unwrap();
+        let shard = ShardSettings {
+            name: name.clone(),
+            primary: DatabaseUrl("sqlite://a".into()),
+            replicas: vec![],
+        };
+        let map = ShardMap::new(vec![Assignment {
+            range: KeyRange::ALL,
+            shard: name,
+            epoch: Epoch(2),
+        }])
+        .unwrap();
         let verdict = |fences: &[(u64, FenceState)]| {
-            let fence = |(epoch, state): &(u64, FenceState)| Fence { range: KeyRange::ALL, epoch: Epoch(*epoch), state: *state };
+            let fence = |(epoch, state): &(u64, FenceState)| Fence {
+                range: KeyRange::ALL,
+                epoch: Epoch(*epoch),
+                state: *state,
+            };
             ownership(&map, &shard, &fences.iter().map(fence).collect::<Vec<_>>()).verdict
         };
         assert_eq!(verdict(&[(2, FenceState::Open)]), Verdict::Ok);
         assert_eq!(verdict(&[(2, FenceState::Moving)]), Verdict::Ok);
         assert_eq!(verdict(&[(2, FenceState::Frozen)]), Verdict::Warning);
         assert_eq!(verdict(&[]), Verdict::Failure, "missing");
-        assert_eq!(verdict(&[(2, FenceState::Gone)]), Verdict::Failure, "given up");
-        assert_eq!(verdict(&[(1, FenceState::Open)]), Verdict::Failure, "another epoch");
-        assert_eq!(verdict(&[(2, FenceState::Open), (1, FenceState::Gone)]), Verdict::Ok, "history");
+        assert_eq!(
+            verdict(&[(2, FenceState::Gone)]),
+            Verdict::Failure,
+            "given up"
+        );
+        assert_eq!(
+            verdict(&[(1, FenceState::Open)]),
+            Verdict::Failure,
+            "another epoch"
+        );
+        assert_eq!(
+            verdict(&[(2, FenceState::Open), (1, FenceState::Gone)]),
+            Verdict::Ok,
+            "history"
+        );
     }
 }

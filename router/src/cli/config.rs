@@ -16,7 +16,9 @@ pub(super) enum Command {
         json: bool,
     },
     /// Print every key with the value in effect, secrets as ***
-    #[command(after_help = "Example:\n  BACKSCROLL_POOL__MAX_CONNECTIONS=50 backscroll config dump --config production.toml")]
+    #[command(
+        after_help = "Example:\n  BACKSCROLL_POOL__MAX_CONNECTIONS=50 backscroll config dump --config production.toml"
+    )]
     Dump {
         /// Print JSON instead of TOML
         #[arg(long)]
@@ -24,17 +26,30 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(load: impl FnOnce() -> Result<Config, ConfigError>, command: Command) -> anyhow::Result<()> {
+pub(super) fn run(
+    load: impl FnOnce() -> Result<Config, ConfigError>,
+    command: &Command,
+) -> anyhow::Result<()> {
     let loaded = load();
     match command {
         Command::Check { json: false } => {
             let config = loaded?;
-            let kind = if config.is_embedded() { "embedded" } else { "MySQL" };
+            let kind = if config.is_embedded() {
+                "embedded"
+            } else {
+                "MySQL"
+            };
             let shards = config.store.shards.len();
-            Ok(out::line(format_args!("the configuration is good: {shards} {kind} shards, http://{}", config.server.listen))?)
+            Ok(out::line(format_args!(
+                "the configuration is good: {shards} {kind} shards, http://{}",
+                config.server.listen
+            ))?)
         }
         Command::Check { json: true } => {
-            let problems = loaded.as_ref().err().map_or(&[][..], |error| &error.problems);
+            let problems = loaded
+                .as_ref()
+                .err()
+                .map_or(&[][..], |error| &error.problems);
             out::json(&json!({ "ok": problems.is_empty(), "problems": problems }))?;
             loaded?;
             Ok(())

@@ -18,16 +18,28 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(load: impl FnOnce() -> Result<Config, ConfigError>, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(
+    load: impl FnOnce() -> Result<Config, ConfigError>,
+    args: Args,
+) -> anyhow::Result<()> {
     let findings = examine(&load()?).await;
     if args.json {
         out::json(&findings)?;
     } else {
         findings.iter().try_for_each(show)?;
     }
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let count = |verdict| {
+        findings
+            .iter()
+            .filter(|finding| finding.verdict == verdict)
+            .count()
+    };
     let (failures, warnings) = (count(Verdict::Failure), count(Verdict::Warning));
-    anyhow::ensure!(failures == 0, "{failures} of {} do not work", findings.len());
+    anyhow::ensure!(
+        failures == 0,
+        "{failures} of {} do not work",
+        findings.len()
+    );
     if warnings == 0 {
         out::note("all is well");
     }
@@ -40,7 +52,10 @@ fn show(finding: &Finding) -> std::io::Result<()> {
         Verdict::Warning => "warn",
         Verdict::Failure => "FAIL",
     };
-    out::line(format_args!("{mark}  {}: {}", finding.subject, finding.detail))?;
+    out::line(format_args!(
+        "{mark}  {}: {}",
+        finding.subject, finding.detail
+    ))?;
     match &finding.remedy {
         Some(remedy) => out::line(format_args!("      → {remedy}")),
         None => Ok(()),

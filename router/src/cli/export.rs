@@ -29,7 +29,7 @@ const ZSTD_LEVEL: i32 = 9;
 #[command(after_help = "\
 Examples:
   backscroll export --conversation 8f0c61a2b4d94b7e05d2f0a1c3b6e788 | jq -r .text
-  backscroll export --conversation 8f0c61a2b4d94b7e05d2f0a1c3b6e788 --zstd --output general.jsonl.zst")]
+  backscroll export --conversation 8f0c61a2b4d94b7e05d2f0a1c3b6e788 --zstd --output old.zst")]
 pub(super) struct Args {
     /// The conversation's id
     #[arg(long, value_name = "ID")]
@@ -46,7 +46,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
-    crate::telemetry::init(&config.telemetry)?;
+    super::log_for_people(&config)?;
     let store = boot::open_existing_store(&config).await?;
     let outcome = export(&store, &args).await;
     boot::close_store(&store).await;
@@ -60,18 +60,32 @@ async fn export(store: &Store, args: &Args) -> anyhow::Result<()> {
     };
     let tally = Arc::new(Tally::default());
     let progress = Progress::start("exporting", "messages", tally.clone(), None);
-    progress.until(write_file(store, args, &tally, path)).await?;
+    progress
+        .until(write_file(store, args, &tally, path))
+        .await?;
     if args.json {
-        return out::json(&json!({ "conversation": args.conversation, "messages": tally.done(), "file": path }));
+        return out::json(
+            &json!({ "conversation": args.conversation, "messages": tally.done(), "file": path }),
+        );
     }
-    Ok(out::line(format_args!("{} messages in {}", out::grouped(tally.done()), path.display()))?)
+    Ok(out::line(format_args!(
+        "{} messages in {}",
+        out::grouped(tally.done()),
+        path.display()
+    ))?)
 }
 
 /// Under another name first, so that whoever sees the file sees all of it.
 async fn write_file(store: &Store, args: &Args, tally: &Tally, path: &Path) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".backscroll-export-").tempfile_in(folder).with_context(failed)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let temporary = tempfile::Builder::new()
+        .prefix(".backscroll-export-")
+        .tempfile_in(folder)
+        .with_context(failed)?;
     write(store, args, tally, temporary.as_file()).await?;
     temporary.as_file().sync_all().with_context(failed)?;
     temporary.persist(path).with_context(failed)?;
@@ -90,11 +104,18 @@ async fn write(store: &Store, args: &Args, tally: &Tally, sink: impl Write) -> a
     Ok(sink.flush()?)
 }
 
-async fn write_lines(store: &Store, conversation: ConversationId, tally: &Tally, sink: &mut impl Write) -> anyhow::Result<()> {
+async fn write_lines(
+    store: &Store,
+    conversation: ConversationId,
+    tally: &Tally,
+    sink: &mut impl Write,
+) -> anyhow::Result<()> {
     let mut after = Seq(0);
     loop {
         let page = store.export(conversation, after, PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
+        let Some((last, _)) = page.last() else {
+            return Ok(());
+        };
         after = *last;
         for (_, record) in &page {
             serde_json::to_writer(&mut *sink, record).map_err(io::Error::from)?;

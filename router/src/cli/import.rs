@@ -81,9 +81,7 @@ Moving an old `messages` table out of MySQL or MariaDB, without a file in betwee
       'text',    body)
     FROM messages ORDER BY room_id, created_at, id" olddb | backscroll import -
 
-  --raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the
-  result in memory. SET time_zone says what the DATETIME column is in; leave it out for a TIMESTAMP column. Ties in
-  created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
+--raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the result in memory. SET time_zone says what a DATETIME column is in; leave it out for a TIMESTAMP column. Ties in created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ConversationPer {
@@ -108,7 +106,7 @@ struct Summary {
 }
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
-    crate::telemetry::init(&config.telemetry)?;
+    super::log_for_people(&config)?;
     let ConversationPer::Channel = args.conversation_per;
     let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
     let total = check_file(&args, &rules).await?;
@@ -142,7 +140,10 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
     });
     let (good, rejected) = progress.until(async { check.await? }).await?;
     if rejected.count > 0 && !args.skip_bad {
-        let (bad, all) = (out::grouped(rejected.count), out::grouped(rejected.count + good));
+        let (bad, all) = (
+            out::grouped(rejected.count),
+            out::grouped(rejected.count + good),
+        );
         return Err(BadInput(format!(
             "{bad} of {all} lines of {} cannot be imported; nothing was stored:\n{rejected}\nMend them, or leave them out with --skip-bad.",
             args.file.display()
@@ -158,16 +159,25 @@ struct Outcome {
     rejected: Rejected,
 }
 
-async fn import(store: &writer::StoreRef, args: &Args, rules: Arc<line::Rules>, total: Option<u64>) -> anyhow::Result<Outcome> {
+async fn import(
+    store: &writer::StoreRef,
+    args: &Args,
+    rules: Arc<line::Rules>,
+    total: Option<u64>,
+) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let tally = Arc::new(Tally::default());
     let progress = Progress::start("importing", "messages", tally.clone(), total);
     let (feed, queues) = Feed::new(args.owner.clone(), args.skip_bad);
     let (file, stdin_name) = (args.file.clone(), args.file.display().to_string());
-    let read = tokio::task::spawn_blocking(move || feed.run(&mut LineReader::new(Source::open(&file)?, rules)));
+    let read = tokio::task::spawn_blocking(move || {
+        feed.run(&mut LineReader::new(Source::open(&file)?, rules))
+    });
     let read = async { read.await.context("the reader failed")? };
     let write = writer::write_all(store, queues, &tally);
-    let (rejected, conversations) = progress.until(async { futures_util::future::try_join(read, write).await }).await?;
+    let (rejected, conversations) = progress
+        .until(async { futures_util::future::try_join(read, write).await })
+        .await?;
     if let Some(stopped_at) = rejected.stopped_at.filter(|_| !args.skip_bad) {
         return Err(BadInput(format!(
             "{stdin_name}: cannot be imported:\n{rejected}\nThe lines before line {stopped_at} are stored. Mend it and import the whole again: what is stored is skipped."
@@ -192,7 +202,10 @@ async fn import(store: &writer::StoreRef, args: &Args, rules: Arc<line::Rules>, 
 fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
     let Outcome { summary, rejected } = outcome;
     if rejected.count > 0 {
-        out::note(format_args!("left out {} bad lines:\n{rejected}", out::grouped(rejected.count)));
+        out::note(format_args!(
+            "left out {} bad lines:\n{rejected}",
+            out::grouped(rejected.count)
+        ));
     }
     if args.json {
         return out::json(&summary);
@@ -206,13 +219,27 @@ fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
         summary.messages_per_second
     ))?;
     if summary.already_stored > 0 {
-        out::line(format_args!("{} messages were there already", out::grouped(summary.already_stored)))?;
+        out::line(format_args!(
+            "{} messages were there already",
+            out::grouped(summary.already_stored)
+        ))?;
     }
-    for Imported { id, title, messages } in summary.conversations.iter().take(NAMED) {
-        out::line(format_args!("  {id}  {title} ({} messages)", out::grouped(*messages)))?;
+    for Imported {
+        id,
+        title,
+        messages,
+    } in summary.conversations.iter().take(NAMED)
+    {
+        out::line(format_args!(
+            "  {id}  {title} ({} messages)",
+            out::grouped(*messages)
+        ))?;
     }
     if conversations > NAMED {
-        out::line(format_args!("  … and {} more; --json lists all", conversations - NAMED))?;
+        out::line(format_args!(
+            "  … and {} more; --json lists all",
+            conversations - NAMED
+        ))?;
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
-    crate::telemetry::init(&config.telemetry)?;
+    super::log_for_people(&config)?;
     let reports = match migrate_all(&config.store, args.dry_run).await {
         Ok(reports) => reports,
         Err(error) => return Err(boot::explain(error, &config).await),
@@ -34,11 +34,21 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     if args.json {
         return out::json(&reports);
     }
-    for MigrationReport { database, applied, up_to_date } in &reports {
+    for MigrationReport {
+        database,
+        applied,
+        up_to_date,
+    } in &reports
+    {
         match (up_to_date, args.dry_run) {
             (true, _) => out::line(format_args!("{database}: up to date"))?,
-            (false, true) => out::line(format_args!("{database}: would apply {}", applied.join(", ")))?,
-            (false, false) => out::line(format_args!("{database}: applied {}", applied.join(", ")))?,
+            (false, true) => out::line(format_args!(
+                "{database}: would apply {}",
+                applied.join(", ")
+            ))?,
+            (false, false) => {
+                out::line(format_args!("{database}: applied {}", applied.join(", ")))?
+            }
         }
     }
     Ok(())

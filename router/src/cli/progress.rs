@@ -56,14 +56,32 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Begins: `activity` as in "importing", `unit` as in "messages", and how many there will be, if that is known.
-    pub(super) fn start(activity: &'static str, unit: &'static str, tally: Arc<Tally>, total: Option<u64>) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| bar(activity, unit, total));
-        Self { activity, unit, tally, total, started: Instant::now(), bar }
+    pub(super) fn start(
+        activity: &'static str,
+        unit: &'static str,
+        tally: Arc<Tally>,
+        total: Option<u64>,
+    ) -> Self {
+        let bar = std::io::stderr()
+            .is_terminal()
+            .then(|| bar(activity, unit, total));
+        Self {
+            activity,
+            unit,
+            tally,
+            total,
+            started: Instant::now(),
+            bar,
+        }
     }
 
     /// Runs `work` to its end and shows meanwhile how far it is.
     pub(super) async fn until<T>(self, work: impl Future<Output = T>) -> T {
-        let mut ticks = tokio::time::interval(if self.bar.is_some() { TICK } else { LINE_INTERVAL });
+        let mut ticks = tokio::time::interval(if self.bar.is_some() {
+            TICK
+        } else {
+            LINE_INTERVAL
+        });
         ticks.tick().await; // the first is at once
         tokio::pin!(work);
         let outcome = loop {
@@ -87,7 +105,12 @@ impl Progress {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for people")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "figures for people"
+    )]
     fn line(&self, done: u64, elapsed: Duration) -> String {
         let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
         let (activity, unit) = (self.activity, self.unit);
@@ -96,7 +119,10 @@ impl Progress {
         match self.total {
             Some(total) if rate > 0.0 => {
                 let left = total.saturating_sub(done) as f64 / rate;
-                format!("{activity}: {so_far} of {} {unit}, {rate_text}/s, {left:.0} s left", out::grouped(total))
+                format!(
+                    "{activity}: {so_far} of {} {unit}, {rate_text}/s, {left:.0} s left",
+                    out::grouped(total)
+                )
             }
             _ => format!("{activity}: {so_far} {unit}, {rate_text}/s"),
         }
@@ -106,13 +132,20 @@ impl Progress {
 fn bar(activity: &'static str, unit: &'static str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => {
-            let template = format!("{activity} {{bar:32}} {{human_pos}} of {{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+            let template = format!(
+                "{activity} {{bar:32}} {{human_pos}} of {{human_len}} {unit}  {{per_sec}}  {{eta}} left"
+            );
             (ProgressBar::new(total), template)
         }
-        None => (ProgressBar::new_spinner(), format!("{activity} {{spinner}} {{human_pos}} {unit}  {{per_sec}}  {{elapsed}}")),
+        None => (
+            ProgressBar::new_spinner(),
+            format!("{activity} {{spinner}} {{human_pos}} {unit}  {{per_sec}}  {{elapsed}}"),
+        ),
     };
     // A template of ours that cannot be read leaves the crate's own style.
-    bar.with_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    bar.with_style(
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
 }
 
 #[cfg(test)]
@@ -121,10 +154,26 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long_still() {
-        let progress = |total| Progress { activity: "importing", unit: "messages", tally: Arc::default(), total, started: Instant::now(), bar: None };
+        let progress = |total| Progress {
+            activity: "importing",
+            unit: "messages",
+            tally: Arc::default(),
+            total,
+            started: Instant::now(),
+            bar: None,
+        };
         let elapsed = Duration::from_secs(10);
-        assert_eq!(progress(Some(300_000)).line(100_000, elapsed), "importing: 100,000 of 300,000 messages, 10,000/s, 20 s left");
-        assert_eq!(progress(None).line(1234, elapsed), "importing: 1,234 messages, 123/s");
-        assert_eq!(progress(Some(10)).line(0, elapsed), "importing: 0 messages, 0/s");
+        assert_eq!(
+            progress(Some(300_000)).line(100_000, elapsed),
+            "importing: 100,000 of 300,000 messages, 10,000/s, 20 s left"
+        );
+        assert_eq!(
+            progress(None).line(1234, elapsed),
+            "importing: 1,234 messages, 123/s"
+        );
+        assert_eq!(
+            progress(Some(10)).line(0, elapsed),
+            "importing: 0 messages, 0/s"
+        );
     }
 }

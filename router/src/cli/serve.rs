@@ -28,7 +28,10 @@ pub(super) struct Args {
     listen: Option<SocketAddr>,
 }
 
-pub(super) async fn run(load: impl FnOnce() -> Result<Config, ConfigError>, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(
+    load: impl FnOnce() -> Result<Config, ConfigError>,
+    args: Args,
+) -> anyhow::Result<()> {
     let mut config = load()?;
     if let Some(listen) = args.listen {
         config.server.listen = listen;
@@ -44,6 +47,9 @@ pub(super) async fn run(load: impl FnOnce() -> Result<Config, ConfigError>, args
 }
 
 async fn announce(running: boot::Running<'_>) -> anyhow::Result<()> {
-    out::line(format_args!("Backscroll is listening on http://{}", running.address))?;
+    out::line(format_args!(
+        "Backscroll is listening on http://{}",
+        running.address
+    ))?;
     Ok(())
 }

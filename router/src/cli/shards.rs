@@ -35,7 +35,7 @@ struct Listed {
 }
 
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
-    crate::telemetry::init(&config.telemetry)?;
+    super::log_for_people(&config)?;
     let Command::List { json } = command;
     let store = boot::open_existing_store(&config).await?;
     let health = store.health(PATIENCE).await;
@@ -45,14 +45,35 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
 }
 
 fn list(store: &Store, health: Health, json: bool) -> anyhow::Result<()> {
-    let listed: Vec<Listed> = health.shards.into_iter().map(|shard| Listed { key_space: share(store, &shard), health: shard }).collect();
+    let listed: Vec<Listed> = health
+        .shards
+        .into_iter()
+        .map(|shard| Listed {
+            key_space: share(store, &shard),
+            health: shard,
+        })
+        .collect();
     if json {
         return out::json(&listed);
     }
     let rows: Vec<[String; 7]> = listed.iter().map(row).collect();
-    out::table(["SHARD", "STATE", "LATENCY", "REPLICAS", "BREAKER", "KEY SPACE", "RANGES"], &rows)?;
+    out::table(
+        [
+            "SHARD",
+            "STATE",
+            "LATENCY",
+            "REPLICAS",
+            "BREAKER",
+            "KEY SPACE",
+            "RANGES",
+        ],
+        &rows,
+    )?;
     for shard in &listed {
-        for error in std::iter::once(&shard.health.primary).chain(&shard.health.replicas).filter_map(|health| health.error.as_ref()) {
+        for error in std::iter::once(&shard.health.primary)
+            .chain(&shard.health.replicas)
+            .filter_map(|health| health.error.as_ref())
+        {
             out::note(format_args!("{}: {error}", shard.health.name));
         }
     }
@@ -61,7 +82,11 @@ fn list(store: &Store, health: Health, json: bool) -> anyhow::Result<()> {
 
 /// Of all keys, how many the shard owns.
 fn share(store: &Store, shard: &ShardHealth) -> f64 {
-    let width: u128 = store.map().ranges_of(&shard.name).map(|assignment| assignment.range.width()).sum();
+    let width: u128 = store
+        .map()
+        .ranges_of(&shard.name)
+        .map(|assignment| assignment.range.width())
+        .sum();
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     let share = width as f64 / 2f64.powi(64);
     share
@@ -70,7 +95,10 @@ fn share(store: &Store, shard: &ShardHealth) -> f64 {
 fn row(listed: &Listed) -> [String; 7] {
     let shard = &listed.health;
     let answering = shard.replicas.iter().filter(|replica| replica.ok).count();
-    let ranges = shard.ranges.iter().map(|assignment| assignment.range.to_string());
+    let ranges = shard
+        .ranges
+        .iter()
+        .map(|assignment| assignment.range.to_string());
     [
         shard.name.to_string(),
         if shard.primary.ok { "up" } else { "DOWN" }.into(),
@@ -83,5 +111,9 @@ fn row(listed: &Listed) -> [String; 7] {
 }
 
 fn latency(health: &DependencyHealth) -> String {
-    if health.ok { format!("{:.1} ms", health.latency_ms) } else { "-".into() }
+    if health.ok {
+        format!("{:.1} ms", health.latency_ms)
+    } else {
+        "-".into()
+    }
 }

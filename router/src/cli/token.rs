@@ -24,7 +24,8 @@ use super::out;
 Examples:
   backscroll token --user alice
   backscroll token --user ops --role admin --ttl 10m
-  curl -H \"Authorization: Bearer $(backscroll token --user alice)\" http://127.0.0.1:8080/chat/conversations")]
+  curl -H \"Authorization: Bearer $(backscroll token --user alice)\" \\
+    http://127.0.0.1:8080/chat/conversations")]
 pub(super) struct Args {
     /// Who the token is for
     #[arg(long, value_name = "USER")]
@@ -40,7 +41,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(config: Config, args: Args) -> anyhow::Result<()> {
+pub(super) fn run(config: Config, args: &Args) -> anyhow::Result<()> {
     config.store.keyspace.function.key(&args.user)?;
     let config = config.with_secret(false)?;
     let token = auth::mint_token(&config.auth, &args.user, args.role.as_deref(), args.ttl)?;
@@ -49,7 +50,9 @@ pub(super) fn run(config: Config, args: Args) -> anyhow::Result<()> {
     }
     let ttl = i64::try_from(args.ttl.as_millis()).unwrap_or(i64::MAX);
     let expires_at = Timestamp(Timestamp::now().0.saturating_add(ttl));
-    out::json(&json!({ "token": token, "user": args.user, "role": args.role, "expiresAt": expires_at }))
+    out::json(
+        &json!({ "token": token, "user": args.user, "role": args.role, "expiresAt": expires_at }),
+    )
 }
 
 fn span(text: &str) -> Result<Duration, String> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::settings::{
-    DatabaseUrl, KeyspaceSettings, LimitSettings, PoolSettings, RelaySettings, ShardSettings, Span, StoreSettings, WriteSettings,
+    DatabaseUrl, KeyspaceSettings, LimitSettings, PoolSettings, RelaySettings, ShardSettings, Span,
+    StoreSettings, WriteSettings,
 };
 
 use super::{Config, Problem};
@@ -18,9 +19,18 @@ const LONGEST_WAIT: Span = Span::secs(300);
 
 /// Checks `config`, whose values have their types.
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
-    let sections = [config.server.check(), config.auth.check(), config.telemetry.check()];
-    let will_be_made = |problem: &String| config.uses_embedded_secret() && problem.starts_with("auth.secret:");
-    for problem in sections.into_iter().flatten().filter(|problem| !will_be_made(problem)) {
+    let sections = [
+        config.server.check(),
+        config.auth.check(),
+        config.telemetry.check(),
+    ];
+    let will_be_made =
+        |problem: &String| config.uses_embedded_secret() && problem.starts_with("auth.secret:");
+    for problem in sections
+        .into_iter()
+        .flatten()
+        .filter(|problem| !will_be_made(problem))
+    {
         let (key, what) = problem.split_once(": ").unwrap_or(("", &problem));
         problems.push(Problem::new(key, what));
     }
@@ -34,7 +44,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     check.write(&store.write);
     check.relay(&store.relay);
     check.limits(&store.limits);
-    check.span("directory.refresh_interval", store.directory.refresh_interval, Span::millis(50), LONGEST_WAIT);
+    check.span(
+        "directory.refresh_interval",
+        store.directory.refresh_interval,
+        Span::millis(50),
+        LONGEST_WAIT,
+    );
 }
 
 struct Check<'a> {
@@ -46,7 +61,7 @@ impl Check<'_> {
         self.problems.push(Problem::new(key, what));
     }
 
-    fn number<T: PartialOrd + Display>(&mut self, key: &str, value: T, least: T, most: T) {
+    fn number<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, least: T, most: T) {
         if value < least || value > most {
             self.report(key, format!("{value} is not between {least} and {most}"));
         }
@@ -55,7 +70,15 @@ impl Check<'_> {
     fn span(&mut self, key: &str, value: Span, least: Span, most: Span) {
         if value < least || value > most {
             let text = |span: Span| humane(span.0);
-            self.report(key, format!("{} is not between {} and {}", text(value), text(least), text(most)));
+            self.report(
+                key,
+                format!(
+                    "{} is not between {} and {}",
+                    text(value),
+                    text(least),
+                    text(most)
+                ),
+            );
         }
     }
 
@@ -63,22 +86,34 @@ impl Check<'_> {
         // SQLite would read what follows a `?` as options of the connection.
         match data_dir.to_str() {
             None | Some("") => self.report("data_dir", "is not a path in UTF-8"),
-            Some(path) if path.contains('?') => self.report("data_dir", "has a `?`, which database addresses cannot hold"),
+            Some(path) if path.contains('?') => self.report(
+                "data_dir",
+                "has a `?`, which database addresses cannot hold",
+            ),
             Some(_) => {}
         }
     }
 
     fn shards(&mut self, shards: &[ShardSettings]) {
         if shards.is_empty() {
-            self.report("shards", "is empty; name at least one shard, or leave it out for embedded SQLite shards");
+            self.report(
+                "shards",
+                "is empty; name at least one shard, or leave it out for embedded SQLite shards",
+            );
         }
         let mut first_use: BTreeMap<&ShardName, usize> = BTreeMap::new();
         for (position, shard) in shards.iter().enumerate() {
             if let Some(first) = first_use.insert(&shard.name, position) {
-                self.report(format!("shards.{position}.name"), format!("`{}` is shards.{first}'s name already", shard.name));
+                self.report(
+                    format!("shards.{position}.name"),
+                    format!("`{}` is shards.{first}'s name already", shard.name),
+                );
             }
             if shard.replicas.len() > 16 {
-                self.report(format!("shards.{position}.replicas"), "has more than 16 addresses");
+                self.report(
+                    format!("shards.{position}.replicas"),
+                    "has more than 16 addresses",
+                );
             }
         }
     }
@@ -96,7 +131,10 @@ impl Check<'_> {
                 }
             };
             if let Some(first) = first_use.get(&database) {
-                self.report(key.clone(), format!("is the same database as {first}; every one needs its own"));
+                self.report(
+                    key.clone(),
+                    format!("is the same database as {first}; every one needs its own"),
+                );
             }
             first_use.entry(database).or_insert_with(|| key.clone());
             if key.contains(".replicas.") && kind == "sqlite" {
@@ -105,7 +143,9 @@ impl Check<'_> {
             first_of.entry(kind).or_insert(key);
         }
         if let (Some(sqlite), Some(mysql)) = (first_of.get("sqlite"), first_of.get("mysql")) {
-            let what = format!("is SQLite, but {mysql} is MySQL; the directory and the shards must all be the one or the other");
+            let what = format!(
+                "is SQLite, but {mysql} is MySQL; the directory and the shards must all be the one or the other"
+            );
             self.report(sqlite.clone(), what);
         }
     }
@@ -116,28 +156,62 @@ impl Check<'_> {
             let key = format!("keyspace.ranges.{position}");
             match previous {
                 None if range.from != 0 => {
-                    self.report(format!("{key}.from"), "the first range begins at 0, so that every key has an owner");
+                    self.report(
+                        format!("{key}.from"),
+                        "the first range begins at 0, so that every key has an owner",
+                    );
                 }
                 Some(before) if range.from <= before => {
-                    self.report(format!("{key}.from"), format!("{} is not above {before}, the range before it", range.from));
+                    self.report(
+                        format!("{key}.from"),
+                        format!("{} is not above {before}, the range before it", range.from),
+                    );
                 }
                 _ => {}
             }
             previous = Some(range.from);
             if !shards.iter().any(|shard| shard.name == range.shard) {
-                self.report(format!("{key}.shard"), format!("there is no shard `{}` in `shards`", range.shard));
+                self.report(
+                    format!("{key}.shard"),
+                    format!("there is no shard `{}` in `shards`", range.shard),
+                );
             }
         }
     }
 
     fn pool(&mut self, pool: &PoolSettings) {
         self.number("pool.max_connections", pool.max_connections, 1, 10_000);
-        self.span("pool.acquire_timeout", pool.acquire_timeout, Span::millis(10), LONGEST_WAIT);
-        self.span("pool.statement_timeout", pool.statement_timeout, Span::millis(10), LONGEST_WAIT);
+        self.span(
+            "pool.acquire_timeout",
+            pool.acquire_timeout,
+            Span::millis(10),
+            LONGEST_WAIT,
+        );
+        self.span(
+            "pool.statement_timeout",
+            pool.statement_timeout,
+            Span::millis(10),
+            LONGEST_WAIT,
+        );
         // MySQL counts a lock wait in whole seconds.
-        self.span("pool.lock_timeout", pool.lock_timeout, Span::secs(1), LONGEST_WAIT);
-        self.span("pool.idle_timeout", pool.idle_timeout, Span::secs(1), Span::secs(86_400));
-        self.span("pool.breaker_cooldown", pool.breaker_cooldown, Span::millis(10), LONGEST_WAIT);
+        self.span(
+            "pool.lock_timeout",
+            pool.lock_timeout,
+            Span::secs(1),
+            LONGEST_WAIT,
+        );
+        self.span(
+            "pool.idle_timeout",
+            pool.idle_timeout,
+            Span::secs(1),
+            Span::secs(86_400),
+        );
+        self.span(
+            "pool.breaker_cooldown",
+            pool.breaker_cooldown,
+            Span::millis(10),
+            LONGEST_WAIT,
+        );
         self.number("pool.breaker_failures", pool.breaker_failures, 1, 1000);
     }
 
@@ -147,37 +221,72 @@ impl Check<'_> {
         self.number("write.max_retries", write.max_retries, 0, 100);
         self.number("write.queue", write.queue, 1, 1_000_000);
         if write.queue < write.max_batch {
-            self.report("write.queue", format!("{} is below write.max_batch, {}", write.queue, write.max_batch));
+            self.report(
+                "write.queue",
+                format!(
+                    "{} is below write.max_batch, {}",
+                    write.queue, write.max_batch
+                ),
+            );
         }
     }
 
     fn relay(&mut self, relay: &RelaySettings) {
-        self.span("relay.interval", relay.interval, Span::millis(1), LONGEST_WAIT);
-        self.span("relay.sweep_interval", relay.sweep_interval, Span::millis(100), Span::secs(3600));
+        self.span(
+            "relay.interval",
+            relay.interval,
+            Span::millis(1),
+            LONGEST_WAIT,
+        );
+        self.span(
+            "relay.sweep_interval",
+            relay.sweep_interval,
+            Span::millis(100),
+            Span::secs(3600),
+        );
         self.number("relay.max_members", relay.max_members, 2, 100_000);
     }
 
     fn limits(&mut self, limits: &LimitSettings) {
         // A message's columns hold 16 MiB each, and a batch of messages is one packet.
-        self.number("limits.message_characters", limits.message_characters, 1, 100_000);
+        self.number(
+            "limits.message_characters",
+            limits.message_characters,
+            1,
+            100_000,
+        );
         self.number("limits.attachments", limits.attachments, 0, 1000);
-        self.number("limits.attachments_bytes", limits.attachments_bytes, 2, 1 << 20);
+        self.number(
+            "limits.attachments_bytes",
+            limits.attachments_bytes,
+            2,
+            1 << 20,
+        );
         self.number("limits.metadata_bytes", limits.metadata_bytes, 2, 65_535);
         self.number("limits.reactions", limits.reactions, 0, 100_000);
         self.number("limits.edits", limits.edits, 0, 1000);
         self.number("limits.group_members", limits.group_members, 2, 100_000);
-        self.number("limits.channel_members", limits.channel_members, 2, 10_000_000);
+        self.number(
+            "limits.channel_members",
+            limits.channel_members,
+            2,
+            10_000_000,
+        );
         self.number("limits.sync_changes", limits.sync_changes, 1, 1_000_000);
     }
 }
 
 /// Every database address with its key.
 fn addresses(store: &StoreSettings) -> impl Iterator<Item = (String, &DatabaseUrl)> {
-    let shards = store.shards.iter().enumerate().flat_map(|(position, shard)| {
-        let replica = move |(n, url)| (format!("shards.{position}.replicas.{n}"), url);
-        let replicas = shard.replicas.iter().enumerate().map(replica);
-        std::iter::once((format!("shards.{position}.primary"), &shard.primary)).chain(replicas)
-    });
+    let shards = store
+        .shards
+        .iter()
+        .enumerate()
+        .flat_map(|(position, shard)| {
+            let replica = move |(n, url)| (format!("shards.{position}.replicas.{n}"), url);
+            let replicas = shard.replicas.iter().enumerate().map(replica);
+            std::iter::once((format!("shards.{position}.primary"), &shard.primary)).chain(replicas)
+        });
     std::iter::once(("directory.url".to_owned(), &store.directory.url)).chain(shards)
 }
 
@@ -193,18 +302,26 @@ fn read_address(url: &DatabaseUrl) -> Result<(&'static str, String), String> {
             Ok(("sqlite", path.to_owned()))
         }
         Ok(Dialect::MySql) => {
-            let parsed = reqwest::Url::parse(&url.0).map_err(|error| format!("cannot be read ({error}); {FORMS}"))?;
-            let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or(format!("names no host; {FORMS}"))?;
+            let parsed = reqwest::Url::parse(&url.0)
+                .map_err(|error| format!("cannot be read ({error}); {FORMS}"))?;
+            let host = parsed
+                .host_str()
+                .filter(|host| !host.is_empty())
+                .ok_or(format!("names no host; {FORMS}"))?;
             let database = parsed.path().trim_start_matches('/');
             if database.is_empty() || database.contains('/') {
                 return Err(format!("names no database; {FORMS}"));
             }
-            Ok(("mysql", format!("{host}:{}/{database}", parsed.port().unwrap_or(3306))))
+            Ok((
+                "mysql",
+                format!("{host}:{}/{database}", parsed.port().unwrap_or(3306)),
+            ))
         }
         Err(_) => Err(format!("is neither MySQL nor SQLite; {FORMS}")),
     }
 }
 
 fn humane(span: Duration) -> String {
-    jiff::SignedDuration::try_from(span).map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
+    jiff::SignedDuration::try_from(span)
+        .map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
 }

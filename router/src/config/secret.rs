@@ -39,7 +39,10 @@ fn read(file: &Path) -> anyhow::Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    anyhow::ensure!(secret.len() >= SECRET_MIN_BYTES, "has fewer than {SECRET_MIN_BYTES} characters; delete the file to make a new one");
+    anyhow::ensure!(
+        secret.len() >= SECRET_MIN_BYTES,
+        "has fewer than {SECRET_MIN_BYTES} characters; delete the file to make a new one"
+    );
     Ok(Some(secret))
 }
 
@@ -76,15 +79,25 @@ mod tests {
         assert_eq!(embedded_secret(&data_dir, false).unwrap().unwrap(), made);
         let mode = fs::metadata(path(&data_dir)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_dir(&data_dir).unwrap().count(), 1, "the temporary file is gone");
+        assert_eq!(
+            fs::read_dir(&data_dir).unwrap().count(),
+            1,
+            "the temporary file is gone"
+        );
     }
 
     #[test]
     fn many_who_start_at_once_agree() {
         let folder = tempfile::tempdir().unwrap();
         let make = || embedded_secret(folder.path(), true).unwrap().unwrap();
-        let secrets: std::collections::HashSet<String> =
-            std::thread::scope(|scope| (0..8).map(|_| scope.spawn(make)).collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).collect());
+        let secrets: std::collections::HashSet<String> = std::thread::scope(|scope| {
+            (0..8)
+                .map(|_| scope.spawn(make))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .collect()
+        });
         assert_eq!(secrets.len(), 1);
     }
 

@@ -7,11 +7,16 @@ use backscroll_shard::settings::Span;
 use super::*;
 
 fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../config")
+        .join(name)
 }
 
 fn variables(given: &[(&str, &str)]) -> Vec<(String, String)> {
-    given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    given
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 fn load(text: &str, given: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -24,16 +29,33 @@ fn load(text: &str, given: &[(&str, &str)]) -> Result<Config, ConfigError> {
 /// The keys with problems, in order, and the whole message.
 fn problems(text: &str, given: &[(&str, &str)]) -> (Vec<String>, String) {
     let error = load(text, given).unwrap_err();
-    (error.problems.iter().map(|problem| problem.key.clone()).collect(), error.to_string())
+    (
+        error
+            .problems
+            .iter()
+            .map(|problem| problem.key.clone())
+            .collect(),
+        error.to_string(),
+    )
 }
 
 /// The keys of a section as its type knows them: what serde says when it meets a key it does not know.
 fn keys_of(section: &str) -> BTreeSet<String> {
-    let text = if section == "shards" { "[[shards]]\nno_such_key = 1".into() } else { format!("[{section}]\nno_such_key = 1") };
+    let text = if section == "shards" {
+        "[[shards]]\nno_such_key = 1".into()
+    } else {
+        format!("[{section}]\nno_such_key = 1")
+    };
     let (_, message) = problems(&text, &[]);
-    let (_, expected) = message.split_once("expected ").unwrap_or_else(|| panic!("{section}: {message}"));
+    let (_, expected) = message
+        .split_once("expected ")
+        .unwrap_or_else(|| panic!("{section}: {message}"));
     let line = expected.lines().next().unwrap();
-    line.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+    line.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 #[test]
@@ -46,14 +68,23 @@ fn defaults_toml_says_what_the_code_does() {
 fn defaults_toml_has_every_key() {
     let text = std::fs::read_to_string(shipped("defaults.toml")).unwrap();
     for section in KEYS.into_iter().filter(|key| *key != "data_dir") {
-        let header = if section == "shards" { "[[shards]]".into() } else { format!("[{section}]") };
-        let (_, after) = text.split_once(&format!("\n{header}\n")).unwrap_or_else(|| panic!("no section {section}"));
+        let header = if section == "shards" {
+            "[[shards]]".into()
+        } else {
+            format!("[{section}]")
+        };
+        let (_, after) = text
+            .split_once(&format!("\n{header}\n"))
+            .unwrap_or_else(|| panic!("no section {section}"));
         let body = after.split("\n[").next().unwrap();
         let keys = keys_of(section);
         assert!(keys.len() > 1, "{section}: {keys:?}");
         for key in keys {
             // A key without a default is shown commented out.
-            let shown = body.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            let shown = body.lines().any(|line| {
+                line.trim_start_matches("# ")
+                    .starts_with(&format!("{key} = "))
+            });
             assert!(shown, "{section}.{key} is not in defaults.toml");
         }
     }
@@ -67,7 +98,10 @@ fn the_keys_commented_out_in_the_shipped_files_are_keys() {
         for line in text.lines() {
             if let Some(header) = line.strip_prefix('[') {
                 section = header.trim_matches(['[', ']']);
-            } else if let Some((key, _)) = line.strip_prefix("# ").and_then(|comment| comment.split_once(" = ")) {
+            } else if let Some((key, _)) = line
+                .strip_prefix("# ")
+                .and_then(|comment| comment.split_once(" = "))
+            {
                 if key.contains([' ', '{']) {
                     continue; // prose, or the inside of a list
                 }
@@ -80,16 +114,29 @@ fn the_keys_commented_out_in_the_shipped_files_are_keys() {
 #[test]
 fn the_production_example_only_lacks_its_secrets() {
     let error = Config::load(Some(&shipped("production.toml")), []).unwrap_err();
-    let keys: Vec<&str> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
+    let keys: Vec<&str> = error
+        .problems
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
     assert_eq!(keys, ["auth.secret"]);
     let secrets = variables(&[
-        ("BACKSCROLL_AUTH__SECRET", "0123456789abcdef0123456789abcdef"),
-        ("BACKSCROLL_SHARDS__2__PRIMARY", "mysql://backscroll:hush@db3.internal/backscroll"),
+        (
+            "BACKSCROLL_AUTH__SECRET",
+            "0123456789abcdef0123456789abcdef",
+        ),
+        (
+            "BACKSCROLL_SHARDS__2__PRIMARY",
+            "mysql://backscroll:hush@db3.internal/backscroll",
+        ),
     ]);
     let config = Config::load(Some(&shipped("production.toml")), secrets).unwrap();
     assert!(!config.is_embedded());
     assert_eq!(config.store.shards.len(), 4);
-    assert_eq!(config.store.shards[2].primary.0, "mysql://backscroll:hush@db3.internal/backscroll");
+    assert_eq!(
+        config.store.shards[2].primary.0,
+        "mysql://backscroll:hush@db3.internal/backscroll"
+    );
 }
 
 #[test]
@@ -117,7 +164,13 @@ fn everything_wrong_is_reported_at_once() {
         primary = "postgres://h/c"
         color = 1
     "#;
-    let (keys, message) = problems(text, &[("BACKSCROLL_WRITE__LANES", "none"), ("BACKSCROLL_WRITE__LANE", "4")]);
+    let (keys, message) = problems(
+        text,
+        &[
+            ("BACKSCROLL_WRITE__LANES", "none"),
+            ("BACKSCROLL_WRITE__LANE", "4"),
+        ],
+    );
     let expected = [
         "keyspace.function",
         "keyspace.ranges.1.shard",
@@ -141,13 +194,28 @@ fn everything_wrong_is_reported_at_once() {
         "keyspace.ranges.1.shard",
         "pool.lock_timeout",
     ];
-    let missing: Vec<_> = expected.iter().filter(|key| !keys.iter().any(|found| found == *key)).collect();
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|key| !keys.iter().any(|found| found == *key))
+        .collect();
     assert!(missing.is_empty(), "{missing:?} in\n{message}");
-    assert!(message.contains("(from BACKSCROLL_WRITE__LANES)"), "{message}");
-    assert!(message.contains("unknown field `listn`, expected one of `listen`"), "{message}");
-    assert!(message.contains("shards.1: missing field `name`"), "{message}");
+    assert!(
+        message.contains("(from BACKSCROLL_WRITE__LANES)"),
+        "{message}"
+    );
+    assert!(
+        message.contains("unknown field `listn`, expected one of `listen`"),
+        "{message}"
+    );
+    assert!(
+        message.contains("shards.1: missing field `name`"),
+        "{message}"
+    );
     let (_, message) = problems("pool = 3", &[]);
-    assert!(message.contains("pool: invalid type: integer `3`, expected a table"), "{message}");
+    assert!(
+        message.contains("pool: invalid type: integer `3`, expected a table"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -157,11 +225,17 @@ fn variables_win_over_the_file() {
         text,
         &[
             ("BACKSCROLL_SERVER__LISTEN", "[::1]:9000"),
-            ("BACKSCROLL_SERVER__CORS_ORIGINS", r#"["https://a.example", "https://b.example"]"#),
+            (
+                "BACKSCROLL_SERVER__CORS_ORIGINS",
+                r#"["https://a.example", "https://b.example"]"#,
+            ),
             ("BACKSCROLL_POOL__STATEMENT_TIMEOUT", "10 seconds"),
             ("BACKSCROLL_KEYSPACE__FUNCTION", "numeric"),
             ("BACKSCROLL_DATA_DIR", "/tmp/elsewhere"),
-            ("BACKSCROLL_SHARDS", r#"[{ name = "one", primary = "mysql://h/one" }]"#),
+            (
+                "BACKSCROLL_SHARDS",
+                r#"[{ name = "one", primary = "mysql://h/one" }]"#,
+            ),
             ("BACKSCROLL_SHARDS__0__PRIMARY", "mysql://u:p@h/two"),
             ("BACKSCROLL_SHARDS__1__NAME", "two"),
             ("BACKSCROLL_SHARDS__1__PRIMARY", "mysql://h/three"),
@@ -173,21 +247,42 @@ fn variables_win_over_the_file() {
     )
     .unwrap();
     assert_eq!(config.server.listen, "[::1]:9000".parse().unwrap());
-    assert_eq!(config.server.cors_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(
+        config.server.cors_origins,
+        ["https://a.example", "https://b.example"]
+    );
     assert_eq!(config.store.pool.max_connections, 7);
     assert_eq!(config.store.pool.statement_timeout, Span::secs(10));
     assert_eq!(config.store.keyspace.function, KeyFunction::Numeric);
     assert_eq!(config.data_dir, Path::new("/tmp/elsewhere"));
-    let primaries: Vec<&str> = config.store.shards.iter().map(|shard| shard.primary.0.as_str()).collect();
+    let primaries: Vec<&str> = config
+        .store
+        .shards
+        .iter()
+        .map(|shard| shard.primary.0.as_str())
+        .collect();
     assert_eq!(primaries, ["mysql://u:p@h/two", "mysql://h/three"]);
 }
 
 #[test]
 fn a_text_that_reads_as_toml_is_still_a_text() {
     let digits = "12345678901234567"; // a TOML integer
-    let config = load("", &[("BACKSCROLL_AUTH__SECRET", &format!("{digits}{digits}")), ("BACKSCROLL_TELEMETRY__LOG", "off")]);
+    let config = load(
+        "",
+        &[
+            ("BACKSCROLL_AUTH__SECRET", &format!("{digits}{digits}")),
+            ("BACKSCROLL_TELEMETRY__LOG", "off"),
+        ],
+    );
     assert_eq!(config.unwrap().auth.secret.expose().len(), 34);
-    let config = load("", &[("BACKSCROLL_AUTH__ISSUER", "42"), ("BACKSCROLL_AUTH__AUDIENCE", "true")]).unwrap();
+    let config = load(
+        "",
+        &[
+            ("BACKSCROLL_AUTH__ISSUER", "42"),
+            ("BACKSCROLL_AUTH__AUDIENCE", "true"),
+        ],
+    )
+    .unwrap();
     assert_eq!(config.auth.issuer.as_deref(), Some("42"));
     assert_eq!(config.auth.audience.as_deref(), Some("true"));
 }
@@ -205,7 +300,13 @@ fn variables_that_name_no_key_are_refused() {
             ("BACKSCROLL_SERVER__CORS_ORIGINS__7", "x"),
         ],
     );
-    for key in ["server.listn", "listen", "BACKSCROLL_SERVER__LISTEN__PORT", "BACKSCROLL_", "BACKSCROLL_SERVER__CORS_ORIGINS__7"] {
+    for key in [
+        "server.listn",
+        "listen",
+        "BACKSCROLL_SERVER__LISTEN__PORT",
+        "BACKSCROLL_",
+        "BACKSCROLL_SERVER__CORS_ORIGINS__7",
+    ] {
         assert!(keys.iter().any(|found| found == key), "{key} in {message}");
     }
 }
@@ -218,43 +319,75 @@ fn secrets_are_never_shown() {
         "[auth]\nsecret = \"{SECRET}\"\n[directory]\nurl = \"{url}directory\"\n[[shards]]\nname = \"a\"\nprimary = \"{url}a\"\nreplicas = [\"{url}r\"]"
     );
     let config = load(&text, &[]).unwrap();
-    for shown in [config.to_toml().unwrap(), format!("{config:?}"), serde_json::to_string(&config).unwrap()] {
+    for shown in [
+        config.to_toml().unwrap(),
+        format!("{config:?}"),
+        serde_json::to_string(&config).unwrap(),
+    ] {
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("***"), "{shown}");
     }
     let broken = [
-        format!("[auth]\nsecret = \"{SECRET}\nx"),                                          // not TOML
-        format!("[auth]\nsecret = [\"{SECRET}\"]"),                                         // another type
-        format!("[[shards]]\nname = \"a\"\nprimary = \"bs:{SECRET}@h\""),                   // not an address
-        format!("[[shards]]\nname = \"a\"\nprimary = \"mysql://bs:{SECRET}@h:port/a\""),    // nor this
+        format!("[auth]\nsecret = \"{SECRET}\nx"),  // not TOML
+        format!("[auth]\nsecret = [\"{SECRET}\"]"), // another type
+        format!("[[shards]]\nname = \"a\"\nprimary = \"bs:{SECRET}@h\""), // not an address
+        format!("[[shards]]\nname = \"a\"\nprimary = \"mysql://bs:{SECRET}@h:port/a\""), // nor this
         format!("[[shards]]\nname = \"a\"\nprimary = \"postgres://bs:{SECRET}@h/a\""),
         format!("[[shards]]\nname = \"a\"\nprimary = {{ url = \"{SECRET}\" }}"),
-        format!("[directory]\nurl = \"mysql://bs:{SECRET}@h\""),                            // no database
+        format!("[directory]\nurl = \"mysql://bs:{SECRET}@h\""), // no database
         format!("[auth]\nalgorithm = \"RS256\"\njwks_url = \"https://h/\"\nsecret = \"{SECRET}\""),
     ];
     for text in broken {
         let error = load(&text, &[]).unwrap_err();
         let (shown, debug) = (error.to_string(), format!("{error:?}"));
-        assert!(!shown.contains("hunter2") && !debug.contains("hunter2"), "{text}\n→ {shown}");
+        assert!(
+            !shown.contains("hunter2") && !debug.contains("hunter2"),
+            "{text}\n→ {shown}"
+        );
     }
-    let error = load("", &[("BACKSCROLL_AUTH__SECRET", "hunter2"), ("BACKSCROLL_SHARDS", "hunter2")]).unwrap_err().to_string();
+    let error = load(
+        "",
+        &[
+            ("BACKSCROLL_AUTH__SECRET", "hunter2"),
+            ("BACKSCROLL_SHARDS", "hunter2"),
+        ],
+    )
+    .unwrap_err()
+    .to_string();
     assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]
 fn a_syntax_error_says_the_line() {
-    let error = load("[server]\nlisten = \"127.0.0.1:80\"\nlisten = \"127.0.0.1:81\"\n", &[]).unwrap_err();
+    let error = load(
+        "[server]\nlisten = \"127.0.0.1:80\"\nlisten = \"127.0.0.1:81\"\n",
+        &[],
+    )
+    .unwrap_err();
     assert_eq!(error.problems[0].key, "line 3");
-    assert!(error.problems[0].problem.contains("duplicate key"), "{error}");
+    assert!(
+        error.problems[0].problem.contains("duplicate key"),
+        "{error}"
+    );
     let error = Config::load(Some(Path::new("/nonexistent.toml")), []).unwrap_err();
-    assert!(error.to_string().contains("/nonexistent.toml: cannot be read"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("/nonexistent.toml: cannot be read"),
+        "{error}"
+    );
 }
 
 #[test]
 fn values_must_fit_together() {
     let mysql = "[auth]\nsecret = \"0123456789abcdef0123456789abcdef\"\n[directory]\nurl = \"mysql://h/directory\"\n";
-    let shard = |name: &str, url: &str| format!("[[shards]]\nname = \"{name}\"\nprimary = \"{url}\"\n");
-    let good = format!("{mysql}{}{}", shard("a", "mysql://h/a"), shard("b", "mysql://h:3307/a"));
+    let shard =
+        |name: &str, url: &str| format!("[[shards]]\nname = \"{name}\"\nprimary = \"{url}\"\n");
+    let good = format!(
+        "{mysql}{}{}",
+        shard("a", "mysql://h/a"),
+        shard("b", "mysql://h:3307/a")
+    );
     load(&good, &[]).unwrap();
     let cases = [
         ("shards = []".to_owned(), "shards"),
@@ -277,15 +410,28 @@ fn values_must_fit_together() {
     ];
     for (text, key) in cases {
         let (keys, message) = problems(&text, &[]);
-        assert!(keys.iter().any(|found| found == key), "{key} in {message}\n{text}");
+        assert!(
+            keys.iter().any(|found| found == key),
+            "{key} in {message}\n{text}"
+        );
     }
 }
 
 #[test]
 fn embedded_databases_are_in_the_data_folder() {
-    let config = load("data_dir = \"/srv/chat\"\n[directory]\nrefresh_interval = \"2s\"", &[]).unwrap();
-    assert_eq!(config.store.directory.url.0, "sqlite:///srv/chat/directory.db");
+    let config = load(
+        "data_dir = \"/srv/chat\"\n[directory]\nrefresh_interval = \"2s\"",
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        config.store.directory.url.0,
+        "sqlite:///srv/chat/directory.db"
+    );
     assert_eq!(config.store.directory.refresh_interval, Span::secs(2));
-    assert_eq!(config.store.shards[3].primary.0, "sqlite:///srv/chat/shard4.db");
+    assert_eq!(
+        config.store.shards[3].primary.0,
+        "sqlite:///srv/chat/shard4.db"
+    );
     assert!(config.is_embedded() && config.uses_embedded_secret());
 }

@@ -38,24 +38,43 @@ impl Tree {
     /// Reads the text of a configuration file.
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         match toml::from_str(text) {
-            Ok(values) => Ok(Self { values, overrides: BTreeMap::new() }),
+            Ok(values) => Ok(Self {
+                values,
+                overrides: BTreeMap::new(),
+            }),
             // Not the error's own text: it quotes the line, and there may be a password in it.
             Err(error) => {
-                let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-                Err(Problem::new(format!("line {line}"), error.message().replace('\n', "; ")))
+                let line = error.span().map_or(1, |span| {
+                    1 + text[..span.start.min(text.len())].matches('\n').count()
+                });
+                Err(Problem::new(
+                    format!("line {line}"),
+                    error.message().replace('\n', "; "),
+                ))
             }
         }
     }
 
     /// Puts the variables that are configuration in the place of the file's values.
-    pub(super) fn overlay(&mut self, environment: impl IntoIterator<Item = (String, String)>, problems: &mut Vec<Problem>) {
-        let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| is_key(name)).collect();
+    pub(super) fn overlay(
+        &mut self,
+        environment: impl IntoIterator<Item = (String, String)>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut variables: Vec<_> = environment
+            .into_iter()
+            .filter(|(name, _)| is_key(name))
+            .collect();
         variables.sort(); // `SHARDS` before `SHARDS__0__PRIMARY`
         for (variable, text) in variables {
-            let path: Vec<String> = variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+            let path: Vec<String> = variable[PREFIX.len()..]
+                .split("__")
+                .map(str::to_ascii_lowercase)
+                .collect();
             match place(&mut self.values, &path, toml_value(&text)) {
                 Ok(()) => {
-                    self.overrides.insert(dotted(&path), Override { variable, text });
+                    self.overrides
+                        .insert(dotted(&path), Override { variable, text });
                 }
                 Err(what) => problems.push(Problem::new(variable, what)),
             }
@@ -69,7 +88,10 @@ impl Tree {
 
     /// Gives a default that depends on other keys, unless there is a value. A section that is not a table stays as it is.
     pub(super) fn set_default(&mut self, section: &str, key: &str, default: Value) {
-        let section = self.values.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        let section = self
+            .values
+            .entry(section)
+            .or_insert_with(|| Value::Table(Table::new()));
         if let Some(table) = section.as_table_mut() {
             table.entry(key).or_insert(default);
         }
@@ -77,16 +99,29 @@ impl Tree {
 
     /// Takes a top-level key out of the tree and reads it as a `T`. Values that do not fit are reported and left at their
     /// defaults, so that one call finds every problem of the section.
-    pub(super) fn take<T: DeserializeOwned + Default>(&mut self, section: &str, problems: &mut Vec<Problem>) -> T {
-        let Some(value) = self.values.remove(section) else { return T::default() };
-        Reader { section, overrides: &self.overrides, value, positions: BTreeMap::new(), removed: Vec::new() }.read(problems)
+    pub(super) fn take<T: DeserializeOwned + Default>(
+        &mut self,
+        section: &str,
+        problems: &mut Vec<Problem>,
+    ) -> T {
+        let Some(value) = self.values.remove(section) else {
+            return T::default();
+        };
+        Reader {
+            section,
+            overrides: &self.overrides,
+            value,
+            positions: BTreeMap::new(),
+            removed: Vec::new(),
+        }
+        .read(problems)
     }
 
     /// Reports every key that is left as unknown.
     pub(super) fn finish(self, known: &[&str], problems: &mut Vec<Problem>) {
         for key in self.values.keys() {
             let what = format!("unknown key; the sections are {}", known.join(", "));
-            problems.push(Problem::new(key.clone(), what).from_variables(source(&self.overrides, key)));
+            problems.push(Problem::new(key.clone(), what).given_by(source(&self.overrides, key)));
         }
     }
 }
@@ -111,24 +146,34 @@ impl Reader<'_> {
             };
             let path: Vec<Segment> = error.path().iter().cloned().collect();
             let message = error.into_inner().message().to_owned();
-            if !self.mend(&path, message, problems) {
+            if !self.mend(&path, &message, problems) {
                 return T::default();
             }
         }
     }
 
     /// Reports what is wrong at `path` and takes it out; `false` when nothing would be left.
-    fn mend(&mut self, path: &[Segment], message: String, problems: &mut Vec<Problem>) -> bool {
+    fn mend(&mut self, path: &[Segment], message: &str, problems: &mut Vec<Problem>) -> bool {
         let key = self.key(path);
         if self.read_as_text(path, &key) {
             return true;
         }
-        let reported_before = message.starts_with("missing field") && self.removed.iter().any(|gone| gone.starts_with(&key));
+        let reported_before = message.starts_with("missing field")
+            && self.removed.iter().any(|gone| gone.starts_with(&key));
         if !reported_before {
             // serde names the type in the code; the reader of a configuration knows tables.
-            let message = message.split_once("expected struct ").map_or(message.clone(), |(found, _)| format!("{found}expected a table"));
-            let message = if SECRET_SECTIONS.contains(&self.section) { without_value(&message) } else { message };
-            problems.push(Problem::new(key.clone(), message).from_variables(source(self.overrides, &key)));
+            let message = message
+                .split_once("expected struct ")
+                .map_or(message.to_owned(), |(found, _)| {
+                    format!("{found}expected a table")
+                });
+            let message = if SECRET_SECTIONS.contains(&self.section) {
+                without_value(&message)
+            } else {
+                message
+            };
+            problems
+                .push(Problem::new(key.clone(), message).given_by(source(self.overrides, &key)));
         }
         self.removed.push(key);
         self.remove(path)
@@ -136,8 +181,12 @@ impl Reader<'_> {
 
     /// Whether the value came from the environment and is now tried as plain text instead of TOML.
     fn read_as_text(&mut self, path: &[Segment], key: &str) -> bool {
-        let Some(given) = self.overrides.get(key) else { return false };
-        let Some(value) = descend(&mut self.value, path) else { return false };
+        let Some(given) = self.overrides.get(key) else {
+            return false;
+        };
+        let Some(value) = descend(&mut self.value, path) else {
+            return false;
+        };
         if value.is_str() || value.is_array() || value.is_table() {
             return false;
         }
@@ -151,7 +200,11 @@ impl Reader<'_> {
         for segment in path {
             match segment {
                 Segment::Seq { index } => {
-                    let position = self.positions.get(&key).and_then(|kept| kept.get(*index)).unwrap_or(index);
+                    let position = self
+                        .positions
+                        .get(&key)
+                        .and_then(|kept| kept.get(*index))
+                        .unwrap_or(index);
                     key = format!("{key}.{position}");
                 }
                 segment => key = format!("{key}.{segment}"),
@@ -161,12 +214,17 @@ impl Reader<'_> {
     }
 
     fn remove(&mut self, path: &[Segment]) -> bool {
-        let Some((last, parents)) = path.split_last() else { return false };
+        let Some((last, parents)) = path.split_last() else {
+            return false;
+        };
         let list = self.key(parents);
         match (descend(&mut self.value, parents), last) {
             (Some(Value::Table(table)), Segment::Map { key }) => table.remove(key).is_some(),
             (Some(Value::Array(array)), Segment::Seq { index }) if *index < array.len() => {
-                let kept = self.positions.entry(list).or_insert_with(|| (0..array.len()).collect());
+                let kept = self
+                    .positions
+                    .entry(list)
+                    .or_insert_with(|| (0..array.len()).collect());
                 kept.remove(*index);
                 array.remove(*index);
                 true
@@ -177,23 +235,30 @@ impl Reader<'_> {
 }
 
 fn descend<'a>(value: &'a mut Value, path: &[Segment]) -> Option<&'a mut Value> {
-    path.iter().try_fold(value, |value, segment| match (value, segment) {
-        (Value::Table(table), Segment::Map { key }) => table.get_mut(key),
-        (Value::Array(array), Segment::Seq { index }) => array.get_mut(*index),
-        _ => None,
-    })
+    path.iter()
+        .try_fold(value, |value, segment| match (value, segment) {
+            (Value::Table(table), Segment::Map { key }) => table.get_mut(key),
+            (Value::Array(array), Segment::Seq { index }) => array.get_mut(*index),
+            _ => None,
+        })
 }
 
 /// serde's `invalid type: string "x", expected y` without the `"x"`.
 fn without_value(message: &str) -> String {
-    match message.strip_prefix("invalid ").and_then(|rest| rest.rsplit_once(", expected ")) {
+    match message
+        .strip_prefix("invalid ")
+        .and_then(|rest| rest.rsplit_once(", expected "))
+    {
         Some((_, expected)) => format!("invalid value (not shown), expected {expected}"),
         None => message.to_owned(),
     }
 }
 
 fn is_key(variable: &str) -> bool {
-    variable.starts_with(PREFIX) && !NOT_KEYS.iter().any(|other| variable == *other || (other.ends_with('_') && variable.starts_with(other)))
+    variable.starts_with(PREFIX)
+        && !NOT_KEYS.iter().any(|other| {
+            variable == *other || (other.ends_with('_') && variable.starts_with(other))
+        })
 }
 
 fn dotted(path: &[String]) -> String {
@@ -203,17 +268,24 @@ fn dotted(path: &[String]) -> String {
 /// The variables that gave the value at `key`, or a part of it.
 fn source(overrides: &BTreeMap<String, Override>, key: &str) -> Vec<String> {
     let related = |path: &str| path == key || is_below(path, key) || is_below(key, path);
-    overrides.iter().filter(|(path, _)| related(path)).map(|(_, given)| given.variable.clone()).collect()
+    overrides
+        .iter()
+        .filter(|(path, _)| related(path))
+        .map(|(_, given)| given.variable.clone())
+        .collect()
 }
 
 fn is_below(path: &str, above: &str) -> bool {
-    path.strip_prefix(above).is_some_and(|rest| rest.starts_with('.'))
+    path.strip_prefix(above)
+        .is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// The value that `text` is in TOML, or `text` itself.
 fn toml_value(text: &str) -> Value {
     let one_value = |mut table: Table| (table.len() == 1).then(|| table.remove("value")).flatten();
-    let parsed = toml::from_str(&format!("value = {text}")).ok().and_then(one_value);
+    let parsed = toml::from_str(&format!("value = {text}"))
+        .ok()
+        .and_then(one_value);
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
@@ -226,7 +298,11 @@ fn place(table: &mut Table, path: &[String], value: Value) -> Result<(), String>
         table.insert(first.clone(), value);
         return Ok(());
     }
-    place_below(table.entry(first).or_insert_with(|| empty_for(&rest[0])), rest, value)
+    place_below(
+        table.entry(first).or_insert_with(|| empty_for(&rest[0])),
+        rest,
+        value,
+    )
 }
 
 fn place_below(target: &mut Value, path: &[String], value: Value) -> Result<(), String> {
@@ -234,12 +310,20 @@ fn place_below(target: &mut Value, path: &[String], value: Value) -> Result<(), 
         Value::Table(table) => place(table, path, value),
         Value::Array(array) => {
             let next = array.len();
-            let index: usize = path[0].parse().ok().filter(|index| *index <= next).ok_or(format!(
-                "`{}` should be a position in a list of {next}: 0 to {next}",
+            let index: usize =
                 path[0]
-            ))?;
+                    .parse()
+                    .ok()
+                    .filter(|index| *index <= next)
+                    .ok_or(format!(
+                        "`{}` should be a position in a list of {next}: 0 to {next}",
+                        path[0]
+                    ))?;
             if index == next {
-                array.push(path.get(1).map_or(Value::Boolean(false), |key| empty_for(key)));
+                array.push(
+                    path.get(1)
+                        .map_or(Value::Boolean(false), |key| empty_for(key)),
+                );
             }
             match &path[1..] {
                 [] => array[index] = value,
@@ -247,10 +331,17 @@ fn place_below(target: &mut Value, path: &[String], value: Value) -> Result<(), 
             }
             Ok(())
         }
-        _ => Err(format!("`{}` is below a key that has a plain value", path[0])),
+        _ => Err(format!(
+            "`{}` is below a key that has a plain value",
+            path[0]
+        )),
     }
 }
 
 fn empty_for(key: &str) -> Value {
-    if key.bytes().all(|b| b.is_ascii_digit()) { Value::Array(Vec::new()) } else { Value::Table(Table::new()) }
+    if key.bytes().all(|b| b.is_ascii_digit()) {
+        Value::Array(Vec::new())
+    } else {
+        Value::Table(Table::new())
+    }
 }

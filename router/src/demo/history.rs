@@ -32,7 +32,7 @@ pub(super) const PEOPLE: [(&str, Hand); 9] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hand {
     Plain,
-    /// never a capital, never a full stop
+    /// Never a capital, never a full stop.
     Lower,
     /// With a full stop.
     Proper,
@@ -57,14 +57,18 @@ pub(super) struct Room {
 pub(super) const ROOMS: [Room; 5] = [
     Room {
         name: "workshop",
-        members: &["alice", "ben", "carmen", "dmitri", "emeka", "fumiko", "greta", "hassan", "ines"],
+        members: &[
+            "alice", "ben", "carmen", "dmitri", "emeka", "fumiko", "greta", "hassan", "ines",
+        ],
         days: 1690,
         threads_a_day: 2.3,
         week: [0.8, 1.0, 1.2, 1.0, 1.2, 2.0, 0.3],
     },
     Room {
         name: "random",
-        members: &["carmen", "alice", "ben", "dmitri", "emeka", "fumiko", "greta", "hassan"],
+        members: &[
+            "carmen", "alice", "ben", "dmitri", "emeka", "fumiko", "greta", "hassan",
+        ],
         days: 1610,
         threads_a_day: 1.6,
         week: [1.0, 1.0, 1.0, 1.0, 1.3, 1.0, 0.8],
@@ -93,7 +97,9 @@ pub(super) const ROOMS: [Room; 5] = [
 ];
 
 /// How likely a thread begins in each hour of the day.
-const HOURS: [u32; 24] = [4, 2, 1, 0, 0, 1, 6, 22, 40, 34, 30, 32, 42, 36, 28, 28, 32, 44, 56, 60, 54, 44, 30, 12];
+const HOURS: [u32; 24] = [
+    4, 2, 1, 0, 0, 1, 6, 22, 40, 34, 30, 32, 42, 36, 28, 28, 32, 44, 56, 60, 54, 44, 30, 12,
+];
 
 /// A message before it knows its number.
 struct Said {
@@ -112,7 +118,12 @@ struct Said {
 /// When the phrases cannot be read.
 pub(super) fn make(room: &Room, until: Timestamp, seed: u64) -> anyhow::Result<Vec<HistoryRecord>> {
     let phrases = Phrases::load()?;
-    let mut talk = Talk { phrases: &phrases, room, rng: StdRng::seed_from_u64(seed), said: Vec::new() };
+    let mut talk = Talk {
+        phrases: &phrases,
+        room,
+        rng: StdRng::seed_from_u64(seed),
+        said: Vec::new(),
+    };
     let today = until.0 - until.0.rem_euclid(DAY);
     let threads = phrases.threads_of(room.name);
     let mut recent = Vec::new();
@@ -126,14 +137,27 @@ pub(super) fn make(room: &Room, until: Timestamp, seed: u64) -> anyhow::Result<V
     let mut said = talk.said;
     said.retain(|message| message.at < until.0);
     said.sort_by_key(|message| (message.at, message.made));
-    let seqs: BTreeMap<usize, Seq> = said.iter().zip(1..).map(|(message, seq)| (message.made, Seq(seq))).collect();
+    let seqs: BTreeMap<usize, Seq> = said
+        .iter()
+        .zip(1..)
+        .map(|(message, seq)| (message.made, Seq(seq)))
+        .collect();
     let mut rng = talk.rng;
-    said.into_iter().map(|message| record(room, message, &seqs, &mut rng)).collect()
+    said.into_iter()
+        .map(|message| record(room, message, &seqs, &mut rng))
+        .collect()
 }
 
 /// A thread that was not run lately.
-fn talk_about<'a>(threads: &[&'a Thread], recent: &mut Vec<&'a Thread>, rng: &mut StdRng) -> Option<&'a Thread> {
-    let fresh: Vec<&&Thread> = threads.iter().filter(|thread| !recent.iter().any(|seen| std::ptr::eq(*seen, **thread))).collect();
+fn talk_about<'a>(
+    threads: &[&'a Thread],
+    recent: &mut Vec<&'a Thread>,
+    rng: &mut StdRng,
+) -> Option<&'a Thread> {
+    let fresh: Vec<&&Thread> = threads
+        .iter()
+        .filter(|thread| !recent.iter().any(|seen| std::ptr::eq(*seen, **thread)))
+        .collect();
     let thread = **fresh.choose(rng)?;
     recent.push(thread);
     if recent.len() > threads.len() / 2 {
@@ -156,7 +180,11 @@ impl Talk<'_> {
         let weekday = usize::try_from((number + 3).rem_euclid(7)).unwrap_or(0); // 1970-01-01 was a Thursday
         #[expect(clippy::cast_precision_loss, reason = "a wave over the year")]
         let season = 1.0 + 0.35 * (number as f64 / 365.25 * std::f64::consts::TAU).sin();
-        let mood = if self.rng.random_ratio(1, 9) { 0.15 } else { self.rng.random_range(0.5..1.6) };
+        let mood = if self.rng.random_ratio(1, 9) {
+            0.15
+        } else {
+            self.rng.random_range(0.5..1.6)
+        };
         let expected = self.room.threads_a_day * self.room.week[weekday] * season * mood;
         // Poisson: count how many exponential gaps fit.
         let mut left = expected;
@@ -185,8 +213,17 @@ impl Talk<'_> {
         let Some(thread) = thread else { return };
         let mut speakers = self.room.members.to_vec();
         speakers.shuffle(&mut self.rng);
-        let mut bound = Bound { room: self.room.members, speakers, ..Bound::default() };
-        let named = thread.lines.iter().filter_map(|line| position(line.speaker)).max().unwrap_or(0);
+        let mut bound = Bound {
+            room: self.room.members,
+            speakers,
+            ..Bound::default()
+        };
+        let named = thread
+            .lines
+            .iter()
+            .filter_map(|line| position(line.speaker))
+            .max()
+            .unwrap_or(0);
         bound.speakers.truncate(named + 1);
         let first = self.said.len();
         let mut at = begins;
@@ -194,50 +231,91 @@ impl Talk<'_> {
             if line.optional && self.rng.random_bool(0.5) {
                 continue;
             }
-            let pause = if line.later { self.rng.random_range(15 * MINUTE..5 * HOUR) } else { self.pause() };
+            let pause = if line.later {
+                self.rng.random_range(15 * MINUTE..5 * HOUR)
+            } else {
+                self.pause()
+            };
             at += if self.said.len() == first { 0 } else { pause };
             let user = self.speaker(line, &bound);
             let text = self.phrases.fill(line.text, &mut bound, &mut self.rng);
-            let text = self.write(user, text);
+            let text = self.write(user, &text);
             let reactions = self.reactions(line, user);
             let made = self.said.len();
             let answers = (line.answers_first && made > first).then_some(first);
-            self.said.push(Said { at, user, text, reactions, answers, made });
+            self.said.push(Said {
+                at,
+                user,
+                text,
+                reactions,
+                answers,
+                made,
+            });
         }
     }
 
     /// Between two lines: mostly seconds, at times minutes.
     fn pause(&mut self) -> i64 {
         let seconds = 3.0 - 40.0 * self.rng.random_range(f64::MIN_POSITIVE..1.0).ln();
-        #[expect(clippy::cast_possible_truncation, reason = "some minutes in milliseconds")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "some minutes in milliseconds"
+        )]
         let pause = (seconds * 1000.0) as i64;
-        if self.rng.random_ratio(1, 12) { pause * 8 } else { pause }
+        if self.rng.random_ratio(1, 12) {
+            pause * 8
+        } else {
+            pause
+        }
     }
 
     fn speaker(&mut self, line: &Line, bound: &Bound<'_>) -> &'static str {
-        let named = position(line.speaker).map(|position| bound.speakers[position % bound.speakers.len()]);
-        named.or_else(|| self.room.members.choose(&mut self.rng).copied()).unwrap_or("alice")
+        let named =
+            position(line.speaker).map(|position| bound.speakers[position % bound.speakers.len()]);
+        named
+            .or_else(|| self.room.members.choose(&mut self.rng).copied())
+            .unwrap_or("alice")
     }
 
     /// The text as `user` would write it.
-    fn write(&mut self, user: &str, text: String) -> String {
-        let hand = PEOPLE.iter().find(|(name, _)| *name == user).map_or(Hand::Plain, |(_, hand)| *hand);
+    fn write(&mut self, user: &str, text: &str) -> String {
+        let hand = PEOPLE
+            .iter()
+            .find(|(name, _)| *name == user)
+            .map_or(Hand::Plain, |(_, hand)| *hand);
         let ends_in_a_letter = text.ends_with(char::is_alphanumeric);
         match hand {
-            Hand::Lower => text.to_lowercase().trim_end_matches('.').to_owned(),
-            Hand::Proper if ends_in_a_letter => capitalised(&text) + ".",
-            Hand::Lively if ends_in_a_letter && self.rng.random_ratio(1, 4) => {
-                let more = ["!", "!!", " :)", " 😊", " 🙂"].choose(&mut self.rng).copied().unwrap_or_default();
-                capitalised(&text) + more
+            Hand::Lower => {
+                let lower = text.to_lowercase();
+                let ends_a_sentence = lower.ends_with('.') && !lower.ends_with("..");
+                if ends_a_sentence {
+                    lower.trim_end_matches('.').to_owned()
+                } else {
+                    lower
+                }
             }
-            Hand::Plain | Hand::Proper | Hand::Lively => capitalised(&text),
+            Hand::Proper if ends_in_a_letter => capitalised(text) + ".",
+            Hand::Lively if ends_in_a_letter && self.rng.random_ratio(1, 4) => {
+                let more = ["!", "!!", " :)", " 😊", " 🙂"]
+                    .choose(&mut self.rng)
+                    .copied()
+                    .unwrap_or_default();
+                capitalised(text) + more
+            }
+            Hand::Plain | Hand::Proper | Hand::Lively => capitalised(text),
         }
     }
 
     fn reactions(&mut self, line: &Line, author: &str) -> Option<RawJson> {
         let mut reactions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for emoji in &line.reactions {
-            let mut others: Vec<&str> = self.room.members.iter().copied().filter(|user| *user != author).collect();
+            let mut others: Vec<&str> = self
+                .room
+                .members
+                .iter()
+                .copied()
+                .filter(|user| *user != author)
+                .collect();
             others.shuffle(&mut self.rng);
             others.truncate(self.rng.random_range(0..=3));
             others.sort_unstable();
@@ -257,7 +335,12 @@ fn capitalised(text: &str) -> String {
     super::phrases::name_of(text)
 }
 
-fn record(room: &Room, message: Said, seqs: &BTreeMap<usize, Seq>, rng: &mut StdRng) -> anyhow::Result<HistoryRecord> {
+fn record(
+    room: &Room,
+    message: Said,
+    seqs: &BTreeMap<usize, Seq>,
+    rng: &mut StdRng,
+) -> anyhow::Result<HistoryRecord> {
     let shortly_after = message.at + rng.random_range(5_000..4 * MINUTE);
     let edited = rng.random_ratio(1, 120);
     let deleted = !edited && rng.random_ratio(1, 700);
@@ -283,36 +366,88 @@ mod tests {
     const UNTIL: Timestamp = Timestamp(1_760_000_000_000);
 
     fn all() -> Vec<HistoryRecord> {
-        ROOMS.iter().flat_map(|room| make(room, UNTIL, 7).unwrap()).collect()
+        ROOMS
+            .iter()
+            .flat_map(|room| make(room, UNTIL, 7).unwrap())
+            .collect()
     }
 
     #[test]
     fn the_same_seed_gives_the_same_history() {
-        assert_eq!(make(&ROOMS[1], UNTIL, 7).unwrap(), make(&ROOMS[1], UNTIL, 7).unwrap());
-        assert_ne!(make(&ROOMS[1], UNTIL, 7).unwrap(), make(&ROOMS[1], UNTIL, 8).unwrap());
+        assert_eq!(
+            make(&ROOMS[1], UNTIL, 7).unwrap(),
+            make(&ROOMS[1], UNTIL, 7).unwrap()
+        );
+        assert_ne!(
+            make(&ROOMS[1], UNTIL, 7).unwrap(),
+            make(&ROOMS[1], UNTIL, 8).unwrap()
+        );
     }
 
     #[test]
     fn it_is_years_long_in_order_and_mostly_by_day() {
         for room in &ROOMS {
             let records = make(room, UNTIL, 7).unwrap();
-            assert!(records.is_sorted_by_key(|record| record.at), "{}", room.name);
-            assert!(records.iter().all(|record| room.members.contains(&record.user.as_str())));
-            assert!(records.last().unwrap().at > UNTIL.0 - 14 * DAY && records.last().unwrap().at < UNTIL.0);
-            let earlier = |record: &HistoryRecord, seq: u64| record.reply_to.is_none_or(|to| to.0 < seq);
-            assert!(records.iter().zip(1..).all(|(record, seq)| earlier(record, seq)), "{}", room.name);
+            assert!(
+                records.is_sorted_by_key(|record| record.at),
+                "{}",
+                room.name
+            );
+            assert!(
+                records
+                    .iter()
+                    .all(|record| room.members.contains(&record.user.as_str()))
+            );
+            assert!(
+                records.last().unwrap().at > UNTIL.0 - 14 * DAY
+                    && records.last().unwrap().at < UNTIL.0
+            );
+            let earlier =
+                |record: &HistoryRecord, seq: u64| record.reply_to.is_none_or(|to| to.0 < seq);
+            assert!(
+                records
+                    .iter()
+                    .zip(1..)
+                    .all(|(record, seq)| earlier(record, seq)),
+                "{}",
+                room.name
+            );
         }
         let records = all();
-        assert!((20_000..80_000).contains(&records.len()), "{}", records.len());
-        let night = records.iter().filter(|record| (1..6).contains(&(record.at.rem_euclid(DAY) / HOUR))).count();
-        assert!(night * 20 < records.len(), "{night} of {} at night", records.len());
-        let span = records.iter().map(|record| record.at).max().unwrap() - records.iter().map(|record| record.at).min().unwrap();
+        assert!(
+            (20_000..80_000).contains(&records.len()),
+            "{}",
+            records.len()
+        );
+        let night = records
+            .iter()
+            .filter(|record| (1..6).contains(&(record.at.rem_euclid(DAY) / HOUR)))
+            .count();
+        assert!(
+            night * 20 < records.len(),
+            "{night} of {} at night",
+            records.len()
+        );
+        let span = records.iter().map(|record| record.at).max().unwrap()
+            - records.iter().map(|record| record.at).min().unwrap();
         assert!(span > 3 * 365 * DAY);
         for found in [
-            records.iter().filter(|record| record.reply_to.is_some()).count(),
-            records.iter().filter(|record| record.reactions.is_some()).count(),
-            records.iter().filter(|record| record.edited_at.is_some()).count(),
-            records.iter().filter(|record| record.deleted_at.is_some()).count(),
+            records
+                .iter()
+                .filter(|record| record.reply_to.is_some())
+                .count(),
+            records
+                .iter()
+                .filter(|record| record.reactions.is_some())
+                .count(),
+            records
+                .iter()
+                .filter(|record| record.edited_at.is_some())
+                .count(),
+            records
+                .iter()
+                .filter(|record| record.deleted_at.is_some())
+                .count(),
         ] {
             assert!(found > 10, "{found}");
         }

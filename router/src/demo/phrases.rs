@@ -63,28 +63,61 @@ impl Phrases {
     /// # Errors
     /// With the line that cannot be understood.
     pub(super) fn load() -> anyhow::Result<Self> {
-        let mut phrases = Self { lists: HashMap::new(), threads: Vec::new() };
-        for (number, line) in TEXT.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-            phrases.take(line).ok_or_else(|| anyhow::anyhow!("phrases.txt, line {}: `{line}`", number + 1))?;
+        let mut phrases = Self {
+            lists: HashMap::new(),
+            threads: Vec::new(),
+        };
+        for (number, line) in TEXT
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        {
+            phrases
+                .take(line)
+                .ok_or_else(|| anyhow::anyhow!("phrases.txt, line {}: `{line}`", number + 1))?;
         }
         Ok(phrases)
     }
 
     fn take(&mut self, line: &'static str) -> Option<()> {
         if let Some(rooms) = line.strip_prefix("= ") {
-            self.threads.push(Thread { rooms: rooms.split(' ').collect(), lines: Vec::new() });
+            self.threads.push(Thread {
+                rooms: rooms.split(' ').collect(),
+                lines: Vec::new(),
+            });
         } else if let Some(emoji) = line.strip_prefix("! ") {
-            self.threads.last_mut()?.lines.last_mut()?.reactions.push(emoji);
+            self.threads
+                .last_mut()?
+                .lines
+                .last_mut()?
+                .reactions
+                .push(emoji);
         } else if let Some(list) = line.strip_prefix(['@', '~']) {
             let (name, words) = list.split_once(": ")?;
-            self.lists.insert(name, Words { words: words.split(" | ").collect(), fresh: line.starts_with('~') });
+            self.lists.insert(
+                name,
+                Words {
+                    words: words.split(" | ").collect(),
+                    fresh: line.starts_with('~'),
+                },
+            );
         } else {
             let (head, text) = line.split_once(": ")?;
             let (marks, speaker) = head.split_at(head.len().checked_sub(1)?);
-            let speaker = speaker.chars().next().filter(|speaker| matches!(speaker, 'A'..='F' | '*'))?;
+            let speaker = speaker
+                .chars()
+                .next()
+                .filter(|speaker| matches!(speaker, 'A'..='F' | '*'))?;
             let has = |mark| marks.contains(mark);
             let (optional, later, answers_first) = (has('?'), has('>'), has('^'));
-            let line = Line { speaker, text, optional, answers_first, later, reactions: Vec::new() };
+            let line = Line {
+                speaker,
+                text,
+                optional,
+                answers_first,
+                later,
+                reactions: Vec::new(),
+            };
             self.threads.last_mut()?.lines.push(line);
         }
         Some(())
@@ -92,7 +125,10 @@ impl Phrases {
 
     /// The threads that fit a room.
     pub(super) fn threads_of(&self, room: &str) -> Vec<&Thread> {
-        self.threads.iter().filter(|thread| thread.rooms.contains(&room)).collect()
+        self.threads
+            .iter()
+            .filter(|thread| thread.rooms.contains(&room))
+            .collect()
     }
 
     /// `text` with its gaps filled.
@@ -105,10 +141,22 @@ impl Phrases {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             filled.push_str(before);
-            let Some((gap, after)) = after.split_once('}') else { break };
+            let Some((gap, after)) = after.split_once('}') else {
+                break;
+            };
             rest = after;
             let word = self.word(gap, bound, rng);
-            filled.push_str(&if depth > 0 { self.fill_to(&word, bound, rng, depth - 1) } else { word });
+            let word = if depth > 0 {
+                self.fill_to(&word, bound, rng, depth - 1)
+            } else {
+                word
+            };
+            let is_fresh = self.lists.get(gap).is_some_and(|list| list.fresh);
+            filled.push_str(&if is_fresh {
+                fitting(&filled, word)
+            } else {
+                word
+            });
         }
         filled.push_str(rest);
         filled
@@ -117,40 +165,71 @@ impl Phrases {
     fn word(&self, gap: &str, bound: &mut Bound<'_>, rng: &mut StdRng) -> String {
         if let Some((low, high)) = gap.split_once('-') {
             let bounds = (low.parse::<u32>(), high.parse::<u32>());
-            return if let (Ok(low), Ok(high)) = bounds { rng.random_range(low..=high).to_string() } else { gap.to_owned() };
+            return if let (Ok(low), Ok(high)) = bounds {
+                rng.random_range(low..=high).to_string()
+            } else {
+                gap.to_owned()
+            };
         }
         if gap == "someone" {
-            let others: Vec<&&str> = bound.room.iter().filter(|user| !bound.speakers.contains(user)).collect();
-            return others.choose(rng).map_or_else(|| "somebody".into(), |user| name_of(user));
+            let others: Vec<&&str> = bound
+                .room
+                .iter()
+                .filter(|user| !bound.speakers.contains(user))
+                .collect();
+            return others
+                .choose(rng)
+                .map_or_else(|| "somebody".into(), |user| name_of(user));
         }
         if let Some(position) = "ABCDEF".find(gap) {
-            return bound.speakers.get(position).map_or_else(|| "you".into(), |user| name_of(user));
+            return bound
+                .speakers
+                .get(position)
+                .map_or_else(|| "you".into(), |user| name_of(user));
         }
-        let (name, another) = gap.strip_prefix('~').map_or((gap, false), |name| (name, true));
-        let Some((name, list)) = self.lists.get_key_value(name) else { return gap.to_owned() };
-        if !list.fresh && !another {
-            if let Some(word) = bound.words.get(name) {
-                return (*word).to_owned();
-            }
-        }
+        let (name, another) = gap
+            .strip_prefix('~')
+            .map_or((gap, false), |name| (name, true));
+        let Some((name, list)) = self.lists.get_key_value(name) else {
+            return gap.to_owned();
+        };
+        let keeps = !list.fresh && !another;
         let used = bound.words.get(name).copied();
+        if let Some(word) = used.filter(|_| keeps) {
+            return word.to_owned();
+        }
         let word = loop {
             let word = list.words.choose(rng).copied().unwrap_or_default();
             if Some(word) != used || list.words.len() < 2 {
                 break word;
             }
         };
-        if !list.fresh && !another {
+        if keeps {
             bound.words.insert(*name, word);
         }
         word.to_owned()
     }
 }
 
+/// An exclamation in the middle of a sentence begins with a small letter; I stays I.
+fn fitting(before: &str, word: String) -> String {
+    let begins_sentence =
+        before.trim_end().is_empty() || before.trim_end().ends_with(['.', '!', '?', ':']);
+    if begins_sentence || word.starts_with("I ") || word.starts_with("I'") {
+        return word;
+    }
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}
+
 /// A user as others write the name.
 pub(super) fn name_of(user: &str) -> String {
     let mut letters = user.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 #[cfg(test)]
@@ -164,16 +243,36 @@ mod tests {
         let phrases = Phrases::load().unwrap();
         let mut rng = StdRng::seed_from_u64(1);
         let room = ["alice", "ben", "carmen", "dmitri", "emeka"];
-        let words = phrases.lists.values().flat_map(|list| list.words.iter().copied());
-        let lines = phrases.threads.iter().flat_map(|thread| &thread.lines).map(|line| line.text);
+        let words = phrases
+            .lists
+            .values()
+            .flat_map(|list| list.words.iter().copied());
+        let lines = phrases
+            .threads
+            .iter()
+            .flat_map(|thread| &thread.lines)
+            .map(|line| line.text);
         for text in words.chain(lines) {
-            for gap in text.split('{').skip(1).map(|rest| rest.split_once('}').unwrap().0) {
+            for gap in text
+                .split('{')
+                .skip(1)
+                .map(|rest| rest.split_once('}').unwrap().0)
+            {
                 let name = gap.trim_start_matches('~');
-                let number = name.split_once('-').is_some_and(|(low, high)| low.parse::<u32>().unwrap() < high.parse().unwrap());
-                let known = number || name == "someone" || "ABCDEF".contains(name) || phrases.lists.contains_key(name);
+                let number = name
+                    .split_once('-')
+                    .is_some_and(|(low, high)| low.parse::<u32>().unwrap() < high.parse().unwrap());
+                let known = number
+                    || name == "someone"
+                    || "ABCDEF".contains(name)
+                    || phrases.lists.contains_key(name);
                 assert!(known, "{{{gap}}} in {text}");
             }
-            let mut bound = Bound { room: &room, speakers: vec!["alice", "ben", "carmen"], ..Bound::default() };
+            let mut bound = Bound {
+                room: &room,
+                speakers: vec!["alice", "ben", "carmen"],
+                ..Bound::default()
+            };
             let filled = phrases.fill(text, &mut bound, &mut rng);
             assert!(!filled.contains(['{', '}', '~']), "{filled}");
         }

@@ -22,7 +22,10 @@ pub(super) const SMALL: [Small; 5] = [
             ("ben", "are you at the workshop already?"),
             ("alice", "Since nine. The cargo bike is done"),
             ("ben", "you're fast"),
-            ("alice", "Emeka did the hard part. Can you bring the key for the cellar?"),
+            (
+                "alice",
+                "Emeka did the hard part. Can you bring the key for the cellar?",
+            ),
             ("ben", "it's in my jacket, i think"),
             ("alice", "You think?"),
             ("ben", "it's in my jacket"),
@@ -46,7 +49,10 @@ pub(super) const SMALL: [Small; 5] = [
         lines: &[
             ("fumiko", "The plumber was here"),
             ("alice", "And?"),
-            ("fumiko", "He took a photo of the boiler to show it to his colleagues"),
+            (
+                "fumiko",
+                "He took a photo of the boiler to show it to his colleagues",
+            ),
             ("alice", "Oh no"),
             ("fumiko", "He is coming back with one of them on Friday"),
         ],
@@ -56,7 +62,10 @@ pub(super) const SMALL: [Small; 5] = [
         kind: ConversationKind::Direct,
         title: None,
         lines: &[
-            ("carmen", "Did you see the poster? They put the wrong Saturday on it"),
+            (
+                "carmen",
+                "Did you see the poster? They put the wrong Saturday on it",
+            ),
             ("emeka", "I am printing new ones."),
             ("carmen", "You're the best 😊"),
         ],
@@ -89,6 +98,18 @@ pub(super) const IN_ROOMS: [(&str, &[(&str, &str)]); 3] = [
             ("ines", "Where are the apples now?"),
         ],
     ),
-    ("climbing", &[("greta", "Quarry on Wednesday, who's in?"), ("hassan", "Me!")]),
-    ("flat-12", &[("fumiko", "Boiler: Friday, two plumbers, between eight and noon")]),
+    (
+        "climbing",
+        &[
+            ("greta", "Quarry on Wednesday, who's in?"),
+            ("hassan", "Me!"),
+        ],
+    ),
+    (
+        "flat-12",
+        &[(
+            "fumiko",
+            "Boiler: Friday, two plumbers, between eight and noon",
+        )],
+    ),
 ];

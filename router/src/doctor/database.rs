@@ -1,5 +1,6 @@
 //! One database: does it answer, may we write, does it keep what it acknowledges, is its clock right?
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::db::{Connection, Database, Dialect, Value};
@@ -40,33 +41,88 @@ pub(super) struct Examination {
 }
 
 /// Connects to `url` and looks at it.
-pub(super) async fn examine(subject: &str, url: &DatabaseUrl, role: Role, pool: &PoolSettings, lanes: u32) -> Examination {
-    let one = PoolSettings { max_connections: 1, ..pool.clone() };
+pub(super) async fn examine(
+    subject: &str,
+    url: &DatabaseUrl,
+    role: Role,
+    pool: &PoolSettings,
+    lanes: u32,
+) -> Examination {
+    if let Some(file) = missing_file(url) {
+        let remedy = "`backscroll migrate` or `backscroll serve` makes it; if it was there before, bring it back from a backup first";
+        return Examination {
+            findings: vec![Finding::failure(
+                subject,
+                format!("there is no file {file}"),
+                remedy,
+            )],
+            fences: None,
+        };
+    }
+    let one = PoolSettings {
+        max_connections: 1,
+        ..pool.clone()
+    };
     let database = match Database::open(url, &one, 1) {
         Ok(database) => database,
-        Err(error) => return Examination { findings: vec![unreachable(subject, url, &error)], fences: None },
+        Err(error) => {
+            return Examination {
+                findings: vec![unreachable(subject, url, &error)],
+                fences: None,
+            };
+        }
     };
     let needed = pool.max_connections + if role == Role::Primary { lanes } else { 0 };
     let outcome = tokio::time::timeout(PATIENCE, look(subject, url, role, needed, &database)).await;
     database.close().await;
     match outcome.unwrap_or(Err(Error::DeadlineExceeded)) {
         Ok(examination) => examination,
-        Err(error) => Examination { findings: vec![unreachable(subject, url, &error)], fences: None },
+        Err(error) => Examination {
+            findings: vec![unreachable(subject, url, &error)],
+            fences: None,
+        },
     }
+}
+
+/// Opening a SQLite file that is not there would make it.
+fn missing_file(url: &DatabaseUrl) -> Option<&str> {
+    let file = url.0.strip_prefix("sqlite://")?;
+    (!Path::new(file).exists()).then_some(file)
 }
 
 fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
     let remedy = "check that the server runs, that this machine may connect to it, and the address and password in the configuration";
-    Finding::failure(subject, format!("{} does not answer: {error}", url.redacted()), remedy)
+    Finding::failure(
+        subject,
+        format!("{} does not answer: {error}", url.redacted()),
+        remedy,
+    )
 }
 
-async fn look(subject: &str, url: &DatabaseUrl, role: Role, connections_needed: u32, database: &Database) -> Result<Examination> {
+async fn look(
+    subject: &str,
+    url: &DatabaseUrl,
+    role: Role,
+    connections_needed: u32,
+    database: &Database,
+) -> Result<Examination> {
     let mut connection = database.writer(Instant::now() + PATIENCE).await?;
     let dialect = connection.dialect();
     let begin = Instant::now();
-    let version = text(&mut connection, if dialect == Dialect::MySql { VERSION_MYSQL } else { VERSION_SQLITE }).await?;
+    let version = text(
+        &mut connection,
+        if dialect == Dialect::MySql {
+            VERSION_MYSQL
+        } else {
+            VERSION_SQLITE
+        },
+    )
+    .await?;
     let latency = begin.elapsed().as_secs_f64() * 1000.0;
-    let mut findings = vec![Finding::ok(subject, format!("{} answers in {latency:.1} ms ({version})", url.redacted()))];
+    let mut findings = vec![Finding::ok(
+        subject,
+        format!("{} answers in {latency:.1} ms ({version})", url.redacted()),
+    )];
     if dialect == Dialect::MySql {
         findings.extend(clock(subject, &mut connection).await?);
         findings.extend(server(subject, role, connections_needed, &mut connection).await?);
@@ -75,7 +131,11 @@ async fn look(subject: &str, url: &DatabaseUrl, role: Role, connections_needed: 
         findings.extend(may_write(subject, role, &mut connection).await);
     }
     // Without its schema it has no fences; that is a finding of its own.
-    let fences = if role == Role::Primary { fence::all(&mut connection).await.ok() } else { None };
+    let fences = if role == Role::Primary {
+        fence::all(&mut connection).await.ok()
+    } else {
+        None
+    };
     Ok(Examination { findings, fences })
 }
 
@@ -98,21 +158,44 @@ async fn clock(subject: &str, connection: &mut Connection) -> Result<Option<Find
     let ours = before.midpoint(after);
     let off = Duration::from_millis(theirs.abs_diff(ours));
     Ok((off > CLOCK_TOLERANCE).then(|| {
-        let detail = format!("its clock is {:.1} s {} this machine's", off.as_secs_f64(), if theirs > ours { "ahead of" } else { "behind" });
-        Finding::warning(subject, detail, "synchronise the clocks of both machines (NTP): messages carry the router's time")
+        let detail = format!(
+            "its clock is {:.1} s {} this machine's",
+            off.as_secs_f64(),
+            if theirs > ours { "ahead of" } else { "behind" }
+        );
+        Finding::warning(
+            subject,
+            detail,
+            "synchronise the clocks of both machines (NTP): messages carry the router's time",
+        )
     }))
 }
 
-async fn server(subject: &str, role: Role, connections_needed: u32, connection: &mut Connection) -> Result<Vec<Finding>> {
+async fn server(
+    subject: &str,
+    role: Role,
+    connections_needed: u32,
+    connection: &mut Connection,
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     if role != Role::Replica && int(connection, DURABILITY_MYSQL).await? != 1 {
         let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
-        findings.push(Finding::warning(subject, detail, "set innodb_flush_log_at_trx_commit = 1 on that server"));
+        findings.push(Finding::warning(
+            subject,
+            detail,
+            "set innodb_flush_log_at_trx_commit = 1 on that server",
+        ));
     }
     let allowed = int(connection, CONNECTIONS_MYSQL).await?;
     if i64::from(connections_needed) > allowed {
-        let detail = format!("the server allows {allowed} connections, one router may open {connections_needed}");
-        findings.push(Finding::warning(subject, detail, "raise max_connections there, or lower pool.max_connections here"));
+        let detail = format!(
+            "the server allows {allowed} connections, one router may open {connections_needed}"
+        );
+        findings.push(Finding::warning(
+            subject,
+            detail,
+            "raise max_connections there, or lower pool.max_connections here",
+        ));
     }
     Ok(findings)
 }
@@ -133,13 +216,19 @@ async fn may_write(subject: &str, role: Role, connection: &mut Connection) -> Op
         Err(error) if is_unknown_table(&error) => None, // the schema is not there; that is a finding of its own
         Err(error) => {
             let remedy = "grant the account SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER and INDEX on its database, and make sure that it is not read-only";
-            Some(Finding::failure(subject, format!("cannot be written: {error}"), remedy))
+            Some(Finding::failure(
+                subject,
+                format!("cannot be written: {error}"),
+                remedy,
+            ))
         }
     }
 }
 
 fn is_unknown_table(error: &Error) -> bool {
-    let Error::Database(error) = error else { return false };
+    let Error::Database(error) = error else {
+        return false;
+    };
     let text = error.to_string();
     // MySQL's ER_NO_SUCH_TABLE, and SQLite's only way to say it.
     text.contains("1146") || text.contains("no such table")

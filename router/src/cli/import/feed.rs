@@ -59,7 +59,10 @@ impl Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = self.first.iter().map(|(line, what)| format!("  line {line}: {what}"));
+        let lines = self
+            .first
+            .iter()
+            .map(|(line, what)| format!("  line {line}: {what}"));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))?;
         let unnamed = self.count - self.first.len() as u64;
         if unnamed > 0 {
@@ -92,7 +95,16 @@ impl Feed {
     /// A feed and the queues that its writers read from.
     pub(super) fn new(owner: Option<UserId>, skip_bad: bool) -> (Self, Vec<mpsc::Receiver<Batch>>) {
         let (writers, queues) = (0..WRITERS).map(|_| mpsc::channel(QUEUED_BATCHES)).unzip();
-        (Self { writers, owner, skip_bad, channels: HashMap::new(), held_bytes: 0 }, queues)
+        (
+            Self {
+                writers,
+                owner,
+                skip_bad,
+                channels: HashMap::new(),
+                held_bytes: 0,
+            },
+            queues,
+        )
     }
 
     /// Reads all lines, or up to the first bad one unless those are skipped, and sends what was read to the writers.
@@ -108,7 +120,12 @@ impl Feed {
     }
 
     fn read(&mut self, lines: &mut LineReader, rejected: &mut Rejected) -> anyhow::Result<()> {
-        while let Some(Line { number, record, bytes }) = lines.next()? {
+        while let Some(Line {
+            number,
+            record,
+            bytes,
+        }) = lines.next()?
+        {
             match record {
                 Ok(record) => {
                     if self.take(record, bytes).is_err() {
@@ -129,11 +146,14 @@ impl Feed {
 
     fn take(&mut self, record: HistoryRecord, bytes: usize) -> Result<(), NobodyWrites> {
         let name = record.channel.clone();
-        let channel = self.channels.entry(name.clone()).or_insert_with(|| Channel {
-            owner: self.owner.clone().unwrap_or_else(|| record.user.clone()),
-            records: Vec::new(),
-            bytes: 0,
-        });
+        let channel = self
+            .channels
+            .entry(name.clone())
+            .or_insert_with(|| Channel {
+                owner: self.owner.clone().unwrap_or_else(|| record.user.clone()),
+                records: Vec::new(),
+                bytes: 0,
+            });
         channel.records.push(record);
         channel.bytes += bytes;
         self.held_bytes += bytes;
@@ -147,19 +167,34 @@ impl Feed {
     }
 
     fn send(&mut self, name: &str) -> Result<(), NobodyWrites> {
-        let Some(channel) = self.channels.get_mut(name).filter(|channel| !channel.records.is_empty()) else { return Ok(()) };
+        let Some(channel) = self
+            .channels
+            .get_mut(name)
+            .filter(|channel| !channel.records.is_empty())
+        else {
+            return Ok(());
+        };
         self.held_bytes -= channel.bytes;
         channel.bytes = 0;
-        let batch = Batch { channel: name.to_owned(), owner: channel.owner.clone(), records: std::mem::take(&mut channel.records) };
+        let batch = Batch {
+            channel: name.to_owned(),
+            owner: channel.owner.clone(),
+            records: std::mem::take(&mut channel.records),
+        };
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         #[expect(clippy::cast_possible_truncation, reason = "any spread will do")]
         let writer = hasher.finish() as usize % self.writers.len();
-        self.writers[writer].blocking_send(batch).map_err(|_| NobodyWrites)
+        self.writers[writer]
+            .blocking_send(batch)
+            .map_err(|_| NobodyWrites)
     }
 
     fn send_all(&mut self) -> Result<(), NobodyWrites> {
-        let waiting = self.channels.iter().filter(|(_, channel)| !channel.records.is_empty());
+        let waiting = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| !channel.records.is_empty());
         let names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
         names.iter().try_for_each(|name| self.send(name))
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use backscroll_shard::ids::{KeyFunction, UserId};
-use backscroll_shard::model::{HistoryRecord, Timestamp};
+use backscroll_shard::import::check_record;
+use backscroll_shard::model::HistoryRecord;
 use backscroll_shard::settings::StoreSettings;
 
 use super::source::Source;
@@ -13,9 +14,6 @@ use crate::cli::BadInput;
 
 /// Longest line, in bytes. A record with the largest content, attachments and metadata that the limits allow is shorter.
 const LINE_MAX_BYTES: usize = 4 << 20;
-
-/// Most characters of a conversation's name.
-const CHANNEL_MAX_CHARACTERS: usize = 255;
 
 /// What a line of the input is.
 pub(super) struct Line {
@@ -31,6 +29,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Rules {
     key_function: KeyFunction,
+    attachments_bytes: usize,
 }
 
 impl Rules {
@@ -39,7 +38,11 @@ impl Rules {
     /// # Errors
     /// When `owner` cannot be placed on the key space.
     pub(super) fn new(settings: &StoreSettings, owner: Option<&UserId>) -> Result<Self, BadInput> {
-        let rules = Self { key_function: settings.keyspace.function };
+        let attachments_bytes = settings.limits.attachments_bytes as usize;
+        let rules = Self {
+            key_function: settings.keyspace.function,
+            attachments_bytes,
+        };
         match owner.map(|owner| rules.user("--owner", owner)) {
             Some(Err(what)) => Err(BadInput(what)),
             _ => Ok(rules),
@@ -53,25 +56,32 @@ impl Rules {
         }
     }
 
+    /// What the store would refuse, said here so that the line can be named.
     fn check(&self, record: &HistoryRecord) -> Result<(), String> {
-        let characters = record.channel.chars().count();
-        if characters == 0 || characters > CHANNEL_MAX_CHARACTERS {
-            return Err(format!("channel: has {characters} characters; 1 to {CHANNEL_MAX_CHARACTERS} are possible"));
-        }
-        let in_range = |at: i64| (0..=Timestamp::MAX.0).contains(&at);
-        for (field, at) in [("at", Some(record.at)), ("editedAt", record.edited_at), ("deletedAt", record.deleted_at)] {
-            if let Some(at) = at.filter(|at| !in_range(*at)) {
-                return Err(format!("{field}: {at} is not a number of milliseconds from 1970 to the year 9999"));
+        check_record(record).map_err(|error| error.to_string())?;
+        if let Some(list) = &record.attachments {
+            if list.get().len() > self.attachments_bytes {
+                return Err(format!(
+                    "attachments: at most {} bytes (limits.attachments_bytes)",
+                    self.attachments_bytes
+                ));
             }
+            serde_json::from_str::<Vec<Object>>(list.get())
+                .map_err(|_| "attachments: must be a list of JSON objects")?;
         }
-        for (field, text) in [("channel", &record.channel), ("text", &record.text)] {
-            if text.contains('\0') {
-                return Err(format!("{field}: contains a NUL character"));
-            }
+        for (field, json) in [
+            ("reactions", &record.reactions),
+            ("metadata", &record.metadata),
+        ] {
+            let Some(json) = json else { continue };
+            serde_json::from_str::<Object>(json.get())
+                .map_err(|_| format!("{field}: must be a JSON object"))?;
         }
         self.user("user", &record.user)
     }
 }
+
+type Object = serde_json::Map<String, serde_json::Value>;
 
 /// Reads records line by line. Empty lines are passed over.
 pub(super) struct LineReader {
@@ -84,7 +94,12 @@ pub(super) struct LineReader {
 impl LineReader {
     /// Reads from `source`.
     pub(super) fn new(source: Source, rules: Arc<Rules>) -> Self {
-        Self { source, rules, buffer: Vec::new(), number: 0 }
+        Self {
+            source,
+            rules,
+            buffer: Vec::new(),
+            number: 0,
+        }
     }
 
     /// The next line that is not empty; `None` at the end.
@@ -97,7 +112,12 @@ impl LineReader {
             let line = self.number + 1;
             let limit = LINE_MAX_BYTES as u64 + 1;
             let context = || format!("cannot read line {line}");
-            let bytes = self.source.by_ref().take(limit).read_until(b'\n', &mut self.buffer).with_context(context)?;
+            let bytes = self
+                .source
+                .by_ref()
+                .take(limit)
+                .read_until(b'\n', &mut self.buffer)
+                .with_context(context)?;
             if bytes == 0 {
                 return Ok(None);
             }
@@ -105,7 +125,11 @@ impl LineReader {
             if bytes > LINE_MAX_BYTES && self.buffer.last() != Some(&b'\n') {
                 self.source.skip_until(b'\n').with_context(context)?;
                 let record = Err(format!("is longer than {LINE_MAX_BYTES} bytes"));
-                return Ok(Some(Line { number: line, record, bytes }));
+                return Ok(Some(Line {
+                    number: line,
+                    record,
+                    bytes,
+                }));
             }
             let mut text = self.buffer.as_slice();
             if line == 1 {
@@ -115,7 +139,11 @@ impl LineReader {
                 continue;
             }
             let record = parse(text).and_then(|record| self.rules.check(&record).map(|()| record));
-            return Ok(Some(Line { number: line, record, bytes }));
+            return Ok(Some(Line {
+                number: line,
+                record,
+                bytes,
+            }));
         }
     }
 }
@@ -133,12 +161,18 @@ fn explain(text: &[u8]) -> String {
     };
     let path = error.path().to_string();
     let message = error.inner().to_string();
-    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _position)| message);
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message.as_str(), |(message, _position)| message);
     let column = error.inner().column();
     if error.inner().is_syntax() || error.inner().is_eof() {
         return format!("is not JSON: {message} (column {column})");
     }
-    if path == "." { message.to_owned() } else { format!("{path}: {message}") }
+    if path == "." {
+        message.to_owned()
+    } else {
+        format!("{path}: {message}")
+    }
 }
 
 #[cfg(test)]
@@ -147,19 +181,40 @@ mod tests {
 
     const GOOD: &str = r#"{"channel":"zig","user":"7","at":1507466702000,"text":"hello"}"#;
 
-    fn read(input: impl Into<Vec<u8>>, function: KeyFunction) -> Vec<(u64, Result<HistoryRecord, String>)> {
-        let mut reader = LineReader::new(Source::of(input), Arc::new(Rules { key_function: function }));
-        std::iter::from_fn(|| reader.next().unwrap()).map(|line| (line.number, line.record)).collect()
+    fn read(
+        input: impl Into<Vec<u8>>,
+        function: KeyFunction,
+    ) -> Vec<(u64, Result<HistoryRecord, String>)> {
+        let mut reader = LineReader::new(
+            Source::of(input),
+            Arc::new(Rules {
+                key_function: function,
+                attachments_bytes: 100,
+            }),
+        );
+        std::iter::from_fn(|| reader.next().unwrap())
+            .map(|line| (line.number, line.record))
+            .collect()
     }
 
     fn problem(line: &str) -> String {
-        read(line, KeyFunction::Hashed).pop().unwrap().1.unwrap_err()
+        read(line, KeyFunction::Hashed)
+            .pop()
+            .unwrap()
+            .1
+            .unwrap_err()
     }
 
     #[test]
     fn empty_lines_and_a_byte_order_mark_are_passed_over() {
-        let lines = read(format!("\u{FEFF}{GOOD}\r\n\n  \n{GOOD}"), KeyFunction::Hashed);
-        assert_eq!(lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 4]);
+        let lines = read(
+            format!("\u{FEFF}{GOOD}\r\n\n  \n{GOOD}"),
+            KeyFunction::Hashed,
+        );
+        assert_eq!(
+            lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+            [1, 4]
+        );
         assert!(lines.iter().all(|(_, record)| record.is_ok()));
     }
 
@@ -167,19 +222,54 @@ mod tests {
     fn a_bad_line_says_what_is_wrong_with_it() {
         let cases = [
             ("nonsense", "is not JSON: expected ident (column 2)"),
-            (r#"{"channel":"zig","user":"a","at":1"#, "is not JSON: EOF while parsing an object (column 34)"),
-            (r#"{"channel":"zig","user":"a","at":1}"#, "missing field `text`"),
-            (r#"{"channel":"zig","user":7,"at":1,"text":"x"}"#, "user: invalid type: integer `7`, expected a string"),
-            (r#"{"channel":"zig","user":"","at":1,"text":"x"}"#, "user: a user id has 1 to 64 bytes"),
-            (r#"{"channel":"","user":"a","at":1,"text":"x"}"#, "channel: has 0 characters; 1 to 255 are possible"),
-            (r#"{"channel":"zig","user":"a","at":-1,"text":"x"}"#, "at: -1 is not a number of milliseconds from 1970 to the year 9999"),
-            (r#"{"channel":"zig","user":"a","at":1,"text":"\u0000"}"#, "text: contains a NUL character"),
+            (
+                r#"{"channel":"zig","user":"a","at":1"#,
+                "is not JSON: EOF while parsing an object (column 34)",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1}"#,
+                "missing field `text`",
+            ),
+            (
+                r#"{"channel":"zig","user":7,"at":1,"text":"x"}"#,
+                "user: invalid type: integer `7`, expected a string",
+            ),
+            (
+                r#"{"channel":"zig","user":"","at":1,"text":"x"}"#,
+                "user: a user id has 1 to 64 bytes",
+            ),
+            (
+                r#"{"channel":"","user":"a","at":1,"text":"x"}"#,
+                "channel: 1 to 255 characters",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":-1,"text":"x"}"#,
+                "at: milliseconds since 1970, up to the year 9999",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1,"text":"x","reactions":[]}"#,
+                "reactions: must be a JSON object",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1,"text":"x","attachments":[1]}"#,
+                "attachments: must be a list of JSON objects",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1,"text":"\u0000"}"#,
+                "text: must not contain a NUL character",
+            ),
         ];
         for (line, expected) in cases {
             assert_eq!(problem(line), expected, "{line}");
         }
-        assert!(problem(r#"{"channel":"zig","user":"a","at":1,"text":"x","colour":1}"#).starts_with("colour: unknown field `colour`"));
-        assert_eq!(problem(&format!("{GOOD} {GOOD}")), "has something after the record; write one record a line");
+        assert!(
+            problem(r#"{"channel":"zig","user":"a","at":1,"text":"x","colour":1}"#)
+                .starts_with("colour: unknown field `colour`")
+        );
+        assert_eq!(
+            problem(&format!("{GOOD} {GOOD}")),
+            "has something after the record; write one record a line"
+        );
     }
 
     #[test]
@@ -188,7 +278,10 @@ mod tests {
         let lines = read(format!("{GOOD}\n{named}\n"), KeyFunction::Numeric);
         assert!(lines[0].1.is_ok());
         let problem = lines[1].1.as_ref().unwrap_err();
-        assert!(problem.contains("`pupp`") && problem.contains("decimal number"), "{problem}");
+        assert!(
+            problem.contains("`pupp`") && problem.contains("decimal number"),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -24,21 +24,30 @@ impl Source {
     /// Opens the file at `path`, or standard input for `-`, and looks whether it is compressed.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let open = || -> io::Result<Self> {
-            if path == Path::new("-") { Self::detect(io::stdin()) } else { Self::detect(File::open(path)?) }
+            if path == Path::new("-") {
+                Self::detect(io::stdin())
+            } else {
+                Self::detect(File::open(path)?)
+            }
         };
         open().with_context(|| format!("cannot read {}", path.display()))
     }
 
     fn detect(mut raw: impl Read + Send + 'static) -> io::Result<Self> {
         let mut start = Vec::with_capacity(ZSTD_MAGIC.len());
-        raw.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut start)?;
+        raw.by_ref()
+            .take(ZSTD_MAGIC.len() as u64)
+            .read_to_end(&mut start)?;
         let is_zstd = start == ZSTD_MAGIC;
         let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(start).chain(raw));
         if !is_zstd {
             return Ok(Self(Box::new(whole)));
         }
         let plain = zstd::stream::read::Decoder::with_buffer(whole)?;
-        Ok(Self(Box::new(BufReader::with_capacity(BUFFER_BYTES, plain))))
+        Ok(Self(Box::new(BufReader::with_capacity(
+            BUFFER_BYTES,
+            plain,
+        ))))
     }
 
     #[cfg(test)]
@@ -77,7 +86,10 @@ mod tests {
         let compress = |text: &str| zstd::encode_all(text.as_bytes(), 3).unwrap();
         assert_eq!(read(b"plain".to_vec()).unwrap(), "plain");
         assert_eq!(read(compress("one frame")).unwrap(), "one frame");
-        assert_eq!(read([compress("two "), compress("frames")].concat()).unwrap(), "two frames");
+        assert_eq!(
+            read([compress("two "), compress("frames")].concat()).unwrap(),
+            "two frames"
+        );
         assert_eq!(read(vec![]).unwrap(), "");
         assert_eq!(read(b"{}".to_vec()).unwrap(), "{}");
     }

@@ -42,8 +42,19 @@ pub(super) struct Imported {
 ///
 /// # Errors
 /// At the first batch that cannot be stored; running the import again goes on there.
-pub(super) async fn write_all(store: &StoreRef, queues: Vec<Receiver<Batch>>, tally: &Tally) -> anyhow::Result<Vec<Imported>> {
-    let writers = queues.into_iter().map(|queue| Writer { store, tally, channels: HashMap::new() }.run(queue));
+pub(super) async fn write_all(
+    store: &StoreRef,
+    queues: Vec<Receiver<Batch>>,
+    tally: &Tally,
+) -> anyhow::Result<Vec<Imported>> {
+    let writers = queues.into_iter().map(|queue| {
+        Writer {
+            store,
+            tally,
+            channels: HashMap::new(),
+        }
+        .run(queue)
+    });
     let mut imported: Vec<Imported> = try_join_all(writers).await?.into_iter().flatten().collect();
     imported.sort_by(|a, b| a.title.cmp(&b.title));
     Ok(imported)
@@ -67,9 +78,15 @@ struct Channel {
 impl Writer<'_> {
     async fn run(mut self, mut queue: Receiver<Batch>) -> anyhow::Result<Vec<Imported>> {
         while let Some(batch) = queue.recv().await {
-            self.write(&batch).await.with_context(|| format!("conversation `{}`", batch.channel))?;
+            self.write(&batch)
+                .await
+                .with_context(|| format!("conversation `{}`", batch.channel))?;
         }
-        let imported = |(title, channel): (String, Channel)| Imported { id: channel.id, title, messages: channel.position };
+        let imported = |(title, channel): (String, Channel)| Imported {
+            id: channel.id,
+            title,
+            messages: channel.position,
+        };
         Ok(self.channels.into_iter().map(imported).collect())
     }
 
@@ -80,7 +97,11 @@ impl Writer<'_> {
             Entry::Vacant(unknown) => {
                 let begin = || store.import_begin(&batch.channel, &batch.owner);
                 let (id, stored_before) = patiently(begin).await?;
-                unknown.insert(Channel { id, stored_before, position: 0 })
+                unknown.insert(Channel {
+                    id,
+                    stored_before,
+                    position: 0,
+                })
             }
         };
         let begin = channel.position;
@@ -103,13 +124,25 @@ impl Writer<'_> {
 impl Channel {
     /// Of a conversation that was begun before, the first message and the last one stored must be the input's. Otherwise
     /// this is another history under the same name, and skipping its beginning would lose it.
-    async fn require_same(&self, store: &Store, begin: u64, records: &[HistoryRecord]) -> anyhow::Result<()> {
+    async fn require_same(
+        &self,
+        store: &Store,
+        begin: u64,
+        records: &[HistoryRecord],
+    ) -> anyhow::Result<()> {
         let last = self.stored_before;
-        let to_check = [1, last].into_iter().filter(|position| (begin + 1..=begin + records.len() as u64).contains(position));
+        let to_check = [1, last]
+            .into_iter()
+            .filter(|position| (begin + 1..=begin + records.len() as u64).contains(position));
         for position in to_check {
             let stored = patiently(|| store.export(self.id, Seq(position - 1), 2)).await?;
             // After the import, people may have gone on talking: then the last one cannot be told by its number.
-            let Some((_, stored)) = stored.first().filter(|_| position == 1 || stored.len() == 1) else { continue };
+            let Some((_, stored)) = stored
+                .first()
+                .filter(|_| position == 1 || stored.len() == 1)
+            else {
+                continue;
+            };
             let index = usize::try_from(position - begin - 1)?;
             let given = records.get(index).context("the position is in the batch")?;
             if (&stored.user, stored.at) != (&given.user, given.at) {
@@ -126,19 +159,26 @@ impl Channel {
 }
 
 /// Calls until it succeeds, fails for good, or the patience is at an end. Both calls of an import can be repeated.
-async fn patiently<T, F: Future<Output = StoreResult<T>>>(call: impl Fn() -> F) -> anyhow::Result<T> {
+async fn patiently<T, F: Future<Output = StoreResult<T>>>(
+    call: impl Fn() -> F,
+) -> anyhow::Result<T> {
     let give_up_at = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(100);
     loop {
         match call().await {
             Ok(value) => return Ok(value),
-            Err(error) if error.is_retryable() && !matches!(error, Error::Closing) && Instant::now() + pause < give_up_at => {
+            Err(error)
+                if error.is_retryable()
+                    && !matches!(error, Error::Closing)
+                    && Instant::now() + pause < give_up_at =>
+            {
                 tracing::warn!(%error, "trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) if error.is_retryable() => {
-                return Err(anyhow::Error::new(error).context("gave up; run the same command again, it goes on where it stopped"));
+                return Err(anyhow::Error::new(error)
+                    .context("gave up; run the same command again, it goes on where it stopped"));
             }
             Err(error @ Error::Invalid(_)) => return Err(BadInput(error.to_string()).into()),
             Err(error) => return Err(error.into()),

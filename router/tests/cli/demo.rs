@@ -1,0 +1,147 @@
+//! `serve --demo`: what a first-time user pastes works, and a second start finds the same.
+
+use serde_json::Value;
+
+use crate::harness::{Sandbox, get, paste};
+
+/// Up to and with the third command.
+const PRINTED: usize = 18;
+
+#[test]
+fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve(&["--demo"], PRINTED);
+    let commands: Vec<&String> = server
+        .printed
+        .iter()
+        .filter(|line| line.starts_with("curl "))
+        .collect();
+    assert_eq!(commands.len(), 3, "{:#?}", server.printed);
+
+    let list = paste(commands[0]);
+    let conversations = list["conversations"].as_array().unwrap();
+    assert_eq!(conversations.len(), 5);
+    assert!(
+        conversations
+            .iter()
+            .any(|conversation| conversation["kind"] == "direct")
+    );
+    assert!(
+        conversations
+            .iter()
+            .any(|conversation| conversation["kind"] == "group")
+    );
+
+    let page = paste(commands[1]);
+    let messages = page["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 5);
+    assert_eq!(
+        (&page["hasMoreBefore"], &page["hasMoreAfter"]),
+        (&Value::Bool(true), &Value::Bool(true))
+    );
+    let two_years_ago = jiff::Timestamp::now().as_second() - 2 * 365 * 86_400;
+    let sent: jiff::Timestamp = messages[4]["createdAt"].as_str().unwrap().parse().unwrap();
+    assert!(sent.as_second() < two_years_ago, "{sent}");
+
+    let said = paste(commands[2]);
+    assert_eq!(said["content"], "Hello from the command line");
+    let head = page["headSeq"].as_u64().unwrap();
+    assert_eq!(said["seq"], head + 1);
+    let room = said["conversationId"].as_str().unwrap().to_owned();
+    server.stop();
+
+    // The token that `backscroll token` makes is good for the demo as well.
+    let token = sandbox.run(&["token", "--user", "ben"]).exits(0).stdout;
+    let server = sandbox.serve(&["--demo"], PRINTED);
+    let (status, page) = get(
+        &format!(
+            "{}/chat/conversations/{room}/messages?limit=1",
+            server.url()
+        ),
+        token.trim(),
+    );
+    assert_eq!((status, page["headSeq"].as_u64()), (200, Some(head + 1)));
+    let (status, list) = get(
+        &format!("{}/chat/conversations?limit=50", server.url()),
+        token.trim(),
+    );
+    assert_eq!(
+        (status, list["conversations"].as_array().unwrap().len()),
+        (200, 6)
+    );
+}
+
+#[test]
+fn a_demo_that_was_killed_while_it_was_filled_is_filled_by_the_next_start() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["serve", "--demo", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let data = sandbox.path("backscroll-data/demo");
+    let give_up_at = std::time::Instant::now() + crate::harness::PATIENCE;
+    while !data.exists() || crate::harness::imported(&data) == 0 {
+        assert!(std::time::Instant::now() < give_up_at);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let in_between = crate::harness::imported(&data);
+
+    let server = sandbox.serve(&["--demo"], PRINTED);
+    server.stop();
+    let whole = crate::harness::imported(&data);
+    assert!(
+        in_between < whole,
+        "it was killed in the middle: {in_between} of {whole}"
+    );
+
+    // The same history as one that was filled at once, up to the moment at which it ends.
+    let note = std::fs::read_to_string(data.join("demo.json")).unwrap();
+    let other = Sandbox::new();
+    std::fs::create_dir_all(other.path("backscroll-data/demo")).unwrap();
+    let unfilled = serde_json::from_str::<Value>(&note)
+        .map(|note| serde_json::json!({ "until": note["until"] }))
+        .unwrap();
+    other.write("backscroll-data/demo/demo.json", unfilled.to_string());
+    other.serve(&["--demo"], PRINTED).stop();
+    assert_eq!(
+        crate::harness::imported(&other.path("backscroll-data/demo")),
+        whole
+    );
+    let room = serde_json::from_str::<Value>(&note).unwrap()["filled"]["room"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let export = |sandbox: &Sandbox| {
+        let folder = "backscroll-data/demo";
+        let command = sandbox
+            .command(&["export", "--conversation", &room])
+            .env("BACKSCROLL_DATA_DIR", folder)
+            .spawn()
+            .unwrap();
+        crate::harness::finish(command).exits(0).stdout
+    };
+    let (killed, at_once) = (export(&sandbox), export(&other));
+    let imported_lines = |text: &str| text.lines().count() - 4; // the newest four are sent, at the time of sending
+    let history = |text: &str| {
+        text.lines()
+            .take(imported_lines(text))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(history(&killed), history(&at_once));
+}
+
+#[test]
+fn it_does_not_touch_databases_that_are_configured() {
+    let sandbox = Sandbox::new().on_databases(&[
+        "mysql://127.0.0.1:1/a".into(),
+        "mysql://127.0.0.1:1/b".into(),
+    ]);
+    let outcome = sandbox.run(&["serve", "--demo"]).exits(1);
+    assert!(
+        outcome
+            .stderr
+            .contains("take `shards` and `directory.url` out"),
+        "{outcome:?}"
+    );
+}

@@ -1,0 +1,14 @@
+//! The command line as an operator meets it: the real binary, its output, its exit codes, killed and started again.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that cannot do its work fails the test that called it"
+)]
+
+mod config;
+mod databases;
+mod demo;
+mod export;
+mod harness;
+mod help;
+mod import;
+mod token;
