@@ -1,0 +1,7 @@
+//! The archive tier: what is older than the hot rows, on an object store, in files that plain tools read.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
+
+pub mod object_store;

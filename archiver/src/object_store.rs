@@ -1,0 +1,236 @@
+//! Objects: byte strings that are created once under a key, never changed, and deleted when nothing names them any more.
+//!
+//! The archive keeps its segments here, and media their files. Two backends hold them: [`disk`] for the embedded
+//! default, [`s3`] for S3 and what speaks its protocol. What they have in common is around them: [`deadline`],
+//! [`metered`], [`limit`], [`retry`] and [`single_flight`] are layers ([`layer`]), put together by [`open`]; [`faults`]
+//! is one more, for tests. [`transfer`] builds whole uploads, downloads and listings from the calls of
+//! [`ObjectStore`]; [`probe`] tries a configured store out.
+//!
+//! - INV-OBJECT: there is no call that changes an object. [`ObjectStore::put`] and [`ObjectStore::complete_upload`]
+//!   create; where a key is taken by other content they fail. A store that cannot tell (`conditional_put = false`) is
+//!   safe because its callers choose keys that are unique.
+//! - Every call carries a bounded number of bytes, so that memory, deadlines and retries are bounded too (INV-BOUND):
+//!   a large object is uploaded in parts and read in ranges.
+//! - Every call may be made again: creating the same content twice succeeds, a part replaces its earlier attempt, what
+//!   is gone can be deleted.
+//!
+//! A crash leaves behind at most an unfinished upload, which no reader sees; [`transfer::abort_unfinished`] removes it.
+//! A bucket's life-cycle rule "abort incomplete multipart uploads" does so too.
+
+pub mod deadline;
+pub mod disk;
+mod error;
+pub mod faults;
+mod key;
+pub mod layer;
+pub mod limit;
+pub mod metered;
+pub mod probe;
+pub mod retry;
+pub mod s3;
+mod settings;
+pub mod single_flight;
+pub mod transfer;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backscroll_shard::model::Timestamp;
+use bytes::Bytes;
+
+pub use error::{ErrorKind, Operation, Result, StoreError};
+pub use key::{InvalidKey, KEY_MAX_BYTES, KeyPrefix, ObjectKey};
+pub use settings::{ChecksumMode, ObjectStoreSettings, Secret, StoreKind};
+
+use deadline::Deadline;
+use layer::Layered;
+use limit::Limit;
+use metered::Metered;
+use retry::Retry;
+use single_flight::SingleFlight;
+
+/// Most objects in a page of a listing.
+pub const PAGE_OBJECTS: usize = 1000;
+
+/// Most parts of an upload.
+pub const UPLOAD_PARTS: u32 = 10_000;
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was created, by the store's clock.
+    pub created_at: Timestamp,
+}
+
+/// A stretch of a listing, in the order of the keys' bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// At most [`PAGE_OBJECTS`] objects.
+    pub objects: Vec<ObjectMeta>,
+    /// There are more after these.
+    pub more: bool,
+}
+
+/// An object that is being uploaded in parts. No reader sees it before it is complete.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Upload {
+    /// The key that it will have.
+    pub key: ObjectKey,
+    /// The store's name for the upload.
+    pub id: String,
+}
+
+/// An upload that was neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    /// The upload.
+    pub upload: Upload,
+    /// When it was started, by the store's clock.
+    pub started_at: Timestamp,
+}
+
+/// A part that was taken by the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The store's mark of its content.
+    pub tag: String,
+    /// The checksum under which it travelled, where one did.
+    pub checksum: Option<String>,
+}
+
+/// Named byte strings that never change.
+///
+/// A call that fails may have had its effect; making it again is safe. Cancelling a call is as if it had failed.
+#[async_trait]
+pub trait ObjectStore: fmt::Debug + Send + Sync {
+    /// Where it is, for people: a folder, or a bucket and its endpoint.
+    fn location(&self) -> String;
+
+    /// The size in bytes of every part of an upload except the last, which may be smaller.
+    fn part_size(&self) -> usize;
+
+    /// Creates an object. To do so again with the same content is no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] when the key has other content, where the store can tell (INV-OBJECT).
+    async fn put(&self, key: &ObjectKey, content: Bytes) -> Result<()>;
+
+    /// The bytes of an object from `range.start` to before `range.end`: all of them, or an error. An empty range is
+    /// read without asking the store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::OutOfRange`] when the object ends before the range does.
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes>;
+
+    /// What is known of an object.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`].
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta>;
+
+    /// The first objects whose keys begin with `prefix` and come after `after`. What is created or deleted meanwhile
+    /// may be in it or not. Objects that this program cannot have made, by their keys, are left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage>;
+
+    /// Deletes an object. That there is none is no error.
+    ///
+    /// # Errors
+    /// When it may still be there.
+    async fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Begins to upload an object in parts.
+    ///
+    /// # Errors
+    /// When it cannot be begun. The key is looked at in the end only.
+    async fn start_upload(&self, key: &ObjectKey) -> Result<Upload>;
+
+    /// Uploads part `number`, from 1 to [`UPLOAD_PARTS`]; each but the last has [`ObjectStore::part_size`] bytes. A part
+    /// that is uploaded again replaces the earlier one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the upload was completed or aborted.
+    async fn upload_part(&self, upload: &Upload, number: u32, content: Bytes) -> Result<Part>;
+
+    /// Makes the object of its parts, 1 to the last without a gap. To do so again is no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] when the key is taken, where the store can tell (INV-OBJECT);
+    /// [`ErrorKind::NotFound`] when the upload was aborted.
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<()>;
+
+    /// Gives an upload up and frees what it took. That there is none is no error.
+    ///
+    /// # Errors
+    /// When it may still be there.
+    async fn abort_upload(&self, upload: &Upload) -> Result<()>;
+
+    /// Some of the uploads that are neither completed nor aborted and come after `after`; empty at the end.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or does not list them ([`ErrorKind::Unsupported`]).
+    async fn unfinished_uploads(&self, after: Option<&Upload>) -> Result<Vec<UnfinishedUpload>>;
+
+    /// An address from which anybody may read the object until `valid_for` has passed. `None` where the store has no
+    /// address that clients reach: its bytes then go through the caller.
+    ///
+    /// # Errors
+    /// When the address cannot be signed.
+    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>>;
+}
+
+/// Opens the configured store with everything around it. Nothing is asked of it yet: [`probe::probe`] does.
+///
+/// # Errors
+/// When the settings are wrong (see [`ObjectStoreSettings::check`]), or the folder cannot be made.
+pub async fn open(settings: &ObjectStoreSettings) -> Result<Arc<dyn ObjectStore>> {
+    let problems = settings.check();
+    if !problems.is_empty() {
+        return Err(StoreError::new(
+            ErrorKind::Misconfigured,
+            Operation::Open,
+            "object store",
+            problems.join("; "),
+        ));
+    }
+    let backend: Arc<dyn ObjectStore> = match settings.kind {
+        StoreKind::Disk => {
+            Arc::new(disk::DiskStore::open(&settings.path, settings.part_size).await?)
+        }
+        StoreKind::S3 => Arc::new(s3::S3Store::open(settings).await?),
+    };
+    Ok(compose(backend, settings))
+}
+
+/// Puts the layers around a backend. From the inside: each request has a deadline and is counted, only so many are
+/// under way at once, those that failed in passing are made again, and who reads the same bytes shares one request.
+#[must_use]
+pub fn compose(
+    backend: Arc<dyn ObjectStore>,
+    settings: &ObjectStoreSettings,
+) -> Arc<dyn ObjectStore> {
+    let store = Layered::around(
+        backend,
+        Deadline::new(settings.request_timeout.0, settings.min_throughput),
+    );
+    let store = Layered::around(store, Metered);
+    let store = Layered::around(
+        store,
+        Limit::new(settings.max_requests, settings.request_timeout.0),
+    );
+    let store = Layered::around(store, Retry::new(settings.max_attempts));
+    Layered::around(store, SingleFlight::default())
+}

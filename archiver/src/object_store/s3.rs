@@ -1,0 +1,473 @@
+//! Objects in a bucket of S3, or of a store that speaks its protocol.
+//!
+//! - INV-OBJECT: objects and uploads are created with `If-None-Match: *`. Stores that do not know it refuse the call
+//!   (`conditional_put = false` leaves the header out) or ignore it, which [`probe`](super::probe) finds out. Callers
+//!   choose unique keys, so that is a second belt, not the first.
+//! - A put that finds its key taken compares the content: it may be its own earlier attempt.
+//! - What arrives is checked for its length against the range asked for, and for the checksums that the store sends.
+//!   Ranges have none: whoever keeps digests checks them.
+//! - A crash leaves behind at most an unfinished multipart upload.
+//!
+//! Retries and deadlines of the SDK are off: the layers around this do both. Credentials come from the settings, or from
+//! the SDK's usual chain: environment, shared profile, web identity, container, machine.
+
+mod client;
+mod errors;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use backscroll_shard::model::Timestamp;
+use bytes::Bytes;
+
+use super::error::{ErrorKind, Operation, Result, StoreError};
+use super::key::{KeyPrefix, ObjectKey};
+use super::settings::{ChecksumMode, ObjectStoreSettings};
+use super::{ListPage, ObjectMeta, ObjectStore, PAGE_OBJECTS, Part, UnfinishedUpload, Upload};
+use errors::failed;
+
+/// "Only if there is none."
+const ANY: &str = "*";
+
+/// A store in a bucket.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+    /// Signs addresses for clients, who may reach the store by another address than this process.
+    public: Client,
+    bucket: String,
+    endpoint: Option<String>,
+    checksum: Option<ChecksumAlgorithm>,
+    condition: Option<&'static str>,
+    part_size: usize,
+}
+
+impl S3Store {
+    /// Makes a client. Nothing is asked of the store, and credentials are looked for with the first request.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn open(settings: &ObjectStoreSettings) -> Result<Self> {
+        let sdk = client::sdk_config(settings).await;
+        let client =
+            Client::from_conf(client::config(&sdk, settings, settings.endpoint.as_deref()).build());
+        let public = settings
+            .public_endpoint
+            .as_deref()
+            .or(settings.endpoint.as_deref());
+        Ok(Self {
+            client,
+            public: Client::from_conf(client::config(&sdk, settings, public).build()),
+            bucket: settings.bucket.clone(),
+            endpoint: settings.endpoint.clone(),
+            checksum: (settings.checksum == ChecksumMode::WhenSupported)
+                .then_some(ChecksumAlgorithm::Crc32),
+            condition: settings.conditional_put.then_some(ANY),
+            part_size: settings.part_size,
+        })
+    }
+
+    /// Whether the object has this content. `false` also when there is none any more.
+    async fn has(&self, key: &ObjectKey, content: &Bytes) -> Result<bool> {
+        match self.head(key).await {
+            Ok(meta) if meta.size != content.len() as u64 => Ok(false),
+            Ok(meta) => Ok(self.get_range(key, 0..meta.size).await? == *content),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    fn location(&self) -> String {
+        match &self.endpoint {
+            Some(endpoint) => format!("bucket {} at {endpoint}", self.bucket),
+            None => format!("bucket {} at Amazon S3", self.bucket),
+        }
+    }
+
+    fn part_size(&self) -> usize {
+        self.part_size
+    }
+
+    async fn put(&self, key: &ObjectKey, content: Bytes) -> Result<()> {
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let put = put
+            .set_if_none_match(self.condition.map(Into::into))
+            .body(ByteStream::from(content.clone()));
+        let Err(error) = put.send().await else {
+            return Ok(());
+        };
+        let error = failed(Operation::Put, key, &error);
+        if error.kind() == ErrorKind::AlreadyExists
+            && self
+                .has(key, &content)
+                .await
+                .map_err(|error| error.during(Operation::Put))?
+        {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let get = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .range(header);
+        let mut output = get
+            .send()
+            .await
+            .map_err(|error| failed(Operation::GetRange, key, &error))?;
+        check_range(key, &range, &output)?;
+        let body = std::mem::replace(&mut output.body, ByteStream::from_static(b""));
+        let broken = |detail: &dyn std::fmt::Display| {
+            StoreError::new(ErrorKind::Damaged, Operation::GetRange, key, detail)
+        };
+        let content = body
+            .collect()
+            .await
+            .map_err(|error| broken(&errors::chain(&error)))?
+            .into_bytes();
+        let expected = range.end - range.start;
+        if content.len() as u64 != expected {
+            return Err(broken(&format_args!(
+                "{} bytes came instead of {expected}",
+                content.len()
+            )));
+        }
+        Ok(content)
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta> {
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let output = head
+            .send()
+            .await
+            .map_err(|error| failed(Operation::Head, key, &error))?;
+        Ok(ObjectMeta {
+            key: key.clone(),
+            size: size(output.content_length()),
+            created_at: timestamp(output.last_modified()),
+        })
+    }
+
+    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage> {
+        let mut after = after.map(|key| key.as_str().to_owned());
+        loop {
+            let list = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix.as_str());
+            let list = list
+                .set_start_after(after)
+                .max_keys(i32::try_from(PAGE_OBJECTS).unwrap_or(i32::MAX));
+            let output = list
+                .send()
+                .await
+                .map_err(|error| failed(Operation::List, prefix, &error))?;
+            let objects = output.contents().iter().filter_map(|object| {
+                let key = ObjectKey::new(object.key()?).ok()?;
+                Some(ObjectMeta {
+                    key,
+                    size: size(object.size()),
+                    created_at: timestamp(object.last_modified()),
+                })
+            });
+            let page = ListPage {
+                objects: objects.collect(),
+                more: output.is_truncated() == Some(true),
+            };
+            after = output
+                .contents()
+                .last()
+                .and_then(|object| object.key())
+                .map(ToOwned::to_owned);
+            // A page of nothing but foreign keys is passed over.
+            if !page.objects.is_empty() || !page.more || after.is_none() {
+                return Ok(page);
+            }
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<()> {
+        let delete = self
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        match delete
+            .send()
+            .await
+            .map_err(|error| failed(Operation::Delete, key, &error))
+        {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn start_upload(&self, key: &ObjectKey) -> Result<Upload> {
+        let create = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let create = create.set_checksum_algorithm(self.checksum.clone());
+        let output = create
+            .send()
+            .await
+            .map_err(|error| failed(Operation::StartUpload, key, &error))?;
+        match output.upload_id {
+            Some(id) => Ok(Upload {
+                key: key.clone(),
+                id,
+            }),
+            None => Err(StoreError::new(
+                ErrorKind::Refused,
+                Operation::StartUpload,
+                key,
+                "the store gave the upload no id",
+            )),
+        }
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, content: Bytes) -> Result<Part> {
+        let size = content.len() as u64;
+        let part = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(&upload.id);
+        let part = part
+            .set_checksum_algorithm(self.checksum.clone())
+            .part_number(part_number(number))
+            .body(content.into());
+        let output = part
+            .send()
+            .await
+            .map_err(|error| failed(Operation::UploadPart, &upload.key, &error))?;
+        let tag = output.e_tag.unwrap_or_default();
+        Ok(Part {
+            number,
+            size,
+            tag,
+            checksum: output.checksum_crc32,
+        })
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<()> {
+        let completed = |part: &Part| {
+            let part_of = CompletedPart::builder()
+                .part_number(part_number(part.number))
+                .e_tag(&part.tag);
+            part_of.set_checksum_crc32(part.checksum.clone()).build()
+        };
+        let all = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.iter().map(completed).collect()))
+            .build();
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str());
+        let complete = complete
+            .upload_id(&upload.id)
+            .multipart_upload(all)
+            .set_if_none_match(self.condition.map(Into::into));
+        let Err(error) = complete.send().await else {
+            return Ok(());
+        };
+        let error = failed(Operation::CompleteUpload, &upload.key, &error);
+        // It may have been completed by an earlier attempt. Keys are unique, so an object of this size under it is that.
+        let size: u64 = parts.iter().map(|part| part.size).sum();
+        let taken = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists);
+        if taken
+            && self
+                .head(&upload.key)
+                .await
+                .is_ok_and(|meta| meta.size == size)
+        {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<()> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(&upload.id);
+        match abort
+            .send()
+            .await
+            .map_err(|error| failed(Operation::AbortUpload, &upload.key, &error))
+        {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn unfinished_uploads(&self, after: Option<&Upload>) -> Result<Vec<UnfinishedUpload>> {
+        let mut marker = after.map(|upload| (upload.key.as_str().to_owned(), upload.id.clone()));
+        loop {
+            let (key, id) = marker.unzip();
+            let list = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .set_key_marker(key)
+                .set_upload_id_marker(id);
+            let output = list
+                .send()
+                .await
+                .map_err(|error| failed(Operation::ListUploads, "", &error))?;
+            let uploads = output.uploads().iter().filter_map(|upload| {
+                let key = ObjectKey::new(upload.key()?).ok()?;
+                let id = upload.upload_id()?.to_owned();
+                Some(UnfinishedUpload {
+                    upload: Upload { key, id },
+                    started_at: timestamp(upload.initiated()),
+                })
+            });
+            let found: Vec<UnfinishedUpload> = uploads.collect();
+            marker = output
+                .next_key_marker
+                .zip(output.next_upload_id_marker)
+                .filter(|_| output.is_truncated == Some(true));
+            if !found.is_empty() || marker.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>> {
+        let refused = |error: &dyn std::fmt::Display| {
+            StoreError::new(ErrorKind::Refused, Operation::SignUrl, key, error)
+        };
+        let terms = PresigningConfig::expires_in(valid_for).map_err(|error| refused(&error))?;
+        let get = self
+            .public
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let signed = get
+            .presigned(terms)
+            .await
+            .map_err(|error| failed(Operation::SignUrl, key, &error))?;
+        Ok(Some(signed.uri().to_owned()))
+    }
+}
+
+/// Whether what is about to come is the range asked for: a store may send the whole object, or as much as there is.
+fn check_range(key: &ObjectKey, range: &Range<u64>, output: &GetObjectOutput) -> Result<()> {
+    let sent = output.content_range().and_then(parse_content_range);
+    let Some((sent, total)) = sent else {
+        // No `Content-Range` is the whole object: right only if that is what was asked for.
+        let whole = range.start == 0 && size(output.content_length()) == range.end;
+        let detail = "the store sent the whole object instead of a range of it";
+        return if whole {
+            Ok(())
+        } else {
+            Err(StoreError::new(
+                ErrorKind::Unsupported,
+                Operation::GetRange,
+                key,
+                detail,
+            ))
+        };
+    };
+    if total.is_some_and(|total| range.end > total) {
+        let detail = format_args!(
+            "bytes {} to {} of {}",
+            range.start,
+            range.end,
+            total.unwrap_or_default()
+        );
+        return Err(StoreError::new(
+            ErrorKind::OutOfRange,
+            Operation::GetRange,
+            key,
+            detail,
+        ));
+    }
+    if sent != *range {
+        let detail = format_args!("bytes {sent:?} came instead of {range:?}");
+        return Err(StoreError::new(
+            ErrorKind::Damaged,
+            Operation::GetRange,
+            key,
+            detail,
+        ));
+    }
+    Ok(())
+}
+
+/// The range and the object's size of `bytes 0-99/1234`; the size may be `*`.
+fn parse_content_range(header: &str) -> Option<(Range<u64>, Option<u64>)> {
+    let (range, total) = header.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    Some((first..last.checked_add(1)?, total.parse().ok()))
+}
+
+fn part_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn size(length: Option<i64>) -> u64 {
+    length
+        .and_then(|length| u64::try_from(length).ok())
+        .unwrap_or(0)
+}
+
+fn timestamp(time: Option<&DateTime>) -> Timestamp {
+    Timestamp(time.and_then(|time| time.to_millis().ok()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(
+            parse_content_range("bytes 0-99/1234"),
+            Some((0..100, Some(1234)))
+        );
+        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5..6, None)));
+        for wrong in [
+            "",
+            "bytes */1234",
+            "bytes 1-/9",
+            "octets 0-1/2",
+            "bytes 0-18446744073709551615/1",
+        ] {
+            assert_eq!(parse_content_range(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! An S3 server in this process: the `s3s-fs` crate, and where it differs from S3 in what matters here, S3's behaviour.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub(crate) const BUCKET: &str = "archive";
+pub(crate) const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
+pub(crate) const SECRET_ACCESS_KEY: &str = "an-example-secret";
+
+/// How many uploads a page of a listing has: few, so that there are pages.
+const UPLOADS_PAGE: usize = 2;
+
+/// An answer that is given in place of the server's own.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// An error as S3 tells it.
+    pub(crate) fn error(status: u16, code: &str) -> Self {
+        let body = format!(
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on purpose</Message></Error>"
+        );
+        Self {
+            status,
+            headers: vec![("content-type", "application/xml".into())],
+            body: body.into(),
+        }
+    }
+}
+
+type Answers = Arc<Mutex<VecDeque<Answer>>>;
+
+/// The server; it ends when this is dropped.
+pub(crate) struct S3Server {
+    address: SocketAddr,
+    answers: Answers,
+    bucket: Arc<Bucket>,
+    _tasks: JoinSet<()>,
+}
+
+impl S3Server {
+    /// Serves a new bucket, kept in `folder`.
+    pub(crate) async fn start(folder: &Path) -> Self {
+        std::fs::create_dir(folder.join(BUCKET)).unwrap();
+        let bucket = Arc::new(Bucket {
+            files: FileSystem::new(folder).unwrap(),
+            uploads: Mutex::default(),
+            deaf: Mutex::new(false),
+        });
+        let mut builder = S3ServiceBuilder::new(Served(Arc::clone(&bucket)));
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
+        let service = builder.build();
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = Answers::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, service, Arc::clone(&answers)));
+        Self {
+            address,
+            answers,
+            bucket,
+            _tasks: tasks,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next requests get these answers.
+    pub(crate) fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.answers.lock().unwrap().extend(answers);
+    }
+
+    /// From now on, conditions of requests are passed over, as older stores do.
+    pub(crate) fn ignore_conditions(&self) {
+        *self.bucket.deaf.lock().unwrap() = true;
+    }
+}
+
+async fn accept(listener: TcpListener, service: S3Service, answers: Answers) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (service, answers) = (service.clone(), Arc::clone(&answers));
+        connections.spawn(async move {
+            let handler =
+                service_fn(move |request| answer(request, service.clone(), Arc::clone(&answers)));
+            // A client that goes away is no error here.
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), handler)
+                .await;
+        });
+    }
+}
+
+type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+async fn answer(
+    request: Request<Incoming>,
+    service: S3Service,
+    answers: Answers,
+) -> Result<Response<Body>, Infallible> {
+    let planned = answers.lock().unwrap().pop_front();
+    let Some(planned) = planned else {
+        let response = hyper::service::Service::call(&service, request)
+            .await
+            .unwrap();
+        return Ok(response.map(|body| BodyExt::boxed(body.map_err(Into::into))));
+    };
+    let _ = request.into_body().collect().await;
+    let mut response = Response::builder().status(planned.status);
+    for (name, value) in planned.headers {
+        response = response.header(name, value);
+    }
+    Ok(response
+        .body(
+            Full::new(planned.body)
+                .map_err(|never| match never {})
+                .boxed(),
+        )
+        .unwrap())
+}
+
+/// The bucket, and what `s3s-fs` does not keep of it.
+struct Bucket {
+    files: FileSystem,
+    /// By key and upload id.
+    uploads: Mutex<BTreeMap<(String, String), SystemTime>>,
+    deaf: Mutex<bool>,
+}
+
+impl Bucket {
+    /// `s3s-fs` makes a bucket by the way.
+    fn check_bucket(&self, name: &str) -> S3Result<()> {
+        if name == BUCKET {
+            Ok(())
+        } else {
+            Err(s3_error!(NoSuchBucket))
+        }
+    }
+
+    /// `s3s-fs` says of an upload that it does not know that access is denied.
+    fn check_upload(&self, key: &str, id: &str) -> S3Result<()> {
+        let known = self
+            .uploads
+            .lock()
+            .unwrap()
+            .contains_key(&(key.to_owned(), id.to_owned()));
+        if known {
+            Ok(())
+        } else {
+            Err(s3_error!(NoSuchUpload))
+        }
+    }
+
+    fn forget_upload(&self, key: &str, id: &str) {
+        self.uploads
+            .lock()
+            .unwrap()
+            .remove(&(key.to_owned(), id.to_owned()));
+    }
+}
+
+struct Served(Arc<Bucket>);
+
+#[async_trait::async_trait]
+impl S3 for Served {
+    async fn get_object(
+        &self,
+        request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        self.0.files.get_object(request).await
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.0.files.head_object(request).await
+    }
+
+    async fn put_object(
+        &self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.0.check_bucket(&request.input.bucket)?;
+        if *self.0.deaf.lock().unwrap() {
+            request.input.if_none_match = None;
+        }
+        self.0.files.put_object(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.0.files.delete_object(request).await
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        self.0.files.list_objects_v2(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let key = request.input.key.clone();
+        let response = self.0.files.create_multipart_upload(request).await?;
+        let id = response.output.upload_id.clone().unwrap();
+        self.0
+            .uploads
+            .lock()
+            .unwrap()
+            .insert((key, id), SystemTime::now());
+        Ok(response)
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.0
+            .check_upload(&request.input.key, &request.input.upload_id)?;
+        self.0.files.upload_part(request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let (key, id) = (request.input.key.clone(), request.input.upload_id.clone());
+        self.0.check_upload(&key, &id)?;
+        let response = self.0.files.complete_multipart_upload(request).await?;
+        self.0.forget_upload(&key, &id);
+        Ok(response)
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        let (key, id) = (request.input.key.clone(), request.input.upload_id.clone());
+        self.0.check_upload(&key, &id)?;
+        let response = self.0.files.abort_multipart_upload(request).await?;
+        self.0.forget_upload(&key, &id);
+        Ok(response)
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let after = request.input.key_marker.zip(request.input.upload_id_marker);
+        let uploads = self.0.uploads.lock().unwrap();
+        let mut following = uploads
+            .iter()
+            .filter(|(upload, _)| after.as_ref().is_none_or(|after| *upload > after));
+        let page: Vec<_> = following.by_ref().take(UPLOADS_PAGE).collect();
+        let upload = |(upload, started): &(&(String, String), &SystemTime)| MultipartUpload {
+            key: Some(upload.0.clone()),
+            upload_id: Some(upload.1.clone()),
+            initiated: Some(Timestamp::from(**started)),
+            ..MultipartUpload::default()
+        };
+        let output = ListMultipartUploadsOutput {
+            is_truncated: Some(following.next().is_some()),
+            next_key_marker: page.last().map(|(upload, _)| upload.0.clone()),
+            next_upload_id_marker: page.last().map(|(upload, _)| upload.1.clone()),
+            uploads: Some(page.iter().map(upload).collect()),
+            ..ListMultipartUploadsOutput::default()
+        };
+        Ok(S3Response::new(output))
+    }
+}

@@ -1,0 +1,297 @@
+//! S3 as it may be in the field: down, slow, lying, misconfigured.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use backscroll_archiver::object_store::s3::S3Store;
+use backscroll_archiver::object_store::transfer::put_stream;
+use backscroll_archiver::object_store::{
+    ChecksumMode, ErrorKind, ObjectStore as _, ObjectStoreSettings, Operation, compose,
+};
+use backscroll_shard::settings::Span;
+use backscroll_testkit::{Mode, Proxy};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::bed::{Bed, content, key, s3_settings};
+use crate::s3_server::Answer;
+
+/// What a GET of `url` from the server at `address` is answered, head and body.
+pub(crate) async fn http_get(address: SocketAddr, url: &str) -> String {
+    let (host, path) = url
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once('/')
+        .unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
+}
+
+/// A range that is answered with these headers and this body.
+fn partial(content_range: &str, body: Bytes) -> Answer {
+    Answer {
+        status: 206,
+        headers: vec![("content-range", content_range.into())],
+        body,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_store_is_asked_again() {
+    let bed = Bed::s3().await;
+    let server = bed.server.as_ref().unwrap();
+    server.answer([
+        Answer::error(503, "SlowDown"),
+        Answer::error(500, "InternalError"),
+        Answer::error(429, "TooManyRequests"),
+    ]);
+    bed.store.put(&key("a"), content(100)).await.unwrap();
+    server.answer([
+        Answer::error(400, "RequestTimeout"),
+        Answer::error(503, "ServiceUnavailable"),
+    ]);
+    assert_eq!(
+        bed.store.get_range(&key("a"), 0..100).await.unwrap(),
+        content(100)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_the_range_is_never_taken_for_it() {
+    let bed = Bed::s3().await;
+    let server = bed.server.as_ref().unwrap();
+    bed.store.put(&key("a"), content(1000)).await.unwrap();
+    let whole = Answer {
+        status: 200,
+        headers: vec![],
+        body: content(1000),
+    };
+    server.answer([whole.clone()]);
+    let error = bed.store.get_range(&key("a"), 0..100).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    server.answer([whole]);
+    assert_eq!(
+        bed.store.get_range(&key("a"), 0..1000).await.unwrap(),
+        content(1000),
+        "the whole was asked for"
+    );
+
+    // Another range, too few bytes, too many: each is asked for again.
+    let before = bed.faults.requests(Operation::GetRange);
+    server.answer([
+        partial("bytes 100-199/1000", content(100)),
+        partial("bytes 0-99/1000", content(99)),
+        partial("bytes 0-99/1000", content(101)),
+    ]);
+    assert_eq!(
+        bed.store.get_range(&key("a"), 0..100).await.unwrap(),
+        content(100)
+    );
+    assert_eq!(
+        bed.faults.requests(Operation::GetRange),
+        before + 4,
+        "three that were not taken, and one that was"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_told_apart() {
+    let bed = Bed::s3().await;
+    let url = bed.server.as_ref().unwrap().url();
+    let kind = async |change: fn(&mut ObjectStoreSettings)| {
+        let mut settings = s3_settings(&url);
+        change(&mut settings);
+        let store = S3Store::open(&settings).await.unwrap();
+        let error = store.put(&key("a"), content(10)).await.unwrap_err();
+        assert!(!error.to_string().contains("wrong-secret"), "{error}");
+        error.kind()
+    };
+    let wrong_secret = |settings: &mut ObjectStoreSettings| {
+        settings.secret_access_key = Some(serde_json::from_str("\"wrong-secret\"").unwrap());
+    };
+    assert_eq!(kind(wrong_secret).await, ErrorKind::Denied);
+    assert_eq!(
+        kind(|settings| settings.access_key_id = Some("AKIDOTHER".into())).await,
+        ErrorKind::Denied
+    );
+    assert_eq!(
+        kind(|settings| settings.bucket = "no-such-bucket".into()).await,
+        ErrorKind::Misconfigured
+    );
+    assert_eq!(
+        kind(|settings| settings.endpoint = Some("http://127.0.0.1:1".into())).await,
+        ErrorKind::Unavailable
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn down_stuck_and_back_again() {
+    let bed = Bed::s3().await;
+    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let mut settings = s3_settings(&format!("http://{}", proxy.address()));
+    settings.request_timeout = Span::millis(300);
+    settings.max_attempts = 2;
+    let store = compose(
+        std::sync::Arc::new(S3Store::open(&settings).await.unwrap()),
+        &settings,
+    );
+    store.put(&key("a"), content(100)).await.unwrap();
+
+    proxy.set(Mode::Cut).await;
+    let error = store.get_range(&key("a"), 0..100).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+
+    proxy.set(Mode::Hang).await;
+    let begun = Instant::now();
+    let error = store.get_range(&key("a"), 0..100).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+
+    proxy.set(Mode::Pass).await;
+    assert_eq!(
+        store.get_range(&key("a"), 0..100).await.unwrap(),
+        content(100)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thin_link_has_the_time_it_needs_and_no_more() {
+    let bed = Bed::s3().await;
+    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let mut settings = s3_settings(&format!("http://{}", proxy.address()));
+    settings.request_timeout = Span::millis(500);
+    settings.min_throughput = 100_000;
+    settings.max_attempts = 1;
+    let store = compose(
+        std::sync::Arc::new(S3Store::open(&settings).await.unwrap()),
+        &settings,
+    );
+    store.put(&key("a"), content(200_000)).await.unwrap();
+    proxy
+        .set(Mode::Throttle {
+            bytes_per_second: 200_000,
+        })
+        .await;
+    assert_eq!(
+        store.get_range(&key("a"), 0..200_000).await.unwrap(),
+        content(200_000)
+    );
+    proxy
+        .set(Mode::Throttle {
+            bytes_per_second: 20_000,
+        })
+        .await;
+    assert_eq!(
+        store
+            .get_range(&key("a"), 0..199_999)
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Timeout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_breaks_off_is_no_object() {
+    let bed = Bed::s3().await;
+    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let store = S3Store::open(&s3_settings(&format!("http://{}", proxy.address())))
+        .await
+        .unwrap();
+    store.put(&key("a"), content(1_000_000)).await.unwrap();
+    proxy
+        .set(Mode::Throttle {
+            bytes_per_second: 200_000,
+        })
+        .await;
+    let target = key("a");
+    let (read, ()) = tokio::join!(store.get_range(&target, 0..1_000_000), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        proxy.set(Mode::Cut).await;
+    });
+    let error = read.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.is_retryable());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_closed_without_an_answer_says_nothing_of_credentials() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = S3Store::open(&s3_settings(&format!(
+        "http://{}",
+        listener.local_addr().unwrap()
+    )))
+    .await
+    .unwrap();
+    let target = key("a");
+    let (head, ()) = tokio::join!(store.head(&target), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+    });
+    assert_eq!(head.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_checksum_modes_and_stores_without_conditions_work() {
+    for checksum in [ChecksumMode::WhenSupported, ChecksumMode::WhenRequired] {
+        for conditional_put in [true, false] {
+            let bed = Bed::s3_with(|settings| {
+                (settings.checksum, settings.conditional_put) = (checksum, conditional_put)
+            })
+            .await;
+            bed.store.put(&key("small"), content(1000)).await.unwrap();
+            assert_eq!(
+                bed.store.get_range(&key("small"), 0..1000).await.unwrap(),
+                content(1000)
+            );
+            let size = bed.store.part_size() + 1000;
+            let source = stream::iter([Ok(content(size))]);
+            assert_eq!(
+                put_stream(&*bed.store, &key("large"), source)
+                    .await
+                    .unwrap(),
+                size as u64
+            );
+            assert!(
+                bed.store
+                    .get_range(&key("large"), 0..size as u64)
+                    .await
+                    .unwrap()
+                    == content(size)
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_get_addresses_of_the_public_endpoint() {
+    let bed = Bed::s3().await;
+    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let mut settings = bed.settings.clone();
+    settings.public_endpoint = Some(format!("http://{}", proxy.address()));
+    let store = S3Store::open(&settings).await.unwrap();
+    store
+        .put(&key("a"), Bytes::from_static(b"public"))
+        .await
+        .unwrap();
+    let url = store
+        .signed_url(&key("a"), Duration::from_secs(60))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        url.starts_with(&format!("http://{}/", proxy.address())),
+        "{url}"
+    );
+    assert!(http_get(proxy.address(), &url).await.ends_with("public"));
+}
