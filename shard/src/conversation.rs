@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::db::{Connection, Row, Value, list_size, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, UserId};
@@ -17,6 +17,9 @@ use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::node::Shard;
 use crate::relay;
 use crate::seams::Event;
+
+/// Most rows in one statement that writes.
+pub(crate) const WRITE_ROWS: usize = 256;
 
 /// How many members a conversation's head and its list entries name.
 pub const FIRST_MEMBERS: usize = 5;
@@ -209,10 +212,10 @@ pub async fn heads(
         .collect()
 }
 
-/// Repeats the last value until there are a power of two, so that few statements are prepared.
+/// Repeats the last value up to a [`list_size`].
 pub(crate) fn pad(args: &mut Vec<Value<'_>>) {
     if let Some(last) = args.last().copied() {
-        args.resize(args.len().next_power_of_two(), last);
+        args.resize(list_size(args.len()), last);
     }
 }
 
@@ -225,45 +228,43 @@ pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
 }
 
 async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Result<()> {
-    let mut rest = heads;
-    while !rest.is_empty() {
-        let (chunk, after) = rest.split_at(1 << rest.len().ilog2());
-        let names: Vec<String> = chunk
-            .iter()
-            .map(|head| first_members_json(&head.first_members))
-            .collect();
-        let mut args = Vec::with_capacity(chunk.len() * HEAD_COLUMN_COUNT);
-        for (head, first_members) in chunk.iter().zip(&names) {
-            args.extend(values![
-                &head.id,
-                kind_code(head.kind),
-                head.title.as_deref(),
-                head.metadata.as_deref(),
-                &head.created_by,
-                head.created_at.0,
-                head.head_seq,
-                head.rev,
-                i64::try_from(head.member_count).unwrap_or(i64::MAX),
-                i64::from(head.relayed),
-                first_members.as_str(),
-                head.last.as_ref().map(|last| &last.sender_id),
-                head.last
-                    .as_ref()
-                    .map(|last| message_type_code(last.message_type)),
-                head.last.as_ref().map(|last| last.content.as_str()),
-                head.last_at.0,
-                head.oldest_hot_at.map(|at| at.0),
-                head.deleted_at.map(|at| at.0),
-            ]);
+    for chunk in heads.chunks(WRITE_ROWS) {
+        let first_members = |head: &&Head| first_members_json(&head.first_members);
+        let names: Vec<String> = padded(chunk).map(first_members).collect();
+        let mut args = Vec::with_capacity(names.len() * HEAD_COLUMN_COUNT);
+        for (head, first_members) in padded(chunk).zip(&names) {
+            args.extend(head_values(head, first_members));
         }
-        let statement = format!(
-            "{SAVE_HEADS}{}{update}",
-            rows_of(chunk.len(), HEAD_COLUMN_COUNT)
-        );
-        connection.execute(&statement, &args).await?;
-        rest = after;
+        let rows = rows_of(names.len(), HEAD_COLUMN_COUNT);
+        connection
+            .execute(&format!("{SAVE_HEADS}{rows}{update}"), &args)
+            .await?;
     }
     Ok(())
+}
+
+fn head_values<'a>(head: &'a Head, first_members: &'a str) -> [Value<'a>; HEAD_COLUMN_COUNT] {
+    values![
+        &head.id,
+        kind_code(head.kind),
+        head.title.as_deref(),
+        head.metadata.as_deref(),
+        &head.created_by,
+        head.created_at.0,
+        head.head_seq,
+        head.rev,
+        i64::try_from(head.member_count).unwrap_or(i64::MAX),
+        i64::from(head.relayed),
+        first_members,
+        head.last.as_ref().map(|last| &last.sender_id),
+        head.last
+            .as_ref()
+            .map(|last| message_type_code(last.message_type)),
+        head.last.as_ref().map(|last| last.content.as_str()),
+        head.last_at.0,
+        head.oldest_hot_at.map(|at| at.0),
+        head.deleted_at.map(|at| at.0),
+    ]
 }
 
 /// Writes a conversation that is new.

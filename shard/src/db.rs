@@ -129,6 +129,22 @@ pub fn rows_of(rows: usize, columns: usize) -> String {
     text
 }
 
+/// The smallest of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 … that is at least `n`. Lists in statements are given such sizes by
+/// repeating their last entry, so that few statements are prepared.
+#[must_use]
+pub fn list_size(n: usize) -> usize {
+    let power = n.next_power_of_two();
+    let between = power / 4 * 3;
+    if between >= n { between } else { power }
+}
+
+/// `rows` with the last one repeated up to a [`list_size`]: for upserts, which may name a row twice.
+pub(crate) fn padded<T>(rows: &[T]) -> impl Iterator<Item = &T> {
+    rows.iter()
+        .chain(rows.last().into_iter().cycle())
+        .take(list_size(rows.len()))
+}
+
 /// A value to bind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
@@ -384,7 +400,9 @@ impl Database {
         match &self.pools {
             Pools::MySql { lanes, .. } => {
                 let raw = self.timed(deadline, lanes.acquire()).await.map(Raw::MySql);
-                Ok(self.connection(raw?, deadline))
+                let mut connection = self.connection(raw?, deadline);
+                connection.begins_by_itself = true;
+                Ok(connection)
             }
             Pools::Sqlite { .. } => self.writer(deadline).await,
         }
@@ -412,6 +430,7 @@ impl Database {
             observer: None,
             busy: false,
             in_transaction: false,
+            begins_by_itself: false,
             #[cfg(feature = "explain")]
             watched: self.watched.clone(),
         }
@@ -471,13 +490,12 @@ fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result
         .collation("utf8mb4_bin")
         .statement_cache_capacity(512)
         .disable_statement_logging();
-    let pool = |size: u32, settings: &PoolSettings| {
+    let pool = |size: u32, idle_timeout: Duration, session: &'static str| {
         let settings = settings.clone();
         MySqlPoolOptions::new()
             .max_connections(size)
-            .min_connections(0)
             .acquire_timeout(settings.acquire_timeout.0)
-            .idle_timeout(settings.idle_timeout.0)
+            .idle_timeout(idle_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -487,19 +505,21 @@ fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result
             })
             .after_connect(move |connection, _meta| {
                 let settings = settings.clone();
-                Box::pin(async move { prepare_mysql_session(connection, &settings).await })
+                Box::pin(async move {
+                    prepare_mysql_session(connection, &settings).await?;
+                    connection.execute(session).await.map(drop)
+                })
             })
             .connect_lazy_with(options.clone())
     };
-    let shared = pool(settings.max_connections, settings);
-    let lane_settings = PoolSettings {
-        idle_timeout: crate::settings::Span::secs(3600),
-        ..settings.clone()
-    };
-    Ok(Pools::MySql {
-        shared,
-        lanes: pool(lanes, &lane_settings),
-    })
+    let shared = pool(
+        settings.max_connections,
+        settings.idle_timeout.0,
+        "SET autocommit = 1",
+    );
+    // Lanes keep their connection, and save the statement that would begin each of their transactions.
+    let lanes = pool(lanes, Duration::from_secs(3600), "SET autocommit = 0");
+    Ok(Pools::MySql { shared, lanes })
 }
 
 /// READ COMMITTED takes no gap locks, so that writers of neighbouring rows do not meet; every transaction here locks the
@@ -612,6 +632,8 @@ pub struct Connection {
     observer: Option<Arc<dyn Observer>>,
     busy: bool,
     in_transaction: bool,
+    /// Its session does not commit by itself: a transaction begins with its first statement.
+    begins_by_itself: bool,
     #[cfg(feature = "explain")]
     watched: Option<String>,
 }
@@ -764,11 +786,11 @@ impl Connection {
     /// # Errors
     /// As [`Connection::fetch_all`].
     pub async fn begin(&mut self) -> Result<()> {
-        let statement = match self.dialect() {
-            Dialect::MySql => "START TRANSACTION",
-            Dialect::Sqlite => "BEGIN IMMEDIATE",
-        };
-        self.execute_raw(statement).await?;
+        match self.dialect() {
+            Dialect::MySql if self.begins_by_itself => {}
+            Dialect::MySql => self.execute_raw("START TRANSACTION").await?,
+            Dialect::Sqlite => self.execute_raw("BEGIN IMMEDIATE").await?,
+        }
         self.in_transaction = true;
         Ok(())
     }
@@ -814,6 +836,15 @@ mod tests {
     fn lists_have_as_many_placeholders_as_asked() {
         assert_eq!(placeholders(3), "?, ?, ?");
         assert_eq!(placeholders(0), "");
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 7, 9, 13, 100].map(list_size),
+            [0, 1, 2, 3, 4, 6, 8, 12, 16, 128]
+        );
+        assert_eq!(
+            padded(&[1, 2, 3, 4, 5]).copied().collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5, 5]
+        );
+        assert_eq!(padded::<u8>(&[]).count(), 0);
         assert_eq!(rows_of(2, 2), "(?, ?), (?, ?)");
     }
 }

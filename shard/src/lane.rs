@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::conversation::{self, Head};
-use crate::db::{Connection, Dialect, Value, values};
+use crate::db::{Connection, Dialect, Value, padded, values};
 use crate::error::{Error, Result, is_contention};
 use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
@@ -540,22 +540,15 @@ async fn find_known<'a>(
             _ => None,
         })
         .collect();
-    let Some(any) = keys.iter().next().copied() else {
+    if keys.is_empty() {
         return Ok(HashMap::new());
-    };
-    let size = keys.len().next_power_of_two();
-    let padded: Vec<MessageKey<'a>> = keys
-        .iter()
-        .copied()
-        .chain(std::iter::repeat(any))
-        .take(size)
-        .collect();
-    let args: Vec<Value<'_>> = padded
-        .iter()
+    }
+    let keys: Vec<MessageKey<'a>> = keys.into_iter().collect();
+    let args: Vec<Value<'_>> = padded(&keys)
         .flat_map(|(id, user, key)| values![id, *user, key.as_bytes()])
         .collect();
     let condition = ["(conversation_id = ? AND sender_id = ? AND client_msg_id = ?)"]
-        .repeat(size)
+        .repeat(args.len() / 3)
         .join(" OR ");
     let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
     for row in connection

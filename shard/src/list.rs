@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::conversation::{Head, kind_code, kind_of};
-use crate::db::{Connection, Row, Value, rows_of, values};
+use crate::conversation::{Head, WRITE_ROWS, kind_code, kind_of};
+use crate::db::{Connection, Row, Value, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, ShardName, UserId, UserKey};
@@ -340,13 +340,12 @@ async fn take_revs(
             &args,
         )
         .await?;
-    let condition = ["(user_key = ? AND user_id = ?)"]
-        .repeat(users.len())
-        .join(" OR ");
-    let args: Vec<Value<'_>> = users
-        .iter()
+    let args: Vec<Value<'_>> = padded(&users)
         .flat_map(|(key, user, _)| values![key, *user])
         .collect();
+    let condition = ["(user_key = ? AND user_id = ?)"]
+        .repeat(args.len() / 2)
+        .join(" OR ");
     let taken: HashMap<&str, i64> = users
         .iter()
         .map(|(_, user, n)| (user.as_str(), *n))
@@ -367,14 +366,15 @@ async fn stored_entries<'a>(
     connection: &mut Connection,
     updates: &'a [EntryUpdate],
 ) -> Result<HashMap<(ConversationId, &'a UserId), (UserId, Entry)>> {
-    let keys: Vec<[u8; 8]> = updates.iter().map(|update| update.key.to_bytes()).collect();
-    let args: Vec<Value<'_>> = updates
+    let keys: Vec<([u8; 8], &EntryUpdate)> = updates
         .iter()
-        .zip(&keys)
-        .flat_map(|(update, key)| values![key, &update.user, &update.entry.conversation])
+        .map(|update| (update.key.to_bytes(), update))
+        .collect();
+    let args: Vec<Value<'_>> = padded(&keys)
+        .flat_map(|(key, update)| values![key, &update.user, &update.entry.conversation])
         .collect();
     let condition = ["(user_key = ? AND user_id = ? AND conversation_id = ?)"]
-        .repeat(updates.len())
+        .repeat(args.len() / 3)
         .join(" OR ");
     let rows = connection
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
@@ -399,29 +399,19 @@ async fn stored_entries<'a>(
 }
 
 async fn save(connection: &mut Connection, entries: &[(&EntryUpdate, Entry)]) -> Result<()> {
-    let mut rest = entries;
-    while !rest.is_empty() {
-        let size = 1 << rest.len().min(256).ilog2();
-        let (chunk, after) = rest.split_at(size);
-        let keys: Vec<[u8; 8]> = chunk
-            .iter()
+    for chunk in entries.chunks(WRITE_ROWS) {
+        let keys: Vec<[u8; 8]> = padded(chunk)
             .map(|(update, _)| update.key.to_bytes())
             .collect();
-        let mut args = Vec::with_capacity(size * (ENTRY_COLUMN_COUNT + 2));
-        for ((update, entry), key) in chunk.iter().zip(&keys) {
+        let mut args = Vec::with_capacity(keys.len() * (ENTRY_COLUMN_COUNT + 2));
+        for ((update, entry), key) in padded(chunk).zip(&keys) {
             args.extend(values![key, &update.user]);
             args.extend(entry_values(entry));
         }
+        let rows = rows_of(keys.len(), ENTRY_COLUMN_COUNT + 2);
         connection
-            .execute(
-                &format!(
-                    "{SAVE}{}{SAVE_UPDATE}",
-                    rows_of(size, ENTRY_COLUMN_COUNT + 2)
-                ),
-                &args,
-            )
+            .execute(&format!("{SAVE}{rows}{SAVE_UPDATE}"), &args)
             .await?;
-        rest = after;
     }
     Ok(())
 }

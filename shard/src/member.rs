@@ -1,7 +1,7 @@
 //! Members of a conversation: roles and watermarks.
 
-use crate::conversation::pad;
-use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::conversation::{WRITE_ROWS, pad};
+use crate::db::{Connection, Row, Value, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Member, Role, Timestamp};
@@ -126,14 +126,14 @@ pub async fn pairs(
     connection: &mut Connection,
     pairs: &[(ConversationId, &UserId)],
 ) -> Result<Vec<(ConversationId, Membership)>> {
-    let Some(last) = pairs.last() else {
+    if pairs.is_empty() {
         return Ok(Vec::new());
-    };
-    let size = pairs.len().next_power_of_two();
-    let padded = pairs.iter().chain(std::iter::repeat(last)).take(size);
-    let args: Vec<Value<'_>> = padded.flat_map(|(id, user)| values![id, *user]).collect();
+    }
+    let args: Vec<Value<'_>> = padded(pairs)
+        .flat_map(|(id, user)| values![id, *user])
+        .collect();
     let condition = ["(conversation_id = ? AND user_id = ?)"]
-        .repeat(size)
+        .repeat(args.len() / 2)
         .join(" OR ");
     let rows = connection
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
@@ -243,12 +243,9 @@ async fn upsert(
     members: &[(ConversationId, &Membership)],
     update: &str,
 ) -> Result<()> {
-    let mut rest = members;
-    while !rest.is_empty() {
-        let size = 1 << rest.len().min(256).ilog2();
-        let (chunk, after) = rest.split_at(size);
-        let mut args = Vec::with_capacity(7 * size);
-        for (id, member) in chunk {
+    for chunk in members.chunks(WRITE_ROWS) {
+        let mut args = Vec::with_capacity(7 * chunk.len());
+        for (id, member) in padded(chunk) {
             args.extend(values![
                 id,
                 &member.user,
@@ -259,10 +256,10 @@ async fn upsert(
                 member.joined_at.0,
             ]);
         }
+        let rows = rows_of(args.len() / 7, 7);
         connection
-            .execute(&format!("{UPSERT}{}{update}", rows_of(size, 7)), &args)
+            .execute(&format!("{UPSERT}{rows}{update}"), &args)
             .await?;
-        rest = after;
     }
     Ok(())
 }

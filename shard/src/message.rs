@@ -59,7 +59,7 @@ pub const COLUMNS: &str = "seq, rev, sender_id, client_msg_id, body_digest, mess
      reactions, metadata, edit_history, created_at, edited_at, deleted_at";
 const COLUMN_COUNT: usize = 15;
 
-/// Most rows in one INSERT. Batches are cut at powers of two below this, so that few statements are prepared.
+/// Most rows in one INSERT.
 const INSERT_ROWS: usize = 128;
 
 const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, \
@@ -172,21 +172,15 @@ pub async fn insert(
     connection: &mut Connection,
     rows: &[(ConversationId, StoredMessage)],
 ) -> Result<()> {
-    let mut rest = rows;
-    while !rest.is_empty() {
-        let size = 1 << rest.len().min(INSERT_ROWS).ilog2();
-        let (chunk, after) = rest.split_at(size);
+    for chunk in rows.chunks(INSERT_ROWS) {
         let args: Vec<Value<'_>> = chunk
             .iter()
             .flat_map(|(conversation, message)| message.values(conversation))
             .collect();
+        let rows = rows_of(chunk.len(), COLUMN_COUNT + 1);
         connection
-            .execute(
-                &format!("{INSERT}{}", rows_of(size, COLUMN_COUNT + 1)),
-                &args,
-            )
+            .execute(&format!("{INSERT}{rows}"), &args)
             .await?;
-        rest = after;
     }
     Ok(())
 }

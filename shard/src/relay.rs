@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{self, Head, pad};
-use crate::db::{Connection, Value, placeholders, rows_of, values};
+use crate::conversation::{self, Head, WRITE_ROWS, pad};
+use crate::db::{Connection, Value, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result, is_contention};
 use crate::ids::{ConversationId, UserId};
 use crate::list::{self, EntryUpdate};
@@ -33,6 +33,8 @@ const PASS_CONVERSATIONS: usize = 128;
 const PASS_MEMBERS: usize = 500;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
+/// How many times as long as a pass took the relay rests after it.
+const REST: u32 = 4;
 /// How long one pass may take.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -53,22 +55,19 @@ pub async fn mark(
     connection: &mut Connection,
     marks: &[(ConversationId, Option<&UserId>)],
 ) -> Result<()> {
-    let mut rest = marks;
-    while !rest.is_empty() {
-        let size = 1 << rest.len().min(256).ilog2();
-        let (chunk, after) = rest.split_at(size);
-        let mut args = Vec::with_capacity(3 * size);
-        for (id, user) in chunk {
+    for chunk in marks.chunks(WRITE_ROWS) {
+        let mut args = Vec::with_capacity(3 * chunk.len());
+        for (id, user) in padded(chunk) {
             args.extend(values![
                 id,
                 user.map_or(&[][..], |user| user.as_ref()),
                 rand::random::<i64>()
             ]);
         }
+        let rows = rows_of(args.len() / 3, 3);
         connection
-            .execute(&format!("{MARK}{}{MARK_UPDATE}", rows_of(size, 3)), &args)
+            .execute(&format!("{MARK}{rows}{MARK_UPDATE}"), &args)
             .await?;
-        rest = after;
     }
     Ok(())
 }
@@ -123,6 +122,7 @@ pub async fn run(
         for id in &pass {
             waiting.remove(id);
         }
+        let started = Instant::now();
         if !pass.is_empty()
             && let Err(error) = apply(&router, &shard, &pass, Instant::now() + PASS_DEADLINE).await
         {
@@ -133,7 +133,9 @@ pub async fn run(
                 return;
             }
         } else if !pass.is_empty() {
-            tokio::time::sleep(settings.interval.0).await;
+            // Under load lists may lag a little, so that most of the database's time is the senders'.
+            let rest = settings.interval.0.max(started.elapsed() * REST);
+            closing.run_until_cancelled(tokio::time::sleep(rest)).await;
         }
     }
 }

@@ -238,7 +238,7 @@ pub struct WriteSettings {
 impl Default for WriteSettings {
     fn default() -> Self {
         Self {
-            lanes: 4,
+            lanes: 2,
             max_batch: 128,
             queue: 1024,
             max_retries: 10,
@@ -261,7 +261,7 @@ pub struct RelaySettings {
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
-            interval: Span::millis(200),
+            interval: Span::millis(500),
             sweep_interval: Span::secs(5),
             max_members: 1000,
         }
