@@ -151,8 +151,13 @@ impl Config {
         };
         let mut problems = Vec::new();
         tree.overlay(environment, &mut problems);
+        let overrides = tree.overrides();
         let config = Self::compose(tree, &mut problems);
+        let misread = problems.len();
         check::check(&config, &mut problems);
+        for problem in &mut problems[misread..] {
+            problem.variables = overrides.source(&problem.key);
+        }
         if problems.is_empty() {
             Ok(config)
         } else {

@@ -4,7 +4,6 @@
 
 mod database;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,11 +87,11 @@ impl Finding {
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
     if config.is_embedded() {
-        let prepared = data_dir(&config.data_dir);
-        let nothing_there = prepared.verdict != Verdict::Ok;
-        findings.push(prepared);
+        let folder = data_dir(config);
+        let nothing_there = folder.verdict != Verdict::Ok;
+        findings.push(folder);
         if nothing_there {
-            return findings; // looking into databases would create them
+            return findings;
         }
     }
     findings.extend(identity(config).await);
@@ -146,22 +145,21 @@ fn configuration(config: &Config) -> Finding {
     )
 }
 
-fn data_dir(folder: &Path) -> Finding {
+fn data_dir(config: &Config) -> Finding {
+    let folder = &config.data_dir;
     let subject = format!("data folder {}", folder.display());
-    if !folder.exists() {
-        return Finding::warning(
-            &subject,
-            "is not there yet",
-            "nothing to do: the first `backscroll serve` or `import` makes it",
-        );
+    let shards = config.store.shards.iter().map(|shard| &shard.primary);
+    let mut databases = std::iter::once(&config.store.directory.url).chain(shards);
+    if !databases.any(|url| database::missing_file(url).is_none()) {
+        let remedy = "nothing to do: the first `backscroll serve` or `import` makes it";
+        return Finding::warning(&subject, "there is no data yet", remedy);
     }
     match tempfile::NamedTempFile::new_in(folder) {
         Ok(_) => Finding::ok(&subject, "can be written"),
-        Err(error) => Finding::failure(
-            &subject,
-            error.to_string(),
-            "give the account that runs backscroll the right to write there",
-        ),
+        Err(error) => {
+            let remedy = "give the account that runs backscroll the right to write there";
+            Finding::failure(&subject, error.to_string(), remedy)
+        }
     }
 }
 

@@ -69,8 +69,8 @@ async fn export(store: &Store, args: &Args) -> anyhow::Result<()> {
         );
     }
     Ok(out::line(format_args!(
-        "{} messages in {}",
-        out::grouped(tally.done()),
+        "{} in {}",
+        out::counted(tally.done(), "message"),
         path.display()
     ))?)
 }

@@ -98,7 +98,7 @@ struct Summary {
     /// Messages that an earlier run had stored.
     already_stored: u64,
     seconds: f64,
-    messages_per_second: f64,
+    messages_per_second: u64,
     #[serde(skip_serializing_if = "is_zero")]
     bad_lines: u64,
     /// By title.
@@ -186,8 +186,13 @@ async fn import(
     }
     let seconds = started.elapsed().as_secs_f64();
     let messages = tally.stored();
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let messages_per_second = (messages as f64 / seconds.max(0.001)).round();
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate for people"
+    )]
+    let messages_per_second = (messages as f64 / seconds.max(0.001)).round() as u64;
     let summary = Summary {
         messages,
         already_stored: tally.done() - messages,
@@ -202,27 +207,23 @@ async fn import(
 fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
     let Outcome { summary, rejected } = outcome;
     if rejected.count > 0 {
-        out::note(format_args!(
-            "left out {} bad lines:\n{rejected}",
-            out::grouped(rejected.count)
-        ));
+        let bad = out::counted(rejected.count, "bad line");
+        out::note(format_args!("left out {bad}:\n{rejected}"));
     }
     if args.json {
         return out::json(&summary);
     }
-    let stored = out::grouped(summary.messages);
     let conversations = summary.conversations.len();
     out::line(format_args!(
-        "{stored} messages in {conversations} conversation{}, {:.1} s, {:.0} messages/s",
-        if conversations == 1 { "" } else { "s" },
+        "{} in {}, {:.1} s, {} messages/s",
+        out::counted(summary.messages, "message"),
+        out::counted(conversations as u64, "conversation"),
         summary.seconds,
-        summary.messages_per_second
+        out::grouped(summary.messages_per_second)
     ))?;
     if summary.already_stored > 0 {
-        out::line(format_args!(
-            "{} messages were there already",
-            out::grouped(summary.already_stored)
-        ))?;
+        let already = out::counted(summary.already_stored, "message");
+        out::line(format_args!("{already} stored already"))?;
     }
     for Imported {
         id,
@@ -230,10 +231,8 @@ fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
         messages,
     } in summary.conversations.iter().take(NAMED)
     {
-        out::line(format_args!(
-            "  {id}  {title} ({} messages)",
-            out::grouped(*messages)
-        ))?;
+        let messages = out::counted(*messages, "message");
+        out::line(format_args!("  {id}  {title} ({messages})"))?;
     }
     if conversations > NAMED {
         out::line(format_args!(

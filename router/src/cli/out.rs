@@ -60,9 +60,22 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 message`, `2,000 messages`.
+pub(super) fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(counted(1, "message"), "1 message");
+        assert_eq!(counted(0, "message"), "0 messages");
+        assert_eq!(counted(2000, "message"), "2,000 messages");
+    }
 
     #[test]
     fn numbers_are_grouped_by_thousands() {

@@ -64,7 +64,7 @@ impl Progress {
     ) -> Self {
         let bar = std::io::stderr()
             .is_terminal()
-            .then(|| bar(activity, unit, total));
+            .then(|| bar(activity, total));
         Self {
             activity,
             unit,
@@ -99,53 +99,45 @@ impl Progress {
 
     fn show(&self) {
         let done = self.tally.done();
+        let figures = self.figures(done, self.started.elapsed());
         match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None => out::note(self.line(done, self.started.elapsed())),
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(figures);
+            }
+            None => out::note(format_args!("{}: {figures}", self.activity)),
         }
     }
 
+    /// How far, how fast, and how long still.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "figures for people"
     )]
-    fn line(&self, done: u64, elapsed: Duration) -> String {
+    fn figures(&self, done: u64, elapsed: Duration) -> String {
         let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-        let (activity, unit) = (self.activity, self.unit);
-        let so_far = out::grouped(done);
-        let rate_text = out::grouped(rate as u64);
+        let (unit, so_far, a_second) = (self.unit, out::grouped(done), out::grouped(rate as u64));
         match self.total {
             Some(total) if rate > 0.0 => {
                 let left = total.saturating_sub(done) as f64 / rate;
-                format!(
-                    "{activity}: {so_far} of {} {unit}, {rate_text}/s, {left:.0} s left",
-                    out::grouped(total)
-                )
+                let total = out::grouped(total);
+                format!("{so_far} of {total} {unit}, {a_second}/s, {left:.0} s left")
             }
-            _ => format!("{activity}: {so_far} {unit}, {rate_text}/s"),
+            _ => format!("{so_far} {unit}, {a_second}/s"),
         }
     }
 }
 
-fn bar(activity: &'static str, unit: &'static str, total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => {
-            let template = format!(
-                "{activity} {{bar:32}} {{human_pos}} of {{human_len}} {unit}  {{per_sec}}  {{eta}} left"
-            );
-            (ProgressBar::new(total), template)
-        }
-        None => (
-            ProgressBar::new_spinner(),
-            format!("{activity} {{spinner}} {{human_pos}} {unit}  {{per_sec}}  {{elapsed}}"),
-        ),
+fn bar(activity: &'static str, total: Option<u64>) -> ProgressBar {
+    let (bar, shape) = match total {
+        Some(total) => (ProgressBar::new(total), "{bar:32}"),
+        None => (ProgressBar::new_spinner(), "{spinner}"),
     };
     // A template of ours that cannot be read leaves the crate's own style.
-    bar.with_style(
-        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
+    let style = ProgressStyle::with_template(&format!("{activity} {shape} {{msg}}"));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 #[cfg(test)]
@@ -153,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_how_far_how_fast_and_how_long_still() {
+    fn it_says_how_far_how_fast_and_how_long_still() {
         let progress = |total| Progress {
             activity: "importing",
             unit: "messages",
@@ -164,16 +156,13 @@ mod tests {
         };
         let elapsed = Duration::from_secs(10);
         assert_eq!(
-            progress(Some(300_000)).line(100_000, elapsed),
-            "importing: 100,000 of 300,000 messages, 10,000/s, 20 s left"
+            progress(Some(300_000)).figures(100_000, elapsed),
+            "100,000 of 300,000 messages, 10,000/s, 20 s left"
         );
         assert_eq!(
-            progress(None).line(1234, elapsed),
-            "importing: 1,234 messages, 123/s"
+            progress(None).figures(1234, elapsed),
+            "1,234 messages, 123/s"
         );
-        assert_eq!(
-            progress(Some(10)).line(0, elapsed),
-            "importing: 0 messages, 0/s"
-        );
+        assert_eq!(progress(Some(10)).figures(0, elapsed), "0 messages, 0/s");
     }
 }

@@ -61,6 +61,16 @@ fn keys_of(section: &str) -> BTreeSet<String> {
 #[test]
 fn defaults_toml_says_what_the_code_does() {
     let loaded = Config::load(Some(&shipped("defaults.toml")), []).unwrap();
+    let (file, code) = (
+        loaded.to_toml().unwrap(),
+        Config::default().to_toml().unwrap(),
+    );
+    let differences: Vec<_> = file
+        .lines()
+        .zip(code.lines())
+        .filter(|(a, b)| a != b)
+        .collect();
+    assert!(differences.is_empty(), "(file, code): {differences:#?}");
     assert_eq!(loaded, Config::default());
 }
 
@@ -206,6 +216,11 @@ fn everything_wrong_is_reported_at_once() {
     assert!(
         message.contains("unknown field `listn`, expected one of `listen`"),
         "{message}"
+    );
+    let (_, semantic) = problems("", &[("BACKSCROLL_POOL__MAX_CONNECTIONS", "0")]);
+    assert!(
+        semantic.contains("10000 (from BACKSCROLL_POOL__MAX_CONNECTIONS)"),
+        "{semantic}"
     );
     assert!(
         message.contains("shards.1: missing field `name`"),

@@ -23,11 +23,24 @@ const SECRET_SECTIONS: [&str; 3] = ["auth", "directory", "shards"];
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     values: Table,
-    overrides: BTreeMap<String, Override>,
+    overrides: Overrides,
+}
+
+/// Which keys the environment gave.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overrides(BTreeMap<String, Override>);
+
+impl Overrides {
+    /// The variables that gave the value at `key`, or a part of it.
+    pub(super) fn source(&self, key: &str) -> Vec<String> {
+        let related = |path: &str| path == key || is_below(path, key) || is_below(key, path);
+        let given = self.0.iter().filter(|(path, _)| related(path));
+        given.map(|(_, given)| given.variable.clone()).collect()
+    }
 }
 
 /// A value that an environment variable gave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Override {
     variable: String,
     /// As it stands in the environment; a value that reads as TOML may be meant as text (`"true"` as a password).
@@ -40,7 +53,7 @@ impl Tree {
         match toml::from_str(text) {
             Ok(values) => Ok(Self {
                 values,
-                overrides: BTreeMap::new(),
+                overrides: Overrides::default(),
             }),
             // Not the error's own text: it quotes the line, and there may be a password in it.
             Err(error) => {
@@ -74,11 +87,17 @@ impl Tree {
             match place(&mut self.values, &path, toml_value(&text)) {
                 Ok(()) => {
                     self.overrides
+                        .0
                         .insert(dotted(&path), Override { variable, text });
                 }
                 Err(what) => problems.push(Problem::new(variable, what)),
             }
         }
+    }
+
+    /// Which keys the environment gave.
+    pub(super) fn overrides(&self) -> Overrides {
+        self.overrides.clone()
     }
 
     /// Whether the top-level `key` has a value.
@@ -121,7 +140,7 @@ impl Tree {
     pub(super) fn finish(self, known: &[&str], problems: &mut Vec<Problem>) {
         for key in self.values.keys() {
             let what = format!("unknown key; the sections are {}", known.join(", "));
-            problems.push(Problem::new(key.clone(), what).given_by(source(&self.overrides, key)));
+            problems.push(Problem::new(key.clone(), what).given_by(self.overrides.source(key)));
         }
     }
 }
@@ -129,7 +148,7 @@ impl Tree {
 /// Reads one section again and again, taking out what does not fit, until the rest does.
 struct Reader<'a> {
     section: &'a str,
-    overrides: &'a BTreeMap<String, Override>,
+    overrides: &'a Overrides,
     value: Value,
     /// For each list that lost elements: where the remaining ones stood in the input.
     positions: BTreeMap<String, Vec<usize>>,
@@ -172,8 +191,7 @@ impl Reader<'_> {
             } else {
                 message
             };
-            problems
-                .push(Problem::new(key.clone(), message).given_by(source(self.overrides, &key)));
+            problems.push(Problem::new(key.clone(), message).given_by(self.overrides.source(&key)));
         }
         self.removed.push(key);
         self.remove(path)
@@ -181,7 +199,7 @@ impl Reader<'_> {
 
     /// Whether the value came from the environment and is now tried as plain text instead of TOML.
     fn read_as_text(&mut self, path: &[Segment], key: &str) -> bool {
-        let Some(given) = self.overrides.get(key) else {
+        let Some(given) = self.overrides.0.get(key) else {
             return false;
         };
         let Some(value) = descend(&mut self.value, path) else {
@@ -263,16 +281,6 @@ fn is_key(variable: &str) -> bool {
 
 fn dotted(path: &[String]) -> String {
     path.join(".")
-}
-
-/// The variables that gave the value at `key`, or a part of it.
-fn source(overrides: &BTreeMap<String, Override>, key: &str) -> Vec<String> {
-    let related = |path: &str| path == key || is_below(path, key) || is_below(key, path);
-    overrides
-        .iter()
-        .filter(|(path, _)| related(path))
-        .map(|(_, given)| given.variable.clone())
-        .collect()
 }
 
 fn is_below(path: &str, above: &str) -> bool {

@@ -84,8 +84,8 @@ pub(super) async fn examine(
     }
 }
 
-/// Opening a SQLite file that is not there would make it.
-fn missing_file(url: &DatabaseUrl) -> Option<&str> {
+/// The SQLite file of `url`, if it is not there: opening it would make it.
+pub(super) fn missing_file(url: &DatabaseUrl) -> Option<&str> {
     let file = url.0.strip_prefix("sqlite://")?;
     (!Path::new(file).exists()).then_some(file)
 }
