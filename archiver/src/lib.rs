@@ -3,5 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
+//! | [`segment`] | the files of archived messages: written, read, checked |
 
 pub mod object_store;
+pub mod segment;
