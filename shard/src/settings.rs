@@ -238,7 +238,7 @@ pub struct WriteSettings {
 impl Default for WriteSettings {
     fn default() -> Self {
         Self {
-            lanes: 2,
+            lanes: 1,
             max_batch: 128,
             queue: 1024,
             max_retries: 10,
@@ -261,7 +261,7 @@ pub struct RelaySettings {
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
-            interval: Span::millis(500),
+            interval: Span::secs(1),
             sweep_interval: Span::secs(5),
             max_members: 1000,
         }

@@ -5,6 +5,7 @@
 )]
 
 mod config;
+mod crash;
 mod databases;
 mod demo;
 mod export;
