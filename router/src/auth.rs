@@ -300,3 +300,109 @@ fn set_claim(claims: &mut Value, claim: &str, value: &str) {
     }
     *place = json!(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn roles_of(role_claim: &str, claims: Value) -> bool {
+        let settings = AuthSettings {
+            secret: Secret::new("x".repeat(32)),
+            role_claim: role_claim.into(),
+            ..AuthSettings::default()
+        };
+        let key = EncodingKey::from_secret(settings.secret.expose().as_bytes());
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+        let authenticator = Authenticator::open(&settings).await.unwrap();
+        authenticator
+            .verify(&token, Instant::now())
+            .await
+            .unwrap()
+            .admin
+    }
+
+    #[tokio::test]
+    async fn the_role_is_read_from_the_configured_claim_only() {
+        let base = || json!({ "sub": "a", "exp": u32::MAX });
+        let with = |name: &str, value: Value| {
+            let mut claims = base();
+            claims[name] = value;
+            claims
+        };
+        assert!(roles_of("role", with("role", json!("admin"))).await);
+        assert!(roles_of("roles", with("roles", json!(["user", "admin"]))).await);
+        assert!(
+            roles_of(
+                "https://a.example/roles",
+                with("https://a.example/roles", json!(["admin"]))
+            )
+            .await
+        );
+        assert!(
+            roles_of(
+                "/realm_access/roles",
+                with("realm_access", json!({ "roles": ["admin"] }))
+            )
+            .await
+        );
+        for wrong in [
+            json!("user"),
+            json!("Admin"),
+            json!("admin "),
+            json!(true),
+            json!({ "admin": true }),
+            json!([["admin"]]),
+            Value::Null,
+        ] {
+            assert!(
+                !roles_of("role", with("role", wrong.clone())).await,
+                "{wrong}"
+            );
+        }
+        assert!(!roles_of("role", base()).await);
+        assert!(!roles_of("role", with("admin", json!(true))).await);
+        assert!(!roles_of("role", with("roles", json!("admin"))).await);
+    }
+
+    #[tokio::test]
+    async fn a_minted_token_says_what_was_asked() {
+        for role_claim in ["role", "/realm_access/roles", "/a~1b"] {
+            let settings = AuthSettings {
+                secret: Secret::new("x".repeat(32)),
+                role_claim: role_claim.into(),
+                issuer: Some("here".into()),
+                audience: Some("chat".into()),
+                ..AuthSettings::default()
+            };
+            let authenticator = Authenticator::open(&settings).await.unwrap();
+            let user = UserId::new("日本 '\"").unwrap();
+            for (role, admin) in [(Some("admin"), true), (Some("user"), false), (None, false)] {
+                let token = mint_token(&settings, &user, role, Duration::from_secs(60)).unwrap();
+                let identity = authenticator.verify(&token, Instant::now()).await.unwrap();
+                assert_eq!(
+                    (&identity.user, identity.admin),
+                    (&user, admin),
+                    "{role_claim} {role:?}"
+                );
+                let now = SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap()
+                    .as_secs();
+                assert!((now + 55..=now + 60).contains(&identity.expires_at));
+            }
+            mint_token(&settings, &user, None, Duration::MAX).unwrap_err();
+        }
+        let public = AuthSettings {
+            algorithm: TokenAlgorithm::RS256,
+            ..AuthSettings::default()
+        };
+        let refused = mint_token(
+            &public,
+            &UserId::new("a").unwrap(),
+            None,
+            Duration::from_secs(1),
+        )
+        .unwrap_err();
+        assert!(refused.to_string().contains("RS256"), "{refused}");
+    }
+}

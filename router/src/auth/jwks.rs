@@ -284,3 +284,94 @@ fn verifies(key: &Jwk, algorithm: TokenAlgorithm) -> bool {
         .is_none_or(|named| named.to_string() == algorithm.name());
     right_kind && for_signatures && for_verifying && same_algorithm
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The public key of RFC 8037, appendix A.2, under these ids.
+    fn document(ids: &[&str]) -> Value {
+        let key = |id: &&str| json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": id });
+        json!({ "keys": ids.iter().map(key).collect::<Vec<_>>() })
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_makes_the_set_be_read_but_not_too_often() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: String| std::fs::write(file.path(), text).unwrap();
+        let settings = AuthSettings {
+            algorithm: TokenAlgorithm::EdDSA,
+            jwks_file: Some(file.path().into()),
+            ..AuthSettings::default()
+        };
+        let source = KeySource::new(&settings).unwrap();
+        source
+            .find(Some("a"), soon())
+            .await
+            .expect_err("there is no set yet");
+        write(document(&["a"]).to_string());
+        source
+            .find(Some("a"), soon())
+            .await
+            .expect_err("it was asked a moment ago");
+
+        let later = async || *source.asked.lock().await = Instant::now().checked_sub(MIN_INTERVAL);
+        later().await;
+        assert!(source.find(Some("a"), soon()).await.unwrap().is_some());
+        assert_eq!(source.failure(), None);
+
+        write(document(&["b"]).to_string());
+        assert!(
+            source.find(Some("b"), soon()).await.unwrap().is_none(),
+            "too soon"
+        );
+        later().await;
+        assert!(source.find(Some("b"), soon()).await.unwrap().is_some());
+        assert!(
+            source.find(Some("a"), soon()).await.unwrap().is_none(),
+            "a key that was withdrawn is not accepted"
+        );
+
+        for broken in [
+            "",
+            "[]",
+            "{}",
+            r#"{"keys":[]}"#,
+            &document(&["c", "c"]).to_string(),
+            &document(&["c"; 101]).to_string(),
+            &" ".repeat(MAX_BYTES + 1),
+        ] {
+            write(broken.to_owned());
+            source
+                .refresh()
+                .await
+                .expect_err(broken.get(..20).unwrap_or(broken));
+            assert!(
+                source.find(Some("b"), soon()).await.unwrap().is_some(),
+                "the last good set stays"
+            );
+        }
+        std::fs::remove_file(file.path()).unwrap();
+        source.refresh().await.unwrap_err();
+        assert!(
+            source.failure().unwrap().contains("auth.jwks_file"),
+            "{:?}",
+            source.failure()
+        );
+    }
+
+    #[test]
+    fn a_token_without_a_key_id_is_only_clear_when_there_is_one_key() {
+        let parse = |document: Value| {
+            KeySet::parse(document.to_string().as_bytes(), TokenAlgorithm::EdDSA).unwrap()
+        };
+        assert!(parse(document(&["a"])).find(None).is_some());
+        assert!(parse(document(&["a", "b"])).find(None).is_none());
+    }
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backscroll_shard::settings::Span;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Fewest bytes of a shared secret: as many as the hash has (RFC 7518, 3.2).
 pub const SECRET_MIN_BYTES: usize = 32;
@@ -95,10 +95,10 @@ impl AuthSettings {
                 .is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
             require(web, "auth.jwks_url: write an http or https address");
         }
-        let refresh_bounds = Duration::from_secs(10)..=Duration::from_secs(86_400);
+        let refresh_bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
         require(
             refresh_bounds.contains(&self.jwks_refresh.0),
-            "auth.jwks_refresh: from 10s to 24h",
+            "auth.jwks_refresh: from 1s to 24h",
         );
         require(
             self.leeway.0 <= Duration::from_secs(600),
@@ -158,8 +158,7 @@ impl TokenAlgorithm {
 }
 
 /// A text that is never shown: it prints, and is written into configurations, as `***`.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -183,6 +182,15 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.shown())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The usual message would show what was found instead of a text.
+        String::deserialize(deserializer)
+            .map(Self)
+            .map_err(|_| de::Error::custom("write the secret as a text, in quotes"))
     }
 }
 
@@ -245,5 +253,8 @@ mod tests {
         let written = serde_json::to_value(&settings).unwrap();
         assert_eq!(written["secret"], "***");
         assert_eq!(written["algorithm"], "HS256");
+        let unquoted =
+            serde_json::from_str::<AuthSettings>(r#"{"secret": 31415926535897932384626433832795}"#);
+        assert!(!unquoted.unwrap_err().to_string().contains("31415"));
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// `nextCursor` of the page before.
-    #[param(nullable = false)]
+    #[param(nullable = false, min_length = 1)]
     cursor: Option<String>,
     /// Most entries.
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
@@ -107,7 +107,7 @@ async fn create(
 
 /// One conversation
 ///
-/// With my role, my watermarks and what I set for myself.
+/// With my role and my watermarks.
 #[utoipa::path(
     get, path = "/conversations/{conversationId}", tag = "conversations", operation_id = "getConversation",
     params(("conversationId" = ConversationId, Path)),
@@ -123,7 +123,8 @@ async fn one(
 
 /// Change a conversation
 ///
-/// Title and metadata are everybody's, and need the role `admin` or `owner`. `pinned` and `muted` are mine.
+/// Title and metadata are everybody's, and need the role `admin` or `owner`. `pinned` and `muted` are
+/// mine: they show in my list.
 #[utoipa::path(
     patch, path = "/conversations/{conversationId}", tag = "conversations", operation_id = "changeConversation",
     params(("conversationId" = ConversationId, Path)),

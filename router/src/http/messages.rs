@@ -198,7 +198,7 @@ async fn delete(
 /// Reacting twice with the same emoji is the same as once.
 #[utoipa::path(
     put, path = "/messages/{messageId}/reactions/{emoji}", tag = "messages", operation_id = "react",
-    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", min_length = 1, max_length = 64)),
+    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", pattern = r"^[^\s\x00-\x1f\x7f-\x9f]{1,64}$")),
     responses((status = 200, description = "The message after it", body = Message), problems::TouchMessage),
 )]
 async fn react(
@@ -212,7 +212,7 @@ async fn react(
 /// Take a reaction back
 #[utoipa::path(
     delete, path = "/messages/{messageId}/reactions/{emoji}", tag = "messages", operation_id = "unreact",
-    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", min_length = 1, max_length = 64)),
+    params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", pattern = r"^[^\s\x00-\x1f\x7f-\x9f]{1,64}$")),
     responses((status = 200, description = "The message after it", body = Message), problems::TouchMessage),
 )]
 async fn unreact(

@@ -7,6 +7,7 @@
 
 mod documentation;
 mod harness;
+mod logs;
 mod operations;
 mod rejections;
 mod routes;

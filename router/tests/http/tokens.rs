@@ -564,7 +564,7 @@ impl KeyServer {
         AuthSettings {
             algorithm: TokenAlgorithm::EdDSA,
             jwks_url: Some(self.url.clone()),
-            jwks_refresh: Span::secs(10),
+            jwks_refresh: Span::secs(2),
             ..AuthSettings::default()
         }
     }
@@ -587,7 +587,7 @@ async fn keys_are_exchanged_while_running_and_survive_their_issuer() {
             .await
             .problem(401, "token_invalid");
     }
-    assert_eq!(server.asked.load(Ordering::SeqCst), 1);
+    assert!(server.asked.load(Ordering::SeqCst) < 5);
 
     // After a while they are read again, and then the issuer goes away.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(25);
