@@ -2,7 +2,8 @@
 
 use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address, sql_server_url};
 use serde_json::Value;
-use sqlx::{Connection as _, MySqlConnection};
+use sqlx::mysql::MySqlRow;
+use sqlx::{Connection as _, MySqlConnection, Row as _};
 
 use crate::harness::{Sandbox, get};
 use crate::import::{assert_exported, history};
@@ -307,15 +308,15 @@ async fn an_old_messages_table_is_moved_as_the_help_says() {
         .execute(&mut old)
         .await
         .unwrap();
-    let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(select))
+    let rows = sqlx::query(sqlx::AssertSqlSafe(select))
         .fetch_all(&mut old)
         .await
         .unwrap();
+    // As text, whether the server calls it JSON (MySQL) or text (MariaDB).
+    let line = |row: &MySqlRow| row.try_get_unchecked::<String, _>(0).unwrap() + "\n";
+    let lines: String = rows.iter().map(line).collect();
     let summary = sandbox
-        .pipe(
-            &["import", "-", "--json"],
-            (rows.join("\n") + "\n").as_bytes(),
-        )
+        .pipe(&["import", "-", "--json"], lines.as_bytes())
         .exits(0)
         .json();
     assert_eq!(summary["messages"], 6);
