@@ -27,8 +27,8 @@ use crate::routing::{Router, count_retry};
 
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
 const HINTS: usize = 65_536;
-/// Most conversations in one pass.
-const PASS_CONVERSATIONS: usize = 128;
+/// Most conversations in one pass: few enough that a sender who meets it does not wait long.
+const PASS_CONVERSATIONS: usize = 16;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
 /// Most marks one sweep picks up.
@@ -101,22 +101,29 @@ pub async fn run(
     let mut sweep = tokio::time::interval(settings.sweep_interval.0);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut swept_to = None;
+    let mut round_from = tokio::time::Instant::now();
     let mut waiting: HashSet<ConversationId> = HashSet::new();
     loop {
-        tokio::select! {
-            hint = hints.recv(), if waiting.is_empty() => waiting.extend(hint),
-            _ = sweep.tick() => {
-                let found = find_marks(&shard, swept_to).await.unwrap_or_default();
-                swept_to = found.last().copied();
-                waiting.extend(found);
+        if waiting.is_empty() {
+            // A new round: at once after a quiet time, else when the interval is over.
+            tokio::select! {
+                hint = hints.recv() => waiting.extend(hint),
+                _ = sweep.tick() => {
+                    let found = find_marks(&shard, swept_to).await.unwrap_or_default();
+                    swept_to = found.last().copied();
+                    waiting.extend(found);
+                }
+                () = closing.cancelled() => {}
             }
-            () = closing.cancelled() => {}
-            () = std::future::ready(()), if !waiting.is_empty() => {}
-        }
-        while waiting.len() < HINTS
-            && let Ok(hint) = hints.try_recv()
-        {
-            waiting.insert(hint);
+            closing
+                .run_until_cancelled(tokio::time::sleep_until(round_from))
+                .await;
+            round_from = tokio::time::Instant::now() + settings.interval.0;
+            while waiting.len() < HINTS
+                && let Ok(hint) = hints.try_recv()
+            {
+                waiting.insert(hint);
+            }
         }
         let pass: Vec<ConversationId> = waiting.iter().take(PASS_CONVERSATIONS).copied().collect();
         for id in &pass {
@@ -124,18 +131,16 @@ pub async fn run(
         }
         let started = Instant::now();
         if !pass.is_empty()
-            && let Err(error) = apply(&router, &shard, &pass, Instant::now() + PASS_DEADLINE).await
+            && let Err(error) = apply(&router, &shard, &pass, started + PASS_DEADLINE).await
         {
             tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
         }
-        if closing.is_cancelled() {
-            if waiting.is_empty() {
-                return;
-            }
-        } else if !pass.is_empty() {
-            // Under load lists may lag a little, so that most of the database's time is the senders'.
-            let rest = settings.interval.0.max(started.elapsed() * REST);
-            closing.run_until_cancelled(tokio::time::sleep(rest)).await;
+        // Under load lists may lag a little, so that most of the database's time is the senders'.
+        closing
+            .run_until_cancelled(tokio::time::sleep(started.elapsed() * REST))
+            .await;
+        if closing.is_cancelled() && waiting.is_empty() && hints.is_empty() {
+            return;
         }
     }
 }

@@ -250,7 +250,7 @@ impl Default for WriteSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelaySettings {
-    /// Shortest time between two passes: a conversation's list entries lag by up to this under load.
+    /// Shortest time between two rounds: a conversation's list entries lag by about this under load.
     pub interval: Span,
     /// How often marks left by a crashed process are looked for.
     pub sweep_interval: Span,
