@@ -162,12 +162,10 @@ pub async fn explain(error: StoreError, config: &Config) -> anyhow::Error {
             ))
         })
         .collect();
-    let error = anyhow::Error::new(error);
     if unreachable.is_empty() {
-        error
-    } else {
-        error.context(format!("cannot use\n  {}\n", unreachable.join("\n  ")))
+        return error.into();
     }
+    anyhow::anyhow!("cannot use\n  {}", unreachable.join("\n  "))
 }
 
 /// Closes a store that a command has opened.

@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            out::note(format_args!("backscroll: {error:#}"));
+            out::note(format_args!("backscroll: {}", told(&error)));
             ExitCode::from(code_of(&error))
         }
     }
@@ -152,6 +152,19 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// The error and its causes, without those that the text before repeats already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -164,6 +177,19 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = std::io::Error::other("refused");
+        let database = backscroll_shard::error::Error::Database(refused.into());
+        let error = anyhow::Error::new(database).context("cannot open the store");
+        let text = told(&error);
+        assert_eq!(text.matches("refused").count(), 1, "{text}");
+        assert!(
+            text.starts_with("cannot open the store: database: "),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {

@@ -37,7 +37,7 @@ pub(super) async fn run(
     let (failures, warnings) = (count(Verdict::Failure), count(Verdict::Warning));
     anyhow::ensure!(
         failures == 0,
-        "{failures} of {} do not work",
+        "{failures} of {} checks failed",
         findings.len()
     );
     if warnings == 0 {

@@ -14,6 +14,11 @@ use super::{Finding, PATIENCE};
 /// How far a database's clock may be off before that is worth a word. Times of messages come from the routers' clocks.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
+/// How long a server may take to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+const MYSQL_PORT: u16 = 3306;
+
 const VERSION_MYSQL: &str = "SELECT VERSION()";
 const VERSION_SQLITE: &str = "SELECT 'SQLite ' || sqlite_version()";
 const CLOCK_MYSQL: &str = "SELECT CAST(ROUND(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)";
@@ -50,37 +55,22 @@ pub(super) async fn examine(
 ) -> Examination {
     if let Some(file) = missing_file(url) {
         let remedy = "`backscroll migrate` or `backscroll serve` makes it; if it was there before, bring it back from a backup first";
-        return Examination {
-            findings: vec![Finding::failure(
-                subject,
-                format!("there is no file {file}"),
-                remedy,
-            )],
-            fences: None,
-        };
+        let finding = Finding::failure(subject, format!("there is no file {file}"), remedy);
+        return Examination::failed(finding);
     }
-    let one = PoolSettings {
-        max_connections: 1,
-        ..pool.clone()
-    };
-    let database = match Database::open(url, &one, 1) {
-        Ok(database) => database,
-        Err(error) => {
-            return Examination {
-                findings: vec![unreachable(subject, url, &error)],
-                fences: None,
-            };
-        }
-    };
     let needed = pool.max_connections + if role == Role::Primary { lanes } else { 0 };
-    let outcome = tokio::time::timeout(PATIENCE, look(subject, url, role, needed, &database)).await;
-    database.close().await;
-    match outcome.unwrap_or(Err(Error::DeadlineExceeded)) {
+    match look_into(subject, url, role, needed, pool).await {
         Ok(examination) => examination,
-        Err(error) => Examination {
-            findings: vec![unreachable(subject, url, &error)],
+        Err(error) => Examination::failed(unreachable(subject, url, &error).await),
+    }
+}
+
+impl Examination {
+    fn failed(finding: Finding) -> Self {
+        Self {
+            findings: vec![finding],
             fences: None,
-        },
+        }
     }
 }
 
@@ -90,13 +80,48 @@ pub(super) fn missing_file(url: &DatabaseUrl) -> Option<&str> {
     (!Path::new(file).exists()).then_some(file)
 }
 
-fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
+async fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
+    // A pool only knows that it had no connection in time; the network says why.
+    let why = network_error(url)
+        .await
+        .unwrap_or_else(|| error.to_string());
+    let detail = format!("{} does not answer: {why}", url.redacted());
     let remedy = "check that the server runs, that this machine may connect to it, and the address and password in the configuration";
-    Finding::failure(
-        subject,
-        format!("{} does not answer: {error}", url.redacted()),
-        remedy,
-    )
+    Finding::failure(subject, detail, remedy)
+}
+
+/// Why no connection to the server of `url` can be made; `None` when one can, or it has no server.
+async fn network_error(url: &DatabaseUrl) -> Option<String> {
+    if Dialect::of(url).ok()? == Dialect::Sqlite {
+        return None;
+    }
+    let parsed = reqwest::Url::parse(&url.0).ok()?;
+    let host = parsed.host_str()?.trim_matches(['[', ']']).to_owned();
+    let port = parsed.port().unwrap_or(MYSQL_PORT);
+    let connect = tokio::net::TcpStream::connect((host.as_str(), port));
+    match tokio::time::timeout(CONNECT_PATIENCE, connect).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("{host} port {port}: {error}")),
+        Err(_) => Some(format!("{host} port {port}: no answer to a connection")),
+    }
+}
+
+async fn look_into(
+    subject: &str,
+    url: &DatabaseUrl,
+    role: Role,
+    connections_needed: u32,
+    pool: &PoolSettings,
+) -> Result<Examination> {
+    let one = PoolSettings {
+        max_connections: 1,
+        ..pool.clone()
+    };
+    let database = Database::open(url, &one, 1)?;
+    let look = look(subject, url, role, connections_needed, &database);
+    let outcome = tokio::time::timeout(PATIENCE, look).await;
+    database.close().await;
+    outcome.unwrap_or(Err(Error::DeadlineExceeded))
 }
 
 async fn look(
