@@ -18,6 +18,11 @@ lint: ## check the formatting, run Clippy and build the documentation, warnings 
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
+.PHONY: bench
+bench: ## measure against a durable MariaDB started for it; BENCH="send --rounds 9" runs one scenario
+	cargo build --release --locked -p backscroll -p backscroll-bench
+	BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(or $(BENCH),all)
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt --all

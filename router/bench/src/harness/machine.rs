@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sqlx::{MySqlConnection, Row};
 
+use crate::harness::router::overrides;
 use crate::out;
 
 /// The machine and the database server, as found.
@@ -22,6 +23,8 @@ pub struct Machine {
     pub server: String,
     /// The server's settings that decide what a commit costs, by name.
     pub server_settings: Vec<(String, String)>,
+    /// The router's settings that the environment changed, as `NAME=value`.
+    pub overrides: Vec<String>,
     /// The server writes a committed transaction to disk before it says so.
     pub durable: bool,
 }
@@ -70,6 +73,9 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             server,
             server_settings,
+            overrides: overrides()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             durable,
         })
     }
@@ -90,6 +96,12 @@ impl Machine {
             self.server,
             settings.join(", ")
         ));
+        if !self.overrides.is_empty() {
+            out::line(format_args!(
+                "router:  not the defaults: {}",
+                self.overrides.join(", ")
+            ));
+        }
         if !self.durable {
             out::line(
                 "WARNING: the server does not flush its log at every commit: no figure for writing means anything",

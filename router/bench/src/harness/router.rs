@@ -19,6 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of its log is shown when it fails.
 const LOG_TAIL_BYTES: usize = 4096;
 
+/// What the benchmark sets itself, or what may be secret: not to be changed by the environment.
+const OWN_SETTINGS: [&str; 5] = [
+    "BACKSCROLL_AUTH__",
+    "BACKSCROLL_DIRECTORY__",
+    "BACKSCROLL_OBJECT_STORE__",
+    "BACKSCROLL_SERVER__LISTEN",
+    "BACKSCROLL_SHARDS__",
+];
+
+/// The router's settings that the environment changes, as `BACKSCROLL_WRITE__LANES` does; the report names them.
+/// Other variables are kept from the router: it would refuse those that are no settings (they have no `__`).
+pub fn overrides() -> impl Iterator<Item = (String, String)> {
+    let is_setting = |name: &str| name.starts_with("BACKSCROLL_") && name.contains("__");
+    let is_own = |name: &str| OWN_SETTINGS.iter().any(|own| name.starts_with(own));
+    std::env::vars().filter(move |(name, _)| is_setting(name) && !is_own(name))
+}
+
 /// What the router is started with.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -132,30 +149,24 @@ impl Router {
     }
 
     fn log_tail(&self) -> String {
-        log_tail(self.folder.path())
+        tail(&std::fs::read(self.folder.path().join("log")).unwrap_or_default())
     }
 }
 
-/// The end of what the router and its commands logged.
-fn log_tail(folder: &Path) -> String {
-    let log = std::fs::read(folder.join("log")).unwrap_or_default();
-    let start = log.len().saturating_sub(LOG_TAIL_BYTES);
-    String::from_utf8_lossy(&log[start..]).into_owned()
+/// The end of what was logged.
+fn tail(log: &[u8]) -> String {
+    String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned()
 }
 
 async fn run(binary: &Path, folder: &Path, subcommand: &str, arguments: &[&str]) -> Result<String> {
     let mut command = command(binary, folder, subcommand);
-    let output = command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .output()
-        .await;
+    let output = command.args(arguments).output().await;
     let output = output.with_context(|| format!("cannot start {}", binary.display()))?;
+    let complaint = tail(&output.stderr);
     ensure!(
         output.status.success(),
-        "`backscroll {subcommand}` failed ({}):\n{}",
-        output.status,
-        log_tail(folder)
+        "`backscroll {subcommand}` failed ({}):\n{complaint}",
+        output.status
     );
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -171,6 +182,10 @@ fn command(binary: &Path, folder: &Path, subcommand: &str) -> Command {
         .arg("--config")
         .arg(folder.join("backscroll.toml"));
     command.current_dir(folder).kill_on_drop(true);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BACKSCROLL_")) {
+        command.env_remove(name);
+    }
+    command.envs(overrides());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
