@@ -109,11 +109,13 @@ pub fn is_contention(error: &sqlx::Error) -> bool {
     if let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
         return MYSQL_RERUN.contains(&mysql.number());
     }
-    // SQLITE_BUSY and SQLITE_LOCKED with their extended codes: https://sqlite.org/rescode.html
-    database
-        .code()
-        .and_then(|code| code.parse::<i32>().ok())
-        .is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    matches!(sqlite_code(database), Some(5 | 6)) // SQLITE_BUSY, SQLITE_LOCKED
+}
+
+/// SQLite's primary result code, without what extends it: <https://sqlite.org/rescode.html>
+fn sqlite_code(error: &dyn sqlx::error::DatabaseError) -> Option<i32> {
+    let code: i32 = error.code()?.parse().ok()?;
+    Some(code & 0xff)
 }
 
 /// Whether `error` is about the connection or the server, not about the statement.
@@ -128,7 +130,8 @@ pub fn is_connection(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(database) => {
             let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() else {
-                return false;
+                // SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN: the file or its disk.
+                return matches!(sqlite_code(database.as_ref()), Some(10 | 13 | 14));
             };
             // Too many connections, server shutdown, connection killed, access denied while failing over, read-only:
             // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_NEW_ABORTING_CONNECTION, ER_CONNECTION_KILLED (MariaDB 1927),
