@@ -36,7 +36,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 use tower_http::compression::{CompressionLayer, CompressionLevel};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -90,7 +90,11 @@ pub(crate) fn documented_routes() -> (Routes, OpenApi) {
     };
     let mut document = crate::openapi::frame();
     document.merge(OpenApiRouter::new().nest("/chat", chat()).into_openapi());
-    document.merge(operations::routes().into_openapi());
+    let mut operations = operations::routes().into_openapi();
+    for item in operations.paths.paths.values_mut() {
+        item.servers = Some(vec![Server::new("/")]); // not under the other prefix
+    }
+    document.merge(operations);
     register::<ProblemDocument<'_>>(&mut document);
     (
         Routes {

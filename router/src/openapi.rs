@@ -52,7 +52,7 @@ pub(crate) fn frame() -> OpenApi {
                 .build(),
             ServerBuilder::new()
                 .url("/api")
-                .description(Some("The same under another prefix; not for `operations`"))
+                .description(Some("The same under another prefix"))
                 .build(),
         ]))
         .components(Some(

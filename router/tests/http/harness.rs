@@ -38,9 +38,23 @@ impl Service {
     }
 
     pub(crate) async fn start_with(server: ServerSettings, auth: AuthSettings) -> Self {
+        Self::start_without(&[], server, auth).await
+    }
+
+    /// With shards whose databases cannot be opened.
+    pub(crate) async fn start_without(
+        shards: &[&str],
+        server: ServerSettings,
+        auth: AuthSettings,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         migrate_all(&settings, false).await.unwrap();
+        for shard in shards {
+            let database = folder.path().join(format!("{shard}.db"));
+            std::fs::remove_file(&database).unwrap();
+            std::fs::create_dir(&database).unwrap();
+        }
         let store = Store::open(&settings, Arc::new(NoArchive), Arc::new(NoListener))
             .await
             .unwrap();

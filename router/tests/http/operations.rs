@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backscroll::http::settings::ServerSettings;
+use backscroll_shard::ids::{KeyFunction, UserId};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -35,6 +36,63 @@ async fn health_and_readiness_name_every_dependency() {
             .all(|shard| shard["primary"]["ok"] == true && shard["breaker"] == "closed"),
         "{shards:?}"
     );
+}
+
+/// Somebody whose data is on the first shard, and somebody whose is on the second.
+fn one_user_a_shard() -> [String; 2] {
+    let is_on_second = |name: &String| {
+        let key = KeyFunction::Hashed.key(&UserId::new(name.clone()).unwrap());
+        key.unwrap().0 >= 1 << 63
+    };
+    let mut names = (0..).map(|n| format!("user{n}"));
+    let second = names.find(is_on_second).unwrap();
+    [names.find(|name| !is_on_second(name)).unwrap(), second]
+}
+
+#[tokio::test]
+async fn one_dead_shard_is_reported_and_hurts_only_its_own_users() {
+    let service =
+        Service::start_without(&["shard2"], ServerSettings::default(), shared_secret()).await;
+    let ready = Answer::of(service.request(Method::GET, "/readyz")).await;
+    let ready = ready.expect(200);
+    assert_eq!(ready["status"], "degraded");
+    assert_eq!(ready["shards"][0]["primary"]["ok"], true);
+    assert_eq!(ready["shards"][1]["primary"]["ok"], false);
+
+    let [first, second] = one_user_a_shard();
+    let group = json!({ "kind": "group", "members": [] });
+    let served = service.user(&first);
+    let created = served.post("/chat/conversations", group.clone()).await;
+    let id = created.expect(201)["id"].as_str().unwrap().to_owned();
+    let path = format!("/chat/conversations/{id}/messages");
+    served
+        .post(&path, json!({ "content": "a" }))
+        .await
+        .expect(201);
+    assert_eq!(served.get(&path).await.expect(200)["headSeq"], 1);
+
+    let unlucky = service.user(&second);
+    for answer in [
+        unlucky.post("/chat/conversations", group).await,
+        unlucky.get("/chat/unread-count").await,
+    ] {
+        let detail = answer.problem(503, "shard_unavailable");
+        assert!(!detail.contains("shard2"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn without_any_shard_the_service_is_not_ready() {
+    let dead = ["shard1", "shard2"];
+    let service = Service::start_without(&dead, ServerSettings::default(), shared_secret()).await;
+    let ready = Answer::of(service.request(Method::GET, "/readyz")).await;
+    assert_eq!(
+        (ready.status, &ready.body["status"]),
+        (503, &json!("unavailable"))
+    );
+    Answer::of(service.request(Method::GET, "/healthz"))
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
