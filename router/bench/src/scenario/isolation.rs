@@ -49,8 +49,8 @@ pub struct Args {
     /// How many times it fails
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long each phase takes, in seconds
-    #[arg(long, default_value_t = 5.0)]
+    /// How long each phase takes, in seconds; longer than the router waits for a statement (5 s), to see what comes then
+    #[arg(long, default_value_t = 10.0)]
     phase_seconds: f64,
     /// How many connections send to the other shards
     #[arg(long, default_value_t = 128)]
@@ -74,6 +74,8 @@ struct Phases {
     /// Messages to the failing shard: how many were acknowledged and refused, and how long each took.
     affected_done: u64,
     affected_refused: u64,
+    /// Messages to the failing shard that were still waiting when a phase ended.
+    affected_waiting: u64,
     affected_latency: Latency,
     affected_refused_latency: Latency,
 }
@@ -264,6 +266,7 @@ impl Phases {
             refused: others.refused(),
             affected_done: affected.done(),
             affected_refused: affected.refused(),
+            affected_waiting: affected.under_way,
             affected_latency: Latency::of(&affected.latency),
             affected_refused_latency: Latency::of(&affected.refused_latency),
         })
@@ -343,14 +346,27 @@ impl Report for IsolationReport {
             "refused",
             "p50 ms",
             "max ms",
+            "waiting at the end",
         ];
         let mut table = Table::new(headings);
         for phases in &self.phases {
             let (done, refused) = (phases.affected_latency, phases.affected_refused_latency);
-            let mut cells = vec![phases.affected_done.to_string()];
-            cells.extend([done.p50, done.max].map(milliseconds));
-            cells.push(phases.affected_refused.to_string());
-            cells.extend([refused.p50, refused.max].map(milliseconds));
+            let mut cells = Vec::new();
+            for (count, latency) in [
+                (phases.affected_done, done),
+                (phases.affected_refused, refused),
+            ] {
+                cells.push(count.to_string());
+                let cell = |ms| {
+                    if count == 0 {
+                        "-".to_owned()
+                    } else {
+                        milliseconds(ms)
+                    }
+                };
+                cells.extend([latency.p50, latency.max].map(cell));
+            }
+            cells.push(phases.affected_waiting.to_string());
             table.row(phases.shard, cells);
         }
         out::line(&table);
