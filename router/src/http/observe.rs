@@ -251,6 +251,26 @@ mod tests {
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
     }
 
+    #[tokio::test]
+    async fn a_panic_is_an_internal_problem_with_its_text_for_the_log_only() {
+        let broken = axum::routing::get(async || -> &str { panic!("the inside: {}", 7) });
+        let router = axum::Router::new()
+            .route("/", broken)
+            .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked));
+        let request = Request::new(axum::body::Body::empty());
+        let mut response = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        let problem = response.extensions_mut().remove::<Problem>().unwrap();
+        assert_eq!(problem.code(), Code::Internal);
+        assert_eq!(problem.cause(), Some("panic: the inside: 7"));
+        problem.write(&mut response, "id");
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await;
+        let text = String::from_utf8(body.unwrap().to_vec()).unwrap();
+        assert!(
+            text.contains("\"internal\"") && !text.contains("inside"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn a_flood_of_warnings_is_cut() {
         let allowed = (0..1000).filter(|_| may_warn()).count() as u64;

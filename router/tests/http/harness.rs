@@ -12,7 +12,7 @@ use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
 use reqwest::{Method, RequestBuilder, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -138,6 +138,13 @@ pub(crate) struct User<'a> {
 impl User<'_> {
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.service.request(method, path).bearer_auth(&self.token)
+    }
+
+    /// A group of this user and `members`.
+    pub(crate) async fn group(&self, members: Value) -> String {
+        let new = json!({ "kind": "group", "members": members, "title": "Lunch" });
+        let created = self.post("/chat/conversations", new).await;
+        created.expect(201)["id"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

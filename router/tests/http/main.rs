@@ -5,8 +5,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod bodies;
 mod documentation;
 mod harness;
+mod issuers;
 mod logs;
 mod operations;
 mod rejections;

@@ -5,17 +5,6 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Service, User};
 
-/// A group of these users, owned by the first.
-async fn group(owner: &User<'_>, members: Value) -> String {
-    let created = owner
-        .post(
-            "/chat/conversations",
-            json!({ "kind": "group", "members": members, "title": "Lunch" }),
-        )
-        .await;
-    created.expect(201)["id"].as_str().unwrap().to_owned()
-}
-
 async fn say(user: &User<'_>, conversation: &str, text: &str) -> Value {
     user.post(
         &format!("/chat/conversations/{conversation}/messages"),
@@ -106,7 +95,7 @@ async fn an_idempotency_key_makes_creating_a_group_repeatable() {
 async fn a_conversation_can_be_listed_changed_and_deleted() {
     let service = Service::start().await;
     let (alice, bob) = (service.user("alice"), service.user("bob"));
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     let path = format!("/chat/conversations/{id}");
     let changed = alice
         .patch(
@@ -165,7 +154,7 @@ async fn conversations_are_listed_page_by_page() {
     let service = Service::start().await;
     let alice = service.user("alice");
     for _ in 0..5 {
-        group(&alice, json!([])).await;
+        alice.group(json!([])).await;
     }
     let (mut seen, mut path) = (Vec::new(), "/chat/conversations?limit=2".to_owned());
     loop {
@@ -196,7 +185,7 @@ async fn members_come_go_and_change_roles() {
         service.user("bob"),
         service.user("carol"),
     );
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     let path = format!("/chat/conversations/{id}/members");
     bob.post(&path, json!({ "members": ["carol"] }))
         .await
@@ -263,7 +252,7 @@ async fn members_come_go_and_change_roles() {
 async fn history_is_paged_by_seq() {
     let service = Service::start().await;
     let (alice, bob) = (service.user("alice"), service.user("bob"));
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     for n in 1..=30 {
         let sent = say(
             if n % 2 == 0 { &alice } else { &bob },
@@ -308,7 +297,7 @@ async fn messages_are_edited_deleted_and_reacted_to() {
         service.user("bob"),
         service.user("eve"),
     );
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     let sent = bob
         .post(
             &format!("/chat/conversations/{id}/messages"),
@@ -398,7 +387,7 @@ async fn messages_are_edited_deleted_and_reacted_to() {
 async fn watermarks_only_move_forward() {
     let service = Service::start().await;
     let (alice, bob) = (service.user("alice"), service.user("bob"));
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     for text in ["a", "b", "c"] {
         say(&alice, &id, text).await;
     }
@@ -446,7 +435,7 @@ async fn watermarks_only_move_forward() {
 async fn sync_tells_what_changed() {
     let service = Service::start().await;
     let (alice, bob) = (service.user("alice"), service.user("bob"));
-    let id = group(&alice, json!(["bob"])).await;
+    let id = alice.group(json!(["bob"])).await;
     say(&alice, &id, "one").await;
     let first = loop {
         let page = bob
