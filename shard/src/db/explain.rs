@@ -51,7 +51,7 @@ impl Connection {
         }
         let steps: BTreeSet<Step> = match &mut self.raw {
             Some(Raw::MySql(connection)) => {
-                let query = format!("EXPLAIN {sql}");
+                let query = format!("EXPLAIN FORMAT=TRADITIONAL {sql}");
                 let rows = bound!(query, args).fetch_all(&mut **connection).await?;
                 let text = |row: &sqlx::mysql::MySqlRow, column: &str| {
                     let value: Option<Vec<u8>> = row.try_get_unchecked(column)?;
