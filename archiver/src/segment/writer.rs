@@ -20,6 +20,10 @@ use super::{
 };
 
 /// How a segment is written.
+///
+/// On 303,896 real messages of 62.6 B of text each (`examples/segment_size.rs`), level 9 with 128 KiB takes 30.2 B a
+/// message, level 3 33.5, level 12 29.8 at a third of the speed and level 19 28.7 at a thirtieth; with 32 KiB it is
+/// 33.1, with 256 KiB 29.2, and a page takes a quarter of the time to read or twice as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentOptions {
     /// zstd's level, 1 (quick) to 19 (small).
