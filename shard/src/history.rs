@@ -17,7 +17,7 @@ use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
-use crate::message::StoredMessage;
+use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationKind, HistoryPage, Position, SeqRange, Tiers};
 use crate::node::Shard;
 use crate::seams::ColdTier;
@@ -30,9 +30,11 @@ const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, m.read_seq, m.de
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
 /// By the primary key `(conversation_id, seq)`.
-pub const PAGE: &str = "SELECT seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, \
-     reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages \
-     WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+pub const PAGE: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+);
 const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
 
 /// What a member may know before reading.

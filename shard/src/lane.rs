@@ -27,7 +27,7 @@ use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
-use crate::message::{self, Draft, StoredMessage};
+use crate::message::{self, Draft, StoredMessage, message_columns};
 use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
 use crate::node::{Shard, back_off};
 use crate::relay;
@@ -523,8 +523,9 @@ impl<'a> Batch<'a> {
 
 /// By the unique index `messages_client_msg_id`.
 const KNOWN: &str = concat!(
-    "SELECT conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, ",
-    "reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages {by messages_client_msg_id} WHERE "
+    "SELECT conversation_id, ",
+    message_columns!(),
+    " FROM messages {by messages_client_msg_id} WHERE "
 );
 
 async fn find_known<'a>(

@@ -55,18 +55,26 @@ pub struct StoredMessage {
 }
 
 /// The columns of a message after `conversation_id`, in the order that [`StoredMessage::from_row`] reads them.
-pub const COLUMNS: &str = "seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, \
-     reactions, metadata, edit_history, created_at, edited_at, deleted_at";
+macro_rules! message_columns {
+    () => {
+        "seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, reactions, \
+         metadata, edit_history, created_at, edited_at, deleted_at"
+    };
+}
+pub(crate) use message_columns;
 const COLUMN_COUNT: usize = 15;
 
 /// Most rows in one INSERT.
 const INSERT_ROWS: usize = 128;
 
-const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, \
-     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
+const INSERT: &str = concat!(
+    "INSERT INTO messages (conversation_id, ",
+    message_columns!(),
+    ") VALUES "
+);
 
 impl StoredMessage {
-    /// Reads a row whose columns from `first` on are [`COLUMNS`].
+    /// Reads a row whose columns from `first` on are those of a message.
     ///
     /// # Errors
     /// When a stored value does not have its form.

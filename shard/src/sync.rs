@@ -10,7 +10,7 @@ use crate::history;
 use crate::ids::{ConversationId, Rev, UserId};
 use crate::map::Assignment;
 use crate::member;
-use crate::message::StoredMessage;
+use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
 use crate::node::Shard;
 
@@ -24,9 +24,11 @@ pub const MESSAGES_MAX: usize = 500;
 const MEMBERS_MAX: usize = 2000;
 
 /// By the index `messages_rev`.
-const CHANGED: &str = "SELECT seq, rev, sender_id, client_msg_id, body_digest, message_type, content, reply_to, attachments, \
-     reactions, metadata, edit_history, created_at, edited_at, deleted_at FROM messages \
-     WHERE conversation_id = ? AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?";
+const CHANGED: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages WHERE conversation_id = ? AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?"
+);
 
 /// What one conversation has to tell.
 #[derive(Debug)]
