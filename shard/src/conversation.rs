@@ -163,6 +163,12 @@ impl Head {
         }
     }
 
+    /// Takes in an archived message that becomes a hot row again.
+    pub fn thaw(&mut self, message: &StoredMessage) {
+        let oldest = self.oldest_hot_at.into_iter().chain([message.created_at]);
+        self.oldest_hot_at = oldest.min();
+    }
+
     /// Whether messages to it are told to every member's list one by one, given the relay's limit.
     pub fn set_relayed(&mut self, max_members: u32) {
         self.relayed = self.member_count <= u64::from(max_members);

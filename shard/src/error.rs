@@ -52,6 +52,15 @@ pub enum Error {
     /// Archived messages are needed and the archive cannot be read.
     #[error("the archive cannot be read just now")]
     ArchiveUnavailable,
+    /// An archived frame is not what was written. The text names the segment and the frame; it is for operators.
+    #[error("archived messages are damaged: {0}")]
+    ArchiveDamaged(String),
+    /// Another job works on the range.
+    #[error("{0}")]
+    Busy(String),
+    /// A job's lease ended and somebody else works on the range now; what the job had committed stays.
+    #[error("another job has taken over the range on shard {0}")]
+    LeaseLost(ShardName),
     /// The directory has no usable map, or cannot be reached when there is none cached.
     #[error("the directory is unavailable: {0}")]
     DirectoryUnavailable(String),
@@ -76,6 +85,7 @@ impl Error {
             | Self::DeadlineExceeded
             | Self::NotOwner(_)
             | Self::ArchiveUnavailable
+            | Self::Busy(_)
             | Self::DirectoryUnavailable(_)
             | Self::Closing => true,
             Self::Database(error) => is_transient(error),

@@ -1,15 +1,21 @@
 //! Reading a conversation by `seq`: a page is arithmetic.
 //!
 //! Messages are numbered without a hole, so `before = 501, limit = 50` is exactly 451–500, wherever they are. A seq that
-//! no hot row holds is archived; it is asked for at the cold tier, and a hot row wins over an archived copy (INV-TIER).
+//! no hot row holds is archived: the index says where, and the cold tier reads it. A hot row wins over an archived copy,
+//! and of two copies that of the greater generation (INV-TIER). Hot rows are read before the index, and leave only after
+//! the index names their copy, so every message is found in one of the two.
 //! The membership, the fence and the head are read in one statement before the page (INV-MEMBER, INV-OWNER): the page is
 //! current as of then.
 //!
 //! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
+
+use crate::archive::{self, ArchivedRun};
 use crate::conversation::kind_of;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
@@ -117,7 +123,7 @@ fn bounds(position: Position, limit: u32, head: Seq) -> (Seq, Seq) {
 /// [`Error::NotMember`], [`Error::NotOwner`]; [`Error::ArchiveUnavailable`] when all of the page is archived and cannot be
 /// read (with a part that is hot, the page says what is missing instead).
 pub async fn page(
-    shard: &Shard,
+    shard: &Arc<Shard>,
     assignment: &Assignment,
     cold: &dyn ColdTier,
     (id, user): (ConversationId, &UserId),
@@ -138,6 +144,11 @@ pub async fn page(
     let progress = progress(&mut connection, id, access.kind).await?;
     drop(connection); // the archive may take its time
     let merged = merge(shard, cold, id, (first, last), hot, deadline).await?;
+    if let (Position::Latest | Position::Before(_), Some(before)) = (position, merged.cold_from)
+        && first.0 < before.0.saturating_add(2 * u64::from(limit))
+    {
+        cold.read_ahead(shard, id, before);
+    }
     let to_message = |stored: StoredMessage| {
         let status = progress.status(&stored.sender, stored.seq);
         stored.into_message(id, status)
@@ -150,7 +161,7 @@ pub async fn page(
             .collect::<Result<_>>()?,
         head_seq: access.head_seq,
         rev: access.rev,
-        has_more_before: first > Seq(1) && access.head_seq > Seq(0),
+        has_more_before: first > Seq(1) && access.head_seq > Seq(0) && !merged.dropped,
         has_more_after: last < access.head_seq,
         tiers: merged.tiers,
         archive_unavailable: merged.unavailable,
@@ -233,13 +244,17 @@ pub struct Merged {
     pub tiers: Tiers,
     /// What is archived and cannot be read just now.
     pub unavailable: Option<SeqRange>,
+    /// Some of it was dropped when its retention ended, and so was everything before.
+    pub dropped: bool,
+    /// Where the earliest archived run that was read begins.
+    pub cold_from: Option<Seq>,
 }
 
 /// Adds what no hot row holds from the cold tier. `hot` must have been read before: rows leave only after their archived
 /// copy is published, so a seq is in one of the two.
 ///
 /// # Errors
-/// [`Error::ArchiveUnavailable`] when nothing is hot and the archive cannot be read.
+/// [`Error::ArchiveUnavailable`] or [`Error::ArchiveDamaged`] when nothing else can be shown.
 pub async fn merge(
     shard: &Shard,
     cold: &dyn ColdTier,
@@ -248,53 +263,97 @@ pub async fn merge(
     hot: Vec<StoredMessage>,
     deadline: Instant,
 ) -> Result<Merged> {
-    let wanted = (last.0 + 1).saturating_sub(first.0);
     let hot_count = hot.len() as u64;
-    if hot_count == wanted {
-        return Ok(Merged {
-            messages: hot,
-            tiers: Tiers {
-                hot: hot_count,
-                archive: 0,
-            },
-            unavailable: None,
-        });
+    let mut merged = Merged {
+        messages: hot,
+        tiers: Tiers {
+            hot: hot_count,
+            archive: 0,
+        },
+        unavailable: None,
+        dropped: false,
+        cold_from: None,
+    };
+    if hot_count == (last.0 + 1).saturating_sub(first.0) {
+        return Ok(merged);
     }
-    let mut by_seq: BTreeMap<Seq, StoredMessage> = hot
-        .into_iter()
-        .map(|message| (message.seq, message))
-        .collect();
-    let missing = |seq: &Seq| !by_seq.contains_key(seq);
-    let from_seq = (first.0..=last.0).map(Seq).find(missing).unwrap_or(first);
-    let to_seq = (first.0..=last.0)
-        .rev()
-        .map(Seq)
-        .find(missing)
-        .unwrap_or(last);
-    let unavailable = match cold.read(shard, id, from_seq, to_seq, deadline).await {
-        Ok(archived) => {
-            for message in archived {
-                by_seq.entry(message.seq).or_insert(message);
-            }
-            None
-        }
-        Err(Error::ArchiveUnavailable) if !by_seq.is_empty() => Some(SeqRange { from_seq, to_seq }),
-        Err(error) => return Err(error),
+    let mut missing: BTreeSet<Seq> = (first.0..=last.0).map(Seq).collect();
+    for message in &merged.messages {
+        missing.remove(&message.seq);
+    }
+    let (Some(&lowest), Some(&highest)) = (missing.first(), missing.last()) else {
+        return Ok(merged);
     };
-    let tiers = Tiers {
-        hot: hot_count,
-        archive: by_seq.len() as u64 - hot_count,
-    };
-    if unavailable.is_none() && by_seq.len() as u64 != wanted {
+    let mut connection = shard.reader(deadline).await?;
+    let runs = archive::locate(&mut connection, id, (lowest, highest)).await?;
+    drop(connection); // the archive may take its time
+    let wanted = claim(&runs, &mut missing);
+    if let Some(seq) = missing.first() {
         return Err(Error::Corrupt(format!(
-            "conversation {id} has a hole between {from_seq} and {to_seq}"
+            "conversation {id} has no message {seq}"
         )));
     }
-    Ok(Merged {
-        messages: by_seq.into_values().collect(),
-        tiers,
-        unavailable,
-    })
+    let mut lost: Vec<Seq> = Vec::new();
+    let mut failure = None;
+    let reads = wanted.iter().map(|(run, seqs)| async move {
+        let range = seqs.first().zip(seqs.last());
+        match (run.segment, range) {
+            (Some(_), Some((first, last))) => {
+                Some(cold.read(id, run, (*first, *last), deadline).await)
+            }
+            _ => None,
+        }
+    });
+    for ((run, seqs), read) in wanted.iter().zip(join_all(reads).await) {
+        match read {
+            None => merged.dropped = true,
+            Some(Ok(messages)) => {
+                let wanted = messages
+                    .into_iter()
+                    .filter(|message| seqs.contains(&message.seq));
+                merged.messages.extend(wanted);
+                merged.cold_from = merged.cold_from.into_iter().chain([run.first_seq]).min();
+            }
+            Some(Err(error @ (Error::ArchiveUnavailable | Error::ArchiveDamaged(_)))) => {
+                lost.extend(seqs);
+                failure = Some(error);
+            }
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    merged.messages.sort_unstable_by_key(|message| message.seq);
+    merged.tiers.archive = merged.messages.len() as u64 - hot_count;
+    match failure {
+        Some(error) if merged.messages.is_empty() => Err(error),
+        _ => {
+            let range = lost.iter().min().zip(lost.iter().max());
+            merged.unavailable = range.map(|(from, to)| SeqRange {
+                from_seq: *from,
+                to_seq: *to,
+            });
+            Ok(merged)
+        }
+    }
+}
+
+/// Which messages to take from which run: each from the one of the greatest generation. What is claimed is no longer
+/// missing.
+fn claim<'a>(
+    runs: &'a [ArchivedRun],
+    missing: &mut BTreeSet<Seq>,
+) -> Vec<(&'a ArchivedRun, BTreeSet<Seq>)> {
+    let mut wanted = Vec::new();
+    for run in runs.iter().rev() {
+        let claimed: BTreeSet<Seq> = missing
+            .range(run.first_seq..=run.last_seq)
+            .copied()
+            .collect();
+        if !claimed.is_empty() {
+            missing.retain(|seq| !claimed.contains(seq));
+            wanted.push((run, claimed));
+        }
+    }
+    wanted
 }
 
 #[cfg(test)]

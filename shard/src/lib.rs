@@ -16,11 +16,13 @@
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
+//! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
 //! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
 //!
 //! Design names used throughout: INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-MEMBER and INV-BOUND
 //! are explained in `ARCHITECTURE` section of the repository's README.
 
+pub mod archive;
 pub mod conversation;
 pub mod db;
 pub mod directory;

@@ -1,35 +1,39 @@
 //! What other crates plug into the store. The arrows point here: the archiver and the real-time side depend on this
 //! crate, never the other way round; `router` wires them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 
+use crate::archive::ArchivedRun;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::message::StoredMessage;
 use crate::model::{Message, Watermarks};
 use crate::node::Shard;
 
-/// Where messages are that no hot row holds any more (INV-TIER).
+/// Reads messages that no hot row holds any more (INV-TIER).
 #[async_trait]
 pub trait ColdTier: Send + Sync {
-    /// The messages of `conversation` from `first` to `last`, both included, in order and without a hole.
-    /// `shard` is the conversation's, where the archive index is.
+    /// The messages of `run` from `first` to `last`, both included and both in it, in order and without a hole.
     ///
     /// # Errors
-    /// [`Error::ArchiveUnavailable`] when any of them cannot be read before `deadline`.
+    /// [`Error::ArchiveUnavailable`] when they cannot be read before `deadline`; [`Error::ArchiveDamaged`] when what is
+    /// there is not what was archived.
     async fn read(
         &self,
-        shard: &Shard,
         conversation: ConversationId,
-        first: Seq,
-        last: Seq,
+        run: &ArchivedRun,
+        (first, last): (Seq, Seq),
         deadline: Instant,
     ) -> Result<Vec<StoredMessage>>;
+
+    /// Somebody reads backwards and will soon want the message before `before`. It must not block.
+    fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq);
 }
 
-/// No archive: every message is hot, so a message that is not there cannot be read.
+/// No archive: every message is hot.
 #[derive(Debug, Default)]
 pub struct NoArchive;
 
@@ -37,14 +41,15 @@ pub struct NoArchive;
 impl ColdTier for NoArchive {
     async fn read(
         &self,
-        _shard: &Shard,
         _conversation: ConversationId,
-        _first: Seq,
-        _last: Seq,
+        _run: &ArchivedRun,
+        _range: (Seq, Seq),
         _deadline: Instant,
     ) -> Result<Vec<StoredMessage>> {
         Err(Error::ArchiveUnavailable)
     }
+
+    fn read_ahead(&self, _shard: &Arc<Shard>, _conversation: ConversationId, _before: Seq) {}
 }
 
 /// Something that was committed.

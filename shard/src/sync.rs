@@ -2,17 +2,27 @@
 //!
 //! Two counters answer it. A user's rev over their list entries says which conversations changed; a conversation's rev
 //! says which of its rows did: a row that was created, edited and deleted meanwhile comes once, as it is now. A page of
-//! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given.
+//! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given. Changes to
+//! messages that have been archived since are read from the archive; a client that needs too much of it, or comes while
+//! the archive is away, is told to fetch from the head: whole or refused.
 
-use crate::db::{Connection, values};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
+use crate::archive::{self, ArchivedRun};
+use crate::db::values;
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ids::{ConversationId, Rev, UserId};
+use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::map::Assignment;
 use crate::member;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
 use crate::node::Shard;
+use crate::seams::ColdTier;
 
 /// Most conversations whose rev a client may send at once.
 pub const CONVERSATIONS_MAX: usize = 200;
@@ -22,6 +32,9 @@ pub const ENTRIES_MAX: u32 = 100;
 pub const MESSAGES_MAX: usize = 500;
 /// Most members told of at once; one change touches at most 1,000.
 const MEMBERS_MAX: usize = 2000;
+
+/// Most archived runs looked through for one conversation's changes.
+const RUNS_MAX: usize = 16;
 
 /// By the index `messages_rev`.
 const CHANGED: &str = concat!(
@@ -47,28 +60,30 @@ pub enum Delta {
     Resync(ConversationHead),
 }
 
-/// What changed in a conversation since `rev`, at most `room` messages of it.
+/// What changed in a conversation since `rev`, at most `room` messages of it; nothing when that is more than `most`.
 ///
 /// # Errors
-/// [`Error::NotOwner`], [`Error::NotMember`].
+/// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
 pub async fn delta(
-    connection: &mut Connection,
     shard: &Shard,
     assignment: &Assignment,
+    cold: &dyn ColdTier,
     (id, user): (ConversationId, &UserId),
     rev: Rev,
     (room, most): (usize, u32),
+    deadline: Instant,
 ) -> Result<Delta> {
-    let access = history::access(connection, shard, assignment, (id, user)).await?;
+    let mut connection = shard.reader(deadline).await?;
+    let access = history::access(&mut connection, shard, assignment, (id, user)).await?;
     if rev == access.rev {
         return Ok(Delta::None);
     }
+    let head = ConversationHead {
+        conversation_id: id,
+        head_seq: access.head_seq,
+        rev: access.rev,
+    };
     if rev > access.rev || access.rev.0 - rev.0 > u64::from(most) {
-        let head = ConversationHead {
-            conversation_id: id,
-            head_seq: access.head_seq,
-            rev: access.rev,
-        };
         return Ok(Delta::Resync(head));
     }
     let mut through = access.rev;
@@ -80,19 +95,33 @@ pub async fn delta(
         .iter()
         .map(|row| StoredMessage::from_row(row, 0))
         .collect::<Result<Vec<_>>>()?;
+    let mut members = member::changed(&mut connection, id, (rev, through), MEMBERS_MAX + 1).await?;
+    let progress = history::progress(&mut connection, id, access.kind).await?;
+    // Hot rows first: what leaves them meanwhile is in the index by then.
+    let runs = archive::changed_runs(&mut connection, id, rev, RUNS_MAX + 1).await?;
+    drop(connection);
+    if runs.len() > RUNS_MAX {
+        return Ok(Delta::Resync(head));
+    }
+    match changed_in_archive(cold, id, &runs, (rev, through), deadline).await {
+        Ok(archived) => messages = newest_of_each(messages, archived),
+        Err(Error::ArchiveUnavailable | Error::ArchiveDamaged(_)) => {
+            return Ok(Delta::Resync(head));
+        }
+        Err(error) => return Err(error),
+    }
     if messages.len() > room {
         messages.truncate(room);
         through = messages.last().map_or(rev, |message| message.rev);
     }
-    let mut members = member::changed(connection, id, (rev, through), MEMBERS_MAX + 1).await?;
     if members.len() > MEMBERS_MAX {
         // Cut before the last rev, which may not be whole; one change never fills a page alone.
         let last = members.last().map_or(rev, |member| member.rev);
         members.retain(|member| member.rev < last);
-        through = members.last().map_or(rev, |member| member.rev);
-        messages.retain(|message| message.rev <= through);
+        through = through.min(members.last().map_or(rev, |member| member.rev));
     }
-    let progress = history::progress(connection, id, access.kind).await?;
+    messages.retain(|message| message.rev <= through);
+    members.retain(|member| member.rev <= through);
     let to_message = |stored: StoredMessage| -> Result<Message> {
         let status = progress.status(&stored.sender, stored.seq);
         stored.into_message(id, status)
@@ -114,6 +143,41 @@ pub async fn delta(
         changes,
         complete: through == access.rev,
     })
+}
+
+/// The archived messages whose rev is after `since`, up to `through`.
+async fn changed_in_archive(
+    cold: &dyn ColdTier,
+    id: ConversationId,
+    runs: &[ArchivedRun],
+    (since, through): (Rev, Rev),
+    deadline: Instant,
+) -> Result<Vec<StoredMessage>> {
+    let kept = runs.iter().filter(|run| run.segment.is_some());
+    let reads = kept.map(|run| cold.read(id, run, (run.first_seq, run.last_seq), deadline));
+    let mut messages = Vec::new();
+    for read in join_all(reads).await {
+        let changed = |message: &StoredMessage| message.rev > since && message.rev <= through;
+        messages.extend(read?.into_iter().filter(changed));
+    }
+    Ok(messages)
+}
+
+/// Both lists by rev, each message once, as it was changed last.
+fn newest_of_each(hot: Vec<StoredMessage>, archived: Vec<StoredMessage>) -> Vec<StoredMessage> {
+    let mut by_seq: BTreeMap<Seq, StoredMessage> = BTreeMap::new();
+    for message in hot.into_iter().chain(archived) {
+        match by_seq.entry(message.seq) {
+            Entry::Vacant(place) => drop(place.insert(message)),
+            Entry::Occupied(mut place) if place.get().rev < message.rev => {
+                place.insert(message);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    let mut messages: Vec<StoredMessage> = by_seq.into_values().collect();
+    messages.sort_unstable_by_key(|message| message.rev);
+    messages
 }
 
 /// The text form of a user's rev.

@@ -188,14 +188,14 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let mut connection = shard.reader(caller.deadline).await?;
                     sync::delta(
-                        &mut connection,
                         &shard,
                         &assignment,
+                        self.cold.as_ref(),
                         (id, &caller.user),
                         rev,
                         (room, most),
+                        caller.deadline,
                     )
                     .await
                 },

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Store;
+use crate::archive::{self, ArchivedRun};
 use crate::conversation::{Change, Told};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, Work};
-use crate::message::{Draft, StoredMessage, check_content};
+use crate::map::Assignment;
+use crate::message::{self, Draft, StoredMessage, check_content};
 use crate::model::{
     Caller, Edit, HistoryPage, Message, NewMessage, Position, RawJson, Role, Sent, Timestamp,
     Watermarks,
@@ -296,49 +298,143 @@ impl Store {
         .await
     }
 
-    /// A change to one stored message, which takes the next rev if it changes anything.
+    /// A change to one stored message, which takes the next rev if it changes anything. One that is archived is read
+    /// before the transaction, which then makes it a hot row again ("thaw") and so no lock is held while the archive
+    /// answers.
     async fn change_message(
         &self,
         caller: &Caller,
         id: MessageId,
         work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
     ) -> Result<Message> {
-        let (conversation, work) = (id.conversation, &work);
-        let change = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self
-                .begin(&shard, &assignment, caller, conversation)
-                .await?;
-            if id.seq > change.head.head_seq {
-                return Err(Error::NotFound("message"));
+        let work = &work;
+        let change = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let mut archived = None;
+            for _ in 0..THAW_ATTEMPTS {
+                let outcome = self
+                    .try_change_message(&shard, &assignment, caller, id, archived.take(), work)
+                    .await?;
+                match outcome {
+                    Attempt::Done(message) => return Ok(*message),
+                    Attempt::Archived(run) => {
+                        archived = self.read_archived(id, run, caller).await?
+                    }
+                }
             }
-            let stored = history::rows(&mut change.connection, conversation, (id.seq, id.seq))
-                .await?
-                .pop();
-            let mut stored = stored.ok_or(Error::ArchiveUnavailable)?;
-            let touched = work(&mut change, &mut stored)?;
-            let kind = change.head.kind;
-            let progress = history::progress(&mut change.connection, conversation, kind).await?;
-            let status = progress.status(&stored.sender, id.seq);
-            if touched == Touched::Unchanged {
-                return stored.into_message(conversation, status);
-            }
-            update(&mut change.connection, conversation, &stored).await?;
-            if stored.seq == change.head.head_seq {
-                change.told = Told::Members;
-            }
-            change.head.touch(&stored);
-            let message = stored.into_message(conversation, status)?;
-            change.events.push(match touched {
-                Touched::Deleted => Event::MessageDeleted(message.clone()),
-                _ => Event::MessageUpdated(message.clone()),
-            });
-            self.commit(&shard, change).await?;
-            Ok(message)
+            Err(Error::ArchiveUnavailable) // archived anew each time we had read it
         };
         self.router
-            .call(conversation.owner_key(), caller.deadline, change)
+            .call(id.conversation.owner_key(), caller.deadline, change)
             .await
     }
+
+    async fn read_archived(
+        &self,
+        id: MessageId,
+        run: ArchivedRun,
+        caller: &Caller,
+    ) -> Result<Option<(ArchivedRun, StoredMessage)>> {
+        if run.segment.is_none() {
+            return Err(Error::NotFound("message"));
+        }
+        let read = self
+            .cold
+            .read(id.conversation, &run, (id.seq, id.seq), caller.deadline);
+        Ok(read.await?.pop().map(|message| (run, message)))
+    }
+
+    async fn try_change_message(
+        &self,
+        shard: &Shard,
+        assignment: &Assignment,
+        caller: &Caller,
+        id: MessageId,
+        archived: Option<(ArchivedRun, StoredMessage)>,
+        work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+    ) -> Result<Attempt> {
+        let conversation = id.conversation;
+        let mut change = self.begin(shard, assignment, caller, conversation).await?;
+        if id.seq > change.head.head_seq {
+            return Err(Error::NotFound("message"));
+        }
+        let range = (id.seq, id.seq);
+        let hot = history::rows(&mut change.connection, conversation, range)
+            .await?
+            .pop();
+        let runs = archive::locate(&mut change.connection, conversation, range).await?;
+        let is_hot = hot.is_some();
+        let mut stored = match (hot, archived, runs.last()) {
+            (Some(stored), _, _) => stored,
+            (None, Some((read, stored)), Some(run)) if read == *run => stored,
+            (None, _, Some(run)) => return Ok(Attempt::Archived(*run)),
+            (None, _, None) => {
+                return Err(Error::Corrupt(format!(
+                    "conversation {conversation} has no message {}",
+                    id.seq
+                )));
+            }
+        };
+        let touched = work(&mut change, &mut stored)?;
+        let kind = change.head.kind;
+        let progress = history::progress(&mut change.connection, conversation, kind).await?;
+        let status = progress.status(&stored.sender, id.seq);
+        if touched == Touched::Unchanged {
+            let message = stored.into_message(conversation, status)?;
+            return Ok(Attempt::Done(Box::new(message)));
+        }
+        if touched == Touched::Deleted {
+            self.check_deletable(&mut change, !runs.is_empty(), id)
+                .await?;
+        }
+        if is_hot {
+            update(&mut change.connection, conversation, &stored).await?;
+        } else {
+            change.head.thaw(&stored);
+            let row = [(conversation, stored)];
+            message::insert(&mut change.connection, &row).await?;
+            [(_, stored)] = row;
+        }
+        if stored.seq == change.head.head_seq {
+            change.told = Told::Members;
+        }
+        change.head.touch(&stored);
+        let message = stored.into_message(conversation, status)?;
+        change.events.push(match touched {
+            Touched::Deleted => Event::MessageDeleted(message.clone()),
+            _ => Event::MessageUpdated(message.clone()),
+        });
+        self.commit(shard, change).await?;
+        Ok(Attempt::Done(Box::new(message)))
+    }
+
+    /// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.
+    async fn check_deletable(
+        &self,
+        change: &mut Change,
+        is_archived: bool,
+        id: MessageId,
+    ) -> Result<()> {
+        if archive::is_held(&mut change.connection, id.conversation).await? {
+            return Err(Error::Conflict(
+                "the conversation is under a legal hold; nothing in it can be deleted until that is lifted",
+            ));
+        }
+        if is_archived {
+            let now = Timestamp::now();
+            archive::request_erasure(&mut change.connection, id.conversation, id.seq, now).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How often an archived message is read again because it was archived anew meanwhile.
+const THAW_ATTEMPTS: usize = 4;
+
+/// What came of a try to change a message.
+enum Attempt {
+    Done(Box<Message>),
+    /// It must be read from here first.
+    Archived(ArchivedRun),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS archive_jobs_started ON archive_jobs (started_at)

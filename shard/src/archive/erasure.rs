@@ -1,0 +1,164 @@
+//! Deleted content that archived objects still hold, and the receipts of what was removed (INV-ERASE).
+
+use serde::Serialize;
+
+use crate::db::{Connection, Row, values};
+use crate::error::Result;
+use crate::ids::{ConversationId, Seq};
+use crate::model::Timestamp;
+
+/// One deleted message, on its way out of the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Erasure {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The message; 0 is the whole conversation.
+    pub seq: Seq,
+    /// When it was deleted.
+    pub requested_at: Timestamp,
+    /// Since when no index names its content.
+    pub rewritten_at: Option<Timestamp>,
+    /// Since when no object holds its content.
+    pub erased_at: Option<Timestamp>,
+}
+
+macro_rules! erasure_columns {
+    () => {
+        "conversation_id, seq, requested_at, rewritten_at, erased_at"
+    };
+}
+
+const REQUEST: &str = "INSERT INTO erasures (conversation_id, seq, requested_at) VALUES (?, ?, ?) \
+     {on_duplicate conversation_id, seq} requested_at = requested_at";
+/// By the index `erasures_open`.
+const PENDING: &str = concat!(
+    "SELECT ",
+    erasure_columns!(),
+    " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at IS NULL ORDER BY requested_at LIMIT ?"
+);
+const REWRITTEN: &str =
+    "UPDATE erasures SET rewritten_at = ? WHERE conversation_id = ? AND seq = ?";
+/// By the index `erasures_open`. What was rewritten is gone once every segment that was superseded by then is deleted.
+const ERASED: &str = "UPDATE erasures SET erased_at = ? WHERE erased_at IS NULL AND rewritten_at IS NOT NULL AND rewritten_at < ?";
+/// By the index `archive_segments_state`.
+const OLDEST_SUPERSEDED: &str = "SELECT changed_at FROM archive_segments {by archive_segments_state} \
+     WHERE state = ? ORDER BY changed_at LIMIT 1";
+const OPEN: &str =
+    "SELECT COUNT(*), MIN(requested_at) FROM erasures {by erasures_open} WHERE erased_at IS NULL";
+/// By the primary key.
+const OF_CONVERSATION: &str = concat!(
+    "SELECT ",
+    erasure_columns!(),
+    " FROM erasures WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+);
+
+fn erasure(row: &Row) -> Result<Erasure> {
+    Ok(Erasure {
+        conversation_id: row.conversation(0)?,
+        seq: Seq::from_i64(row.int(1)?),
+        requested_at: Timestamp(row.int(2)?),
+        rewritten_at: row.opt_int(3)?.map(Timestamp),
+        erased_at: row.opt_int(4)?.map(Timestamp),
+    })
+}
+
+/// In a write transaction: puts a deleted message down whose content is archived. Again changes nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn request_erasure(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    seq: Seq,
+    now: Timestamp,
+) -> Result<()> {
+    connection
+        .execute(REQUEST, &values![&conversation, seq, now.0])
+        .await
+        .map(drop)
+}
+
+/// The erasures whose content is still named by the index, the longest waiting first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pending_erasures(connection: &mut Connection, limit: usize) -> Result<Vec<Erasure>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    connection
+        .fetch_all(PENDING, &values![limit])
+        .await?
+        .iter()
+        .map(erasure)
+        .collect()
+}
+
+/// In a job's transaction: no index names this content any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn erasure_rewritten(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    seq: Seq,
+    now: Timestamp,
+) -> Result<()> {
+    connection
+        .execute(REWRITTEN, &values![now.0, &conversation, seq])
+        .await
+        .map(drop)
+}
+
+/// In a write transaction: gives the receipts for what no object holds any more, and says how many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn finish_erasures(connection: &mut Connection, now: Timestamp) -> Result<u64> {
+    let mut before = i64::MAX;
+    for state in [
+        super::SegmentState::Superseded,
+        super::SegmentState::Deleting,
+    ] {
+        if let Some(row) = connection
+            .fetch_optional(OLDEST_SUPERSEDED, &values![state.name()])
+            .await?
+        {
+            // A segment that is being deleted was superseded some time before that.
+            before = before.min(if state == super::SegmentState::Superseded {
+                row.int(0)?
+            } else {
+                0
+            });
+        }
+    }
+    connection.execute(ERASED, &values![now.0, before]).await
+}
+
+/// How many erasures have no receipt yet, and when the oldest of them was asked for.
+///
+/// # Errors
+/// When the database fails.
+pub async fn open_erasures(connection: &mut Connection) -> Result<(u64, Option<Timestamp>)> {
+    let Some(row) = connection.fetch_optional(OPEN, &[]).await? else {
+        return Ok((0, None));
+    };
+    Ok((row.int(0)?.cast_unsigned(), row.opt_int(1)?.map(Timestamp)))
+}
+
+/// The erasures of a conversation after message `after`, with their receipts.
+///
+/// # Errors
+/// When the database fails.
+pub async fn erasures_of(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    after: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Erasure>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let after = after.map_or(-1, Seq::as_i64);
+    let rows = connection
+        .fetch_all(OF_CONVERSATION, &values![&conversation, after, limit])
+        .await?;
+    rows.iter().map(erasure).collect()
+}

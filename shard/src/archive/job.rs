@@ -1,0 +1,118 @@
+//! The history of jobs.
+
+use serde::Serialize;
+
+use crate::db::{Connection, Row, values};
+use crate::error::{Error, Result};
+use crate::model::Timestamp;
+
+/// A job as it was put down.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// Its id.
+    #[serde(skip)]
+    pub id: [u8; 16],
+    /// What it did: `run`, `restore`, `gc` …
+    pub kind: String,
+    /// Who started it: a user of the machine, or `schedule`.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended; none while it runs, or when its process died.
+    pub ended_at: Option<Timestamp>,
+    /// `done`, or what stopped it.
+    pub outcome: Option<String>,
+    /// What it did, in numbers, as JSON.
+    pub figures: String,
+}
+
+const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, ?, '{}')";
+const END: &str = "UPDATE archive_jobs SET ended_at = ?, outcome = ?, figures = ? WHERE id = ?";
+/// By the index `archive_jobs_started`.
+const LATEST: &str = "SELECT id, kind, actor, reason, started_at, ended_at, outcome, figures FROM archive_jobs \
+     {by archive_jobs_started} ORDER BY started_at DESC LIMIT ?";
+const FORGET: &str = "DELETE FROM archive_jobs WHERE started_at < ?";
+
+/// How much of a text a column of the history takes, in characters.
+const TEXT_CHARACTERS: usize = 128;
+
+fn shortened(text: &str) -> String {
+    text.chars().take(TEXT_CHARACTERS).collect()
+}
+
+/// Puts a job down that begins, and gives its id.
+///
+/// # Errors
+/// When the database fails.
+pub async fn begin_job(
+    connection: &mut Connection,
+    (kind, actor, reason): (&str, &str, &str),
+    now: Timestamp,
+) -> Result<[u8; 16]> {
+    let id: [u8; 16] = rand::random();
+    let (actor, reason) = (shortened(actor), shortened(reason));
+    connection
+        .execute(
+            BEGIN,
+            &values![&id, kind, actor.as_str(), reason.as_str(), now.0],
+        )
+        .await?;
+    Ok(id)
+}
+
+/// Puts down how a job ended.
+///
+/// # Errors
+/// When the database fails.
+pub async fn end_job(
+    connection: &mut Connection,
+    id: &[u8; 16],
+    (outcome, figures): (&str, &str),
+    now: Timestamp,
+) -> Result<()> {
+    let outcome = shortened(outcome);
+    connection
+        .execute(END, &values![now.0, outcome.as_str(), figures, id])
+        .await
+        .map(drop)
+}
+
+/// The latest jobs, the newest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Vec<JobRecord>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let job = |row: &Row| {
+        Ok(JobRecord {
+            id: row
+                .bytes(0)?
+                .try_into()
+                .map_err(|_| Error::Corrupt("a job's id".into()))?,
+            kind: row.text(1)?,
+            actor: row.text(2)?,
+            reason: row.text(3)?,
+            started_at: Timestamp(row.int(4)?),
+            ended_at: row.opt_int(5)?.map(Timestamp),
+            outcome: row.opt_text(6)?,
+            figures: row.text(7)?,
+        })
+    };
+    connection
+        .fetch_all(LATEST, &values![limit])
+        .await?
+        .iter()
+        .map(job)
+        .collect()
+}
+
+/// Forgets jobs that began before `before`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget_jobs(connection: &mut Connection, before: Timestamp) -> Result<u64> {
+    connection.execute(FORGET, &values![before.0]).await
+}
