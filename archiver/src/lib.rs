@@ -4,6 +4,12 @@
 //! |---|---|
 //! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
 //! | [`segment`] | the files of archived messages: written, read, checked |
+//! | [`tier`] | cold reads: a page's archived part, cached and shared |
+//! | [`archive`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
+//! | [`settings`] | the configuration's section `archive` |
 
+pub mod archive;
 pub mod object_store;
 pub mod segment;
+pub mod settings;
+pub mod tier;

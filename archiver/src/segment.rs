@@ -25,7 +25,8 @@ pub mod writer;
 
 use std::fmt;
 
-use backscroll_shard::ids::{ConversationId, Seq};
+use backscroll_shard::archive::{ArchivedRun, SegmentId};
+use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::model::Timestamp;
 use twox_hash::XxHash3_64;
 
@@ -92,12 +93,51 @@ pub struct IndexEntry {
     pub last_seq: Seq,
     /// How many.
     pub count: u32,
+    /// The greatest rev among them.
+    pub last_rev: Rev,
     /// When the earliest was sent.
     pub first_at: Timestamp,
     /// When the latest was sent.
     pub last_at: Timestamp,
     /// The frame they are in, perhaps with others.
     pub frame: FrameLocation,
+}
+
+impl IndexEntry {
+    /// The row of a shard's index for it.
+    #[must_use]
+    pub fn to_run(&self, segment: SegmentId, generation: Generation) -> ArchivedRun {
+        ArchivedRun {
+            first_seq: self.first_seq,
+            last_seq: self.last_seq,
+            generation: generation.0,
+            last_rev: self.last_rev,
+            last_at: self.last_at,
+            segment: Some(segment),
+            offset: self.frame.offset,
+            length: self.frame.length,
+            digest: self.frame.digest.0,
+        }
+    }
+}
+
+/// What the keys of all segments begin with.
+pub const KEY_PREFIX: &str = "archive/";
+
+/// The key of a segment's object: spread by the first two of its random digits, and the same whatever shard names it.
+#[must_use]
+#[expect(clippy::expect_used, reason = "hexadecimal digits make a key")]
+pub fn object_key(segment: SegmentId) -> ObjectKey {
+    let name = segment.to_string();
+    ObjectKey::new(format!("{KEY_PREFIX}{}/{name}.jsonl.zst", &name[..2])).expect("valid")
+}
+
+/// The segment whose object has this key.
+#[must_use]
+pub fn segment_of(key: &ObjectKey) -> Option<SegmentId> {
+    let (_, name) = key.as_str().strip_prefix(KEY_PREFIX)?.split_once('/')?;
+    let id = SegmentId::parse(name.strip_suffix(".jsonl.zst")?)?;
+    (object_key(id) == *key).then_some(id)
 }
 
 /// A segment cannot be written or read.

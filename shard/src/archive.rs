@@ -407,3 +407,40 @@ pub async fn settle_heads(
         .await?;
     Ok(())
 }
+
+/// Part of one conversation's messages, weighed for a plan.
+const WEIGH: &str = "SELECT COUNT(*), COALESCE(SUM(LENGTH(content)), 0) FROM messages \
+     WHERE conversation_id = ? AND created_at < ? AND rev <= ?";
+/// What a database is busy with; MySQL and MariaDB only.
+const THREADS_RUNNING: &str = "SHOW GLOBAL STATUS LIKE 'Threads_running'";
+
+/// How many messages of a candidate are older than `cutoff`, and the bytes of their text.
+///
+/// # Errors
+/// When the database fails.
+pub async fn weigh(
+    connection: &mut Connection,
+    candidate: &Candidate,
+    cutoff: Timestamp,
+) -> Result<(u64, u64)> {
+    let args = values![&candidate.conversation, cutoff.0, candidate.rev];
+    let Some(row) = connection.fetch_optional(WEIGH, &args).await? else {
+        return Ok((0, 0));
+    };
+    Ok((row.int(0)?.cast_unsigned(), row.int(1)?.cast_unsigned()))
+}
+
+/// How many statements the database runs just now; `None` where it does not say.
+///
+/// # Errors
+/// When the database fails.
+pub async fn threads_running(connection: &mut Connection) -> Result<Option<u64>> {
+    if connection.dialect() == crate::db::Dialect::Sqlite {
+        return Ok(None);
+    }
+    let row = connection.fetch_optional(THREADS_RUNNING, &[]).await?;
+    Ok(row
+        .map(|row| row.text(1))
+        .transpose()?
+        .and_then(|text| text.parse().ok()))
+}

@@ -93,31 +93,18 @@ impl Frame {
         Ok((frame, entries))
     }
 
-    /// The messages of the run that the index has as `entry`.
-    ///
-    /// # Errors
-    /// [`SegmentError::Damaged`] when the frame has no such run.
-    pub fn messages(
+    /// The messages of a conversation's run from `first` to `last`, if there is one with exactly these.
+    #[must_use]
+    pub fn run(
         &self,
-        segment: &ObjectKey,
-        entry: &IndexEntry,
-    ) -> Result<&[StoredMessage], SegmentError> {
+        conversation: ConversationId,
+        first: Seq,
+        last: Seq,
+    ) -> Option<&[StoredMessage]> {
         let is_it = |run: &&Run| {
-            run.conversation == entry.conversation
-                && run.first() == entry.first_seq
-                && run.last() == entry.last_seq
+            run.conversation == conversation && run.first() == first && run.last() == last
         };
-        match self.runs.iter().find(is_it) {
-            Some(run) => Ok(&run.messages),
-            None => Err(Reading {
-                segment,
-                offset: entry.frame.offset,
-            }
-            .damaged(format!(
-                "it has no messages {} to {} of conversation {}",
-                entry.first_seq, entry.last_seq, entry.conversation
-            ))),
-        }
+        Some(&self.runs.iter().find(is_it)?.messages)
     }
 }
 
@@ -137,6 +124,7 @@ impl Run {
             first_seq: self.first(),
             last_seq: self.last(),
             count: u32::try_from(self.messages.len()).ok()?,
+            last_rev: self.messages.iter().map(|message| message.rev).max()?,
             first_at: times().min()?,
             last_at: times().max()?,
             frame,

@@ -6,7 +6,8 @@
 
 use std::mem;
 
-use backscroll_shard::ids::{ConversationId, Seq};
+use backscroll_shard::archive::RUN_MAX;
+use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
@@ -74,6 +75,7 @@ struct Run {
     count: u32,
     at: Timestamp,
     rev: u64,
+    last_rev: Rev,
     earliest: Timestamp,
     latest: Timestamp,
 }
@@ -148,6 +150,7 @@ impl SegmentWriter {
         }
         run.last = message.seq;
         run.count += 1;
+        run.last_rev = run.last_rev.max(message.rev);
         run.earliest = run.earliest.min(message.created_at);
         run.latest = run.latest.max(message.created_at);
         self.messages += 1;
@@ -172,7 +175,7 @@ impl SegmentWriter {
             }
             if run.conversation == conversation
                 && message.seq == run.last.next()
-                && run.count < u32::MAX
+                && u64::from(run.count) < RUN_MAX
             {
                 return Ok(());
             }
@@ -185,6 +188,7 @@ impl SegmentWriter {
             count: 0,
             at: message.created_at,
             rev: message.rev.0,
+            last_rev: message.rev,
             earliest: message.created_at,
             latest: message.created_at,
         };
@@ -219,6 +223,7 @@ impl SegmentWriter {
             first_seq: run.first,
             last_seq: run.last,
             count: run.count,
+            last_rev: run.last_rev,
             first_at: run.earliest,
             last_at: run.latest,
             frame,

@@ -1,0 +1,407 @@
+//! The operators' jobs on the archive.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`run`] | the archive job: from hot rows to published segments |
+//! | [`erase`] | deleted content out of archived objects; superseded copies and ended retentions too |
+//! | [`collect`] | objects that nothing names: found, kept for a while, deleted |
+//! | [`verify`] | the scrub: bucket against index, both ways, and every frame |
+//! | [`restore`] | a conversation back to hot rows |
+//! | [`rebuild`] | the index from the bucket alone |
+//! | [`status`] | what there is, what is waiting, what was done |
+//! | [`schedule`] | the jobs of a running service |
+//! | `draft`, `throttle` | writing one segment; waiting for the database to be less busy |
+//!
+//! The order of the archive job, each step safe to die after (INV-TIER, INV-OBJECT):
+//!
+//! 1. lease of the shard's ranges, which gives the generation;
+//! 2. intent row, with the segment's unique name;
+//! 3. rows read, digested, compressed and uploaded, in one stream;
+//! 4. everything read back, decoded and compared with the digest of the rows;
+//! 5. published: index rows and registry, one transaction;
+//! 6. hot rows deleted in bounded batches, those only that are still at an archived rev;
+//! 7. settled: the heads know what their oldest hot message is.
+//!
+//! A crash leaves, after 2–4, an intent and perhaps an object that nothing names (collected after a grace period), and
+//! after 5 and 6 rows that are in both tiers, which readers do not notice and the next run goes on deleting.
+
+pub mod collect;
+mod draft;
+pub mod erase;
+pub mod rebuild;
+pub mod restore;
+pub mod run;
+pub mod schedule;
+pub mod status;
+mod throttle;
+pub mod verify;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use backscroll_shard::archive::{self, Lease, begin_job, end_job};
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::ShardName;
+use backscroll_shard::map::Assignment;
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use backscroll_shard::routing::Router;
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use crate::object_store::{ObjectStore, StoreError};
+use crate::segment::SegmentError;
+use crate::settings::ArchiveSettings;
+
+/// How long one transaction of a job may take.
+const STEP: Duration = Duration::from_secs(30);
+
+/// How often a lease is renewed; also how exactly a replica's lag is known.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// How often a transaction is run again after contention.
+const RETRIES: u32 = 10;
+
+/// A job did not get to its end. What it had committed stays, and the next one goes on from there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// A database, or a lease.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The object store.
+    #[error("object store: {0}")]
+    Objects(#[from] StoreError),
+    /// A segment cannot be written or read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// What was read back is not what was to be stored; it was not published.
+    #[error(
+        "segment {0}: what was read back is not what was written; nothing was published or deleted"
+    )]
+    NotAsWritten(String),
+    /// The process is ending.
+    #[error("stopped: the process is ending")]
+    Stopped,
+}
+
+/// A job's result.
+pub type Result<T, E = ArchiveError> = std::result::Result<T, E>;
+
+/// The steps between which a job may die; tests make it do so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It holds the lease.
+    Leased,
+    /// The intent row is committed.
+    Intended,
+    /// The object is uploaded.
+    Uploaded,
+    /// The object was read back and is right.
+    ReadBack,
+    /// The index names it.
+    Published,
+    /// A batch of hot rows is deleted.
+    Deleted,
+    /// All of a segment's hot rows are gone, its registry row does not say so yet.
+    Emptied,
+    /// The segment is settled.
+    Settled,
+    /// A segment's successor is published.
+    Rewritten,
+    /// An object may not be published any more.
+    DeletionBegun,
+    /// An object is deleted, its registry row not.
+    ObjectDeleted,
+    /// A batch of rows is hot again.
+    Restored,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 12] = [
+        Self::Leased,
+        Self::Intended,
+        Self::Uploaded,
+        Self::ReadBack,
+        Self::Published,
+        Self::Deleted,
+        Self::Emptied,
+        Self::Settled,
+        Self::Rewritten,
+        Self::DeletionBegun,
+        Self::ObjectDeleted,
+        Self::Restored,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leased => "leased",
+            Self::Intended => "intended",
+            Self::Uploaded => "uploaded",
+            Self::ReadBack => "read-back",
+            Self::Published => "published",
+            Self::Deleted => "deleted",
+            Self::Emptied => "emptied",
+            Self::Settled => "settled",
+            Self::Rewritten => "rewritten",
+            Self::DeletionBegun => "deletion-begun",
+            Self::ObjectDeleted => "object-deleted",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+/// Is told of every step that is done.
+pub type Hook = Arc<dyn Fn(Step) + Send + Sync>;
+
+/// Who starts a job, and why: for the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// A user of the machine, or `schedule`.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Only this shard.
+    pub shard: Option<ShardName>,
+}
+
+/// Where a job is: for people who watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The shard it works on.
+    pub shard: Option<ShardName>,
+    /// What it does, in a word.
+    pub phase: &'static str,
+    /// Conversations so far.
+    pub conversations: u64,
+    /// Messages read so far.
+    pub messages: u64,
+    /// Hot rows deleted so far.
+    pub deleted: u64,
+    /// Bytes written to the object store so far.
+    pub bytes: u64,
+    /// Why it waits.
+    pub waiting: Option<String>,
+}
+
+/// A job's progress, shared with who watches it.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Mutex<Snapshot>>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}
+
+impl Progress {
+    /// Where the job is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What came of a job on one shard.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardOutcome<T> {
+    /// The shard.
+    pub shard: ShardName,
+    /// The figures, of what was done until it ended.
+    pub figures: T,
+    /// Why it did not get to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The archive of a deployment: what jobs need. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Archive {
+    router: Arc<Router>,
+    objects: Arc<dyn ObjectStore>,
+    settings: Arc<ArchiveSettings>,
+    hook: Option<Hook>,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Archive({})", self.objects.location())
+    }
+}
+
+impl Archive {
+    /// The archive of the shards that `router` knows, in `objects`.
+    #[must_use]
+    pub fn new(
+        router: Arc<Router>,
+        objects: Arc<dyn ObjectStore>,
+        settings: ArchiveSettings,
+    ) -> Self {
+        Self {
+            router,
+            objects,
+            settings: Arc::new(settings),
+            hook: None,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Tells `hook` of every step: for tests that stop a job between two of them.
+    #[must_use]
+    pub fn with_hook(mut self, hook: Hook) -> Self {
+        self.hook = Some(hook);
+        self
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn settings(&self) -> &ArchiveSettings {
+        &self.settings
+    }
+
+    /// Messages sent before this are old enough to be archived now.
+    #[must_use]
+    pub fn cutoff(&self, now: Timestamp) -> Timestamp {
+        self.settings.after.before(now, &self.settings.zone())
+    }
+
+    fn passed(&self, step: Step) {
+        if let Some(hook) = &self.hook {
+            hook(step);
+        }
+    }
+
+    /// The shards that `order` is about.
+    fn shards(&self, order: &Order) -> Result<Vec<Arc<Shard>>> {
+        match &order.shard {
+            Some(name) => Ok(vec![self.router.shard(name)?.clone()]),
+            None => Ok(self.router.shards().cloned().collect()),
+        }
+    }
+
+    /// A job on one shard: its lease taken and kept, its history written, whatever comes of it.
+    async fn job<T: Serialize + Default>(
+        &self,
+        shard: &Arc<Shard>,
+        (kind, order): (&str, &Order),
+        work: impl AsyncFnOnce(&Lease, &mut T) -> Result<()>,
+    ) -> ShardOutcome<T> {
+        let mut figures = T::default();
+        let outcome = self.leased(shard, (kind, order), &mut figures, work).await;
+        let error = outcome.err().map(|error| error.to_string());
+        if let Some(error) = &error {
+            tracing::warn!(shard = %shard.name(), job = kind, error, "an archive job did not get to its end");
+        }
+        metrics::counter!("backscroll_archive_jobs_total", "kind" => kind.to_owned(), "outcome" => if error.is_none() { "done" } else { "failed" })
+            .increment(1);
+        ShardOutcome {
+            shard: shard.name().clone(),
+            figures,
+            error,
+        }
+    }
+
+    async fn leased<T: Serialize>(
+        &self,
+        shard: &Arc<Shard>,
+        (kind, order): (&str, &Order),
+        figures: &mut T,
+        work: impl AsyncFnOnce(&Lease, &mut T) -> Result<()>,
+    ) -> Result<()> {
+        let map = self.router.map();
+        let ranges: Vec<Assignment> = map.ranges_of(shard.name()).cloned().collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let holder = format!("archive {kind} ({})", order.actor);
+        let ttl = self.settings.lease.0;
+        let lease = transaction(shard, async |connection| {
+            let range = (shard.name(), ranges.clone());
+            archive::take_lease(connection, range, &holder, (Timestamp::now(), ttl)).await
+        })
+        .await?;
+        self.passed(Step::Leased);
+        let now = Timestamp::now();
+        let names = (kind, order.actor.as_str(), order.reason.as_str());
+        let id = transaction(shard, async |connection| {
+            begin_job(connection, names, now).await
+        })
+        .await?;
+        let outcome = tokio::select! {
+            outcome = work(&lease, figures) => outcome,
+            error = self.keep(shard, &lease) => Err(error),
+        };
+        let told = outcome
+            .as_ref()
+            .map_or_else(ToString::to_string, |()| "done".to_owned());
+        let numbers = serde_json::to_string(&figures).unwrap_or_else(|_| "{}".into());
+        // Either may fail because the database is away: then the history says that the job never ended, and the lease
+        // ends by itself.
+        let closing = transaction(shard, async |connection| {
+            end_job(connection, &id, (&told, &numbers), Timestamp::now()).await?;
+            archive::renew_lease(connection, &lease, (Timestamp::now(), Duration::ZERO)).await
+        });
+        if let Err(error) = closing.await {
+            tracing::warn!(shard = %shard.name(), %error, "the end of an archive job could not be put down");
+        }
+        outcome
+    }
+
+    /// Keeps a lease until it is lost.
+    async fn keep(&self, shard: &Shard, lease: &Lease) -> ArchiveError {
+        let ttl = self.settings.lease.0;
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            let renewal = transaction(shard, async |connection| {
+                archive::renew_lease(connection, lease, (Timestamp::now(), ttl)).await
+            });
+            match renewal.await {
+                Ok(()) => renewed = Instant::now(),
+                Err(error @ (Error::LeaseLost(_) | Error::NotOwner(_))) => return error.into(),
+                Err(error) if renewed.elapsed() > ttl => return error.into(),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// One transaction on a shard, run again after contention.
+async fn transaction<T>(
+    shard: &Shard,
+    work: impl AsyncFn(&mut backscroll_shard::db::Connection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut retries = 0;
+    loop {
+        let deadline = Instant::now() + STEP;
+        let outcome = async {
+            let mut connection = shard.begin(deadline).await?;
+            let value = work(&mut connection).await?;
+            connection.commit().await?;
+            Ok(value)
+        };
+        match outcome.await {
+            Err(Error::Database(error))
+                if backscroll_shard::error::is_contention(&error) && retries < RETRIES =>
+            {
+                retries += 1;
+                tokio::time::sleep(Duration::from_millis(10 << retries.min(6))).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}

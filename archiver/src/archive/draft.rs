@@ -1,0 +1,302 @@
+//! Writing one segment: intent, rows in, object out, everything read back.
+
+use std::hash::Hasher as _;
+use std::io;
+use std::sync::Arc;
+
+use backscroll_shard::archive::{
+    ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, check_lease, register_segment,
+};
+use backscroll_shard::ids::ConversationId;
+use backscroll_shard::message::StoredMessage;
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use twox_hash::XxHash3_64;
+
+use super::{Archive, ArchiveError, Result, Step, transaction};
+use crate::object_store::{ObjectKey, ObjectStore, StoreError, transfer};
+use crate::segment::reader::Frame;
+use crate::segment::writer::{FinishedFrame, SegmentWriter};
+use crate::segment::{
+    FrameLocation, Generation, IndexEntry, SegmentError, SegmentHeader, object_key,
+};
+
+/// Frames that wait to be uploaded.
+const FRAMES_WAITING: usize = 4;
+
+/// About how many bytes are read back at once.
+const READ_BACK_BYTES: u64 = 4 << 20;
+
+/// A digest over messages, every field of them, in order: of the rows that were read, and again of what came back from
+/// the object store.
+#[derive(Clone)]
+struct RowsDigest {
+    hasher: XxHash3_64,
+    buffer: Vec<u8>,
+}
+
+impl Default for RowsDigest {
+    fn default() -> Self {
+        Self {
+            hasher: XxHash3_64::new(),
+            buffer: Vec::new(),
+        }
+    }
+}
+
+impl RowsDigest {
+    fn add(&mut self, conversation: ConversationId, message: &StoredMessage) {
+        self.buffer.clear();
+        let buffer = &mut self.buffer;
+        buffer.extend_from_slice(conversation.as_bytes());
+        let numbers = [
+            Some(message.seq.as_i64()),
+            Some(message.rev.as_i64()),
+            message.body_digest,
+            Some(message.message_type as i64),
+            message.reply_to.map(|seq| seq.as_i64()),
+            Some(message.created_at.0),
+            message.edited_at.map(|at| at.0),
+            message.deleted_at.map(|at| at.0),
+        ];
+        for number in numbers {
+            buffer.push(u8::from(number.is_some()));
+            buffer.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+        }
+        let texts = [
+            Some(message.sender.as_str()),
+            message.client_msg_id.as_deref(),
+            Some(message.content.as_str()),
+            message.attachments.as_deref(),
+            message.reactions.as_deref(),
+            message.metadata.as_deref(),
+            message.edit_history.as_deref(),
+        ];
+        for text in texts {
+            buffer.push(u8::from(text.is_some()));
+            let text = text.unwrap_or("");
+            buffer.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            buffer.extend_from_slice(text.as_bytes());
+        }
+        self.hasher.write(&self.buffer);
+    }
+
+    fn finish(&self) -> u64 {
+        self.hasher.finish()
+    }
+}
+
+/// A segment that is being written and uploaded.
+pub(super) struct Draft {
+    id: SegmentId,
+    key: ObjectKey,
+    generation: Generation,
+    /// Away while a batch is being compressed.
+    writer: Option<Box<(SegmentWriter, RowsDigest)>>,
+    entries: Vec<IndexEntry>,
+    frames: mpsc::Sender<Bytes>,
+    upload: Upload,
+}
+
+/// The task that uploads; given up with the draft.
+struct Upload(JoinHandle<Result<u64, StoreError>>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A segment whose object is there and is right.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) id: SegmentId,
+    pub(super) bytes: u64,
+    pub(super) messages: u64,
+    pub(super) runs: Vec<(ConversationId, ArchivedRun)>,
+}
+
+impl Draft {
+    /// Puts the intent down, and begins to upload.
+    pub(super) async fn begin(archive: &Archive, shard: &Shard, lease: &Lease) -> Result<Self> {
+        let id = SegmentId::random();
+        let now = Timestamp::now();
+        let record = SegmentRecord {
+            id,
+            generation: lease.generation,
+            state: SegmentState::Writing,
+            bytes: 0,
+            messages: 0,
+            created_at: now,
+            changed_at: now,
+        };
+        transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            register_segment(connection, &record).await
+        })
+        .await?;
+        archive.passed(Step::Intended);
+        let key = object_key(id);
+        let generation = Generation(lease.generation);
+        let header = SegmentHeader {
+            name: key.clone(),
+            generation,
+            created_at: now,
+        };
+        let writer = SegmentWriter::new(&header, archive.settings.segment_options())?;
+        let (frames, received) = mpsc::channel::<Bytes>(FRAMES_WAITING);
+        let content = stream::unfold(received, |mut received| async move {
+            received
+                .recv()
+                .await
+                .map(|bytes| (io::Result::Ok(bytes), received))
+        });
+        let (objects, upload_key) = (Arc::clone(&archive.objects), key.clone());
+        let upload = archive.tasks.spawn(async move {
+            transfer::put_stream(objects.as_ref(), &upload_key, content).await
+        });
+        Ok(Self {
+            id,
+            key,
+            generation,
+            writer: Some(Box::new((writer, RowsDigest::default()))),
+            entries: Vec::new(),
+            frames,
+            upload: Upload(upload),
+        })
+    }
+
+    /// Compressed bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.0.bytes())
+    }
+
+    /// Adds messages; those of a conversation come in order.
+    pub(super) async fn push(&mut self, rows: Vec<(ConversationId, StoredMessage)>) -> Result<()> {
+        let Some(mut state) = self.writer.take() else {
+            return Err(ArchiveError::Stopped);
+        };
+        let task = tokio::task::spawn_blocking(move || {
+            let (writer, digest) = &mut *state;
+            let mut frames = Vec::new();
+            for (conversation, message) in &rows {
+                digest.add(*conversation, message);
+                frames.extend(writer.push(*conversation, message)?);
+            }
+            Ok::<_, SegmentError>((state, frames))
+        });
+        let (state, frames) = task.await.map_err(|_| ArchiveError::Stopped)??;
+        self.writer = Some(state);
+        for frame in frames {
+            self.upload(frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn upload(&mut self, frame: FinishedFrame) -> Result<()> {
+        self.entries.extend(frame.entries);
+        if self.frames.send(frame.bytes).await.is_ok() {
+            return Ok(());
+        }
+        // Nobody receives: the upload has failed.
+        Err(match (&mut self.upload.0).await {
+            Ok(Err(error)) => error.into(),
+            _ => ArchiveError::Stopped,
+        })
+    }
+
+    /// Ends the object, reads it back and compares it with the rows.
+    pub(super) async fn finish(mut self, archive: &Archive) -> Result<Written> {
+        let Some(state) = self.writer.take() else {
+            return Err(ArchiveError::Stopped);
+        };
+        let (writer, digest) = *state;
+        let messages = writer.messages();
+        let last = tokio::task::spawn_blocking(move || writer.finish()).await;
+        self.upload(last.map_err(|_| ArchiveError::Stopped)??)
+            .await?;
+        let Self {
+            id,
+            key,
+            generation,
+            entries,
+            frames,
+            mut upload,
+            ..
+        } = self;
+        drop(frames); // ends the object
+        let bytes = (&mut upload.0).await.map_err(|_| ArchiveError::Stopped)??;
+        archive.passed(Step::Uploaded);
+        read_back(archive, &key, &entries, digest.finish()).await?;
+        archive.passed(Step::ReadBack);
+        let run = |entry: &IndexEntry| (entry.conversation, entry.to_run(id, generation));
+        Ok(Written {
+            id,
+            bytes,
+            messages,
+            runs: entries.iter().map(run).collect(),
+        })
+    }
+}
+
+/// Reads every frame from the store and compares their messages with `digest`.
+async fn read_back(
+    archive: &Archive,
+    key: &ObjectKey,
+    entries: &[IndexEntry],
+    digest: u64,
+) -> Result<()> {
+    let mut found = RowsDigest::default();
+    let mut frames: Vec<FrameLocation> = entries.iter().map(|entry| entry.frame).collect();
+    frames.dedup_by_key(|frame| frame.offset);
+    let mut rest = frames.as_slice();
+    while let Some(first) = rest.first() {
+        let end = first.offset + READ_BACK_BYTES;
+        let fits = rest.iter().take_while(|frame| frame.offset < end).count();
+        let (chunk, later) = rest.split_at(fits.max(1));
+        rest = later;
+        let bytes = read_frames(archive.objects.as_ref(), key, chunk).await?;
+        let (chunk, key) = (chunk.to_vec(), key.clone());
+        let digested = tokio::task::spawn_blocking(move || {
+            for (location, bytes) in chunk.iter().zip(bytes) {
+                for run in &Frame::read(&key, location, &bytes)?.runs {
+                    for message in &run.messages {
+                        found.add(run.conversation, message);
+                    }
+                }
+            }
+            Ok::<_, SegmentError>(found)
+        });
+        found = digested.await.map_err(|_| ArchiveError::Stopped)??;
+    }
+    if found.finish() == digest {
+        Ok(())
+    } else {
+        Err(ArchiveError::NotAsWritten(key.to_string()))
+    }
+}
+
+/// The bytes of frames that follow one another, with one request.
+pub(super) async fn read_frames(
+    objects: &dyn ObjectStore,
+    key: &ObjectKey,
+    frames: &[FrameLocation],
+) -> Result<Vec<Bytes>> {
+    let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+        return Ok(Vec::new());
+    };
+    let start = first.offset;
+    let end = last.offset + u64::from(last.length);
+    let bytes = objects.get_range(key, start..end).await?;
+    let cut = |frame: &FrameLocation| {
+        let from = usize::try_from(frame.offset.checked_sub(start)?).ok()?;
+        let to = from.checked_add(usize::try_from(frame.length).ok()?)?;
+        (to <= bytes.len()).then(|| bytes.slice(from..to))
+    };
+    let frames: Option<Vec<Bytes>> = frames.iter().map(cut).collect();
+    frames.ok_or_else(|| ArchiveError::NotAsWritten(key.to_string()))
+}

@@ -1,0 +1,458 @@
+//! The archive job: from hot rows to published segments; [`super`] has its order.
+//!
+//! While one segment's rows are deleted the next one is read, compressed and uploaded. Reading and deleting go
+//! conversation by conversation, in the order of the primary key.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use backscroll_shard::archive::{
+    self, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
+};
+use backscroll_shard::ids::{ConversationId, Rev, Seq, ShardName};
+use backscroll_shard::map::Assignment;
+use backscroll_shard::message::StoredMessage;
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use serde::Serialize;
+
+use super::draft::{Draft, Written};
+use super::throttle::Throttle;
+use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
+
+/// Most rows read at once.
+const READ_ROWS: usize = 1000;
+/// Most candidates looked up at once.
+const CANDIDATES: usize = 256;
+/// Most runs or segments looked up at once, and heads brought up to date in one transaction.
+const PAGE: usize = 128;
+/// Bytes a message takes in the archive, until this deployment's own average is known: measured on real chat.
+const USUAL_BYTES: u64 = 31;
+
+/// What an archive job did on one shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunFigures {
+    /// Conversations with messages that were archived.
+    pub conversations: u64,
+    /// Messages that were archived.
+    pub messages: u64,
+    /// Bytes of the segments that were written.
+    pub bytes: u64,
+    /// Segments that were written.
+    pub segments: u64,
+    /// Hot rows that were deleted.
+    pub deleted: u64,
+    /// Segments of an earlier run whose hot rows were still there.
+    pub resumed: u64,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+}
+
+/// What an archive job would do on one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The shard.
+    pub shard: ShardName,
+    /// Conversations with messages old enough.
+    pub conversations: u64,
+    /// Those messages.
+    pub messages: u64,
+    /// Bytes of their text.
+    pub text_bytes: u64,
+    /// Bytes they will take, by the average of what this shard has archived last.
+    pub archived_bytes: u64,
+    /// Segments they will fill.
+    pub segments: u64,
+    /// How long it will take in seconds, by the rate of the last run; none before the first.
+    pub seconds: Option<u64>,
+}
+
+impl Archive {
+    /// Archives what was sent before `cutoff`, shard by shard; a shard that fails does not keep the others from being
+    /// archived.
+    ///
+    /// # Errors
+    /// When there is no such shard.
+    pub async fn run(
+        &self,
+        order: &Order,
+        cutoff: Timestamp,
+        progress: &Progress,
+    ) -> Result<Vec<ShardOutcome<RunFigures>>> {
+        let mut outcomes = Vec::new();
+        for shard in self.shards(order)? {
+            progress.update(|now| now.shard = Some(shard.name().clone()));
+            let work = async |lease: &Lease, figures: &mut RunFigures| {
+                let started = Instant::now();
+                let outcome = self
+                    .run_leased(&shard, lease, cutoff, (figures, progress))
+                    .await;
+                figures.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                outcome
+            };
+            outcomes.push(self.job(&shard, ("run", order), work).await);
+        }
+        Ok(outcomes)
+    }
+
+    async fn run_leased(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        cutoff: Timestamp,
+        (figures, progress): (&mut RunFigures, &Progress),
+    ) -> Result<()> {
+        self.resume(shard, lease, (figures, progress)).await?;
+        let mut source = Source::new(shard, &lease.ranges, cutoff);
+        let mut reading = Throttle::new(shard, lease, &self.settings, progress);
+        let mut deleting = Throttle::new(shard, lease, &self.settings, progress);
+        let mut unsettled: Option<SegmentId> = None;
+        loop {
+            progress.update(|now| now.phase = "archiving");
+            let write = self.write_segment(shard, lease, &mut source, (&mut reading, progress));
+            let settle = async {
+                match unsettled.take() {
+                    Some(id) => {
+                        self.settle(shard, lease, id, (&mut deleting, progress))
+                            .await
+                    }
+                    None => Ok(0),
+                }
+            };
+            let (written, deleted) = futures_util::future::join(write, settle).await;
+            figures.deleted += deleted?;
+            let Some(written) = written? else {
+                return Ok(());
+            };
+            self.publish(shard, lease, &written).await?;
+            figures.segments += 1;
+            figures.messages += written.messages;
+            figures.bytes += written.bytes;
+            figures.conversations = source.conversations;
+            unsettled = Some(written.id);
+        }
+    }
+
+    /// Finishes what an earlier run published but did not settle.
+    async fn resume(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        (figures, progress): (&mut RunFigures, &Progress),
+    ) -> Result<()> {
+        let mut throttle = Throttle::new(shard, lease, &self.settings, progress);
+        loop {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let state = SegmentState::Published;
+            let found = archive::segments_in(&mut connection, state, Timestamp::MAX, PAGE).await?;
+            drop(connection);
+            if found.is_empty() {
+                return Ok(());
+            }
+            progress.update(|now| now.phase = "resuming");
+            for SegmentRecord { id, .. } in found {
+                figures.deleted += self
+                    .settle(shard, lease, id, (&mut throttle, progress))
+                    .await?;
+                figures.resumed += 1;
+            }
+        }
+    }
+
+    /// The next segment, uploaded and read back; `None` when nothing is old enough any more.
+    async fn write_segment(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        source: &mut Source<'_>,
+        (throttle, progress): (&mut Throttle<'_>, &Progress),
+    ) -> Result<Option<Written>> {
+        let Some(mut rows) = source.next().await? else {
+            return Ok(None);
+        };
+        let mut draft = Draft::begin(self, shard, lease).await?;
+        let before = progress.snapshot().bytes;
+        loop {
+            let count = rows.len() as u64;
+            // While these are compressed, the next are read.
+            let is_full = draft.bytes() >= self.settings.segment_bytes;
+            let next = async {
+                throttle.pause(count).await;
+                if is_full {
+                    Ok(None)
+                } else {
+                    source.next().await
+                }
+            };
+            let (pushed, next) = futures_util::future::join(draft.push(rows), next).await;
+            pushed?;
+            progress.update(|now| {
+                now.messages += count;
+                now.bytes = before + draft.bytes();
+            });
+            match next? {
+                Some(more) => rows = more,
+                None => break,
+            }
+        }
+        let written = draft.finish(self).await?;
+        progress.update(|now| {
+            now.bytes = before + written.bytes;
+            now.conversations = source.conversations;
+        });
+        Ok(Some(written))
+    }
+
+    /// Makes a segment part of the archive.
+    async fn publish(&self, shard: &Shard, lease: &Lease, written: &Written) -> Result<()> {
+        transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            let size = (written.bytes, written.messages);
+            let now = Timestamp::now();
+            archive::publish(connection, written.id, size, &written.runs, now).await
+        })
+        .await?;
+        self.passed(Step::Published);
+        let name = shard.name().to_string();
+        metrics::counter!("backscroll_archive_messages_total", "shard" => name.clone())
+            .increment(written.messages);
+        metrics::counter!("backscroll_archive_bytes_total", "shard" => name)
+            .increment(written.bytes);
+        Ok(())
+    }
+
+    /// Deletes the hot rows of a published segment and says how many there were.
+    async fn settle(
+        &self,
+        shard: &Shard,
+        lease: &Lease,
+        id: SegmentId,
+        (throttle, progress): (&mut Throttle<'_>, &Progress),
+    ) -> Result<u64> {
+        let most = u64::from(self.settings.delete_batch);
+        let mut after = None;
+        let mut deleted = 0;
+        loop {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let runs = archive::runs_of_segment(&mut connection, id, after, PAGE).await?;
+            drop(connection);
+            let Some((conversation, run)) = runs.last() else {
+                break;
+            };
+            after = Some((*conversation, run.last_seq));
+            let mut batch: Vec<Stretch> = Vec::new();
+            let mut room = most;
+            for (conversation, run) in &runs {
+                let mut first = run.first_seq;
+                while first <= run.last_seq {
+                    let last = Seq(run.last_seq.0.min(first.0 + room - 1));
+                    batch.push((*conversation, (first, last), run.last_rev));
+                    room -= last.0 + 1 - first.0;
+                    first = last.next();
+                    if room == 0 {
+                        deleted += self
+                            .delete(shard, lease, &batch, (throttle, progress))
+                            .await?;
+                        batch.clear();
+                        room = most;
+                    }
+                }
+            }
+            deleted += self
+                .delete(shard, lease, &batch, (throttle, progress))
+                .await?;
+            let mut conversations: Vec<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
+            conversations.dedup();
+            transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                archive::settle_heads(connection, &conversations).await
+            })
+            .await?;
+        }
+        self.passed(Step::Emptied);
+        transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            let step = (SegmentState::Published, SegmentState::Settled);
+            archive::change_segment(connection, id, step, Timestamp::now()).await
+        })
+        .await?;
+        self.passed(Step::Settled);
+        Ok(deleted)
+    }
+
+    async fn delete(
+        &self,
+        shard: &Shard,
+        lease: &Lease,
+        batch: &[Stretch],
+        (throttle, progress): (&mut Throttle<'_>, &Progress),
+    ) -> Result<u64> {
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let deleted = transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            let now = Timestamp::now();
+            let mut deleted = 0;
+            for (conversation, range, rev) in batch {
+                deleted +=
+                    archive::delete_run(connection, *conversation, *range, *rev, now).await?;
+            }
+            Ok(deleted)
+        })
+        .await?;
+        self.passed(Step::Deleted);
+        progress.update(|now| now.deleted += deleted);
+        throttle.pause(deleted).await;
+        Ok(deleted)
+    }
+
+    /// What [`Archive::run`] would do with this cut-off. Changes nothing, and needs no lease.
+    ///
+    /// # Errors
+    /// When there is no such shard, or one cannot be read.
+    pub async fn plan(&self, order: &Order, cutoff: Timestamp) -> Result<Vec<Plan>> {
+        let mut plans = Vec::new();
+        for shard in self.shards(order)? {
+            let (average, rate) = experience(&shard).await?;
+            let mut plan = Plan {
+                shard: shard.name().clone(),
+                conversations: 0,
+                messages: 0,
+                text_bytes: 0,
+                archived_bytes: 0,
+                segments: 0,
+                seconds: None,
+            };
+            for range in self.router.map().ranges_of(shard.name()) {
+                let mut after: Option<Candidate> = None;
+                loop {
+                    let mut connection = shard.reader(Instant::now() + STEP).await?;
+                    let last = after.as_ref();
+                    let page =
+                        archive::candidates(&mut connection, range, cutoff, last, CANDIDATES)
+                            .await?;
+                    let Some(last) = page.last() else { break };
+                    after = Some(*last);
+                    for candidate in &page {
+                        let (messages, text) =
+                            archive::weigh(&mut connection, candidate, cutoff).await?;
+                        plan.conversations += u64::from(messages > 0);
+                        plan.messages += messages;
+                        plan.text_bytes += text;
+                    }
+                }
+            }
+            plan.archived_bytes = plan.messages * average;
+            plan.segments = plan.archived_bytes.div_ceil(self.settings.segment_bytes);
+            plan.seconds = rate.map(|rate| plan.messages.div_ceil(rate));
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+}
+
+/// Bytes that a message took, and messages a second, in the last run that had many.
+async fn experience(shard: &Shard) -> Result<(u64, Option<u64>)> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    let jobs = archive::latest_jobs(&mut connection, PAGE).await?;
+    let last = jobs.iter().filter(|job| job.kind == "run").find_map(|job| {
+        let figures: serde_json::Value = serde_json::from_str(&job.figures).ok()?;
+        let figure = |name: &str| figures.get(name)?.as_u64().filter(|n| *n > 0);
+        let many = figure("messages").filter(|messages| *messages >= 1000)?;
+        Some((many, figure("bytes")?, figure("millis")?))
+    });
+    Ok(
+        last.map_or((USUAL_BYTES, None), |(messages, bytes, millis)| {
+            let rate = (messages * 1000 / millis).max(1);
+            (bytes.div_ceil(messages), Some(rate))
+        }),
+    )
+}
+
+/// Hot rows to be deleted: from the first to the last, as far as their rev is not beyond this one.
+type Stretch = (ConversationId, (Seq, Seq), Rev);
+
+/// The messages of a shard that are old enough, conversation by conversation.
+struct Source<'a> {
+    shard: &'a Shard,
+    ranges: std::slice::Iter<'a, Assignment>,
+    range: Option<&'a Assignment>,
+    cutoff: Timestamp,
+    last: Option<Candidate>,
+    candidates: VecDeque<Candidate>,
+    /// The conversation that is being read, and how far.
+    current: Option<(Candidate, Seq)>,
+    conversations: u64,
+}
+
+impl<'a> Source<'a> {
+    fn new(shard: &'a Shard, ranges: &'a [Assignment], cutoff: Timestamp) -> Self {
+        let mut ranges = ranges.iter();
+        Self {
+            shard,
+            range: ranges.next(),
+            ranges,
+            cutoff,
+            last: None,
+            candidates: VecDeque::new(),
+            current: None,
+            conversations: 0,
+        }
+    }
+
+    /// About [`READ_ROWS`] messages, in order; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<(ConversationId, StoredMessage)>>> {
+        let mut rows = Vec::new();
+        while rows.len() < READ_ROWS {
+            let Some((candidate, after)) = self.conversation().await? else {
+                break;
+            };
+            let id = candidate.conversation;
+            let limit = READ_ROWS - rows.len();
+            let mut connection = self.shard.reader(Instant::now() + STEP).await?;
+            let mut read = archive::rows_after(&mut connection, id, after, limit).await?;
+            drop(connection);
+            let more = read.len() == limit;
+            // The first that is not old enough ends the conversation.
+            let young = read.iter().position(|row| row.created_at >= self.cutoff);
+            read.truncate(young.unwrap_or(read.len()));
+            let reached = read.last().map_or(after, |row| row.seq);
+            self.current = (more && young.is_none()).then_some((candidate, reached));
+            // What has changed since the conversation was looked at stays hot.
+            read.retain(|row| row.rev <= candidate.rev);
+            self.conversations += u64::from(after == Seq(0) && !read.is_empty());
+            rows.extend(read.into_iter().map(|row| (id, row)));
+        }
+        Ok((!rows.is_empty()).then_some(rows))
+    }
+
+    /// The conversation to read from, and after which message.
+    async fn conversation(&mut self) -> Result<Option<(Candidate, Seq)>> {
+        if let Some(current) = self.current.take() {
+            return Ok(Some(current));
+        }
+        while self.candidates.is_empty() {
+            let Some(range) = self.range else {
+                return Ok(None);
+            };
+            let mut connection = self.shard.reader(Instant::now() + STEP).await?;
+            let last = self.last.as_ref();
+            let page =
+                archive::candidates(&mut connection, range, self.cutoff, last, CANDIDATES).await?;
+            match page.last() {
+                Some(last) => self.last = Some(*last),
+                None => {
+                    self.last = None;
+                    self.range = self.ranges.next();
+                }
+            }
+            self.candidates.extend(page);
+        }
+        let next = self.candidates.pop_front();
+        Ok(next.map(|candidate| (candidate, Seq(0))))
+    }
+}
