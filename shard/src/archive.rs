@@ -13,11 +13,18 @@
 //!
 //! A crash leaves rows that say how far a job came; the next holder of the lease goes on from there.
 
+/// The columns of a run after `conversation_id`, in the order that [`ArchivedRun::from_row`] reads them.
+macro_rules! run_columns {
+    () => {
+        "first_seq, last_seq, generation, last_rev, last_at, segment, frame_offset, frame_length, frame_digest"
+    };
+}
 mod erasure;
 mod hold;
 mod job;
 mod lease;
 mod segment;
+mod survey;
 
 use std::fmt;
 
@@ -33,9 +40,13 @@ pub use hold::*;
 pub use job::*;
 pub use lease::*;
 pub use segment::*;
+pub use survey::*;
 
 /// Most messages of a run: what bounds a look-up in the index to the few rows that can matter.
 pub const RUN_MAX: u64 = 4096;
+
+/// How many columns `run_columns` names.
+const RUN_COLUMN_COUNT: usize = 9;
 
 /// Most runs that a segment's publication or a look-up handles in one statement.
 const STATEMENT_ROWS: usize = 256;
@@ -109,13 +120,6 @@ pub struct ArchivedRun {
     /// XXH3-64 of these bytes.
     pub digest: u64,
 }
-
-macro_rules! run_columns {
-    () => {
-        "first_seq, last_seq, generation, last_rev, last_at, segment, frame_offset, frame_length, frame_digest"
-    };
-}
-const RUN_COLUMN_COUNT: usize = 9;
 
 impl ArchivedRun {
     fn from_row(row: &Row, first: usize) -> Result<Self> {
@@ -409,7 +413,7 @@ pub async fn settle_heads(
 }
 
 /// Part of one conversation's messages, weighed for a plan.
-const WEIGH: &str = "SELECT COUNT(*), COALESCE(SUM(LENGTH(content)), 0) FROM messages \
+const WEIGH: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(LENGTH(content)), 0) AS {signed}) FROM messages \
      WHERE conversation_id = ? AND created_at < ? AND rev <= ?";
 /// What a database is busy with; MySQL and MariaDB only.
 const THREADS_RUNNING: &str = "SHOW GLOBAL STATUS LIKE 'Threads_running'";

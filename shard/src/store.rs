@@ -33,6 +33,10 @@ use crate::settings::StoreSettings;
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
 
+/// Why a deletion is refused.
+const HELD: &str =
+    "the conversation is under a legal hold; nothing in it can be deleted until that is lifted";
+
 /// Conversations on their shards. One per process; cheap to share.
 pub struct Store {
     router: Arc<Router>,

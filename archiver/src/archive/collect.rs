@@ -1,1 +1,293 @@
-//! x
+//! Collecting objects that nothing names (INV-OBJECT).
+//!
+//! Three sorts of them: segments whose job died before they were published, segments that were superseded, and objects
+//! that no shard has ever heard of. Each is kept for a grace period: `archive.gc_grace`, and for superseded ones at most
+//! half of `archive.erase_within`, so that an erasure ends in time. Then, under the lease of a shard, its registry row is
+//! first taken out of every state in which it could be published (the step that can still be refused), then the object
+//! is deleted, then the row. A crash in between leaves a row that says `deleting`, and the next collection goes on.
+//!
+//! Every shard must answer: an object that a shard might name is never deleted.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use backscroll_shard::archive::{self, Lease, SegmentId, SegmentRecord, SegmentState, check_lease};
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use futures_util::TryStreamExt as _;
+use serde::Serialize;
+
+use super::{Archive, Order, Result, STEP, ShardOutcome, Step, transaction};
+use crate::object_store::{ErrorKind, KeyPrefix, ObjectStore, transfer};
+use crate::segment::{KEY_PREFIX, object_key, segment_of};
+
+/// Most segments looked up at once.
+const PAGE: usize = 256;
+
+/// How long the history of jobs is kept, in milliseconds: a year.
+const HISTORY: i64 = 366 * 86_400_000;
+
+/// What a collection did, or with a dry run would do, on one shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectFigures {
+    /// Segments whose job died, beyond their grace period.
+    pub abandoned: u64,
+    /// Superseded segments beyond their grace period.
+    pub superseded: u64,
+    /// Objects that no shard has heard of, beyond their grace period.
+    pub orphans: u64,
+    /// Of all these, those whose objects were deleted.
+    pub deleted: u64,
+    /// Segments and objects that are kept until their grace period ends.
+    pub in_grace: u64,
+    /// Unfinished uploads that were given up.
+    pub uploads: u64,
+    /// Erasures that got their receipt.
+    pub erased: u64,
+}
+
+impl Archive {
+    /// Deletes objects that nothing names and whose grace period is over; with `dry_run`, only counts them.
+    ///
+    /// # Errors
+    /// When a shard or the object store cannot be read.
+    pub async fn collect(
+        &self,
+        order: &Order,
+        dry_run: bool,
+    ) -> Result<Vec<ShardOutcome<CollectFigures>>> {
+        let now = Timestamp::now();
+        let mut orphans = self.orphans(now).await?;
+        let mut outcomes = Vec::new();
+        for shard in self.shards(order)? {
+            let orphans = std::mem::take(&mut orphans); // the first shard sees to them
+            if dry_run {
+                let mut figures = CollectFigures::default();
+                self.due(&shard, u64::MAX, now, &mut figures).await?;
+                figures.orphans = orphans.due.len() as u64;
+                figures.in_grace += orphans.in_grace;
+                outcomes.push(ShardOutcome {
+                    shard: shard.name().clone(),
+                    figures,
+                    error: None,
+                });
+                continue;
+            }
+            let work = async |lease: &Lease, figures: &mut CollectFigures| {
+                figures.in_grace = orphans.in_grace;
+                self.adopt(&shard, lease, &orphans.due, figures).await?;
+                self.collect_shard(&shard, lease, now, figures).await
+            };
+            outcomes.push(self.job(&shard, ("gc", order), work).await);
+        }
+        Ok(outcomes)
+    }
+
+    /// How long an object that nothing names any more is kept for who is reading it, in milliseconds.
+    fn superseded_grace(&self) -> i64 {
+        let grace = self
+            .settings
+            .gc_grace
+            .0
+            .min(self.settings.erase_within.0 / 2);
+        i64::try_from(grace.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn grace(&self) -> i64 {
+        i64::try_from(self.settings.gc_grace.0.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The registered segments whose objects may be deleted now, by a holder of a lease of this generation.
+    async fn due(
+        &self,
+        shard: &Shard,
+        generation: u64,
+        now: Timestamp,
+        figures: &mut CollectFigures,
+    ) -> Result<Vec<SegmentRecord>> {
+        let mut due = Vec::new();
+        let limits = [
+            (SegmentState::Deleting, Timestamp::MAX),
+            (
+                SegmentState::Superseded,
+                Timestamp(now.0 - self.superseded_grace()),
+            ),
+            (SegmentState::Writing, Timestamp(now.0 - self.grace())),
+        ];
+        for (state, until) in limits {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let all = archive::segments_in(&mut connection, state, Timestamp::MAX, PAGE).await?;
+            let (old, young): (Vec<_>, Vec<_>) = all
+                .into_iter()
+                .partition(|record| record.changed_at <= until && record.generation < generation);
+            figures.in_grace += young.len() as u64;
+            match state {
+                SegmentState::Writing => figures.abandoned += old.len() as u64,
+                _ => figures.superseded += old.len() as u64,
+            }
+            due.extend(old);
+        }
+        Ok(due)
+    }
+
+    async fn collect_shard(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        now: Timestamp,
+        figures: &mut CollectFigures,
+    ) -> Result<()> {
+        loop {
+            let mut counted = CollectFigures::default();
+            let due = self.due(shard, lease.generation, now, &mut counted).await?;
+            let mut deleted = 0;
+            for record in &due {
+                deleted += u64::from(self.delete_segment(shard, lease, record).await?);
+            }
+            figures.deleted += deleted;
+            figures.abandoned += counted.abandoned;
+            figures.superseded += counted.superseded;
+            if deleted == 0 {
+                figures.in_grace += counted.in_grace;
+                break;
+            }
+        }
+        figures.erased = transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            archive::forget_jobs(connection, Timestamp(now.0 - HISTORY)).await?;
+            archive::finish_erasures(connection, Timestamp::now()).await
+        })
+        .await?;
+        match transfer::abort_unfinished(self.objects.as_ref(), self.settings.gc_grace.0, now).await
+        {
+            Ok(aborted) => figures.uploads = aborted,
+            // Such a store removes them by a rule of its own, or has none.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Deletes a segment's object, unless a shard names it after all.
+    async fn delete_segment(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        record: &SegmentRecord,
+    ) -> Result<bool> {
+        let begun = transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            archive::begin_deletion(connection, record, Timestamp::now()).await
+        });
+        if !begun.await? || self.is_named_elsewhere(shard, record.id).await? {
+            return Ok(false);
+        }
+        self.passed(Step::DeletionBegun);
+        self.objects.delete(&object_key(record.id)).await?;
+        self.passed(Step::ObjectDeleted);
+        transaction(shard, async |connection| {
+            check_lease(connection, lease).await?;
+            archive::forget_segment(connection, record.id).await
+        })
+        .await?;
+        metrics::counter!("backscroll_archive_collected_total").increment(1);
+        Ok(true)
+    }
+
+    async fn is_named_elsewhere(&self, home: &Shard, id: SegmentId) -> Result<bool> {
+        for shard in self
+            .router
+            .shards()
+            .filter(|shard| shard.name() != home.name())
+        {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            if archive::is_named(&mut connection, id).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The objects under the archive's prefix that no shard has registered or names.
+    pub(super) async fn orphans(&self, now: Timestamp) -> Result<Orphans> {
+        let mut orphans = Orphans::default();
+        let Ok(prefix) = KeyPrefix::new(KEY_PREFIX) else {
+            return Ok(orphans);
+        };
+        let mut listing = std::pin::pin!(transfer::list(self.objects.as_ref(), &prefix));
+        while let Some(object) = listing.try_next().await? {
+            orphans.listed += 1;
+            orphans.bytes += object.size;
+            let Some(id) = segment_of(&object.key) else {
+                orphans.foreign += 1;
+                continue;
+            };
+            if self.is_known(id).await? {
+                continue;
+            }
+            if object.created_at.0 <= now.0 - self.grace() {
+                orphans.due.push((id, object.size));
+            } else {
+                orphans.in_grace += 1;
+            }
+        }
+        Ok(orphans)
+    }
+
+    async fn is_known(&self, id: SegmentId) -> Result<bool> {
+        for shard in self.router.shards() {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            if archive::segment(&mut connection, id).await?.is_some()
+                || archive::is_named(&mut connection, id).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Registers orphans on a shard as to be deleted.
+    async fn adopt(
+        &self,
+        shard: &Shard,
+        lease: &Lease,
+        orphans: &[(SegmentId, u64)],
+        figures: &mut CollectFigures,
+    ) -> Result<()> {
+        for (id, bytes) in orphans {
+            let now = Timestamp::now();
+            let record = SegmentRecord {
+                id: *id,
+                generation: 0,
+                state: SegmentState::Deleting,
+                bytes: *bytes,
+                messages: 0,
+                created_at: now,
+                changed_at: now,
+            };
+            transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                archive::register_segment(connection, &record).await
+            })
+            .await?;
+            figures.orphans += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a listing of the bucket found beside the registered segments.
+#[derive(Debug, Default)]
+pub(super) struct Orphans {
+    /// Objects under the archive's prefix.
+    pub(super) listed: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// Objects whose keys are not those of segments.
+    pub(super) foreign: u64,
+    /// Segments that nobody knows, beyond their grace period, with their sizes.
+    pub(super) due: Vec<(SegmentId, u64)>,
+    /// Those that are within it.
+    pub(super) in_grace: u64,
+}

@@ -1,1 +1,242 @@
-//! x
+//! What there is, what is waiting, and what was done: for operators, and as metrics.
+
+use std::time::Instant;
+
+use backscroll_shard::archive::{self, Erasure, Hold, JobRecord, SegmentState, SegmentSums};
+use backscroll_shard::ids::{ConversationId, Seq, ShardName};
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use serde::Serialize;
+
+use super::{Archive, Order, Result, STEP, transaction};
+
+/// How many jobs are told.
+const JOBS: usize = 10;
+
+/// Most receipts read at once.
+const PAGE: usize = 256;
+
+/// The archive of one shard.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardName,
+    /// Why it could not be asked; the rest is then empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When its oldest hot message was sent.
+    pub oldest_hot_at: Option<Timestamp>,
+    /// Conversations with messages old enough to be archived.
+    pub waiting_conversations: u64,
+    /// How long the oldest of these messages has been old enough, in milliseconds.
+    pub lag_millis: i64,
+    /// The segments that are part of the archive.
+    pub archived: SegmentSums,
+    /// Bytes that an archived message takes.
+    pub bytes_per_message: Option<f64>,
+    /// Segments whose hot rows are not deleted yet.
+    pub unsettled: SegmentSums,
+    /// Segments that nothing names any more, and those of jobs that died: `gc` deletes them.
+    pub to_collect: SegmentSums,
+    /// Deleted messages whose content an object may still hold.
+    pub open_erasures: u64,
+    /// When the oldest of these was deleted.
+    pub oldest_erasure_at: Option<Timestamp>,
+    /// Conversations under a legal hold.
+    pub holds: u64,
+    /// The latest jobs, the newest first.
+    pub jobs: Vec<JobRecord>,
+}
+
+impl Archive {
+    /// The state of the archive, shard by shard; one that is away says so.
+    ///
+    /// # Errors
+    /// When there is no such shard.
+    pub async fn status(&self, order: &Order) -> Result<Vec<ShardStatus>> {
+        let mut all = Vec::new();
+        for shard in self.shards(order)? {
+            let status = match self.shard_status(&shard).await {
+                Ok(status) => status,
+                Err(error) => ShardStatus {
+                    error: Some(error.to_string()),
+                    ..ShardStatus::of(shard.name())
+                },
+            };
+            all.push(status);
+        }
+        Ok(all)
+    }
+
+    async fn shard_status(&self, shard: &Shard) -> Result<ShardStatus> {
+        let now = Timestamp::now();
+        let cutoff = self.cutoff(now);
+        let mut connection = shard.reader(Instant::now() + STEP).await?;
+        let connection = &mut connection;
+        let mut status = ShardStatus::of(shard.name());
+        (status.oldest_hot_at, status.waiting_conversations) =
+            archive::backlog(connection, cutoff).await?;
+        let lag = status
+            .oldest_hot_at
+            .map_or(0, |oldest| cutoff.0.saturating_sub(oldest.0));
+        status.lag_millis = lag.max(0);
+        for state in SegmentState::ALL {
+            let sums = archive::segment_sums(connection, state).await?;
+            let targets: &mut [&mut SegmentSums] = match state {
+                SegmentState::Settled => &mut [&mut status.archived],
+                SegmentState::Published => &mut [&mut status.archived, &mut status.unsettled],
+                _ => &mut [&mut status.to_collect],
+            };
+            for target in targets {
+                target.segments += sums.segments;
+                target.bytes += sums.bytes;
+                target.messages += sums.messages;
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        if status.archived.messages > 0 {
+            let each = status.archived.bytes as f64 / status.archived.messages as f64;
+            status.bytes_per_message = Some((each * 100.0).round() / 100.0);
+        }
+        (status.open_erasures, status.oldest_erasure_at) =
+            archive::open_erasures(connection).await?;
+        status.holds = archive::holds(connection).await?.len() as u64;
+        status.jobs = archive::latest_jobs(connection, JOBS).await?;
+        Ok(status)
+    }
+
+    /// Sets the gauges of every shard that answers.
+    pub async fn measure(&self) {
+        for shard in self.router.shards() {
+            let Ok(status) = self.shard_status(shard).await else {
+                continue;
+            };
+            let name = shard.name().to_string();
+            let gauge = |metric: &'static str, value: u64| {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                metrics::gauge!(metric, "shard" => name.clone()).set(value as f64);
+            };
+            let now = Timestamp::now().0;
+            let seconds =
+                |since: Timestamp| (now.saturating_sub(since.0) / 1000).max(0).cast_unsigned();
+            gauge(
+                "backscroll_archive_oldest_hot_age_seconds",
+                status.oldest_hot_at.map_or(0, seconds),
+            );
+            gauge(
+                "backscroll_archive_lag_seconds",
+                (status.lag_millis / 1000).cast_unsigned(),
+            );
+            gauge(
+                "backscroll_archive_waiting_conversations",
+                status.waiting_conversations,
+            );
+            gauge("backscroll_archive_stored_bytes", status.archived.bytes);
+            gauge(
+                "backscroll_archive_stored_messages",
+                status.archived.messages,
+            );
+            gauge(
+                "backscroll_archive_uncollected_segments",
+                status.to_collect.segments,
+            );
+            gauge("backscroll_archive_open_erasures", status.open_erasures);
+            gauge(
+                "backscroll_archive_oldest_erasure_seconds",
+                status.oldest_erasure_at.map_or(0, seconds),
+            );
+        }
+    }
+
+    /// Places a conversation under a legal hold: nothing of it is deleted, dropped or archived away until it is lifted.
+    ///
+    /// # Errors
+    /// When its shard cannot be written.
+    pub async fn place_hold(&self, order: &Order, conversation_id: ConversationId) -> Result<Hold> {
+        let hold = Hold {
+            conversation_id,
+            placed_at: Timestamp::now(),
+            actor: order.actor.clone(),
+            reason: order.reason.clone(),
+        };
+        let shard = self.shard_of(conversation_id)?;
+        transaction(&shard, async |connection| {
+            archive::place_hold(connection, &hold).await
+        })
+        .await?;
+        tracing::info!(conversation = %conversation_id, actor = hold.actor, reason = hold.reason, "legal hold placed");
+        Ok(hold)
+    }
+
+    /// Lifts a legal hold; `false` if there was none.
+    ///
+    /// # Errors
+    /// When its shard cannot be written.
+    pub async fn lift_hold(&self, order: &Order, conversation: ConversationId) -> Result<bool> {
+        let shard = self.shard_of(conversation)?;
+        let lifted = transaction(&shard, async |connection| {
+            archive::lift_hold(connection, conversation).await
+        });
+        let lifted = lifted.await?;
+        tracing::info!(%conversation, actor = order.actor, reason = order.reason, lifted, "legal hold lifted");
+        Ok(lifted)
+    }
+
+    /// Every legal hold.
+    ///
+    /// # Errors
+    /// When a shard cannot be read.
+    pub async fn holds(&self) -> Result<Vec<Hold>> {
+        let mut all = Vec::new();
+        for shard in self.router.shards() {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            all.extend(archive::holds(&mut connection).await?);
+        }
+        Ok(all)
+    }
+
+    /// What of a conversation was or is to be erased from the archive: the receipts.
+    ///
+    /// # Errors
+    /// When its shard cannot be read.
+    pub async fn erasures(&self, conversation: ConversationId) -> Result<Vec<Erasure>> {
+        let shard = self.shard_of(conversation)?;
+        let mut all: Vec<Erasure> = Vec::new();
+        loop {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let after: Option<Seq> = all.last().map(|erasure| erasure.seq);
+            let page = archive::erasures_of(&mut connection, conversation, after, PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    fn shard_of(&self, conversation: ConversationId) -> Result<std::sync::Arc<Shard>> {
+        let map = self.router.map();
+        let name = &map.locate(conversation.owner_key()).shard;
+        Ok(self.router.shard(name)?.clone())
+    }
+}
+
+impl ShardStatus {
+    fn of(shard: &ShardName) -> Self {
+        Self {
+            shard: shard.clone(),
+            error: None,
+            oldest_hot_at: None,
+            waiting_conversations: 0,
+            lag_millis: 0,
+            archived: SegmentSums::default(),
+            bytes_per_message: None,
+            unsettled: SegmentSums::default(),
+            to_collect: SegmentSums::default(),
+            open_erasures: 0,
+            oldest_erasure_at: None,
+            holds: 0,
+            jobs: Vec::new(),
+        }
+    }
+}

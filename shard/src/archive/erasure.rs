@@ -30,7 +30,7 @@ macro_rules! erasure_columns {
 }
 
 const REQUEST: &str = "INSERT INTO erasures (conversation_id, seq, requested_at) VALUES (?, ?, ?) \
-     {on_duplicate conversation_id, seq} requested_at = requested_at";
+     {on_duplicate conversation_id, seq} requested_at = erasures.requested_at";
 /// By the index `erasures_open`.
 const PENDING: &str = concat!(
     "SELECT ",

@@ -122,7 +122,7 @@ impl SegmentRecord {
 }
 
 /// In a write transaction: registers a segment. A job does so before it uploads anything (`writing`), a rebuild when it
-/// has found one.
+/// has found one. One that is registered stays as it is.
 ///
 /// # Errors
 /// When the database fails.
@@ -190,20 +190,14 @@ pub async fn begin_deletion(
     record: &SegmentRecord,
     now: Timestamp,
 ) -> Result<bool> {
+    if is_named(connection, record.id).await? {
+        return Ok(false);
+    }
     if record.state == SegmentState::Deleting {
         return Ok(true);
     }
-    if !change_segment(
-        connection,
-        record.id,
-        (record.state, SegmentState::Deleting),
-        now,
-    )
-    .await?
-    {
-        return Ok(false);
-    }
-    Ok(!is_named(connection, record.id).await?)
+    let step = (record.state, SegmentState::Deleting);
+    change_segment(connection, record.id, step, now).await
 }
 
 /// Whether a row of the index names the segment.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Store;
+use super::{HELD, Store};
+use crate::archive;
 use crate::conversation::{self, FIRST_MEMBERS, Head, Told};
 use crate::db::Connection;
 use crate::error::{Error, Result};
@@ -290,7 +291,7 @@ impl Store {
     /// Deletes a conversation for all its members. Its owner may.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], and as [`Store::conversation`].
+    /// [`Error::Forbidden`], [`Error::Conflict`] under a legal hold, and as [`Store::conversation`].
     pub async fn delete_conversation(&self, caller: &Caller, id: ConversationId) -> Result<()> {
         let delete = |shard: Arc<Shard>, assignment| async move {
             let mut change = self.begin(&shard, &assignment, caller, id).await?;
@@ -300,7 +301,13 @@ impl Store {
             if !change.me.has(Role::Owner) {
                 return Err(Error::Forbidden("only the owner can delete a conversation"));
             }
-            change.head.deleted_at = Some(Timestamp::now());
+            if archive::is_held(&mut change.connection, id).await? {
+                return Err(Error::Conflict(HELD));
+            }
+            let now = Timestamp::now();
+            change.head.deleted_at = Some(now);
+            // Its rows, and its copies in the archive, are removed by the archive's job (INV-ERASE).
+            archive::request_erasure(&mut change.connection, id, Seq(0), now).await?;
             let rev = change.head.next_rev();
             change.told = Told::Everybody;
             change.events.push(Event::ConversationChanged {

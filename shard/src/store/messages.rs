@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Store;
+use super::{HELD, Store};
 use crate::archive::{self, ArchivedRun};
 use crate::conversation::{Change, Told};
 use crate::db::{Connection, values};
@@ -415,9 +415,7 @@ impl Store {
         id: MessageId,
     ) -> Result<()> {
         if archive::is_held(&mut change.connection, id.conversation).await? {
-            return Err(Error::Conflict(
-                "the conversation is under a legal hold; nothing in it can be deleted until that is lifted",
-            ));
+            return Err(Error::Conflict(HELD));
         }
         if is_archived {
             let now = Timestamp::now();

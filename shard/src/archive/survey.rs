@@ -1,0 +1,261 @@
+//! Looking over the whole index: for erasing, verifying, restoring and for operators.
+
+use serde::Serialize;
+
+use super::{ArchivedRun, SegmentId};
+use crate::conversation::{self, Head};
+use crate::db::{Connection, Row, values};
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, Seq};
+use crate::message::{self, StoredMessage};
+use crate::model::Timestamp;
+
+/// By the primary key.
+const RUNS_OF_CONVERSATION: &str = concat!(
+    "SELECT ",
+    run_columns!(),
+    " FROM archive_runs WHERE conversation_id = ? AND (last_seq > ? OR (last_seq = ? AND generation > ?)) \
+     ORDER BY last_seq, generation LIMIT ?"
+);
+/// By the primary key.
+const DROP_RUN: &str = "UPDATE archive_runs SET segment = NULL WHERE conversation_id = ? AND last_seq = ? AND generation = ?";
+/// By the primary key.
+const HOT_SEQS: &str =
+    "SELECT seq FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+/// By the primary key.
+const HOT_COUNT: &str =
+    "SELECT COUNT(*) FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
+/// By the primary key.
+const PURGE: &str = "DELETE FROM messages WHERE conversation_id = ? AND seq <= ?";
+/// By the primary key.
+const NEXT_SEQ: &str = "SELECT seq FROM messages WHERE conversation_id = ? ORDER BY seq LIMIT 1";
+/// By the index `archive_runs_segment`.
+const NEXT_NAMED: &str = "SELECT segment FROM archive_runs {by archive_runs_segment} WHERE segment > ? ORDER BY segment LIMIT 1";
+/// By the primary key.
+const CONVERSATIONS_AFTER: &str = "SELECT id FROM conversations WHERE id > ? ORDER BY id LIMIT ?";
+/// By the index `archive_segments_state`.
+const SUMS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS {signed}), CAST(COALESCE(SUM(messages), 0) AS {signed}) FROM archive_segments \
+     {by archive_segments_state} WHERE state = ?";
+/// By the index `conversations_oldest_hot`.
+const OLDEST_HOT: &str = "SELECT oldest_hot_at FROM conversations {by conversations_oldest_hot} \
+     WHERE oldest_hot_at IS NOT NULL ORDER BY oldest_hot_at LIMIT 1";
+/// By the index `conversations_oldest_hot`.
+const BACKLOG: &str =
+    "SELECT COUNT(*) FROM conversations {by conversations_oldest_hot} WHERE oldest_hot_at < ?";
+
+/// The next `limit` runs of a conversation after the one given, by their last seq and generation.
+///
+/// # Errors
+/// When the database fails.
+pub async fn runs_of_conversation(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    after: Option<&ArchivedRun>,
+    limit: usize,
+) -> Result<Vec<ArchivedRun>> {
+    let (seq, generation) = after.map_or((Seq(0), 0), |run| {
+        (run.last_seq, run.generation.cast_signed())
+    });
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let args = values![&conversation, seq, seq, generation, limit];
+    let rows = connection.fetch_all(RUNS_OF_CONVERSATION, &args).await?;
+    rows.iter()
+        .map(|row| ArchivedRun::from_row(row, 0))
+        .collect()
+}
+
+/// In a job's transaction: drops a run for good; its messages are not shown any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn drop_run(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    run: &ArchivedRun,
+) -> Result<()> {
+    let args = values![&conversation, run.last_seq, run.generation.cast_signed()];
+    connection.execute(DROP_RUN, &args).await.map(drop)
+}
+
+/// The seqs of a conversation's hot rows from `first` to `last`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hot_seqs(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<Vec<Seq>> {
+    let rows = connection
+        .fetch_all(HOT_SEQS, &values![&conversation, first, last])
+        .await?;
+    rows.iter()
+        .map(|row| Ok(Seq::from_i64(row.int(0)?)))
+        .collect()
+}
+
+/// How many hot rows a conversation has from `first` to `last`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hot_count(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<u64> {
+    let row = connection
+        .fetch_optional(HOT_COUNT, &values![&conversation, first, last])
+        .await?;
+    Ok(row
+        .map(|row| row.int(0))
+        .transpose()?
+        .unwrap_or(0)
+        .cast_unsigned())
+}
+
+/// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them; `false` when
+/// there are none.
+///
+/// # Errors
+/// When the database fails.
+pub async fn purge_rows(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    limit: u64,
+) -> Result<bool> {
+    let Some(row) = connection
+        .fetch_optional(NEXT_SEQ, &values![&conversation])
+        .await?
+    else {
+        return Ok(false);
+    };
+    let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));
+    connection
+        .execute(PURGE, &values![&conversation, last])
+        .await?;
+    Ok(true)
+}
+
+/// The next segment, by id, that the index names.
+///
+/// # Errors
+/// When the database fails.
+pub async fn next_named_segment(
+    connection: &mut Connection,
+    after: Option<SegmentId>,
+) -> Result<Option<SegmentId>> {
+    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
+    let row = connection
+        .fetch_optional(NEXT_NAMED, &values![after])
+        .await?;
+    row.map(|row| SegmentId::from_bytes(&row.bytes(0)?))
+        .transpose()
+}
+
+/// The next `limit` conversations of a shard, by id, with their heads.
+///
+/// # Errors
+/// When the database fails.
+pub async fn heads_after(
+    connection: &mut Connection,
+    after: Option<ConversationId>,
+    limit: usize,
+) -> Result<Vec<Head>> {
+    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = connection
+        .fetch_all(CONVERSATIONS_AFTER, &values![after, limit])
+        .await?;
+    let ids = rows
+        .iter()
+        .map(|row| row.conversation(0))
+        .collect::<Result<Vec<_>>>()?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    conversation::heads(connection, &ids, false).await
+}
+
+/// In a job's transaction: makes archived messages hot rows again, as they are; those that are hot already stay. Gives how
+/// many there were to restore.
+///
+/// # Errors
+/// [`Error::NotFound`] without such a conversation.
+pub async fn restore_rows(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    messages: Vec<StoredMessage>,
+) -> Result<u64> {
+    let (Some(first), Some(last)) = (
+        messages.first().map(|m| m.seq),
+        messages.last().map(|m| m.seq),
+    ) else {
+        return Ok(0);
+    };
+    let head = conversation::heads(connection, &[conversation], true)
+        .await?
+        .pop();
+    let mut head = head.ok_or(Error::NotFound("conversation"))?;
+    let hot = hot_seqs(connection, conversation, (first, last)).await?;
+    let cold = messages
+        .into_iter()
+        .filter(|message| hot.binary_search(&message.seq).is_err());
+    let rows: Vec<(ConversationId, StoredMessage)> =
+        cold.map(|message| (conversation, message)).collect();
+    for (_, message) in &rows {
+        head.thaw(message);
+    }
+    message::insert(connection, &rows).await?;
+    conversation::save(connection, &[&head]).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Segments of one state, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SegmentSums {
+    /// How many.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The messages they were written with.
+    pub messages: u64,
+}
+
+/// The segments of a state, added up.
+///
+/// # Errors
+/// When the database fails.
+pub async fn segment_sums(
+    connection: &mut Connection,
+    state: super::SegmentState,
+) -> Result<SegmentSums> {
+    let number = |row: &Row, column: usize| Ok::<_, Error>(row.int(column)?.cast_unsigned());
+    match connection
+        .fetch_optional(SUMS, &values![state.name()])
+        .await?
+    {
+        Some(row) => Ok(SegmentSums {
+            segments: number(&row, 0)?,
+            bytes: number(&row, 1)?,
+            messages: number(&row, 2)?,
+        }),
+        None => Ok(SegmentSums::default()),
+    }
+}
+
+/// When the shard's oldest hot message was sent, and how many conversations have one from before `cutoff`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn backlog(
+    connection: &mut Connection,
+    cutoff: Timestamp,
+) -> Result<(Option<Timestamp>, u64)> {
+    let oldest = connection.fetch_optional(OLDEST_HOT, &[]).await?;
+    let oldest = oldest.map(|row| row.int(0)).transpose()?.map(Timestamp);
+    let row = connection
+        .fetch_optional(BACKLOG, &values![cutoff.0])
+        .await?;
+    let waiting = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
+    Ok((oldest, waiting.cast_unsigned()))
+}
