@@ -28,5 +28,5 @@ fmt: ## format the code
 	cargo fmt --all
 
 .PHONY: clean-cache
-clean-cache: ## delete what is kept between runs outside the repository: MySQL, CI's build
+clean-cache: ## delete what is kept between runs outside the repository: MySQL, Garage, CI's build
 	rm -rf --one-file-system "$${BACKSCROLL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/backscroll}"
