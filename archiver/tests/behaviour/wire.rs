@@ -291,3 +291,50 @@ async fn a_store_that_overwrites_is_used_with_a_reservation() {
         matches!(&report.steps[1].outcome, ProbeOutcome::Reservation(text) if text.contains("overwrites"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_conditions_are_ignored_a_look_comes_before() {
+    let bed = OnServer::start_with(|settings| settings.conditional_put = false).await;
+    bed.server.ignore_conditions();
+    for taken in [content(10), Bytes::new()] {
+        let target = key(&format!("taken-{}", taken.len()));
+        bed.store.put(&target, taken.clone()).await.unwrap();
+        bed.store.put(&target, taken.clone()).await.unwrap();
+        let error = bed.store.put(&target, content(20)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+
+        let upload = bed.store.start_upload(&target).await.unwrap();
+        let part = bed
+            .store
+            .upload_part(&upload, 1, content(20))
+            .await
+            .unwrap();
+        let error = bed
+            .store
+            .complete_upload(&upload, &[part])
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(
+            bed.store.head(&target).await.unwrap().size,
+            taken.len() as u64
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_foreign_uploads_may_end_with_a_key_alone() {
+    let bed = OnServer::start().await;
+    let upload = bed.store.start_upload(&key("a")).await.unwrap();
+    let page = "<ListMultipartUploadsResult><Bucket>archive</Bucket><IsTruncated>true</IsTruncated>\
+         <NextKeyMarker>FOREIGN</NextKeyMarker>\
+         <Upload><Key>FOREIGN</Key><UploadId>1</UploadId></Upload></ListMultipartUploadsResult>";
+    bed.server.answer([Answer {
+        status: 200,
+        headers: vec![("content-type", "application/xml".into())],
+        body: page.into(),
+    }]);
+    let page = bed.store.unfinished_uploads(None).await.unwrap();
+    assert_eq!(page.len(), 1);
+    assert_eq!(page[0].upload, upload);
+}
