@@ -1,4 +1,5 @@
-//! The object store's behaviour, the same on every backend: on those that this process can be by itself.
+//! The object store's behaviour, the same on every backend: on those that this process can be by itself. `tests/garage`
+//! runs the same suite on Garage.
 //!
 //! Each test runs twice: on a folder of its own, and on a bucket of its own, which an S3 server in this process serves
 //! on 127.0.0.1. Tests share nothing, so they run side by side.
