@@ -12,10 +12,15 @@ test: ## run all tests, with a MariaDB and a Redis started for them
 test-mysql: ## run the SQL behaviour suite against MySQL 9
 	.ci/servers mysql redis -- cargo test --locked -p backscroll-shard --test behaviour
 
+.PHONY: test-garage
+test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
+	.ci/servers garage -- cargo test --locked -p backscroll-archiver --test garage
+
 .PHONY: lint
 lint: ## check the formatting, run Clippy and build the documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p backscroll-archiver --test garage --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
 .PHONY: bench
@@ -28,5 +33,5 @@ fmt: ## format the code
 	cargo fmt --all
 
 .PHONY: clean-cache
-clean-cache: ## delete what is kept between runs outside the repository: MySQL, CI's build
+clean-cache: ## delete what is kept between runs outside the repository: MySQL, Garage, CI's build
 	rm -rf --one-file-system "$${BACKSCROLL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/backscroll}"

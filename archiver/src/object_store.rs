@@ -7,8 +7,8 @@
 //! [`ObjectStore`]; [`probe`] tries a configured store out.
 //!
 //! - INV-OBJECT: there is no call that changes an object. [`ObjectStore::put`] and [`ObjectStore::complete_upload`]
-//!   create; where a key is taken by other content they fail. A store that cannot tell (`conditional_put = false`) is
-//!   safe because its callers choose keys that are unique.
+//!   create; where a key is taken by other content they fail. A store that cannot refuse (`conditional_put = false`) is
+//!   asked before; between writers at the same time it is safe because they choose keys that are unique.
 //! - Every call carries a bounded number of bytes, so that memory, deadlines and retries are bounded too (INV-BOUND):
 //!   a large object is uploaded in parts and read in ranges.
 //! - Every call may be made again: creating the same content twice succeeds, a part replaces its earlier attempt, what

@@ -191,7 +191,7 @@ async fn refuse_to_overwrite(
         Ok(()) => {
             // The steps that follow look for the first content.
             store.put(key, content.clone()).await?;
-            Ok(Some("the store overwrites objects; Backscroll never asks it to, but nothing else would stop a mistake".into()))
+            Ok(Some("the store ignores If-None-Match and overwrites objects; Backscroll never asks it to, but nothing would stop a mistake: with object_store.conditional_put = false it looks before it writes".into()))
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Objects in a bucket of S3, or of a store that speaks its protocol.
 //!
-//! - INV-OBJECT: objects and uploads are created with `If-None-Match: *`. Stores that do not know it refuse the call
-//!   (`conditional_put = false` leaves the header out) or ignore it, which [`probe`](super::probe) finds out. Callers
-//!   choose unique keys, so that is a second belt, not the first.
+//! - INV-OBJECT: objects and uploads are created with `If-None-Match: *`. Stores that do not know it refuse the call or
+//!   ignore it, which [`probe`](super::probe) finds out. `conditional_put = false` is for them: the header is left out,
+//!   and a look whether the key is free comes before. That stops a mistake, not two writers at the same time. Callers
+//!   choose unique keys, so either is a second belt, not the first.
 //! - A put that finds its key taken compares the content: it may be its own earlier attempt.
 //! - What arrives is checked for its length against the range asked for, and for the checksums that the store sends.
 //!   Ranges have none: whoever keeps digests checks them.
@@ -10,6 +11,24 @@
 //!
 //! Retries and deadlines of the SDK are off: the layers around this do both. Credentials come from the settings, or from
 //! the SDK's usual chain: environment, shared profile, web identity, container, machine.
+//!
+//! Where stores differ. The suite in `archiver/tests` runs on `s3s-fs`, which does what Amazon documents, and on Garage
+//! 2.5.0 (`make test-garage`):
+//!
+//! | | Amazon S3 | Garage | here |
+//! |---|---|---|---|
+//! | `If-None-Match` on `PutObject` and `CompleteMultipartUpload` | 412 where the key is taken | ignored: it overwrites | the probe says so; `conditional_put = false` |
+//! | an upload whose key is put meanwhile | 412 at its end | forgotten at once: 404 at its end | [`ErrorKind::AlreadyExists`] |
+//! | CRC32 sent with objects and parts | checked, `BadDigest` | checked, `InvalidDigest` | both modes of `checksum` work; [`ErrorKind::Damaged`] |
+//! | a range that ends behind the object | what there is, or 416 | likewise | [`ErrorKind::OutOfRange`] |
+//! | bucket in the path, or in the host name | both | in the host name below its `root_domain` only | `path_style = true` |
+//! | another region | refused | refused, `AuthorizationHeaderMalformed` | [`ErrorKind::Misconfigured`] |
+//! | a quota that is used up | (has none) | `AccessDenied` and a message | [`ErrorKind::Full`], by the message |
+//! | a page of uploads | by keys | of the next keys, but in the order of the ids | put in order |
+//! | the end of a page of uploads | a key and an id | the key alone, unless it has more uploads | either |
+//! | uploads after one that is gone | all that follow | some of the next key are left out | the next page is read before this one's uploads are aborted |
+//!
+//! An `ETag` means nothing here: a part's is handed back as it came. Deleting has no conditions.
 
 mod client;
 mod errors;
@@ -73,6 +92,58 @@ impl S3Store {
         })
     }
 
+    /// Stands in for the condition where the store has none. It is no lock: of two writers at once, the later one wins.
+    async fn check_free(&self, operation: Operation, key: &ObjectKey) -> Result<()> {
+        if self.condition.is_some() {
+            return Ok(());
+        }
+        // A byte rather than the head: a HEAD that fails does not say why.
+        match self.get_range(key, 0..1).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() != ErrorKind::OutOfRange => Err(error.during(operation)),
+            _ => Err(StoreError::new(
+                ErrorKind::AlreadyExists,
+                operation,
+                key,
+                "there is an object under this key",
+            )),
+        }
+    }
+
+    async fn create(&self, key: &ObjectKey, content: &Bytes) -> Result<()> {
+        self.check_free(Operation::Put, key).await?;
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key.as_str());
+        let put = put
+            .set_if_none_match(self.condition.map(Into::into))
+            .body(ByteStream::from(content.clone()));
+        match put.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed(Operation::Put, key, &error)),
+        }
+    }
+
+    async fn complete(&self, upload: &Upload, parts: CompletedMultipartUpload) -> Result<()> {
+        self.check_free(Operation::CompleteUpload, &upload.key)
+            .await?;
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str());
+        let complete = complete
+            .upload_id(&upload.id)
+            .multipart_upload(parts)
+            .set_if_none_match(self.condition.map(Into::into));
+        match complete.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed(Operation::CompleteUpload, &upload.key, &error)),
+        }
+    }
+
     /// Whether the object has this content. `false` also when there is none any more.
     async fn has(&self, key: &ObjectKey, content: &Bytes) -> Result<bool> {
         match self.head(key).await {
@@ -98,18 +169,9 @@ impl ObjectStore for S3Store {
     }
 
     async fn put(&self, key: &ObjectKey, content: Bytes) -> Result<()> {
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(key.as_str());
-        let put = put
-            .set_if_none_match(self.condition.map(Into::into))
-            .body(ByteStream::from(content.clone()));
-        let Err(error) = put.send().await else {
+        let Err(error) = self.create(key, &content).await else {
             return Ok(());
         };
-        let error = failed(Operation::Put, key, &error);
         if error.kind() == ErrorKind::AlreadyExists
             && self
                 .has(key, &content)
@@ -288,31 +350,25 @@ impl ObjectStore for S3Store {
         let all = CompletedMultipartUpload::builder()
             .set_parts(Some(parts.iter().map(completed).collect()))
             .build();
-        let complete = self
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(upload.key.as_str());
-        let complete = complete
-            .upload_id(&upload.id)
-            .multipart_upload(all)
-            .set_if_none_match(self.condition.map(Into::into));
-        let Err(error) = complete.send().await else {
+        let Err(error) = self.complete(upload, all).await else {
             return Ok(());
         };
-        let error = failed(Operation::CompleteUpload, &upload.key, &error);
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) {
+            return Err(error);
+        }
         // It may have been completed by an earlier attempt. Keys are unique, so an object of this size under it is that.
         let size: u64 = parts.iter().map(|part| part.size).sum();
-        let taken = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists);
-        if taken
-            && self
-                .head(&upload.key)
-                .await
-                .is_ok_and(|meta| meta.size == size)
-        {
-            return Ok(());
+        match self.head(&upload.key).await {
+            Ok(meta) if meta.size == size => Ok(()),
+            // Garage forgets an upload whose key is taken meanwhile.
+            Ok(_) => Err(StoreError::new(
+                ErrorKind::AlreadyExists,
+                Operation::CompleteUpload,
+                &upload.key,
+                error,
+            )),
+            Err(_) => Err(error),
         }
-        Err(error)
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<()> {
@@ -333,15 +389,15 @@ impl ObjectStore for S3Store {
     }
 
     async fn unfinished_uploads(&self, after: Option<&Upload>) -> Result<Vec<UnfinishedUpload>> {
-        let mut marker = after.map(|upload| (upload.key.as_str().to_owned(), upload.id.clone()));
+        let mut after_key = after.map(|upload| upload.key.as_str().to_owned());
+        let mut after_id = after.map(|upload| upload.id.clone());
         loop {
-            let (key, id) = marker.unzip();
             let list = self
                 .client
                 .list_multipart_uploads()
                 .bucket(&self.bucket)
-                .set_key_marker(key)
-                .set_upload_id_marker(id);
+                .set_key_marker(after_key)
+                .set_upload_id_marker(after_id);
             let output = list
                 .send()
                 .await
@@ -354,14 +410,16 @@ impl ObjectStore for S3Store {
                     started_at: timestamp(upload.initiated()),
                 })
             });
-            let found: Vec<UnfinishedUpload> = uploads.collect();
-            marker = output
-                .next_key_marker
-                .zip(output.next_upload_id_marker)
-                .filter(|_| output.is_truncated == Some(true));
-            if !found.is_empty() || marker.is_none() {
+            let mut found: Vec<UnfinishedUpload> = uploads.collect();
+            // Garage has a page in the order of the ids, but counts pages in the order of the keys.
+            found.sort_by(|a, b| a.upload.key.cmp(&b.upload.key));
+            // A page of nothing but foreign keys is passed over. Where it ends with the last upload of a key, Garage
+            // gives the key alone.
+            let more = output.is_truncated == Some(true) && output.next_key_marker.is_some();
+            if !found.is_empty() || !more {
                 return Ok(found);
             }
+            (after_key, after_id) = (output.next_key_marker, output.next_upload_id_marker);
         }
     }
 

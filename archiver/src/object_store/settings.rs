@@ -70,7 +70,8 @@ pub struct ObjectStoreSettings {
     pub path_style: bool,
     /// S3: `when_supported`, or `when_required` for stores that refuse the newer checksums.
     pub checksum: ChecksumMode,
-    /// S3: let the store refuse to overwrite (`If-None-Match`). Off for stores that do not know it.
+    /// S3: let the store refuse to overwrite (`If-None-Match`). Off for stores that do not know it, as Garage: a look
+    /// whether the key is free then comes before each object, one request more.
     pub conditional_put: bool,
     /// S3: credentials. Without them: the environment, the shared profile, web identity, container or machine role.
     #[serde(skip_serializing_if = "Option::is_none")]

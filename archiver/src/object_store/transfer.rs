@@ -143,13 +143,10 @@ pub async fn abort_unfinished(
     let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     let before = Timestamp(now.0.saturating_sub(age));
     let mut aborted = 0;
-    let mut after: Option<Upload> = None;
-    loop {
-        let page = store.unfinished_uploads(after.as_ref()).await?;
-        let Some(last) = page.last() else {
-            return Ok(aborted);
-        };
-        after = Some(last.upload.clone());
+    let mut page = store.unfinished_uploads(None).await?;
+    while let Some(last) = page.last() {
+        // Read while the upload that it follows is there: Garage passes over uploads that follow one that is gone.
+        let next = store.unfinished_uploads(Some(&last.upload)).await?;
         for unfinished in page
             .iter()
             .filter(|unfinished| unfinished.started_at < before)
@@ -157,5 +154,7 @@ pub async fn abort_unfinished(
             store.abort_upload(&unfinished.upload).await?;
             aborted += 1;
         }
+        page = next;
     }
+    Ok(aborted)
 }

@@ -1,14 +1,21 @@
-//! The object store's behaviour, the same on every backend.
+//! The object store's behaviour, the same on every backend: on those that this process can be by itself. `tests/garage`
+//! runs the same suite on Garage.
 //!
 //! Each test runs twice: on a folder of its own, and on a bucket of its own, which an S3 server in this process serves
 //! on 127.0.0.1. Tests share nothing, so they run side by side.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../suite/bed.rs"]
 mod bed;
+mod beds;
+#[path = "../suite/layers.rs"]
 mod layers;
+#[path = "../suite/objects.rs"]
 mod objects;
+#[path = "../suite/probing.rs"]
 mod probing;
 mod s3_server;
+#[path = "../suite/uploads.rs"]
 mod uploads;
 mod wire;
 
@@ -18,14 +25,14 @@ macro_rules! on_every_backend {
         mod on_disk {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let bed = $crate::bed::Bed::disk().await;
+                let bed = $crate::beds::disk().await;
                 super::$name(&bed).await;
             })*
         }
         mod on_s3 {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let bed = $crate::bed::Bed::s3().await;
+                let bed = $crate::beds::OnServer::start().await;
                 super::$name(&bed).await;
             })*
         }

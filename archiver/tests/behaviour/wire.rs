@@ -1,8 +1,8 @@
 //! S3 as it may be in the field: down, slow, lying, misconfigured.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use backscroll_archiver::object_store::probe::{ProbeOutcome, probe};
 use backscroll_archiver::object_store::s3::S3Store;
 use backscroll_archiver::object_store::transfer::put_stream;
 use backscroll_archiver::object_store::{
@@ -12,26 +12,11 @@ use backscroll_shard::settings::Span;
 use backscroll_testkit::{Mode, Proxy};
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 
-use crate::bed::{Bed, content, key, s3_settings};
+use crate::bed::{content, http_get, key};
+use crate::beds::{OnServer, s3_settings};
 use crate::s3_server::Answer;
-
-/// What a GET of `url` from the server at `address` is answered, head and body.
-pub(crate) async fn http_get(address: SocketAddr, url: &str) -> String {
-    let (host, path) = url
-        .strip_prefix("http://")
-        .unwrap()
-        .split_once('/')
-        .unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
-}
 
 /// A range that is answered with these headers and this body.
 fn partial(content_range: &str, body: Bytes) -> Answer {
@@ -44,8 +29,8 @@ fn partial(content_range: &str, body: Bytes) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_store_is_asked_again() {
-    let bed = Bed::s3().await;
-    let server = bed.server.as_ref().unwrap();
+    let bed = OnServer::start().await;
+    let server = &bed.server;
     server.answer([
         Answer::error(503, "SlowDown"),
         Answer::error(500, "InternalError"),
@@ -64,8 +49,8 @@ async fn a_busy_store_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_the_range_is_never_taken_for_it() {
-    let bed = Bed::s3().await;
-    let server = bed.server.as_ref().unwrap();
+    let bed = OnServer::start().await;
+    let server = &bed.server;
     bed.store.put(&key("a"), content(1000)).await.unwrap();
     let whole = Answer {
         status: 200,
@@ -102,8 +87,8 @@ async fn what_is_not_the_range_is_never_taken_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_told_apart() {
-    let bed = Bed::s3().await;
-    let url = bed.server.as_ref().unwrap().url();
+    let bed = OnServer::start().await;
+    let url = bed.server.url();
     let kind = async |change: fn(&mut ObjectStoreSettings)| {
         let mut settings = s3_settings(&url);
         change(&mut settings);
@@ -132,8 +117,8 @@ async fn what_is_wrong_is_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn down_stuck_and_back_again() {
-    let bed = Bed::s3().await;
-    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let bed = OnServer::start().await;
+    let proxy = Proxy::start(bed.server.address());
     let mut settings = s3_settings(&format!("http://{}", proxy.address()));
     settings.request_timeout = Span::millis(300);
     settings.max_attempts = 2;
@@ -166,8 +151,8 @@ async fn down_stuck_and_back_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thin_link_has_the_time_it_needs_and_no_more() {
-    let bed = Bed::s3().await;
-    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let bed = OnServer::start().await;
+    let proxy = Proxy::start(bed.server.address());
     let mut settings = s3_settings(&format!("http://{}", proxy.address()));
     settings.request_timeout = Span::millis(500);
     settings.min_throughput = 100_000;
@@ -203,8 +188,8 @@ async fn a_thin_link_has_the_time_it_needs_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_breaks_off_is_no_object() {
-    let bed = Bed::s3().await;
-    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let bed = OnServer::start().await;
+    let proxy = Proxy::start(bed.server.address());
     let store = S3Store::open(&s3_settings(&format!("http://{}", proxy.address())))
         .await
         .unwrap();
@@ -245,7 +230,7 @@ async fn a_connection_closed_without_an_answer_says_nothing_of_credentials() {
 async fn both_checksum_modes_and_stores_without_conditions_work() {
     for checksum in [ChecksumMode::WhenSupported, ChecksumMode::WhenRequired] {
         for conditional_put in [true, false] {
-            let bed = Bed::s3_with(|settings| {
+            let bed = OnServer::start_with(|settings| {
                 (settings.checksum, settings.conditional_put) = (checksum, conditional_put)
             })
             .await;
@@ -275,8 +260,8 @@ async fn both_checksum_modes_and_stores_without_conditions_work() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_get_addresses_of_the_public_endpoint() {
-    let bed = Bed::s3().await;
-    let proxy = Proxy::start(bed.server.as_ref().unwrap().address());
+    let bed = OnServer::start().await;
+    let proxy = Proxy::start(bed.server.address());
     let mut settings = bed.settings.clone();
     settings.public_endpoint = Some(format!("http://{}", proxy.address()));
     let store = S3Store::open(&settings).await.unwrap();
@@ -294,4 +279,62 @@ async fn clients_get_addresses_of_the_public_endpoint() {
         "{url}"
     );
     assert!(http_get(proxy.address(), &url).await.ends_with("public"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_overwrites_is_used_with_a_reservation() {
+    let bed = OnServer::start().await;
+    bed.server.ignore_conditions();
+    let report = probe(&*bed.store).await;
+    assert!(report.failure().is_none(), "{report:#?}");
+    assert!(
+        matches!(&report.steps[1].outcome, ProbeOutcome::Reservation(text) if text.contains("overwrites"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_conditions_are_ignored_a_look_comes_before() {
+    let bed = OnServer::start_with(|settings| settings.conditional_put = false).await;
+    bed.server.ignore_conditions();
+    for taken in [content(10), Bytes::new()] {
+        let target = key(&format!("taken-{}", taken.len()));
+        bed.store.put(&target, taken.clone()).await.unwrap();
+        bed.store.put(&target, taken.clone()).await.unwrap();
+        let error = bed.store.put(&target, content(20)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+
+        let upload = bed.store.start_upload(&target).await.unwrap();
+        let part = bed
+            .store
+            .upload_part(&upload, 1, content(20))
+            .await
+            .unwrap();
+        let error = bed
+            .store
+            .complete_upload(&upload, &[part])
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(
+            bed.store.head(&target).await.unwrap().size,
+            taken.len() as u64
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_foreign_uploads_may_end_with_a_key_alone() {
+    let bed = OnServer::start().await;
+    let upload = bed.store.start_upload(&key("a")).await.unwrap();
+    let page = "<ListMultipartUploadsResult><Bucket>archive</Bucket><IsTruncated>true</IsTruncated>\
+         <NextKeyMarker>FOREIGN</NextKeyMarker>\
+         <Upload><Key>FOREIGN</Key><UploadId>1</UploadId></Upload></ListMultipartUploadsResult>";
+    bed.server.answer([Answer {
+        status: 200,
+        headers: vec![("content-type", "application/xml".into())],
+        body: page.into(),
+    }]);
+    let page = bed.store.unfinished_uploads(None).await.unwrap();
+    assert_eq!(page.len(), 1);
+    assert_eq!(page[0].upload, upload);
 }

@@ -33,7 +33,12 @@ where
                 code.unwrap_or("no code"),
                 message.unwrap_or("no message")
             );
-            (kind_of(status, code.unwrap_or_default()), detail)
+            let kind = kind_of(
+                status,
+                code.unwrap_or_default(),
+                message.unwrap_or_default(),
+            );
+            (kind, detail)
         }
         // Credentials are looked for as part of sending.
         _ => (
@@ -61,9 +66,11 @@ fn credentials_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
 }
 
 /// By the error's code, and for codes of other makers by the status.
-/// Source: Amazon S3 API reference, "Error responses"; the `XMinio` codes are `MinIO`'s.
-fn kind_of(status: u16, code: &str) -> ErrorKind {
+/// Source: Amazon S3 API reference, "Error responses"; the `XMinio` codes are `MinIO`'s. Garage says
+/// `InvalidDigest` where Amazon says `BadDigest`, and has no code for a quota that is used up, only a message.
+fn kind_of(status: u16, code: &str, message: &str) -> ErrorKind {
     match code {
+        "AccessDenied" if message.contains("quota is reached") => ErrorKind::Full,
         "NoSuchKey" | "NoSuchUpload" | "NotFound" => ErrorKind::NotFound,
         "NoSuchBucket"
         | "PermanentRedirect"
@@ -75,6 +82,7 @@ fn kind_of(status: u16, code: &str) -> ErrorKind {
         "InvalidRange" => ErrorKind::OutOfRange,
         "NotImplemented" => ErrorKind::Unsupported,
         "BadDigest"
+        | "InvalidDigest"
         | "IncompleteBody"
         | "XAmzContentSHA256Mismatch"
         | "XAmzContentChecksumMismatch" => ErrorKind::Damaged,
@@ -137,10 +145,13 @@ mod tests {
             (507, "XMinioStorageFull", ErrorKind::Full),
             (500, "", ErrorKind::Unavailable),
             (404, "", ErrorKind::NotFound),
+            (400, "InvalidDigest", ErrorKind::Damaged),
             (400, "InvalidArgument", ErrorKind::Refused),
         ] {
-            assert_eq!(kind_of(status, code), kind, "{status} {code}");
+            assert_eq!(kind_of(status, code, ""), kind, "{status} {code}");
         }
+        let message = "Forbidden: Object quota is reached, maximum objects for this bucket: 0";
+        assert_eq!(kind_of(403, "AccessDenied", message), ErrorKind::Full);
     }
 
     #[test]

@@ -133,25 +133,32 @@ async fn parts_may_be_given_again(bed: &Bed) {
 }
 
 async fn a_taken_key_is_not_replaced(bed: &Bed) {
-    let target = key("taken");
-    bed.store.put(&target, content(10)).await.unwrap();
-    let upload = bed.store.start_upload(&target).await.unwrap();
-    let part = bed
-        .store
-        .upload_part(&upload, 1, content(20))
-        .await
-        .unwrap();
-    let error = bed
-        .store
-        .complete_upload(&upload, &[part])
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
-    bed.store.abort_upload(&upload).await.unwrap();
-    assert_eq!(
-        bed.store.get_range(&target, 0..10).await.unwrap(),
-        content(10)
-    );
+    for taken_meanwhile in [false, true] {
+        let target = key(&format!("taken-{taken_meanwhile}"));
+        if !taken_meanwhile {
+            bed.store.put(&target, content(10)).await.unwrap();
+        }
+        let upload = bed.store.start_upload(&target).await.unwrap();
+        let part = bed
+            .store
+            .upload_part(&upload, 1, content(20))
+            .await
+            .unwrap();
+        if taken_meanwhile {
+            bed.store.put(&target, content(10)).await.unwrap();
+        }
+        let error = bed
+            .store
+            .complete_upload(&upload, &[part])
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        bed.store.abort_upload(&upload).await.unwrap();
+        assert_eq!(
+            bed.store.get_range(&target, 0..10).await.unwrap(),
+            content(10)
+        );
+    }
     assert_eq!(unfinished(bed).await, []);
 }
 

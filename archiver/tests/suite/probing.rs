@@ -75,15 +75,3 @@ async fn the_step_that_fails_is_named(bed: &Bed) {
         matches!(&report.steps[10].outcome, ProbeOutcome::Reservation(text) if text.contains("life-cycle rule"))
     );
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_overwrites_is_used_with_a_reservation() {
-    let bed = Bed::s3().await;
-    bed.server.as_ref().unwrap().ignore_conditions();
-    let report = probe(&*bed.store).await;
-    assert!(report.failure().is_none(), "{report:#?}");
-    assert!(
-        matches!(&report.steps[1].outcome, ProbeOutcome::Reservation(text) if text.contains("overwrites"))
-    );
-    assert!(is_empty(&bed).await);
-}

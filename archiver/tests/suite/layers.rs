@@ -1,9 +1,11 @@
 //! What the layers do together: retries that are safe, shared reads, deadlines.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use backscroll_archiver::object_store::faults::Fault;
-use backscroll_archiver::object_store::{ErrorKind, Operation};
+use backscroll_archiver::object_store::faults::{Fault, Faults};
+use backscroll_archiver::object_store::{ErrorKind, ObjectStoreSettings, Operation, compose};
+use backscroll_shard::settings::Span;
 use futures_util::future::join_all;
 
 use crate::bed::{Bed, content, key};
@@ -15,6 +17,7 @@ crate::on_every_backend![
     who_reads_the_same_shares_one_request,
     a_read_is_finished_for_those_who_come_later,
     a_failed_read_is_told_to_all_and_not_remembered,
+    a_store_that_is_slow_is_given_up_in_time,
 ];
 
 async fn what_fails_in_passing_is_done_again(bed: &Bed) {
@@ -172,18 +175,14 @@ async fn a_failed_read_is_told_to_all_and_not_remembered(bed: &Bed) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_slow_is_given_up_in_time() {
-    let mut bed = Bed::disk().await;
-    bed.settings.request_timeout = backscroll_shard::settings::Span::millis(100);
-    bed.settings.max_attempts = 2;
-    let inner =
-        backscroll_archiver::object_store::disk::DiskStore::open(&bed.settings.path, 5 << 20)
-            .await
-            .unwrap();
-    let (faulty, faults) =
-        backscroll_archiver::object_store::faults::Faults::around(std::sync::Arc::new(inner));
-    let store = backscroll_archiver::object_store::compose(faulty, &bed.settings);
+async fn a_store_that_is_slow_is_given_up_in_time(bed: &Bed) {
+    let settings = ObjectStoreSettings {
+        request_timeout: Span::millis(100),
+        max_attempts: 2,
+        ..bed.settings.clone()
+    };
+    let (faulty, faults) = Faults::around(Arc::clone(&bed.backend));
+    let store = compose(faulty, &settings);
     faults.plan(Operation::Head, 2, Fault::Delay(Duration::from_secs(60)));
     let begun = std::time::Instant::now();
     assert_eq!(
