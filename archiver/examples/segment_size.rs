@@ -145,7 +145,8 @@ fn measure(conversations: &Conversations, options: SegmentOptions) -> Result<Mea
             &bytes[start..start + location.length as usize],
         )?;
         for entry in of_one_frame {
-            read.push(frame.messages(&name, entry)?.len());
+            let run = frame.run(entry.conversation, entry.first_seq, entry.last_seq);
+            read.push(run.map_or(0, <[StoredMessage]>::len));
         }
         frames += 1;
     }

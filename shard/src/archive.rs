@@ -19,6 +19,7 @@ macro_rules! run_columns {
         "first_seq, last_seq, generation, last_rev, last_at, segment, frame_offset, frame_length, frame_digest"
     };
 }
+mod about;
 mod erasure;
 mod hold;
 mod job;
@@ -35,6 +36,7 @@ use crate::map::Assignment;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::Timestamp;
 
+pub use about::*;
 pub use erasure::*;
 pub use hold::*;
 pub use job::*;

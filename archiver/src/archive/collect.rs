@@ -18,7 +18,7 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use super::{Archive, Order, Result, STEP, ShardOutcome, Step, transaction};
-use crate::object_store::{ErrorKind, KeyPrefix, ObjectStore, transfer};
+use crate::object_store::{ErrorKind, KeyPrefix, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
 
 /// Most segments looked up at once.

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use backscroll_shard::archive::{
-    ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, check_lease, register_segment,
+    About, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
+    register_segment,
 };
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::message::StoredMessage;
@@ -88,6 +89,13 @@ impl RowsDigest {
     fn finish(&self) -> u64 {
         self.hasher.finish()
     }
+}
+
+/// Messages on their way into a segment.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) abouts: Vec<(ConversationId, About)>,
+    pub(super) rows: Vec<(ConversationId, StoredMessage)>,
 }
 
 /// A segment that is being written and uploaded.
@@ -175,15 +183,18 @@ impl Draft {
         self.writer.as_ref().map_or(0, |writer| writer.0.bytes())
     }
 
-    /// Adds messages; those of a conversation come in order.
-    pub(super) async fn push(&mut self, rows: Vec<(ConversationId, StoredMessage)>) -> Result<()> {
+    /// Adds messages; those of a conversation come in order. What is told of conversations goes before their messages.
+    pub(super) async fn push(&mut self, batch: Batch) -> Result<()> {
         let Some(mut state) = self.writer.take() else {
             return Err(ArchiveError::Stopped);
         };
         let task = tokio::task::spawn_blocking(move || {
             let (writer, digest) = &mut *state;
             let mut frames = Vec::new();
-            for (conversation, message) in &rows {
+            for (conversation, about) in batch.abouts {
+                writer.describe(conversation, about);
+            }
+            for (conversation, message) in &batch.rows {
                 digest.add(*conversation, message);
                 frames.extend(writer.push(*conversation, message)?);
             }

@@ -23,7 +23,7 @@ use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
-use super::draft::{Draft, Written};
+use super::draft::{Batch, Draft, Written};
 use super::{
     Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
 };
@@ -281,6 +281,7 @@ impl Archive {
         runs.sort_by_key(|(id, run)| (run.offset, *id, run.first_seq));
         let mut draft: Option<Draft> = None;
         let mut current: Option<(u64, Frame)> = None;
+        let mut described: BTreeSet<ConversationId> = BTreeSet::new();
         for (id, run) in &runs {
             let wanted = only_here(shard, *id, run).await?;
             if wanted.is_empty() {
@@ -303,7 +304,12 @@ impl Archive {
                 Some(draft) => draft,
                 None => Draft::begin(self, shard, lease).await?,
             };
-            target.push(kept).await?;
+            let mut abouts = Vec::new();
+            if described.insert(*id) {
+                let mut connection = shard.reader(Instant::now() + STEP).await?;
+                abouts.extend(archive::describe(&mut connection, &[*id]).await?);
+            }
+            target.push(Batch { abouts, rows: kept }).await?;
             draft = Some(target);
         }
         match draft {

@@ -1,1 +1,295 @@
-//! x
+//! The index from the bucket alone: for the day on which the databases are lost, or restored from a copy that is too old.
+//!
+//! Every segment in the bucket is read frame by frame. Its runs are put into the index of the shard that owns their
+//! conversation now, and a conversation that is not there is made again from what the segment tells of it: kind, title,
+//! members, and its newest archived message as its head. What was hot is lost with the database; a conversation goes on
+//! after its newest archived message.
+//!
+//! What is in the index already stays, so that it may be run again after a crash, and on shards that lack only a part. The
+//! leases of all shards are held meanwhile: nothing is archived, moved or collected.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use backscroll_shard::archive::{
+    self, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
+};
+use backscroll_shard::ids::{ConversationId, ShardName};
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::node::Shard;
+use futures_util::TryStreamExt as _;
+use serde::Serialize;
+
+use super::{Archive, ArchiveError, Order, Progress, Result, ShardOutcome, transaction};
+use crate::object_store::{KeyPrefix, ObjectMeta, transfer};
+use crate::segment::reader::Frame;
+use crate::segment::seek_table::{FOOTER, FrameSpan, SeekTable};
+use crate::segment::{KEY_PREFIX, SegmentError, SegmentHeader, segment_of};
+
+/// About how many bytes of a segment are read at once.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Most problems that are told one by one.
+const PROBLEMS: usize = 100;
+
+/// What a rebuild did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebuildFigures {
+    /// Segments that were read.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// Rows of the index that were put in, or were there.
+    pub runs: u64,
+    /// Conversations that were made again.
+    pub conversations: u64,
+    /// Segments that could not be read, and why: the first of them.
+    pub problems: Vec<String>,
+}
+
+impl Archive {
+    /// Puts everything that is in the bucket into the index. A segment that cannot be read is told of, and the others are
+    /// read.
+    ///
+    /// # Errors
+    /// When a shard is busy or cannot be written, or the bucket cannot be listed.
+    pub async fn rebuild(
+        &self,
+        order: &Order,
+        progress: &Progress,
+    ) -> Result<ShardOutcome<RebuildFigures>> {
+        let shards: Vec<Arc<Shard>> = self.router.shards().cloned().collect();
+        self.rebuild_with(order, progress, &shards, Vec::new())
+            .await
+    }
+
+    /// Takes the leases of the shards that are left, one within the other, and then does the work.
+    async fn rebuild_with(
+        &self,
+        order: &Order,
+        progress: &Progress,
+        left: &[Arc<Shard>],
+        leases: Vec<(Arc<Shard>, Lease)>,
+    ) -> Result<ShardOutcome<RebuildFigures>> {
+        let Some((shard, left)) = left.split_first() else {
+            let mut figures = RebuildFigures::default();
+            self.rebuild_leased(&leases, (&mut figures, progress))
+                .await?;
+            return Ok(ShardOutcome {
+                shard: leases.first().map_or_else(
+                    || Err(ArchiveError::Stopped),
+                    |(shard, _)| Ok(shard.name().clone()),
+                )?,
+                figures,
+                error: None,
+            });
+        };
+        let mut inner = None;
+        let work = async |lease: &Lease, figures: &mut RebuildFigures| {
+            let mut leases = leases.clone();
+            leases.push((shard.clone(), lease.clone()));
+            let outcome = Box::pin(self.rebuild_with(order, progress, left, leases)).await?;
+            *figures = outcome.figures.clone();
+            inner = outcome.error.clone();
+            Ok(())
+        };
+        let mut outcome = self.job(shard, ("rebuild", order), work).await;
+        outcome.error = outcome.error.or(inner);
+        Ok(outcome)
+    }
+
+    async fn rebuild_leased(
+        &self,
+        leases: &[(Arc<Shard>, Lease)],
+        (figures, progress): (&mut RebuildFigures, &Progress),
+    ) -> Result<()> {
+        progress.update(|now| now.phase = "rebuilding");
+        let Ok(prefix) = KeyPrefix::new(KEY_PREFIX) else {
+            return Ok(());
+        };
+        let mut traces: HashMap<ConversationId, Traces> = HashMap::new();
+        let mut listing = std::pin::pin!(transfer::list(self.objects.as_ref(), &prefix));
+        while let Some(object) = listing.try_next().await? {
+            let Some(id) = segment_of(&object.key) else {
+                continue;
+            };
+            let scanned = self.scan(&object, id, &mut traces).await;
+            let (header, runs, messages) = match scanned {
+                Ok(scanned) => scanned,
+                Err(ArchiveError::Segment(error)) => {
+                    tracing::error!(%error, "a segment cannot be read");
+                    if figures.problems.len() < PROBLEMS {
+                        figures.problems.push(error.to_string());
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            figures.segments += 1;
+            figures.bytes += object.size;
+            figures.messages += messages;
+            figures.runs += runs.len() as u64;
+            self.enter(leases, (id, &object, messages), &header, runs)
+                .await?;
+            progress.update(|now| {
+                now.messages = figures.messages;
+                now.bytes = figures.bytes;
+            });
+        }
+        figures.conversations = self.recreate(leases, traces).await?;
+        Ok(())
+    }
+
+    /// Reads a whole segment: its header, its runs, and what they tell of their conversations.
+    async fn scan(
+        &self,
+        object: &ObjectMeta,
+        id: SegmentId,
+        traces: &mut HashMap<ConversationId, Traces>,
+    ) -> Result<(SegmentHeader, Vec<(ConversationId, ArchivedRun)>, u64)> {
+        let table = self.seek_table(object).await?;
+        let mut header = None;
+        let mut runs = Vec::new();
+        let mut messages = 0;
+        let mut rest = table.frames();
+        while let Some(first) = rest.first() {
+            let end = first.offset + READ_BYTES;
+            let fits = rest.iter().take_while(|frame| frame.offset < end).count();
+            let (chunk, later) = rest.split_at(fits.max(1));
+            rest = later;
+            let end = chunk
+                .last()
+                .map_or(0, |last| last.offset + u64::from(last.length));
+            let bytes = self
+                .objects
+                .get_range(&object.key, first.offset..end)
+                .await?;
+            let (chunk, key): (Vec<FrameSpan>, _) = (chunk.to_vec(), object.key.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let mut frames = Vec::new();
+                let mut found_header = None;
+                for span in &chunk {
+                    let from = usize::try_from(span.offset - chunk[0].offset).unwrap_or(usize::MAX);
+                    let compressed = bytes
+                        .get(from..from.saturating_add(span.length as usize))
+                        .unwrap_or_default();
+                    if span.offset == 0 {
+                        found_header = Some(SegmentHeader::read(&key, compressed)?);
+                    } else {
+                        frames.push(Frame::scan(&key, span.offset, compressed)?);
+                    }
+                }
+                Ok::<_, SegmentError>((found_header, frames))
+            });
+            let (found_header, frames) = read.await.map_err(|_| ArchiveError::Stopped)??;
+            header = header.or(found_header);
+            let Some(header) = &header else { continue };
+            for (frame, entries) in frames {
+                for run in frame.runs {
+                    messages += run.messages.len() as u64;
+                    trace(traces, run);
+                }
+                let entered = entries
+                    .iter()
+                    .map(|entry| (entry.conversation, entry.to_run(id, header.generation)));
+                runs.extend(entered);
+            }
+        }
+        match header {
+            Some(header) => Ok((header, runs, messages)),
+            None => Err(ArchiveError::NotAsWritten(object.key.to_string())),
+        }
+    }
+
+    async fn seek_table(&self, object: &ObjectMeta) -> Result<SeekTable> {
+        let (key, size) = (&object.key, object.size);
+        let from = |bytes: usize| size.saturating_sub(bytes as u64);
+        let footer = self.objects.get_range(key, from(FOOTER)..size).await?;
+        let footer = footer.last_chunk().copied().unwrap_or_default();
+        let length = SeekTable::size(key, footer)?;
+        let bytes = self.objects.get_range(key, from(length)..size).await?;
+        Ok(SeekTable::parse(key, &bytes, size)?)
+    }
+
+    /// Puts a segment's runs into the indexes of the shards that own them.
+    async fn enter(
+        &self,
+        leases: &[(Arc<Shard>, Lease)],
+        (id, object, messages): (SegmentId, &ObjectMeta, u64),
+        header: &SegmentHeader,
+        runs: Vec<(ConversationId, ArchivedRun)>,
+    ) -> Result<()> {
+        let map = self.router.map();
+        let mut by_shard: BTreeMap<ShardName, Vec<(ConversationId, ArchivedRun)>> = BTreeMap::new();
+        for (conversation, run) in runs {
+            let shard = map.locate(conversation.owner_key()).shard.clone();
+            by_shard.entry(shard).or_default().push((conversation, run));
+        }
+        let record = SegmentRecord {
+            id,
+            generation: header.generation.0,
+            state: SegmentState::Settled,
+            bytes: object.size,
+            messages,
+            created_at: header.created_at,
+            changed_at: Timestamp::now(),
+        };
+        for (name, runs) in by_shard {
+            let Some((shard, lease)) = leases.iter().find(|(shard, _)| *shard.name() == name)
+            else {
+                continue;
+            };
+            transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                archive::register_segment(connection, &record).await?;
+                archive::insert_runs(connection, &runs).await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn recreate(
+        &self,
+        leases: &[(Arc<Shard>, Lease)],
+        traces: HashMap<ConversationId, Traces>,
+    ) -> Result<u64> {
+        let map = self.router.map();
+        let max_relayed = self.router.settings().relay.max_members;
+        let mut made = 0;
+        for (id, traces) in traces {
+            let name = &map.locate(id.owner_key()).shard;
+            let Some((shard, lease)) = leases.iter().find(|(shard, _)| shard.name() == name) else {
+                continue;
+            };
+            let created = transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                archive::recreate(connection, id, &traces, max_relayed).await
+            });
+            made += u64::from(created.await?);
+        }
+        Ok(made)
+    }
+}
+
+/// Takes what a run tells of its conversation in.
+fn trace(traces: &mut HashMap<ConversationId, Traces>, run: crate::segment::reader::Run) {
+    let mut messages = run.messages.iter();
+    let Some(first) = messages.next() else { return };
+    let known = traces
+        .entry(run.conversation)
+        .and_modify(|known| known.add(first))
+        .or_insert_with(|| Traces::of(first));
+    messages.for_each(|message| known.add(message));
+    // Segments come in no order; that of the newest message has told of the conversation last.
+    let is_newest = run
+        .messages
+        .last()
+        .is_some_and(|last| last.seq == known.last.seq);
+    if is_newest || known.about.is_none() {
+        known.about = run.about.or(known.about.take());
+    }
+}

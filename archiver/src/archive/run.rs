@@ -3,21 +3,20 @@
 //! While one segment's rows are deleted the next one is read, compressed and uploaded. Reading and deleting go
 //! conversation by conversation, in the order of the primary key.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    self, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
+    self, About, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
 };
 use backscroll_shard::ids::{ConversationId, Rev, Seq, ShardName};
 use backscroll_shard::map::Assignment;
-use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
-use super::draft::{Draft, Written};
+use super::draft::{Batch, Draft, Written};
 use super::throttle::Throttle;
 use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 
@@ -170,13 +169,13 @@ impl Archive {
         source: &mut Source<'_>,
         (throttle, progress): (&mut Throttle<'_>, &Progress),
     ) -> Result<Option<Written>> {
-        let Some(mut rows) = source.next().await? else {
+        let Some(mut batch) = source.next().await? else {
             return Ok(None);
         };
         let mut draft = Draft::begin(self, shard, lease).await?;
         let before = progress.snapshot().bytes;
         loop {
-            let count = rows.len() as u64;
+            let count = batch.rows.len() as u64;
             // While these are compressed, the next are read.
             let is_full = draft.bytes() >= self.settings.segment_bytes;
             let next = async {
@@ -187,14 +186,14 @@ impl Archive {
                     source.next().await
                 }
             };
-            let (pushed, next) = futures_util::future::join(draft.push(rows), next).await;
+            let (pushed, next) = futures_util::future::join(draft.push(batch), next).await;
             pushed?;
             progress.update(|now| {
                 now.messages += count;
                 now.bytes = before + draft.bytes();
             });
             match next? {
-                Some(more) => rows = more,
+                Some(more) => batch = more,
                 None => break,
             }
         }
@@ -386,6 +385,7 @@ struct Source<'a> {
     candidates: VecDeque<Candidate>,
     /// The conversation that is being read, and how far.
     current: Option<(Candidate, Seq)>,
+    abouts: HashMap<ConversationId, About>,
     conversations: u64,
 }
 
@@ -400,19 +400,20 @@ impl<'a> Source<'a> {
             last: None,
             candidates: VecDeque::new(),
             current: None,
+            abouts: HashMap::new(),
             conversations: 0,
         }
     }
 
     /// About [`READ_ROWS`] messages, in order; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<(ConversationId, StoredMessage)>>> {
-        let mut rows = Vec::new();
-        while rows.len() < READ_ROWS {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let mut batch = Batch::default();
+        while batch.rows.len() < READ_ROWS {
             let Some((candidate, after)) = self.conversation().await? else {
                 break;
             };
             let id = candidate.conversation;
-            let limit = READ_ROWS - rows.len();
+            let limit = READ_ROWS - batch.rows.len();
             let mut connection = self.shard.reader(Instant::now() + STEP).await?;
             let mut read = archive::rows_after(&mut connection, id, after, limit).await?;
             drop(connection);
@@ -425,9 +426,14 @@ impl<'a> Source<'a> {
             // What has changed since the conversation was looked at stays hot.
             read.retain(|row| row.rev <= candidate.rev);
             self.conversations += u64::from(after == Seq(0) && !read.is_empty());
-            rows.extend(read.into_iter().map(|row| (id, row)));
+            if after == Seq(0)
+                && let Some(about) = self.abouts.remove(&id)
+            {
+                batch.abouts.push((id, about));
+            }
+            batch.rows.extend(read.into_iter().map(|row| (id, row)));
         }
-        Ok((!rows.is_empty()).then_some(rows))
+        Ok((!batch.rows.is_empty()).then_some(batch))
     }
 
     /// The conversation to read from, and after which message.
@@ -450,6 +456,8 @@ impl<'a> Source<'a> {
                     self.range = self.ranges.next();
                 }
             }
+            let ids: Vec<ConversationId> = page.iter().map(|found| found.conversation).collect();
+            self.abouts = archive::describe(&mut connection, &ids).await?;
             self.candidates.extend(page);
         }
         let next = self.candidates.pop_front();

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::erase::all_runs;
 use super::{Archive, ArchiveError, Order, Progress, Result, STEP};
-use crate::object_store::{ErrorKind, ObjectStore};
+use crate::object_store::ErrorKind;
 use crate::segment::object_key;
 
 /// Most rows looked up at once.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use backscroll_shard::archive::About;
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{MessageType, Timestamp};
@@ -38,6 +39,8 @@ pub(super) struct RunLine {
     pub(super) count: u32,
     pub(super) at: i64,
     pub(super) rev: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) about: Option<About>,
 }
 
 /// A message's line.

@@ -4,6 +4,7 @@
 //! that every line is what the format allows, then that the run asked for is there. Whatever does not hold is
 //! [`SegmentError::Damaged`], which names the segment and the frame. Memory is bounded by [`FRAME_MAX_BYTES`].
 
+use backscroll_shard::archive::About;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
@@ -22,6 +23,8 @@ use crate::object_store::ObjectKey;
 pub struct Run {
     /// Whose messages.
     pub conversation: ConversationId,
+    /// What is told of it.
+    pub about: Option<About>,
     /// The messages, at least one.
     pub messages: Vec<StoredMessage>,
 }
@@ -251,6 +254,7 @@ impl Reading<'_> {
         }
         Ok(Run {
             conversation: run.conversation,
+            about: run.about,
             messages,
         })
     }

@@ -87,7 +87,9 @@ fn read(bytes: &[u8], entries: &[IndexEntry]) -> Messages {
     let mut messages = Messages::new();
     for entry in entries {
         let frame = Frame::read(&key(), &entry.frame, frame_bytes(bytes, &entry.frame)).unwrap();
-        let found = frame.messages(&key(), entry).unwrap();
+        let found = frame
+            .run(entry.conversation, entry.first_seq, entry.last_seq)
+            .unwrap();
         assert_eq!(found.len(), entry.count as usize);
         assert_eq!(
             found.iter().map(|message| message.created_at).min(),

@@ -4,9 +4,10 @@
 //! which follow those before without a gap, and the index entries of what is in it. Compressing is work: call it where
 //! that may block.
 
+use std::collections::HashMap;
 use std::mem;
 
-use backscroll_shard::archive::RUN_MAX;
+use backscroll_shard::archive::{About, RUN_MAX};
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
@@ -64,6 +65,8 @@ pub struct SegmentWriter {
     /// The text of the run that is not.
     lines: Vec<u8>,
     run: Option<(Run, Cursor)>,
+    /// What is to be told of conversations that have no run yet.
+    abouts: HashMap<ConversationId, About>,
     messages: u64,
 }
 
@@ -108,6 +111,7 @@ impl SegmentWriter {
             runs: Vec::new(),
             lines: Vec::new(),
             run: None,
+            abouts: HashMap::new(),
             messages: 0,
         };
         writer.pending = writer.compress()?.0;
@@ -124,6 +128,11 @@ impl SegmentWriter {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Tells of a conversation, in the header of its first run after this.
+    pub fn describe(&mut self, conversation: ConversationId, about: About) {
+        self.abouts.insert(conversation, about);
     }
 
     /// Adds a message, and gives the frame that it has filled, if it has. Messages of a conversation come in order of
@@ -207,6 +216,7 @@ impl SegmentWriter {
             count: run.count,
             at: run.at.0,
             rev: run.rev,
+            about: self.abouts.remove(&run.conversation),
         };
         serde_json::to_writer(&mut self.plain, &header).map_err(compression)?;
         self.plain.push(b'\n');
