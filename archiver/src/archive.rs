@@ -301,7 +301,8 @@ impl Archive {
         work: impl AsyncFnOnce(&Lease, &mut T) -> Result<()>,
     ) -> ShardOutcome<T> {
         let mut figures = T::default();
-        let outcome = self.leased(shard, (kind, order), &mut figures, work).await;
+        // Boxed: a job's future is large, and who awaits it may be deep in its own.
+        let outcome = Box::pin(self.leased(shard, (kind, order), &mut figures, work)).await;
         let error = outcome.err().map(|error| error.to_string());
         if let Some(error) = &error {
             tracing::warn!(shard = %shard.name(), job = kind, error, "an archive job did not get to its end");

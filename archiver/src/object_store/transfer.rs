@@ -83,7 +83,7 @@ fn parts_of(
     content: impl Stream<Item = Result<Bytes>> + Send,
     size: usize,
 ) -> impl Stream<Item = Result<Bytes>> + Send {
-    let state = (Box::pin(content), BytesMut::new());
+    let state = (Box::pin(content.fuse()), BytesMut::new());
     stream::try_unfold(state, move |(mut content, mut held)| async move {
         while held.len() < size {
             let Some(bytes) = content.next().await.transpose()? else {

@@ -1,10 +1,11 @@
 //! The object store's behaviour, the same on every backend: on those that this process can be by itself. `tests/garage`
-//! runs the same suite on Garage.
+//! runs the same suite on Garage. And the archive's, see `archive`.
 //!
 //! Each test runs twice: on a folder of its own, and on a bucket of its own, which an S3 server in this process serves
 //! on 127.0.0.1. Tests share nothing, so they run side by side.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod archive;
 #[path = "../suite/bed.rs"]
 mod bed;
 mod beds;

@@ -29,7 +29,7 @@ pub struct JobRecord {
     pub figures: String,
 }
 
-const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, ?, '{}')";
+const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, ?, ?)";
 const END: &str = "UPDATE archive_jobs SET ended_at = ?, outcome = ?, figures = ? WHERE id = ?";
 /// By the index `archive_jobs_started`.
 const LATEST: &str = "SELECT id, kind, actor, reason, started_at, ended_at, outcome, figures FROM archive_jobs \
@@ -57,7 +57,7 @@ pub async fn begin_job(
     connection
         .execute(
             BEGIN,
-            &values![&id, kind, actor.as_str(), reason.as_str(), now.0],
+            &values![&id, kind, actor.as_str(), reason.as_str(), now.0, "{}"],
         )
         .await?;
     Ok(id)

@@ -80,7 +80,7 @@ macro_rules! segment_columns {
 const INSERT: &str = concat!(
     "INSERT INTO archive_segments (",
     segment_columns!(),
-    ") VALUES (?, ?, ?, ?, ?, ?, ?)"
+    ") VALUES (?, ?, ?, ?, ?, ?, ?) {on_duplicate id} generation = archive_segments.generation"
 );
 /// By the index `archive_segments_state`.
 const IN_STATE: &str = concat!(

@@ -1,0 +1,320 @@
+//! A deployment of a test's own: shards, object store, store, archive.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backscroll_archiver::archive::collect::CollectFigures;
+use backscroll_archiver::archive::run::RunFigures;
+use backscroll_archiver::archive::verify::{VerifyOptions, VerifyReport};
+use backscroll_archiver::archive::{Archive, Hook, Order, Progress, ShardOutcome};
+use backscroll_archiver::object_store::faults::Faults;
+use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
+use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_archiver::tier::Tier;
+use backscroll_shard::ids::{ConversationId, Seq, UserId};
+use backscroll_shard::migrate::migrate_all;
+use backscroll_shard::model::{
+    Caller, HistoryPage, HistoryRecord, Message, MessageType, Position, Timestamp,
+};
+use backscroll_shard::seams::NoListener;
+use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
+use backscroll_shard::store::Store;
+use backscroll_testkit::TestDatabases;
+use futures_util::TryStreamExt as _;
+
+use crate::beds;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// 2020-01-01T00:00:00Z
+const LONG_AGO: i64 = 1_577_836_800_000;
+
+/// What the macro makes tests for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Backend {
+    /// SQLite and a folder.
+    Embedded,
+    /// The SQL server and a bucket.
+    Server,
+}
+
+pub(crate) struct Bed {
+    pub(crate) store: Arc<Store>,
+    pub(crate) archive: Archive,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) faults: Faults,
+    pub(crate) archive_settings: ArchiveSettings,
+    databases: Vec<TestDatabases>,
+    _kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// Small frames and segments, so that little data has many of them; and nobody waits long for a dead job.
+pub(crate) fn small() -> ArchiveSettings {
+    ArchiveSettings {
+        frame_bytes: 4096,
+        segment_bytes: 2048,
+        delete_batch: 70,
+        lease: Span::millis(300),
+        gc_grace: Span::secs(0),
+        ..ArchiveSettings::default()
+    }
+}
+
+impl Bed {
+    pub(crate) async fn open(backend: Backend) -> Self {
+        Self::open_with(backend, small()).await
+    }
+
+    pub(crate) async fn open_with(backend: Backend, archive_settings: ArchiveSettings) -> Self {
+        let (objects, faults, kept): (_, _, Box<dyn Any + Send + Sync>) = match backend {
+            Backend::Embedded => {
+                let bed = beds::disk().await;
+                (bed.store.clone(), bed.faults.clone(), Box::new(bed))
+            }
+            Backend::Server => {
+                let bed = beds::OnServer::start().await;
+                (bed.store.clone(), bed.faults.clone(), Box::new(bed))
+            }
+        };
+        let mut bed = Self::databases(backend, objects, faults, archive_settings).await;
+        bed._kept.push(kept);
+        bed
+    }
+
+    async fn databases(
+        backend: Backend,
+        objects: Arc<dyn ObjectStore>,
+        faults: Faults,
+        archive_settings: ArchiveSettings,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
+        let mut databases = Vec::new();
+        if let Backend::Server = backend {
+            let created = TestDatabases::create(3).await;
+            let mut urls = created.urls().into_iter().map(DatabaseUrl);
+            settings.directory.url = urls.next().unwrap();
+            for shard in &mut settings.shards {
+                shard.primary = urls.next().unwrap();
+            }
+            settings.pool.max_connections = 8;
+            databases.push(created);
+        }
+        migrate_all(&settings, false).await.expect("the schema");
+        let tier = Tier::new(objects.clone(), &archive_settings);
+        let listener = Arc::new(NoListener);
+        let store = Store::open(&settings, Arc::new(tier), listener)
+            .await
+            .expect("a store");
+        let archive = Archive::new(
+            store.router().clone(),
+            objects.clone(),
+            archive_settings.clone(),
+        );
+        Self {
+            store,
+            archive,
+            objects,
+            faults,
+            archive_settings,
+            databases,
+            _kept: vec![Box::new(folder)],
+        }
+    }
+
+    /// Empty databases beside the same bucket: what is left after they are lost.
+    pub(crate) async fn databases_lost(&self, backend: Backend) -> Self {
+        let (objects, faults) = (self.objects.clone(), self.faults.clone());
+        Self::databases(backend, objects, faults, self.archive_settings.clone()).await
+    }
+
+    pub(crate) async fn close(self) {
+        self.store.close(Instant::now() + PATIENCE).await;
+        for databases in self.databases {
+            databases.drop_all().await;
+        }
+    }
+
+    /// Another archive on the same deployment, that tells of its steps.
+    pub(crate) fn archive_with(&self, hook: Hook) -> Archive {
+        self.archive.clone().with_hook(hook)
+    }
+
+    /// A channel of messages of long ago, a minute after one another, by two users in turn.
+    pub(crate) async fn import(&self, channel: &str, count: u64) -> ConversationId {
+        let owner = user("alice");
+        let (id, stored) = self.store.import_begin(channel, &owner).await.unwrap();
+        assert_eq!(stored, 0);
+        let records: Vec<HistoryRecord> = (1..=count).map(|n| record(channel, n)).collect();
+        for (chunk, position) in records.chunks(500).zip((0u64..).step_by(500)) {
+            self.store.import_append(id, position, chunk).await.unwrap();
+        }
+        id
+    }
+
+    /// Archives everything that is there.
+    pub(crate) async fn run(&self) -> Vec<ShardOutcome<RunFigures>> {
+        let outcomes = self.run_before(Timestamp(Timestamp::now().0 + 1)).await;
+        for outcome in &outcomes {
+            assert_eq!(outcome.error, None, "{outcome:?}");
+        }
+        outcomes
+    }
+
+    pub(crate) async fn run_before(&self, cutoff: Timestamp) -> Vec<ShardOutcome<RunFigures>> {
+        let progress = Progress::default();
+        self.archive.run(&order(), cutoff, &progress).await.unwrap()
+    }
+
+    pub(crate) async fn collect(&self) -> CollectFigures {
+        let mut all = CollectFigures::default();
+        for outcome in self.archive.collect(&order(), false).await.unwrap() {
+            assert_eq!(outcome.error, None, "{outcome:?}");
+            all.abandoned += outcome.figures.abandoned;
+            all.superseded += outcome.figures.superseded;
+            all.orphans += outcome.figures.orphans;
+            all.deleted += outcome.figures.deleted;
+            all.erased += outcome.figures.erased;
+        }
+        all
+    }
+
+    pub(crate) async fn verify(&self) -> VerifyReport {
+        let progress = Progress::default();
+        let options = VerifyOptions::default();
+        self.archive
+            .verify(&order(), options, &progress)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn assert_clean(&self) {
+        let report = self.verify().await;
+        assert!(report.is_clean(), "{report:#?}");
+    }
+
+    /// The conversation page by page, from the newest to the oldest, as clients see it.
+    pub(crate) async fn walk(&self, id: ConversationId) -> Vec<Message> {
+        let mut log: Vec<Message> = Vec::new();
+        let mut position = Position::Latest;
+        loop {
+            let page = self.page(id, position, 50).await;
+            if let Some(first) = page.messages.first() {
+                position = Position::Before(first.seq);
+            }
+            log.splice(0..0, page.messages);
+            if !page.has_more_before {
+                return log;
+            }
+        }
+    }
+
+    pub(crate) async fn page(
+        &self,
+        id: ConversationId,
+        position: Position,
+        limit: u32,
+    ) -> HistoryPage {
+        self.store
+            .history(&caller("alice"), id, position, limit)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn hot_rows(&self, id: ConversationId) -> u64 {
+        let map = self.store.map();
+        let name = &map.locate(id.owner_key()).shard;
+        let shard = self.store.router().shard(name).unwrap();
+        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
+        let all = (Seq(1), Seq(i64::MAX.cast_unsigned()));
+        backscroll_shard::archive::hot_count(&mut connection, id, all)
+            .await
+            .unwrap()
+    }
+
+    /// The text of every object, unpacked.
+    pub(crate) async fn stored_text(&self) -> String {
+        let mut text = String::new();
+        for key in self.keys().await {
+            let (_, content) = transfer::get_stream(self.objects.as_ref(), &key)
+                .await
+                .unwrap();
+            let bytes: Vec<u8> = content.try_collect::<Vec<_>>().await.unwrap().concat();
+            let plain = zstd::decode_all(bytes.as_slice()).unwrap();
+            text.push_str(std::str::from_utf8(&plain).unwrap());
+        }
+        text
+    }
+
+    pub(crate) async fn keys(&self) -> Vec<backscroll_archiver::object_store::ObjectKey> {
+        let prefix = KeyPrefix::default();
+        let listed = transfer::list(self.objects.as_ref(), &prefix);
+        listed.map_ok(|meta| meta.key).try_collect().await.unwrap()
+    }
+
+    /// Waits until the leases of jobs that died are over.
+    pub(crate) async fn leases_end(&self) {
+        tokio::time::sleep(self.archive_settings.lease.0 * 2).await;
+    }
+}
+
+pub(crate) fn order() -> Order {
+    Order {
+        actor: "tester".into(),
+        reason: "a test".into(),
+        shard: None,
+    }
+}
+
+pub(crate) fn record(channel: &str, n: u64) -> HistoryRecord {
+    let users = ["alice", "bob"];
+    let user = users[usize::try_from(n % 2).unwrap()];
+    HistoryRecord {
+        channel: channel.into(),
+        user: UserId::new(user).unwrap(),
+        at: LONG_AGO + i64::try_from(n).unwrap() * 60_000,
+        text: format!(
+            "{channel} message {n} {}",
+            "𝄞 ünïcödé ".repeat((n % 5) as usize)
+        ),
+        message_type: MessageType::Text,
+        reply_to: (n % 7 == 0).then(|| Seq(n - 1)),
+        attachments: None,
+        reactions: None,
+        metadata: None,
+        edited_at: None,
+        deleted_at: None,
+    }
+}
+
+/// When message `n` of a channel was sent.
+pub(crate) fn sent_at(n: u64) -> Timestamp {
+    Timestamp(LONG_AGO + i64::try_from(n).unwrap() * 60_000)
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+pub(crate) fn caller(name: &str) -> Caller {
+    Caller::new(user(name), PATIENCE)
+}
+
+/// Makes a test for both backends out of functions that take a [`Backend`].
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::archive::bed::Backend::Embedded).await;
+            })*
+        }
+        mod on_server {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::archive::bed::Backend::Server).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;

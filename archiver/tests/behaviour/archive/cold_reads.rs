@@ -1,0 +1,183 @@
+//! Reading archived messages while the object store is away, slow or lying, and by many at once.
+
+use std::time::{Duration, Instant};
+
+use backscroll_archiver::object_store::faults::Fault;
+use backscroll_archiver::object_store::{ErrorKind, Operation};
+use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::{MessageId, Seq};
+use backscroll_shard::model::{Caller, NewMessage, Position, SyncRequest};
+
+use super::bed::{Backend, Bed, caller, on_both, small, user};
+
+on_both!(
+    many_readers_cost_one_request,
+    a_page_costs_one_request_and_the_next_is_read_ahead,
+    the_hot_part_is_there_while_the_archive_is_away,
+    damage_is_noticed_and_named,
+    a_slow_archive_keeps_nobody_else_waiting,
+);
+
+async fn many_readers_cost_one_request(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 400).await;
+    bed.run().await;
+    let before = bed.faults.requests(Operation::GetRange);
+    let reads = (0..200).map(|_| bed.page(id, Position::Around(Seq(200)), 1));
+    for page in futures_util::future::join_all(reads).await {
+        assert_eq!(page.messages[0].seq, Seq(200));
+    }
+    assert_eq!(bed.faults.requests(Operation::GetRange) - before, 1);
+    bed.close().await;
+}
+
+async fn a_page_costs_one_request_and_the_next_is_read_ahead(backend: Backend) {
+    let settings = ArchiveSettings {
+        frame_bytes: 16 << 10,
+        ..small()
+    };
+    let bed = Bed::open_with(backend, settings).await;
+    let id = bed.import("talk", 900).await;
+    bed.run().await;
+    let before = bed.faults.requests(Operation::GetRange);
+    let log = bed.walk(id).await;
+    let requests = bed.faults.requests(Operation::GetRange) - before;
+    assert_eq!(log.len(), 900);
+    let pages = 18;
+    assert!(requests <= pages, "{requests} requests for {pages} pages");
+    bed.walk(id).await;
+    assert_eq!(bed.faults.requests(Operation::GetRange) - before, requests);
+    bed.close().await;
+}
+
+async fn the_hot_part_is_there_while_the_archive_is_away(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 100).await;
+    let synced = bed.page(id, Position::Latest, 1).await.rev;
+    bed.run().await;
+    let alice = caller("alice");
+    let edited = MessageId {
+        conversation: id,
+        seq: Seq(50),
+    };
+    bed.store
+        .edit_message(&alice, edited, "anew".into())
+        .await
+        .unwrap();
+    bed.run().await;
+    for n in 1..=5 {
+        let new = NewMessage {
+            content: format!("new {n}"),
+            ..Default::default()
+        };
+        bed.store.send(&alice, id, new).await.unwrap();
+    }
+    bed.faults.plan(
+        Operation::GetRange,
+        1000,
+        Fault::Before(ErrorKind::Unavailable),
+    );
+    let cold = Position::Before(Seq(2)); // in a frame that nobody has read
+    let hot = bed.page(id, Position::Latest, 5).await;
+    assert_eq!((hot.tiers.hot, hot.archive_unavailable), (5, None));
+    let both = bed.page(id, Position::Around(Seq(100)), 10).await;
+    let missing = both.archive_unavailable.unwrap();
+    assert_eq!(both.messages.iter().map(|m| m.seq.0).min(), Some(101));
+    assert_eq!(missing.to_seq, Seq(100));
+    let refused = bed.store.history(&alice, id, cold, 20).await;
+    assert!(
+        matches!(refused, Err(Error::ArchiveUnavailable)),
+        "{refused:?}"
+    );
+    let first = MessageId {
+        conversation: id,
+        seq: Seq(1),
+    };
+    let refused = bed.store.delete_message(&caller("bob"), first).await;
+    assert!(
+        matches!(refused, Err(Error::ArchiveUnavailable)),
+        "{refused:?}"
+    );
+    let request = SyncRequest {
+        cursor: None,
+        conversations: [(id, synced)].into(),
+    };
+    let page = bed.store.sync(&alice, request.clone()).await.unwrap();
+    assert_eq!(page.resync.len(), 1, "whole or refused");
+    bed.faults.clear();
+    assert_eq!(bed.walk(id).await.len(), 105);
+    assert_eq!(bed.store.sync(&alice, request).await.unwrap().resync, []);
+    bed.close().await;
+}
+
+async fn damage_is_noticed_and_named(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 60).await;
+    bed.run().await;
+    // Damaged on the way: reading once more heals it.
+    bed.faults.plan(Operation::GetRange, 1, Fault::FlippedBit);
+    assert_eq!(bed.walk(id).await.len(), 60);
+    // Damaged where it is kept.
+    let bed2 = Bed::open(backend).await;
+    let id = bed2.import("talk", 60).await;
+    bed2.run().await;
+    bed2.faults
+        .plan(Operation::GetRange, 1000, Fault::FlippedBit);
+    let refused = bed2
+        .store
+        .history(&caller("alice"), id, Position::Latest, 20)
+        .await;
+    let Err(Error::ArchiveDamaged(what)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        what.contains("archive/") && what.contains("frame at"),
+        "{what}"
+    );
+    let report = bed2.verify().await;
+    assert!(!report.is_clean());
+    bed2.faults.clear();
+    bed2.assert_clean().await;
+    bed.close().await;
+    bed2.close().await;
+}
+
+async fn a_slow_archive_keeps_nobody_else_waiting(backend: Backend) {
+    let mut settings = small();
+    settings.max_reads = 2;
+    let bed = Bed::open_with(backend, settings).await;
+    let id = bed.import("talk", 900).await;
+    bed.run().await;
+    let busy = bed.import("busy", 20).await;
+    bed.faults.plan(
+        Operation::GetRange,
+        10_000,
+        Fault::Delay(Duration::from_secs(30)),
+    );
+    let impatient = || Caller::new(user("alice"), Duration::from_millis(1500));
+    let cold = (0..60).map(|n| {
+        let position = Position::Around(Seq(n * 15 + 1));
+        let store = bed.store.clone();
+        async move { store.history(&impatient(), id, position, 1).await }
+    });
+    let cold = futures_util::future::join_all(cold);
+    let hot = async {
+        for n in 0..20 {
+            let asked = Instant::now();
+            let new = NewMessage {
+                content: format!("on {n}"),
+                ..Default::default()
+            };
+            bed.store.send(&caller("alice"), busy, new).await.unwrap();
+            bed.page(busy, Position::Latest, 20).await;
+            assert!(asked.elapsed() < Duration::from_secs(20));
+        }
+    };
+    let (cold, ()) = futures_util::future::join(cold, hot).await;
+    for read in cold {
+        assert!(matches!(read, Err(Error::ArchiveUnavailable)), "{read:?}");
+    }
+    bed.faults.clear();
+    bed.close().await;
+}

@@ -1,0 +1,229 @@
+//! Jobs that die or fail between any two steps, and what the next one finds.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use backscroll_archiver::archive::{Archive, Hook, Progress, Step};
+use backscroll_archiver::object_store::faults::Fault;
+use backscroll_archiver::object_store::{ErrorKind, Operation};
+use backscroll_shard::ids::{MessageId, Seq};
+use backscroll_shard::model::{Message, Timestamp};
+use futures_util::FutureExt as _;
+
+use super::bed::{Backend, Bed, caller, on_both, order};
+
+on_both!(
+    a_job_may_die_after_any_step,
+    a_job_may_die_in_the_middle_of_deleting,
+    erasing_and_collecting_may_die_after_any_step,
+    restoring_may_die,
+    an_object_store_that_fails_costs_nothing,
+    what_comes_back_wrong_is_not_published,
+);
+
+/// Dies at the `nth` passing of `step`.
+fn death_at(step: Step, nth: u32) -> Hook {
+    let passed = AtomicU32::new(0);
+    Arc::new(move |now: Step| {
+        if now == step && passed.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            std::panic::panic_any("a death on purpose");
+        }
+    })
+}
+
+/// Whether the job died, as its hook wanted.
+async fn dies<T>(job: impl Future<Output = T>) -> bool {
+    AssertUnwindSafe(job).catch_unwind().await.is_err()
+}
+
+async fn assert_all_there(
+    bed: &Bed,
+    id: backscroll_shard::ids::ConversationId,
+    log: &[Message],
+    step: Step,
+) {
+    assert_eq!(bed.walk(id).await, log, "after a death at {step:?}");
+    let report = bed.verify().await;
+    assert!(report.is_clean(), "after a death at {step:?}: {report:#?}");
+}
+
+async fn a_job_may_die_after_any_step(backend: Backend) {
+    let steps = [
+        Step::Leased,
+        Step::Intended,
+        Step::Uploaded,
+        Step::ReadBack,
+        Step::Published,
+        Step::Deleted,
+        Step::Emptied,
+        Step::Settled,
+    ];
+    for step in steps {
+        let bed = Bed::open(backend).await;
+        let id = bed.import("talk", 250).await;
+        let log = bed.walk(id).await;
+        let dying = bed.archive_with(death_at(step, 1));
+        let progress = Progress::default();
+        let order = order();
+        assert!(
+            dies(dying.run(&order, Timestamp::now(), &progress)).await,
+            "{step:?}"
+        );
+        assert_all_there(&bed, id, &log, step).await;
+        bed.leases_end().await;
+        bed.run().await;
+        assert_eq!(bed.hot_rows(id).await, 0, "after a death at {step:?}");
+        assert_all_there(&bed, id, &log, step).await;
+        let report = bed.verify().await;
+        bed.collect().await;
+        let collected = bed.verify().await;
+        assert_eq!(collected.orphans, 0);
+        // What the dead job had uploaded and not published is gone, and nothing else.
+        let dead = u64::from(matches!(step, Step::Uploaded | Step::ReadBack));
+        assert_eq!(
+            report.objects - collected.objects,
+            dead,
+            "after a death at {step:?}"
+        );
+        assert_all_there(&bed, id, &log, step).await;
+        bed.close().await;
+    }
+}
+
+async fn a_job_may_die_in_the_middle_of_deleting(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 400).await;
+    let log = bed.walk(id).await;
+    for nth in [1, 2, 3] {
+        let dying: Archive = bed.archive_with(death_at(Step::Deleted, nth));
+        let (order, progress) = (order(), Progress::default());
+        assert!(dies(dying.run(&order, Timestamp::now(), &progress)).await);
+        assert!(bed.hot_rows(id).await > 0);
+        assert_all_there(&bed, id, &log, Step::Deleted).await;
+        bed.leases_end().await;
+    }
+    let outcomes = bed.run().await;
+    assert!(outcomes.iter().any(|outcome| outcome.figures.resumed > 0));
+    assert_eq!(bed.hot_rows(id).await, 0);
+    assert_all_there(&bed, id, &log, Step::Deleted).await;
+    bed.close().await;
+}
+
+async fn erasing_and_collecting_may_die_after_any_step(backend: Backend) {
+    let steps = [
+        Step::Intended,
+        Step::Uploaded,
+        Step::ReadBack,
+        Step::Rewritten,
+        Step::DeletionBegun,
+        Step::ObjectDeleted,
+    ];
+    for step in steps {
+        let bed = Bed::open(backend).await;
+        let id = bed.import("talk", 120).await;
+        bed.run().await;
+        let secret = MessageId {
+            conversation: id,
+            seq: Seq(50),
+        };
+        bed.store
+            .delete_message(&caller("alice"), secret)
+            .await
+            .unwrap();
+        let log = bed.walk(id).await;
+        let dying = bed.archive_with(death_at(step, 1));
+        let (order, progress) = (order(), Progress::default());
+        let died = dies(async {
+            dying.erase(&order, &progress).await.unwrap();
+            dying.collect(&order, false).await.unwrap();
+        });
+        assert!(died.await, "{step:?}");
+        assert_all_there(&bed, id, &log, step).await;
+        bed.leases_end().await;
+        bed.archive.erase(&order, &progress).await.unwrap();
+        bed.collect().await;
+        bed.collect().await; // receipts for what the first has deleted
+        assert_all_there(&bed, id, &log, step).await;
+        assert!(
+            !bed.stored_text().await.contains("talk message 50 "),
+            "{step:?}"
+        );
+        let receipts = bed.archive.erasures(id).await.unwrap();
+        assert!(
+            receipts.iter().all(|erasure| erasure.erased_at.is_some()),
+            "{step:?} {receipts:?}"
+        );
+        bed.close().await;
+    }
+}
+
+async fn restoring_may_die(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 200).await;
+    let log = bed.walk(id).await;
+    bed.run().await;
+    let dying = bed.archive_with(death_at(Step::Restored, 2));
+    let (order, progress) = (order(), Progress::default());
+    assert!(dies(dying.restore(&order, id, &progress)).await);
+    assert_all_there(&bed, id, &log, Step::Restored).await;
+    bed.leases_end().await;
+    let outcome = bed.archive.restore(&order, id, &progress).await.unwrap();
+    assert_eq!(outcome.error, None);
+    assert_eq!(bed.hot_rows(id).await, 200);
+    assert_all_there(&bed, id, &log, Step::Restored).await;
+    // The next run takes it away again.
+    bed.run().await;
+    assert_eq!(bed.hot_rows(id).await, 0);
+    assert_all_there(&bed, id, &log, Step::Restored).await;
+    bed.close().await;
+}
+
+async fn an_object_store_that_fails_costs_nothing(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 150).await;
+    let log = bed.walk(id).await;
+    let faults = [
+        (Operation::Put, Fault::Before(ErrorKind::Denied)),
+        (Operation::Put, Fault::Before(ErrorKind::Full)),
+        (Operation::Put, Fault::After(ErrorKind::Timeout)),
+        (Operation::Put, Fault::Before(ErrorKind::Throttled)),
+        (Operation::GetRange, Fault::Before(ErrorKind::NotFound)),
+        (Operation::GetRange, Fault::Before(ErrorKind::Unavailable)),
+        (Operation::GetRange, Fault::Shortened),
+    ];
+    for (operation, fault) in faults {
+        bed.faults.plan(operation, 1000, fault);
+        let outcomes = bed.run_before(Timestamp::now()).await;
+        bed.faults.clear();
+        assert!(
+            outcomes.iter().any(|outcome| outcome.error.is_some()),
+            "{fault:?}"
+        );
+        assert_eq!(bed.hot_rows(id).await, 150, "{fault:?}");
+        assert_eq!(bed.walk(id).await, log);
+    }
+    bed.run().await;
+    assert_eq!(bed.hot_rows(id).await, 0);
+    assert_eq!(bed.walk(id).await, log);
+    bed.collect().await;
+    bed.assert_clean().await;
+    assert_eq!(bed.verify().await.orphans, 0);
+    bed.close().await;
+}
+
+async fn what_comes_back_wrong_is_not_published(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 60).await;
+    bed.faults.plan(Operation::GetRange, 1, Fault::FlippedBit);
+    let outcomes = bed.run_before(Timestamp::now()).await;
+    assert!(
+        outcomes.iter().any(|outcome| outcome.error.is_some()),
+        "{outcomes:?}"
+    );
+    assert_eq!(bed.hot_rows(id).await, 60);
+    bed.run().await;
+    assert_eq!(bed.hot_rows(id).await, 0);
+    bed.assert_clean().await;
+    bed.close().await;
+}
