@@ -9,8 +9,8 @@ test: ## run all tests, with a MariaDB and a Redis started for them
 	.ci/servers mariadb redis -- cargo test --workspace --locked
 
 .PHONY: test-mysql
-test-mysql: ## run the SQL behaviour suite against MySQL 9
-	.ci/servers mysql redis -- cargo test --locked -p backscroll-shard --test behaviour
+test-mysql: ## run the SQL behaviour suites against MySQL 9
+	.ci/servers mysql redis -- cargo test --locked -p backscroll-shard -p backscroll-archiver --test behaviour
 
 .PHONY: test-garage
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use

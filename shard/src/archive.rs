@@ -197,7 +197,9 @@ const RUNS_OF_SEGMENT: &str = concat!(
     " FROM archive_runs {by archive_runs_segment} WHERE segment = ? AND conversation_id >= ? \
      AND (conversation_id > ? OR last_seq > ?) ORDER BY conversation_id, last_seq LIMIT ?"
 );
-const UNNAME_SEGMENT: &str = "DELETE FROM archive_runs WHERE segment = ?";
+/// By the primary key.
+const UNNAME_RUN: &str =
+    "DELETE FROM archive_runs WHERE conversation_id = ? AND last_seq = ? AND generation = ?";
 
 /// The runs that hold any of the messages from `first` to `last`, the greatest generation last.
 ///
@@ -280,14 +282,21 @@ pub async fn runs_of_segment(
         .collect()
 }
 
-/// In a write transaction: removes every row of the index that names a segment, and says how many there were.
+/// In a write transaction: removes every row of the index that names a segment.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unname_segment(connection: &mut Connection, segment: SegmentId) -> Result<u64> {
-    connection
-        .execute(UNNAME_SEGMENT, &values![segment.as_bytes()])
-        .await
+pub async fn unname_segment(connection: &mut Connection, segment: SegmentId) -> Result<()> {
+    loop {
+        let runs = runs_of_segment(connection, segment, None, STATEMENT_ROWS).await?;
+        if runs.is_empty() {
+            return Ok(());
+        }
+        for (conversation, run) in &runs {
+            let args = values![conversation, run.last_seq, run.generation.cast_signed()];
+            connection.execute(UNNAME_RUN, &args).await?;
+        }
+    }
 }
 
 /// A conversation that may have messages to archive.

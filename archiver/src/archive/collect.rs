@@ -8,6 +8,7 @@
 //!
 //! Every shard must answer: an object that a shard might name is never deleted.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::object_store::{ErrorKind, KeyPrefix, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
 
 /// Most segments looked up at once.
-const PAGE: usize = 256;
+const PAGE: usize = 1000;
 
 /// How long the history of jobs is kept, in milliseconds: a year.
 const HISTORY: i64 = 366 * 86_400_000;
@@ -215,6 +216,7 @@ impl Archive {
         let Ok(prefix) = KeyPrefix::new(KEY_PREFIX) else {
             return Ok(orphans);
         };
+        let registered = self.registered().await?;
         let mut listing = std::pin::pin!(transfer::list(self.objects.as_ref(), &prefix));
         while let Some(object) = listing.try_next().await? {
             orphans.listed += 1;
@@ -223,7 +225,7 @@ impl Archive {
                 orphans.foreign += 1;
                 continue;
             };
-            if self.is_known(id).await? {
+            if registered.contains(&id) || self.is_known(id).await? {
                 continue;
             }
             if object.created_at.0 <= now.0 - self.grace() {
@@ -233,6 +235,22 @@ impl Archive {
             }
         }
         Ok(orphans)
+    }
+
+    /// Every registered segment, of all shards.
+    async fn registered(&self) -> Result<HashSet<SegmentId>> {
+        let mut all = HashSet::new();
+        for shard in self.router.shards() {
+            let mut after = None;
+            loop {
+                let mut connection = shard.reader(Instant::now() + STEP).await?;
+                let page = archive::segments_after(&mut connection, after, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.id);
+                all.extend(page.iter().map(|record| record.id));
+            }
+        }
+        Ok(all)
     }
 
     async fn is_known(&self, id: SegmentId) -> Result<bool> {

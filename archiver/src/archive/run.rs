@@ -108,7 +108,7 @@ impl Archive {
         let mut source = Source::new(shard, &lease.ranges, cutoff);
         let mut reading = Throttle::new(shard, lease, &self.settings, progress);
         let mut deleting = Throttle::new(shard, lease, &self.settings, progress);
-        let mut unsettled: Option<SegmentId> = None;
+        let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;
         loop {
             progress.update(|now| now.phase = "archiving");
             let write = self.write_segment(shard, lease, &mut source, (&mut reading, progress));
@@ -124,14 +124,14 @@ impl Archive {
             let (written, deleted) = futures_util::future::join(write, settle).await;
             figures.deleted += deleted?;
             let Some(written) = written? else {
-                return Ok(());
+                return self.settle_heads(shard, lease, &source.empty).await;
             };
             self.publish(shard, lease, &written).await?;
             figures.segments += 1;
             figures.messages += written.messages;
             figures.bytes += written.bytes;
             figures.conversations = source.conversations;
-            unsettled = Some(written.id);
+            unsettled = Some((written.id, source.continues()));
         }
     }
 
@@ -154,7 +154,7 @@ impl Archive {
             progress.update(|now| now.phase = "resuming");
             for SegmentRecord { id, .. } in found {
                 figures.deleted += self
-                    .settle(shard, lease, id, (&mut throttle, progress))
+                    .settle(shard, lease, (id, None), (&mut throttle, progress))
                     .await?;
                 figures.resumed += 1;
             }
@@ -223,12 +223,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Deletes the hot rows of a published segment and says how many there were.
+    /// Deletes the hot rows of a published segment and says how many there were. Those of a conversation that was put
+    /// under a hold meanwhile stay. `continues` is the conversation that goes on in the next segment: its head is brought up
+    /// to date with that one, or it would be a candidate again while its other rows are still there.
     async fn settle(
         &self,
         shard: &Shard,
         lease: &Lease,
-        id: SegmentId,
+        (id, continues): (SegmentId, Option<ConversationId>),
         (throttle, progress): (&mut Throttle<'_>, &Progress),
     ) -> Result<u64> {
         let most = u64::from(self.settings.delete_batch);
@@ -237,14 +239,16 @@ impl Archive {
         loop {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
             let runs = archive::runs_of_segment(&mut connection, id, after, PAGE).await?;
-            drop(connection);
             let Some((conversation, run)) = runs.last() else {
                 break;
             };
             after = Some((*conversation, run.last_seq));
+            let held = archive::holds(&mut connection).await?;
+            let is_held = |id: &ConversationId| held.iter().any(|hold| hold.conversation_id == *id);
+            drop(connection);
             let mut batch: Vec<Stretch> = Vec::new();
             let mut room = most;
-            for (conversation, run) in &runs {
+            for (conversation, run) in runs.iter().filter(|(id, _)| !is_held(id)) {
                 let mut first = run.first_seq;
                 while first <= run.last_seq {
                     let last = Seq(run.last_seq.0.min(first.0 + room - 1));
@@ -265,11 +269,8 @@ impl Archive {
                 .await?;
             let mut conversations: Vec<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
             conversations.dedup();
-            transaction(shard, async |connection| {
-                check_lease(connection, lease).await?;
-                archive::settle_heads(connection, &conversations).await
-            })
-            .await?;
+            conversations.retain(|id| Some(*id) != continues);
+            self.settle_heads(shard, lease, &conversations).await?;
         }
         self.passed(Step::Emptied);
         transaction(shard, async |connection| {
@@ -280,6 +281,22 @@ impl Archive {
         .await?;
         self.passed(Step::Settled);
         Ok(deleted)
+    }
+
+    async fn settle_heads(
+        &self,
+        shard: &Shard,
+        lease: &Lease,
+        conversations: &[ConversationId],
+    ) -> Result<()> {
+        for conversations in conversations.chunks(PAGE) {
+            transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                archive::settle_heads(connection, conversations).await
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn delete(
@@ -387,6 +404,8 @@ struct Source<'a> {
     current: Option<(Candidate, Seq)>,
     abouts: HashMap<ConversationId, About>,
     conversations: u64,
+    /// Candidates with nothing to archive, or nothing more: their heads say otherwise.
+    empty: Vec<ConversationId>,
 }
 
 impl<'a> Source<'a> {
@@ -402,6 +421,7 @@ impl<'a> Source<'a> {
             current: None,
             abouts: HashMap::new(),
             conversations: 0,
+            empty: Vec::new(),
         }
     }
 
@@ -423,6 +443,9 @@ impl<'a> Source<'a> {
             read.truncate(young.unwrap_or(read.len()));
             let reached = read.last().map_or(after, |row| row.seq);
             self.current = (more && young.is_none()).then_some((candidate, reached));
+            if read.is_empty() {
+                self.empty.push(id);
+            }
             // What has changed since the conversation was looked at stays hot.
             read.retain(|row| row.rev <= candidate.rev);
             self.conversations += u64::from(after == Seq(0) && !read.is_empty());
@@ -434,6 +457,12 @@ impl<'a> Source<'a> {
             batch.rows.extend(read.into_iter().map(|row| (id, row)));
         }
         Ok((!batch.rows.is_empty()).then_some(batch))
+    }
+
+    /// The conversation of which more is to be read.
+    fn continues(&self) -> Option<ConversationId> {
+        let (candidate, _) = self.current?;
+        Some(candidate.conversation)
     }
 
     /// The conversation to read from, and after which message.

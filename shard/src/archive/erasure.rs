@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::SegmentState;
 use crate::db::{Connection, Row, values};
 use crate::error::Result;
 use crate::ids::{ConversationId, Seq};
@@ -23,6 +24,9 @@ pub struct Erasure {
     pub erased_at: Option<Timestamp>,
 }
 
+/// How many receipts are looked up at once.
+const RECEIPTS: i64 = 256;
+
 macro_rules! erasure_columns {
     () => {
         "conversation_id, seq, requested_at, rewritten_at, erased_at"
@@ -39,10 +43,16 @@ const PENDING: &str = concat!(
 );
 const REWRITTEN: &str =
     "UPDATE erasures SET rewritten_at = ? WHERE conversation_id = ? AND seq = ?";
-/// By the index `erasures_open`. What was rewritten is gone once every segment that was superseded by then is deleted.
-const ERASED: &str = "UPDATE erasures SET erased_at = ? WHERE erased_at IS NULL AND rewritten_at IS NOT NULL AND rewritten_at < ?";
+/// By the index `erasures_open`.
+const REWRITTEN_BEFORE: &str = concat!(
+    "SELECT ",
+    erasure_columns!(),
+    " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at < ? ORDER BY rewritten_at LIMIT ?"
+);
+/// By the primary key.
+const ERASED: &str = "UPDATE erasures SET erased_at = ? WHERE conversation_id = ? AND seq = ?";
 /// By the index `archive_segments_state`.
-const OLDEST_SUPERSEDED: &str = "SELECT changed_at FROM archive_segments {by archive_segments_state} \
+const OLDEST_IN_STATE: &str = "SELECT changed_at FROM archive_segments {by archive_segments_state} \
      WHERE state = ? ORDER BY changed_at LIMIT 1";
 const OPEN: &str =
     "SELECT COUNT(*), MIN(requested_at) FROM erasures {by erasures_open} WHERE erased_at IS NULL";
@@ -114,24 +124,40 @@ pub async fn erasure_rewritten(
 /// # Errors
 /// When the database fails.
 pub async fn finish_erasures(connection: &mut Connection, now: Timestamp) -> Result<u64> {
-    let mut before = i64::MAX;
-    for state in [
-        super::SegmentState::Superseded,
-        super::SegmentState::Deleting,
-    ] {
-        if let Some(row) = connection
-            .fetch_optional(OLDEST_SUPERSEDED, &values![state.name()])
-            .await?
-        {
-            // A segment that is being deleted was superseded some time before that.
-            before = before.min(if state == super::SegmentState::Superseded {
-                row.int(0)?
-            } else {
-                0
-            });
+    // What was rewritten is gone once every segment that was superseded by then is deleted. Of one that is being deleted it
+    // is not known any more when that was.
+    let being_deleted = fetch_oldest(connection, SegmentState::Deleting).await?;
+    if being_deleted.is_some() {
+        return Ok(0);
+    }
+    let oldest = fetch_oldest(connection, SegmentState::Superseded).await?;
+    let before = oldest.unwrap_or(Timestamp::MAX);
+    let mut finished = 0;
+    loop {
+        let rows = connection
+            .fetch_all(REWRITTEN_BEFORE, &values![before.0, RECEIPTS])
+            .await?;
+        if rows.is_empty() {
+            return Ok(finished);
+        }
+        for row in &rows {
+            let done = erasure(row)?;
+            connection
+                .execute(ERASED, &values![now.0, &done.conversation_id, done.seq])
+                .await?;
+            finished += 1;
         }
     }
-    connection.execute(ERASED, &values![now.0, before]).await
+}
+
+async fn fetch_oldest(
+    connection: &mut Connection,
+    state: SegmentState,
+) -> Result<Option<Timestamp>> {
+    let row = connection
+        .fetch_optional(OLDEST_IN_STATE, &values![state.name()])
+        .await?;
+    Ok(row.map(|row| row.int(0)).transpose()?.map(Timestamp))
 }
 
 /// How many erasures have no receipt yet, and when the oldest of them was asked for.

@@ -1,23 +1,35 @@
 //! No statement reads a whole table: every plan is looked at, with real values, on tables of some size.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use backscroll_shard::archive::{self, ArchivedRun, SegmentState};
 use backscroll_shard::db::{Database, Dialect, explain};
+use backscroll_shard::error::Result;
+use backscroll_shard::ids::{ConversationId, Rev, Seq};
+use backscroll_shard::map::Assignment;
+use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
     ConversationPatch, HistoryRecord, MessageType, NewMembers, Position, Role, SyncRequest,
+    Timestamp,
 };
+use backscroll_shard::node::Shard;
 use backscroll_shard::settings::StoreSettings;
 
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 8] = [
+const LARGE: [&str; 11] = [
     "messages",
     "members",
     "conversations",
     "list_entries",
     "users",
     "imports",
+    "archive_runs",
+    "archive_segments",
+    "erasures",
     "m",
     "c",
 ];
@@ -46,6 +58,9 @@ fn watch(settings: &mut StoreSettings) {
 async fn no_statement_scans(bed: &Bed) {
     fill(bed).await;
     use_everything(bed).await;
+    for shard in bed.store.router().shards() {
+        use_archive(bed, shard).await.unwrap();
+    }
     let mut statements = 0;
     let mut read = BTreeSet::new();
     for shard in &bed.settings.shards {
@@ -70,6 +85,9 @@ async fn no_statement_scans(bed: &Bed) {
         "conversations",
         "list_entries",
         "users",
+        "archive_runs",
+        "archive_segments",
+        "erasures",
     ] {
         assert!(read.contains(table), "no plan reads {table}: {read:?}");
     }
@@ -117,6 +135,105 @@ async fn fill(bed: &Bed) {
         drop(connection);
         database.close().await;
     }
+}
+
+/// Archives the first half of every conversation of a shard, in the index only, and looks at it in every way.
+async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
+    let now = Timestamp::now();
+    let map = bed.store.map();
+    let ranges: Vec<Assignment> = map.ranges_of(shard.name()).cloned().collect();
+    let ttl = Duration::from_secs(60);
+    let mut connection = shard.begin(Instant::now() + PATIENCE).await?;
+    let connection = &mut connection;
+    let lease =
+        archive::take_lease(connection, (shard.name(), ranges), "a test", (now, ttl)).await?;
+    archive::check_lease(connection, &lease).await?;
+    archive::renew_lease(connection, &lease, (now, ttl)).await?;
+    archive::lease_expiry(connection, &lease).await?;
+    let mut segments = Vec::new();
+    let mut after = None;
+    loop {
+        let found =
+            archive::candidates(connection, &lease.ranges[0], now, after.as_ref(), 7).await?;
+        let Some(last) = found.last() else { break };
+        after = Some(*last);
+        let ids: Vec<ConversationId> = found.iter().map(|found| found.conversation).collect();
+        archive::describe(connection, &ids).await?;
+        for candidate in &found {
+            let id = candidate.conversation;
+            archive::weigh(connection, candidate, now).await?;
+            let rows = archive::rows_after(connection, id, Seq(0), 150).await?;
+            let segment = archive::SegmentId::random();
+            segments.push((id, segment));
+            let record = archive::SegmentRecord {
+                id: segment,
+                generation: lease.generation,
+                state: SegmentState::Writing,
+                bytes: 1,
+                messages: rows.len() as u64,
+                created_at: now,
+                changed_at: now,
+            };
+            archive::register_segment(connection, &record).await?;
+            let run = |chunk: &[StoredMessage]| ArchivedRun {
+                first_seq: chunk[0].seq,
+                last_seq: chunk[chunk.len() - 1].seq,
+                generation: lease.generation,
+                last_rev: candidate.rev,
+                last_at: now,
+                segment: Some(segment),
+                offset: 0,
+                length: 1,
+                digest: 0,
+            };
+            let runs: Vec<_> = rows.chunks(3).map(|chunk| (id, run(chunk))).collect();
+            archive::publish(connection, segment, (1, 150), &runs, now).await?;
+            archive::request_erasure(connection, id, Seq(3), now).await?;
+        }
+    }
+    if connection.dialect() == Dialect::MySql {
+        connection.commit().await?; // ANALYZE would do so by itself
+        connection
+            .execute_raw("ANALYZE TABLE archive_runs, archive_segments, erasures")
+            .await?;
+        connection.begin().await?;
+    }
+    for (id, segment) in &segments {
+        archive::locate(connection, *id, (Seq(40), Seq(60))).await?;
+        archive::changed_runs(connection, *id, Rev(20), 5).await?;
+        let runs = archive::runs_of_conversation(connection, *id, None, 5).await?;
+        let runs = archive::runs_of_conversation(connection, *id, runs.last(), 5).await?;
+        archive::runs_of_segment(connection, *segment, Some((*id, Seq(9))), 5).await?;
+        archive::hot_seqs(connection, *id, (Seq(1), Seq(9))).await?;
+        archive::hot_count(connection, *id, (Seq(1), Seq(9))).await?;
+        archive::delete_run(connection, *id, (Seq(1), Seq(9)), Rev(5), now).await?;
+        archive::settle_heads(connection, &[*id]).await?;
+        archive::drop_run(connection, *id, &runs[0]).await?;
+        archive::is_named(connection, *segment).await?;
+        archive::segment(connection, *segment).await?;
+        archive::is_held(connection, *id).await?;
+        archive::erasures_of(connection, *id, None, 5).await?;
+        archive::erasure_rewritten(connection, *id, Seq(3), now).await?;
+    }
+    archive::next_named_segment(connection, None).await?;
+    archive::segments_after(connection, None, 5).await?;
+    archive::segments_in(connection, SegmentState::Published, now, 5).await?;
+    archive::segment_sums(connection, SegmentState::Published).await?;
+    archive::heads_after(connection, None, 5).await?;
+    archive::backlog(connection, now).await?;
+    archive::pending_erasures(connection, 5).await?;
+    archive::open_erasures(connection).await?;
+    archive::finish_erasures(connection, now).await?;
+    for (id, segment) in &segments {
+        let published = (SegmentState::Published, SegmentState::Superseded);
+        archive::unname_segment(connection, *segment).await?;
+        archive::change_segment(connection, *segment, published, now).await?;
+        let record = archive::segment(connection, *segment).await?.unwrap();
+        assert!(archive::begin_deletion(connection, &record, now).await?);
+        archive::forget_segment(connection, *segment).await?;
+        archive::purge_rows(connection, *id, 10).await?;
+    }
+    connection.commit().await
 }
 
 async fn use_everything(bed: &Bed) {

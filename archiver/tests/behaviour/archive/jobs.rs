@@ -296,6 +296,33 @@ async fn a_held_conversation_stays(backend: Backend) {
     bed.store.delete_message(&alice, first).await.unwrap();
     bed.run().await;
     assert_eq!(bed.hot_rows(held).await, 0);
+
+    // Placed while the job is at it: copied, and not taken away.
+    let late = bed.import("late", 50).await;
+    let placing = bed.archive.clone();
+    let hook = move |step: Step| {
+        if step == Step::ReadBack {
+            let order = order();
+            let place = placing.place_hold(&order, late);
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(place))
+                .unwrap();
+        }
+    };
+    let archive = bed.archive_with(Arc::new(hook));
+    let progress = Progress::default();
+    let outcomes = archive
+        .run(&order(), sent_at(1000), &progress)
+        .await
+        .unwrap();
+    assert!(
+        outcomes.iter().all(|outcome| outcome.error.is_none()),
+        "{outcomes:?}"
+    );
+    assert_eq!(bed.hot_rows(late).await, 50);
+    bed.archive.lift_hold(&order(), late).await.unwrap();
+    bed.run().await;
+    assert_eq!(bed.hot_rows(late).await, 0);
+    bed.assert_clean().await;
     bed.close().await;
 }
 
