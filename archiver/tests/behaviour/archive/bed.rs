@@ -100,12 +100,12 @@ impl Bed {
             settings.pool.max_connections = 8;
             databases.push(created);
         }
-        migrate_all(&settings, false).await.expect("the schema");
+        migrate_all(&settings, false).await.unwrap();
         let tier = Tier::new(objects.clone(), &archive_settings);
         let listener = Arc::new(NoListener);
         let store = Store::open(&settings, Arc::new(tier), listener)
             .await
-            .expect("a store");
+            .unwrap();
         let archive = Archive::new(
             store.router().clone(),
             objects.clone(),
@@ -278,7 +278,7 @@ pub(crate) fn record(channel: &str, n: u64) -> HistoryRecord {
             "𝄞 ünïcödé ".repeat((n % 5) as usize)
         ),
         message_type: MessageType::Text,
-        reply_to: (n % 7 == 0).then(|| Seq(n - 1)),
+        reply_to: n.is_multiple_of(7).then(|| Seq(n - 1)),
         attachments: None,
         reactions: None,
         metadata: None,
