@@ -27,7 +27,7 @@ pub struct ShardStatus {
     pub error: Option<String>,
     /// When its oldest hot message was sent.
     pub oldest_hot_at: Option<Timestamp>,
-    /// Conversations with messages old enough to be archived.
+    /// Conversations with messages old enough to be archived, counted up to 10,000.
     pub waiting_conversations: u64,
     /// How long the oldest of these messages has been old enough, in milliseconds.
     pub lag_millis: i64,

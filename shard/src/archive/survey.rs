@@ -40,8 +40,11 @@ const SUMS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS {signed}), 
 const OLDEST_HOT: &str = "SELECT oldest_hot_at FROM conversations {by conversations_oldest_hot} \
      WHERE oldest_hot_at IS NOT NULL ORDER BY oldest_hot_at LIMIT 1";
 /// By the index `conversations_oldest_hot`.
-const BACKLOG: &str =
-    "SELECT COUNT(*) FROM conversations {by conversations_oldest_hot} WHERE oldest_hot_at < ?";
+const BACKLOG: &str = "SELECT COUNT(*) FROM (SELECT id FROM conversations {by conversations_oldest_hot} \
+     WHERE oldest_hot_at < ? ORDER BY oldest_hot_at LIMIT ?) AS waiting";
+
+/// Up to how many waiting conversations are counted.
+pub const BACKLOG_MAX: u64 = 10_000;
 
 /// The next `limit` runs of a conversation after the one given, by their last seq and generation.
 ///
@@ -243,7 +246,8 @@ pub async fn segment_sums(
     }
 }
 
-/// When the shard's oldest hot message was sent, and how many conversations have one from before `cutoff`.
+/// When the shard's oldest hot message was sent, and how many conversations have one from before `cutoff`, counted up to
+/// [`BACKLOG_MAX`].
 ///
 /// # Errors
 /// When the database fails.
@@ -254,7 +258,7 @@ pub async fn backlog(
     let oldest = connection.fetch_optional(OLDEST_HOT, &[]).await?;
     let oldest = oldest.map(|row| row.int(0)).transpose()?.map(Timestamp);
     let row = connection
-        .fetch_optional(BACKLOG, &values![cutoff.0])
+        .fetch_optional(BACKLOG, &values![cutoff.0, BACKLOG_MAX.cast_signed()])
         .await?;
     let waiting = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
     Ok((oldest, waiting.cast_unsigned()))
