@@ -201,7 +201,10 @@ impl ArchiveSettings {
             self.max_threads_running > 0,
             "max_threads_running: at least 1",
         );
-        require(self.lease >= Span::secs(3), "lease: at least 3 s, which is three renewals");
+        require(
+            self.lease >= Span::secs(3),
+            "lease: at least 3 s, which is three renewals",
+        );
         require(self.max_reads > 0, "max_reads: at least 1");
         require(
             self.gc_grace >= Span::secs(3600),

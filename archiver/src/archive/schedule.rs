@@ -55,13 +55,23 @@ pub async fn run(archive: Archive, closing: CancellationToken) {
             };
             let wait = u64::try_from(next.0 - now.0).unwrap_or(0);
             tokio::time::sleep(Duration::from_millis(wait)).await;
-            all_jobs(&archive).await;
+            on_a_thread(&archive, &closing).await;
         }
     };
     tokio::select! {
         () = closing.cancelled() => {}
         () = measured => {}
         () = scheduled => {}
+    }
+}
+
+/// Jobs have a thread of their own while they run: what they do between two waits never holds up requests.
+async fn on_a_thread(archive: &Archive, closing: &CancellationToken) {
+    let (archive, closing) = (archive.clone(), closing.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let jobs = move || runtime.block_on(closing.run_until_cancelled(all_jobs(&archive)));
+    if let Err(error) = tokio::task::spawn_blocking(jobs).await {
+        tracing::error!(%error, "the archive's jobs ended unexpectedly; they are tried again when they are due next");
     }
 }
 
