@@ -1,8 +1,8 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
 //! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
-//! transaction for all of it: fences → heads locked in id order → memberships → one multi-row insert → heads → watermarks
-//! → list marks → commit → answers, then events. A conversation is always in the same lane of a process; between
+//! transaction for all of it: fences → heads locked in id order → memberships → one multi-row insert → heads, with the
+//! mark for the lists → watermarks → commit → answers, then events. A conversation is always in the same lane of a process; between
 //! processes the head's row lock orders its messages (INV-SEQ). An answer always means committed (INV-ACK).
 //!
 //! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
@@ -314,7 +314,7 @@ fn again(error: &Error) -> Error {
 struct Committed {
     outcomes: Vec<Result<Outcome>>,
     events: Vec<Event>,
-    marked: Vec<ConversationId>,
+    marked: HashSet<ConversationId>,
 }
 
 type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
@@ -401,29 +401,25 @@ impl<'a> Batch<'a> {
             .filter_map(|(id, user)| Some((*id, self.members.get(&(*id, (*user).clone()))?)))
             .collect();
         member::save_watermarks(connection, &moved).await?;
-        let marks = self.marks();
-        relay::mark(connection, &marks).await?;
-        let marked: HashSet<ConversationId> = marks.into_iter().map(|(id, _)| id).collect();
+        let own_marks = self.own_marks();
+        relay::mark(connection, &own_marks).await?;
+        let relayed = changed.iter().filter(|head| head.relayed);
+        let mut marked: HashSet<ConversationId> = relayed.map(|head| head.id).collect();
+        marked.extend(own_marks.into_iter().map(|(id, _)| id));
         Ok(Committed {
             outcomes,
             events: self.events,
-            marked: marked.into_iter().collect(),
+            marked,
         })
     }
 
-    /// A message is told to all members' lists, a watermark to its own user's; neither in a large conversation.
-    fn marks(&self) -> Vec<(ConversationId, Option<&'a UserId>)> {
+    /// A watermark is told to its own user's list, except in a large conversation. Where there is a message too, the head's
+    /// mark tells everybody's.
+    fn own_marks(&self) -> Vec<(ConversationId, &'a UserId)> {
         let relayed = |id: &ConversationId| self.heads.get(id).is_some_and(|head| head.relayed);
-        let all = self
-            .changed
-            .iter()
-            .filter(|id| relayed(id))
-            .map(|id| (*id, None));
-        let own = self
-            .moved
-            .iter()
-            .filter(|(id, _)| relayed(id) && !self.changed.contains(id));
-        all.chain(own.map(|(id, user)| (*id, Some(*user))))
+        let moved = self.moved.iter().copied();
+        moved
+            .filter(|(id, _)| relayed(id) && !self.changed.contains(id))
             .collect()
     }
 
@@ -470,6 +466,7 @@ impl<'a> Batch<'a> {
             now.max(head.last_at),
         );
         head.append(&stored);
+        head.marked |= head.relayed;
         member.read_seq = stored.seq; // who answers has read
         member.delivered_seq = stored.seq;
         self.changed.insert(id);

@@ -16,7 +16,9 @@ CREATE TABLE IF NOT EXISTS conversations (
     last_preview  VARCHAR(100)      NULL,
     last_at       BIGINT        NOT NULL, -- of the newest message, or the creation
     oldest_hot_at BIGINT            NULL, -- when the oldest message that is not archived was sent
+    marked        TINYINT           NULL, -- 1: the relay still has to tell every member's list; else NULL
     deleted_at    BIGINT            NULL,
     PRIMARY KEY (id),
-    KEY conversations_oldest_hot (oldest_hot_at)
+    KEY conversations_oldest_hot (oldest_hot_at),
+    KEY conversations_marked (marked)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin

@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     last_preview     TEXT    NULL,
     last_at          INTEGER NOT NULL, -- of the newest message, or the creation
     oldest_hot_at    INTEGER NULL, -- when the oldest message that is not archived was sent
+    marked           INTEGER NULL, -- 1: the relay still has to tell every member's list; else NULL
     deleted_at       INTEGER NULL,
     PRIMARY KEY (id)
 ) WITHOUT ROWID

@@ -252,10 +252,7 @@ impl Store {
             (false, false) => Told::Users(users),
             // Past members are not among those a large conversation tells; a crossing tells them by themselves.
             (true, false) | (false, true) => {
-                let marks: Vec<_> = users
-                    .iter()
-                    .map(|user| (change.head.id, Some(user)))
-                    .collect();
+                let marks: Vec<_> = users.iter().map(|user| (change.head.id, user)).collect();
                 crate::relay::mark(&mut change.connection, &marks).await?;
                 Told::Everybody
             }
