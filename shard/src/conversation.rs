@@ -44,6 +44,8 @@ pub struct Head {
     pub head_seq: Seq,
     /// The latest change.
     pub rev: Rev,
+    /// The latest change to who is a member, and in which role.
+    pub members_rev: Rev,
     /// How many members it has.
     pub member_count: u64,
     /// Whether members' lists are told of new messages; `false` for large conversations, whose head lists read here.
@@ -66,10 +68,11 @@ pub struct Head {
 macro_rules! head_columns {
     () => {
         "id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members, \
-         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked"
+         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, \
+         members_rev"
     };
 }
-const HEAD_COLUMN_COUNT: usize = 18;
+const HEAD_COLUMN_COUNT: usize = 19;
 
 /// Uses the primary key; locks in id order.
 const SELECT_HEADS: &str = concat!(
@@ -82,7 +85,7 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      head_seq = {new head_seq}, rev = {new rev}, member_count = {new member_count}, relayed = {new relayed}, \
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
-     deleted_at = {new deleted_at}, marked = {new marked}";
+     deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}";
 /// By the primary key.
 const AT_REV: &str = "SELECT id FROM conversations {by PRIMARY} WHERE ";
 const UNMARK: &str = "UPDATE conversations {by PRIMARY} SET marked = NULL WHERE ";
@@ -107,6 +110,7 @@ impl Head {
             created_at: now,
             head_seq: Seq(0),
             rev: Rev(0),
+            members_rev: Rev(0),
             member_count: 0,
             relayed: true,
             first_members: Vec::new(),
@@ -141,6 +145,7 @@ impl Head {
             created_at: Timestamp(row.int(5)?),
             head_seq,
             rev: Rev::from_i64(row.int(7)?),
+            members_rev: Rev::from_i64(row.int(18)?),
             member_count: u64::try_from(row.int(8)?).unwrap_or(0),
             relayed: row.int(9)? != 0,
             first_members: first_members
@@ -157,6 +162,13 @@ impl Head {
     pub fn next_rev(&mut self) -> Rev {
         self.rev = self.rev.next();
         self.rev
+    }
+
+    /// Takes the next rev for a change to who is a member, or in which role. Write lanes rely on every such change being
+    /// made by this, in the transaction that stores it.
+    pub fn change_members(&mut self) -> Rev {
+        self.members_rev = self.next_rev();
+        self.members_rev
     }
 
     /// Takes in a message that is about to be inserted at its end.
@@ -282,6 +294,7 @@ fn head_values<'a>(head: &'a Head, first_members: &'a str) -> [Value<'a>; HEAD_C
         head.oldest_hot_at.map(|at| at.0),
         head.deleted_at.map(|at| at.0),
         head.marked.then_some(1),
+        head.members_rev,
     ]
 }
 

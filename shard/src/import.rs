@@ -52,7 +52,7 @@ pub async fn begin(
     head.last_at = Timestamp(0);
     head.member_count = 1;
     head.first_members = vec![owner.clone()];
-    let rev = head.next_rev();
+    let rev = head.change_members();
     head.marked = true;
     let membership = Membership {
         user: owner.clone(),
@@ -159,7 +159,7 @@ async fn add_members(
     if was_relayed && !head.relayed {
         head.marked = true; // every entry learns that it must look for the head itself
     }
-    let rev = head.next_rev();
+    let rev = head.change_members();
     let memberships: Vec<Membership> = new
         .iter()
         .map(|user| Membership {

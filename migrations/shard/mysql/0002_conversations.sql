@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     created_at    BIGINT        NOT NULL,
     head_seq      BIGINT        NOT NULL,
     rev           BIGINT        NOT NULL,
+    members_rev   BIGINT        NOT NULL, -- of the latest change to who is a member, and in which role
     member_count  BIGINT        NOT NULL,
     relayed       TINYINT       NOT NULL, -- 0: too large; lists read its head here
     first_members TEXT          NOT NULL, -- the ids of the first few members, as JSON, for lists

@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     created_at       INTEGER NOT NULL,
     head_seq         INTEGER NOT NULL,
     rev              INTEGER NOT NULL,
+    members_rev      INTEGER NOT NULL, -- of the latest change to who is a member, and in which role
     member_count     INTEGER NOT NULL,
     relayed          INTEGER NOT NULL, -- 0: too large; lists read its head here
     first_members    TEXT    NOT NULL, -- the ids of the first few members, as JSON, for lists

@@ -130,7 +130,7 @@ pub async fn recreate(
         .filter(|text| RawJson::parse(text.clone()).is_ok());
     head.head_seq = traces.last.seq;
     head.rev = traces.rev;
-    let rev = head.next_rev();
+    let rev = head.change_members();
     head.marked = true;
     head.last_at = traces.last.created_at;
     head.last = Some(traces.last.clone());

@@ -137,7 +137,7 @@ impl Store {
         head.metadata = self.check_metadata(new.metadata.as_ref())?;
         head.member_count = others.len() as u64 + 1;
         head.set_relayed(self.settings().relay.max_members);
-        head.next_rev();
+        head.change_members();
         head.marked = true;
         let mut members = vec![(caller.user.clone(), creator_role)];
         members.extend(others.into_iter().map(|user| (user.clone(), Role::Member)));
