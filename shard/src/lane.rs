@@ -1,11 +1,11 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
 //! A lane takes everything that queued up while its previous transaction was committing, and then for as long again: a
-//! lane that is not idle rests as long as it worked, so that batches grow before the machine is full of small ones. Idle, it
-//! begins at once. It runs **one**
-//! transaction for all of it: fences → heads locked in id order → memberships not known yet → one multi-row insert → heads, with the
-//! mark for the lists → watermarks → commit → answers, then events. A conversation is always in the same lane of a process; between
-//! processes the head's row lock orders its messages (INV-SEQ). An answer always means committed (INV-ACK).
+//! lane that is not idle rests as long as it worked (10 ms at most), so that batches grow before the machine is full of
+//! small ones. Idle, it begins at once. It runs **one** transaction for all of it: fences → heads locked in id order →
+//! memberships not known yet → one multi-row insert → heads, with the mark for the lists → watermarks → commit → answers,
+//! then events. A conversation is always in the same lane of a process; between processes the head's row lock orders its
+//! messages (INV-SEQ). An answer always means committed (INV-ACK).
 //!
 //! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
 //! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
