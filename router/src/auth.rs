@@ -4,6 +4,7 @@
 //! it, so `none`, another algorithm, or a public key used as an HMAC secret cannot pass. Users are not registered: a
 //! valid token is the identity.
 
+mod cache;
 mod jwks;
 pub mod settings;
 
@@ -16,6 +17,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+use cache::TokenCache;
 use jwks::KeySource;
 pub use settings::{AuthSettings, Secret, TokenAlgorithm};
 
@@ -53,6 +55,7 @@ pub enum AuthError {
 /// Checks tokens.
 pub struct Authenticator {
     keys: Keys,
+    valid: TokenCache,
     validation: Validation,
     role_claim: String,
     admin_role: String,
@@ -85,6 +88,7 @@ impl Authenticator {
         };
         Ok(Self {
             keys,
+            valid: TokenCache::new(settings.token_cache),
             validation: validation(settings),
             role_claim: settings.role_claim.clone(),
             admin_role: settings.admin_role.clone(),
@@ -99,6 +103,22 @@ impl Authenticator {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(AuthError::Invalid("the token is longer than 8192 bytes"));
         }
+        // Taken before the keys are, so that keys which change meanwhile end what is kept.
+        let generation = match &self.keys {
+            Keys::Shared(_) => 0,
+            Keys::Issuer(source) => source.generation(),
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(u64::MAX, |now| now.as_secs());
+        if let Some(identity) = self.valid.get(token, generation, now) {
+            return Ok(identity);
+        }
+        let identity = self.verify_anew(token, deadline).await?;
+        self.valid.put(token, generation, &identity);
+        Ok(identity)
+    }
+
+    async fn verify_anew(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
         match &self.keys {
             Keys::Shared(key) => self.verify_with(token, key),
             Keys::Issuer(source) => {

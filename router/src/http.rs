@@ -25,84 +25,131 @@ pub mod settings;
 pub mod state;
 mod sync;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::from_fn_with_state;
-use tower::util::option_layer;
-use tower_http::catch_panic::CatchPanicLayer;
+use axum::response::Response;
+use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
-use tower_http::compression::{CompressionLayer, CompressionLevel};
+use tower_http::compression::{CompressionBody, CompressionLayer, CompressionLevel};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::{OpenApi, Server};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use observe::Patterns;
 use problem::ProblemDocument;
 use settings::ServerSettings;
 use state::App;
 
 /// Answers smaller than this are sent as they are: compressing them costs more than it saves.
 const COMPRESS_ABOVE_BYTES: u64 = 1024;
+/// The routes of the documentation's pages.
+const DOCS: [&str; 3] = ["/docs", "/docs/", "/docs/{*rest}"];
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
+/// Where the chat's routes are.
+const MOUNTS: [&str; 2] = ["/chat", "/api/chat"];
+
+/// Routes of the chat, each with its document, to be mounted.
+type ChatRoutes = Vec<UtoipaMethodRouter<Arc<App>>>;
+
+fn chat_routes() -> ChatRoutes {
+    let mut routes = conversations::routes();
+    routes.extend(members::routes());
+    routes.extend(messages::routes());
+    routes.extend(sync::routes());
+    routes
+}
+
 /// The whole service.
-pub fn router(app: &Arc<App>, settings: &ServerSettings) -> Router {
-    let (routes, _) = documented_routes();
-    let chat = routes
-        .chat
-        .layer(from_fn_with_state(Arc::clone(app), observe::admit));
-    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+///
+/// What surrounds every request is around the router as a whole: a layer of the router's own would be copied into every
+/// route, and cost each request an allocation or two.
+pub fn service(
+    app: &Arc<App>,
+    settings: &ServerSettings,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    let (router, patterns) = routes();
+    let router = router.with_state(Arc::clone(app));
+    let guarded = {
+        let app = Arc::clone(app);
+        service_fn(move |request| observe::guard(Arc::clone(&app), router.clone(), request))
+    };
+    let cross_origin = ServiceBuilder::new()
+        .option_layer(cors(settings))
+        .service(guarded);
+    let observed = {
+        let (app, patterns) = (Arc::clone(app), Arc::new(patterns));
+        service_fn(move |request| {
+            let (app, patterns) = (Arc::clone(&app), Arc::clone(&patterns));
+            observe::observe(app, patterns, cross_origin.clone(), request)
+        })
+    };
     let compression = CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
         .compress_when(SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES));
-    Router::new()
-        .nest("/chat", chat.clone())
-        .nest("/api/chat", chat)
-        .merge(routes.operations)
+    ServiceBuilder::new()
+        .map_response(|response: axum::http::Response<CompressionBody<Body>>| {
+            response.map(Body::new)
+        })
+        .layer(compression)
+        .service(observed)
+}
+
+/// Every route, and the patterns by which observations name them.
+fn routes() -> (Router<Arc<App>>, Patterns) {
+    let mut router = Router::new();
+    let mut patterns = Patterns::default();
+    for mount in MOUNTS {
+        for (_, paths, handlers) in chat_routes() {
+            for path in paths.paths.keys() {
+                let pattern = format!("{mount}{path}");
+                router = router.route(&pattern, handlers.clone());
+                patterns.add(&pattern);
+            }
+        }
+    }
+    let (operations, document) = operations::routes().split_for_parts();
+    for path in document.paths.paths.keys() {
+        patterns.add(path);
+    }
+    for path in DOCS {
+        patterns.add(path);
+    }
+    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    let router = router
+        .merge(operations)
         .merge(Router::from(docs))
         .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        // The last is the outermost.
-        .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(compression)
-        .layer(option_layer(cors(settings)))
-        .layer(from_fn_with_state(Arc::clone(app), observe::observe))
-        .with_state(Arc::clone(app))
+        .method_not_allowed_fallback(problem::method_not_allowed);
+    (router, patterns)
 }
 
-/// The routes that the document describes.
-pub(crate) struct Routes {
-    chat: Router<Arc<App>>,
-    operations: Router<Arc<App>>,
-}
-
-/// The routes and their document.
-pub(crate) fn documented_routes() -> (Routes, OpenApi) {
-    let chat = || {
-        conversations::routes()
-            .merge(members::routes())
-            .merge(messages::routes())
-            .merge(sync::routes())
-    };
+/// The document of the routes.
+pub(crate) fn document() -> OpenApi {
+    let chat = chat_routes()
+        .into_iter()
+        .fold(OpenApiRouter::new(), OpenApiRouter::routes);
     let mut document = crate::openapi::frame();
-    document.merge(OpenApiRouter::new().nest("/chat", chat()).into_openapi());
+    document.merge(OpenApiRouter::new().nest("/chat", chat).into_openapi());
     let mut operations = operations::routes().into_openapi();
     for item in operations.paths.paths.values_mut() {
         item.servers = Some(vec![Server::new("/")]); // not under the other prefix
     }
     document.merge(operations);
     register::<ProblemDocument<'_>>(&mut document);
-    (
-        Routes {
-            chat: chat().into(),
-            operations: operations::routes().into(),
-        },
-        document,
-    )
+    document
 }
 
 /// Adds a schema, and those it refers to, that operations mention by name only.

@@ -14,7 +14,7 @@ use crate::http::problem::Code;
 /// The document, whole.
 #[must_use]
 pub fn document() -> OpenApi {
-    crate::http::documented_routes().1
+    crate::http::document()
 }
 
 /// The document as JSON.

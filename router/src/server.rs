@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use backscroll_shard::store::Store;
@@ -27,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+use tower::{Service, ServiceExt as _};
 
 use crate::auth::{AuthSettings, Authenticator};
 use crate::http;
@@ -66,7 +65,7 @@ pub async fn serve(
         Authenticator::open(auth).await?,
         server,
     ));
-    let router = http::router(&app, server);
+    let service = http::service(&app, server);
 
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
@@ -75,7 +74,7 @@ pub async fn serve(
     let stop_keys = stop_background.clone();
     background.spawn(async move { maintained.auth.maintain(stop_keys).await });
 
-    let connections = Connections::new(router, server);
+    let connections = Connections::new(service, server);
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
@@ -141,8 +140,8 @@ pub fn shutdown_on_signals() -> anyhow::Result<CancellationToken> {
 }
 
 /// The open connections.
-struct Connections {
-    router: Router,
+struct Connections<S> {
+    service: S,
     protocol: Builder<TokioExecutor>,
     /// How long a connection may take until its first request.
     first_request_timeout: Duration,
@@ -155,8 +154,16 @@ struct Connections {
     cut: CancellationToken,
 }
 
-impl Connections {
-    fn new(router: Router, settings: &ServerSettings) -> Self {
+impl<S> Connections<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    fn new(service: S, settings: &ServerSettings) -> Self {
         let mut protocol = Builder::new(TokioExecutor::new());
         let max_header = u32::try_from(settings.max_header).unwrap_or(u32::MAX);
         protocol
@@ -171,7 +178,7 @@ impl Connections {
             .max_concurrent_streams(HTTP2_STREAMS)
             .keep_alive_interval(HTTP2_PING_INTERVAL);
         Self {
-            router,
+            service,
             protocol,
             first_request_timeout: settings.header_timeout.0,
             places: Arc::new(Semaphore::new(settings.max_connections)),
@@ -230,12 +237,12 @@ impl Connections {
     fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
-        let router = self.router.clone();
+        let inner = self.service.clone();
         let asked = Arc::new(AtomicBool::new(false));
         let first_request = Arc::clone(&asked);
         let service = service_fn(move |request: Request<Incoming>| {
             first_request.store(true, Ordering::Relaxed);
-            answer(router.clone(), request)
+            inner.clone().oneshot(request.map(Body::new))
         });
         let protocol = self.protocol.clone();
         let (finish, cut) = (self.finish.clone(), self.cut.clone());
@@ -293,8 +300,4 @@ impl Connections {
         self.tasks.wait().await;
         left
     }
-}
-
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    router.oneshot(request.map(Body::new)).await
 }

@@ -4,6 +4,7 @@
 //! saved, lists marked. Sends and watermarks take the same steps for many conversations at once in [`crate::lane`].
 //! The head's row lock puts the changes of a conversation into one order (INV-SEQ, INV-REV).
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::db::{Connection, Row, Value, list_size, padded, placeholders, rows_of, values};
@@ -43,6 +44,8 @@ pub struct Head {
     pub head_seq: Seq,
     /// The latest change.
     pub rev: Rev,
+    /// The latest change to who is a member, and in which role.
+    pub members_rev: Rev,
     /// How many members it has.
     pub member_count: u64,
     /// Whether members' lists are told of new messages; `false` for large conversations, whose head lists read here.
@@ -55,6 +58,9 @@ pub struct Head {
     pub last_at: Timestamp,
     /// When the oldest message that is not archived was sent.
     pub oldest_hot_at: Option<Timestamp>,
+    /// Whether every member's list is still to be told; set only together with the next rev, by which the relay sees
+    /// what it has told.
+    pub marked: bool,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
 }
@@ -62,10 +68,11 @@ pub struct Head {
 macro_rules! head_columns {
     () => {
         "id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members, \
-         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at"
+         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, \
+         members_rev"
     };
 }
-const HEAD_COLUMN_COUNT: usize = 17;
+const HEAD_COLUMN_COUNT: usize = 19;
 
 /// Uses the primary key; locks in id order.
 const SELECT_HEADS: &str = concat!(
@@ -78,7 +85,12 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      head_seq = {new head_seq}, rev = {new rev}, member_count = {new member_count}, relayed = {new relayed}, \
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
-     deleted_at = {new deleted_at}";
+     deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}";
+/// By the primary key.
+const AT_REV: &str = "SELECT id FROM conversations {by PRIMARY} WHERE ";
+const UNMARK: &str = "UPDATE conversations {by PRIMARY} SET marked = NULL WHERE ";
+/// By the index `conversations_marked`.
+const MARKED: &str = "SELECT id FROM conversations {by conversations_marked} WHERE marked = 1 AND id > ? ORDER BY id LIMIT ?";
 
 impl Head {
     /// A conversation that is about to be created.
@@ -98,12 +110,14 @@ impl Head {
             created_at: now,
             head_seq: Seq(0),
             rev: Rev(0),
+            members_rev: Rev(0),
             member_count: 0,
             relayed: true,
             first_members: Vec::new(),
             last: None,
             last_at: now,
             oldest_hot_at: None,
+            marked: false,
             deleted_at: None,
         }
     }
@@ -131,6 +145,7 @@ impl Head {
             created_at: Timestamp(row.int(5)?),
             head_seq,
             rev: Rev::from_i64(row.int(7)?),
+            members_rev: Rev::from_i64(row.int(18)?),
             member_count: u64::try_from(row.int(8)?).unwrap_or(0),
             relayed: row.int(9)? != 0,
             first_members: first_members
@@ -138,6 +153,7 @@ impl Head {
             last,
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),
+            marked: row.opt_int(17)?.is_some(),
             deleted_at: row.opt_int(16)?.map(Timestamp),
         })
     }
@@ -146,6 +162,13 @@ impl Head {
     pub fn next_rev(&mut self) -> Rev {
         self.rev = self.rev.next();
         self.rev
+    }
+
+    /// Takes the next rev for a change to who is a member, or in which role. Write lanes rely on every such change being
+    /// made by this, in the transaction that stores it.
+    pub fn change_members(&mut self) -> Rev {
+        self.members_rev = self.next_rev();
+        self.members_rev
     }
 
     /// Takes in a message that is about to be inserted at its end.
@@ -270,6 +293,8 @@ fn head_values<'a>(head: &'a Head, first_members: &'a str) -> [Value<'a>; HEAD_C
         head.last_at.0,
         head.oldest_hot_at.map(|at| at.0),
         head.deleted_at.map(|at| at.0),
+        head.marked.then_some(1),
+        head.members_rev,
     ]
 }
 
@@ -281,12 +306,72 @@ pub async fn insert(connection: &mut Connection, head: &Head) -> Result<()> {
     write(connection, &[head], "").await
 }
 
+/// Marked conversations after `after`, in id order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn marked(
+    connection: &mut Connection,
+    after: Option<ConversationId>,
+    limit: i64,
+) -> Result<Vec<ConversationId>> {
+    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
+    let rows = connection.fetch_all(MARKED, &values![after, limit]).await?;
+    rows.iter().map(|row| row.conversation(0)).collect()
+}
+
+/// Those of `heads` that have not changed since they were read; without a lock.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unchanged<'a>(
+    connection: &mut Connection,
+    heads: &[&'a Head],
+) -> Result<Vec<&'a Head>> {
+    if heads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (condition, args) = at_revs(heads);
+    let rows = connection
+        .fetch_all(&format!("{AT_REV}{condition}"), &args)
+        .await?;
+    let ids = rows
+        .iter()
+        .map(|row| row.conversation(0))
+        .collect::<Result<HashSet<_>>>()?;
+    Ok(heads
+        .iter()
+        .filter(|head| ids.contains(&head.id))
+        .copied()
+        .collect())
+}
+
+/// In a write transaction: takes the marks away from those of `heads` that have not changed since they were read.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unmark(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
+    let (condition, args) = at_revs(heads);
+    connection
+        .execute(&format!("{UNMARK}{condition}"), &args)
+        .await?;
+    Ok(())
+}
+
+fn at_revs<'a>(heads: &[&'a Head]) -> (String, Vec<Value<'a>>) {
+    let args: Vec<Value<'a>> = padded(heads)
+        .flat_map(|head| values![&head.id, head.rev])
+        .collect();
+    let condition = ["(id = ? AND rev = ?)"].repeat(args.len() / 2).join(" OR ");
+    (condition, args)
+}
+
 /// A list of ids as it is stored.
 pub(crate) fn first_members_json(members: &[UserId]) -> String {
     crate::model::RawJson::of(&members).get().to_owned()
 }
 
-/// Whose lists follow a change.
+/// Whose lists follow a change. A change that members are told of takes the next rev.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Told {
     /// Nobody's: nothing a list shows has changed.
@@ -356,17 +441,17 @@ impl Change {
     pub async fn commit(mut self) -> Result<Vec<Event>> {
         let connection = &mut self.connection;
         let id = self.head.id;
-        if self.head != self.before {
-            save(connection, &[&self.head]).await?;
-        }
         match &self.told {
             Told::Nobody => {}
             Told::Members if !self.head.relayed => {}
-            Told::Members | Told::Everybody => relay::mark(connection, &[(id, None)]).await?,
+            Told::Members | Told::Everybody => self.head.marked = true,
             Told::Users(users) => {
-                let marks: Vec<_> = users.iter().map(|user| (id, Some(user))).collect();
+                let marks: Vec<_> = users.iter().map(|user| (id, user)).collect();
                 relay::mark(connection, &marks).await?;
             }
+        }
+        if self.head != self.before {
+            save(connection, &[&self.head]).await?;
         }
         connection.commit().await?;
         Ok(self.events)

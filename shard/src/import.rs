@@ -52,7 +52,8 @@ pub async fn begin(
     head.last_at = Timestamp(0);
     head.member_count = 1;
     head.first_members = vec![owner.clone()];
-    let rev = head.next_rev();
+    let rev = head.change_members();
+    head.marked = true;
     let membership = Membership {
         user: owner.clone(),
         role: Some(Role::Owner),
@@ -64,7 +65,6 @@ pub async fn begin(
     conversation::save(connection, &[&head]).await?;
     member::save(connection, id, &[membership]).await?;
     connection.execute(SET_POSITION, &values![&id, 0]).await?;
-    relay::mark(connection, &[(id, None)]).await?;
     Ok(0)
 }
 
@@ -110,6 +110,7 @@ pub async fn append(
         rows.push((id, message));
     }
     message::insert(connection, &rows).await?;
+    head.marked |= head.relayed;
     conversation::save(connection, &[&head]).await?;
     connection
         .execute(
@@ -117,10 +118,8 @@ pub async fn append(
             &values![&id, i64::try_from(end).unwrap_or(i64::MAX)],
         )
         .await?;
-    if head.relayed {
-        relay::mark(connection, &[(id, None)]).await?;
-    } else {
-        let marks: Vec<_> = joined.iter().map(|user| (id, Some(user))).collect();
+    if !head.relayed {
+        let marks: Vec<_> = joined.iter().map(|user| (id, user)).collect();
         relay::mark(connection, &marks).await?;
     }
     Ok(end)
@@ -158,9 +157,9 @@ async fn add_members(
     let was_relayed = head.relayed;
     head.set_relayed(settings.relay.max_members);
     if was_relayed && !head.relayed {
-        relay::mark(connection, &[(head.id, None)]).await?; // every entry learns that it must look for the head itself
+        head.marked = true; // every entry learns that it must look for the head itself
     }
-    let rev = head.next_rev();
+    let rev = head.change_members();
     let memberships: Vec<Membership> = new
         .iter()
         .map(|user| Membership {

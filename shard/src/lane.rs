@@ -1,9 +1,11 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
-//! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
-//! transaction for all of it: fences → heads locked in id order → memberships → one multi-row insert → heads → watermarks
-//! → list marks → commit → answers, then events. A conversation is always in the same lane of a process; between
-//! processes the head's row lock orders its messages (INV-SEQ). An answer always means committed (INV-ACK).
+//! A lane takes everything that queued up while its previous transaction was committing, and then for as long again: a
+//! lane that is not idle rests as long as it worked (10 ms at most), so that batches grow before the machine is full of
+//! small ones. Idle, it begins at once. It runs **one** transaction for all of it: fences → heads locked in id order →
+//! memberships not known yet → one multi-row insert → heads, with the mark for the lists → watermarks → commit → answers,
+//! then events. A conversation is always in the same lane of a process; between processes the head's row lock orders its
+//! messages (INV-SEQ). An answer always means committed (INV-ACK).
 //!
 //! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
 //! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
@@ -12,6 +14,8 @@
 //! The queue is bounded: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
 //! otherwise.
 
+mod cache;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
+
+use cache::MembershipCache;
 
 use crate::conversation::{self, Head};
 use crate::db::{Connection, Dialect, Value, padded, values};
@@ -37,6 +43,9 @@ use crate::settings::WriteSettings;
 
 /// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest rest between two transactions: after a slow one, callers have waited enough.
+const REST_MAX: Duration = Duration::from_millis(10);
 
 /// What a lane does for one caller.
 #[derive(Clone, Debug)]
@@ -103,6 +112,7 @@ impl Lanes {
                 relay: relay.clone(),
                 queued: queued.clone(),
                 connection: None,
+                memberships: MembershipCache::new(settings.member_cache as usize),
             };
             tasks.spawn(lane.run(jobs));
             queue
@@ -171,6 +181,7 @@ struct Lane {
     relay: relay::Hints,
     queued: Arc<AtomicU64>,
     connection: Option<Connection>,
+    memberships: MembershipCache,
 }
 
 impl Lane {
@@ -178,7 +189,16 @@ impl Lane {
         let max_batch = self.settings.max_batch.max(1) as usize;
         let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
         let mut batch = Vec::with_capacity(max_batch);
+        let mut rest_until = Instant::now();
         while jobs.recv_many(&mut batch, max_batch).await > 0 {
+            if batch.len() < max_batch && Instant::now() < rest_until {
+                tokio::time::sleep_until(rest_until.into()).await;
+                while batch.len() < max_batch
+                    && let Ok(job) = jobs.try_recv()
+                {
+                    batch.push(job);
+                }
+            }
             self.queued.fetch_sub(batch.len() as u64, Ordering::Relaxed);
             let now = Instant::now();
             // Whoever no longer waits was told so, or went away.
@@ -192,6 +212,7 @@ impl Lane {
             if self.shard.primary().dialect() == Dialect::Sqlite {
                 self.connection = None; // the only writer; others wait for it
             }
+            rest_until = Instant::now() + now.elapsed().min(REST_MAX);
         }
     }
 
@@ -261,15 +282,20 @@ impl Lane {
         let deadline = Instant::now() + BATCH_DEADLINE;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => match self.shard.lane(deadline).await {
-                Ok(connection) => connection,
-                Err(error) => return (Err(error), false),
-            },
+            None => {
+                if self.shard.primary().dialect() == Dialect::MySql {
+                    self.memberships.clear(); // what answers now may be a restored copy, whose revs went back
+                }
+                match self.shard.lane(deadline).await {
+                    Ok(connection) => connection,
+                    Err(error) => return (Err(error), false),
+                }
+            }
         };
         connection.extend(deadline);
         let work = async {
             connection.begin().await?;
-            Batch::load(&mut connection, jobs, look_up)
+            Batch::load(&mut connection, jobs, &mut self.memberships, look_up)
                 .await?
                 .store(&mut connection, jobs)
                 .await
@@ -314,27 +340,33 @@ fn again(error: &Error) -> Error {
 struct Committed {
     outcomes: Vec<Result<Outcome>>,
     events: Vec<Event>,
-    marked: Vec<ConversationId>,
+    marked: HashSet<ConversationId>,
 }
 
+type MemberKey<'a> = (ConversationId, &'a UserId);
 type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
 
 /// One transaction's view of the rows its jobs need.
 struct Batch<'a> {
     owned: HashSet<u64>,
     heads: HashMap<ConversationId, Head>,
-    members: HashMap<(ConversationId, UserId), Membership>,
+    members: HashMap<MemberKey<'a>, Membership>,
     /// Messages by client message id: those found stored, and those of this batch.
     known: HashMap<MessageKey<'a>, StoredMessage>,
     new: Vec<(ConversationId, StoredMessage)>,
     changed: HashSet<ConversationId>,
-    moved: HashSet<(ConversationId, &'a UserId)>,
+    moved: HashSet<MemberKey<'a>>,
     events: Vec<Event>,
 }
 
 impl<'a> Batch<'a> {
     /// Checks the fences, locks the heads and reads what the jobs depend on.
-    async fn load(connection: &mut Connection, jobs: &'a [Job], look_up: bool) -> Result<Self> {
+    async fn load(
+        connection: &mut Connection,
+        jobs: &'a [Job],
+        memberships: &mut MembershipCache,
+        look_up: bool,
+    ) -> Result<Self> {
         let mut assignments: Vec<&Assignment> = Vec::new();
         for job in jobs {
             if !assignments.contains(&&job.assignment) {
@@ -352,13 +384,13 @@ impl<'a> Batch<'a> {
         let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
         ids.sort_unstable();
         ids.dedup();
-        let heads = conversation::heads(connection, &ids, true).await?;
-        let pairs: HashSet<(ConversationId, &UserId)> = jobs
-            .iter()
-            .map(|job| (job.conversation, &job.user))
+        let heads: HashMap<ConversationId, Head> = conversation::heads(connection, &ids, true)
+            .await?
+            .into_iter()
+            .filter(|head| head.deleted_at.is_none())
+            .map(|head| (head.id, head))
             .collect();
-        let pairs: Vec<_> = pairs.into_iter().collect();
-        let members = member::pairs(connection, &pairs).await?;
+        let members = members_of(connection, jobs, &heads, memberships).await?;
         let known = if look_up {
             find_known(connection, jobs).await?
         } else {
@@ -366,16 +398,8 @@ impl<'a> Batch<'a> {
         };
         Ok(Self {
             owned,
-            heads: heads
-                .into_iter()
-                .filter(|head| head.deleted_at.is_none())
-                .map(|head| (head.id, head))
-                .collect(),
-            members: members
-                .into_iter()
-                .filter(|(_, member)| member.is_active())
-                .map(|(id, member)| ((id, member.user.clone()), member))
-                .collect(),
+            heads,
+            members,
             known,
             new: Vec::new(),
             changed: HashSet::new(),
@@ -398,32 +422,28 @@ impl<'a> Batch<'a> {
         let moved: Vec<(ConversationId, &Membership)> = self
             .moved
             .iter()
-            .filter_map(|(id, user)| Some((*id, self.members.get(&(*id, (*user).clone()))?)))
+            .filter_map(|key| Some((key.0, self.members.get(key)?)))
             .collect();
         member::save_watermarks(connection, &moved).await?;
-        let marks = self.marks();
-        relay::mark(connection, &marks).await?;
-        let marked: HashSet<ConversationId> = marks.into_iter().map(|(id, _)| id).collect();
+        let own_marks = self.own_marks();
+        relay::mark(connection, &own_marks).await?;
+        let relayed = changed.iter().filter(|head| head.relayed);
+        let mut marked: HashSet<ConversationId> = relayed.map(|head| head.id).collect();
+        marked.extend(own_marks.into_iter().map(|(id, _)| id));
         Ok(Committed {
             outcomes,
             events: self.events,
-            marked: marked.into_iter().collect(),
+            marked,
         })
     }
 
-    /// A message is told to all members' lists, a watermark to its own user's; neither in a large conversation.
-    fn marks(&self) -> Vec<(ConversationId, Option<&'a UserId>)> {
+    /// A watermark is told to its own user's list, except in a large conversation. Where there is a message too, the head's
+    /// mark tells everybody's.
+    fn own_marks(&self) -> Vec<(ConversationId, &'a UserId)> {
         let relayed = |id: &ConversationId| self.heads.get(id).is_some_and(|head| head.relayed);
-        let all = self
-            .changed
-            .iter()
-            .filter(|id| relayed(id))
-            .map(|id| (*id, None));
-        let own = self
-            .moved
-            .iter()
-            .filter(|(id, _)| relayed(id) && !self.changed.contains(id));
-        all.chain(own.map(|(id, user)| (*id, Some(*user))))
+        let moved = self.moved.iter().copied();
+        moved
+            .filter(|(id, _)| relayed(id) && !self.changed.contains(id))
             .collect()
     }
 
@@ -443,7 +463,7 @@ impl<'a> Batch<'a> {
         let head = self.heads.get_mut(&id).ok_or(Error::NotMember)?;
         let member = self
             .members
-            .get_mut(&(id, job.user.clone()))
+            .get_mut(&(id, &job.user))
             .ok_or(Error::NotMember)?;
         let key = draft
             .client_msg_id
@@ -470,6 +490,7 @@ impl<'a> Batch<'a> {
             now.max(head.last_at),
         );
         head.append(&stored);
+        head.marked |= head.relayed;
         member.read_seq = stored.seq; // who answers has read
         member.delivered_seq = stored.seq;
         self.changed.insert(id);
@@ -490,7 +511,7 @@ impl<'a> Batch<'a> {
         let head = self.heads.get(&job.conversation).ok_or(Error::NotMember)?;
         let member = self
             .members
-            .get_mut(&(job.conversation, job.user.clone()))
+            .get_mut(&(job.conversation, &job.user))
             .ok_or(Error::NotMember)?;
         let seq = seq.unwrap_or(head.head_seq);
         if seq > head.head_seq {
@@ -519,6 +540,52 @@ impl<'a> Batch<'a> {
         }
         Ok(watermarks)
     }
+}
+
+/// The active memberships of the jobs' users. Whoever moves watermarks by themselves needs them as they are stored; a
+/// message moves its sender's to the head, wherever they were, so a remembered membership does for it.
+async fn members_of<'a>(
+    connection: &mut Connection,
+    jobs: &'a [Job],
+    heads: &HashMap<ConversationId, Head>,
+    memberships: &mut MembershipCache,
+) -> Result<HashMap<MemberKey<'a>, Membership>> {
+    let key = |job: &'a Job| (job.conversation, &job.user);
+    let mut unknown: HashSet<MemberKey<'a>> = jobs
+        .iter()
+        .filter(|job| !matches!(job.work, Work::Send(_)) && heads.contains_key(&job.conversation))
+        .map(key)
+        .collect();
+    let mut members = HashMap::with_capacity(jobs.len());
+    for job in jobs {
+        let Some(head) = heads.get(&job.conversation) else {
+            continue;
+        };
+        if members.contains_key(&key(job)) || unknown.contains(&key(job)) {
+            continue;
+        }
+        match memberships.get(head, &job.user) {
+            Some(membership) => drop(members.insert(key(job), membership.clone())),
+            None => drop(unknown.insert(key(job))),
+        }
+    }
+    let unknown: Vec<MemberKey<'a>> = unknown.into_iter().collect();
+    let read = member::pairs(connection, &unknown).await?;
+    let mut read: HashMap<(ConversationId, UserId), Membership> = read
+        .into_iter()
+        .filter(|(_, membership)| membership.is_active())
+        .map(|(id, membership)| ((id, membership.user.clone()), membership))
+        .collect();
+    for key in unknown {
+        let (id, user) = key;
+        if let Some(head) = heads.get(&id)
+            && let Some(membership) = read.remove(&(id, user.clone()))
+        {
+            memberships.put(head, membership.clone());
+            members.insert(key, membership);
+        }
+    }
+    Ok(members)
 }
 
 /// By the unique index `messages_client_msg_id`.

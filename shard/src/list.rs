@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::conversation::{Head, WRITE_ROWS, kind_code, kind_of};
-use crate::db::{Connection, Row, Value, padded, rows_of, values};
+use crate::db::{Connection, Row, Value, list_size, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, ShardName, UserId, UserKey};
@@ -330,13 +330,19 @@ async fn take_revs(
         .map(|(user, (key, n))| (key.to_bytes(), *user, *n))
         .collect();
     users.sort_unstable(); // every relay locks users in the same order
-    let args: Vec<Value<'_>> = users
+    let mut args: Vec<Value<'_>> = users
         .iter()
         .flat_map(|(key, user, n)| values![key, *user, *n])
         .collect();
+    let rows = list_size(users.len());
+    if let Some((key, user, _)) = users.last() {
+        for _ in users.len()..rows {
+            args.extend(values![key, *user, 0]); // takes no rev
+        }
+    }
     connection
         .execute(
-            &format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(users.len(), 3)),
+            &format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(rows, 3)),
             &args,
         )
         .await?;

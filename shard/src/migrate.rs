@@ -41,7 +41,7 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0013_erasures", "0014_holds",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
-    "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_oldest_hot", "0003_members",
+    "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
     "0003_members_rev", "0004_messages", "0004_messages_client_msg_id", "0004_messages_rev", "0005_list_marks",
     "0006_users", "0007_list_entries", "0007_list_entries_activity", "0007_list_entries_rev", "0008_imports",
     "0009_archive_runs", "0009_archive_runs_rev", "0009_archive_runs_segment", "0010_archive_segments",

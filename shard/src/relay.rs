@@ -1,8 +1,9 @@
 //! How a user's conversation list follows the conversations: a durable relay.
 //!
-//! The transaction that changes a conversation also marks it (one row, however many changes). The relay reads the head
-//! once, applies it to each member's list entry on the member's own shard, and clears the mark unless it was set again
-//! meanwhile. No row per recipient is written on the sender's path.
+//! The transaction that changes a conversation also marks it: a flag in the head, which it writes anyway. The relay reads
+//! the head once, applies it to each member's list entry on the member's own shard, and clears the flag unless the head
+//! has another rev by then. Nothing per recipient is written on the sender's path. What concerns some users' lists only,
+//! such as a watermark, is marked in `list_marks` and cleared likewise, by a token.
 //!
 //! Applying is idempotent: the entry with the greater `conversation_rev` and the greater watermark wins. So a crash between
 //! applying and clearing, and two processes relaying the same mark, are both harmless; marks a crashed process left
@@ -31,6 +32,8 @@ const HINTS: usize = 65_536;
 const PASS_CONVERSATIONS: usize = 16;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
+/// Most marks cleared by one statement.
+const CLEARED_AT_ONCE: usize = 64;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
 /// How many times as long as a pass took the relay rests after it.
@@ -43,26 +46,20 @@ const MARK_UPDATE: &str = " {on_duplicate conversation_id, user_id} token = {new
 /// By the primary key.
 const MARKS_OF: &str =
     "SELECT conversation_id, user_id, token FROM list_marks WHERE conversation_id IN (";
-const MARKS_AFTER: &str = "SELECT conversation_id FROM list_marks WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?";
+const MARKS_AFTER: &str = "SELECT DISTINCT conversation_id FROM list_marks WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?";
 const ANY_MARK: &str = "SELECT conversation_id FROM list_marks LIMIT 1";
 const CLEAR: &str = "DELETE FROM list_marks WHERE ";
 
-/// In a write transaction: marks lists to be told; no user means every member's.
+/// In a write transaction: marks users' lists to be told. What all members' lists are to be told is
+/// [`Head::marked`](crate::conversation::Head::marked).
 ///
 /// # Errors
 /// When the database fails.
-pub async fn mark(
-    connection: &mut Connection,
-    marks: &[(ConversationId, Option<&UserId>)],
-) -> Result<()> {
+pub async fn mark(connection: &mut Connection, marks: &[(ConversationId, &UserId)]) -> Result<()> {
     for chunk in marks.chunks(WRITE_ROWS) {
         let mut args = Vec::with_capacity(3 * chunk.len());
         for (id, user) in padded(chunk) {
-            args.extend(values![
-                id,
-                user.map_or(&[][..], |user| user.as_ref()),
-                rand::random::<i64>()
-            ]);
+            args.extend(values![id, *user, rand::random::<i64>()]);
         }
         let rows = rows_of(args.len() / 3, 3);
         connection
@@ -146,14 +143,19 @@ pub async fn run(
 }
 
 async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<ConversationId>> {
-    let deadline = Instant::now() + PASS_DEADLINE;
+    let mut connection = shard.reader(Instant::now() + PASS_DEADLINE).await?;
+    let mut found = conversation::marked(&mut connection, after, SWEEP_MARKS).await?;
     let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    let rows = shard
-        .reader(deadline)
-        .await?
+    let rows = connection
         .fetch_all(MARKS_AFTER, &values![after, SWEEP_MARKS])
         .await?;
-    rows.iter().map(|row| row.conversation(0)).collect()
+    for row in &rows {
+        found.push(row.conversation(0)?);
+    }
+    found.sort_unstable();
+    found.dedup();
+    found.truncate(usize::try_from(SWEEP_MARKS).unwrap_or(usize::MAX));
+    Ok(found)
 }
 
 /// Whether the shard has no mark left.
@@ -161,18 +163,16 @@ async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<
 /// # Errors
 /// When the database fails.
 pub async fn is_idle(shard: &Shard, deadline: Instant) -> Result<bool> {
-    Ok(shard
-        .reader(deadline)
-        .await?
-        .fetch_optional(ANY_MARK, &[])
-        .await?
-        .is_none())
+    let mut connection = shard.reader(deadline).await?;
+    Ok(connection.fetch_optional(ANY_MARK, &[]).await?.is_none()
+        && conversation::marked(&mut connection, None, 1)
+            .await?
+            .is_empty())
 }
 
 struct Mark {
     conversation: ConversationId,
-    /// `None`: every member.
-    user: Option<UserId>,
+    user: UserId,
     token: i64,
 }
 
@@ -187,62 +187,49 @@ pub async fn apply(
     deadline: Instant,
 ) -> Result<()> {
     let mut source = shard.reader(deadline).await?;
+    // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
     let marks = marks_of(&mut source, ids).await?;
-    let mut ids: Vec<ConversationId> = marks.iter().map(|mark| mark.conversation).collect();
-    ids.dedup();
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let heads = conversation::heads(&mut source, &ids, false).await?;
+    let heads = conversation::heads(&mut source, ids, false).await?;
     let heads: HashMap<ConversationId, Head> =
         heads.into_iter().map(|head| (head.id, head)).collect();
-    let (whole, single): (Vec<&Mark>, Vec<&Mark>) =
-        marks.iter().partition(|mark| mark.user.is_none());
 
-    let pairs: Vec<(ConversationId, &UserId)> = single
+    let pairs: Vec<(ConversationId, &UserId)> = marks
         .iter()
-        .filter_map(|m| Some((m.conversation, m.user.as_ref()?)))
+        .map(|mark| (mark.conversation, &mark.user))
         .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
         deliver(router, &heads, members, deadline).await?;
     }
-    let (small, large): (Vec<&Mark>, Vec<&Mark>) = whole
-        .into_iter()
-        .partition(|mark| is_small(heads.get(&mark.conversation)));
-    for ids in chunks_by_members(&small, &heads) {
+    let marked: Vec<&Head> = heads.values().filter(|head| head.marked).collect();
+    let (small, large): (Vec<&Head>, Vec<&Head>) = marked
+        .iter()
+        .partition(|head| head.member_count <= PASS_MEMBERS as u64);
+    for ids in chunks_by_members(&small) {
         let members = member::of_conversations(&mut source, &ids).await?;
         deliver(router, &heads, members, deadline).await?;
     }
-    for mark in large {
-        deliver_large(router, &mut source, &heads, mark.conversation, deadline).await?;
+    for head in large {
+        deliver_large(router, &mut source, &heads, head.id, deadline).await?;
     }
+    // A conversation that is being written to keeps its mark; finding that out here takes no lock that a sender waits for.
+    let told = conversation::unchanged(&mut source, &marked).await?;
     drop(source);
-    clear(shard, &marks, deadline).await
-}
-
-fn is_small(head: Option<&Head>) -> bool {
-    head.is_none_or(|head| head.member_count <= PASS_MEMBERS as u64)
+    clear(shard, &marks, &told, deadline).await
 }
 
 /// Groups conversations so that each group has about as many members as are written at once.
-fn chunks_by_members(
-    marks: &[&Mark],
-    heads: &HashMap<ConversationId, Head>,
-) -> Vec<Vec<ConversationId>> {
+fn chunks_by_members(heads: &[&Head]) -> Vec<Vec<ConversationId>> {
     let mut chunks: Vec<Vec<ConversationId>> = Vec::new();
     let mut room = 0;
-    for mark in marks {
-        let members = heads
-            .get(&mark.conversation)
-            .map_or(0, |head| head.member_count);
-        if chunks.is_empty() || members > room {
+    for head in heads {
+        if chunks.is_empty() || head.member_count > room {
             chunks.push(Vec::new());
             room = PASS_MEMBERS as u64;
         }
-        room = room.saturating_sub(members);
+        room = room.saturating_sub(head.member_count);
         if let Some(chunk) = chunks.last_mut() {
-            chunk.push(mark.conversation);
+            chunk.push(head.id);
         }
     }
     chunks
@@ -338,40 +325,33 @@ async fn marks_of(connection: &mut Connection, ids: &[ConversationId]) -> Result
     let rows = connection.fetch_all(&statement, &args).await?;
     rows.iter()
         .map(|row| {
-            let user = row.bytes(1)?;
-            let user = if user.is_empty() {
-                None
-            } else {
-                Some(row.user(1)?)
-            };
             Ok(Mark {
                 conversation: row.conversation(0)?,
-                user,
+                user: row.user(1)?,
                 token: row.int(2)?,
             })
         })
         .collect()
 }
 
-async fn clear(shard: &Shard, marks: &[Mark], deadline: Instant) -> Result<()> {
-    let user = |mark: &Mark| {
-        mark.user
-            .as_ref()
-            .map_or(Vec::new(), |user| user.as_str().as_bytes().to_vec())
-    };
-    for marks in marks.chunks(PASS_CONVERSATIONS) {
-        let users: Vec<Vec<u8>> = marks.iter().map(user).collect();
-        let keys = marks.iter().zip(&users);
-        let args: Vec<Value<'_>> = keys
-            .flat_map(|(mark, user)| values![&mark.conversation, user.as_slice(), mark.token])
+async fn clear(shard: &Shard, marks: &[Mark], heads: &[&Head], deadline: Instant) -> Result<()> {
+    if marks.is_empty() && heads.is_empty() {
+        return Ok(());
+    }
+    let mut connection = shard.begin(deadline).await?;
+    if !heads.is_empty() {
+        conversation::unmark(&mut connection, heads).await?;
+    }
+    for marks in marks.chunks(CLEARED_AT_ONCE) {
+        let args: Vec<Value<'_>> = padded(marks)
+            .flat_map(|mark| values![&mark.conversation, &mark.user, mark.token])
             .collect();
         let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"]
-            .repeat(marks.len())
+            .repeat(args.len() / 3)
             .join(" OR ");
-        let statement = format!("{CLEAR}{condition}");
-        let mut connection = shard.begin(deadline).await?;
-        connection.execute(&statement, &args).await?;
-        connection.commit().await?;
+        connection
+            .execute(&format!("{CLEAR}{condition}"), &args)
+            .await?;
     }
-    Ok(())
+    connection.commit().await
 }

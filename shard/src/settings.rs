@@ -233,6 +233,8 @@ pub struct WriteSettings {
     pub queue: u32,
     /// How often a transaction is run again after a deadlock or a lock wait.
     pub max_retries: u32,
+    /// Most memberships that a lane remembers, so that it need not read them for every message; 0 for none.
+    pub member_cache: u32,
 }
 
 impl Default for WriteSettings {
@@ -242,6 +244,7 @@ impl Default for WriteSettings {
             max_batch: 128,
             queue: 1024,
             max_retries: 10,
+            member_cache: 50_000,
         }
     }
 }

@@ -1,7 +1,8 @@
--- What the relay still has to tell to members' lists. Written in the transaction that changes the conversation.
+-- Whose lists the relay still has to tell about a change that is only theirs. Written in the transaction of the change.
+-- What every member's list has to be told is marked in the conversation's head.
 CREATE TABLE IF NOT EXISTS list_marks (
     conversation_id  BLOB    NOT NULL,
-    user_id          BLOB    NOT NULL, -- empty: every member
+    user_id          BLOB    NOT NULL,
     token            INTEGER NOT NULL, -- random: a mark set again while it is being relayed is not cleared
     PRIMARY KEY (conversation_id, user_id)
 ) WITHOUT ROWID

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct KeySource {
     algorithm: TokenAlgorithm,
     refresh_interval: Duration,
     keys: RwLock<Arc<KeySet>>,
+    /// How many sets were read.
+    generation: AtomicU64,
     /// When the source was last asked. Whoever holds it asks.
     asked: tokio::sync::Mutex<Option<Instant>>,
     /// Why the last reading failed; none after a good one.
@@ -78,6 +81,7 @@ impl KeySource {
             algorithm: settings.algorithm,
             refresh_interval: settings.jwks_refresh.0,
             keys: RwLock::default(),
+            generation: AtomicU64::new(0),
             asked: tokio::sync::Mutex::new(None),
             failure: RwLock::new(Some("not read yet".into())),
         })
@@ -128,6 +132,11 @@ impl KeySource {
             .clone()
     }
 
+    /// Another number after every reading. Whoever sees it before taking keys has keys as new as that, or newer.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Whether a set was ever read.
     pub(super) fn has_keys(&self) -> bool {
         !self.current().is_empty()
@@ -148,6 +157,7 @@ impl KeySource {
                 metrics::counter!("backscroll_jwks_refreshes_total", "outcome" => "ok")
                     .increment(1);
                 *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+                self.generation.fetch_add(1, Ordering::Release);
                 None
             }
             Err(error) => {

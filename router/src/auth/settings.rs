@@ -38,6 +38,9 @@ pub struct AuthSettings {
     pub role_claim: String,
     /// The role that opens `/admin`.
     pub admin_role: String,
+    /// Most valid tokens that are kept, so that they are not checked again until they end or the keys are read anew; 0
+    /// for none.
+    pub token_cache: usize,
 }
 
 impl Default for AuthSettings {
@@ -53,6 +56,7 @@ impl Default for AuthSettings {
             audience: None,
             role_claim: "role".into(),
             admin_role: "admin".into(),
+            token_cache: 10_000,
         }
     }
 }
@@ -113,6 +117,10 @@ impl AuthSettings {
         require(
             !matches!(self.role_claim.as_str(), "" | "/"),
             "auth.role_claim: must not be empty",
+        );
+        require(
+            self.token_cache <= 1_000_000,
+            "auth.token_cache: at most 1000000",
         );
         require(
             !self.admin_role.is_empty(),

@@ -220,6 +220,7 @@ impl Check<'_> {
         self.number("write.max_batch", write.max_batch, 1, 1000);
         self.number("write.max_retries", write.max_retries, 0, 100);
         self.number("write.queue", write.queue, 1, 1_000_000);
+        self.number("write.member_cache", write.member_cache, 0, 10_000_000);
         if write.queue < write.max_batch {
             self.report(
                 "write.queue",

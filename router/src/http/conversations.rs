@@ -11,9 +11,9 @@ use backscroll_shard::model::{
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ChatRoutes;
 use super::extract::{
     Bearer, Json, LIST_MAX, OptionalJson, Path, Query, idempotency_key, page_limit,
 };
@@ -21,13 +21,14 @@ use super::problem::Problem;
 use super::state::App;
 use crate::openapi::problems;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(one, change, delete))
-        .routes(routes!(read))
-        .routes(routes!(delivered))
-        .routes(routes!(unread_count))
+pub(super) fn routes() -> ChatRoutes {
+    vec![
+        routes!(list, create),
+        routes!(one, change, delete),
+        routes!(read),
+        routes!(delivered),
+        routes!(unread_count),
+    ]
 }
 
 /// Which page of a list.

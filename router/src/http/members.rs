@@ -9,19 +9,17 @@ use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::model::{Conversation, Member, MemberList, NewMembers, Role};
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ChatRoutes;
 use super::conversations::ListQuery;
 use super::extract::{Bearer, Json, Path, Query};
 use super::problem::Problem;
 use super::state::App;
 use crate::openapi::problems;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(list, add))
-        .routes(routes!(change_role, remove))
+pub(super) fn routes() -> ChatRoutes {
+    vec![routes!(list, add), routes!(change_role, remove)]
 }
 
 /// Members

@@ -9,19 +9,20 @@ use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{HistoryPage, Message, NewMessage, Position};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ChatRoutes;
 use super::extract::{Bearer, Json, MESSAGES_MAX, Path, Query, idempotency_key, page_limit};
 use super::problem::Problem;
 use super::state::App;
 use crate::openapi::problems;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(history, send))
-        .routes(routes!(one, edit, delete))
-        .routes(routes!(react, unreact))
+pub(super) fn routes() -> ChatRoutes {
+    vec![
+        routes!(history, send),
+        routes!(one, edit, delete),
+        routes!(react, unreact),
+    ]
 }
 
 /// Which part of the history.

@@ -7,17 +7,21 @@
 //! `backscroll::access`); slow ones and failures are at `warn`, at most [`WARNINGS_PER_SECOND`]; internal errors are at
 //! `error`, every one.
 
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::HttpBody as _;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use tokio::time::timeout_at;
+use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use super::extract::Deadline;
@@ -35,17 +39,42 @@ const WARNINGS_PER_SECOND: u64 = 20;
 /// The store keeps deadlines itself; this is how much later a request is given up if it does not.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Around everything.
-pub(super) async fn observe(
-    State(app): State<Arc<App>>,
+/// The patterns of all routes: their names in metrics and logs.
+#[derive(Default)]
+pub(super) struct Patterns(matchit::Router<Arc<str>>);
+
+impl Patterns {
+    /// Adds a pattern, as the router has it.
+    pub(super) fn add(&mut self, pattern: &str) {
+        // The router refuses patterns that collide, before this is asked.
+        let _ = self.0.insert(pattern, Arc::from(pattern));
+    }
+
+    /// The pattern of `path`; `unmatched` when there is no such route.
+    fn of(&self, path: &str) -> Arc<str> {
+        self.0
+            .at(path)
+            .map_or_else(|_| Arc::from("unmatched"), |found| Arc::clone(found.value))
+    }
+}
+
+/// Around everything but the compression of answers.
+///
+/// # Errors
+/// None.
+pub(super) async fn observe<S>(
+    app: Arc<App>,
+    patterns: Arc<Patterns>,
+    inner: S,
     mut request: Request,
-    next: Next,
-) -> Response {
+) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     let start = Instant::now();
     let id = request_id(request.headers());
     let method = method_name(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let route = patterns.of(request.uri().path());
     let http1 = request.version() < Version::HTTP_2;
     request
         .extensions_mut()
@@ -54,10 +83,10 @@ pub(super) async fn observe(
         "request",
         id = id.to_str().unwrap_or_default(),
         method,
-        route
+        route = &*route
     );
 
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = inner.oneshot(request).instrument(span).await?;
 
     let problem = response
         .extensions_mut()
@@ -84,7 +113,7 @@ pub(super) async fn observe(
     outcome.count();
     outcome.log(problem.as_ref());
     response.headers_mut().insert(REQUEST_ID, id);
-    response
+    Ok(response)
 }
 
 /// The problem for a failure that a library answered without a word, such as a missing file of the documentation.
@@ -96,32 +125,56 @@ fn wordless(response: &Response) -> Option<Problem> {
     }
 }
 
-/// Around what does work: at most so many at once, and none for ever.
-pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Around the routes: of those that do work at most so many at once, and none for ever; a panic is an answer.
+///
+/// # Errors
+/// None.
+pub(super) async fn guard<S>(
+    app: Arc<App>,
+    routes: S,
+    request: Request,
+) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    if !super::MOUNTS
+        .iter()
+        .any(|mount| request.uri().path().starts_with(mount))
+    {
+        return Ok(unless_panicked(routes.oneshot(request)).await);
+    }
     let Some(_place) = app.admit() else {
-        return Problem::new(
+        return Ok(Problem::new(
             Code::Overloaded,
             "there are too many requests at once; nothing was done",
         )
-        .into_response();
+        .into_response());
     };
     let deadline = request.extensions().get::<Deadline>().map_or_else(
         || Instant::now() + app.request_timeout,
         |deadline| deadline.0,
     );
-    match timeout_at((deadline + GRACE).into(), next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(
+    let work = unless_panicked(routes.oneshot(request));
+    match timeout_at((deadline + GRACE).into(), work).await {
+        Ok(response) => Ok(response),
+        Err(_) => Ok(Problem::new(
             Code::DeadlineExceeded,
             "the deadline passed before the operation was done",
         )
-        .into_response(),
+        .into_response()),
     }
 }
 
-/// What a panic is answered with.
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
-pub(super) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+/// The answer, or what a panic is answered with.
+async fn unless_panicked(work: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    // What was being worked on is dropped; what several requests share is left as after any cancellation.
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Err(panic) => panicked(&*panic),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
@@ -161,7 +214,7 @@ fn method_name(method: &Method) -> &'static str {
 
 struct Outcome<'a> {
     method: &'static str,
-    route: &'a str,
+    route: Arc<str>,
     status: u16,
     took: Duration,
     id: &'a HeaderValue,
@@ -169,7 +222,7 @@ struct Outcome<'a> {
 
 impl Outcome<'_> {
     fn count(&self) {
-        let (method, route) = (self.method, self.route.to_owned());
+        let (method, route) = (self.method, Arc::clone(&self.route));
         metrics::counter!("backscroll_http_requests_total", "method" => method, "route" => route.clone(), "status" => self.status.to_string())
             .increment(1);
         metrics::histogram!("backscroll_http_request_seconds", "method" => method, "route" => route).record(self.took);
@@ -182,7 +235,7 @@ impl Outcome<'_> {
                     target: "backscroll::access",
                     request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method,
-                    route = self.route,
+                    route = &*self.route,
                     status = self.status,
                     ms = self.took.as_secs_f64() * 1000.0,
                     $($more,)?
@@ -254,11 +307,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_internal_problem_with_its_text_for_the_log_only() {
         let broken = axum::routing::get(async || -> &str { panic!("the inside: {}", 7) });
-        let router = axum::Router::new()
-            .route("/", broken)
-            .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked));
+        let router = axum::Router::new().route("/", broken);
         let request = Request::new(axum::body::Body::empty());
-        let mut response = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        let mut response = unless_panicked(router.oneshot(request)).await;
         let problem = response.extensions_mut().remove::<Problem>().unwrap();
         assert_eq!(problem.code(), Code::Internal);
         assert_eq!(problem.cause(), Some("panic: the inside: 7"));

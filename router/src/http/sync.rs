@@ -5,16 +5,16 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::State;
 use backscroll_shard::model::{SyncPage, SyncRequest};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ChatRoutes;
 use super::extract::{Bearer, Json};
 use super::problem::Problem;
 use super::state::App;
 use crate::openapi::problems;
 
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(sync))
+pub(super) fn routes() -> ChatRoutes {
+    vec![routes!(sync)]
 }
 
 /// Everything that changed since

@@ -11,7 +11,6 @@ use crate::ids::{ConversationId, Rev, UserId};
 use crate::member::{self, Membership};
 use crate::message::StoredMessage;
 use crate::model::{ConversationKind, MessagePreview, RawJson, Role, Timestamp};
-use crate::relay;
 
 /// Most members that are told; a larger conversation gets those back who wrote in it.
 const MEMBERS_MAX: u64 = 1000;
@@ -131,7 +130,8 @@ pub async fn recreate(
         .filter(|text| RawJson::parse(text.clone()).is_ok());
     head.head_seq = traces.last.seq;
     head.rev = traces.rev;
-    let rev = head.next_rev();
+    let rev = head.change_members();
+    head.marked = true;
     head.last_at = traces.last.created_at;
     head.last = Some(traces.last.clone());
     head.member_count = roles.len() as u64;
@@ -152,7 +152,6 @@ pub async fn recreate(
     let members: Vec<Membership> = roles.into_iter().map(membership).collect();
     conversation::save(connection, &[&head]).await?;
     member::save(connection, id, &members).await?;
-    relay::mark(connection, &[(id, None)]).await?;
     Ok(true)
 }
 

@@ -19,7 +19,6 @@ use crate::model::{
     Timestamp,
 };
 use crate::node::Shard;
-use crate::relay;
 use crate::seams::Event;
 
 /// Longest title in characters.
@@ -138,7 +137,8 @@ impl Store {
         head.metadata = self.check_metadata(new.metadata.as_ref())?;
         head.member_count = others.len() as u64 + 1;
         head.set_relayed(self.settings().relay.max_members);
-        head.next_rev();
+        head.change_members();
+        head.marked = true;
         let mut members = vec![(caller.user.clone(), creator_role)];
         members.extend(others.into_iter().map(|user| (user.clone(), Role::Member)));
         head.first_members = members
@@ -347,7 +347,6 @@ async fn create(
     let members: Vec<Membership> = plan.members.iter().map(membership).collect();
     conversation::insert(connection, &plan.head).await?;
     member::save(connection, id, &members).await?;
-    relay::mark(connection, &[(id, None)]).await?;
     Ok(Created::New)
 }
 

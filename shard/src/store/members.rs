@@ -122,7 +122,7 @@ impl Store {
                 change.head.kind,
                 change.head.member_count + joining.len() as u64,
             )?;
-            let rev = change.head.next_rev();
+            let rev = change.head.change_members();
             let head_seq = change.head.head_seq; // nothing is unread for those who join now
             let membership = |user: &&UserId| Membership {
                 user: (*user).clone(),
@@ -175,7 +175,7 @@ impl Store {
                 require_another_owner(&mut change.connection, id, user).await?;
             }
             membership.role = Some(role);
-            membership.rev = change.head.next_rev();
+            membership.rev = change.head.change_members();
             member::save(
                 &mut change.connection,
                 id,
@@ -218,7 +218,7 @@ impl Store {
                 require_another_owner(&mut change.connection, id, user).await?;
             }
             membership.role = None;
-            membership.rev = change.head.next_rev();
+            membership.rev = change.head.change_members();
             member::save(
                 &mut change.connection,
                 id,
@@ -252,10 +252,7 @@ impl Store {
             (false, false) => Told::Users(users),
             // Past members are not among those a large conversation tells; a crossing tells them by themselves.
             (true, false) | (false, true) => {
-                let marks: Vec<_> = users
-                    .iter()
-                    .map(|user| (change.head.id, Some(user)))
-                    .collect();
+                let marks: Vec<_> = users.iter().map(|user| (change.head.id, user)).collect();
                 crate::relay::mark(&mut change.connection, &marks).await?;
                 Told::Everybody
             }

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use backscroll_shard::db::{Connection, Database, Value};
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, KeyFunction, ShardName, UserKey};
+use backscroll_shard::ids::{ConversationId, KeyFunction, Seq, ShardName, UserKey};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::migrate::migrate_all;
-use backscroll_shard::model::{Caller, ConversationKind, NewConversation, Position};
+use backscroll_shard::model::{
+    Caller, ConversationKind, NewConversation, NewMembers, Position, Role,
+};
 use backscroll_shard::settings::{DatabaseUrl, Span};
-use backscroll_shard::store::Store;
+use backscroll_shard::store::{Health, Store};
 use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address};
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
@@ -23,6 +25,7 @@ crate::on_every_backend!(
     a_freeze_stops_writers_exactly,
     a_router_starts_without_the_directory,
     lists_are_exact_after_a_crashed_relay,
+    members_changed_by_another_process_are_known_at_once,
     migrating_twice_and_at_once_is_harmless,
 );
 
@@ -275,6 +278,36 @@ async fn lists_are_exact_after_a_crashed_relay(bed: &Bed) {
     drop(dying); // never closed, as after kill -9
 }
 
+/// What lanes remember of members is never older than the members are.
+async fn members_changed_by_another_process_are_known_at_once(bed: &Bed) {
+    let another = Bed::another(&bed.settings).await;
+    let (alice, bob) = (caller("alice"), caller("bob"));
+    let id = bed.group("alice", &["bob"]).await;
+    bed.say("bob", id, "remembered from here on").await;
+    for _ in 0..2 {
+        another.remove_member(&alice, id, &bob.user).await.unwrap();
+        let refused = bed.store.send(&bob, id, text("let me in")).await;
+        assert!(matches!(refused, Err(Error::NotMember)), "{refused:?}");
+        let back = NewMembers {
+            members: vec![bob.user.clone()],
+            role: Role::Member,
+        };
+        another.add_members(&alice, id, back).await.unwrap();
+        bed.say("bob", id, "back again").await;
+    }
+    another.send(&alice, id, text("news")).await.unwrap();
+    another.mark_read(&bob, id, None).await.unwrap();
+    let unmoved = bed.store.mark_read(&bob, id, Some(Seq(1))).await.unwrap();
+    assert_eq!((unmoved.read_seq, unmoved.unread_count), (Seq(4), 0));
+    let newest = bed.say("bob", id, "and mine").await;
+    let unmoved = another.mark_delivered(&bob, id, None).await.unwrap();
+    assert_eq!(
+        (unmoved.read_seq, unmoved.delivered_seq),
+        (newest.seq, newest.seq)
+    );
+    another.close(Instant::now() + PATIENCE).await;
+}
+
 async fn migrating_twice_and_at_once_is_harmless(bed: &Bed) {
     let folder = tempfile::tempdir().unwrap();
     let on_server = bed.settings.directory.url.0.starts_with("mysql");
@@ -404,7 +437,21 @@ async fn a_dead_shard_fails_alone_and_comes_back() {
                 .count(),
             3
         );
-        assert!(health.shards.iter().any(|shard| shard.breaker != "closed"));
+        // However many of the sends met in one transaction, a few more failures open the breaker.
+        let opens = async {
+            let patience = Duration::from_millis(300);
+            let closed = |health: Health| health.shards.iter().all(|s| s.breaker == "closed");
+            while closed(bed.store.health(patience).await) {
+                let outcome = bed.store.send(&caller("alice"), behind, text("lost")).await;
+                assert!(
+                    matches!(&outcome, Err(error) if error.is_retryable()),
+                    "{mode:?}: {outcome:?}"
+                );
+            }
+        };
+        tokio::time::timeout(PATIENCE, opens)
+            .await
+            .expect("the breaker opens");
         proxy.set(Mode::Pass).await;
         let back = async {
             while bed

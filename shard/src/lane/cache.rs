@@ -1,0 +1,144 @@
+//! The memberships that a lane remembers between its transactions.
+//!
+//! A membership that was read while the conversation's head was locked holds for as long as the head has the same
+//! `members_rev`: whoever joins, leaves or gets another role locks the head too, and moves it on. So remembering is as
+//! exact as reading (INV-MEMBER), also when another process changes the members. Watermarks take no rev: those of a
+//! remembered membership may be behind, and are of use only to whoever moves them to the head.
+
+use std::collections::HashMap;
+
+use crate::conversation::Head;
+use crate::ids::{ConversationId, Rev, UserId};
+use crate::member::Membership;
+
+/// Active memberships, at most so many (INV-BOUND).
+#[derive(Debug)]
+pub(super) struct MembershipCache {
+    conversations: HashMap<ConversationId, Remembered>,
+    len: usize,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    members_rev: Rev,
+    members: HashMap<UserId, Membership>,
+}
+
+impl MembershipCache {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            conversations: HashMap::new(),
+            len: 0,
+            capacity,
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.conversations.clear();
+        self.len = 0;
+    }
+
+    /// What is remembered of `user` in the conversation whose head this is.
+    pub(super) fn get(&self, head: &Head, user: &UserId) -> Option<&Membership> {
+        let remembered = self.conversations.get(&head.id)?;
+        if remembered.members_rev != head.members_rev {
+            return None;
+        }
+        remembered.members.get(user)
+    }
+
+    /// Remembers an active membership that was read under the lock of this head. When there is no room, everything is
+    /// forgotten first: reading it again costs little, and keeping an order would cost every send something.
+    pub(super) fn put(&mut self, head: &Head, membership: Membership) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.len >= self.capacity {
+            self.clear();
+        }
+        let remembered = self
+            .conversations
+            .entry(head.id)
+            .or_insert_with(|| Remembered {
+                members_rev: head.members_rev,
+                members: HashMap::new(),
+            });
+        if remembered.members_rev != head.members_rev {
+            self.len -= remembered.members.len();
+            remembered.members.clear();
+            remembered.members_rev = head.members_rev;
+        }
+        let user = membership.user.clone();
+        if remembered.members.insert(user, membership).is_none() {
+            self.len += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Seq, UserKey};
+    use crate::model::{ConversationKind, Role, Timestamp};
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn head(n: u64) -> Head {
+        let id = ConversationId::new(UserKey(1), n);
+        let mut head = Head::new(id, ConversationKind::Group, user("owner"), Timestamp(0));
+        head.change_members();
+        head
+    }
+
+    fn membership(name: &str) -> Membership {
+        Membership {
+            user: user(name),
+            role: Some(Role::Member),
+            read_seq: Seq(0),
+            delivered_seq: Seq(0),
+            rev: Rev(1),
+            joined_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_members_forgets_the_conversation() {
+        let mut cache = MembershipCache::new(10);
+        let (mut changing, other) = (head(1), head(2));
+        for head in [&changing, &other] {
+            cache.put(head, membership("ann"));
+        }
+        changing.next_rev();
+        assert!(
+            cache.get(&changing, &user("ann")).is_some(),
+            "a message changes no members"
+        );
+        changing.change_members();
+        assert!(cache.get(&changing, &user("ann")).is_none());
+        cache.put(&changing, membership("ben"));
+        assert!(cache.get(&changing, &user("ann")).is_none());
+        assert!(cache.get(&changing, &user("ben")).is_some());
+        assert!(cache.get(&other, &user("ann")).is_some());
+        assert_eq!(cache.len, 2);
+    }
+
+    #[test]
+    fn it_never_holds_more_than_its_capacity() {
+        let mut cache = MembershipCache::new(3);
+        for n in 0..5 {
+            for name in ["ann", "ben", "ann"] {
+                cache.put(&head(n), membership(name));
+                let held: usize = cache.conversations.values().map(|c| c.members.len()).sum();
+                assert!(held <= 3 && held == cache.len);
+                assert!(cache.get(&head(n), &user(name)).is_some());
+            }
+        }
+        let mut none = MembershipCache::new(0);
+        none.put(&head(1), membership("ann"));
+        assert!(none.get(&head(1), &user("ann")).is_none());
+    }
+}
