@@ -1,11 +1,10 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
-//! A lane takes everything that queued up while its previous transaction was committing, and then for as long again: a
-//! lane that is not idle rests as long as it worked (10 ms at most), so that batches grow before the machine is full of
-//! small ones. Idle, it begins at once. It runs **one** transaction for all of it: fences → heads locked in id order →
-//! memberships not known yet → one multi-row insert → heads, with the mark for the lists → watermarks → commit → answers,
-//! then events. A conversation is always in the same lane of a process; between processes the head's row lock orders its
-//! messages (INV-SEQ). An answer always means committed (INV-ACK).
+//! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
+//! transaction for all of it: fences → heads locked in id order → memberships not known yet → one multi-row insert →
+//! heads, with the mark for the lists → watermarks → commit → answers, then events. A conversation is always in the same
+//! lane of a process; between processes the head's row lock orders its messages (INV-SEQ). An answer always means
+//! committed (INV-ACK).
 //!
 //! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
 //! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
@@ -43,9 +42,6 @@ use crate::settings::WriteSettings;
 
 /// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Longest rest between two transactions: after a slow one, callers have waited enough.
-const REST_MAX: Duration = Duration::from_millis(10);
 
 /// What a lane does for one caller.
 #[derive(Clone, Debug)]
@@ -189,16 +185,7 @@ impl Lane {
         let max_batch = self.settings.max_batch.max(1) as usize;
         let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
         let mut batch = Vec::with_capacity(max_batch);
-        let mut rest_until = Instant::now();
         while jobs.recv_many(&mut batch, max_batch).await > 0 {
-            if batch.len() < max_batch && Instant::now() < rest_until {
-                tokio::time::sleep_until(rest_until.into()).await;
-                while batch.len() < max_batch
-                    && let Ok(job) = jobs.try_recv()
-                {
-                    batch.push(job);
-                }
-            }
             self.queued.fetch_sub(batch.len() as u64, Ordering::Relaxed);
             let now = Instant::now();
             // Whoever no longer waits was told so, or went away.
@@ -212,7 +199,6 @@ impl Lane {
             if self.shard.primary().dialect() == Dialect::Sqlite {
                 self.connection = None; // the only writer; others wait for it
             }
-            rest_until = Instant::now() + now.elapsed().min(REST_MAX);
         }
     }
 
