@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`run`] | the archive job: from hot rows to published segments |
-//! | [`erase`] | deleted content out of archived objects; superseded copies and ended retentions too |
+//! | [`erase`] | deleted content out of archived objects; ended retentions and superseded copies too |
 //! | [`collect`] | objects that nothing names: found, kept for a while, deleted |
 //! | [`verify`] | the scrub: bucket against index, both ways, and every frame |
 //! | [`restore`] | a conversation back to hot rows |

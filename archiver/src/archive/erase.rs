@@ -24,6 +24,7 @@ use backscroll_shard::node::Shard;
 use serde::Serialize;
 
 use super::draft::{Batch, Draft, Written};
+use super::run::RunFigures;
 use super::{
     Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
 };
@@ -216,6 +217,41 @@ impl Archive {
         Ok(())
     }
 
+    /// Writes segments anew of which the `new` ones have archived messages again, once less than half of what they were
+    /// written with is only there: so that superseded copies take no more room than what counts.
+    pub(super) async fn compact(
+        &self,
+        shard: &Arc<Shard>,
+        lease: &Lease,
+        new: &[SegmentId],
+        figures: &mut RunFigures,
+    ) -> Result<()> {
+        let mut overtaken: BTreeSet<SegmentId> = BTreeSet::new();
+        for id in new {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            overtaken.extend(archive::overtaken_by(&mut connection, *id).await?);
+        }
+        for id in overtaken {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let record = archive::segment(&mut connection, id).await?;
+            drop(connection);
+            let Some(record) = record.filter(|it| it.state == SegmentState::Settled) else {
+                continue;
+            };
+            let mut live = 0;
+            for (conversation, run) in runs_of(shard, id).await? {
+                live += only_here(shard, conversation, &run).await?.len() as u64;
+            }
+            if live * 2 < record.messages {
+                let mut rewritten = EraseFigures::default();
+                self.rewrite(shard, lease, id, &BTreeSet::new(), &mut rewritten)
+                    .await?;
+                figures.compacted += rewritten.rewritten;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a segment anew with the messages that only it has, without those of the conversations that are `gone`.
     async fn rewrite(
         &self,
@@ -264,18 +300,7 @@ impl Archive {
         old: SegmentId,
         gone: &BTreeSet<ConversationId>,
     ) -> Result<Option<Written>> {
-        let mut runs = Vec::new();
-        loop {
-            let after = runs
-                .last()
-                .map(|(id, run): &(ConversationId, ArchivedRun)| (*id, run.last_seq));
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let page = archive::runs_of_segment(&mut connection, old, after, PAGE).await?;
-            if page.is_empty() {
-                break;
-            }
-            runs.extend(page);
-        }
+        let mut runs = runs_of(shard, old).await?;
         runs.retain(|(id, _)| !gone.contains(id));
         // In the order of the file, so that each frame is read once.
         runs.sort_by_key(|(id, run)| (run.offset, *id, run.first_seq));
@@ -377,6 +402,20 @@ pub(super) async fn all_runs(shard: &Shard, id: ConversationId) -> Result<Vec<Ar
     loop {
         let mut connection = shard.reader(Instant::now() + STEP).await?;
         let page = archive::runs_of_conversation(&mut connection, id, runs.last(), PAGE).await?;
+        if page.is_empty() {
+            return Ok(runs);
+        }
+        runs.extend(page);
+    }
+}
+
+/// All runs that name a segment.
+async fn runs_of(shard: &Shard, segment: SegmentId) -> Result<Vec<(ConversationId, ArchivedRun)>> {
+    let mut runs: Vec<(ConversationId, ArchivedRun)> = Vec::new();
+    loop {
+        let after = runs.last().map(|(id, run)| (*id, run.last_seq));
+        let mut connection = shard.reader(Instant::now() + STEP).await?;
+        let page = archive::runs_of_segment(&mut connection, segment, after, PAGE).await?;
         if page.is_empty() {
             return Ok(runs);
         }

@@ -43,6 +43,8 @@ pub struct RunFigures {
     pub segments: u64,
     /// Hot rows that were deleted.
     pub deleted: u64,
+    /// Older segments that were written anew because most of what they held is archived anew.
+    pub compacted: u64,
     /// Segments of an earlier run whose hot rows were still there.
     pub resumed: u64,
     /// How long it took, in milliseconds.
@@ -108,6 +110,7 @@ impl Archive {
         let mut source = Source::new(shard, &lease.ranges, cutoff);
         let mut reading = Throttle::new(shard, lease, &self.settings, progress);
         let mut deleting = Throttle::new(shard, lease, &self.settings, progress);
+        let mut new: Vec<SegmentId> = Vec::new();
         let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;
         loop {
             progress.update(|now| now.phase = "archiving");
@@ -124,13 +127,15 @@ impl Archive {
             let (written, deleted) = futures_util::future::join(write, settle).await;
             figures.deleted += deleted?;
             let Some(written) = written? else {
-                return self.settle_heads(shard, lease, &source.empty).await;
+                self.settle_heads(shard, lease, &source.empty).await?;
+                return self.compact(shard, lease, &new, figures).await;
             };
             self.publish(shard, lease, &written).await?;
             figures.segments += 1;
             figures.messages += written.messages;
             figures.bytes += written.bytes;
             figures.conversations = source.conversations;
+            new.push(written.id);
             unsettled = Some((written.id, source.continues()));
         }
     }

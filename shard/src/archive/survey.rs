@@ -31,6 +31,11 @@ const PURGE: &str = "DELETE FROM messages WHERE conversation_id = ? AND seq <= ?
 const NEXT_SEQ: &str = "SELECT seq FROM messages WHERE conversation_id = ? ORDER BY seq LIMIT 1";
 /// By the index `archive_runs_segment`.
 const NEXT_NAMED: &str = "SELECT segment FROM archive_runs {by archive_runs_segment} WHERE segment > ? ORDER BY segment LIMIT 1";
+/// By the index `archive_runs_segment`, and for each run found by the primary key: see [`super::locate`].
+const OVERTAKEN: &str = "SELECT DISTINCT o.segment FROM archive_runs n {by archive_runs_segment} \
+     JOIN archive_runs o ON o.conversation_id = n.conversation_id AND o.last_seq >= n.first_seq \
+     AND o.last_seq < n.last_seq + 4096 AND o.first_seq <= n.last_seq AND o.generation < n.generation \
+     WHERE n.segment = ? AND o.segment IS NOT NULL";
 /// By the primary key.
 const CONVERSATIONS_AFTER: &str = "SELECT id FROM conversations WHERE id > ? ORDER BY id LIMIT ?";
 /// By the index `archive_segments_state`.
@@ -153,6 +158,22 @@ pub async fn next_named_segment(
         .await?;
     row.map(|row| SegmentId::from_bytes(&row.bytes(0)?))
         .transpose()
+}
+
+/// The segments of which a newer one has archived messages anew.
+///
+/// # Errors
+/// When the database fails.
+pub async fn overtaken_by(
+    connection: &mut Connection,
+    segment: SegmentId,
+) -> Result<Vec<SegmentId>> {
+    let rows = connection
+        .fetch_all(OVERTAKEN, &values![segment.as_bytes()])
+        .await?;
+    rows.iter()
+        .map(|row| SegmentId::from_bytes(&row.bytes(0)?))
+        .collect()
 }
 
 /// The next `limit` conversations of a shard, by id, with their heads.

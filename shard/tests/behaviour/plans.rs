@@ -20,7 +20,7 @@ use backscroll_shard::settings::StoreSettings;
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 11] = [
+const LARGE: [&str; 13] = [
     "messages",
     "members",
     "conversations",
@@ -32,6 +32,8 @@ const LARGE: [&str; 11] = [
     "erasures",
     "m",
     "c",
+    "n",
+    "o",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,6 +212,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         archive::settle_heads(connection, &[*id]).await?;
         archive::drop_run(connection, *id, &runs[0]).await?;
         archive::is_named(connection, *segment).await?;
+        archive::overtaken_by(connection, *segment).await?;
         archive::segment(connection, *segment).await?;
         archive::is_held(connection, *id).await?;
         archive::erasures_of(connection, *id, None, 5).await?;

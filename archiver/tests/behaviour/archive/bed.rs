@@ -20,7 +20,7 @@ use backscroll_shard::model::{
 use backscroll_shard::seams::NoListener;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
-use backscroll_testkit::TestDatabases;
+use backscroll_testkit::{Proxy, TestDatabases, socket_address};
 use futures_util::TryStreamExt as _;
 
 use crate::beds;
@@ -44,6 +44,8 @@ pub(crate) struct Bed {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) faults: Faults,
     pub(crate) archive_settings: ArchiveSettings,
+    /// Between the store and the shards' server.
+    pub(crate) proxy: Option<Proxy>,
     databases: Vec<TestDatabases>,
     _kept: Vec<Box<dyn Any + Send + Sync>>,
 }
@@ -90,13 +92,17 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         let mut databases = Vec::new();
+        let mut proxy = None;
         if let Backend::Server = backend {
             let created = TestDatabases::create(3).await;
-            let mut urls = created.urls().into_iter().map(DatabaseUrl);
-            settings.directory.url = urls.next().unwrap();
+            let mut urls = created.urls().into_iter();
+            settings.directory.url = DatabaseUrl(urls.next().unwrap());
+            let between = Proxy::start(socket_address(&settings.directory.url.0));
             for shard in &mut settings.shards {
-                shard.primary = urls.next().unwrap();
+                shard.primary = DatabaseUrl(between.url(&urls.next().unwrap()));
             }
+            proxy = Some(between);
+            settings.pool.breaker_cooldown = Span::millis(100);
             settings.pool.max_connections = 8;
             databases.push(created);
         }
@@ -117,6 +123,7 @@ impl Bed {
             objects,
             faults,
             archive_settings,
+            proxy,
             databases,
             _kept: vec![Box::new(folder)],
         }
@@ -250,6 +257,25 @@ impl Bed {
         let prefix = KeyPrefix::default();
         let listed = transfer::list(self.objects.as_ref(), &prefix);
         listed.map_ok(|meta| meta.key).try_collect().await.unwrap()
+    }
+
+    /// Waits until the shards are as they were before their server went away: no pool has a dead connection left.
+    pub(crate) async fn shards_come_back(&self) {
+        for shard in self.store.router().shards() {
+            let mut answers = 0;
+            while answers < 10 {
+                let deadline = Instant::now() + PATIENCE;
+                let asked = async {
+                    shard
+                        .reader(deadline)
+                        .await?
+                        .fetch_optional("SELECT 1", &[])
+                        .await
+                };
+                answers = if asked.await.is_ok() { answers + 1 } else { 0 };
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
 
     /// Waits until the leases of jobs that died are over.

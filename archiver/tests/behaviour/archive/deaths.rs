@@ -3,12 +3,14 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use backscroll_archiver::archive::{Archive, Hook, Progress, Step};
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::{ErrorKind, Operation};
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Message, Timestamp};
+use backscroll_testkit::Mode;
 use futures_util::FutureExt as _;
 
 use super::bed::{Backend, Bed, caller, on_both, order};
@@ -21,6 +23,56 @@ on_both!(
     an_object_store_that_fails_costs_nothing,
     what_comes_back_wrong_is_not_published,
 );
+
+/// The database goes away between two steps, and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_may_be_lost_after_any_step() {
+    let steps = [
+        Step::Leased,
+        Step::Intended,
+        Step::ReadBack,
+        Step::Published,
+        Step::Deleted,
+        Step::Emptied,
+    ];
+    for step in steps {
+        let bed = Bed::open(Backend::Server).await;
+        let id = bed.import("talk", 250).await;
+        let log = bed.walk(id).await;
+        let proxy = bed.proxy.as_ref().unwrap();
+        let (told, mut passed) = tokio::sync::mpsc::channel(1);
+        let hook = move |now: Step| {
+            if now == step && told.try_send(()).is_ok() {
+                // Until the connections are cut.
+                let (told, patience) = (told.clone(), Duration::from_millis(300));
+                std::thread::sleep(patience);
+                drop(told);
+            }
+        };
+        let archive = bed.archive_with(Arc::new(hook));
+        let (order, progress) = (order(), Progress::default());
+        let run = archive.run(&order, Timestamp::now(), &progress);
+        let cut = async {
+            passed.recv().await;
+            proxy.set(Mode::Cut).await;
+            passed
+        };
+        let (outcomes, _passed) = futures_util::future::join(run, cut).await;
+        let outcomes = outcomes.unwrap();
+        assert!(
+            outcomes.iter().any(|outcome| outcome.error.is_some()),
+            "{step:?}"
+        );
+        proxy.set(Mode::Pass).await;
+        bed.shards_come_back().await;
+        bed.leases_end().await;
+        assert_all_there(&bed, id, &log, step).await;
+        bed.run().await;
+        assert_eq!(bed.hot_rows(id).await, 0, "lost after {step:?}");
+        assert_all_there(&bed, id, &log, step).await;
+        bed.close().await;
+    }
+}
 
 /// Dies at the `nth` passing of `step`.
 fn death_at(step: Step, nth: u32) -> Hook {

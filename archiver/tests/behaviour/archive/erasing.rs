@@ -12,6 +12,7 @@ on_both!(
     a_deleted_conversation_leaves_everything,
     a_hold_keeps_what_was_deleted_before,
     what_is_older_than_the_retention_is_dropped,
+    superseded_copies_do_not_pile_up,
 );
 
 async fn erase(bed: &Bed) {
@@ -144,6 +145,43 @@ async fn what_is_older_than_the_retention_is_dropped(backend: Backend) {
     let refused = bed.store.react(&caller("alice"), dropped, "👍").await;
     assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
     assert!(!bed.stored_text().await.contains("talk message 1 "));
+    bed.assert_clean().await;
+    bed.close().await;
+}
+
+async fn superseded_copies_do_not_pile_up(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 60).await;
+    bed.run().await;
+    let first = bed.keys().await;
+    // A few changes leave the segment as it is; once most of it is superseded, it is written anew.
+    for (changed, compacted) in [(1..=10, 0), (11..=45, 1)] {
+        for seq in changed {
+            let message = MessageId {
+                conversation: id,
+                seq: Seq(seq),
+            };
+            bed.store
+                .react(&caller("bob"), message, "👍")
+                .await
+                .unwrap();
+        }
+        let outcomes = bed.run().await;
+        let done: u64 = outcomes
+            .iter()
+            .map(|outcome| outcome.figures.compacted)
+            .sum();
+        assert_eq!(done, compacted);
+    }
+    let log = bed.walk(id).await;
+    assert!(
+        log[..45]
+            .iter()
+            .all(|message| message.reactions.get().contains("bob"))
+    );
+    bed.collect().await;
+    assert!(!bed.keys().await.contains(&first[0]));
+    assert_eq!(bed.walk(id).await, log);
     bed.assert_clean().await;
     bed.close().await;
 }
