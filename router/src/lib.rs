@@ -11,6 +11,7 @@
 //! | [`server`] | connections, start and graceful stop |
 //! | [`telemetry`] | logs and metrics |
 //! | [`schema`], [`doctor`] | what is wrong with the databases, and what to do |
+//! | [`failpoint`] | dying at a step of an archive job, for tests |
 //! | [`demo`] | a made-up history to try everything on |
 
 pub mod auth;
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod failpoint;
 pub mod http;
 pub mod openapi;
 pub mod schema;
