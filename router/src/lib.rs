@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`cli`] | the command line, one file a command |
 //! | [`config`] | the configuration: file, environment, checks |
-//! | [`boot`] | from a configuration to a running service |
+//! | [`boot`], [`deployment`] | from a configuration to a running service |
 //! | [`auth`] | who calls: bearer tokens, their keys |
 //! | [`http`] | the REST interface: routes, what goes in, what comes out, problems |
 //! | [`openapi`] | the document that describes it, generated from the same types |
@@ -19,6 +19,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod deployment;
 pub mod doctor;
 pub mod failpoint;
 pub mod http;
