@@ -5,16 +5,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use backscroll_shard::error::Error as StoreError;
 use backscroll_shard::migrate::migrate_all;
-use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::store::Store;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::deployment::Deployment;
 use crate::schema::{self, DatabaseSchema};
 use crate::{server, telemetry};
 
@@ -47,22 +47,22 @@ pub async fn serve(
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
     let config = config.with_secret(true)?;
-    let store = open_store(&config).await?;
-    tell(&config, address);
+    let deployment = open(&config).await?;
+    tell(&config, address, &deployment.objects.location());
 
     let ready = ready(Running {
         config: &config,
         address,
-        store: &store,
+        store: &deployment.store,
     });
     match shutdown.run_until_cancelled(ready).await {
         Some(Ok(())) => {}
         stopped => {
-            close_store(&store).await;
+            close(&deployment).await;
             return stopped.unwrap_or(Ok(()));
         }
     }
-    server::serve(store, &config.server, &config.auth, listener, shutdown).await
+    server::serve(deployment, &config.server, &config.auth, listener, shutdown).await
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -72,34 +72,41 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(hint)
 }
 
-fn tell(config: &Config, address: SocketAddr) {
+fn tell(config: &Config, address: SocketAddr, objects: &str) {
     let store = &config.store;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, algorithm = config.auth.algorithm.name(), "starting");
     tracing::info!(url = %store.directory.url.redacted(), "directory");
     for shard in &store.shards {
         tracing::info!(name = %shard.name, primary = %shard.primary.redacted(), replicas = shard.replicas.len(), "shard");
     }
+    let archive = &config.archive;
+    let schedule = if archive.schedule.is_empty() {
+        "never by itself"
+    } else {
+        &archive.schedule
+    };
+    tracing::info!(%objects, after = %archive.after, schedule, time_zone = archive.time_zone, "archive");
 }
 
-/// Opens the store, its schema made or brought up to date first if it is SQLite. On MySQL that is `backscroll migrate`'s
+/// Opens everything, the schema made or brought up to date first if it is SQLite. On MySQL that is `backscroll migrate`'s
 /// to do, at a moment the operator chooses.
 ///
 /// # Errors
-/// When the schema is not up to date, or the store cannot be opened.
-pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
+/// When the schema is not up to date, or the store or the object store cannot be opened.
+pub async fn open(config: &Config) -> anyhow::Result<Deployment> {
     if config.is_embedded() {
         let hint = || format!("cannot prepare the data in {}", config.data_dir.display());
         migrate_all(&config.store, false).await.with_context(hint)?;
-        return open(config).await;
+        return open_all(config).await;
     }
-    open_existing_store(config).await
+    open_existing(config).await
 }
 
-/// Opens a store that is there already, and changes nothing about it.
+/// Opens what is there already, and changes nothing about the databases.
 ///
 /// # Errors
-/// When its schema is not up to date, or the store cannot be opened.
-pub async fn open_existing_store(config: &Config) -> anyhow::Result<Arc<Store>> {
+/// As [`open`].
+pub async fn open_existing(config: &Config) -> anyhow::Result<Deployment> {
     let schemas = schema::inspect(&config.store).await;
     let behind: Vec<String> = schemas.iter().filter_map(missing).collect();
     if !behind.is_empty() {
@@ -124,7 +131,7 @@ pub async fn open_existing_store(config: &Config) -> anyhow::Result<Arc<Store>> 
             tracing::warn!(database, url = %url.redacted(), %error, "cannot be reached; going on without it");
         }
     }
-    open(config).await
+    open_all(config).await
 }
 
 fn missing(schema: &DatabaseSchema) -> Option<String> {
@@ -141,10 +148,12 @@ fn missing(schema: &DatabaseSchema) -> Option<String> {
     ))
 }
 
-async fn open(config: &Config) -> anyhow::Result<Arc<Store>> {
-    match Store::open(&config.store, Arc::new(NoArchive), Arc::new(NoListener)).await {
-        Ok(store) => Ok(store),
-        Err(error) => Err(explain(error, config).await),
+async fn open_all(config: &Config) -> anyhow::Result<Deployment> {
+    let opened = Deployment::open(&config.store, &config.object_store, &config.archive).await;
+    match opened.map_err(|error| error.downcast::<StoreError>()) {
+        Ok(deployment) => Ok(deployment),
+        Err(Ok(error)) => Err(explain(error, config).await),
+        Err(Err(error)) => Err(error),
     }
 }
 
@@ -168,7 +177,7 @@ pub async fn explain(error: StoreError, config: &Config) -> anyhow::Error {
     anyhow::anyhow!("cannot use\n  {}", unreachable.join("\n  "))
 }
 
-/// Closes a store that a command has opened.
-pub async fn close_store(store: &Store) {
-    store.close(Instant::now() + CLOSE_PATIENCE).await;
+/// Closes what a command has opened.
+pub async fn close(deployment: &Deployment) {
+    deployment.close(CLOSE_PATIENCE).await;
 }

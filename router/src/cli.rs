@@ -3,6 +3,7 @@
 //! What a command was asked for goes to standard output, everything else to standard error, so that output can be piped.
 //! A reader that goes away early (`| head`) ends a command quietly.
 
+mod archive;
 mod config;
 mod doctor;
 mod export;
@@ -63,6 +64,9 @@ enum Command {
     Token(token::Args),
     Import(import::Args),
     Export(export::Args),
+    /// The archive: messages that left the databases for the object store
+    #[command(subcommand)]
+    Archive(archive::Command),
     /// The shards: which keys they own, whether they answer
     #[command(subcommand)]
     Shards(shards::Command),
@@ -112,6 +116,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Token(args) => token::run(load()?, &args),
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
+        Command::Archive(command) => archive::run(load()?, command).await,
         Command::Shards(command) => shards::run(load()?, command).await,
         Command::Doctor(args) => doctor::run(load, args).await,
         Command::Config(command) => config::run(load, &command),

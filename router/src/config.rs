@@ -16,6 +16,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use backscroll_archiver::object_store::{ObjectStoreSettings, StoreKind};
+use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::settings::StoreSettings;
 use serde::Serialize;
@@ -31,7 +33,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "data_dir",
     "server",
     "auth",
@@ -42,13 +44,15 @@ const KEYS: [&str; 11] = [
     "write",
     "relay",
     "limits",
+    "object_store",
+    "archive",
     "telemetry",
 ];
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
-    /// Where the embedded databases, and the secret made on the first start, are.
+    /// Where the embedded databases and objects, and the secret made on the first start, are.
     pub data_dir: PathBuf,
     /// The HTTP server.
     pub server: ServerSettings,
@@ -57,6 +61,10 @@ pub struct Config {
     /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`.
     #[serde(flatten)]
     pub store: StoreSettings,
+    /// Where archived messages are.
+    pub object_store: ObjectStoreSettings,
+    /// What is archived, when and how.
+    pub archive: ArchiveSettings,
     /// Logs and metrics.
     pub telemetry: TelemetrySettings,
 }
@@ -175,6 +183,9 @@ impl Config {
         let directory_url = Value::String(embedded.directory.url.0.clone());
         tree.set_default("directory", "url", directory_url);
         let shards_given = tree.has("shards");
+        let objects_given = tree.has_in("object_store", "path");
+        let folder = Value::String(objects_in(&data_dir).to_string_lossy().into_owned());
+        tree.set_default("object_store", "path", folder);
         let mut store = StoreSettings {
             keyspace: tree.take("keyspace", problems),
             directory: tree.take("directory", problems),
@@ -192,13 +203,21 @@ impl Config {
             server: tree.take("server", problems),
             auth: tree.take("auth", problems),
             store,
+            object_store: tree.take("object_store", problems),
+            archive: tree.take("archive", problems),
             telemetry: tree.take("telemetry", problems),
         };
+        let on_disk = config.object_store.kind == StoreKind::Disk;
+        if on_disk && !objects_given && !config.is_embedded() {
+            let what = "is not given; with MySQL, archived messages belong where every server reads them: \
+                        a bucket (object_store.kind = \"s3\"), or a folder that all servers share";
+            problems.push(Problem::new("object_store.path", what));
+        }
         tree.finish(&KEYS, problems);
         config
     }
 
-    /// The configuration with other databases: embedded ones in `folder`, for users with any ids.
+    /// The configuration with other databases and objects: embedded ones in `folder`, for users with any ids.
     #[must_use]
     pub fn embedded_in(self, folder: &Path) -> Self {
         let StoreSettings {
@@ -209,6 +228,11 @@ impl Config {
         } = embedded_store(folder);
         Self {
             data_dir: folder.to_owned(),
+            object_store: ObjectStoreSettings {
+                kind: StoreKind::Disk,
+                path: objects_in(folder),
+                ..self.object_store
+            },
             store: StoreSettings {
                 keyspace,
                 directory,
@@ -265,6 +289,11 @@ impl Config {
 
 fn embedded_store(folder: &Path) -> StoreSettings {
     StoreSettings::embedded(&folder.to_string_lossy(), EMBEDDED_SHARDS)
+}
+
+/// Where the embedded deployment in `folder` keeps its objects.
+fn objects_in(folder: &Path) -> PathBuf {
+    folder.join("objects")
 }
 
 fn read(file: &Path) -> Result<Tree, Problem> {

@@ -1,8 +1,10 @@
 //! Tests everything that a configuration names, as it is configured, and says what is wrong and what to do about it.
 //!
-//! It writes nothing that stays: what it inserts to learn whether it may is rolled back.
+//! It writes nothing that stays: what it inserts to learn whether it may is rolled back, and the objects with which it tries
+//! the object store are deleted again.
 
 mod database;
+mod objects;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,11 +97,11 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         }
     }
     findings.extend(identity(config).await);
-    let (schemas, (databases, map)) = join(
+    let (schemas, (databases, map), objects) = futures_util::join!(
         schema::inspect(&config.store),
         join(databases(config), directory_map(config)),
-    )
-    .await;
+        objects::examine(&config.object_store),
+    );
     for schema in &schemas {
         findings.extend(schema_finding(schema));
     }
@@ -126,6 +128,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             .flat_map(|(_, examination)| examination.findings),
     );
     findings.extend(map_findings);
+    findings.extend(objects);
     findings
 }
 

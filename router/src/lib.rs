@@ -4,13 +4,14 @@
 //! |---|---|
 //! | [`cli`] | the command line, one file a command |
 //! | [`config`] | the configuration: file, environment, checks |
-//! | [`boot`] | from a configuration to a running service |
+//! | [`boot`], [`deployment`] | from a configuration to a running service |
 //! | [`auth`] | who calls: bearer tokens, their keys |
 //! | [`http`] | the REST interface: routes, what goes in, what comes out, problems |
 //! | [`openapi`] | the document that describes it, generated from the same types |
 //! | [`server`] | connections, start and graceful stop |
 //! | [`telemetry`] | logs and metrics |
 //! | [`schema`], [`doctor`] | what is wrong with the databases, and what to do |
+//! | [`failpoint`] | dying at a step of an archive job, for tests |
 //! | [`demo`] | a made-up history to try everything on |
 
 pub mod auth;
@@ -18,7 +19,9 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod deployment;
 pub mod doctor;
+pub mod failpoint;
 pub mod http;
 pub mod openapi;
 pub mod schema;

@@ -129,7 +129,7 @@ pub(crate) mod problems {
     /// With an idempotency key.
     const IDEMPOTENT: &[Code] = &[ConflictIdempotency];
     /// On messages, which may be archived.
-    const ARCHIVE: &[Code] = &[ArchiveUnavailable];
+    const ARCHIVE: &[Code] = &[ArchiveUnavailable, ArchiveDamaged];
 
     macro_rules! sets {
         ($($(#[doc = $doc:literal])+ $name:ident = $($group:ident)+;)+) => {

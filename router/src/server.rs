@@ -11,12 +11,12 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::body::Body;
 use axum::http::{Request, Response};
-use backscroll_shard::store::Store;
+use backscroll_archiver::archive::schedule;
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
 
 use crate::auth::{AuthSettings, Authenticator};
+use crate::deployment::Deployment;
 use crate::http;
 use crate::http::settings::ServerSettings;
 use crate::http::state::App;
@@ -46,12 +47,13 @@ const HTTP2_STREAMS: u32 = 250;
 /// How long a silent HTTP/2 connection is kept before it is asked whether it is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Serves on `listener` until `shutdown` is cancelled, then drains, closes `store` and returns.
+/// Serves on `listener`, and runs the archive's schedule, until `shutdown` is cancelled; then drains, closes `deployment`
+/// and returns.
 ///
 /// # Errors
 /// When it cannot start: settings that are not usable, or a file of keys that cannot be read.
 pub async fn serve(
-    store: Arc<Store>,
+    deployment: Deployment,
     server: &ServerSettings,
     auth: &AuthSettings,
     listener: TcpListener,
@@ -61,7 +63,7 @@ pub async fn serve(
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
     telemetry::init_metrics()?;
     let app = Arc::new(App::new(
-        Arc::clone(&store),
+        deployment.clone(),
         Authenticator::open(auth).await?,
         server,
     ));
@@ -73,6 +75,9 @@ pub async fn serve(
     let maintained = Arc::clone(&app);
     let stop_keys = stop_background.clone();
     background.spawn(async move { maintained.auth.maintain(stop_keys).await });
+
+    // It ends with the first sign of a shutdown: an archive job goes on from where it was left, on another server or later.
+    background.spawn(schedule::run(deployment.archive.clone(), shutdown.clone()));
 
     let connections = Connections::new(service, server);
     let address = listener
@@ -101,7 +106,7 @@ pub async fn serve(
             "requests did not finish in time and were cut off"
         );
     }
-    store.close(Instant::now() + STORE_CLOSE_TIMEOUT).await;
+    deployment.close(STORE_CLOSE_TIMEOUT).await;
     stop_background.cancel();
     background.close();
     background.wait().await;

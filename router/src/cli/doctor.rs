@@ -8,7 +8,8 @@ use super::out;
 /// Test everything the configuration names, and say what is wrong and what to do
 ///
 /// The configuration, the directory and every shard: reachable, schema up to date, may be written, key ranges as the map
-/// says, commits durable, clocks right. Nothing is changed. Exits with 1 when something does not work, with 3 when the
+/// says, commits durable, clocks right; and the object store: put, get, get a range, list, delete, never overwrite, upload in
+/// parts. Nothing is changed. Exits with 1 when something does not work, with 3 when the
 /// configuration cannot be used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  backscroll doctor --config production.toml")]

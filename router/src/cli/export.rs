@@ -47,9 +47,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
-    let store = boot::open_existing_store(&config).await?;
-    let outcome = export(&store, &args).await;
-    boot::close_store(&store).await;
+    let deployment = boot::open_existing(&config).await?;
+    let outcome = export(&deployment.store, &args).await;
+    boot::close(&deployment).await;
     outcome
 }
 

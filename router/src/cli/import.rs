@@ -111,9 +111,9 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
     let total = check_file(&args, &rules).await?;
 
-    let store = boot::open_store(&config).await?;
-    let outcome = import(&store, &args, rules, total).await;
-    boot::close_store(&store).await;
+    let deployment = boot::open(&config).await?;
+    let outcome = import(&deployment.store, &args, rules, total).await;
+    boot::close(&deployment).await;
     report(&args, outcome?)
 }
 

@@ -48,7 +48,7 @@ impl Tally {
 pub(super) struct Progress {
     activity: &'static str,
     unit: &'static str,
-    tally: Arc<Tally>,
+    look: Box<dyn Fn() -> (u64, String) + Send + Sync>,
     total: Option<u64>,
     started: Instant,
     bar: Option<ProgressBar>,
@@ -62,13 +62,23 @@ impl Progress {
         tally: Arc<Tally>,
         total: Option<u64>,
     ) -> Self {
+        Self::watch(activity, unit, total, move || (tally.done(), String::new()))
+    }
+
+    /// The same for what counts by itself: `look` gives how much is done, and what is being done, in words.
+    pub(super) fn watch(
+        activity: &'static str,
+        unit: &'static str,
+        total: Option<u64>,
+        look: impl Fn() -> (u64, String) + Send + Sync + 'static,
+    ) -> Self {
         let bar = std::io::stderr()
             .is_terminal()
             .then(|| bar(activity, total));
         Self {
             activity,
             unit,
-            tally,
+            look: Box::new(look),
             total,
             started: Instant::now(),
             bar,
@@ -98,8 +108,11 @@ impl Progress {
     }
 
     fn show(&self) {
-        let done = self.tally.done();
-        let figures = self.figures(done, self.started.elapsed());
+        let (done, doing) = (self.look)();
+        let mut figures = self.figures(done, self.started.elapsed());
+        if !doing.is_empty() {
+            figures = format!("{figures} ({doing})");
+        }
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done);
@@ -149,7 +162,7 @@ mod tests {
         let progress = |total| Progress {
             activity: "importing",
             unit: "messages",
-            tally: Arc::default(),
+            look: Box::new(|| (0, String::new())),
             total,
             started: Instant::now(),
             bar: None,

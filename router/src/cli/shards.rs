@@ -37,10 +37,10 @@ struct Listed {
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
     let Command::List { json } = command;
-    let store = boot::open_existing_store(&config).await?;
-    let health = store.health(PATIENCE).await;
-    let outcome = list(&store, health, json);
-    boot::close_store(&store).await;
+    let deployment = boot::open_existing(&config).await?;
+    let health = deployment.store.health(PATIENCE).await;
+    let outcome = list(&deployment.store, health, json);
+    boot::close(&deployment).await;
     outcome
 }
 

@@ -22,6 +22,8 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     let sections = [
         config.server.check(),
         config.auth.check(),
+        config.object_store.check(),
+        config.archive.check(),
         config.telemetry.check(),
     ];
     let will_be_made =

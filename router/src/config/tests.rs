@@ -255,6 +255,10 @@ fn variables_win_over_the_file() {
             ("BACKSCROLL_SHARDS__1__NAME", "two"),
             ("BACKSCROLL_SHARDS__1__PRIMARY", "mysql://h/three"),
             ("BACKSCROLL_DIRECTORY__URL", "mysql://h/directory"),
+            ("BACKSCROLL_OBJECT_STORE__KIND", "s3"),
+            ("BACKSCROLL_OBJECT_STORE__BUCKET", "12345"),
+            ("BACKSCROLL_ARCHIVE__AFTER", "1 year"),
+            ("BACKSCROLL_ARCHIVE__SCHEDULE", ""),
             ("BACKSCROLL_TEST_SQL_URL", "for the tests, not for us"),
             ("BACKSCROLL_CONFIG", "the option's own variable"),
             ("PATH", "/bin"),
@@ -270,6 +274,9 @@ fn variables_win_over_the_file() {
     assert_eq!(config.store.pool.statement_timeout, Span::secs(10));
     assert_eq!(config.store.keyspace.function, KeyFunction::Numeric);
     assert_eq!(config.data_dir, Path::new("/tmp/elsewhere"));
+    assert_eq!(config.object_store.bucket, "12345");
+    assert_eq!(config.archive.after.to_string(), "1 year");
+    assert_eq!(config.archive.schedule, "");
     let primaries: Vec<&str> = config
         .store
         .shards
@@ -330,8 +337,11 @@ fn variables_that_name_no_key_are_refused() {
 fn secrets_are_never_shown() {
     const SECRET: &str = "hunter2-hunter2-hunter2-hunter2-hunter2";
     let url = format!("mysql://bs:{SECRET}@h/");
+    let objects = format!(
+        "[object_store]\nkind = \"s3\"\nbucket = \"b-1\"\naccess_key_id = \"id\"\nsecret_access_key = \"{SECRET}\""
+    );
     let text = format!(
-        "[auth]\nsecret = \"{SECRET}\"\n[directory]\nurl = \"{url}directory\"\n[[shards]]\nname = \"a\"\nprimary = \"{url}a\"\nreplicas = [\"{url}r\"]"
+        "[auth]\nsecret = \"{SECRET}\"\n[directory]\nurl = \"{url}directory\"\n{objects}\n[[shards]]\nname = \"a\"\nprimary = \"{url}a\"\nreplicas = [\"{url}r\"]"
     );
     let config = load(&text, &[]).unwrap();
     for shown in [
@@ -350,6 +360,8 @@ fn secrets_are_never_shown() {
         format!("[[shards]]\nname = \"a\"\nprimary = \"postgres://bs:{SECRET}@h/a\""),
         format!("[[shards]]\nname = \"a\"\nprimary = {{ url = \"{SECRET}\" }}"),
         format!("[directory]\nurl = \"mysql://bs:{SECRET}@h\""), // no database
+        format!("[object_store]\nsecret_access_key = [\"{SECRET}\"]"),
+        format!("[object_store]\nkind = \"s3\"\nsecret_access_key = \"{SECRET}\""), // no bucket, no id
         format!("[auth]\nalgorithm = \"RS256\"\njwks_url = \"https://h/\"\nsecret = \"{SECRET}\""),
     ];
     for text in broken {
@@ -395,7 +407,8 @@ fn a_syntax_error_says_the_line() {
 
 #[test]
 fn values_must_fit_together() {
-    let mysql = "[auth]\nsecret = \"0123456789abcdef0123456789abcdef\"\n[directory]\nurl = \"mysql://h/directory\"\n";
+    let no_objects = "[auth]\nsecret = \"0123456789abcdef0123456789abcdef\"\n[directory]\nurl = \"mysql://h/directory\"\n";
+    let mysql = &format!("{no_objects}[object_store]\npath = \"/mnt/shared\"\n");
     let shard =
         |name: &str, url: &str| format!("[[shards]]\nname = \"{name}\"\nprimary = \"{url}\"\n");
     let good = format!(
@@ -422,6 +435,12 @@ fn values_must_fit_together() {
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),
         ("[telemetry]\nlog = \"\"".into(), "telemetry.log"),
         ("data_dir = \"a?mode=ro\"".into(), "data_dir"),
+        (format!("{no_objects}{}", shard("a", "mysql://h/a")), "object_store.path"),
+        ("[object_store]\nkind = \"s3\"".into(), "object_store.bucket"),
+        ("[object_store]\nmax_requests = 0".into(), "object_store.max_requests"),
+        ("[archive]\nafter = \"29 days\"".into(), "archive.after"),
+        ("[archive]\nafter = \"5s\"".into(), "archive.after"),
+        ("[archive]\nschedule = \"nightly\"".into(), "archive.schedule"),
     ];
     for (text, key) in cases {
         let (keys, message) = problems(&text, &[]);
@@ -448,5 +467,8 @@ fn embedded_databases_are_in_the_data_folder() {
         config.store.shards[3].primary.0,
         "sqlite:///srv/chat/shard4.db"
     );
+    assert_eq!(config.object_store.path, Path::new("/srv/chat/objects"));
+    let elsewhere = config.clone().embedded_in(Path::new("/srv/demo"));
+    assert_eq!(elsewhere.object_store.path, Path::new("/srv/demo/objects"));
     assert!(config.is_embedded() && config.uses_embedded_secret());
 }

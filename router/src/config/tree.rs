@@ -16,8 +16,15 @@ pub(super) const PREFIX: &str = "BACKSCROLL_";
 /// in `.ci/` tell the tests.
 const NOT_KEYS: [&str; 2] = ["BACKSCROLL_CONFIG", "BACKSCROLL_TEST_"];
 
+/// One more in a debug build, where it has a meaning.
+const FAILPOINT: Option<&str> = if cfg!(debug_assertions) {
+    Some(crate::failpoint::VARIABLE)
+} else {
+    None
+};
+
 /// Sections whose values are never repeated in a message: there are secrets and passwords in them.
-const SECRET_SECTIONS: [&str; 3] = ["auth", "directory", "shards"];
+const SECRET_SECTIONS: [&str; 4] = ["auth", "directory", "shards", "object_store"];
 
 /// The values given, and which of them an environment variable gave.
 #[derive(Debug, Default)]
@@ -103,6 +110,12 @@ impl Tree {
     /// Whether the top-level `key` has a value.
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
+    }
+
+    /// Whether `key` of a section has a value.
+    pub(super) fn has_in(&self, section: &str, key: &str) -> bool {
+        let section = self.values.get(section).and_then(Value::as_table);
+        section.is_some_and(|section| section.contains_key(key))
     }
 
     /// Gives a default that depends on other keys, unless there is a value. A section that is not a table stays as it is.
@@ -274,6 +287,7 @@ fn without_value(message: &str) -> String {
 
 fn is_key(variable: &str) -> bool {
     variable.starts_with(PREFIX)
+        && Some(variable) != FAILPOINT
         && !NOT_KEYS.iter().any(|other| {
             variable == *other || (other.ends_with('_') && variable.starts_with(other))
         })

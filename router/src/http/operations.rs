@@ -67,6 +67,8 @@ struct Ready {
     has_map: bool,
     /// The shards.
     shards: Vec<Shard>,
+    /// Where archived messages are. Without it everything that is not archived is served.
+    object_store: Dependency,
     /// The keys that tokens are checked with.
     token_keys: TokenKeys,
     /// Requests worked on now.
@@ -121,7 +123,8 @@ struct Shard {
 
 /// Should requests be sent here
 ///
-/// Names every dependency. One shard being away is `degraded`, not a reason to stop sending: the others are served.
+/// Names every dependency. One shard or the object store being away is `degraded`, not a reason to stop sending: what does
+/// not need them is served.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
     responses(
@@ -130,7 +133,7 @@ struct Shard {
     ),
 )]
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
-    let health = app.health().await;
+    let (health, objects) = tokio::join!(app.health(), app.objects_health());
     let keys_ok = app.auth.failure().is_none();
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {
@@ -138,7 +141,7 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     } else if !has_map || !app.auth.has_keys() {
         Readiness::Unavailable
     } else {
-        readiness(&health, keys_ok)
+        readiness(&health, objects.ok && keys_ok)
     };
     let code = match status {
         Readiness::Ready | Readiness::Degraded => StatusCode::OK,
@@ -158,13 +161,15 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
         directory: (&health.directory).into(),
         has_map,
         shards: health.shards.iter().map(shard).collect(),
+        object_store: (&objects).into(),
         token_keys: TokenKeys { ok: keys_ok },
         requests_in_flight: app.in_flight(),
     };
     (code, Answer(answer))
 }
 
-fn readiness(health: &Health, keys_ok: bool) -> Readiness {
+/// `others_ok` is about what is needed, but not by every request.
+fn readiness(health: &Health, others_ok: bool) -> Readiness {
     let reachable = health
         .shards
         .iter()
@@ -177,7 +182,7 @@ fn readiness(health: &Health, keys_ok: bool) -> Readiness {
         .all(|replica| replica.ok);
     if reachable == 0 {
         Readiness::Unavailable
-    } else if reachable < health.shards.len() || !replicas || !health.directory.ok || !keys_ok {
+    } else if reachable < health.shards.len() || !replicas || !health.directory.ok || !others_ok {
         Readiness::Degraded
     } else {
         Readiness::Ready

@@ -107,6 +107,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON", retry: None;
     /// Something failed here. Quote the request id when you report it.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error", retry: None;
+    /// Archived messages that this needs are not what was archived. Trying again does not help until an operator has mended them. Other messages can be read.
+    ArchiveDamaged = "archive_damaged", INTERNAL_SERVER_ERROR, "Archived messages are damaged", retry: None;
     /// There is more to do than can be done just now. Nothing was done. Try again, less often.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded", retry: Some(1000);
     /// The database that has this data does not answer, or the data is just being moved. Try again.
@@ -307,12 +309,19 @@ impl From<Error> for Problem {
                 Code::Overloaded,
                 "there is more to write than can be taken just now; nothing was written",
             ),
-            Error::ShardUnavailable(_) | Error::NotOwner(_) => hidden(
+            Error::ShardUnavailable(_)
+            | Error::NotOwner(_)
+            | Error::Busy(_)
+            | Error::LeaseLost(_) => hidden(
                 Code::ShardUnavailable,
                 "the part of the store that has this data does not answer just now",
             ),
             Error::DeadlineExceeded => shown(Code::DeadlineExceeded),
             Error::ArchiveUnavailable => shown(Code::ArchiveUnavailable),
+            Error::ArchiveDamaged(_) => hidden(
+                Code::ArchiveDamaged,
+                "archived messages that this needs cannot be read until an operator has mended them",
+            ),
             Error::DirectoryUnavailable(_) => hidden(
                 Code::DirectoryUnavailable,
                 "it is not known just now where the data is",
@@ -385,6 +394,9 @@ mod tests {
             Error::NotOwner(shard()),
             Error::DirectoryUnavailable("10.0.0.7 secret refused".into()),
             Error::Corrupt("secret row".into()),
+            Error::ArchiveDamaged("secret segment".into()),
+            Error::Busy("secret job".into()),
+            Error::LeaseLost(shard()),
         ];
         for error in errors {
             let problem = Problem::from(error);

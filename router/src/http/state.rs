@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use backscroll_shard::store::{Health, Store};
+use backscroll_archiver::object_store::{ErrorKind, ObjectKey, ObjectStore, StoreError};
+use backscroll_shard::store::{DependencyHealth, Health, Store};
 
 use super::settings::ServerSettings;
 use crate::auth::Authenticator;
+use crate::deployment::Deployment;
 
 /// How long an answer about health is good for: however often it is asked, dependencies are asked no more often.
 const HEALTH_FRESH: Duration = Duration::from_millis(500);
+/// The same for the object store, where requests are paid for.
+const OBJECTS_FRESH: Duration = Duration::from_secs(5);
 /// How long each dependency has to answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -27,15 +31,17 @@ pub struct App {
     max_requests: usize,
     in_flight: AtomicUsize,
     draining: AtomicBool,
+    objects: Arc<dyn ObjectStore>,
     health: tokio::sync::Mutex<Option<(Instant, Arc<Health>)>>,
+    objects_health: tokio::sync::Mutex<Option<(Instant, DependencyHealth)>>,
 }
 
 impl App {
     /// The state of a service that is about to start.
     #[must_use]
-    pub fn new(store: Arc<Store>, auth: Authenticator, settings: &ServerSettings) -> Self {
+    pub fn new(deployment: Deployment, auth: Authenticator, settings: &ServerSettings) -> Self {
         Self {
-            store,
+            store: deployment.store,
             auth,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
@@ -43,7 +49,9 @@ impl App {
             max_requests: settings.max_requests,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            objects: deployment.objects,
             health: tokio::sync::Mutex::new(None),
+            objects_health: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -82,6 +90,42 @@ impl App {
         log_failures(&health);
         *last = Some((Instant::now(), Arc::clone(&health)));
         health
+    }
+
+    /// The state of the object store, at most [`OBJECTS_FRESH`] old.
+    pub(super) async fn objects_health(&self) -> DependencyHealth {
+        let mut last = self.objects_health.lock().await;
+        if let Some((at, health)) = &*last
+            && at.elapsed() < OBJECTS_FRESH
+        {
+            return health.clone();
+        }
+        let started = Instant::now();
+        let asked = tokio::time::timeout(HEALTH_PATIENCE, ask(self.objects.as_ref())).await;
+        let error = match asked {
+            Ok(answer) => answer.err().map(|error| error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(error) = &error {
+            tracing::warn!(dependency = "object store", error, "a dependency is away");
+        }
+        let health = DependencyHealth {
+            ok: error.is_none(),
+            error,
+            latency_ms: started.elapsed().as_secs_f64() * 1e3,
+        };
+        *last = Some((Instant::now(), health.clone()));
+        health
+    }
+}
+
+/// Whether the object store answers: it is asked for something that it does not have, and says so.
+async fn ask(objects: &dyn ObjectStore) -> Result<(), StoreError> {
+    #[expect(clippy::expect_used, reason = "two words and a slash are a key")]
+    let key = ObjectKey::new("probe/nothing").expect("valid");
+    match objects.get_range(&key, 0..1).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -66,7 +66,8 @@ impl Sandbox {
                 "BACKSCROLL_AUTH__SECRET",
                 "0123456789abcdef0123456789abcdef",
             )
-            .with("BACKSCROLL_DIRECTORY__URL", directory);
+            .with("BACKSCROLL_DIRECTORY__URL", directory)
+            .with("BACKSCROLL_OBJECT_STORE__PATH", "objects");
         for (position, url) in shards.iter().enumerate() {
             sandbox = sandbox
                 .with(

@@ -6,13 +6,23 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 22] = [
     &[],
     &["serve"],
     &["migrate"],
     &["token"],
     &["import"],
     &["export"],
+    &["archive"],
+    &["archive", "run"],
+    &["archive", "status"],
+    &["archive", "verify"],
+    &["archive", "restore"],
+    &["archive", "gc"],
+    &["archive", "rebuild-index"],
+    &["archive", "hold"],
+    &["archive", "holds"],
+    &["archive", "erasures"],
     &["shards"],
     &["shards", "list"],
     &["doctor"],

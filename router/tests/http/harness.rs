@@ -1,16 +1,16 @@
 //! A service of its own for each test: SQLite files in a temporary folder, a free port, a client for each user.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use backscroll::auth::{AuthSettings, Secret, mint_token};
+use backscroll::deployment::Deployment;
 use backscroll::http::settings::ServerSettings;
 use backscroll::server;
+use backscroll_archiver::object_store::ObjectStoreSettings;
+use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
-use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::StoreSettings;
-use backscroll_shard::store::Store;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -55,7 +55,15 @@ impl Service {
             std::fs::remove_file(&database).unwrap();
             std::fs::create_dir(&database).unwrap();
         }
-        let store = Store::open(&settings, Arc::new(NoArchive), Arc::new(NoListener))
+        let objects = ObjectStoreSettings {
+            path: folder.path().join("objects"),
+            ..ObjectStoreSettings::default()
+        };
+        let archive = ArchiveSettings {
+            schedule: String::new(),
+            ..ArchiveSettings::default()
+        };
+        let deployment = Deployment::open(&settings, &objects, &archive)
             .await
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,7 +72,7 @@ impl Service {
         let tasks = TaskTracker::new();
         let (stop, settings) = (shutdown.clone(), auth.clone());
         tasks.spawn(async move {
-            server::serve(store, &server, &settings, listener, stop)
+            server::serve(deployment, &server, &settings, listener, stop)
                 .await
                 .unwrap()
         });

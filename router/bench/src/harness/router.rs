@@ -204,7 +204,7 @@ async fn readiness(address: SocketAddr) -> Result<u16> {
 /// The configuration: everything at its default but the addresses and the secret.
 fn configuration(setup: &Setup, address: SocketAddr, secret: &str) -> String {
     let mut text = format!(
-        "[server]\nlisten = \"{address}\"\n\n[auth]\nsecret = \"{secret}\"\n\n[directory]\nurl = \"{}\"\n",
+        "[server]\nlisten = \"{address}\"\n\n[auth]\nsecret = \"{secret}\"\n\n[object_store]\npath = \"objects\"\n\n[directory]\nurl = \"{}\"\n",
         setup.directory_url
     );
     for (n, url) in setup.shard_urls.iter().enumerate() {

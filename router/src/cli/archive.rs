@@ -1,0 +1,176 @@
+//! `backscroll archive`: the operators' jobs on the archive, each by the same code as the schedule of `serve`.
+//!
+//! Several of them at once do no harm: a job holds the lease of a shard's ranges, and who comes second is told by whom it
+//! is held. A command that is killed leaves what it had committed; the next one goes on from there.
+
+mod collect;
+mod hold;
+mod repair;
+mod run;
+mod status;
+mod verify;
+
+use std::os::unix::fs::MetadataExt as _;
+
+use backscroll_archiver::archive::{Order, Progress as Jobs, ShardOutcome};
+use backscroll_shard::ids::{IdError, ShardName};
+
+use crate::boot;
+use crate::config::Config;
+use crate::deployment::Deployment;
+
+use super::progress::Progress;
+use super::{log_for_people, out};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    Run(run::Args),
+    Status(status::Args),
+    Verify(verify::Args),
+    Restore(repair::RestoreArgs),
+    Gc(collect::Args),
+    RebuildIndex(repair::RebuildArgs),
+    Hold(hold::HoldArgs),
+    Holds(hold::HoldsArgs),
+    Erasures(hold::ErasuresArgs),
+}
+
+/// What every command on some shards takes.
+#[derive(Debug, clap::Args)]
+struct Scope {
+    /// Only this shard
+    #[arg(long, value_name = "NAME", value_parser = parse_shard)]
+    shard: Option<ShardName>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_shard(text: &str) -> Result<ShardName, IdError> {
+    ShardName::new(text)
+}
+
+/// What every command that changes something takes.
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// Why, for the history of jobs
+    #[arg(long, value_name = "TEXT", default_value = "by hand")]
+    reason: String,
+}
+
+pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
+    log_for_people(&config)?;
+    command.check(&config)?;
+    let deployment = boot::open_existing(&config).await?;
+    let outcome = command.execute(&config, &deployment).await;
+    boot::close(&deployment).await;
+    outcome
+}
+
+impl Command {
+    /// What is wrong with it, as far as that can be known before anything is opened.
+    fn check(&self, config: &Config) -> anyhow::Result<()> {
+        let scope = match self {
+            Self::Run(args) => Some(&args.scope),
+            Self::Status(args) => Some(&args.scope),
+            Self::Verify(args) => Some(&args.scope),
+            Self::Gc(args) => Some(&args.scope),
+            _ => None,
+        };
+        let Some(name) = scope.and_then(|scope| scope.shard.as_ref()) else {
+            return Ok(());
+        };
+        let mut names = config.store.shards.iter().map(|shard| &shard.name);
+        if names.any(|known| known == name) {
+            return Ok(());
+        }
+        let names: Vec<&str> = config
+            .store
+            .shards
+            .iter()
+            .map(|shard| shard.name.as_str())
+            .collect();
+        anyhow::bail!("there is no shard `{name}`; there are {}", names.join(", "))
+    }
+
+    async fn execute(self, config: &Config, deployment: &Deployment) -> anyhow::Result<()> {
+        let archive = &deployment.archive;
+        match self {
+            Self::Run(args) => run::run(config, archive, args).await,
+            Self::Status(args) => status::run(archive, args).await,
+            Self::Verify(args) => verify::run(archive, args).await,
+            Self::Restore(args) => repair::restore(archive, args).await,
+            Self::Gc(args) => collect::run(archive, args).await,
+            Self::RebuildIndex(args) => repair::rebuild(archive, args).await,
+            Self::Hold(args) => hold::hold(deployment, args).await,
+            Self::Holds(args) => hold::holds(archive, args).await,
+            Self::Erasures(args) => hold::erasures(archive, args).await,
+        }
+    }
+}
+
+fn order(shard: Option<ShardName>, why: Why) -> Order {
+    Order {
+        actor: actor(),
+        reason: why.reason,
+        shard,
+    }
+}
+
+/// Who runs this: the user's name as the machine's environment has it, or the number of the account.
+fn actor() -> String {
+    let name = std::env::var("USER")
+        .ok()
+        .filter(|name| !name.trim().is_empty());
+    name.unwrap_or_else(|| match std::fs::metadata("/proc/self") {
+        Ok(process) => format!("uid {}", process.uid()),
+        Err(_) => "unknown".into(),
+    })
+}
+
+/// Shows how far a job is: `unit` of `total`, if that is known, and what it does just now.
+fn watch(activity: &'static str, jobs: &Jobs, total: Option<u64>) -> Progress {
+    let jobs = jobs.clone();
+    Progress::watch(activity, "messages", total, move || {
+        let now = jobs.snapshot();
+        let mut doing: Vec<String> = now.shard.iter().map(ToString::to_string).collect();
+        if !now.phase.is_empty() && now.phase != activity {
+            doing.push(now.phase.into());
+        }
+        if now.deleted > 0 {
+            doing.push(format!("{} deleted", out::counted(now.deleted, "row")));
+        }
+        doing.extend(now.waiting.map(|why| format!("waits: {why}")));
+        (now.messages, doing.join(", "))
+    })
+}
+
+/// Says on standard error which shards failed and why, and fails if any did.
+fn require_all<T>(outcomes: &[ShardOutcome<T>]) -> anyhow::Result<()> {
+    let failed: Vec<&ShardOutcome<T>> = outcomes
+        .iter()
+        .filter(|outcome| outcome.error.is_some())
+        .collect();
+    for outcome in &failed {
+        let error = outcome.error.as_deref().unwrap_or_default();
+        out::note(format_args!("{}: {error}", outcome.shard));
+    }
+    anyhow::ensure!(
+        failed.is_empty(),
+        "{} of {} not done to the end; what was done stays, and running it again goes on from there",
+        failed.len(),
+        out::counted(outcomes.len() as u64, "shard")
+    );
+    Ok(())
+}
+
+/// `part` by `whole`, with one digit; nothing when there is no whole.
+fn ratio(part: u64, whole: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let ratio = part as f64 / whole as f64;
+    if whole == 0 {
+        "-".into()
+    } else {
+        format!("{ratio:.1}")
+    }
+}

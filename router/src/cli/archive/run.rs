@@ -1,0 +1,238 @@
+//! `backscroll archive run`
+
+use std::io::IsTerminal as _;
+
+use backscroll_archiver::archive::erase::EraseFigures;
+use backscroll_archiver::archive::run::{Plan, RunFigures};
+use backscroll_archiver::archive::{Archive, Progress as Jobs, ShardOutcome};
+use backscroll_archiver::settings::{Age, ArchiveSettings};
+use backscroll_shard::model::Timestamp;
+use serde::Serialize;
+
+use crate::config::Config;
+
+use super::{Scope, Why, order, out, ratio, require_all, watch};
+
+/// Archive what is old enough, then erase from the archive what was deleted
+///
+/// Shard by shard: messages are compressed and uploaded, read back and compared, and only then deleted from the database.
+/// Readers do not notice. It waits while a database is busy, as the section `archive` of the configuration says.
+///
+/// If it is interrupted, run it again: it goes on where it stopped, once the lease of the dead job has ended
+/// (`archive.lease`). On a terminal the messages are counted first, for the time left.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  backscroll archive run --dry-run
+  backscroll archive run --older-than 1year --reason 'disk of db2 is full'
+  backscroll archive run --shard db2 --json")]
+pub(in crate::cli) struct Args {
+    /// Only say what would be done: conversations, messages, bytes, objects, time
+    #[arg(long)]
+    dry_run: bool,
+    /// Archive what is older than this, as 6months, 90days or 1year, instead of archive.after; at least 30 days
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    older_than: Option<Age>,
+    #[command(flatten)]
+    why: Why,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+}
+
+/// An age that a configuration may have as well.
+fn parse_age(text: &str) -> Result<Age, String> {
+    let after = text.parse()?;
+    let settings = ArchiveSettings {
+        after,
+        ..ArchiveSettings::default()
+    };
+    match settings.check().first() {
+        Some(problem) => Err(problem.trim_start_matches("archive.after: ").to_owned()),
+        None => Ok(after),
+    }
+}
+
+/// The outcome, as `--json` prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    /// Messages sent before this were old enough.
+    cutoff: Timestamp,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Planned {
+        plan: &'a [Plan],
+    },
+    Done {
+        run: &'a [ShardOutcome<RunFigures>],
+        erase: &'a [ShardOutcome<EraseFigures>],
+    },
+}
+
+pub(super) async fn run(config: &Config, archive: &Archive, args: Args) -> anyhow::Result<()> {
+    let Scope { shard, json } = args.scope;
+    let order = order(shard, args.why);
+    let now = Timestamp::now();
+    let cutoff = match &args.older_than {
+        Some(age) => age.before(now, &config.archive.zone()),
+        None => archive.cutoff(now),
+    };
+    let jobs = Jobs::default();
+    let mut total = None;
+    if args.dry_run || std::io::stderr().is_terminal() {
+        let counting = watch("counting", &jobs, None);
+        let plan = counting.until(archive.plan(&order, cutoff)).await?;
+        if args.dry_run {
+            return show_plan(cutoff, &plan, json);
+        }
+        total = Some(plan.iter().map(|plan| plan.messages).sum());
+    }
+    let work = async {
+        let run = archive.run(&order, cutoff, &jobs).await?;
+        let erase = archive.erase(&order, &jobs).await?;
+        anyhow::Ok((run, erase))
+    };
+    let (run, erase) = watch("archiving", &jobs, total).until(work).await?;
+    if json {
+        let outcome = Outcome::Done {
+            run: &run,
+            erase: &erase,
+        };
+        out::json(&Report { cutoff, outcome })?;
+    } else {
+        show(&run, &erase)?;
+    }
+    require_all(&run)?;
+    require_all(&erase)
+}
+
+fn show_plan(cutoff: Timestamp, plans: &[Plan], json: bool) -> anyhow::Result<()> {
+    if json {
+        let outcome = Outcome::Planned { plan: plans };
+        return out::json(&Report { cutoff, outcome });
+    }
+    out::line(format_args!(
+        "messages sent before {cutoff} would be archived; nothing was done"
+    ))?;
+    let rows: Vec<[String; 7]> = plans
+        .iter()
+        .map(|plan| {
+            let time = plan.seconds.map_or("-".into(), |s| format!("{s} s"));
+            [
+                plan.shard.to_string(),
+                out::grouped(plan.conversations),
+                out::grouped(plan.messages),
+                out::grouped(plan.text_bytes),
+                out::grouped(plan.archived_bytes),
+                out::grouped(plan.segments),
+                time,
+            ]
+        })
+        .collect();
+    let header = [
+        "SHARD",
+        "CONVERSATIONS",
+        "MESSAGES",
+        "BYTES OF TEXT",
+        "BYTES ARCHIVED",
+        "OBJECTS",
+        "TIME",
+    ];
+    Ok(out::table(header, &rows)?)
+}
+
+fn show(
+    run: &[ShardOutcome<RunFigures>],
+    erase: &[ShardOutcome<EraseFigures>],
+) -> anyhow::Result<()> {
+    let mut sum = RunFigures::default();
+    let mut rows = Vec::new();
+    for ShardOutcome { shard, figures, .. } in run {
+        rows.push(row(shard.to_string(), figures));
+        sum.conversations += figures.conversations;
+        sum.messages += figures.messages;
+        sum.bytes += figures.bytes;
+        sum.segments += figures.segments;
+        sum.deleted += figures.deleted;
+        sum.millis += figures.millis;
+    }
+    if run.len() > 1 {
+        rows.push(row("all".into(), &sum));
+    }
+    let header = [
+        "SHARD",
+        "CONVERSATIONS",
+        "MESSAGES",
+        "BYTES",
+        "B/MESSAGE",
+        "OBJECTS",
+        "ROWS DELETED",
+        "TIME",
+        "MESSAGES/S",
+    ];
+    out::table(header, &rows)?;
+    let resumed: u64 = run.iter().map(|shard| shard.figures.resumed).sum();
+    if resumed > 0 {
+        let objects = out::counted(resumed, "object");
+        out::line(format_args!(
+            "went on with {objects} of an earlier run: their rows are deleted now"
+        ))?;
+    }
+    let count = |figure: fn(&EraseFigures) -> u64| -> u64 {
+        erase.iter().map(|shard| figure(&shard.figures)).sum()
+    };
+    let (erased, held) = (count(|it| it.erasures), count(|it| it.held));
+    if erased > 0 || held > 0 {
+        out::line(format_args!(
+            "erased: {}, {} written anew; waiting for a legal hold to end: {}",
+            out::counted(erased, "deletion"),
+            out::counted(count(|it| it.rewritten), "object"),
+            out::grouped(held)
+        ))?;
+    }
+    let dropped = count(|it| it.dropped_runs);
+    if dropped > 0 {
+        let runs = out::counted(dropped, "stretch of messages");
+        out::line(format_args!("dropped, as archive.retain says: {runs}"))?;
+    }
+    Ok(())
+}
+
+fn row(shard: String, figures: &RunFigures) -> [String; 9] {
+    [
+        shard,
+        out::grouped(figures.conversations),
+        out::grouped(figures.messages),
+        out::grouped(figures.bytes),
+        ratio(figures.bytes, figures.messages),
+        out::grouped(figures.segments),
+        out::grouped(figures.deleted),
+        format!("{} s", ratio(figures.millis, 1000)),
+        if figures.messages == 0 {
+            "-".into()
+        } else {
+            out::grouped(figures.messages * 1000 / figures.millis.max(1))
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_below_the_memory_of_message_ids_are_refused_with_the_reason() {
+        assert_eq!(parse_age("6months").unwrap().to_string(), "6 months");
+        assert_eq!(parse_age("30days").unwrap().to_string(), "30 days");
+        let refused = parse_age("29days").unwrap_err();
+        assert!(refused.starts_with("at least 30 days"), "{refused}");
+        for bad in ["", "0days", "-1year", "soon", "5s", "99999999999999years"] {
+            assert!(parse_age(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a configuration names, open: the store, which reads through to the archive; the object store behind it; and the
+//! archive's jobs.
+//!
+//! Opening asks nothing of databases that are away, nor of the object store: a service starts without them. What can never
+//! work, such as a folder that cannot be made, is an error.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use backscroll_archiver::archive::Archive;
+use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings};
+use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_archiver::tier::Tier;
+use backscroll_shard::seams::NoListener;
+use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::store::Store;
+
+use crate::failpoint;
+
+/// An open deployment. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Deployment {
+    /// Conversations, hot and archived alike.
+    pub store: Arc<Store>,
+    /// Where archived messages are.
+    pub objects: Arc<dyn ObjectStore>,
+    /// The archive's jobs.
+    pub archive: Archive,
+}
+
+impl Deployment {
+    /// Opens everything. The schema must be there.
+    ///
+    /// # Errors
+    /// When settings are wrong, the object store's folder cannot be made, or no shard map can be had
+    /// (a [`backscroll_shard::error::Error`]).
+    pub async fn open(
+        store: &StoreSettings,
+        objects: &ObjectStoreSettings,
+        archive: &ArchiveSettings,
+    ) -> anyhow::Result<Self> {
+        let hook = failpoint::from_environment()?;
+        let objects = object_store::open(objects)
+            .await
+            .context("cannot use the object store that the section object_store describes")?;
+        let tier = Tier::new(Arc::clone(&objects), archive);
+        let store = Store::open(store, Arc::new(tier), Arc::new(NoListener)).await?;
+        let jobs = Archive::new(
+            Arc::clone(store.router()),
+            Arc::clone(&objects),
+            archive.clone(),
+        );
+        let archive = match hook {
+            Some(hook) => jobs.with_hook(hook),
+            None => jobs,
+        };
+        Ok(Self {
+            store,
+            objects,
+            archive,
+        })
+    }
+
+    /// Finishes what the store accepted, for at most `patience`, and closes the connections.
+    pub async fn close(&self, patience: Duration) {
+        self.store.close(Instant::now() + patience).await;
+    }
+}
