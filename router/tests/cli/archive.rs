@@ -176,10 +176,7 @@ fn everything_in_turn(sandbox: Sandbox) {
     assert_eq!(restored["figures"]["messages"], json!(count));
     archived.run(&["run"]);
     archived.assert_whole("after a restoration");
-    archived
-        .sandbox
-        .run(&["archive", "hold", "--conversation", id, "--lift"])
-        .exits(0);
+    archived.run(&["hold", "--conversation", id, "--reason", "closed", "--lift"]);
     let collected = archived.run(&["gc"]);
     assert_eq!(sum(&collected, |shard| &shard["figures"]["deleted"]), 0);
 
