@@ -54,15 +54,13 @@ pub(super) async fn hold(deployment: &Deployment, args: HoldArgs) -> anyhow::Res
     let order = order(None, why);
     if args.lift {
         let lifted = archive.lift_hold(&order, id).await?;
+        anyhow::ensure!(lifted, "conversation {id} is not held");
         if args.json {
             return out::json(&json!({ "conversationId": id, "lifted": lifted }));
         }
-        let text = if lifted {
-            "is not held any more"
-        } else {
-            "was not held"
-        };
-        return Ok(out::line(format_args!("conversation {id} {text}"))?);
+        return Ok(out::line(format_args!(
+            "conversation {id} is not held any more"
+        ))?);
     }
     // A mistyped id must not look like a hold. Whether its first message can be read is another matter.
     if let Err(Error::NotFound(_)) = deployment.store.export(id, Seq(0), 1).await {

@@ -32,7 +32,7 @@ pub(super) async fn restore(archive: &Archive, args: RestoreArgs) -> anyhow::Res
         out::json(&outcome)?;
     } else {
         out::line(format_args!(
-            "{} of conversation {} back in the database of {}",
+            "{} of conversation {} brought back into the database of {}",
             out::counted(outcome.figures.messages, "message"),
             args.conversation,
             outcome.shard
