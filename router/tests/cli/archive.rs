@@ -1,5 +1,6 @@
 //! `archive`: real data out of the databases and back, and processes that die at every step of it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -161,12 +162,15 @@ fn everything_in_turn(sandbox: Sandbox) {
     archived.assert_whole("after a run");
     assert_eq!(walk(&archived), before);
 
-    // The files are there for plain tools.
-    let text = paste(&format!(
-        "find {} -name '*.zst' | head -n 1 | xargs zstd -dc | head -n 1",
-        archived.sandbox.path("").display()
-    ));
-    assert_eq!(text["backscroll"], "segment");
+    // The files are zstd and JSON Lines, for any tool.
+    let objects = objects_in(&archived.sandbox.path(""));
+    let packed = std::fs::read(&objects[0]).unwrap();
+    let text = String::from_utf8(zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["backscroll"], "segment");
 
     let id = &archived.conversations[0];
     archived.run(&["hold", "--conversation", id, "--reason", "case 17"]);
@@ -194,13 +198,23 @@ fn everything_in_turn(sandbox: Sandbox) {
     }
 
     // A lost object is found, and what is left is told.
-    let lost = paste(&format!(
-        "find {} -name '*.zst' | head -n 1 | xargs -I F sh -c 'rm F && echo 1'",
-        archived.sandbox.path("").display()
-    ));
-    assert_eq!(lost, 1);
+    std::fs::remove_file(&objects_in(&archived.sandbox.path(""))[0]).unwrap();
     let found = archived.sandbox.run(&["archive", "verify"]).exits(1);
     assert!(found.stdout.contains("missing"), "{found:#?}");
+}
+
+/// The archive's objects in a folder and those below it.
+fn objects_in(folder: &Path) -> Vec<PathBuf> {
+    let mut objects = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            objects.extend(objects_in(&path));
+        } else if path.to_string_lossy().ends_with(".jsonl.zst") {
+            objects.push(path);
+        }
+    }
+    objects
 }
 
 /// What clients see of every conversation, page by page, without where it came from.
