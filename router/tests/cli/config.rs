@@ -64,7 +64,7 @@ fn dump_shows_what_is_in_effect_and_no_secret() {
         .with("BACKSCROLL_CONFIG", "mine.toml");
     sandbox.write(
         "mine.toml",
-        "[pool]\nmax_connections = 22\n[directory]\nurl = \"mysql://bs:hunter2@h/d\"\n[[shards]]\nname = \"a\"\nprimary = \"mysql://bs:hunter2@h/a\"\n",
+        "[pool]\nmax_connections = 22\n[object_store]\npath = \"objects\"\nsecret_access_key = \"hunter2\"\naccess_key_id = \"id\"\n[directory]\nurl = \"mysql://bs:hunter2@h/d\"\n[[shards]]\nname = \"a\"\nprimary = \"mysql://bs:hunter2@h/a\"\n",
     );
     let dumped = sandbox.run(&["config", "dump"]).exits(0).stdout;
     assert!(dumped.contains("max_connections = 33"), "{dumped}");

@@ -13,4 +13,5 @@ mod export;
 mod harness;
 mod help;
 mod import;
+mod tiers;
 mod token;
