@@ -8,6 +8,9 @@
 //! | [`http`], [`sender`] | sending over HTTP at next to no cost, with a ledger |
 //! | [`pages`] | pages of history, over HTTP and by the bare statement |
 //! | [`rows`] | the other side of the comparison: row-by-row inserts |
+//! | [`imports`] | histories brought in with `backscroll import` |
+//! | [`archived`] | rows to be archived, brought back for every round |
+//! | [`pt_archiver`] | the other side of that comparison |
 //! | [`ledger`], [`verify`] | whether what was acknowledged is there |
 //! | [`population`], [`drafts`] | who talks where, and what is said |
 //! | [`rounds`] | rounds of each side, in turns |
@@ -39,7 +42,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{Common, archive, history, isolation, send};
+use crate::scenario::{Common, archive, cold, history, isolation, send};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -70,6 +73,7 @@ enum Scenario {
     History(history::Args),
     Isolation(isolation::Args),
     Archive(archive::Args),
+    Cold(cold::Args),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -99,12 +103,14 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let read = history::run(common, &defaults()?).await?;
                 let isolated = isolation::run(common, &defaults()?).await?;
                 let archived = archive::run(common, &defaults()?).await?;
-                Ok(sent && read && isolated && archived)
+                let cold = cold::run(common, &defaults()?).await?;
+                Ok(sent && read && isolated && archived && cold)
             }
             Scenario::Send(args) => send::run(common, args).await,
             Scenario::History(args) => history::run(common, args).await,
             Scenario::Isolation(args) => isolation::run(common, args).await,
             Scenario::Archive(args) => archive::run(common, args).await,
+            Scenario::Cold(args) => cold::run(common, args).await,
         }
     })
 }
@@ -129,5 +135,6 @@ mod tests {
         assert!(defaults::<history::Args>().is_ok());
         assert!(defaults::<isolation::Args>().is_ok());
         assert!(defaults::<archive::Args>().is_ok());
+        assert!(defaults::<cold::Args>().is_ok());
     }
 }
