@@ -43,16 +43,17 @@ pub fn store_settings(databases: &Databases) -> StoreSettings {
     settings
 }
 
-/// The archive of that store with default settings.
+/// The archive of that store.
 ///
 /// # Errors
 /// When the databases do not answer.
 pub async fn open_archive(
     settings: &StoreSettings,
     objects: Arc<dyn ObjectStore>,
+    archive_settings: ArchiveSettings,
 ) -> Result<Archive> {
     let router = Arc::new(Router::open(settings).await?);
-    Ok(Archive::new(router, objects, ArchiveSettings::default()))
+    Ok(Archive::new(router, objects, archive_settings))
 }
 
 /// Archives what was sent before `cutoff`, and says how long that took.

@@ -116,6 +116,7 @@ impl S3Server {
 async fn accept(listener: TcpListener, service: S3Service, answers: Answers) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap(); // or every answer waits 40 ms for the client's acknowledgement
         let (service, answers) = (service.clone(), Arc::clone(&answers));
         connections.spawn(async move {
             let handler =

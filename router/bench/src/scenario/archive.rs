@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use backscroll_archiver::archive::Archive;
+use backscroll_archiver::settings::ArchiveSettings;
 use serde::Serialize;
 
 use crate::archived::{DATABASES, Rows, Stored, open_archive, run_job, store_settings};
@@ -25,7 +26,9 @@ use crate::pages::{Depth, HttpReader, Log};
 use crate::population::{Conversation, Size, User};
 use crate::pt_archiver;
 use crate::report::{Latency, Spread, Table, Verdict, milliseconds, thousands};
-use crate::scenario::{Common, Report, check_number, check_seconds, publish, setup, watched};
+use crate::scenario::{
+    Common, Report, check_number, check_seconds, numbered, publish, setup, watched,
+};
 use crate::sender::{Sender, World};
 use crate::verify::verify;
 
@@ -62,6 +65,12 @@ pub struct Args {
     /// Archive this history instead, JSON Lines, plain or compressed with zstd
     #[arg(long, value_name = "FILE")]
     corpus: Option<PathBuf>,
+    /// How many times the history is imported, each time for another owner
+    #[arg(long, default_value_t = 1)]
+    copies: usize,
+    /// Compressed bytes after which a segment is full [default: the setting's]
+    #[arg(long, value_name = "BYTES")]
+    segment_bytes: Option<u64>,
     /// How many rounds there are
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -108,6 +117,7 @@ struct ArchiveReport {
     machine: Machine,
     messages: u64,
     conversations: usize,
+    segment_bytes: u64,
     ours: Throughput,
     theirs: Throughput,
     ratio: f64,
@@ -134,6 +144,7 @@ struct ArchiveReport {
 pub async fn run(common: &Common, args: &Args) -> Result<bool> {
     check_number("--messages", args.messages as usize, 1000, 100_000_000)?;
     check_number("--conversations", args.conversations as usize, 1, 100_000)?;
+    check_number("--copies", args.copies, 1, 100)?;
     check_number("--rounds", args.rounds, 1, 1000)?;
     check_number("--rate", args.rate as usize, 1, 100_000)?;
     check_seconds(&[args.round_seconds])?;
@@ -159,13 +170,13 @@ struct Job {
 }
 
 impl Job {
-    async fn open(databases: &Databases) -> Result<Self> {
+    async fn open(databases: &Databases, archive_settings: ArchiveSettings) -> Result<Self> {
         let aside = Aside::start(2)?;
         let bucket = Bucket::start().await?;
         let (objects, _) = bucket.open().await?;
         let settings = store_settings(databases);
         let archive = aside
-            .run(async move || open_archive(&settings, objects).await)
+            .run(async move || open_archive(&settings, objects, archive_settings).await)
             .await?;
         Ok(Self {
             aside,
@@ -184,9 +195,18 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         ..Generated::long_ago(args.messages)
     };
     let old = History::of(args.corpus.as_deref(), generated)?;
-    let imported = old.import(router, OWNER).await?;
+    let mut conversations = 0;
+    for owner in numbered(OWNER, args.copies) {
+        conversations += old.import(router, &owner).await?.conversations.len();
+    }
     let mut rows = Rows::copy(databases).await?;
-    let job = Job::open(databases).await?;
+    let settings = ArchiveSettings {
+        segment_bytes: args
+            .segment_bytes
+            .unwrap_or(ArchiveSettings::default().segment_bytes),
+        ..ArchiveSettings::default()
+    };
+    let job = Job::open(databases, settings).await?;
 
     let (ours, theirs, stored, mut usage) = rounds(&mut rows, &job, &watched, args).await?;
     let micros_each = usage.micros_each(rows.count * args.rounds as u64);
@@ -210,7 +230,8 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         scenario: "archive",
         machine,
         messages: rows.count,
-        conversations: imported.conversations.len(),
+        conversations,
+        segment_bytes: job.archive.settings().segment_bytes,
         ours,
         theirs,
         ratio,
@@ -484,9 +505,10 @@ impl Report for ArchiveReport {
 
     fn print(&self) {
         out::line(format_args!(
-            "load:    {} messages in {} conversations of one shard; {} sends/s and {} page reads/s of others\n",
+            "load:    {} messages in {} conversations of one shard, segments of {} bytes; {} sends/s and {} page reads/s of others\n",
             thousands(self.messages as f64),
             self.conversations,
+            thousands(self.segment_bytes as f64),
             thousands(self.rate),
             thousands(self.rate)
         ));

@@ -311,7 +311,8 @@ impl Bench {
         };
         place_hold(&mut connection, &hold).await?;
         connection.commit().await?;
-        let archive = open_archive(settings, self.objects.clone()).await?;
+        let archive_settings = ArchiveSettings::default();
+        let archive = open_archive(settings, self.objects.clone(), archive_settings).await?;
         let (_, figures) = run_job(&archive, Timestamp::now().0).await?;
         ensure!(
             figures.deleted >= self.setup.head,
