@@ -25,6 +25,7 @@ lint: ## check the formatting, run Clippy and build the documentation, warnings 
 
 .PHONY: bench
 bench: ## measure against a durable MariaDB started for it; BENCH="send --rounds 9" runs one scenario
+	case "$(or $(BENCH),all)" in all* | archive*) .ci/install pt-archiver:percona-toolkit ;; esac
 	cargo build --release --locked -p backscroll -p backscroll-bench
 	BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(or $(BENCH),all)
 

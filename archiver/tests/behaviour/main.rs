@@ -15,10 +15,11 @@ mod layers;
 mod objects;
 #[path = "../suite/probing.rs"]
 mod probing;
-mod s3_server;
 #[path = "../suite/uploads.rs"]
 mod uploads;
 mod wire;
+
+use backscroll_testkit::s3_server;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`].
 macro_rules! on_every_backend {

@@ -8,6 +8,9 @@
 //! | [`http`], [`sender`] | sending over HTTP at next to no cost, with a ledger |
 //! | [`pages`] | pages of history, over HTTP and by the bare statement |
 //! | [`rows`] | the other side of the comparison: row-by-row inserts |
+//! | [`imports`] | histories brought in with `backscroll import` |
+//! | [`archived`] | rows to be archived, brought back for every round |
+//! | [`pt_archiver`] | the other side of that comparison |
 //! | [`ledger`], [`verify`] | whether what was acknowledged is there |
 //! | [`population`], [`drafts`] | who talks where, and what is said |
 //! | [`rounds`] | rounds of each side, in turns |
@@ -15,15 +18,18 @@
 //!
 //! How each scenario measures, and what it does not measure, is in the README beside the manifest.
 
+pub mod archived;
 pub mod drafts;
 pub mod harness;
 pub mod http;
+pub mod imports;
 pub mod ledger;
 pub mod load;
 pub mod out;
 pub mod pace;
 pub mod pages;
 pub mod population;
+pub mod pt_archiver;
 pub mod report;
 pub mod rounds;
 pub mod rows;
@@ -36,7 +42,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{Common, history, isolation, send};
+use crate::scenario::{Common, archive, cold, history, isolation, send};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -66,6 +72,8 @@ enum Scenario {
     Send(send::Args),
     History(history::Args),
     Isolation(isolation::Args),
+    Archive(archive::Args),
+    Cold(cold::Args),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -94,11 +102,15 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let sent = send::run(common, &defaults()?).await?;
                 let read = history::run(common, &defaults()?).await?;
                 let isolated = isolation::run(common, &defaults()?).await?;
-                Ok(sent && read && isolated)
+                let archived = archive::run(common, &defaults()?).await?;
+                let cold = cold::run(common, &defaults()?).await?;
+                Ok(sent && read && isolated && archived && cold)
             }
             Scenario::Send(args) => send::run(common, args).await,
             Scenario::History(args) => history::run(common, args).await,
             Scenario::Isolation(args) => isolation::run(common, args).await,
+            Scenario::Archive(args) => archive::run(common, args).await,
+            Scenario::Cold(args) => cold::run(common, args).await,
         }
     })
 }
@@ -122,5 +134,7 @@ mod tests {
         assert!(defaults::<send::Args>().is_ok());
         assert!(defaults::<history::Args>().is_ok());
         assert!(defaults::<isolation::Args>().is_ok());
+        assert!(defaults::<archive::Args>().is_ok());
+        assert!(defaults::<cold::Args>().is_ok());
     }
 }

@@ -3,6 +3,7 @@
 //! - [`Proxy`]: a TCP proxy in front of a server that can be told to break: the "down, slow, lying" tests of whatever
 //!   talks to a database, a bus or an object store.
 //! - [`TestDatabases`]: empty databases of a test's own on the SQL server that the tests were given.
+//! - [`s3_server`]: an S3 server in this process (feature `s3`).
 //! - [`sql_server_url`], [`redis_url`]: where the servers are.
 //!
 //! The helpers panic when they cannot do their work, also when there is no server: a test that has nothing to run
@@ -14,6 +15,9 @@
 
 mod databases;
 mod proxy;
+#[cfg(feature = "s3")]
+#[expect(clippy::unwrap_used, reason = "as above")]
+pub mod s3_server;
 mod servers;
 
 pub use databases::TestDatabases;

@@ -129,6 +129,25 @@ impl Databases {
         options.to_url_lossy().into()
     }
 
+    /// How Percona's tools are told where the database called `name` in this run is.
+    #[must_use]
+    pub fn dsn(&self, name: &str) -> String {
+        let url = self.options.to_url_lossy();
+        let mut dsn = format!(
+            "h={},P={},D={}",
+            self.options.get_host(),
+            self.options.get_port(),
+            self.name(name)
+        );
+        if !url.username().is_empty() {
+            dsn.push_str(&format!(",u={}", url.username()));
+        }
+        if let Some(password) = url.password() {
+            dsn.push_str(&format!(",p={password}"));
+        }
+        dsn
+    }
+
     /// The server's host and port.
     #[must_use]
     pub fn server(&self) -> (&str, u16) {

@@ -1,6 +1,8 @@
 //! What every scenario stands on: databases of its own on the given server, the real router as a process, who used how
-//! much processor time, and a description of the machine.
+//! much processor time, and a description of the machine; for the archive, a bucket and threads beside the generator's.
 
+pub mod aside;
+pub mod bucket;
 pub mod databases;
 pub mod machine;
 pub mod router;

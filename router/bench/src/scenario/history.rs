@@ -1,22 +1,19 @@
 //! `history`: a page over HTTP against the bare statement that reads its rows, at the newest end of a long conversation
 //! and deep inside it, on the same server in one run.
 
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hdrhistogram::Histogram;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::drafts::{Drafts, Texts};
 use crate::harness::databases::{Databases, with_databases};
 use crate::harness::machine::Machine;
 use crate::harness::router::Router;
 use crate::harness::usage::{Meter, Usage, Watched};
+use crate::imports::{Generated, History, OWNER};
 use crate::load::{Operation, Outcome};
 use crate::out;
 use crate::pages::{Depth, HttpReader, Log, SqlReader};
@@ -33,13 +30,6 @@ const GOAL_FACTOR: f64 = 2.0;
 const GOAL_MORE_MS: f64 = 0.3;
 /// How many times the first page's time a deep one may take and still count as the same.
 const GOAL_SAME: f64 = 1.2;
-/// Who owns the imported conversation, and reads it.
-const OWNER: &str = "bench-owner";
-/// How many people write the generated history.
-const WRITERS: usize = 50;
-/// When the generated history begins, in milliseconds since 1970, and the mean time between messages.
-const BEGIN_MS: i64 = 1_600_000_000_000;
-const MEAN_GAP_MS: i64 = 400_000;
 
 /// A page of history over HTTP against the bare SELECT of its rows: the newest, and deep ones
 #[derive(Clone, Debug, clap::Args)]
@@ -129,9 +119,11 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
 async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<HistoryReport> {
     let machine = Machine::describe(&mut databases.connect_to_server().await?).await?;
     let watched = watched(databases, router)?;
-    let imported = import(router, args).await?;
+    let history = History::of(args.corpus.as_deref(), Generated::long_ago(args.messages))?;
+    let imported = history.import(router, OWNER).await?;
+    let longest = imported.longest()?;
     let conversation = Conversation {
-        id: imported.id,
+        id: longest.id.clone(),
         members: Vec::new(),
     };
     let shard = format!("shard{}", conversation.shard(args.shards)? + 1);
@@ -139,7 +131,7 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         address: router.address,
         conversation,
         reader: User::new(OWNER.to_owned(), &router.secret)?,
-        head: imported.messages,
+        head: longest.messages,
         limit: args.limit,
     });
 
@@ -153,7 +145,7 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
     Ok(HistoryReport {
         scenario: "history",
         machine,
-        messages: imported.messages,
+        messages: longest.messages,
         limit: args.limit,
         imported_per_second: imported.per_second,
         alone,
@@ -162,78 +154,6 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         usage,
         verdicts,
     })
-}
-
-/// A conversation that was imported.
-struct Imported {
-    id: String,
-    messages: u64,
-    per_second: f64,
-}
-
-/// Imports the history with the command an operator would use.
-async fn import(router: &Router, args: &Args) -> Result<Imported> {
-    #[derive(Deserialize)]
-    struct Summary {
-        conversations: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        id: String,
-        messages: u64,
-    }
-    let folder = tempfile::tempdir()?;
-    let file = match &args.corpus {
-        Some(corpus) => std::path::absolute(corpus)?,
-        None => folder.path().join("history.jsonl"),
-    };
-    if args.corpus.is_none() {
-        generate(&file, args.messages).context("cannot write the history to import")?;
-    }
-    out::progress(format_args!("importing {}", file.display()));
-    let file = file.to_str().context("the file's path is not UTF-8")?;
-    let begin = Instant::now();
-    let summary = router
-        .run("import", &[file, "--owner", OWNER, "--json"])
-        .await?;
-    let elapsed = begin.elapsed();
-    let summary: Summary =
-        serde_json::from_str(&summary).context("cannot read what the import printed")?;
-    let all: u64 = summary
-        .conversations
-        .iter()
-        .map(|entry| entry.messages)
-        .sum();
-    let longest = summary
-        .conversations
-        .into_iter()
-        .max_by_key(|entry| entry.messages)
-        .context("nothing was imported")?;
-    Ok(Imported {
-        id: longest.id,
-        messages: longest.messages,
-        per_second: all as f64 / elapsed.as_secs_f64(),
-    })
-}
-
-/// A history of `messages` messages as JSON Lines.
-fn generate(file: &Path, messages: u64) -> Result<()> {
-    let texts = Texts::new(1)?;
-    let mut drafts = Drafts::new(1, [0].into(), WRITERS)?;
-    let mut rng = SmallRng::seed_from_u64(1);
-    let mut lines = BufWriter::new(std::fs::File::create(file)?);
-    let mut at = BEGIN_MS;
-    for _ in 0..messages {
-        let draft = drafts.draw();
-        at += rng.random_range(0..2 * MEAN_GAP_MS);
-        let (member, text) = (draft.member, texts.json(&draft));
-        writeln!(
-            lines,
-            r#"{{"channel":"bench","user":"writer-{member}","at":{at},"text":{text}}}"#
-        )?;
-    }
-    lines.flush()?;
-    Ok(())
 }
 
 /// Reads one page at a time, each kind in turn.

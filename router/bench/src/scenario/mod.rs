@@ -1,5 +1,7 @@
 //! The scenarios: a file each. A scenario measures, prints its report, and says whether its goals were met.
 
+pub mod archive;
+pub mod cold;
 pub mod history;
 pub mod isolation;
 pub mod send;

@@ -21,24 +21,30 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-pub(crate) const BUCKET: &str = "archive";
-pub(crate) const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
-pub(crate) const SECRET_ACCESS_KEY: &str = "an-example-secret";
+/// The bucket.
+pub const BUCKET: &str = "archive";
+/// The key that may do everything in it.
+pub const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
+/// Its secret.
+pub const SECRET_ACCESS_KEY: &str = "an-example-secret";
 
 /// How many uploads a page of a listing has: few, so that there are pages.
 const UPLOADS_PAGE: usize = 2;
 
 /// An answer that is given in place of the server's own.
-#[derive(Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) body: Bytes,
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body.
+    pub body: Bytes,
 }
 
 impl Answer {
     /// An error as S3 tells it.
-    pub(crate) fn error(status: u16, code: &str) -> Self {
+    pub fn error(status: u16, code: &str) -> Self {
         let body = format!(
             "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on purpose</Message></Error>"
         );
@@ -53,7 +59,7 @@ impl Answer {
 type Answers = Arc<Mutex<VecDeque<Answer>>>;
 
 /// The server; it ends when this is dropped.
-pub(crate) struct S3Server {
+pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
     bucket: Arc<Bucket>,
@@ -62,7 +68,7 @@ pub(crate) struct S3Server {
 
 impl S3Server {
     /// Serves a new bucket, kept in `folder`.
-    pub(crate) async fn start(folder: &Path) -> Self {
+    pub async fn start(folder: &Path) -> Self {
         std::fs::create_dir(folder.join(BUCKET)).unwrap();
         let bucket = Arc::new(Bucket {
             files: FileSystem::new(folder).unwrap(),
@@ -86,21 +92,23 @@ impl S3Server {
         }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Its address as clients take it.
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The next requests get these answers.
-    pub(crate) fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
+    pub fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
         self.answers.lock().unwrap().extend(answers);
     }
 
     /// From now on, conditions of requests are passed over, as older stores do.
-    pub(crate) fn ignore_conditions(&self) {
+    pub fn ignore_conditions(&self) {
         *self.bucket.deaf.lock().unwrap() = true;
     }
 }
@@ -108,6 +116,7 @@ impl S3Server {
 async fn accept(listener: TcpListener, service: S3Service, answers: Answers) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap(); // or every answer waits 40 ms for the client's acknowledgement
         let (service, answers) = (service.clone(), Arc::clone(&answers));
         connections.spawn(async move {
             let handler =

@@ -1,0 +1,621 @@
+//! `cold`: a page of archived messages, read through the store: how many requests of the object store it takes, how much
+//! longer than a bare read of the same bytes, how it compares with a hot page once its frame is in the cache, and what
+//! many readers of one frame cost.
+//!
+//! The store is opened in this process, as the router opens it, so that what is measured is not HTTP.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
+use backscroll_archiver::object_store::faults::Faults;
+use backscroll_archiver::object_store::{ObjectStore, Operation};
+use backscroll_archiver::segment::object_key;
+use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_archiver::tier::Tier;
+use backscroll_shard::archive::{ArchivedRun, Hold, locate, place_hold};
+use backscroll_shard::ids::{ConversationId, Seq, UserId};
+use backscroll_shard::message::StoredMessage;
+use backscroll_shard::model::{Caller, HistoryPage, Position, Timestamp};
+use backscroll_shard::node::Shard;
+use backscroll_shard::seams::{ColdTier, NoListener};
+use backscroll_shard::store::Store;
+use hdrhistogram::Histogram;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+use crate::archived::{open_archive, run_job, store_settings};
+use crate::harness::aside::Aside;
+use crate::harness::bucket::Bucket;
+use crate::harness::databases::{Databases, with_databases};
+use crate::harness::machine::Machine;
+use crate::harness::router::Router;
+use crate::harness::usage::{Meter, Usage, Watched, generator, listener};
+use crate::imports::{Generated, History, ImportedConversation, OWNER};
+use crate::out;
+use crate::report::{Latency, Spread, Table, Verdict, milliseconds, thousands};
+use crate::scenario::{Common, Report, check_number, publish, setup};
+
+/// How many requests a page may take on average, and how many many readers of one frame may.
+const GOAL_REQUESTS: f64 = 1.0;
+/// How many milliseconds more than the bare read of its bytes a page may take.
+const GOAL_MORE_MS: f64 = 3.0;
+/// How many times a hot page's time one from the cache may take.
+const GOAL_WARM: f64 = 1.5;
+/// Who owns the conversation that is not archived.
+const HELD_OWNER: &str = "bench-held";
+/// How long a page may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A page of archived messages: requests, time beside a bare read and beside a hot page, many readers of one frame
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// How many messages the conversation has
+    #[arg(long, default_value_t = 300_000)]
+    messages: u64,
+    /// Archive this history instead, JSON Lines, plain or compressed with zstd, and read its longest conversation
+    #[arg(long, value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    /// How many messages a page has
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+    /// How many rounds there are
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How many pages of each kind are read in a round
+    #[arg(long, default_value_t = 300)]
+    pages: usize,
+    /// How many read one frame at once
+    #[arg(long, default_value_t = 200)]
+    readers: usize,
+}
+
+/// One kind of read.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    /// The median of each round, in milliseconds.
+    p50: Spread,
+    /// Of all rounds.
+    latency: Latency,
+}
+
+/// Requests for pages.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Requests {
+    pages: u64,
+    gets: u64,
+}
+
+impl Requests {
+    fn each(self) -> f64 {
+        self.gets as f64 / self.pages.max(1) as f64
+    }
+}
+
+/// What was measured, in the runtime of the store.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Figures {
+    /// A page of rows.
+    hot: Kind,
+    /// A page whose frame is in the cache.
+    warm: Kind,
+    /// A page with nothing in the cache.
+    cold: Kind,
+    /// The bytes of that page's frame, from the object store.
+    bare: Kind,
+    /// A walk from the newest page to the oldest, with nothing in the cache at its start.
+    walk: Requests,
+    /// Random pages with nothing in the cache and nothing read ahead: of one frame …
+    within: Requests,
+    /// … and of two.
+    across: Requests,
+    /// Many at once, of one frame.
+    crowd: Requests,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ColdReport {
+    scenario: &'static str,
+    machine: Machine,
+    messages: u64,
+    limit: u32,
+    figures: Figures,
+    verdicts: Vec<Verdict>,
+}
+
+/// Runs it; returns whether the goals were met.
+///
+/// # Errors
+/// When it cannot be measured.
+pub async fn run(common: &Common, args: &Args) -> Result<bool> {
+    check_number("--messages", args.messages as usize, 1000, 100_000_000)?;
+    check_number("--limit", args.limit as usize, 1, 200)?;
+    check_number("--rounds", args.rounds, 1, 1000)?;
+    check_number("--pages", args.pages, 1, 100_000)?;
+    check_number("--readers", args.readers, 1, 200)?;
+    let binary = common.binary()?;
+    let names = ["directory", "shard1"].map(str::to_owned);
+    let report = with_databases(&common.mysql_url, &names, async |databases| {
+        let router = Router::start(&setup(binary, databases, 1)).await?;
+        let history = History::of(args.corpus.as_deref(), Generated::long_ago(args.messages))?;
+        let cold = history.import(&router, OWNER).await?;
+        let hot = history.import(&router, HELD_OWNER).await?;
+        router.stop().await?;
+        measure(databases, args, (cold.longest()?, hot.longest()?)).await
+    })
+    .await?;
+    publish(&report, common.json)
+}
+
+async fn measure(
+    databases: &Databases,
+    args: &Args,
+    (cold, hot): (&ImportedConversation, &ImportedConversation),
+) -> Result<ColdReport> {
+    let machine = Machine::describe(&mut databases.connect_to_server().await?).await?;
+    let bucket = Bucket::start().await?;
+    let (objects, faults) = bucket.open().await?;
+    let settings = store_settings(databases);
+    let bench = BenchSetup {
+        args: args.clone(),
+        cold: id_of(cold)?,
+        hot: id_of(hot)?,
+        head: cold.messages,
+        watched: [
+            Some(generator()),
+            listener("database", databases.server().1),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+    };
+    let aside = Aside::start(2)?;
+    let figures = aside
+        .run(async move || {
+            let tier = Arc::new(Replaceable::new(objects.clone()));
+            let store = Store::open(&settings, tier.clone(), Arc::new(NoListener)).await?;
+            let bench = Bench {
+                store,
+                tier,
+                objects,
+                faults,
+                setup: bench,
+            };
+            bench.archive(&settings).await?;
+            let figures = bench.measure().await?;
+            bench.store.close(Instant::now() + PATIENCE).await;
+            Ok(figures)
+        })
+        .await?;
+    let verdicts = verdicts(&figures, args);
+    Ok(ColdReport {
+        scenario: "cold",
+        machine,
+        messages: cold.messages,
+        limit: args.limit,
+        figures,
+        verdicts,
+    })
+}
+
+fn id_of(conversation: &ImportedConversation) -> Result<ConversationId> {
+    let id = conversation.id.parse();
+    id.ok().context("a conversation id cannot be read")
+}
+
+/// A tier that can be replaced by one with nothing in its cache.
+struct Replaceable {
+    objects: Arc<dyn ObjectStore>,
+    tier: Mutex<(Tier, ReadAhead)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadAhead {
+    On,
+    /// What a page itself needs is all that is fetched.
+    Off,
+}
+
+impl Replaceable {
+    fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        let tier = Tier::new(objects.clone(), &ArchiveSettings::default());
+        Self {
+            objects,
+            tier: Mutex::new((tier, ReadAhead::On)),
+        }
+    }
+
+    /// From now on there is nothing in the cache.
+    fn replace(&self, ahead: ReadAhead) {
+        let tier = Tier::new(self.objects.clone(), &ArchiveSettings::default());
+        *self.tier.lock().unwrap_or_else(PoisonError::into_inner) = (tier, ahead);
+    }
+
+    fn tier(&self) -> (Tier, ReadAhead) {
+        self.tier
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[async_trait]
+impl ColdTier for Replaceable {
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        run: &ArchivedRun,
+        range: (Seq, Seq),
+        deadline: Instant,
+    ) -> backscroll_shard::error::Result<Vec<StoredMessage>> {
+        let (tier, _) = self.tier();
+        tier.read(conversation, run, range, deadline).await
+    }
+
+    fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq) {
+        let (tier, ahead) = self.tier();
+        if ahead == ReadAhead::On {
+            tier.read_ahead(shard, conversation, before);
+        }
+    }
+}
+
+/// What is read.
+struct BenchSetup {
+    args: Args,
+    cold: ConversationId,
+    hot: ConversationId,
+    head: u64,
+    watched: Vec<Watched>,
+}
+
+struct Bench {
+    store: Arc<Store>,
+    tier: Arc<Replaceable>,
+    objects: Arc<dyn ObjectStore>,
+    faults: Faults,
+    setup: BenchSetup,
+}
+
+/// Times of one round, in nanoseconds.
+struct Times {
+    hot: Histogram<u64>,
+    warm: Histogram<u64>,
+    cold: Histogram<u64>,
+    bare: Histogram<u64>,
+}
+
+impl Bench {
+    fn shard(&self) -> Result<Arc<Shard>> {
+        let shard = self.store.router().shards().next();
+        Ok(shard.context("there is no shard")?.clone())
+    }
+
+    /// Archives the one conversation and not the other, which is held.
+    async fn archive(&self, settings: &backscroll_shard::settings::StoreSettings) -> Result<()> {
+        out::progress("archiving");
+        let mut connection = self.shard()?.begin(Instant::now() + PATIENCE).await?;
+        let hold = Hold {
+            conversation_id: self.setup.hot,
+            placed_at: Timestamp::now(),
+            actor: "bench".into(),
+            reason: "stays hot".into(),
+        };
+        place_hold(&mut connection, &hold).await?;
+        connection.commit().await?;
+        let archive_settings = ArchiveSettings::default();
+        let archive = open_archive(settings, self.objects.clone(), archive_settings).await?;
+        let (_, figures) = run_job(&archive, Timestamp::now().0).await?;
+        ensure!(
+            figures.deleted >= self.setup.head,
+            "{} messages were archived of {}",
+            figures.deleted,
+            self.setup.head
+        );
+        Ok(())
+    }
+
+    async fn measure(&self) -> Result<Figures> {
+        let meter = Meter::start(&self.setup.watched)?;
+        let mut rng = SmallRng::seed_from_u64(rand::random());
+        let mut rounds = Vec::with_capacity(self.setup.args.rounds);
+        let (mut within, mut across) = (Requests::default(), Requests::default());
+        // The first round warms up and does not count.
+        for round in 0..=self.setup.args.rounds {
+            let times = self.round(&mut rng, (&mut within, &mut across)).await?;
+            if round > 0 {
+                let p50 = |times: &Histogram<u64>| times.value_at_quantile(0.5) / 1000;
+                out::progress(format_args!(
+                    "round {round}: p50 {} µs hot, {} µs warm, {} µs cold, {} µs bare",
+                    p50(&times.hot),
+                    p50(&times.warm),
+                    p50(&times.cold),
+                    p50(&times.bare)
+                ));
+                rounds.push(times);
+            }
+        }
+        Ok(Figures {
+            hot: kind(rounds.iter().map(|times| &times.hot))?,
+            warm: kind(rounds.iter().map(|times| &times.warm))?,
+            cold: kind(rounds.iter().map(|times| &times.cold))?,
+            bare: kind(rounds.iter().map(|times| &times.bare))?,
+            walk: self.walk().await?,
+            within,
+            across,
+            crowd: self.crowd(&mut rng).await?,
+            usage: meter.stop()?,
+        })
+    }
+
+    /// Pages of each kind in turns, each in another place.
+    async fn round(
+        &self,
+        rng: &mut SmallRng,
+        (within, across): (&mut Requests, &mut Requests),
+    ) -> Result<Times> {
+        let new = || Histogram::new(3);
+        let mut times = Times {
+            hot: new()?,
+            warm: new()?,
+            cold: new()?,
+            bare: new()?,
+        };
+        let limit = u64::from(self.setup.args.limit);
+        let shard = self.shard()?;
+        for n in 0..self.setup.args.pages {
+            let last = rng.random_range(limit..self.setup.head);
+            let range = (Seq(last + 1 - limit), Seq(last));
+            let mut connection = shard.reader(Instant::now() + PATIENCE).await?;
+            let runs = locate(&mut connection, self.setup.cold, range).await?;
+            drop(connection);
+
+            // Which of the two goes first alternates.
+            if n.is_multiple_of(2) {
+                self.bare(&runs, &mut times.bare).await?;
+            }
+            self.tier.replace(ReadAhead::Off);
+            let before = self.faults.requests(Operation::GetRange);
+            self.timed(self.setup.cold, last, &mut times.cold).await?;
+            let gets = self.faults.requests(Operation::GetRange) - before;
+            let requests = if runs.len() == 1 {
+                &mut *within
+            } else {
+                &mut *across
+            };
+            requests.pages += 1;
+            requests.gets += u64::from(gets);
+            if !n.is_multiple_of(2) {
+                self.bare(&runs, &mut times.bare).await?;
+            }
+            // Its frame is in the cache now.
+            if n.is_multiple_of(2) {
+                self.timed(self.setup.hot, last, &mut times.hot).await?;
+                self.timed(self.setup.cold, last, &mut times.warm).await?;
+            } else {
+                self.timed(self.setup.cold, last, &mut times.warm).await?;
+                self.timed(self.setup.hot, last, &mut times.hot).await?;
+            }
+        }
+        Ok(times)
+    }
+
+    /// Reads the page that ends with `last`, and checks it.
+    async fn timed(
+        &self,
+        conversation: ConversationId,
+        last: u64,
+        times: &mut Histogram<u64>,
+    ) -> Result<()> {
+        let begin = Instant::now();
+        let page = self
+            .page(conversation, Position::Before(Seq(last + 1)))
+            .await?;
+        times.record(begin.elapsed().as_nanos() as u64)?;
+        let first = last + 1 - u64::from(self.setup.args.limit);
+        let numbers = page.messages.iter().map(|message| message.seq.0);
+        ensure!(numbers.eq(first..=last), "a page is not {first} to {last}");
+        Ok(())
+    }
+
+    async fn page(&self, conversation: ConversationId, position: Position) -> Result<HistoryPage> {
+        let owner = if conversation == self.setup.hot {
+            HELD_OWNER
+        } else {
+            OWNER
+        };
+        let owner = UserId::new(owner).ok().context("a user id is wrong")?;
+        let caller = Caller::new(owner, PATIENCE);
+        let limit = self.setup.args.limit;
+        Ok(self
+            .store
+            .history(&caller, conversation, position, limit)
+            .await?)
+    }
+
+    /// Reads the bytes that a page of `runs` needs, one frame after the other.
+    async fn bare(&self, runs: &[ArchivedRun], times: &mut Histogram<u64>) -> Result<()> {
+        let begin = Instant::now();
+        for run in runs {
+            let key = object_key(run.segment.context("a run without a segment")?);
+            let range = run.offset..run.offset + u64::from(run.length);
+            self.objects.get_range(&key, range).await?;
+        }
+        times.record(begin.elapsed().as_nanos() as u64)?;
+        Ok(())
+    }
+
+    /// Reads the whole conversation page by page, backwards.
+    async fn walk(&self) -> Result<Requests> {
+        out::progress("walking");
+        self.tier.replace(ReadAhead::On);
+        let before = self.faults.requests(Operation::GetRange);
+        let mut pages = 0;
+        let mut seen = 0;
+        let mut position = Position::Latest;
+        loop {
+            let page = self.page(self.setup.cold, position).await?;
+            pages += 1;
+            seen += page.messages.len() as u64;
+            match page.messages.first() {
+                Some(first) if page.has_more_before => position = Position::Before(first.seq),
+                _ => break,
+            }
+        }
+        ensure!(
+            seen == self.setup.head,
+            "a walk saw {seen} messages of {}",
+            self.setup.head
+        );
+        let gets = self.faults.requests(Operation::GetRange) - before;
+        Ok(Requests {
+            pages,
+            gets: gets.into(),
+        })
+    }
+
+    /// Many readers of a random message's frame at once, with nothing in the cache.
+    async fn crowd(&self, rng: &mut SmallRng) -> Result<Requests> {
+        let seq = Seq(rng.random_range(1..=self.setup.head));
+        self.tier.replace(ReadAhead::Off);
+        let before = self.faults.requests(Operation::GetRange);
+        let owner = UserId::new(OWNER).ok().context("a user id is wrong")?;
+        let caller = Caller::new(owner, PATIENCE);
+        let reads = (0..self.setup.args.readers).map(|_| {
+            self.store
+                .history(&caller, self.setup.cold, Position::Around(seq), 1)
+        });
+        for page in futures_util::future::join_all(reads).await {
+            let found = page?.messages.first().map(|message| message.seq);
+            ensure!(found == Some(seq), "a reader got another message");
+        }
+        let gets = self.faults.requests(Operation::GetRange) - before;
+        Ok(Requests {
+            pages: self.setup.args.readers as u64,
+            gets: gets.into(),
+        })
+    }
+}
+
+fn kind<'a>(rounds: impl Iterator<Item = &'a Histogram<u64>>) -> Result<Kind> {
+    let mut total = Histogram::new(3)?;
+    let mut medians = Vec::new();
+    for round in rounds {
+        total.add(round)?;
+        medians.push(round.value_at_quantile(0.5) as f64 / 1e6);
+    }
+    Ok(Kind {
+        p50: Spread::of(&medians),
+        latency: Latency::of_nanoseconds(&total),
+    })
+}
+
+fn verdicts(figures: &Figures, args: &Args) -> Vec<Verdict> {
+    let (cold, bare) = (figures.cold.p50.median, figures.bare.p50.median);
+    let warm = figures.warm.p50.median / figures.hot.p50.median;
+    let within = |requests: Requests| requests.each() <= GOAL_REQUESTS;
+    vec![
+        Verdict::new(
+            format!(
+                "at most {GOAL_REQUESTS:.1} requests a page, walking with nothing in the cache"
+            ),
+            format!("{:.3}", figures.walk.each()),
+            within(figures.walk),
+        ),
+        Verdict::new(
+            format!(
+                "at most {GOAL_REQUESTS:.1} requests for a page of one frame that is not in the cache"
+            ),
+            format!(
+                "{:.3}; {:.3} for the {} of {} pages that have two frames",
+                figures.within.each(),
+                figures.across.each(),
+                figures.across.pages,
+                figures.across.pages + figures.within.pages
+            ),
+            within(figures.within),
+        ),
+        Verdict::new(
+            format!("a cold page: p50 within {GOAL_MORE_MS:.0} ms of the bare read of its bytes"),
+            format!("{} ms, {} ms bare", milliseconds(cold), milliseconds(bare)),
+            cold - bare <= GOAL_MORE_MS,
+        ),
+        Verdict::new(
+            format!("a page from the cache: p50 at most {GOAL_WARM} times a hot page's"),
+            format!("{warm:.2} times"),
+            warm <= GOAL_WARM,
+        ),
+        Verdict::new(
+            format!(
+                "{} readers of one frame at once cost one request",
+                args.readers
+            ),
+            format!("{}", figures.crowd.gets),
+            figures.crowd.gets == 1,
+        ),
+    ]
+}
+
+impl Report for ColdReport {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    fn others_share(&self) -> f64 {
+        self.figures.usage.others_share(self.machine.cores)
+    }
+
+    fn print(&self) {
+        out::line(format_args!(
+            "load:    an archived conversation of {} messages and a hot one like it; pages of {}\n",
+            thousands(self.messages as f64),
+            self.limit
+        ));
+        let headings = ["one at a time", "count", "lowest p50", "highest p50"];
+        let mut table = Table::new(headings.into_iter().chain(Latency::COLUMNS));
+        for (name, kind) in [
+            ("hot page", &self.figures.hot),
+            ("page from the cache", &self.figures.warm),
+            ("cold page", &self.figures.cold),
+            ("bare read of its frames", &self.figures.bare),
+        ] {
+            let mut cells = vec![
+                thousands(kind.latency.count as f64),
+                milliseconds(kind.p50.min),
+                milliseconds(kind.p50.max),
+            ];
+            cells.extend(kind.latency.cells());
+            table.row(name, cells);
+        }
+        out::line(&table);
+        let mut table = Table::new(["requests of the object store", "pages", "requests", "each"]);
+        for (name, requests) in [
+            ("walk", self.figures.walk),
+            ("cold pages of one frame", self.figures.within),
+            ("cold pages of two frames", self.figures.across),
+            ("readers of one frame at once", self.figures.crowd),
+        ] {
+            table.row(
+                name,
+                [
+                    thousands(requests.pages as f64),
+                    thousands(requests.gets as f64),
+                    format!("{:.3}", requests.each()),
+                ],
+            );
+        }
+        out::line(&table);
+    }
+}
