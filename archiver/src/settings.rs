@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::segment::writer::SegmentOptions;
 
+/// Ages are compared as of 15 March 2026: the month before has 28 days, so that what is long enough then always is.
+const SHORTEST_MONTH_BEHIND: Timestamp = Timestamp(1_773_532_800_000);
+
 /// How long a message id given by a client must stay findable among the hot rows (INV-IDEM), in days.
 const IDEMPOTENCY_DAYS: i64 = 30;
 
@@ -210,7 +213,7 @@ impl ArchiveSettings {
             self.gc_grace >= Span::secs(3600),
             "gc_grace: at least an hour, so that no reader is still at the object",
         );
-        let now = Timestamp::now();
+        let now = SHORTEST_MONTH_BEHIND;
         let oldest_key = Timestamp(now.0 - IDEMPOTENCY_DAYS * 86_400_000);
         require(
             self.after.before(now, &TimeZone::UTC) <= oldest_key,
@@ -283,6 +286,16 @@ mod tests {
         ] {
             assert!(shown(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_month_may_be_too_short() {
+        let after = |text: &str| ArchiveSettings {
+            after: text.parse().unwrap(),
+            ..ArchiveSettings::default()
+        };
+        assert_eq!(after("1 month").check().len(), 1, "it may have 28 days");
+        assert_eq!(after("30 days").check(), Vec::<String>::new());
     }
 
     #[test]
