@@ -10,7 +10,7 @@ test: ## run all tests, with a MariaDB and a Redis started for them
 
 .PHONY: test-mysql
 test-mysql: ## run the SQL behaviour suites against MySQL 9
-	.ci/servers mysql redis -- cargo test --locked -p backscroll-shard -p backscroll-archiver --test behaviour
+	.ci/servers mysql redis -- cargo test --workspace --locked --test behaviour
 
 .PHONY: test-garage
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
