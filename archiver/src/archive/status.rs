@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use backscroll_shard::archive::{self, Erasure, Hold, JobRecord, SegmentState, SegmentSums};
+use backscroll_shard::archive::{
+    self, Candidate, Erasure, Hold, JobRecord, SegmentState, SegmentSums,
+};
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
@@ -13,7 +15,10 @@ use super::{Archive, Order, Result, STEP, transaction};
 /// How many jobs are told.
 const JOBS: usize = 10;
 
-/// Most receipts read at once.
+/// Up to about how many waiting conversations are counted.
+const WAITING_MAX: u64 = 10_000;
+
+/// Most receipts, or conversations, read at once.
 const PAGE: usize = 256;
 
 /// The archive of one shard.
@@ -27,7 +32,7 @@ pub struct ShardStatus {
     pub error: Option<String>,
     /// When its oldest hot message was sent.
     pub oldest_hot_at: Option<Timestamp>,
-    /// Conversations with messages old enough to be archived, counted up to 10,000.
+    /// Conversations that the next run will look at, counted up to about 10,000: with messages old enough, and not held.
     pub waiting_conversations: u64,
     /// How long the oldest of these messages has been old enough, in milliseconds.
     pub lag_millis: i64,
@@ -75,8 +80,17 @@ impl Archive {
         let mut connection = shard.reader(Instant::now() + STEP).await?;
         let connection = &mut connection;
         let mut status = ShardStatus::of(shard.name());
-        (status.oldest_hot_at, status.waiting_conversations) =
-            archive::backlog(connection, cutoff).await?;
+        status.oldest_hot_at = archive::oldest_hot(connection).await?;
+        for range in self.router.map().ranges_of(shard.name()) {
+            let mut after: Option<Candidate> = None;
+            while status.waiting_conversations < WAITING_MAX {
+                let last = after.as_ref();
+                let page = archive::candidates(connection, range, cutoff, last, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(*last);
+                status.waiting_conversations += page.len() as u64;
+            }
+        }
         let lag = status
             .oldest_hot_at
             .map_or(0, |oldest| cutoff.0.saturating_sub(oldest.0));

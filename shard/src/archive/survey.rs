@@ -44,12 +44,6 @@ const SUMS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS {signed}), 
 /// By the index `conversations_oldest_hot`.
 const OLDEST_HOT: &str = "SELECT oldest_hot_at FROM conversations {by conversations_oldest_hot} \
      WHERE oldest_hot_at IS NOT NULL ORDER BY oldest_hot_at LIMIT 1";
-/// By the index `conversations_oldest_hot`.
-const BACKLOG: &str = "SELECT COUNT(*) FROM (SELECT id FROM conversations {by conversations_oldest_hot} \
-     WHERE oldest_hot_at < ? ORDER BY oldest_hot_at LIMIT ?) AS waiting";
-
-/// Up to how many waiting conversations are counted.
-pub const BACKLOG_MAX: u64 = 10_000;
 
 /// The next `limit` runs of a conversation after the one given, by their last seq and generation.
 ///
@@ -267,20 +261,11 @@ pub async fn segment_sums(
     }
 }
 
-/// When the shard's oldest hot message was sent, and how many conversations have one from before `cutoff`, counted up to
-/// [`BACKLOG_MAX`].
+/// When the shard's oldest hot message was sent.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn backlog(
-    connection: &mut Connection,
-    cutoff: Timestamp,
-) -> Result<(Option<Timestamp>, u64)> {
+pub async fn oldest_hot(connection: &mut Connection) -> Result<Option<Timestamp>> {
     let oldest = connection.fetch_optional(OLDEST_HOT, &[]).await?;
-    let oldest = oldest.map(|row| row.int(0)).transpose()?.map(Timestamp);
-    let row = connection
-        .fetch_optional(BACKLOG, &values![cutoff.0, BACKLOG_MAX.cast_signed()])
-        .await?;
-    let waiting = row.map(|row| row.int(0)).transpose()?.unwrap_or(0);
-    Ok((oldest, waiting.cast_unsigned()))
+    Ok(oldest.map(|row| row.int(0)).transpose()?.map(Timestamp))
 }

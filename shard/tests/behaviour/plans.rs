@@ -223,7 +223,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     archive::segments_in(connection, SegmentState::Published, now, 5).await?;
     archive::segment_sums(connection, SegmentState::Published).await?;
     archive::heads_after(connection, None, 5).await?;
-    archive::backlog(connection, now).await?;
+    archive::oldest_hot(connection).await?;
     archive::pending_erasures(connection, 5).await?;
     archive::open_erasures(connection).await?;
     archive::finish_erasures(connection, now).await?;
