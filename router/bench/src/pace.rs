@@ -68,7 +68,7 @@ impl Schedule {
         let mut issued = 0;
         while issued < total && Arc::strong_count(&self.due) > 1 {
             std::thread::sleep(TICK);
-            let due = ((start.elapsed().as_secs_f64() * rate) as u64).min(total);
+            let due = due_after(start.elapsed(), rate).min(total);
             self.issue((issued..due).map(|n| start + Duration::from_secs_f64(n as f64 / rate)));
             issued = due;
         }
@@ -90,6 +90,11 @@ impl Schedule {
     }
 }
 
+/// How many starts are due when so much time has passed: the first is at once, the next when `1/rate` has passed.
+fn due_after(elapsed: Duration, rate: f64) -> u64 {
+    (elapsed.as_secs_f64() * rate) as u64 + 1
+}
+
 impl Default for Schedule {
     fn default() -> Self {
         Self::new()
@@ -101,6 +106,12 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+
+    #[test]
+    fn a_start_is_due_at_its_time_and_no_later() {
+        let due = |millis| due_after(Duration::from_millis(millis), 10.0);
+        assert_eq!([0, 99, 100, 199, 200].map(due), [1, 1, 2, 2, 3]);
+    }
 
     #[tokio::test]
     async fn every_start_is_issued_on_time_and_then_the_end() {
