@@ -114,12 +114,6 @@ impl Tier {
         }))
     }
 
-    /// Bytes that the cached frames take.
-    #[must_use]
-    pub fn cached_bytes(&self) -> u64 {
-        self.0.cache.weight()
-    }
-
     /// The frame of `run`, out of the cache or fetched.
     async fn frame(&self, run: &ArchivedRun, deadline: Instant) -> Result<Arc<Frame>> {
         let segment = run.segment.ok_or(Error::NotFound("message"))?;
@@ -162,7 +156,10 @@ impl Tier {
         let task = self.0.tasks.spawn(async move {
             let outcome = landing.inner.fetch(id, location).await;
             if let Ok(frame) = &outcome {
-                landing.inner.cache.insert(id, frame.clone());
+                let cache = &landing.inner.cache;
+                cache.insert(id, frame.clone());
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                metrics::gauge!("backscroll_archive_cache_bytes").set(cache.weight() as f64);
             }
             outcome
         });

@@ -1,8 +1,8 @@
 //! Collecting objects that nothing names (INV-OBJECT).
 //!
 //! Three sorts of them: segments whose job died before they were published, segments that were superseded, and objects
-//! that no shard has ever heard of. Each is kept for a grace period: `archive.gc_grace`, and for superseded ones at most
-//! half of `archive.erase_within`, so that an erasure ends in time. Then, under the lease of a shard, its registry row is
+//! that no shard has ever heard of. Each is kept for a grace period: `archive.gc_grace`, and for the first two, which may
+//! hold what was deleted since, at most half of `archive.erase_within`. Then, under the lease of a shard, its registry row is
 //! first taken out of every state in which it could be published (the step that can still be refused), then the object
 //! is deleted, then the row. A crash in between leaves a row that says `deleting`, and the next collection goes on.
 //!
@@ -86,7 +86,7 @@ impl Archive {
     }
 
     /// How long an object that nothing names any more is kept for who is reading it, in milliseconds.
-    fn superseded_grace(&self) -> i64 {
+    fn known_grace(&self) -> i64 {
         let grace = self
             .settings
             .gc_grace
@@ -108,13 +108,11 @@ impl Archive {
         figures: &mut CollectFigures,
     ) -> Result<Vec<SegmentRecord>> {
         let mut due = Vec::new();
+        let over = Timestamp(now.0 - self.known_grace());
         let limits = [
             (SegmentState::Deleting, Timestamp::MAX),
-            (
-                SegmentState::Superseded,
-                Timestamp(now.0 - self.superseded_grace()),
-            ),
-            (SegmentState::Writing, Timestamp(now.0 - self.grace())),
+            (SegmentState::Superseded, over),
+            (SegmentState::Writing, over),
         ];
         for (state, until) in limits {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
@@ -177,11 +175,15 @@ impl Archive {
         lease: &Lease,
         record: &SegmentRecord,
     ) -> Result<bool> {
+        // Looked at first: what another shard names must not even be marked.
+        if self.is_named_elsewhere(shard, record.id).await? {
+            return Ok(false);
+        }
         let begun = transaction(shard, async |connection| {
             check_lease(connection, lease).await?;
             archive::begin_deletion(connection, record, Timestamp::now()).await
         });
-        if !begun.await? || self.is_named_elsewhere(shard, record.id).await? {
+        if !begun.await? {
             return Ok(false);
         }
         self.passed(Step::DeletionBegun);

@@ -5,11 +5,13 @@
 //! members, and its newest archived message as its head. What was hot is lost with the database; a conversation goes on
 //! after its newest archived message.
 //!
-//! What is in the index already stays, so that it may be run again after a crash, and on shards that lack only a part. The
+//! What is in the index already stays, and a segment that a shard has given up stays so, so that it may be run again after
+//! a crash, and on shards that lack only a part. The
 //! leases of all shards are held meanwhile: nothing is archived, moved or collected.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use backscroll_shard::archive::{
     self, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
@@ -20,7 +22,7 @@ use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
-use super::{Archive, ArchiveError, Order, Progress, Result, ShardOutcome, transaction};
+use super::{Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, transaction};
 use crate::object_store::{KeyPrefix, ObjectMeta, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::seek_table::{FOOTER, FrameSpan, SeekTable};
@@ -116,6 +118,9 @@ impl Archive {
             let Some(id) = segment_of(&object.key) else {
                 continue;
             };
+            if given_up(leases, id).await? {
+                continue;
+            }
             let scanned = self.scan(&object, id, &mut traces).await;
             let (header, runs, messages) = match scanned {
                 Ok(scanned) => scanned,
@@ -273,6 +278,19 @@ impl Archive {
         }
         Ok(made)
     }
+}
+
+/// Whether a shard knows that the segment is not, or no more, part of the archive: it may hold what was erased since.
+async fn given_up(leases: &[(Arc<Shard>, Lease)], id: SegmentId) -> Result<bool> {
+    for (shard, _) in leases {
+        let mut connection = shard.reader(Instant::now() + STEP).await?;
+        let record = archive::segment(&mut connection, id).await?;
+        let part = |state| matches!(state, SegmentState::Published | SegmentState::Settled);
+        if record.is_some_and(|record| !part(record.state)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Takes what a run tells of its conversation in.

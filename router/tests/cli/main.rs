@@ -4,10 +4,10 @@
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
-mod archive;
 mod config;
 mod crash;
 mod databases;
+mod deaths;
 mod demo;
 mod export;
 mod harness;

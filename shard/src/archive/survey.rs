@@ -34,7 +34,7 @@ const NEXT_NAMED: &str = "SELECT segment FROM archive_runs {by archive_runs_segm
 /// By the index `archive_runs_segment`, and for each run found by the primary key: see [`super::locate`].
 const OVERTAKEN: &str = "SELECT DISTINCT o.segment FROM archive_runs n {by archive_runs_segment} \
      JOIN archive_runs o ON o.conversation_id = n.conversation_id AND o.last_seq >= n.first_seq \
-     AND o.last_seq < n.last_seq + 4096 AND o.first_seq <= n.last_seq AND o.generation < n.generation \
+     AND o.last_seq < n.last_seq + ? AND o.first_seq <= n.last_seq AND o.generation < n.generation \
      WHERE n.segment = ? AND o.segment IS NOT NULL";
 /// By the primary key.
 const CONVERSATIONS_AFTER: &str = "SELECT id FROM conversations WHERE id > ? ORDER BY id LIMIT ?";
@@ -163,7 +163,10 @@ pub async fn overtaken_by(
     segment: SegmentId,
 ) -> Result<Vec<SegmentId>> {
     let rows = connection
-        .fetch_all(OVERTAKEN, &values![segment.as_bytes()])
+        .fetch_all(
+            OVERTAKEN,
+            &values![super::RUN_MAX.cast_signed(), segment.as_bytes()],
+        )
         .await?;
     rows.iter()
         .map(|row| SegmentId::from_bytes(&row.bytes(0)?))

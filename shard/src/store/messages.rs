@@ -361,17 +361,21 @@ impl Store {
         let hot = history::rows(&mut change.connection, conversation, range)
             .await?
             .pop();
-        let runs = archive::locate(&mut change.connection, conversation, range).await?;
         let is_hot = hot.is_some();
-        let mut stored = match (hot, archived, runs.last()) {
-            (Some(stored), _, _) => stored,
-            (None, Some((read, stored)), Some(run)) if read == *run => stored,
-            (None, _, Some(run)) => return Ok(Attempt::Archived(*run)),
-            (None, _, None) => {
-                return Err(Error::Corrupt(format!(
-                    "conversation {conversation} has no message {}",
-                    id.seq
-                )));
+        let mut stored = match hot {
+            Some(stored) => stored,
+            None => {
+                let runs = archive::locate(&mut change.connection, conversation, range).await?;
+                match (archived, runs.last()) {
+                    (Some((read, stored)), Some(run)) if read == *run => stored,
+                    (_, Some(run)) => return Ok(Attempt::Archived(*run)),
+                    (_, None) => {
+                        return Err(Error::Corrupt(format!(
+                            "conversation {conversation} has no message {}",
+                            id.seq
+                        )));
+                    }
+                }
             }
         };
         let touched = work(&mut change, &mut stored)?;
@@ -383,8 +387,7 @@ impl Store {
             return Ok(Attempt::Done(Box::new(message)));
         }
         if touched == Touched::Deleted {
-            self.check_deletable(&mut change, !runs.is_empty(), id)
-                .await?;
+            delete_everywhere(&mut change.connection, id).await?;
         }
         if is_hot {
             update(&mut change.connection, conversation, &stored).await?;
@@ -406,23 +409,19 @@ impl Store {
         self.commit(shard, change).await?;
         Ok(Attempt::Done(Box::new(message)))
     }
+}
 
-    /// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.
-    async fn check_deletable(
-        &self,
-        change: &mut Change,
-        is_archived: bool,
-        id: MessageId,
-    ) -> Result<()> {
-        if archive::is_held(&mut change.connection, id.conversation).await? {
-            return Err(Error::Conflict(HELD));
-        }
-        if is_archived {
-            let now = Timestamp::now();
-            archive::request_erasure(&mut change.connection, id.conversation, id.seq, now).await?;
-        }
-        Ok(())
+/// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.
+async fn delete_everywhere(connection: &mut Connection, id: MessageId) -> Result<()> {
+    let conversation = id.conversation;
+    if archive::is_held(connection, conversation).await? {
+        return Err(Error::Conflict(HELD));
     }
+    let copies = archive::locate(connection, conversation, (id.seq, id.seq)).await?;
+    if !copies.is_empty() {
+        archive::request_erasure(connection, conversation, id.seq, Timestamp::now()).await?;
+    }
+    Ok(())
 }
 
 /// How often an archived message is read again because it was archived anew meanwhile.

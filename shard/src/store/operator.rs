@@ -109,30 +109,33 @@ impl Store {
                     .await?
                     .pop();
                 let head = head.ok_or(Error::NotFound("conversation"))?;
-                let range = (
-                    after.next(),
-                    Seq(after
-                        .0
-                        .saturating_add(u64::from(limit))
-                        .min(head.head_seq.0)),
-                );
-                let hot = if range.0 <= range.1 {
-                    history::rows(&mut connection, id, range).await?
-                } else {
-                    Vec::new()
-                };
                 drop(connection);
-                let merged =
-                    history::merge(&shard, self.cold.as_ref(), id, range, hot, deadline).await?;
-                if merged.unavailable.is_some() {
-                    return Err(Error::ArchiveUnavailable);
+                let channel = head.title.clone().unwrap_or_else(|| id.to_string());
+                let mut last = after;
+                loop {
+                    let range = (
+                        last.next(),
+                        Seq(last.0.saturating_add(u64::from(limit)).min(head.head_seq.0)),
+                    );
+                    if range.0 > range.1 {
+                        return Ok(Vec::new());
+                    }
+                    let mut connection = shard.reader(deadline).await?;
+                    let hot = history::rows(&mut connection, id, range).await?;
+                    drop(connection);
+                    let cold = self.cold.as_ref();
+                    let merged = history::merge(&shard, cold, id, range, hot, deadline).await?;
+                    if merged.unavailable.is_some() {
+                        return Err(Error::ArchiveUnavailable);
+                    }
+                    if !merged.messages.is_empty() {
+                        let records = merged.messages.into_iter();
+                        return records
+                            .map(|message| import::to_record(message, &channel))
+                            .collect();
+                    }
+                    last = range.1; // all of these were dropped when their retention ended
                 }
-                let channel = head.title.unwrap_or_else(|| id.to_string());
-                merged
-                    .messages
-                    .into_iter()
-                    .map(|message| import::to_record(message, &channel))
-                    .collect()
             })
             .await
     }

@@ -239,6 +239,16 @@ impl Bed {
             .unwrap()
     }
 
+    /// Where the archived run begins that has message `seq`.
+    pub(crate) async fn first_of_run(&self, id: ConversationId, seq: Seq) -> Seq {
+        let map = self.store.map();
+        let name = &map.locate(id.owner_key()).shard;
+        let shard = self.store.router().shard(name).unwrap();
+        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
+        let runs = backscroll_shard::archive::locate(&mut connection, id, (seq, seq)).await;
+        runs.unwrap().last().unwrap().first_seq
+    }
+
     /// The text of every object, unpacked.
     pub(crate) async fn stored_text(&self) -> String {
         let mut text = String::new();

@@ -1,6 +1,6 @@
 //! Reading archived messages while the object store is away, slow or lying, and by many at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::{ErrorKind, Operation};
@@ -48,6 +48,24 @@ async fn a_page_costs_one_request_and_the_next_is_read_ahead(backend: Backend) {
     assert!(requests <= pages, "{requests} requests for {pages} pages");
     bed.walk(id).await;
     assert_eq!(bed.faults.requests(Operation::GetRange) - before, requests);
+
+    // Somebody else's channel, read backwards: the frame before the page's is there before it is asked for.
+    let other = bed.import("other", 900).await;
+    bed.run().await;
+    let page = bed.page(other, Position::Latest, 200).await;
+    let first = bed.first_of_run(other, page.messages[0].seq).await;
+    let read_ahead = async {
+        let reads = bed.faults.requests(Operation::GetRange);
+        while bed.faults.requests(Operation::GetRange) == reads {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), read_ahead).await;
+    let gone = Fault::Before(ErrorKind::Unavailable);
+    bed.faults.plan(Operation::GetRange, 1000, gone);
+    let page = bed.page(other, Position::Before(first), 1).await;
+    assert_eq!(page.messages[0].seq.next(), first);
     bed.close().await;
 }
 
@@ -162,19 +180,20 @@ async fn a_slow_archive_keeps_nobody_else_waiting(backend: Backend) {
         async move { store.history(&impatient(), id, position, 1).await }
     });
     let cold = futures_util::future::join_all(cold);
+    let before = bed.faults.requests(Operation::GetRange);
     let hot = async {
         for n in 0..20 {
-            let asked = Instant::now();
             let new = NewMessage {
                 content: format!("on {n}"),
                 ..Default::default()
             };
             bed.store.send(&caller("alice"), busy, new).await.unwrap();
             bed.page(busy, Position::Latest, 20).await;
-            assert!(asked.elapsed() < Duration::from_secs(20));
         }
     };
     let (cold, ()) = futures_util::future::join(cold, hot).await;
+    let asked = bed.faults.requests(Operation::GetRange) - before;
+    assert_eq!(asked, 2, "no more than archive.max_reads at once");
     for read in cold {
         assert!(matches!(read, Err(Error::ArchiveUnavailable)), "{read:?}");
     }

@@ -43,10 +43,7 @@ async fn a_database_may_be_lost_after_any_step() {
         let (told, mut passed) = tokio::sync::mpsc::channel(1);
         let hook = move |now: Step| {
             if now == step && told.try_send(()).is_ok() {
-                // Until the connections are cut.
-                let (told, patience) = (told.clone(), Duration::from_millis(300));
-                std::thread::sleep(patience);
-                drop(told);
+                std::thread::sleep(Duration::from_millis(300)); // until the connections are cut
             }
         };
         let archive = bed.archive_with(Arc::new(hook));

@@ -56,6 +56,9 @@ async fn a_deleted_message_leaves_every_object(backend: Backend) {
     );
     erase(&bed).await;
     assert_eq!(bed.walk(id).await, log);
+    // Whoever rebuilds the index now does not bring it back.
+    let rebuilt = bed.archive.rebuild(&order(), &Progress::default()).await;
+    assert_eq!(rebuilt.unwrap().error, None);
     let figures = bed.collect().await;
     assert!(figures.superseded > 0 && figures.deleted > 0, "{figures:?}");
     let text = bed.stored_text().await;
@@ -134,6 +137,8 @@ async fn what_is_older_than_the_retention_is_dropped(backend: Backend) {
     assert!(!left.is_empty() && left.len() < log.len());
     assert_eq!(left, log[log.len() - left.len()..]);
     let first = left[0].seq;
+    let exported = bed.store.export(id, Seq(0), 50).await.unwrap();
+    assert_eq!(exported[0].0, first, "what was dropped is passed over");
     let page = bed.page(id, Position::Before(first), 50).await;
     assert!(page.messages.is_empty() && !page.has_more_before);
     let dropped = MessageId {

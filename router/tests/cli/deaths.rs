@@ -1,4 +1,4 @@
-//! `archive`: real data out of the databases and back, and processes that die at every step of it.
+//! Processes that die at every step of an archive job, and what the next run finds.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -111,134 +111,10 @@ fn line(exported: &str, position: usize) -> Value {
     serde_json::from_str(exported.lines().nth(position).unwrap()).unwrap()
 }
 
-#[test]
-fn a_history_is_archived_and_read_back_embedded() {
-    everything_in_turn(Sandbox::new());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_history_is_archived_and_read_back_on_databases() {
-    let databases = TestDatabases::create(3).await;
-    let sandbox = on(&databases);
-    tokio::task::block_in_place(|| everything_in_turn(sandbox));
-    databases.drop_all().await;
-}
-
 fn on(databases: &TestDatabases) -> Sandbox {
     let sandbox = Sandbox::new().on_databases(&databases.urls());
     sandbox.run(&["migrate"]).exits(0);
     sandbox
-}
-
-fn everything_in_turn(sandbox: Sandbox) {
-    let archived = Archived::import(sandbox);
-    let before = walk(&archived);
-
-    let planned = archived.run(&["run", "--dry-run"]);
-    assert_eq!(sum(&planned["plan"], |plan| &plan["messages"]), MESSAGES);
-    let status = archived.run(&["status"]);
-    assert_eq!(sum(&status, |shard| &shard["archived"]["messages"]), 0);
-    assert_eq!(
-        sum(&status, |shard| &shard["waitingConversations"]),
-        CHANNELS
-    );
-
-    let done = archived.run(&["run", "--reason", "a test"]);
-    assert_eq!(
-        sum(&done["run"], |shard| &shard["figures"]["messages"]),
-        MESSAGES
-    );
-    assert_eq!(
-        sum(&done["run"], |shard| &shard["figures"]["deleted"]),
-        MESSAGES
-    );
-    let status = archived.run(&["status"]);
-    assert_eq!(
-        sum(&status, |shard| &shard["archived"]["messages"]),
-        MESSAGES
-    );
-    assert_eq!(sum(&status, |shard| &shard["waitingConversations"]), 0);
-    assert_eq!(status[0]["jobs"][0]["reason"], "a test");
-    archived.assert_whole("after a run");
-    assert_eq!(walk(&archived), before);
-
-    // The files are zstd and JSON Lines, for any tool.
-    let objects = objects_in(&archived.sandbox.path(""));
-    let packed = std::fs::read(&objects[0]).unwrap();
-    let text = String::from_utf8(zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(lines[0]["backscroll"], "segment");
-
-    let id = &archived.conversations[0];
-    archived.run(&["hold", "--conversation", id, "--reason", "case 17"]);
-    assert_eq!(archived.run(&["holds"])[0]["reason"], "case 17");
-    let restored = archived.run(&["restore", "--conversation", id]);
-    let count = archived.exported[0].lines().count();
-    assert_eq!(restored["figures"]["messages"], json!(count));
-    archived.run(&["run"]);
-    archived.assert_whole("after a restoration");
-    archived.run(&["hold", "--conversation", id, "--reason", "closed", "--lift"]);
-    let collected = archived.run(&["gc"]);
-    assert_eq!(sum(&collected, |shard| &shard["figures"]["deleted"]), 0);
-
-    // An operator's mistakes.
-    for (mistake, told) in [
-        (vec!["run", "--older-than", "3days"], "at least 30 days"),
-        (vec!["verify", "--sample", "101"], "100"),
-        (vec!["run", "--shard", "nowhere"], "nowhere"),
-    ] {
-        let refused = archived
-            .sandbox
-            .run(&[&["archive"], mistake.as_slice()].concat());
-        assert_ne!(refused.code, 0, "{refused:#?}");
-        assert!(refused.stderr.contains(told), "{refused:#?}");
-    }
-
-    // A lost object is found, and what is left is told.
-    std::fs::remove_file(&objects_in(&archived.sandbox.path(""))[0]).unwrap();
-    let found = archived.sandbox.run(&["archive", "verify"]).exits(1);
-    assert!(found.stdout.contains("missing"), "{found:#?}");
-}
-
-/// The archive's objects in a folder and those below it.
-fn objects_in(folder: &Path) -> Vec<PathBuf> {
-    let mut objects = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        let path = entry.path();
-        if path.is_dir() {
-            objects.extend(objects_in(&path));
-        } else if path.to_string_lossy().ends_with(".jsonl.zst") {
-            objects.push(path);
-        }
-    }
-    objects
-}
-
-/// What clients see of every conversation, page by page, without where it came from.
-fn walk(archived: &Archived) -> Vec<Value> {
-    let server: Server = archived.sandbox.serve(&[], 1);
-    let mut pages = Vec::new();
-    for (id, exported) in archived.conversations.iter().zip(&archived.exported) {
-        let count = exported.lines().count() as u64;
-        let token = archived.token(&line(exported, 0)["user"]);
-        let mut before = count + 1;
-        while before > 1 {
-            let url = format!(
-                "{}/chat/conversations/{id}/messages?before={before}&limit=100",
-                server.url()
-            );
-            let (status, mut page) = get(&url, &token);
-            assert_eq!(status, 200, "{page:#}");
-            page.as_object_mut().unwrap().remove("tiers").unwrap();
-            before = page["messages"][0]["seq"].as_u64().unwrap();
-            pages.push(page);
-        }
-    }
-    server.stop();
-    pages
 }
 
 fn sum<'a>(list: &'a Value, part: impl Fn(&'a Value) -> &'a Value) -> u64 {
