@@ -1,18 +1,13 @@
 //! Processes that die at every step of an archive job, and what the next run finds.
 
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use backscroll_testkit::TestDatabases;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::harness::{PATIENCE, Sandbox, Server, finish, get, paste};
+use crate::harness::{PATIENCE, Sandbox, finish, paste};
 use crate::import::history;
-
-/// Messages of the history, and channels they are spread over.
-const MESSAGES: u64 = 1200;
-const CHANNELS: u64 = 3;
 
 /// A history of long ago in a sandbox, and what it exports.
 struct Archived {
