@@ -1,148 +1,122 @@
-//! The seam between those who publish and those who listen.
+//! The seam between nodes: what one publishes, those hear who have subscribed to its topic.
 //!
-//! Called by [`Publisher`](crate::publisher::Publisher) after each commit, and by whatever serves a connection: it makes
-//! a [`Listener`], subscribes it to its user and to the conversations that are open on the screen, and reads its queue.
-//!
-//! Upholds INV-BOUND: a listener's queue holds a fixed number of pushes. When it is full, what is published to it is
-//! dropped and counted, and the listener is told before anything else; nobody who publishes ever waits. Upholds
-//! INV-PUSH by that: a listener either gets every push of its topics, in the order in which they were published, or is
-//! told that it lagged. After a crash nothing is left: subscriptions and queues are in memory only.
+//! [`Publisher`](crate::publisher::Publisher) publishes after each commit; a node's [`Hub`](crate::hub::Hub) subscribes
+//! to what its sessions need, once however many they are, and takes what comes. A bus is a hint and may lose anything:
+//! the hub compares revs with the log (INV-PUSH). Upholds INV-BOUND: publishing never waits, and what cannot be taken is
+//! dropped and counted. After a crash nothing is left but leases and windows, which expire.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::{Mutex, Notify};
+use backscroll_shard::ids::{ConversationId, Rev, UserId};
+use serde::{Deserialize, Serialize};
 
 use crate::push::{Push, Topic};
 
-/// The bus cannot subscribe just now. Pushes may be missing until it can; the log is complete.
+/// The bus cannot be used just now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bus is unavailable: {0}")]
 pub struct BusUnavailable(pub String);
 
-/// Carries pushes from those who publish to those who listen, on this node and on others.
+/// Carries pushes between the nodes of a deployment.
 #[async_trait]
 pub trait Bus: Send + Sync {
-    /// Tells `push` to who listens to `topic`. It never waits; a push that cannot be taken just now is lost, which its
-    /// listeners are told or will see by the log.
-    fn publish(&self, topic: &Topic, push: &Push);
+    /// From now on `receiver` is given what is published to the topics this node has subscribed to. Called once, before
+    /// anything else.
+    fn attach(&self, receiver: std::sync::Weak<dyn Receiver>);
 
-    /// Whether somebody may be listening to `topic`; where `false`, there is no need to encode a push.
+    /// Whether somebody may be listening to `topic`; where `false`, there is no need to make a push.
     fn may_be_heard(&self, topic: &Topic) -> bool;
 
-    /// Subscribes `listener` to `topic`; doing so again changes nothing. What is published after this has returned
-    /// reaches it: to miss nothing, subscribe first and read the log then.
+    /// Tells `push` to every node that listens to `topic`, this one included. It never waits.
+    fn publish(&self, topic: &Topic, push: &Push);
+
+    /// Subscribes this node to `topic`; doing so again changes nothing. What is published after this has returned `Ok`
+    /// reaches the receiver, until [`Receiver::interrupted`] says otherwise.
     ///
     /// # Errors
-    /// When it cannot be subscribed just now.
-    async fn subscribe(&self, listener: &Listener, topic: Topic) -> Result<(), BusUnavailable>;
+    /// When that cannot be had just now. The subscription is kept: it holds from when the bus is back, which
+    /// [`Receiver::interrupted`] tells.
+    async fn subscribe(&self, topic: Topic) -> Result<(), BusUnavailable>;
 
-    /// Ends a subscription. What waits in the queue stays there. A listener that is dropped needs no call of this.
-    async fn unsubscribe(&self, listener: &Listener, topic: &Topic);
+    /// Ends a subscription. Something may still come.
+    fn unsubscribe(&self, topic: &Topic);
+
+    /// The changes of a conversation after `after` that were published lately on any node, in the order of their revs and
+    /// without a hole between the first and the last; empty when they are not known. Where it ends says nothing about the log.
+    async fn recent(&self, conversation: ConversationId, after: Rev) -> Vec<Push>;
+
+    /// How long ago it was last proven that what this node publishes is received; none when there is nothing to prove.
+    fn silence(&self) -> Option<Duration>;
 }
 
-/// What a listener is told.
-#[derive(Clone, Debug)]
-pub enum Delivery {
-    /// Something happened.
-    Push(Push),
-    /// So many pushes were dropped since the queue was full. Those still in the queue follow, and may be older or newer
-    /// than what was lost: read the log.
-    Lagged(u64),
+/// Takes what a bus brings.
+pub trait Receiver: Send + Sync {
+    /// Whether this node listens to `topic`.
+    fn listens(&self, topic: &Topic) -> bool;
+
+    /// Takes `push`. It never waits.
+    fn received(&self, topic: Topic, push: Push);
+
+    /// Anything may have been lost until now.
+    fn interrupted(&self);
 }
 
-/// The receiving end of a subscription: one bounded queue for all its topics.
-#[derive(Debug)]
-pub struct Listener {
-    queue: Mutex<mpsc::Receiver<Push>>,
-    sender: mpsc::Sender<Push>,
-    lag: Arc<Lag>,
+/// What a user shows of themselves while they are connected.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Not connected, or hidden.
+    #[default]
+    Offline,
+    /// Connected, without a command for a while.
+    Idle,
+    /// Said so.
+    Away,
+    /// Said so.
+    Busy,
+    /// Connected.
+    Online,
 }
 
-#[derive(Debug, Default)]
-struct Lag {
-    lost: AtomicU64,
-    told: Notify,
-}
+/// Who is connected to which node. What a node has told is forgotten when it no longer renews its lease, so that a
+/// node's death takes its users offline without anybody's help.
+#[async_trait]
+pub trait Roster: Send + Sync {
+    /// Sets the status of users who are connected to this node; [`Status::Offline`] takes them out.
+    ///
+    /// # Errors
+    /// When the roster is away. It is told again by [`Roster::renew`].
+    async fn set(&self, users: &[(UserId, Status)]) -> Result<(), BusUnavailable>;
 
-impl Listener {
-    /// A listener without subscriptions, for which at most `capacity` pushes wait (at least 1).
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let (sender, queue) = mpsc::channel(capacity.max(1));
-        Self {
-            queue: Mutex::new(queue),
-            sender,
-            lag: Arc::default(),
-        }
-    }
+    /// The status of each user on any live node: the greatest where they differ. Who is absent is offline.
+    ///
+    /// # Errors
+    /// When the roster is away.
+    async fn look_up(&self, users: &[UserId]) -> Result<HashMap<UserId, Status>, BusUnavailable>;
 
-    /// Waits for the next delivery: that pushes were lost comes before any push. The caller bounds the wait. Cancelling
-    /// it loses nothing.
-    pub async fn next(&self) -> Delivery {
-        let mut queue = self.queue.lock().await;
-        loop {
-            let lost = self.lag.lost.swap(0, Ordering::AcqRel);
-            if lost > 0 {
-                return Delivery::Lagged(lost);
-            }
-            tokio::select! {
-                biased;
-                // A loss counted after the look above left a permit here.
-                () = self.lag.told.notified() => {}
-                // `None` cannot come, as this listener holds a sender itself.
-                Some(push) = queue.recv() => return Delivery::Push(push),
-            }
-        }
-    }
+    /// Renews this node's lease. `false` when the roster had forgotten this node: then everything has to be set again.
+    ///
+    /// # Errors
+    /// When the roster is away.
+    async fn renew(&self) -> Result<bool, BusUnavailable>;
 
-    /// The end that a bus keeps.
-    #[must_use]
-    pub fn mailbox(&self) -> Mailbox {
-        Mailbox {
-            sender: self.sender.downgrade(),
-            lag: Arc::clone(&self.lag),
-        }
-    }
-}
-
-/// The sending end of a [`Listener`]'s queue, as a bus keeps it. It does not keep the listener alive.
-#[derive(Clone, Debug)]
-pub struct Mailbox {
-    sender: mpsc::WeakSender<Push>,
-    lag: Arc<Lag>,
-}
-
-impl Mailbox {
-    /// Puts `push` into the queue, or counts it as lost when that is full. `false` when the listener is gone.
-    #[must_use]
-    pub fn put(&self, push: Push) -> bool {
-        let Some(sender) = self.sender.upgrade() else {
-            return false;
-        };
-        match sender.try_send(push) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lag.lost.fetch_add(1, Ordering::AcqRel);
-                self.lag.told.notify_one();
-                metrics::counter!("backscroll_bus_lost_total").increment(1);
-                true
-            }
-            Err(TrySendError::Closed(_)) => false,
-        }
-    }
-
-    /// Whether the listener is gone.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.sender.strong_count() == 0
-    }
-
-    /// Whether this is the queue of `listener`.
-    #[must_use]
-    pub fn is_of(&self, listener: &Listener) -> bool {
-        Arc::ptr_eq(&self.lag, &listener.lag)
-    }
+    /// The live nodes. When one is missing that was there before, its users may be offline.
+    ///
+    /// # Errors
+    /// When the roster is away.
+    async fn nodes(&self) -> Result<Vec<String>, BusUnavailable>;
 }

@@ -5,13 +5,17 @@
 
 use std::sync::Arc;
 
-use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
-use backscroll_shard::model::{Message, Watermarks};
+use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
+use backscroll_shard::model::{ListEntry, Message, Watermarks};
 use backscroll_shard::seams::{CommitListener, Event};
+use backscroll_shard::sync::to_cursor;
 use serde::Serialize;
 
 use crate::bus::Bus;
 use crate::push::{Push, PushKind, Topic};
+
+/// Most messages named by a receipt; its `seq` tells of all.
+const RECEIPT_MESSAGES_MAX: u64 = 100;
 
 /// Publishes commits on a bus.
 pub struct Publisher {
@@ -25,60 +29,66 @@ impl Publisher {
         Self { bus }
     }
 
-    /// Tells `data` to whom `topics` concern.
-    fn publish(
-        &self,
-        topics: &[Topic],
-        kind: PushKind,
-        conversation: ConversationId,
-        data: &impl Serialize,
-    ) {
-        if !topics.iter().any(|topic| self.bus.may_be_heard(topic)) {
-            return;
-        }
-        let push = Push::new(kind, conversation, data);
-        for topic in topics {
-            self.bus.publish(topic, &push);
-        }
-    }
-
     fn message(&self, kind: PushKind, message: &Message) {
-        let conversation_id = message.conversation_id;
-        let data = MessageData {
-            conversation_id,
-            message,
-        };
-        self.publish(
-            &[Topic::Conversation(conversation_id)],
-            kind,
-            conversation_id,
-            &data,
-        );
+        let topic = Topic::Conversation(message.conversation_id);
+        if self.bus.may_be_heard(&topic) {
+            self.bus.publish(&topic, &message_push(kind, message));
+        }
     }
 
     /// A member's watermarks concern all members, and their own other devices. Reading is receiving, so what is
     /// delivered is told only where it is further than what is read.
-    fn watermarks(&self, user: &UserId, watermarks: Watermarks) {
-        let conversation_id = watermarks.conversation_id;
-        let topics = [
-            Topic::Conversation(conversation_id),
-            Topic::User(user.clone()),
-        ];
-        let read_by = user;
-        if watermarks.delivered_seq > watermarks.read_seq {
-            let data = WatermarkData {
-                conversation_id,
-                seq: watermarks.delivered_seq,
-                read_by,
-            };
-            self.publish(&topics, PushKind::MessagesDelivered, conversation_id, &data);
+    fn watermarks(&self, user: &UserId, before: (Seq, Seq), now: Watermarks) {
+        let (read, delivered) = before;
+        if now.delivered_seq > delivered && now.delivered_seq > now.read_seq {
+            self.receipt(
+                PushKind::MessagesDelivered,
+                user,
+                now.conversation_id,
+                (delivered, now.delivered_seq),
+            );
         }
-        let data = WatermarkData {
-            conversation_id,
-            seq: watermarks.read_seq,
-            read_by,
+        if now.read_seq > read {
+            self.receipt(
+                PushKind::MessagesRead,
+                user,
+                now.conversation_id,
+                (read, now.read_seq),
+            );
+        }
+    }
+
+    fn receipt(
+        &self,
+        kind: PushKind,
+        user: &UserId,
+        conversation: ConversationId,
+        (before, seq): (Seq, Seq),
+    ) {
+        let mut topics = vec![Topic::Conversation(conversation)];
+        if kind == PushKind::MessagesRead {
+            topics.push(Topic::User(user.clone()));
+        }
+        topics.retain(|topic| self.bus.may_be_heard(topic));
+        if topics.is_empty() {
+            return;
+        }
+        let first = (before.0 + 1).max((seq.0 + 1).saturating_sub(RECEIPT_MESSAGES_MAX));
+        let data = ReceiptData {
+            conversation_id: conversation,
+            seq,
+            message_ids: (first..=seq.0)
+                .map(|seq| MessageId {
+                    conversation,
+                    seq: Seq(seq),
+                })
+                .collect(),
+            read_by: user,
         };
-        self.publish(&topics, PushKind::MessagesRead, conversation_id, &data);
+        let push = Push::state(kind, user.clone(), &data);
+        for topic in topics {
+            self.bus.publish(&topic, &push);
+        }
     }
 }
 
@@ -89,23 +99,51 @@ impl CommitListener for Publisher {
                 Event::MessageCreated(message) => self.message(PushKind::NewMessage, &message),
                 Event::MessageUpdated(message) => self.message(PushKind::MessageUpdated, &message),
                 Event::MessageDeleted(message) => self.message(PushKind::MessageDeleted, &message),
-                Event::WatermarksMoved { user, watermarks } => self.watermarks(&user, watermarks),
+                Event::WatermarksMoved {
+                    user,
+                    before,
+                    watermarks,
+                } => self.watermarks(&user, before, watermarks),
                 Event::ConversationChanged { conversation, rev } => {
-                    let data = ConversationData {
-                        conversation_id: conversation,
-                        rev,
-                    };
-                    self.publish(
-                        &[Topic::Conversation(conversation)],
-                        PushKind::ConversationChanged,
-                        conversation,
-                        &data,
-                    );
+                    let topic = Topic::Conversation(conversation);
+                    if self.bus.may_be_heard(&topic) {
+                        let push = Push::change(PushKind::ConversationChanged, rev, &NoData {});
+                        self.bus.publish(&topic, &push);
+                    }
+                }
+                Event::ListChanged { user, rev, entry } => {
+                    let topic = Topic::User(user);
+                    if self.bus.may_be_heard(&topic) {
+                        self.bus.publish(&topic, &entry_push(rev, &entry));
+                    }
                 }
             }
         }
     }
 }
+
+/// What tells of a message as it is now.
+#[must_use]
+pub fn message_push(kind: PushKind, message: &Message) -> Push {
+    let data = MessageData {
+        conversation_id: message.conversation_id,
+        message,
+    };
+    Push::change(kind, message.rev, &data)
+}
+
+/// What tells of an entry of a user's list, and the user's rev of that change.
+#[must_use]
+pub fn entry_push(rev: Rev, entry: &ListEntry) -> Push {
+    let data = EntryData {
+        conversation: entry,
+        cursor: to_cursor(rev),
+    };
+    Push::change(PushKind::ConversationUpdated, rev, &data)
+}
+
+#[derive(Serialize)]
+struct NoData {}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,174 +154,15 @@ struct MessageData<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct WatermarkData<'a> {
+struct ReceiptData<'a> {
     conversation_id: ConversationId,
     seq: Seq,
+    message_ids: Vec<MessageId>,
     read_by: &'a UserId,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ConversationData {
-    conversation_id: ConversationId,
-    rev: Rev,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use async_trait::async_trait;
-    use backscroll_shard::ids::{MessageId, UserKey};
-    use backscroll_shard::model::{DeliveryStatus, MessageType, RawJson, Timestamp};
-
-    use super::*;
-    use crate::bus::{BusUnavailable, Delivery, Listener};
-    use crate::in_process::InProcessBus;
-
-    fn conversation() -> ConversationId {
-        ConversationId::new(UserKey(1), 2)
-    }
-
-    fn alice() -> UserId {
-        UserId::new("alice").unwrap()
-    }
-
-    fn message(seq: u64) -> Message {
-        let raw = |text: &str| RawJson::parse(text.into()).unwrap();
-        Message {
-            id: MessageId {
-                conversation: conversation(),
-                seq: Seq(seq),
-            },
-            conversation_id: conversation(),
-            seq: Seq(seq),
-            rev: Rev(seq),
-            sender_id: alice(),
-            content: "hi".into(),
-            message_type: MessageType::Text,
-            client_msg_id: None,
-            reply_to: None,
-            attachments: raw("[]"),
-            reactions: raw("{}"),
-            metadata: raw("{}"),
-            created_at: Timestamp(0),
-            edited_at: None,
-            deleted_at: None,
-            status: DeliveryStatus::Sent,
-            edit_history: None,
-        }
-    }
-
-    fn moved(read: u64, delivered: u64) -> Event {
-        let watermarks = Watermarks {
-            conversation_id: conversation(),
-            read_seq: Seq(read),
-            delivered_seq: Seq(delivered),
-            unread_count: 0,
-        };
-        Event::WatermarksMoved {
-            user: alice(),
-            watermarks,
-        }
-    }
-
-    /// Publishes `events` and gives what a listener to `topic` was told: the client protocol's event and its data.
-    async fn told(topic: Topic, events: Vec<Event>) -> Vec<(&'static str, serde_json::Value)> {
-        let bus = Arc::new(InProcessBus::new());
-        let listener = Listener::new(16);
-        bus.subscribe(&listener, topic).await.unwrap();
-        Publisher::new(bus).committed(events);
-        let mut told = Vec::new();
-        while let Ok(delivery) =
-            tokio::time::timeout(std::time::Duration::from_millis(50), listener.next()).await
-        {
-            let Delivery::Push(push) = delivery else {
-                panic!("lagged")
-            };
-            assert_eq!(push.conversation(), conversation());
-            told.push((
-                push.kind().event(),
-                serde_json::from_str(push.data()).unwrap(),
-            ));
-        }
-        told
-    }
-
-    #[tokio::test]
-    async fn messages_are_told_to_who_has_the_conversation_open_in_the_order_of_the_commit() {
-        let events = vec![
-            Event::MessageCreated(message(1)),
-            Event::MessageUpdated(message(1)),
-            Event::MessageDeleted(message(2)),
-        ];
-        let told = told(Topic::Conversation(conversation()), events).await;
-        let names: Vec<_> = told.iter().map(|(event, _)| *event).collect();
-        assert_eq!(names, ["new_message", "message_updated", "message_deleted"]);
-        let expected = serde_json::json!({"conversationId": conversation(), "message": message(1)});
-        assert_eq!(told[0].1, expected);
-    }
-
-    #[tokio::test]
-    async fn watermarks_are_told_to_the_members_and_to_ones_other_devices() {
-        for topic in [Topic::Conversation(conversation()), Topic::User(alice())] {
-            let told = told(topic, vec![moved(3, 5), moved(5, 5)]).await;
-            let data = |seq: u64| serde_json::json!({"conversationId": conversation(), "seq": seq, "readBy": "alice"});
-            assert_eq!(
-                told,
-                [
-                    ("messages_delivered", data(5)),
-                    ("messages_read", data(3)),
-                    ("messages_read", data(5))
-                ]
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_changed_conversation_is_named_with_its_rev() {
-        let event = Event::ConversationChanged {
-            conversation: conversation(),
-            rev: Rev(9),
-        };
-        let told = told(Topic::Conversation(conversation()), vec![event]).await;
-        assert_eq!(
-            told,
-            [(
-                "conversation_updated",
-                serde_json::json!({"conversationId": conversation(), "rev": 9})
-            )]
-        );
-    }
-
-    #[derive(Default)]
-    struct Deaf {
-        published: AtomicUsize,
-    }
-
-    #[async_trait]
-    impl Bus for Deaf {
-        fn publish(&self, _topic: &Topic, _push: &Push) {
-            self.published.fetch_add(1, Ordering::Relaxed);
-        }
-        fn may_be_heard(&self, _topic: &Topic) -> bool {
-            false
-        }
-        async fn subscribe(
-            &self,
-            _listener: &Listener,
-            _topic: Topic,
-        ) -> Result<(), BusUnavailable> {
-            Ok(())
-        }
-        async fn unsubscribe(&self, _listener: &Listener, _topic: &Topic) {}
-    }
-
-    #[test]
-    fn what_nobody_hears_is_not_encoded() {
-        let bus = Arc::new(Deaf::default());
-        Publisher::new(Arc::clone(&bus) as Arc<dyn Bus>)
-            .committed(vec![Event::MessageCreated(message(1)), moved(1, 1)]);
-        assert_eq!(bus.published.load(Ordering::Relaxed), 0);
-    }
+struct EntryData<'a> {
+    conversation: &'a ListEntry,
+    cursor: String,
 }

@@ -3,30 +3,53 @@
 use std::fmt;
 use std::sync::Arc;
 
-use backscroll_shard::ids::{ConversationId, UserId};
-use backscroll_shard::model::RawJson;
-use serde::Serialize;
+use backscroll_shard::ids::{ConversationId, Rev, UserId};
+use backscroll_shard::model::{RawJson, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// What one listens to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
-    /// What concerns a user on all their devices.
+    /// What concerns a user on all their devices. Its revs are the user's, over their list entries.
     User(UserId),
-    /// What happens in a conversation that somebody has open.
+    /// What happens in a conversation that somebody has open. Its revs are the conversation's.
     Conversation(ConversationId),
+    /// Whether a user is online. It has no revs.
+    Presence(UserId),
 }
 
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Conversation(conversation) => write!(f, "conversation:{conversation}"),
+            Self::User(user) => write!(f, "u:{user}"),
+            Self::Conversation(conversation) => write!(f, "c:{conversation}"),
+            Self::Presence(user) => write!(f, "p:{user}"),
         }
     }
 }
 
+impl std::str::FromStr for Topic {
+    type Err = NotATopic;
+
+    fn from_str(text: &str) -> Result<Self, NotATopic> {
+        let user = |id: &str| UserId::new(id).map_err(|_| NotATopic);
+        match text.split_once(':') {
+            Some(("u", id)) => Ok(Self::User(user(id)?)),
+            Some(("c", id)) => Ok(Self::Conversation(id.parse().map_err(|_| NotATopic)?)),
+            Some(("p", id)) => Ok(Self::Presence(user(id)?)),
+            _ => Err(NotATopic),
+        }
+    }
+}
+
+/// A text that no topic has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a topic")]
+pub struct NotATopic;
+
 /// What a push is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PushKind {
     /// A message was sent: `{conversationId, message}`.
     NewMessage,
@@ -34,13 +57,21 @@ pub enum PushKind {
     MessageUpdated,
     /// A message was deleted: `{conversationId, message}`, the message being empty.
     MessageDeleted,
-    /// A member's devices received further: `{conversationId, seq, readBy}`.
-    MessagesDelivered,
-    /// A member read further, and so received as far: `{conversationId, seq, readBy}`.
-    MessagesRead,
-    /// The conversation's title, metadata or members changed: `{conversationId, rev}`. Unlike the others this is not
-    /// what a client is told, as every member sees their own entry: whoever serves a user reads it for them.
+    /// The conversation's title, metadata or members changed, or it was deleted: `{}`. Nobody is told this as it is: members
+    /// see it in their list, and whoever serves them looks who is still a member.
     ConversationChanged,
+    /// A member's devices received further: `{conversationId, seq, messageIds, readBy}`.
+    MessagesDelivered,
+    /// A member read further, and so received as far: `{conversationId, seq, messageIds, readBy}`.
+    MessagesRead,
+    /// A member began or stopped typing: `{conversationId, userId, isTyping}`.
+    UserTyping,
+    /// An entry of a user's list changed: `{conversation, cursor}`.
+    ConversationUpdated,
+    /// A user came, or changed their status: `{userId, status}`.
+    UserOnline,
+    /// A user went: `{userId, lastSeen}`.
+    UserOffline,
 }
 
 impl PushKind {
@@ -51,47 +82,122 @@ impl PushKind {
             Self::NewMessage => "new_message",
             Self::MessageUpdated => "message_updated",
             Self::MessageDeleted => "message_deleted",
+            Self::ConversationChanged => "conversation_changed",
             Self::MessagesDelivered => "messages_delivered",
             Self::MessagesRead => "messages_read",
-            Self::ConversationChanged => "conversation_updated",
+            Self::UserTyping => "user_typing",
+            Self::ConversationUpdated => "conversation_updated",
+            Self::UserOnline => "user_online",
+            Self::UserOffline => "user_offline",
         }
+    }
+
+    /// Whether it is a change of a log: it has a rev, comes in the order of revs, and is never dropped for one that is slow.
+    /// The others are state, of which only the latest counts.
+    #[must_use]
+    pub fn is_durable(self) -> bool {
+        matches!(
+            self,
+            Self::NewMessage
+                | Self::MessageUpdated
+                | Self::MessageDeleted
+                | Self::ConversationChanged
+                | Self::ConversationUpdated
+        )
     }
 }
 
 /// Something to tell. It is encoded once and shared by all who are told: a clone copies no text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Push {
-    kind: PushKind,
-    conversation: ConversationId,
-    data: Arc<RawJson>,
+    /// What it is about.
+    #[serde(rename = "k")]
+    pub kind: PushKind,
+    /// The change in its topic's log; 0 where it is none.
+    #[serde(rename = "r")]
+    pub rev: Rev,
+    /// Of whom it tells: what is not durable replaces what was told before of the same user.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
+    /// When it was published, by the publisher's clock.
+    #[serde(rename = "t", with = "milliseconds")]
+    pub at: Timestamp,
+    /// The event's data, as JSON text.
+    #[serde(rename = "d")]
+    pub data: Arc<RawJson>,
 }
 
 impl Push {
-    /// Encodes `data`, whose form is that of `kind`.
+    /// A change of a log.
     #[must_use]
-    pub fn new(kind: PushKind, conversation: ConversationId, data: &impl Serialize) -> Self {
+    pub fn change(kind: PushKind, rev: Rev, data: &impl Serialize) -> Self {
         Self {
             kind,
-            conversation,
+            rev,
+            user: None,
+            at: Timestamp::now(),
             data: Arc::new(RawJson::of(data)),
         }
     }
 
-    /// What it is about.
+    /// State of `user`.
     #[must_use]
-    pub fn kind(&self) -> PushKind {
-        self.kind
+    pub fn state(kind: PushKind, user: UserId, data: &impl Serialize) -> Self {
+        Self {
+            user: Some(user),
+            ..Self::change(kind, Rev(0), data)
+        }
+    }
+}
+
+mod milliseconds {
+    use backscroll_shard::model::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(at.0)
     }
 
-    /// The conversation in which it happened.
-    #[must_use]
-    pub fn conversation(&self) -> ConversationId {
-        self.conversation
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(from).map(Timestamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backscroll_shard::ids::UserKey;
+
+    use super::*;
+
+    #[test]
+    fn topics_read_back() {
+        let user = UserId::new("a:b ü").unwrap();
+        let conversation = ConversationId::new(UserKey(7), 9);
+        for topic in [
+            Topic::User(user.clone()),
+            Topic::Presence(user),
+            Topic::Conversation(conversation),
+        ] {
+            assert_eq!(topic.to_string().parse(), Ok(topic));
+        }
+        for wrong in ["", "u", "u:", "x:1", "c:1"] {
+            assert_eq!(wrong.parse::<Topic>(), Err(NotATopic), "{wrong}");
+        }
     }
 
-    /// The event's data, as JSON text.
-    #[must_use]
-    pub fn data(&self) -> &str {
-        self.data.get()
+    #[test]
+    fn a_push_reads_back() {
+        let push = Push::state(
+            PushKind::UserTyping,
+            UserId::new("alice").unwrap(),
+            &serde_json::json!({"isTyping": true}),
+        );
+        let text = serde_json::to_string(&push).unwrap();
+        let back: Push = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (back.kind, back.rev, back.user),
+            (push.kind, push.rev, push.user)
+        );
+        assert_eq!((back.at, back.data.get()), (push.at, push.data.get()));
     }
 }

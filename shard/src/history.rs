@@ -16,7 +16,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use crate::archive::{self, ArchivedRun};
-use crate::conversation::kind_of;
+use crate::conversation::{self, kind_of};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::fence;
@@ -92,6 +92,28 @@ pub async fn access(
         head_seq: Seq::from_i64(row.int(1)?),
         rev: Rev::from_i64(row.int(2)?),
         read_seq: Seq::from_i64(row.int(4)?),
+    })
+}
+
+/// Where the conversation stands, for a node that serves several of its members; that they are is asked apart.
+///
+/// # Errors
+/// [`Error::NotMember`] when there is no such conversation, [`Error::NotOwner`].
+pub async fn anybodys(
+    connection: &mut Connection,
+    shard: &Shard,
+    assignment: &Assignment,
+    id: ConversationId,
+) -> Result<Access> {
+    fence::require_read(connection, shard.name(), assignment).await?;
+    let heads = conversation::heads(connection, &[id], false).await?;
+    let head = heads.first().filter(|head| head.deleted_at.is_none());
+    let head = head.ok_or(Error::NotMember)?;
+    Ok(Access {
+        kind: head.kind,
+        head_seq: head.head_seq,
+        rev: head.rev,
+        read_seq: Seq(0),
     })
 }
 

@@ -521,6 +521,7 @@ impl<'a> Batch<'a> {
             self.moved.insert((job.conversation, &job.user));
             self.events.push(Event::WatermarksMoved {
                 user: job.user.clone(),
+                before,
                 watermarks,
             });
         }

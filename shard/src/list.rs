@@ -273,7 +273,8 @@ impl EntryUpdate {
     }
 }
 
-/// In a write transaction on the users' shard: applies updates to list entries; each that changes takes its user's next rev.
+/// In a write transaction on the users' shard: applies updates to list entries; each that changes takes its user's next
+/// rev, none is left out. Gives the changed ones.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when this shard does not own one of the users.
@@ -282,7 +283,7 @@ pub async fn apply(
     shard: &ShardName,
     map: &ShardMap,
     updates: &[EntryUpdate],
-) -> Result<()> {
+) -> Result<Vec<(UserId, Entry)>> {
     let mut assignments: Vec<&Assignment> = Vec::new();
     for update in updates {
         let assignment = map.locate(update.key);
@@ -300,7 +301,7 @@ pub async fn apply(
     for update in updates {
         users.entry(&update.user).or_insert((update.key, 0)).1 += 1;
     }
-    let mut next_revs = take_revs(connection, &users).await?;
+    let mut next_revs = add_revs(connection, &users).await?;
     let stored = stored_entries(connection, updates).await?;
     let mut changed: Vec<(&EntryUpdate, Entry)> = Vec::new();
     for update in updates {
@@ -315,13 +316,28 @@ pub async fn apply(
             .ok_or_else(|| Error::Corrupt("a user's rev".into()))?;
         *next += 1;
         entry.rev = Rev::from_i64(*next);
+        if let Some((_, taken)) = users.get_mut(&update.user) {
+            *taken -= 1;
+        }
         changed.push((update, entry));
     }
-    save(connection, &changed).await
+    save(connection, &changed).await?;
+    // What was taken and not used is given back, under the same lock: revs have no holes.
+    users.retain(|_, (_, unused)| *unused > 0);
+    users
+        .values_mut()
+        .for_each(|(_, unused)| *unused = -*unused);
+    if !users.is_empty() {
+        add_revs(connection, &users).await?;
+    }
+    let told = changed.into_iter();
+    Ok(told
+        .map(|(update, entry)| (update.user.clone(), entry))
+        .collect())
 }
 
-/// Takes as many revs for each user as they have updates; gives the last rev before those.
-async fn take_revs(
+/// Adds to each user's rev, and locks it; gives the revs before that.
+async fn add_revs(
     connection: &mut Connection,
     users: &HashMap<&UserId, (UserKey, i64)>,
 ) -> Result<HashMap<String, i64>> {
@@ -516,6 +532,32 @@ pub async fn changed(
     rows.iter().map(|row| Entry::from_row(row, 0)).collect()
 }
 
+/// The revs of those users who have one.
+///
+/// # Errors
+/// When the database fails.
+pub async fn revs(
+    connection: &mut Connection,
+    users: &[(UserKey, &UserId)],
+) -> Result<Vec<(UserId, Rev)>> {
+    let keyed: Vec<([u8; 8], &UserId)> = users
+        .iter()
+        .map(|(key, user)| (key.to_bytes(), *user))
+        .collect();
+    let args: Vec<Value<'_>> = padded(&keyed)
+        .flat_map(|(key, user)| values![key, *user])
+        .collect();
+    let condition = ["(user_key = ? AND user_id = ?)"]
+        .repeat(args.len() / 2)
+        .join(" OR ");
+    let rows = connection
+        .fetch_all(&format!("{USER_REVS}{condition}"), &args)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.user(0)?, Rev::from_i64(row.int(1)?))))
+        .collect()
+}
+
 /// One entry.
 ///
 /// # Errors
@@ -557,25 +599,26 @@ pub async fn set_flags(
     (key, user): (UserKey, &UserId),
     id: ConversationId,
     (pinned, muted): (Option<bool>, Option<bool>),
-) -> Result<()> {
-    let revs = take_revs(connection, &HashMap::from([(user, (key, 1))])).await?;
+) -> Result<Entry> {
+    let revs = add_revs(connection, &HashMap::from([(user, (key, 1))])).await?;
     let entry = one(connection, (key, user), id)
         .await?
         .filter(|entry| !entry.removed);
-    let entry = entry.ok_or(Error::NotFound("conversation in your list"))?;
-    let rev = revs.get(user.as_str()).copied().unwrap_or(0) + 1;
-    let flag = |new: Option<bool>, old| i64::from(new.unwrap_or(old));
+    let mut entry = entry.ok_or(Error::NotFound("conversation in your list"))?;
+    entry.rev = Rev::from_i64(revs.get(user.as_str()).copied().unwrap_or(0) + 1);
+    entry.pinned = pinned.unwrap_or(entry.pinned);
+    entry.muted = muted.unwrap_or(entry.muted);
     let key = key.to_bytes();
     let args = values![
-        flag(pinned, entry.pinned),
-        flag(muted, entry.muted),
-        rev,
+        i64::from(entry.pinned),
+        i64::from(entry.muted),
+        entry.rev,
         &key,
         user,
         &id
     ];
     connection.execute(SET_FLAGS, &args).await?;
-    Ok(())
+    Ok(entry)
 }
 
 #[cfg(test)]

@@ -20,11 +20,12 @@ use crate::conversation::{self, Head, WRITE_ROWS, pad};
 use crate::db::{Connection, Value, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result, is_contention};
 use crate::ids::{ConversationId, UserId};
-use crate::list::{self, EntryUpdate};
+use crate::list::{self, Entry, EntryUpdate};
 use crate::map::ShardMap;
 use crate::member::{self, Membership};
 use crate::node::{Shard, back_off};
 use crate::routing::{Router, count_retry};
+use crate::seams::{CommitListener, Event};
 
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
 const HINTS: usize = 65_536;
@@ -91,6 +92,7 @@ impl Hints {
 pub async fn run(
     router: Arc<Router>,
     shard: Arc<Shard>,
+    listener: Arc<dyn CommitListener>,
     mut hints: mpsc::Receiver<ConversationId>,
     closing: CancellationToken,
 ) {
@@ -128,7 +130,14 @@ pub async fn run(
         }
         let started = Instant::now();
         if !pass.is_empty()
-            && let Err(error) = apply(&router, &shard, &pass, started + PASS_DEADLINE).await
+            && let Err(error) = apply(
+                &router,
+                &shard,
+                listener.as_ref(),
+                &pass,
+                started + PASS_DEADLINE,
+            )
+            .await
         {
             tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
         }
@@ -183,9 +192,11 @@ struct Mark {
 pub async fn apply(
     router: &Router,
     shard: &Shard,
+    listener: &dyn CommitListener,
     ids: &[ConversationId],
     deadline: Instant,
 ) -> Result<()> {
+    let told = (router, listener);
     let mut source = shard.reader(deadline).await?;
     // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
     let marks = marks_of(&mut source, ids).await?;
@@ -199,7 +210,7 @@ pub async fn apply(
         .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
-        deliver(router, &heads, members, deadline).await?;
+        deliver(told, &heads, members, deadline).await?;
     }
     let marked: Vec<&Head> = heads.values().filter(|head| head.marked).collect();
     let (small, large): (Vec<&Head>, Vec<&Head>) = marked
@@ -207,15 +218,15 @@ pub async fn apply(
         .partition(|head| head.member_count <= PASS_MEMBERS as u64);
     for ids in chunks_by_members(&small) {
         let members = member::of_conversations(&mut source, &ids).await?;
-        deliver(router, &heads, members, deadline).await?;
+        deliver(told, &heads, members, deadline).await?;
     }
     for head in large {
-        deliver_large(router, &mut source, &heads, head.id, deadline).await?;
+        deliver_large(told, &mut source, &heads, head.id, deadline).await?;
     }
     // A conversation that is being written to keeps its mark; finding that out here takes no lock that a sender waits for.
-    let told = conversation::unchanged(&mut source, &marked).await?;
+    let done = conversation::unchanged(&mut source, &marked).await?;
     drop(source);
-    clear(shard, &marks, &told, deadline).await
+    clear(shard, &marks, &done, deadline).await
 }
 
 /// Groups conversations so that each group has about as many members as are written at once.
@@ -236,7 +247,7 @@ fn chunks_by_members(heads: &[&Head]) -> Vec<Vec<ConversationId>> {
 }
 
 async fn deliver_large(
-    router: &Router,
+    told: Told<'_>,
     source: &mut Connection,
     heads: &HashMap<ConversationId, Head>,
     id: ConversationId,
@@ -250,17 +261,21 @@ async fn deliver_large(
         };
         after = last.user.as_str().as_bytes().to_vec();
         let members = page.into_iter().map(|member| (id, member)).collect();
-        deliver(router, heads, members, deadline).await?;
+        deliver(told, heads, members, deadline).await?;
     }
 }
 
+/// By what shards are found, and who is told what changed in lists.
+type Told<'a> = (&'a Router, &'a dyn CommitListener);
+
 /// Applies heads to members' list entries, one transaction a shard.
 async fn deliver(
-    router: &Router,
+    told: Told<'_>,
     heads: &HashMap<ConversationId, Head>,
     members: Vec<(ConversationId, Membership)>,
     deadline: Instant,
 ) -> Result<()> {
+    let (router, _) = told;
     let mut by_shard: BTreeMap<crate::ids::ShardName, Vec<EntryUpdate>> = BTreeMap::new();
     let map = router.map();
     for (id, member) in members {
@@ -275,7 +290,7 @@ async fn deliver(
     for (name, updates) in by_shard {
         let target = router.shard(&name)?;
         for updates in updates.chunks(PASS_MEMBERS) {
-            deliver_to(router, target, &map, updates, deadline).await?;
+            deliver_to(told, target, &map, updates, deadline).await?;
         }
     }
     Ok(())
@@ -284,7 +299,7 @@ async fn deliver(
 /// One transaction on the shard of some users. When it no longer owns one of them, the marks are kept, and the next pass
 /// goes by the new map.
 async fn deliver_to(
-    router: &Router,
+    (router, listener): Told<'_>,
     target: &Shard,
     map: &Arc<ShardMap>,
     updates: &[EntryUpdate],
@@ -294,11 +309,15 @@ async fn deliver_to(
     loop {
         let mut connection = target.begin(deadline).await?;
         let applied = match list::apply(&mut connection, target.name(), map, updates).await {
-            Ok(()) => connection.commit().await,
+            Ok(changed) => connection.commit().await.map(|()| changed),
             Err(error) => Err(error),
         };
         drop(connection);
         match applied {
+            Ok(changed) => {
+                listener.committed(list_events(changed)?);
+                return Ok(());
+            }
             Err(Error::Database(error))
                 if is_contention(&error) && retries < router.settings().write.max_retries =>
             {
@@ -310,9 +329,24 @@ async fn deliver_to(
                 router.refresh(map).await?;
                 return Err(error);
             }
-            outcome => return outcome,
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// What changed in users' lists, for who listens.
+///
+/// # Errors
+/// When an entry is not what was stored.
+pub fn list_events(changed: Vec<(UserId, Entry)>) -> Result<Vec<Event>> {
+    let event = |(user, entry): (UserId, Entry)| {
+        Ok(Event::ListChanged {
+            user,
+            rev: entry.rev,
+            entry: entry.into_list_entry()?,
+        })
+    };
+    changed.into_iter().map(event).collect()
 }
 
 async fn marks_of(connection: &mut Connection, ids: &[ConversationId]) -> Result<Vec<Mark>> {

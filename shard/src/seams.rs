@@ -10,7 +10,7 @@ use crate::archive::ArchivedRun;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::message::StoredMessage;
-use crate::model::{Message, Watermarks};
+use crate::model::{ListEntry, Message, Watermarks};
 use crate::node::Shard;
 
 /// Reads messages that no hot row holds any more (INV-TIER).
@@ -65,6 +65,8 @@ pub enum Event {
     WatermarksMoved {
         /// Who.
         user: UserId,
+        /// From where: read, and received.
+        before: (Seq, Seq),
         /// To where.
         watermarks: Watermarks,
     },
@@ -74,6 +76,15 @@ pub enum Event {
         conversation: ConversationId,
         /// The change.
         rev: Rev,
+    },
+    /// An entry of a user's list changed.
+    ListChanged {
+        /// Whose.
+        user: UserId,
+        /// The change in the user's list; each takes the next.
+        rev: Rev,
+        /// The entry as it is now.
+        entry: ListEntry,
     },
 }
 

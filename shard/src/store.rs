@@ -5,6 +5,7 @@
 
 mod conversations;
 mod lists;
+mod live;
 mod members;
 mod messages;
 mod operator;
@@ -76,6 +77,7 @@ impl Store {
             background.spawn(relay::run(
                 router.clone(),
                 shard.clone(),
+                listener.clone(),
                 inbox,
                 closing.clone(),
             ));
@@ -218,7 +220,10 @@ impl Store {
         let deadline = caller.deadline.min(Instant::now() + RELAY_NOW);
         let map = self.router.map();
         let relayed = match self.router.shard(&map.locate(id.owner_key()).shard) {
-            Ok(shard) => relay::apply(&self.router, shard, &[id], deadline).await,
+            Ok(shard) => {
+                let listener = self.listener.as_ref();
+                relay::apply(&self.router, shard, listener, &[id], deadline).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = relayed {

@@ -13,15 +13,13 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use crate::archive::{self, ArchivedRun};
-use crate::db::values;
+use crate::db::{Connection, values};
 use crate::error::{Error, Result};
-use crate::history;
-use crate::ids::{ConversationId, Rev, Seq, UserId};
-use crate::map::Assignment;
+use crate::history::{self, Access};
+use crate::ids::{ConversationId, Rev, Seq};
 use crate::member;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
-use crate::node::Shard;
 use crate::seams::ColdTier;
 
 /// Most conversations whose rev a client may send at once.
@@ -61,20 +59,19 @@ pub enum Delta {
 }
 
 /// What changed in a conversation since `rev`, at most `room` messages of it; nothing when that is more than `most`.
+/// `access` was read on `connection`.
 ///
 /// # Errors
-/// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
+/// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
 pub async fn delta(
-    shard: &Shard,
-    assignment: &Assignment,
+    mut connection: Connection,
     cold: &dyn ColdTier,
-    (id, user): (ConversationId, &UserId),
+    id: ConversationId,
+    access: Access,
     rev: Rev,
     (room, most): (usize, u32),
     deadline: Instant,
 ) -> Result<Delta> {
-    let mut connection = shard.reader(deadline).await?;
-    let access = history::access(&mut connection, shard, assignment, (id, user)).await?;
     if rev == access.rev {
         return Ok(Delta::None);
     }

@@ -7,6 +7,7 @@ use crate::conversation::{self, Head};
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::fence;
+use crate::history;
 use crate::ids::{ConversationId, Rev, Seq, ShardName};
 use crate::list::{self, Entry, ListOrder};
 use crate::map::Assignment;
@@ -15,6 +16,7 @@ use crate::model::{
     Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
 };
 use crate::node::Shard;
+use crate::relay;
 use crate::sync::{self, Delta};
 
 /// Most conversations in a page of the list.
@@ -188,13 +190,18 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
+                    let mut connection = shard.reader(caller.deadline).await?;
+                    let reader = (id, &caller.user);
+                    let access =
+                        history::access(&mut connection, &shard, &assignment, reader).await?;
+                    let room = (room, most);
                     sync::delta(
-                        &shard,
-                        &assignment,
+                        connection,
                         self.cold.as_ref(),
-                        (id, &caller.user),
+                        id,
+                        access,
                         rev,
-                        (room, most),
+                        room,
                         caller.deadline,
                     )
                     .await
@@ -245,14 +252,19 @@ impl Store {
     ) -> Result<()> {
         let key = self.key(&caller.user)?;
         self.relay_now(caller, id).await; // the entry of somebody who joined a moment ago
-        self.router
+        let entry = self
+            .router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut connection = shard.begin(caller.deadline).await?;
                 fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                list::set_flags(&mut connection, (key, &caller.user), id, flags).await?;
-                connection.commit().await
+                let entry =
+                    list::set_flags(&mut connection, (key, &caller.user), id, flags).await?;
+                connection.commit().await.map(|()| entry)
             })
-            .await
+            .await?;
+        let changed = vec![(caller.user.clone(), entry)];
+        self.listener.committed(relay::list_events(changed)?);
+        Ok(())
     }
 }
 
