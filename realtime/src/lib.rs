@@ -6,13 +6,31 @@
 //! | [`bus`] | the seam between nodes: pushes, and the roster of who is connected where |
 //! | [`in_process`] | the bus and roster of a single node |
 //! | [`publisher`] | listens to the store's commits and publishes them |
+//! | [`hub`] | a node's topics: who listens to what, and that all of it is told |
+//! | `channel` | one topic: revs in order, what is kept for those who come back |
+//! | `batch` | questions of many connections, asked together |
+//! | [`session`], [`outbox`] | a connection, and what waits for it |
+//! | [`gateway`], `command` | admission, sessions, commands, heartbeat, drain |
+//! | [`native`] | the door for WebSocket |
+//! | [`presence`] | who is online |
+//! | [`protocol`] | the client protocol's types |
 //! | [`settings`] | the bounds |
 //!
 //! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. Who
 //! misses one sees it by the next `rev`, or by comparing with the log, and reads it there.
 
+mod batch;
 pub mod bus;
+mod channel;
+mod command;
+pub mod gateway;
+pub mod hub;
 pub mod in_process;
+pub mod native;
+pub mod outbox;
+pub mod presence;
+pub mod protocol;
 pub mod publisher;
 pub mod push;
+pub mod session;
 pub mod settings;

@@ -43,6 +43,7 @@ pub mod range;
 pub mod relay;
 pub mod routing;
 pub mod seams;
+pub mod seen;
 pub mod settings;
 pub mod store;
 pub mod sync;

@@ -10,6 +10,8 @@ mod members;
 mod messages;
 mod operator;
 
+pub use live::Standing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

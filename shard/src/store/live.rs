@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 
 use super::Store;
 use crate::conversation::{self, Head};
+use crate::db::Connection;
 use crate::error::Result;
 use crate::fence;
 use crate::history;
@@ -19,19 +20,29 @@ use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::list;
 use crate::map::Assignment;
 use crate::member;
-use crate::model::{ConversationHead, ListEntry};
+use crate::model::{ConversationHead, ListEntry, Timestamp};
+use crate::seen;
 use crate::sync::{self, Delta};
 
 /// Most keys in one statement.
 const BATCH: usize = 256;
 
+/// Where a conversation stands, for one of its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its head.
+    pub head: ConversationHead,
+    /// How many members it has.
+    pub member_count: u64,
+}
+
 impl Store {
     /// Where each conversation stands for each user: none where they are not a member. What could not be asked is absent.
-    pub async fn positions(
+    pub async fn standings(
         &self,
         pairs: &[(ConversationId, UserId)],
         deadline: Instant,
-    ) -> HashMap<(ConversationId, UserId), Option<ConversationHead>> {
+    ) -> HashMap<(ConversationId, UserId), Option<Standing>> {
         let batches = self.batches(pairs, |(id, _)| Some(id.owner_key()));
         let asked = batches.into_iter().map(async |(key, batch)| {
             let batch = &batch;
@@ -54,7 +65,7 @@ impl Store {
                 .await;
             (batch.clone(), answer)
         });
-        let mut positions = HashMap::with_capacity(pairs.len());
+        let mut standings = HashMap::with_capacity(pairs.len());
         for (batch, answer) in join_all(asked).await {
             let (members, heads) = match answer {
                 Ok(answer) => answer,
@@ -63,14 +74,23 @@ impl Store {
                     continue;
                 }
             };
-            let heads: HashMap<ConversationId, ConversationHead> =
-                heads.iter().filter_map(position).collect();
-            positions.extend(batch.into_iter().map(|pair| (pair, None)));
+            let heads: HashMap<ConversationId, Standing> = heads
+                .iter()
+                .filter_map(|head| {
+                    let (id, position) = position(head)?;
+                    let standing = Standing {
+                        head: position,
+                        member_count: head.member_count,
+                    };
+                    Some((id, standing))
+                })
+                .collect();
+            standings.extend(batch.into_iter().map(|pair| (pair, None)));
             for (id, membership) in members.into_iter().filter(|(_, member)| member.is_active()) {
-                positions.insert((id, membership.user), heads.get(&id).copied());
+                standings.insert((id, membership.user), heads.get(&id).copied());
             }
         }
-        positions
+        standings
     }
 
     /// Where each conversation stands: none where it is gone. What could not be asked is absent.
@@ -108,11 +128,65 @@ impl Store {
         positions
     }
 
+    /// When users were connected last; who never was, and what could not be asked, is absent.
+    pub async fn last_seen(
+        &self,
+        users: &[UserId],
+        deadline: Instant,
+    ) -> HashMap<UserId, Timestamp> {
+        let asked = self.of_users(users, deadline, async |connection, keyed| {
+            seen::of(connection, keyed).await
+        });
+        asked.await.into_iter().flat_map(|(_, seen)| seen).collect()
+    }
+
+    /// Users (no two alike) were connected until then.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`](crate::error::Error::ShardUnavailable),
+    /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded); some may be stored.
+    pub async fn saw(&self, users: &[(UserId, Timestamp)], deadline: Instant) -> Result<()> {
+        for (key, batch) in self.batches(users, |(user, _)| self.key(user).ok()) {
+            let batch = &batch;
+            self.router
+                .call(key, deadline, |shard, assignment| async move {
+                    let mut connection = shard.begin(deadline).await?;
+                    fence::require_write(&mut connection, shard.name(), &assignment).await?;
+                    let mut keyed = Vec::with_capacity(batch.len());
+                    for (user, at) in batch {
+                        keyed.push((self.key(user)?, user, *at));
+                    }
+                    seen::save(&mut connection, &keyed).await?;
+                    connection.commit().await
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Each user's rev over their list entries; 0 for who has none. What could not be asked is absent.
     pub async fn list_revs(&self, users: &[UserId], deadline: Instant) -> HashMap<UserId, Rev> {
-        let batches = self.batches(users, |user| self.key(user).ok());
-        let asked = batches.into_iter().map(async |(key, batch)| {
-            let users = &batch;
+        let asked = self.of_users(users, deadline, async |connection, keyed| {
+            list::revs(connection, keyed).await
+        });
+        let mut revs = HashMap::with_capacity(users.len());
+        for (batch, known) in asked.await {
+            revs.extend(batch.into_iter().map(|user| (user, Rev(0))));
+            revs.extend(known);
+        }
+        revs
+    }
+
+    /// Asks the users' shards, in batches; gives each batch that was answered.
+    async fn of_users<T>(
+        &self,
+        users: &[UserId],
+        deadline: Instant,
+        ask: impl AsyncFn(&mut Connection, &[(UserKey, &UserId)]) -> Result<Vec<(UserId, T)>>,
+    ) -> Vec<(Vec<UserId>, Vec<(UserId, T)>)> {
+        let mut answered = Vec::new();
+        for (key, batch) in self.batches(users, |user| self.key(user).ok()) {
+            let (users, ask) = (&batch, &ask);
             let answer = self
                 .router
                 .call(key, deadline, |shard, assignment| async move {
@@ -122,24 +196,17 @@ impl Store {
                     for user in users {
                         keyed.push((self.key(user)?, user));
                     }
-                    list::revs(&mut connection, &keyed).await
+                    ask(&mut connection, &keyed).await
                 })
                 .await;
-            (users.clone(), answer)
-        });
-        let mut revs = HashMap::with_capacity(users.len());
-        for (batch, answer) in join_all(asked).await {
             match answer {
-                Ok(known) => {
-                    revs.extend(batch.into_iter().map(|user| (user, Rev(0))));
-                    revs.extend(known);
-                }
+                Ok(answer) => answered.push((batch, answer)),
                 Err(error) => {
-                    tracing::warn!(%error, users = batch.len(), "cannot tell where lists stand");
+                    tracing::warn!(%error, users = batch.len(), "cannot tell what users' shards hold");
                 }
             }
         }
-        revs
+        answered
     }
 
     /// What changed in a conversation since `rev`, for those of its members whom this node serves.

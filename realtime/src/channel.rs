@@ -1,0 +1,500 @@
+//! One topic on one node: who listens, up to which rev they were told, and the changes told lately.
+//!
+//! Changes come from the bus in any order, twice, or not at all; they are told in the order of their revs, each once
+//! (INV-PUSH). One that comes early is held until those before it are here; when they do not come, the hub reads them from the
+//! log and gives them to [`Channel::healed`]. What was told lately is kept, so that a listener that comes back is told
+//! what it missed without asking the log.
+//!
+//! Upholds INV-BOUND: what is held and what is kept is bounded in number and bytes. Nothing in here waits.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use backscroll_shard::ids::{Rev, Seq};
+
+use crate::outbox::Event;
+use crate::push::{Push, PushKind, Topic};
+use crate::session::Session;
+
+/// Most changes kept, and held.
+const KEPT_MAX: usize = 256;
+/// Most bytes of changes kept.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+/// What the hub has to do after a push was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Todo {
+    /// A change is missing: read the log.
+    pub(crate) heal: bool,
+    /// Members may have changed: look who still is one.
+    pub(crate) recheck: bool,
+}
+
+/// How a listener is to begin.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It is told of everything after the rev it gave.
+    Whole,
+    /// What lies between is not kept: nothing was done.
+    NotKept,
+}
+
+/// A change that was told.
+#[derive(Clone, Debug)]
+struct Kept {
+    rev: Rev,
+    kind: PushKind,
+    event: Arc<Event>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.event.data.get().len()
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    session: Arc<Session>,
+    /// It knows everything up to here.
+    after: Rev,
+}
+
+/// The state of a topic.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    topic: Topic,
+    /// Up to where changes were told; unknown until the log was asked or, for lists, until one came.
+    rev: Option<Rev>,
+    /// The newest message that was told, in a conversation.
+    head: Seq,
+    listeners: Vec<Listener>,
+    /// Changes that came early.
+    held: BTreeMap<Rev, Push>,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    /// Everything after this is kept.
+    kept_after: Rev,
+    /// How many members the conversation had when it was asked last.
+    members: u64,
+    /// Whether somebody reads what is missing.
+    pub(crate) healing: bool,
+    /// Since when nobody listens.
+    pub(crate) idle_since: Option<Instant>,
+    /// What was told last that is no change: presence is told again only when it differs.
+    last_state: Option<Arc<backscroll_shard::model::RawJson>>,
+}
+
+impl Channel {
+    /// A topic nobody listens to yet.
+    #[must_use]
+    pub(crate) fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            rev: None,
+            head: Seq(0),
+            listeners: Vec::new(),
+            held: BTreeMap::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            kept_after: Rev(0),
+            members: 0,
+            healing: false,
+            idle_since: Some(Instant::now()),
+            last_state: None,
+        }
+    }
+
+    /// Up to where changes were told.
+    #[must_use]
+    pub(crate) fn rev(&self) -> Option<Rev> {
+        self.rev
+    }
+
+    /// The newest message that was told.
+    #[must_use]
+    pub(crate) fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// How many members the conversation has, about.
+    #[must_use]
+    pub(crate) fn members(&self) -> u64 {
+        self.members
+    }
+
+    /// Those who listen.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.listeners.iter().map(|listener| &listener.session)
+    }
+
+    /// Whether anybody listens.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    /// The log stands at `rev` and `head`: what is told begins there, when that was unknown.
+    pub(crate) fn begin(&mut self, rev: Rev, head: Seq, members: u64) -> Todo {
+        self.members = members;
+        if self.rev.is_some() {
+            return Todo::default();
+        }
+        self.rev = Some(rev);
+        self.head = head;
+        self.kept_after = rev;
+        self.tell_held()
+    }
+
+    /// `session`, which knows everything up to `after`, listens from now on; what was told after it is told to it first.
+    /// Also says whether that holds a change of members.
+    pub(crate) fn listen(&mut self, session: &Arc<Session>, after: Rev) -> (Start, Todo) {
+        let rev = self.rev.unwrap_or(after);
+        let mut todo = Todo::default();
+        if after < rev {
+            if after < self.kept_after {
+                return (Start::NotKept, todo);
+            }
+            for kept in self.kept.iter().filter(|kept| kept.rev > after) {
+                if kept.kind == PushKind::ConversationChanged {
+                    todo.recheck = true;
+                } else {
+                    session.outbox.event(&kept.event);
+                }
+            }
+        }
+        self.unlisten(session);
+        self.listeners.push(Listener {
+            session: Arc::clone(session),
+            after,
+        });
+        self.idle_since = None;
+        (Start::Whole, todo)
+    }
+
+    /// How many changes after `after` would be told to a new listener; none when they are not kept.
+    #[must_use]
+    pub(crate) fn kept_since(&self, after: Rev) -> Option<usize> {
+        let rev = self.rev?;
+        if after >= rev {
+            return Some(0);
+        }
+        (after >= self.kept_after).then(|| self.kept.iter().filter(|kept| kept.rev > after).count())
+    }
+
+    /// Everything after this is kept.
+    #[must_use]
+    pub(crate) fn kept_after(&self) -> Rev {
+        self.kept_after
+    }
+
+    /// `session` no longer listens. Says whether it did.
+    pub(crate) fn unlisten(&mut self, session: &Arc<Session>) -> bool {
+        let before = self.listeners.len();
+        self.listeners
+            .retain(|listener| !Arc::ptr_eq(&listener.session, session));
+        if self.listeners.is_empty() && before > 0 {
+            self.idle_since = Some(Instant::now());
+        }
+        self.listeners.len() < before
+    }
+
+    /// Takes what came over the bus.
+    pub(crate) fn take(&mut self, push: Push) -> Todo {
+        if !push.kind.is_durable() {
+            self.tell_state(&push);
+            return Todo::default();
+        }
+        let Some(rev) = self.rev else {
+            self.hold(push);
+            return Todo::default();
+        };
+        if push.rev <= rev {
+            return Todo::default();
+        }
+        if push.rev > rev.next() {
+            self.hold(push);
+            return Todo {
+                heal: true,
+                recheck: false,
+            };
+        }
+        let recheck = self.tell(push);
+        let mut todo = self.tell_held();
+        todo.recheck |= recheck;
+        todo
+    }
+
+    fn tell_state(&mut self, push: &Push) {
+        if matches!(self.topic, Topic::Presence(_)) {
+            if self
+                .last_state
+                .as_ref()
+                .is_some_and(|last| **last == *push.data)
+            {
+                return;
+            }
+            self.last_state = Some(Arc::clone(&push.data));
+        }
+        let event = Arc::new(Event::of(&self.topic, push));
+        for listener in &self.listeners {
+            let own_typing = push.kind == PushKind::UserTyping
+                && push.user.as_ref() == Some(&listener.session.user);
+            if !own_typing {
+                listener.session.outbox.event(&event);
+            }
+        }
+    }
+
+    /// What is held beyond the bound is forgotten: the log has it.
+    fn hold(&mut self, push: Push) {
+        self.held.insert(push.rev, push);
+        while self.held.len() > KEPT_MAX {
+            self.held.pop_last();
+        }
+    }
+
+    /// Tells a change, which is the next or comes from the log; says whether members may have changed.
+    fn tell(&mut self, push: Push) -> bool {
+        let rev = push.rev;
+        self.rev = Some(rev);
+        if push.kind == PushKind::NewMessage {
+            self.head = self.head.next();
+        }
+        let kept = Kept {
+            rev,
+            kind: push.kind,
+            event: Arc::new(Event::of(&self.topic, &push)),
+        };
+        let recheck = push.kind == PushKind::ConversationChanged;
+        if !recheck {
+            for listener in &self.listeners {
+                if rev > listener.after {
+                    listener.session.outbox.event(&kept.event);
+                }
+            }
+        }
+        self.keep(kept);
+        recheck
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        self.kept_bytes += kept.bytes();
+        self.kept.push_back(kept);
+        while self.kept.len() > KEPT_MAX || self.kept_bytes > KEPT_BYTES_MAX {
+            let Some(oldest) = self.kept.pop_front() else {
+                break;
+            };
+            self.kept_bytes -= oldest.bytes();
+            self.kept_after = oldest.rev;
+        }
+    }
+
+    /// Tells what is held and follows.
+    fn tell_held(&mut self) -> Todo {
+        let mut todo = Todo::default();
+        let Some(mut rev) = self.rev else {
+            return todo;
+        };
+        while let Some(entry) = self.held.first_entry() {
+            if *entry.key() <= rev {
+                entry.remove();
+            } else if *entry.key() == rev.next() {
+                let push = entry.remove();
+                rev = push.rev;
+                todo.recheck |= self.tell(push);
+            } else {
+                todo.heal = true;
+                break;
+            }
+        }
+        if self.held.is_empty() {
+            self.held = BTreeMap::new();
+        }
+        todo
+    }
+
+    /// Tells what was read from the log: `changes` in the order of their revs, which are all that happened up to `through`.
+    pub(crate) fn healed(&mut self, changes: Vec<Push>, through: Rev, head: Seq) -> Todo {
+        for change in changes {
+            if self.rev.is_none_or(|rev| change.rev > rev) {
+                self.tell(change);
+            }
+        }
+        if self.rev.is_none_or(|rev| through > rev) {
+            self.rev = Some(through);
+        }
+        self.head = self.head.max(head);
+        self.tell_held()
+    }
+
+    /// Too much is missing: `told` is told to everybody, and changes are told from `rev` on.
+    pub(crate) fn skip_to(&mut self, rev: Rev, head: Seq, told: &Arc<Event>) -> Todo {
+        self.kept.clear();
+        self.kept_bytes = 0;
+        self.kept_after = rev;
+        self.rev = Some(rev);
+        self.head = head;
+        for listener in &mut self.listeners {
+            listener.after = listener.after.min(rev);
+            listener.session.outbox.event(told);
+        }
+        self.tell_held()
+    }
+
+    /// Everything that happened after `after`, up to what is kept already, becomes kept: somebody who comes back wants it.
+    pub(crate) fn keep_from(&mut self, after: Rev, changes: Vec<Push>) {
+        if after >= self.kept_after {
+            return;
+        }
+        let older: Vec<Kept> = changes
+            .into_iter()
+            .filter(|change| change.rev > after && change.rev <= self.kept_after)
+            .map(|change| Kept {
+                rev: change.rev,
+                kind: change.kind,
+                event: Arc::new(Event::of(&self.topic, &change)),
+            })
+            .collect();
+        let kept = std::mem::take(&mut self.kept);
+        self.kept_bytes = 0;
+        self.kept_after = after;
+        for kept in older.into_iter().chain(kept) {
+            self.keep(kept);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backscroll_shard::ids::{ConversationId, UserKey};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::outbox::Item;
+
+    fn topic() -> Topic {
+        Topic::Conversation(ConversationId::new(UserKey(1), 2))
+    }
+
+    fn change(rev: u64) -> Push {
+        Push::change(PushKind::NewMessage, Rev(rev), &json!(rev))
+    }
+
+    fn channel(rev: u64) -> Channel {
+        let mut channel = Channel::new(topic());
+        channel.begin(Rev(rev), Seq(rev), 2);
+        channel
+    }
+
+    async fn told(session: &Session) -> Vec<u64> {
+        let mut items = Vec::new();
+        if session.outbox.bytes() > 0 {
+            session.outbox.next(&mut items, 10_000).await.unwrap();
+        }
+        let number = |item| match item {
+            Item::Event(event) => Event::data_number(&event),
+            other => panic!("{other:?}"),
+        };
+        items.into_iter().map(number).collect()
+    }
+
+    impl Event {
+        fn data_number(event: &Arc<Event>) -> u64 {
+            event.data.get().parse().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn early_changes_wait_for_those_before_them() {
+        let mut channel = channel(5);
+        let session = Session::test("alice");
+        assert_eq!(channel.listen(&session, Rev(5)).0, Start::Whole);
+        assert!(channel.take(change(7)).heal);
+        assert!(channel.take(change(8)).heal);
+        assert_eq!(told(&session).await, Vec::<u64>::new());
+        assert!(!channel.take(change(6)).heal);
+        assert_eq!(told(&session).await, [6, 7, 8]);
+        channel.take(change(7));
+        assert_eq!(told(&session).await, Vec::<u64>::new(), "told once");
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_healed_from_the_log() {
+        let mut channel = channel(5);
+        let session = Session::test("alice");
+        channel.listen(&session, Rev(5));
+        channel.take(change(9));
+        let todo = channel.healed(vec![change(7), change(8)], Rev(8), Seq(8));
+        assert_eq!(todo, Todo::default());
+        assert_eq!(told(&session).await, [7, 8, 9]);
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_is_told_what_is_kept_or_nothing() {
+        let mut channel = channel(5);
+        for rev in 6..=8 {
+            channel.take(change(rev));
+        }
+        let (early, late) = (Session::test("alice"), Session::test("bob"));
+        assert_eq!(channel.listen(&early, Rev(4)).0, Start::NotKept);
+        assert_eq!(channel.listen(&late, Rev(6)).0, Start::Whole);
+        assert_eq!(told(&late).await, [7, 8]);
+        channel.keep_from(Rev(3), vec![change(4), change(5), change(6)]);
+        assert_eq!(channel.kept_since(Rev(3)), Some(5));
+        assert_eq!(channel.listen(&early, Rev(4)).0, Start::Whole);
+        assert_eq!(told(&early).await, [5, 6, 7, 8]);
+    }
+
+    #[tokio::test]
+    async fn who_knows_more_than_the_node_is_not_told_again() {
+        let mut channel = channel(5);
+        let session = Session::test("alice");
+        channel.listen(&session, Rev(7));
+        for rev in 6..=8 {
+            channel.take(change(rev));
+        }
+        assert_eq!(told(&session).await, [8]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut channel = channel(0);
+        for rev in 1..=2000 {
+            channel.take(change(rev));
+        }
+        assert_eq!(channel.kept.len(), KEPT_MAX);
+        assert_eq!(channel.kept_after, Rev(2000 - KEPT_MAX as u64));
+        for rev in 3000..5000 {
+            channel.take(change(rev));
+        }
+        assert_eq!(channel.held.len(), KEPT_MAX);
+    }
+
+    proptest! {
+        /// Whatever is lost, doubled or late, with the log asked wherever the channel says so, everybody ends with all of it.
+        #[test]
+        fn everybody_is_told_everything_once_in_order(
+            revs in proptest::collection::vec(1..60u64, 0..150),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut channel = channel(0);
+            let session = Session::test("alice");
+            channel.listen(&session, Rev(0));
+            let mut newest = 0;
+            for rev in revs {
+                newest = newest.max(rev);
+                if channel.take(change(rev)).heal && rev % 3 == 0 {
+                    let from = channel.rev().unwrap().0 + 1;
+                    channel.healed((from..=newest).map(change).collect(), Rev(newest), Seq(newest));
+                }
+            }
+            let from = channel.rev().unwrap().0 + 1;
+            channel.healed((from..=newest).map(change).collect(), Rev(newest), Seq(newest));
+            let told = runtime.block_on(told(&session));
+            prop_assert_eq!(told, (1..=newest).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Commands: what a client asks of its session, checked, done and answered. The same for every door.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use backscroll_shard::ids::{ConversationId, Seq, UserId};
+use backscroll_shard::model::{Caller, NewMessage, RawJson, SyncRequest, Timestamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bus::Status;
+use crate::gateway::{COMMAND_TIMEOUT, Gateway, WATCHED_MAX};
+use crate::hub::Joined;
+use crate::protocol::{
+    self, Close, DeleteMessage, EditMessage, Failure, InConversation, MarkDelivered, MarkRead,
+    Presence, PresenceSubscribe, PresenceUpdate, React, RefreshToken, SendMessage,
+};
+use crate::push::Topic;
+use crate::session::Session;
+
+/// In larger conversations nobody is told who types.
+const TYPING_MEMBERS_MAX: u64 = 50;
+
+/// What an answer holds.
+type Answer = Result<Arc<RawJson>, Failure>;
+
+/// An answer without data.
+#[derive(Serialize)]
+struct Done {}
+
+fn answer(data: &impl Serialize) -> Answer {
+    Ok(Arc::new(RawJson::of(data)))
+}
+
+fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
+    serde_json::from_str(data).map_err(|error| Failure::invalid(format!("data: {error}")))
+}
+
+impl Gateway {
+    /// Does a command of `session`: `name`, with `data` as JSON text. The caller waits for the answer before it gives the
+    /// next, so that a client's commands are done in order.
+    ///
+    /// # Errors
+    /// What the client is answered instead.
+    pub async fn command(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
+        let (rate, burst) = (
+            self.settings.commands_per_second,
+            self.settings.command_burst,
+        );
+        if let Err(wait) = session.admit(rate, burst) {
+            metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
+            return Err(Failure::rate_limited(wait));
+        }
+        let started = Instant::now();
+        let caller = Caller {
+            user: session.user.clone(),
+            deadline: started + COMMAND_TIMEOUT,
+        };
+        let outcome = self.perform(session, &caller, name, data).await;
+        metrics::histogram!("backscroll_realtime_command_seconds")
+            .record(started.elapsed().as_secs_f64());
+        outcome
+    }
+
+    async fn perform(
+        &self,
+        session: &Arc<Session>,
+        caller: &Caller,
+        name: &str,
+        data: &str,
+    ) -> Answer {
+        match name {
+            "send_message" => self.send(session, caller, parse(data)?).await,
+            "join_conversation" => self.join(session, parse(data)?).await,
+            "leave_conversation" => self.leave(session, parse(data)?),
+            "edit_message" => self.edit(caller, parse(data)?).await,
+            "delete_message" => self.delete(caller, parse(data)?).await,
+            "react" => self.react(caller, parse(data)?).await,
+            "typing_start" => self.typing(session, parse(data)?, true),
+            "typing_stop" => self.typing(session, parse(data)?, false),
+            "mark_read" => self.mark_read(caller, parse(data)?).await,
+            "mark_delivered" => self.mark_delivered(caller, parse(data)?).await,
+            "sync" => self.sync(caller, parse(data)?).await,
+            "presence_subscribe" => self.watch(session, parse(data)?).await,
+            "presence_update" => self.show(session, parse(data)?),
+            "unread_count" => {
+                let count = self.hub.store().unread_count(caller).await;
+                answer(&count.map_err(|error| self.failure(error))?)
+            }
+            "refresh_token" => self.refresh_token(session, parse(data)?).await,
+            "ping" => answer(&Done {}),
+            unknown => Err(Failure::invalid(format!(
+                "there is no command `{}`",
+                shorten(unknown)
+            ))),
+        }
+    }
+
+    async fn send(&self, session: &Session, caller: &Caller, command: SendMessage) -> Answer {
+        let id = command.conversation_id;
+        let message = NewMessage {
+            content: command.content,
+            message_type: command.message_type,
+            client_msg_id: command.client_msg_id,
+            reply_to: command.reply_to,
+            attachments: command.attachments,
+            metadata: command.metadata,
+        };
+        let sent = self.hub.store().send(caller, id, message).await;
+        let sent = sent.map_err(|error| self.failure(error))?;
+        session.stopped_typing(id); // who is told of the message knows
+        answer(&sent.message)
+    }
+
+    async fn join(&self, session: &Arc<Session>, command: InConversation) -> Answer {
+        let id = command.conversation_id;
+        let most = self.settings.joined_conversations;
+        if !session.has_joined(id) && session.joined_count() >= most {
+            return Err(Failure {
+                code: "limit_reached",
+                message: format!("open conversations: at most {most}; leave one first"),
+                retry_after_ms: None,
+            });
+        }
+        let joined = self.hub.join(session, id, None, 0).await;
+        let (Joined::Whole(head) | Joined::Refused(head)) =
+            joined.map_err(|error| self.failure(error))?;
+        session
+            .outbox
+            .event(&Arc::new(protocol::event("joined_conversation", &head)));
+        answer(&head)
+    }
+
+    fn leave(&self, session: &Arc<Session>, command: InConversation) -> Answer {
+        let id = command.conversation_id;
+        if session.stopped_typing(id) {
+            self.tell_typing(session, id, false);
+        }
+        self.hub.leave(session, &Topic::Conversation(id));
+        session.left(id);
+        answer(&Done {})
+    }
+
+    async fn edit(&self, caller: &Caller, command: EditMessage) -> Answer {
+        let store = self.hub.store();
+        let edited = store
+            .edit_message(caller, command.message_id, command.content)
+            .await;
+        answer(&edited.map_err(|error| self.failure(error))?)
+    }
+
+    async fn delete(&self, caller: &Caller, command: DeleteMessage) -> Answer {
+        let deleted = self
+            .hub
+            .store()
+            .delete_message(caller, command.message_id)
+            .await;
+        answer(&deleted.map_err(|error| self.failure(error))?)
+    }
+
+    async fn react(&self, caller: &Caller, command: React) -> Answer {
+        let store = self.hub.store();
+        let reacted = if command.remove {
+            store
+                .unreact(caller, command.message_id, &command.emoji)
+                .await
+        } else {
+            store
+                .react(caller, command.message_id, &command.emoji)
+                .await
+        };
+        answer(&reacted.map_err(|error| self.failure(error))?)
+    }
+
+    /// Only who has the conversation open, and so is a member, is heard typing there.
+    fn typing(&self, session: &Session, command: InConversation, is_typing: bool) -> Answer {
+        let id = command.conversation_id;
+        if !session.has_joined(id) {
+            return Err(Failure::invalid("join the conversation first"));
+        }
+        let small = self
+            .hub
+            .members(id)
+            .is_some_and(|members| members <= TYPING_MEMBERS_MAX);
+        let told = if is_typing {
+            small && session.typing(id)
+        } else {
+            session.stopped_typing(id)
+        };
+        if told {
+            self.tell_typing(session, id, is_typing);
+        }
+        answer(&Done {})
+    }
+
+    async fn mark_read(&self, caller: &Caller, command: MarkRead) -> Answer {
+        let id = command.conversation_id;
+        let seq = match (command.seq, command.message_ids) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::invalid("give either `seq` or `messageIds`"));
+            }
+            (seq, None) => seq,
+            (None, Some(messages)) => Some(newest(id, &messages)?),
+        };
+        let watermarks = self.hub.store().mark_read(caller, id, seq).await;
+        answer(&watermarks.map_err(|error| self.failure(error))?)
+    }
+
+    async fn mark_delivered(&self, caller: &Caller, command: MarkDelivered) -> Answer {
+        let store = self.hub.store();
+        let watermarks = store
+            .mark_delivered(caller, command.conversation_id, command.seq)
+            .await;
+        answer(&watermarks.map_err(|error| self.failure(error))?)
+    }
+
+    async fn sync(&self, caller: &Caller, request: SyncRequest) -> Answer {
+        let page = self.hub.store().sync(caller, request).await;
+        answer(&page.map_err(|error| self.failure(error))?)
+    }
+
+    async fn watch(&self, session: &Arc<Session>, command: PresenceSubscribe) -> Answer {
+        let mut users = command.user_ids;
+        users.sort_unstable();
+        users.dedup();
+        if users.len() > WATCHED_MAX {
+            return Err(Failure {
+                code: "limit_reached",
+                message: format!("watched users: at most {WATCHED_MAX}"),
+                retry_after_ms: None,
+            });
+        }
+        let Some(before) = session.watch(users.clone()) else {
+            return answer(&Done {});
+        };
+        for user in before
+            .into_iter()
+            .filter(|user| users.binary_search(user).is_err())
+        {
+            self.hub.leave(session, &Topic::Presence(user));
+        }
+        // Watched first, looked up then: what changes meanwhile is told.
+        let watching = users
+            .iter()
+            .map(|user| self.hub.watch(session, user.clone()));
+        futures_util::future::join_all(watching).await;
+        if session.watch(users.clone()).is_none() {
+            for user in &users {
+                self.hub.leave(session, &Topic::Presence(user.clone()));
+            }
+        }
+        #[derive(Serialize)]
+        struct Watched {
+            users: Vec<Presence>,
+        }
+        answer(&Watched {
+            users: self.presence.look_up(&users).await,
+        })
+    }
+
+    fn show(&self, session: &Session, command: PresenceUpdate) -> Answer {
+        if command.status == Status::Idle {
+            return Err(Failure::invalid(
+                "status: one of online, away, busy and offline",
+            ));
+        }
+        session.show(command.status);
+        self.presence.touched(&session.user);
+        answer(&Done {})
+    }
+
+    async fn refresh_token(&self, session: &Session, command: RefreshToken) -> Answer {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Refreshed {
+            expires_at: Timestamp,
+        }
+        match self.refresh(session, &command.token).await {
+            Ok(expires_at) => answer(&Refreshed { expires_at }),
+            Err((Close::Internal, failure)) => Err(failure),
+            Err((close, failure)) => {
+                session.outbox.close(close);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The direct conversation with another user, made when there is none: for front-ends that name a person, not a
+    /// conversation.
+    ///
+    /// # Errors
+    /// What the client is answered instead.
+    pub async fn direct(
+        &self,
+        session: &Session,
+        other: UserId,
+    ) -> Result<ConversationId, Failure> {
+        let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
+        let new = backscroll_shard::model::NewConversation {
+            kind: backscroll_shard::model::ConversationKind::Direct,
+            members: vec![other],
+            title: None,
+            metadata: None,
+        };
+        let store = self.hub.store();
+        let created = store.create_conversation(&caller, new, None).await;
+        Ok(created.map_err(|error| self.failure(error))?.0.id)
+    }
+}
+
+/// The newest of some messages, which must be of one conversation.
+fn newest(
+    id: ConversationId,
+    messages: &[backscroll_shard::ids::MessageId],
+) -> Result<Seq, Failure> {
+    if messages.iter().any(|message| message.conversation != id) {
+        return Err(Failure::invalid(
+            "messageIds: they are not all of this conversation",
+        ));
+    }
+    let newest = messages.iter().map(|message| message.seq).max();
+    newest.ok_or_else(|| Failure::invalid("messageIds: name at least one"))
+}
+
+fn shorten(name: &str) -> String {
+    name.chars().take(40).collect()
+}

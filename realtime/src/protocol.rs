@@ -1,0 +1,354 @@
+//! The client protocol's types, as `PROTOCOL.md` describes them: what commands take and answer, what events bring, and
+//! why connections end. The AsyncAPI document is made from these.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
+use backscroll_shard::model::{
+    ConversationHead, ListEntry, Message, MessageType, RawJson, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::bus::Status;
+use crate::outbox::Event;
+
+macro_rules! closes {
+    ($($(#[doc = $doc:literal])+ $close:ident = $code:literal, $name:literal;)+) => {
+        /// Why the server ends a connection. Below 4500: reconnect and resume; from there on: do not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Close {
+            $($(#[doc = $doc])+ $close,)+
+        }
+
+        impl Close {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$close,)+];
+
+            /// The WebSocket close code.
+            #[must_use]
+            pub fn code(self) -> u16 {
+                match self { $(Self::$close => $code,)+ }
+            }
+
+            /// Its name.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$close => $name,)+ }
+            }
+
+            /// What it means.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$close => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+closes! {
+    /// The node stops. Reconnect to another.
+    ShuttingDown = 4000, "shutting_down";
+    /// Something failed here.
+    Internal = 4001, "internal";
+    /// Nothing was heard from the client for too long.
+    Idle = 4002, "idle";
+    /// The client does not read fast enough.
+    SlowConsumer = 4008, "slow_consumer";
+    /// The node could not keep up.
+    Lagged = 4009, "lagged";
+    /// Too many commands, for too long.
+    RateLimited = 4029, "rate_limited";
+    /// No token was given in time.
+    Unauthenticated = 4500, "unauthenticated";
+    /// The token has ended. Get a new one first.
+    TokenExpired = 4501, "token_expired";
+    /// The token is not valid, or another user's.
+    TokenInvalid = 4502, "token_invalid";
+    /// A frame was not of the form that the protocol has.
+    InvalidFrame = 4503, "invalid_frame";
+    /// A frame was larger than allowed.
+    FrameTooLarge = 4504, "frame_too_large";
+    /// This user, or this address, has too many connections.
+    TooManyConnections = 4505, "too_many_connections";
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+#[error("{code}: {message}")]
+pub struct Failure {
+    /// What went wrong, for programs: a code of REST's problems.
+    pub code: &'static str,
+    /// What happened this time, in words that may change.
+    pub message: String,
+    /// When the same command may succeed, in milliseconds from now. Absent when it has to change first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Failure {
+    /// The command breaks a rule; `message` says which and what to do.
+    #[must_use]
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self {
+            code: "invalid_request",
+            message: message.into(),
+            retry_after_ms: None,
+        }
+    }
+
+    /// Too many commands at once.
+    #[must_use]
+    pub fn rate_limited(retry_after_ms: u64) -> Self {
+        Self {
+            code: "rate_limited",
+            message: "too many commands at once; slow down".to_owned(),
+            retry_after_ms: Some(retry_after_ms),
+        }
+    }
+}
+
+/// What a client remembers of the connection it lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resume {
+    /// The last cursor it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Open conversations, each with the greatest rev it has.
+    #[schema(value_type = BTreeMap<String, Rev>)]
+    pub conversations: BTreeMap<ConversationId, Rev>,
+}
+
+/// `authenticate`: the first frame, where no header gave the token.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct Authenticate {
+    /// The token.
+    pub token: String,
+    /// What was missed is wanted.
+    #[serde(default)]
+    pub resume: Option<Resume>,
+}
+
+/// Names a conversation.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InConversation {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+}
+
+/// `send_message`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SendMessage {
+    /// Where to.
+    pub conversation_id: ConversationId,
+    /// The text.
+    pub content: String,
+    /// What it carries.
+    #[serde(default)]
+    pub message_type: MessageType,
+    /// The sender's own id for it.
+    #[serde(default)]
+    pub client_msg_id: Option<String>,
+    /// The message it answers.
+    #[serde(default)]
+    pub reply_to: Option<MessageId>,
+    /// At most 10 objects, 8 KiB together.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub attachments: Option<RawJson>,
+    /// An object of at most 4 KiB.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<RawJson>,
+}
+
+/// `edit_message`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EditMessage {
+    /// Which.
+    pub message_id: MessageId,
+    /// The new text.
+    pub content: String,
+}
+
+/// `delete_message`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteMessage {
+    /// Which.
+    pub message_id: MessageId,
+}
+
+/// `react`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct React {
+    /// To which message.
+    pub message_id: MessageId,
+    /// With what.
+    pub emoji: String,
+    /// Take it back.
+    #[serde(default)]
+    pub remove: bool,
+}
+
+/// `mark_read`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MarkRead {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Up to which message; without it and without ids, the newest.
+    #[serde(default)]
+    pub seq: Option<Seq>,
+    /// Messages that were read: everything up to the newest of them.
+    #[serde(default)]
+    pub message_ids: Option<Vec<MessageId>>,
+}
+
+/// `mark_delivered`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MarkDelivered {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Up to which message; without it, the newest.
+    #[serde(default)]
+    pub seq: Option<Seq>,
+}
+
+/// `presence_subscribe`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PresenceSubscribe {
+    /// Whom to watch, in place of those watched before.
+    pub user_ids: Vec<UserId>,
+}
+
+/// `presence_update`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct PresenceUpdate {
+    /// What to show.
+    pub status: Status,
+}
+
+/// `refresh_token`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct RefreshToken {
+    /// A new token of the same user.
+    pub token: String,
+}
+
+/// The first event of a connection.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello<'a> {
+    /// This connection, for logs.
+    pub session_id: &'a str,
+    /// Who the token says one is.
+    pub user_id: &'a UserId,
+    /// How often the server asks for a sign of life.
+    pub heartbeat_interval_ms: u64,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+    /// Where the conversation list stands: what changes after it is told. Absent when that could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Whether everything that was missed follows. False too when nothing was asked for.
+    pub recovered: bool,
+    /// What this connection may do.
+    pub limits: SessionLimits,
+}
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionLimits {
+    /// Longest frame.
+    pub frame_bytes: usize,
+    /// Most open conversations.
+    pub joined_conversations: usize,
+    /// Most watched users.
+    pub presence_users: usize,
+    /// Commands a second; 0 for no limit.
+    pub commands_per_second: u32,
+}
+
+/// `new_message`, `message_updated`, `message_deleted`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageEvent<'a> {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// As it is now.
+    pub message: &'a Message,
+}
+
+/// `messages_read`, `messages_delivered`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt<'a> {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Up to which message.
+    pub seq: Seq,
+    /// Those newly so, at most the last 100.
+    pub message_ids: Vec<MessageId>,
+    /// Who read, or received.
+    pub read_by: &'a UserId,
+}
+
+/// `user_typing`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserTyping<'a> {
+    /// Where.
+    pub conversation_id: ConversationId,
+    /// Who.
+    pub user_id: &'a UserId,
+    /// Whether they began, or stopped.
+    pub is_typing: bool,
+}
+
+/// `conversation_updated`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ConversationUpdated<'a> {
+    /// The list entry as it is now.
+    pub conversation: &'a ListEntry,
+    /// The cursor after it.
+    pub cursor: String,
+}
+
+/// A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Presence {
+    /// Who.
+    pub user_id: UserId,
+    /// What they show.
+    pub status: Status,
+    /// When they were connected last, when they are not and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+}
+
+/// `resync`: load these over REST.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Resync {
+    /// From where on each is told again.
+    pub conversations: Vec<ConversationHead>,
+    /// Whether the conversation list has to be loaded too.
+    pub list: bool,
+}
+
+/// An event for clients.
+#[must_use]
+pub fn event(name: &'static str, data: &impl Serialize) -> Event {
+    Event::new(name, Arc::new(RawJson::of(data)))
+}

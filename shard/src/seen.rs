@@ -1,0 +1,60 @@
+//! When users were connected last, on their own shards. It only moves forward.
+
+use crate::db::{Connection, Value, padded, rows_of, values};
+use crate::error::Result;
+use crate::ids::{UserId, UserKey};
+use crate::model::Timestamp;
+
+const SAVE: &str = "INSERT INTO last_seen (user_key, user_id, at) VALUES ";
+const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id} at = {greatest}(at, {new at})";
+/// By the primary key.
+const SELECT: &str = "SELECT user_id, at FROM last_seen {by PRIMARY} WHERE ";
+
+/// In a write transaction: users (no two alike) were seen.
+///
+/// # Errors
+/// When the database fails.
+pub async fn save(
+    connection: &mut Connection,
+    seen: &[(UserKey, &UserId, Timestamp)],
+) -> Result<()> {
+    let mut keyed: Vec<([u8; 8], &UserId, i64)> = seen
+        .iter()
+        .map(|(key, user, at)| (key.to_bytes(), *user, at.0))
+        .collect();
+    keyed.sort_unstable(); // everybody locks in the same order
+    let args: Vec<Value<'_>> = padded(&keyed)
+        .flat_map(|(key, user, at)| values![key, *user, *at])
+        .collect();
+    let rows = rows_of(args.len() / 3, 3);
+    connection
+        .execute(&format!("{SAVE}{rows}{SAVE_UPDATE}"), &args)
+        .await?;
+    Ok(())
+}
+
+/// When users were seen last; without those who never were.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of(
+    connection: &mut Connection,
+    users: &[(UserKey, &UserId)],
+) -> Result<Vec<(UserId, Timestamp)>> {
+    let keyed: Vec<([u8; 8], &UserId)> = users
+        .iter()
+        .map(|(key, user)| (key.to_bytes(), *user))
+        .collect();
+    let args: Vec<Value<'_>> = padded(&keyed)
+        .flat_map(|(key, user)| values![key, *user])
+        .collect();
+    let condition = ["(user_key = ? AND user_id = ?)"]
+        .repeat(args.len() / 2)
+        .join(" OR ");
+    let rows = connection
+        .fetch_all(&format!("{SELECT}{condition}"), &args)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.user(0)?, Timestamp(row.int(1)?))))
+        .collect()
+}
