@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use backscroll_archiver::object_store::{ErrorKind, ObjectKey, ObjectStore, StoreError};
+use backscroll_realtime::gateway::Gateway;
 use backscroll_shard::store::{DependencyHealth, Health, Store};
 
 use super::settings::ServerSettings;
+use super::socket::ServiceEdge;
 use crate::auth::Authenticator;
 use crate::deployment::Deployment;
 
@@ -24,7 +26,9 @@ pub struct App {
     /// The store.
     pub store: Arc<Store>,
     /// Checks tokens.
-    pub auth: Authenticator,
+    pub auth: Arc<Authenticator>,
+    /// Takes connections that stay.
+    pub gateway: Arc<Gateway>,
     pub(super) max_body: usize,
     pub(super) request_timeout: Duration,
     pub(super) openapi: Bytes,
@@ -40,9 +44,18 @@ impl App {
     /// The state of a service that is about to start.
     #[must_use]
     pub fn new(deployment: Deployment, auth: Authenticator, settings: &ServerSettings) -> Self {
+        let auth = Arc::new(auth);
+        let gateway = Gateway::start(
+            Arc::clone(&deployment.store),
+            deployment.bus,
+            deployment.roster,
+            Arc::new(ServiceEdge(Arc::clone(&auth))),
+            &deployment.realtime,
+        );
         Self {
             store: deployment.store,
             auth,
+            gateway,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
             openapi: Bytes::from(crate::openapi::json()),
