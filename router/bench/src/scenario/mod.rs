@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod cold;
+pub mod deliver;
 pub mod history;
 pub mod isolation;
 pub mod send;
@@ -110,6 +111,7 @@ pub fn setup(binary: PathBuf, databases: &Databases, shards: usize) -> Setup {
         binary,
         directory_url: databases.url("directory"),
         shard_urls,
+        settings: Vec::new(),
     }
 }
 
