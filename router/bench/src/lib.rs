@@ -44,7 +44,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{Common, archive, cold, deliver, history, isolation, send};
+use crate::scenario::{
+    Common, archive, cold, deliver, fanout, history, idle, isolation, send, storm,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -77,6 +79,9 @@ enum Scenario {
     Archive(archive::Args),
     Cold(cold::Args),
     Deliver(deliver::Args),
+    Fanout(fanout::Args),
+    Idle(idle::Args),
+    Storm(storm::Args),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -108,7 +113,11 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let archived = archive::run(common, &defaults()?).await?;
                 let cold = cold::run(common, &defaults()?).await?;
                 let delivered = deliver::run(common, &defaults()?).await?;
-                Ok(sent && read && isolated && archived && cold && delivered)
+                let fanned_out = fanout::run(common, &defaults()?).await?;
+                let idle = idle::run(common, &defaults()?).await?;
+                let stormed = storm::run(common, &defaults()?).await?;
+                let stored = sent && read && isolated && archived && cold;
+                Ok(stored && delivered && fanned_out && idle && stormed)
             }
             Scenario::Send(args) => send::run(common, args).await,
             Scenario::History(args) => history::run(common, args).await,
@@ -116,6 +125,9 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Archive(args) => archive::run(common, args).await,
             Scenario::Cold(args) => cold::run(common, args).await,
             Scenario::Deliver(args) => deliver::run(common, args).await,
+            Scenario::Fanout(args) => fanout::run(common, args).await,
+            Scenario::Idle(args) => idle::run(common, args).await,
+            Scenario::Storm(args) => storm::run(common, args).await,
         }
     })
 }
@@ -142,5 +154,8 @@ mod tests {
         assert!(defaults::<archive::Args>().is_ok());
         assert!(defaults::<cold::Args>().is_ok());
         assert!(defaults::<deliver::Args>().is_ok());
+        assert!(defaults::<fanout::Args>().is_ok());
+        assert!(defaults::<idle::Args>().is_ok());
+        assert!(defaults::<storm::Args>().is_ok());
     }
 }

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod databases;
 pub mod limits;
 pub mod machine;
+pub mod memory;
 pub mod node;
 pub mod router;
 pub mod usage;

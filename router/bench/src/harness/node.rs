@@ -39,6 +39,8 @@ pub struct NodeSetup {
 pub struct Node {
     children: Vec<Child>,
     logs: TempDir,
+    /// What they were started with.
+    pub setup: NodeSetup,
     /// Where they listen.
     pub addresses: Vec<SocketAddr>,
     /// The secret their tokens are signed with.
@@ -60,6 +62,7 @@ impl Node {
         let mut node = Self {
             children: Vec::new(),
             logs: tempfile::tempdir()?,
+            setup: setup.clone(),
             addresses: Vec::new(),
             secret: format!("{:032x}", rand::random::<u128>()),
         };

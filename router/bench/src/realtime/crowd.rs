@@ -80,13 +80,39 @@ impl Plan {
     /// As many rooms as users, each of `members`: every user is in as many rooms, and speaks in one.
     #[must_use]
     pub fn circles(users: usize, members: usize) -> Self {
-        // Steps that have nothing to do with each other, so that two users share few rooms.
-        let member = |room: usize, n: usize| ((room + n * n * 31 + n) % users) as u32;
+        // Where there are enough, steps that grow, so that two users share few rooms.
+        let apart = |n: usize| {
+            if users > 40 * members * members {
+                31 * n * n + n
+            } else {
+                n * (users / members)
+            }
+        };
+        let member = |room: usize, n: usize| ((room + apart(n)) % users) as u32;
         let room = |room| (0..members).map(|n| member(room, n)).collect();
         Self {
             users,
             kind: Kind::Group,
             rooms: (0..users).map(room).collect(),
+        }
+    }
+
+    /// Rooms of `members`, with every user in `each` of them. As many of `users` as `members` divides.
+    #[must_use]
+    pub fn clubs(users: usize, members: usize, each: usize) -> Self {
+        let per_layer = users / members;
+        let users = per_layer * members;
+        // The first layer is of neighbours, the others of users ever further apart.
+        let member = |layer: usize, club: usize, n: usize| match layer {
+            0 => (club * members + n) as u32,
+            _ => (((club + n * (layer - 1)) % per_layer) + n * per_layer) as u32,
+        };
+        let club = |layer, club| (0..members).map(|n| member(layer, club, n)).collect();
+        let layer = |layer| (0..per_layer).map(move |n| club(layer, n));
+        Self {
+            users,
+            kind: Kind::Group,
+            rooms: (0..each).flat_map(layer).collect(),
         }
     }
 
@@ -275,19 +301,41 @@ mod tests {
 
     #[test]
     fn everybody_in_circles_is_in_as_many_rooms_and_speaks_in_one() {
-        let plan = Plan::circles(1000, 10);
+        for users in [100, 1000, 5000] {
+            check_circles(users);
+        }
+    }
+
+    fn check_circles(users: usize) {
+        let plan = Plan::circles(users, 10);
         let user = |n: u32| User {
             id: n.to_string(),
             token: String::new(),
         };
         let crowd = Crowd {
-            users: (0..1000).map(user).collect(),
-            conversations: (0..1000).map(|n: u32| n.to_string()).collect(),
+            users: (0..users as u32).map(user).collect(),
+            conversations: (0..users).map(|n| n.to_string()).collect(),
         };
         for seat in plan.seats(&crowd) {
+            assert_eq!(seat.rooms.len(), 10);
             let different: HashSet<u32> = seat.rooms.iter().map(|(room, ..)| *room).collect();
             assert_eq!(different.len(), 10);
             assert_eq!(seat.rooms.iter().filter(|(.., speaks)| *speaks).count(), 1);
         }
+    }
+
+    #[test]
+    fn everybody_in_clubs_is_in_as_many() {
+        let plan = Plan::clubs(205, 10, 3);
+        assert_eq!((plan.users, plan.rooms.len()), (200, 60));
+        let mut count = vec![0; plan.users];
+        for room in &plan.rooms {
+            let different: HashSet<u32> = room.iter().copied().collect();
+            assert_eq!(different.len(), 10);
+            for member in room {
+                count[*member as usize] += 1;
+            }
+        }
+        assert_eq!(count, vec![3; 200]);
     }
 }

@@ -216,3 +216,171 @@ impl Fleet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+
+    use futures_util::{SinkExt, StreamExt};
+    use serde_json::{Value, json};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_tungstenite::accept_async;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use super::*;
+    use crate::population::User;
+    use crate::realtime::door::Door;
+
+    type Rooms = Arc<Mutex<HashMap<String, Vec<mpsc::Sender<String>>>>>;
+
+    /// What the server of the tests does wrong.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fault {
+        None,
+        /// Every fifth message is told nobody.
+        Forgets,
+        /// Every fifth send is refused.
+        Refuses,
+    }
+
+    /// A server of the native protocol, as far as the fleet uses it, for as long as the set lives.
+    async fn serve(tasks: &mut JoinSet<()>, fault: Fault) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let rooms = Rooms::default();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(converse(stream, Arc::clone(&rooms), fault));
+            }
+        });
+        address
+    }
+
+    async fn converse(stream: TcpStream, rooms: Rooms, fault: Fault) {
+        let mut socket = accept_async(stream).await.unwrap();
+        let (pushes, mut pushed) = mpsc::channel::<String>(1000);
+        let mut count = 0;
+        loop {
+            let frame = tokio::select! {
+                push = pushed.recv() => {
+                    socket.send(Message::text(push.unwrap())).await.unwrap();
+                    continue;
+                }
+                frame = socket.next() => frame,
+            };
+            let Some(Ok(Message::Text(frame))) = frame else {
+                return;
+            };
+            let command: Value = serde_json::from_str(&frame).unwrap();
+            let (data, ack) = (&command["data"], &command["ack"]);
+            let room = data["conversationId"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let answer = match command["event"].as_str().unwrap() {
+                "authenticate" => {
+                    assert_eq!(data["token"], "token");
+                    json!({ "event": "hello", "data": { "recovered": false } })
+                }
+                "join_conversation" => {
+                    let mut rooms = rooms.lock().unwrap();
+                    rooms.entry(room).or_default().push(pushes.clone());
+                    json!({ "ack": ack, "data": { "headSeq": 0, "rev": 0 } })
+                }
+                "send_message" => {
+                    count += 1;
+                    if count % 5 == 0 && fault == Fault::Refuses {
+                        json!({ "ack": ack, "error": { "code": "overloaded" } })
+                    } else {
+                        let push = json!({ "event": "new_message", "data": { "message": data } });
+                        let listeners = rooms.lock().unwrap()[&room].clone();
+                        let forgotten = count % 5 == 0 && fault == Fault::Forgets;
+                        for listener in listeners.iter().filter(|_| !forgotten) {
+                            listener.try_send(push.to_string()).unwrap();
+                        }
+                        json!({ "ack": ack, "data": data })
+                    }
+                }
+                other => panic!("{other}"),
+            };
+            socket
+                .send(Message::text(answer.to_string()))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Two rooms of two.
+    fn seats() -> Vec<Seat> {
+        let seat = |n: usize| Seat {
+            user: User {
+                id: n.to_string(),
+                token: "token".to_owned(),
+            },
+            rooms: vec![(
+                (n / 2) as u32,
+                format!("room{}", n / 2),
+                n.is_multiple_of(2),
+            )],
+        };
+        (0..4).map(seat).collect()
+    }
+
+    async fn open(tasks: &mut JoinSet<()>, fault: Fault) -> Fleet {
+        let target = Target {
+            nodes: vec![serve(tasks, fault).await],
+            door: Door::Native,
+            greets: true,
+        };
+        let board = Board::new([2, 2]).unwrap();
+        Fleet::open(&target, &board, &seats()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_said_is_heard_once_and_in_order() {
+        let mut tasks = JoinSet::new();
+        let mut fleet = open(&mut tasks, Fault::None).await;
+        let duration = Duration::from_millis(100);
+        for tally in [
+            fleet.talk(2, duration).await.unwrap(),
+            fleet.spread(3, duration).await.unwrap(),
+        ] {
+            assert!(tally.sent > 10 && tally.faults().none(), "{tally:?}");
+            assert_eq!(tally.deliveries, 2 * tally.sent);
+            assert_eq!(tally.to_receiver.len(), tally.sent);
+        }
+        let tally = fleet.recite(100.0, duration).await.unwrap();
+        assert_eq!((tally.sent, tally.deliveries), (10, 20));
+        fleet.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_counted_and_not_lost() {
+        let mut tasks = JoinSet::new();
+        let mut fleet = open(&mut tasks, Fault::Refuses).await;
+        let tally = fleet.talk(1, Duration::from_millis(100)).await.unwrap();
+        let faults = tally.faults();
+        assert!(faults.refused > 0 && faults.lost == 0, "{faults:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_lost() {
+        let mut tasks = JoinSet::new();
+        let mut fleet = open(&mut tasks, Fault::Forgets).await;
+        let board = Arc::clone(&fleet.board);
+        board.begin(Duration::from_secs(60), None).unwrap();
+        for _ in 0..5 {
+            let order = Order::Say(0, Instant::now());
+            fleet.orders[0].send(order).await.unwrap();
+        }
+        while board.progress() != (1, 4 * 2 + 5) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(board.end().unwrap().faults().lost, 2);
+        fleet.check().unwrap();
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`crowd`] | who talks where, made on Backscroll and on the baseline |
 //! | [`board`] | what was sent, acknowledged and delivered, and when |
 //! | [`client`], [`fleet`] | clients that join, speak and count; many of them in a phase |
+//! | [`follower`] | clients that come back after their connection broke, and resume |
 //! | [`runs`] | rounds of several sides in turns, and how they are told |
 //! | [`sides`] | what is compared: both doors of Backscroll, and the baseline |
 
@@ -15,6 +16,7 @@ pub mod client;
 pub mod crowd;
 pub mod door;
 pub mod fleet;
+pub mod follower;
 pub mod runs;
 pub mod sides;
 pub mod socket;

@@ -40,12 +40,9 @@ pub enum Side {
     Node,
 }
 
-/// Which servers a real-time scenario starts.
+/// How Backscroll is started in a real-time scenario.
 #[derive(Clone, Debug, clap::Args)]
-pub struct SideArgs {
-    /// What to measure, in turns
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Side::Native, Side::SocketIo, Side::Node])]
-    pub sides: Vec<Side>,
+pub struct BackscrollArgs {
     /// The Redis server that connects the nodes of either side, as redis://host:port/
     #[arg(
         long,
@@ -58,6 +55,16 @@ pub struct SideArgs {
     /// How many shards Backscroll has
     #[arg(long, default_value_t = 4)]
     pub shards: usize,
+}
+
+/// Which servers a real-time scenario starts.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SideArgs {
+    /// What to measure, in turns
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Side::Native, Side::SocketIo, Side::Node])]
+    pub sides: Vec<Side>,
+    #[command(flatten)]
+    backscroll: BackscrollArgs,
     /// How many processes the baseline has, which share its connections
     #[arg(long, default_value_t = 1)]
     pub node_processes: usize,
@@ -95,22 +102,17 @@ pub struct Servers<'a> {
     sides: Vec<Side>,
 }
 
-impl SideArgs {
+impl BackscrollArgs {
     /// Refuses what cannot be started.
     ///
     /// # Errors
     /// When a number is out of range.
     pub fn check(&self) -> Result<()> {
-        ensure!(!self.sides.is_empty(), "--sides: at least one");
         ensure!(
             self.redis_url.starts_with("redis://"),
             "--redis-url: redis://host:port/"
         );
         ensure!((1..=64).contains(&self.shards), "--shards: from 1 to 64");
-        ensure!(
-            (1..=4).contains(&self.node_processes),
-            "--node-processes: from 1 to 4"
-        );
         Ok(())
     }
 
@@ -118,10 +120,26 @@ impl SideArgs {
     ///
     /// # Errors
     /// When there is no binary.
-    pub fn backscroll(&self, common: &Common, databases: &Databases) -> Result<Setup> {
+    pub fn setup(&self, common: &Common, databases: &Databases) -> Result<Setup> {
         let mut setup = setup(common.binary()?, databases, self.shards);
         setup.settings = settings(&self.redis_url);
         Ok(setup)
+    }
+}
+
+impl SideArgs {
+    /// Refuses what cannot be started.
+    ///
+    /// # Errors
+    /// When a number is out of range.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.sides.is_empty(), "--sides: at least one");
+        self.backscroll.check()?;
+        ensure!(
+            (1..=4).contains(&self.node_processes),
+            "--node-processes: from 1 to 4"
+        );
+        Ok(())
     }
 
     fn node(&self, databases: &Databases) -> NodeSetup {
@@ -130,7 +148,7 @@ impl SideArgs {
             folder: self.baseline.clone().unwrap_or_else(built),
             processes: self.node_processes,
             mysql_url: databases.url(BASELINE),
-            redis_url: self.redis_url.clone(),
+            redis_url: self.backscroll.redis_url.clone(),
         }
     }
 
@@ -144,7 +162,7 @@ impl SideArgs {
         work: impl AsyncFnOnce(&mut Servers<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut names = vec!["directory".to_owned(), BASELINE.to_owned()];
-        names.extend(numbered("shard", self.shards));
+        names.extend(numbered("shard", self.backscroll.shards));
         with_databases(&common.mysql_url, &names, async |databases| {
             let mut sides = self.sides.clone();
             sides.sort();
@@ -156,7 +174,7 @@ impl SideArgs {
                 sides,
             };
             if servers.sides.iter().any(|side| side.is_backscroll()) {
-                let setup = self.backscroll(common, databases)?;
+                let setup = self.backscroll.setup(common, databases)?;
                 servers.router = Some(Router::start(&setup).await?);
             }
             if servers.sides.contains(&Side::Node) {
@@ -220,6 +238,25 @@ impl Servers<'_> {
             door,
             greets: side.is_backscroll(),
         })
+    }
+
+    /// Ends a side's server and starts another in its place, over the same databases.
+    ///
+    /// # Errors
+    /// When it does not end or start.
+    pub async fn restart(&mut self, side: Side) -> Result<()> {
+        if side.is_backscroll() {
+            let router = self.router.take().context("Backscroll was not started")?;
+            let another = router.start_beside().await?;
+            router.stop().await?;
+            self.router = Some(another);
+        } else {
+            let node = self.node.take().context("the baseline was not started")?;
+            let setup = node.setup.clone();
+            node.stop().await?;
+            self.node = Some(Node::start(&setup).await?);
+        }
+        Ok(())
     }
 
     /// Makes `plan` true on a side's server.

@@ -3,9 +3,12 @@
 pub mod archive;
 pub mod cold;
 pub mod deliver;
+pub mod fanout;
 pub mod history;
+pub mod idle;
 pub mod isolation;
 pub mod send;
+pub mod storm;
 
 use std::path::PathBuf;
 
