@@ -100,6 +100,7 @@ impl Client {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Say(room, intended)) => {
+                        self.talks_in = None;
                         self.say(room, self.board.nanos(intended)).await?;
                     }
                     Some(Order::Talk(room, window)) => {

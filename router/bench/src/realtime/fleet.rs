@@ -261,6 +261,7 @@ mod tests {
     }
 
     async fn converse(stream: TcpStream, rooms: Rooms, fault: Fault) {
+        stream.set_nodelay(true).unwrap();
         let mut socket = accept_async(stream).await.unwrap();
         let (pushes, mut pushed) = mpsc::channel::<String>(1000);
         let mut count = 0;
@@ -349,7 +350,11 @@ mod tests {
             fleet.talk(2, duration).await.unwrap(),
             fleet.spread(3, duration).await.unwrap(),
         ] {
-            assert!(tally.sent > 10 && tally.faults().none(), "{tally:?}");
+            assert!(
+                tally.sent > 3 && tally.faults().none(),
+                "{:?}",
+                tally.faults()
+            );
             assert_eq!(tally.deliveries, 2 * tally.sent);
             assert_eq!(tally.to_receiver.len(), tally.sent);
         }
