@@ -164,6 +164,12 @@ impl Fleet {
 
     /// Waits until everything has arrived, or nothing arrives any more.
     async fn finish(&mut self) -> Result<Tally> {
+        // An order that is taken is noted on the board before anybody else runs.
+        let waits = |orders: &mpsc::Sender<Order>| orders.capacity() < orders.max_capacity();
+        while self.orders.iter().any(waits) {
+            sleep(LOOK).await;
+            self.check()?;
+        }
         let (mut last, mut since) = (self.board.progress(), Instant::now());
         while last.0 > 0 && since.elapsed() < SILENCE {
             sleep(LOOK).await;

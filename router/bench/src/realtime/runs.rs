@@ -325,16 +325,19 @@ pub fn against_baseline(
     })
 }
 
-/// For each side of Backscroll: whether 99 % arrive within `goal` milliseconds of their acknowledgement.
-pub fn timeliness(what: &str, goal: f64, runs: &[Runs]) -> impl Iterator<Item = Verdict> {
+/// For each side of Backscroll: whether 99 % arrive within `goal` milliseconds, from the send or from its
+/// acknowledgement.
+pub fn timeliness(
+    what: &str,
+    goal: f64,
+    runs: &[Runs],
+    latency: fn(&Runs) -> Latency,
+) -> impl Iterator<Item = Verdict> {
     let ours = runs.iter().filter(|runs| runs.side.is_backscroll());
     ours.map(move |side| {
-        let p99 = side.after_acknowledgement.p99;
+        let p99 = latency(side).p99;
         Verdict::new(
-            format!(
-                "{what}, {}: p99 from the acknowledgement to the receiver below {goal} ms",
-                side.side.name()
-            ),
+            format!("{}: p99 {what} below {goal} ms", side.side.name()),
             format!("{} ms", milliseconds(p99)),
             p99 < goal,
         )

@@ -16,7 +16,7 @@ use crate::harness::databases::with_databases;
 use crate::harness::limits::allow_connections;
 use crate::harness::machine::Machine;
 use crate::harness::router::Router;
-use crate::harness::usage::{Meter, Usage, generator};
+use crate::harness::usage::{Meter, Usage, Watched};
 use crate::out;
 use crate::pace::Schedule;
 use crate::realtime::client::Seat;
@@ -26,7 +26,7 @@ use crate::realtime::follower::{Follower, Log, Notes, World};
 use crate::realtime::sides::BackscrollArgs;
 use crate::realtime::socket::Target;
 use crate::report::{Table, Verdict, thousands};
-use crate::scenario::{Common, Report, check_number, numbered, publish};
+use crate::scenario::{Common, Report, check_number, numbered, publish, watched};
 
 /// How many times as many queries as normally the databases may get.
 const GOAL_QUERIES: f64 = 1.5;
@@ -155,7 +155,8 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
         let refuge = doomed.start_beside().await?;
         let mut monitor = databases.connect_to_server().await?;
         let nodes = Nodes { doomed, refuge };
-        measure(machine, nodes, &mut monitor, args, connections).await
+        let watched = watched(databases, &nodes.refuge)?;
+        measure(machine, nodes, &mut monitor, &watched, args, connections).await
     })
     .await?;
     publish(&report, common.json)
@@ -171,6 +172,7 @@ async fn measure(
     machine: Machine,
     nodes: Nodes,
     monitor: &mut MySqlConnection,
+    watched: &[Watched],
     args: &Args,
     connections: usize,
 ) -> Result<StormReport> {
@@ -191,7 +193,6 @@ async fn measure(
         greets: true,
     });
     let swarm = Swarm::open(&world, &plan, plan.seats(&crowd)).await?;
-    let process = refuge.process().context("the router has ended")?;
 
     let schedule = Schedule::new();
     let talk = swarm.talk(&schedule, rooms);
@@ -202,7 +203,7 @@ async fn measure(
         let normal = watch(monitor, Duration::from_secs(args.normal_seconds), || false).await?;
         out::progress("killing a node");
         let expected = connections / 2;
-        let meter = Meter::start(&[generator(), process])?;
+        let meter = Meter::start(watched)?;
         let killed = Instant::now();
         doomed.kill().await?;
         let back = || world.notes().back.len() >= expected;
@@ -458,9 +459,8 @@ impl Report for StormReport {
         &self.verdicts
     }
 
-    /// The database and the node that was killed are others here.
     fn others_share(&self) -> f64 {
-        0.0
+        self.usage.others_share(self.machine.cores)
     }
 
     fn print(&self) {
