@@ -5,6 +5,8 @@
 //! | [`push`] | topics, and what is told on them |
 //! | [`bus`] | the seam between nodes: pushes, and the roster of who is connected where |
 //! | [`in_process`] | the bus and roster of a single node |
+//! | [`redis`] | the bus and roster of several nodes |
+//! | [`lossy`] | a bus that loses pushes, to test with |
 //! | [`publisher`] | listens to the store's commits and publishes them |
 //! | [`settings`] | the bounds |
 //!
@@ -13,6 +15,8 @@
 
 pub mod bus;
 pub mod in_process;
+pub mod lossy;
 pub mod publisher;
 pub mod push;
+pub mod redis;
 pub mod settings;
