@@ -34,6 +34,8 @@ const GOAL_QUERIES: f64 = 1.5;
 const LOOK: Duration = Duration::from_millis(250);
 /// How many looks make a second.
 const LOOKS_IN_A_SECOND: usize = 4;
+/// Which of the nodes is killed.
+const DOOMED: usize = 0;
 /// How long clients may take to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long after the last message it is settled what everybody has.
@@ -202,7 +204,8 @@ async fn measure(
         out::progress("measuring the normal state");
         let normal = watch(monitor, Duration::from_secs(args.normal_seconds), || false).await?;
         out::progress("killing a node");
-        let expected = connections / 2;
+        let on_doomed = |number: &usize| world.target.home(*number) == DOOMED;
+        let expected = (0..connections).filter(on_doomed).count();
         let meter = Meter::start(watched)?;
         let killed = Instant::now();
         doomed.kill().await?;
