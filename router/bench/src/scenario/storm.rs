@@ -38,6 +38,8 @@ const LOOKS_IN_A_SECOND: usize = 4;
 const DOOMED: usize = 0;
 /// How long clients may take to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long after everybody has connected the state is taken for normal: caches are warm, lists are told.
+const NORMAL_AFTER: Duration = Duration::from_secs(15);
 /// How long after the last message it is settled what everybody has.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How many clients connect at the same time in the beginning.
@@ -200,7 +202,7 @@ async fn measure(
     let talk = swarm.talk(&schedule, rooms);
     let clock = schedule.clone().run(args.rate, PATIENCE * 10, 1);
     let story = async {
-        sleep(SETTLES).await;
+        sleep(NORMAL_AFTER).await;
         out::progress("measuring the normal state");
         let normal = watch(monitor, Duration::from_secs(args.normal_seconds), || false).await?;
         out::progress("killing a node");
