@@ -255,8 +255,8 @@ impl Follower {
         if self.doing.is_none() && matches!(phase, Phase::Talk) {
             if rand::rng().random_ratio(1, 60) {
                 // It reads nothing for a while; what waits for it may be too much.
-                tokio::time::sleep(Duration::from_millis(rand::rng().random_range(1000..4000)))
-                    .await;
+                let pause = rand::rng().random_range(1000..4000);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             self.done += 1;
             self.doing = Some((self.think(), self.done));
