@@ -1,0 +1,434 @@
+/**
+ * The client: one user, one connection, the conversations that are open, and the list of all.
+ *
+ * It wires the parts together and hands events to those they concern; what is true of messages is upheld in
+ * `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`. Invariant: one client serves one user.
+ */
+import { Calls } from "./calls.js";
+import { Connection } from "./connection.js";
+import { ConversationView } from "./conversation.js";
+import { Emitter, Observable, type Listener, type Unsubscribe } from "./emitter.js";
+import { ChatError } from "./errors.js";
+import { HttpFallback } from "./fallback.js";
+import { Http } from "./http.js";
+import { ConversationListStore } from "./list.js";
+import { OwnMarks } from "./marks.js";
+import { Outbox, type Outgoing, type SendOptions } from "./outbox.js";
+import { Presence } from "./presence.js";
+import type { Hello, MessageEvent, Resume, ServerEvents } from "./protocol.js";
+import { DEFAULT_LIMITS, settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
+import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
+import { OutboxStore } from "./storage.js";
+import { Syncer } from "./syncer.js";
+import { TokenKeeper, userOf } from "./token.js";
+import type { Conversation, ConversationId, ConversationPatch, Message, MessageId, NewConversation, UnreadCount, UserId } from "./types.gen.js";
+
+/** What {@link ChatClient.on} can listen to. */
+export interface ChatEvents {
+  /** The connection's state, transport, quality or latency changed. */
+  connection: ConnectionInfo;
+  /** A message of an open conversation is new, was edited, reacted to or deleted. Once or more often; order by rev. */
+  message: Message;
+  /** The user is no member of this conversation any more. */
+  left: ConversationId;
+  /** As the server gives it. */
+  notification: unknown;
+  /** What went wrong where no call could tell. */
+  error: ChatError;
+}
+
+interface Opened {
+  readonly view: ConversationView;
+  uses: number;
+}
+
+export class ChatClient {
+  /** The state of the connection, for user interfaces. */
+  readonly connection = new Observable<ConnectionInfo>(CLOSED);
+  /** All conversations of the user, kept live, in the order to show them. */
+  readonly conversations: ConversationListStore;
+  /** Who of the watched users is there. */
+  readonly presence: Presence;
+  private readonly events = new Emitter<ChatEvents>();
+  private readonly opened = new Map<ConversationId, Opened>();
+  private readonly settings: Settings;
+  private readonly tokens: TokenKeeper;
+  private readonly http: Http;
+  private readonly calls: Calls;
+  private readonly socket: Connection | undefined;
+  private readonly fallback: HttpFallback;
+  private readonly syncer: Syncer;
+  private readonly outbox: Outbox;
+  private readonly marks: OwnMarks;
+  private readonly autoDelivered: boolean;
+  private joinedMax = DEFAULT_LIMITS.joinedConversations;
+  private user: UserId | undefined;
+  private active = false;
+  private closed = false;
+  private wasConnected = false;
+
+  constructor(options: ChatClientOptions) {
+    const settings = (this.settings = settingsOf(options));
+    const base = options.url.replace(/\/+$/, "");
+    const fetcher = options.fetch ?? ((...request: Parameters<typeof fetch>) => globalThis.fetch(...request));
+    this.autoDelivered = options.autoDelivered ?? true;
+    this.tokens = new TokenKeeper(options.token);
+    this.http = new Http(`${base}/chat`, fetcher, this.tokens, settings);
+    this.calls = new Calls(this.http, () => this.socket?.live);
+    this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
+    this.presence = new Presence(this.calls, settings);
+    this.syncer = new Syncer(this.calls, this.conversations, () => this.views(), settings, (error) => this.report(error));
+    this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
+    const store = new OutboxStore(options.storage, options.storageKey ?? "backscroll");
+    this.outbox = new Outbox(this.outboxHandlers(), settings, store);
+    this.fallback = new HttpFallback(settings, { poll: () => this.poll(), changed: () => this.fallbackChanged() });
+    this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
+  }
+
+  /** Who the user is, as soon as the token is known. */
+  get userId(): UserId | undefined {
+    return this.user;
+  }
+
+  /** Messages that wait to be sent, failed ones included. */
+  get unsent(): number {
+    return this.outbox.size;
+  }
+
+  /** Calls `listener` at every `name` from now on. */
+  on<Name extends keyof ChatEvents>(name: Name, listener: Listener<ChatEvents[Name]>): Unsubscribe {
+    return this.events.on(name, listener);
+  }
+
+  /**
+   * Connects, and stays connected until {@link close}. Resolves when commands get through for the first time; rejects
+   * when the server refuses for good, after which it may be called again.
+   */
+  async connect(): Promise<void> {
+    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    if (!this.active) {
+      this.active = true;
+      this.wasConnected = false;
+      globalThis.addEventListener?.("online", this.hurry);
+      void this.identify();
+      if (this.socket) this.socket.start();
+      else this.fallback.start();
+      this.refresh();
+    }
+    await this.connectedOnce();
+  }
+
+  /** Closes everything for good. Unsent messages stay in the storage, where there is one. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    this.deactivate();
+    for (const { view } of this.opened.values()) view.stop();
+    this.opened.clear();
+    for (const part of [this.syncer, this.marks, this.presence]) part.stop();
+    this.http.close();
+    this.refresh();
+    await this.outbox.close();
+  }
+
+  /** Uses another token, or function, of the same user from now on. */
+  setToken(token: TokenSource): void {
+    this.tokens.replace(token);
+    void this.socket?.renew();
+  }
+
+  /**
+   * Opens a conversation, as on a screen: joins it, loads its newest page, keeps it live. Opening it again gives the
+   * same; each use ends with its `close`.
+   *
+   * @throws ChatError `limit_reached` when too many are open (100 unless the server says otherwise).
+   */
+  open(conversationId: ConversationId): ConversationView {
+    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    const known = this.opened.get(conversationId);
+    if (known) {
+      known.uses += 1;
+      return known.view;
+    }
+    if (this.opened.size >= this.joinedMax) throw new ChatError("limit_reached", `${this.joinedMax} conversations are open`);
+    const view = this.makeView(conversationId);
+    this.opened.set(conversationId, { view, uses: 1 });
+    view.pendingChanged();
+    if (this.reachable) view.open();
+    return view;
+  }
+
+  /** Sends a message, also to a conversation that is not open. See {@link ConversationView.send}. */
+  send(conversationId: ConversationId, content: string, options?: SendOptions): Outgoing {
+    return this.outbox.add(conversationId, content, options);
+  }
+
+  /** Sends a failed message again. */
+  retry(clientMsgId: string): void {
+    this.outbox.retry(clientMsgId);
+  }
+
+  /** Forgets an unsent message. */
+  discard(clientMsgId: string): void {
+    this.outbox.discard(clientMsgId);
+  }
+
+  async edit(messageId: MessageId, content: string): Promise<Message> {
+    return this.answered(await this.calls.edit(messageId, content));
+  }
+
+  async delete(messageId: MessageId): Promise<Message> {
+    return this.answered(await this.calls.delete(messageId));
+  }
+
+  /** Reacts, or takes the reaction back. `emoji`: 1 to 64 bytes without spaces. */
+  async react(messageId: MessageId, emoji: string, { remove = false } = {}): Promise<Message> {
+    return this.answered(await this.calls.react(messageId, emoji, remove));
+  }
+
+  /** Starts a conversation; `direct` gives the one that is there. */
+  createConversation(conversation: NewConversation): Promise<Conversation> {
+    return this.calls.createConversation(conversation).finally(() => this.fallback.hurry());
+  }
+
+  /** Renames, pins, mutes. */
+  changeConversation(conversationId: ConversationId, patch: ConversationPatch): Promise<Conversation> {
+    return this.calls.changeConversation(conversationId, patch).finally(() => this.fallback.hurry());
+  }
+
+  /** What the server counts as unread; `conversations.unread` has the same, kept live. */
+  unreadCount(): Promise<UnreadCount> {
+    return this.calls.unreadCount();
+  }
+
+  private get reachable(): boolean {
+    return this.socket?.live !== undefined || this.fallback.working;
+  }
+
+  private *views(): Iterable<ConversationView> {
+    for (const { view } of this.opened.values()) yield view;
+  }
+
+  private readonly hurry = (): void => {
+    this.socket?.hurry();
+    this.fallback.hurry();
+  };
+
+  private makeConnection(make: WebSocketConstructor | undefined, address: string): Connection | undefined {
+    if (!make) return undefined;
+    return new Connection(make, address, this.tokens, this.settings, {
+      resume: () => this.resume(),
+      up: (hello, resumed) => this.up(hello, resumed),
+      event: (name, data) => this.dispatch(name as keyof ServerEvents, data),
+      down: () => this.down(),
+      changed: () => this.connectionChanged(),
+      terminated: (error) => this.terminated(error),
+    });
+  }
+
+  private makeView(id: ConversationId): ConversationView {
+    return new ConversationView(id, {
+      calls: this.calls,
+      settings: this.settings,
+      outbox: this.outbox,
+      marks: this.marks,
+      list: this.conversations,
+      autoDelivered: this.autoDelivered,
+      me: () => this.user,
+      catchUp: () => this.syncer.request(),
+      release: (view) => this.release(view),
+    });
+  }
+
+  private outboxHandlers() {
+    return {
+      deliver: (id: ConversationId, message: SendOptions & { content: string }) => this.deliver(id, message),
+      reachable: () => this.reachable,
+      stored: (message: Message) => void this.answered(message),
+      changed: (id: ConversationId) => this.opened.get(id)?.view.pendingChanged(),
+    };
+  }
+
+  private async deliver(id: ConversationId, message: SendOptions & { content: string }): Promise<Message> {
+    const live = this.calls.live;
+    try {
+      return await this.calls.send(id, message);
+    } catch (thrown) {
+      if (live && ChatError.from(thrown).aboutToken) void this.socket?.renew();
+      throw thrown;
+    } finally {
+      if (!live) this.fallback.hurry();
+    }
+  }
+
+  private answered(message: Message): Message {
+    this.opened.get(message.conversationId)?.view.answered(message);
+    return message;
+  }
+
+  private release(view: ConversationView): void {
+    const known = this.opened.get(view.id);
+    if (known?.view !== view) return;
+    known.uses -= 1;
+    if (known.uses > 0) return;
+    this.opened.delete(view.id);
+    view.stop();
+    this.calls.live?.command("leave_conversation", { conversationId: view.id }).catch(() => undefined);
+  }
+
+  private async identify(): Promise<void> {
+    const token = await this.tokens.get().catch(() => undefined); // who connects is told
+    const user = token === undefined ? undefined : userOf(token);
+    if (user !== undefined) await this.serve(user);
+  }
+
+  private async serve(user: UserId): Promise<void> {
+    if (this.user === user) return;
+    if (this.user !== undefined) return this.terminated(new ChatError("token_invalid", "the token is another user's: make another client"));
+    this.user = user;
+    await this.outbox.openFor(user);
+  }
+
+  private resume(): Resume | undefined {
+    const conversations: Record<ConversationId, number> = {};
+    for (const view of this.views()) {
+      if (view.syncedRev !== undefined) conversations[view.id] = view.syncedRev;
+    }
+    const { cursor } = this.conversations;
+    if (cursor === undefined && Object.keys(conversations).length === 0) return undefined;
+    return { ...(cursor !== undefined && { cursor }), conversations };
+  }
+
+  private up(hello: Hello, resumed: Resume | undefined): void {
+    void this.serve(hello.userId);
+    this.joinedMax = hello.limits.joinedConversations ?? this.joinedMax;
+    if (!hello.recovered || resumed?.cursor === undefined) this.conversations.distrust();
+    for (const view of this.views()) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations[view.id]);
+    this.presence.up();
+    this.outbox.flush();
+    this.marks.flush();
+    if (!this.conversations.synced) this.syncer.request();
+  }
+
+  private down(): void {
+    for (const view of this.views()) view.down();
+    this.presence.down();
+  }
+
+  private dispatch<Name extends keyof ServerEvents>(name: Name, data: unknown): void {
+    const handlers: { [N in keyof ServerEvents]?: (data: ServerEvents[N]) => void } = {
+      joined_conversation: (head) => this.viewOf(head)?.joined(head),
+      left_conversation: (left) => this.leftConversation(left.conversationId),
+      new_message: (event) => this.message(event),
+      message_updated: (event) => this.message(event),
+      message_deleted: (event) => this.message(event),
+      messages_read: (event) => {
+        if (event.readBy === this.user) this.conversations.sawRead(event.conversationId, event.seq);
+        this.viewOf(event)?.marked(event, true);
+      },
+      messages_delivered: (event) => this.viewOf(event)?.marked(event, false),
+      user_typing: (event) => this.viewOf(event)?.typed(event),
+      conversation_updated: ({ conversation, cursor }) => {
+        this.conversations.applyEvent(conversation, cursor);
+        this.opened.get(conversation.id)?.view.listed(conversation);
+      },
+      user_online: (event) => this.presence.online(event),
+      user_offline: (event) => this.presence.offline(event),
+      notification: ({ notification }) => this.events.emit("notification", notification),
+      resync: ({ conversations, list }) => {
+        if (list) this.conversations.distrust();
+        for (const head of conversations ?? []) this.viewOf(head)?.resync(head);
+        if (list) this.syncer.request();
+      },
+      error: ({ code, message, retryAfterMs }) => this.report(new ChatError(code, message, retryAfterMs ?? undefined)),
+    };
+    handlers[name]?.(data as ServerEvents[Name]);
+  }
+
+  private viewOf({ conversationId }: { conversationId: ConversationId }): ConversationView | undefined {
+    return this.opened.get(conversationId)?.view;
+  }
+
+  private message(event: MessageEvent): void {
+    this.viewOf(event)?.message(event);
+    this.outbox.confirm(event.message);
+    this.conversations.sawMessage(event.message);
+    this.events.emit("message", event.message);
+  }
+
+  private leftConversation(id: ConversationId): void {
+    this.opened.get(id)?.view.left();
+    this.events.emit("left", id);
+  }
+
+  private async poll(): Promise<boolean> {
+    if (this.user === undefined) await this.identify();
+    return this.syncer.once();
+  }
+
+  private fallbackChanged(): void {
+    this.refresh();
+    if (!this.fallback.working) return;
+    for (const view of this.views()) view.open();
+    this.outbox.flush();
+    this.marks.flush();
+  }
+
+  private connectionChanged(): void {
+    const { phase, failures } = this.socket ?? { phase: "stopped", failures: 0 };
+    if (phase === "open" || phase === "stopped") this.fallback.stop();
+    else if (failures >= this.settings.bounds.attemptsBeforeHttp) this.fallback.start();
+    this.refresh();
+  }
+
+  private terminated(error: ChatError): void {
+    this.deactivate();
+    this.setInfo({ ...CLOSED, error });
+    this.report(error);
+  }
+
+  private deactivate(): void {
+    this.active = false;
+    globalThis.removeEventListener?.("online", this.hurry);
+    this.down();
+    this.fallback.stop();
+    this.socket?.stop();
+  }
+
+  private refresh(): void {
+    if (this.closed) return this.setInfo(CLOSED);
+    if (!this.active) return;
+    const info = infoOf(this.socket, this.fallback, this.wasConnected);
+    this.wasConnected ||= info.state === "connected";
+    this.setInfo(info);
+  }
+
+  private setInfo(info: ConnectionInfo): void {
+    if (sameInfo(info, this.connection.get())) return;
+    this.connection.set(info);
+    this.events.emit("connection", info);
+  }
+
+  private report(error: ChatError): void {
+    this.events.emit("error", error);
+  }
+
+  private connectedOnce(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        const { state, error } = this.connection.get();
+        if (state !== "connected" && state !== "closed") return;
+        unsubscribe();
+        if (state === "connected") resolve();
+        else reject(error ?? new ChatError("client_closed", "the client was closed"));
+      };
+      const unsubscribe = this.connection.subscribe(look);
+      look();
+    });
+  }
+}
+
+function socketsOf({ WebSocket: given }: ChatClientOptions): WebSocketConstructor | undefined {
+  if (given !== undefined) return given ?? undefined;
+  return (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
+}
