@@ -14,7 +14,6 @@ import type { Outbox, Outgoing, PendingMessage, SendOptions } from "./outbox.js"
 import type { MarkEvent, MessageEvent, TypingEvent } from "./protocol.js";
 import { Receipts, type Watermark } from "./receipts.js";
 import type { Settings } from "./settings.js";
-import type { SyncTarget } from "./syncer.js";
 import { Task } from "./task.js";
 import type { StoredMessage } from "./timeline.js";
 import { Timer } from "./timer.js";
@@ -67,7 +66,7 @@ const EMPTY: ConversationState = {
   watermarks: new Map(),
 };
 
-export class ConversationView implements SyncTarget {
+export class ConversationView {
   /** What to show. */
   readonly state = new Observable<ConversationState>(EMPTY);
   /** Resolves when the first page is there; rejects when it cannot be opened. Need not be looked at. */
