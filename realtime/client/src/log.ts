@@ -208,7 +208,7 @@ export class ConversationLog {
   }
 
   private async reloadAtHead(): Promise<void> {
-    const page = await this.page({}, PAGE_MAX);
+    const page = await this.page({}, Math.min(PAGE_MAX, this.settings.bounds.messagesKept));
     this.windows += 1;
     this.timeline.startAtHead(page);
     this.position.pageAdded(page.rev);

@@ -79,6 +79,7 @@ export class Timeline {
     this.list = this.atHead ? this.list.filter(({ seq }) => seq >= first) : [];
     this.atHead = true;
     this.merge(page.messages);
+    if (this.list.length > this.kept) this.dropOldest();
   }
 
   /** Begins anew with a page from somewhere. */

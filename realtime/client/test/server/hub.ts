@@ -18,6 +18,8 @@ export interface Faults {
   /** Lose this push; it is found out before the next, and sent late or told by `resync`. */
   losePush(): "no" | "late" | "resync" | "silently";
   duplicatePush(): boolean;
+  /** Deliver a push later, in milliseconds; also those after it. */
+  delayPush(): number;
   /** Delay an answer by this, in milliseconds; `lost`: never. */
   delayAnswer(command: string): number | "lost";
   /** Answer a command with this instead of doing it. */
@@ -29,6 +31,7 @@ export interface Faults {
 export const NO_FAULTS: Faults = {
   losePush: () => "no",
   duplicatePush: () => false,
+  delayPush: () => 0,
   delayAnswer: () => 0,
   refuse: () => undefined,
   forget: () => false,
@@ -52,6 +55,7 @@ export class Session {
   readonly heard: { event: string; data: unknown }[] = [];
   private readonly lost = new Map<string, { event: string; data: unknown }[]>();
   open = true;
+  private pushesAt = 0;
 
   constructor(
     readonly hub: Hub,
@@ -70,12 +74,20 @@ export class Session {
     const lost = this.lost.get(id) ?? [];
     if (fate !== "no") {
       this.lost.set(id, [...lost, { event, data }]);
-      setTimeout(() => this.findLost(id, fate), 50);
+      setTimeout(() => this.findLost(id, fate), this.hub.findLostAfterMs);
       return;
     }
     this.findLost(id, "late");
-    this.emit(event, data);
-    if (this.hub.faults.duplicatePush()) this.emit(event, data);
+    this.emitLater(event, data);
+    if (this.hub.faults.duplicatePush()) this.emitLater(event, data);
+  }
+
+  /** In order among themselves, but answers may overtake them. */
+  private emitLater(event: string, data: unknown): void {
+    const now = Date.now();
+    this.pushesAt = Math.max(this.pushesAt, now + this.hub.faults.delayPush());
+    if (this.pushesAt === now) this.emit(event, data);
+    else setTimeout(() => this.emit(event, data), this.pushesAt - now);
   }
 
   close(code: number, reason = ""): void {
@@ -114,7 +126,7 @@ export class Session {
     const lost = this.lost.get(id);
     this.lost.delete(id);
     if (!lost || !this.open || !this.joined.has(id)) return;
-    if (how === "late") for (const { event, data } of lost) this.emit(event, data);
+    if (how === "late") for (const { event, data } of lost) this.emitLater(event, data);
     else this.emit("resync", { conversations: [this.hub.store.head(this.user, id)], list: false });
   }
 }
@@ -134,6 +146,8 @@ export class Hub {
   faults: Faults = NO_FAULTS;
   heartbeatIntervalMs = 25_000;
   commandsPerSecond = 1_000;
+  /** How long it takes to notice that a push was lost, unless another follows. */
+  findLostAfterMs = 50;
   /** Most events replayed for a conversation. */
   replayMost = 30;
   refused = new Map<string, number>();

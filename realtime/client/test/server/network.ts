@@ -11,6 +11,8 @@ export class Network {
   http = true;
   /** The way of a frame or request in one direction, in milliseconds. */
   delay: () => number = () => 1;
+  /** The same for HTTP. */
+  httpDelay: () => number = () => 1;
   /** This HTTP request breaks: before it arrives, or after it was done. */
   breakHttp: () => "no" | "before" | "after" = () => "no";
   readonly open = new Set<FakeSocket>();
@@ -52,7 +54,7 @@ export class Network {
 
   private travel(signal: AbortSignal | null | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
-      setTimeout(resolve, this.delay());
+      setTimeout(resolve, this.httpDelay());
       signal?.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
     });
   }
