@@ -79,6 +79,7 @@ export class ConversationView {
   private readonly othersTyping: OthersTyping;
   private readonly learning: Task;
   private readonly learnLater = new Timer();
+  private learned = false;
 
   /** @internal */
   constructor(
@@ -177,8 +178,9 @@ export class ConversationView {
     if (this.ended?.status === "left") return;
     this.ended = undefined;
     this.log.up(resumedFrom);
-    // Receipts are not resumed. Not all clients ask at the same moment.
-    this.learnLater.start(this.context.settings.random() * this.context.settings.timing.pollFirstMs, () => this.learning.request());
+    const { random, timing } = this.context.settings;
+    // Receipts are not resumed. Not all clients shall ask at the same moment.
+    this.learnLater.start(this.learned ? random() * timing.pollFirstMs : 0, () => this.learning.request());
   }
 
   /** @internal */
@@ -317,6 +319,7 @@ export class ConversationView {
 
   private async learnMembers(): Promise<void> {
     this.receipts.learn(await this.context.calls.conversation(this.id));
+    this.learned = true;
     this.receiptsChanged();
   }
 }
