@@ -1,27 +1,29 @@
 /**
  * The client: one user, one connection, the conversations that are open, and the list of all.
  *
- * It wires the parts together and hands events to those they concern; what is true of messages is upheld in
- * `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`. Invariant: one client serves one user.
+ * It wires the parts together and upholds nothing but this: one client serves one user. What is true of messages is
+ * upheld in `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`.
  */
 import { Calls } from "./calls.js";
 import { Connection } from "./connection.js";
 import { ConversationView } from "./conversation.js";
+import { dispatcher } from "./dispatch.js";
 import { Emitter, Observable, type Listener, type Unsubscribe } from "./emitter.js";
 import { ChatError } from "./errors.js";
 import { HttpFallback } from "./fallback.js";
 import { Http } from "./http.js";
 import { ConversationListStore } from "./list.js";
 import { OwnMarks } from "./marks.js";
-import { Outbox, type Outgoing, type SendOptions } from "./outbox.js";
+import { OpenConversations } from "./opened.js";
+import { Outbox, type OutboxHandlers, type Outgoing, type SendOptions } from "./outbox.js";
 import { Presence } from "./presence.js";
-import type { Hello, MessageEvent, Resume, ServerEvents } from "./protocol.js";
-import { DEFAULT_LIMITS, settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
+import type { Hello, Resume } from "./protocol.js";
+import { settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
 import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
 import { OutboxStore } from "./storage.js";
 import { Syncer } from "./syncer.js";
 import { TokenKeeper, userOf } from "./token.js";
-import type { Conversation, ConversationId, ConversationPatch, Message, MessageId, NewConversation, UnreadCount, UserId } from "./types.gen.js";
+import type { Conversation, ConversationId, ConversationPatch, Message, MessageId, NewConversation, NewMessage, UnreadCount, UserId } from "./types.gen.js";
 
 /** What {@link ChatClient.on} can listen to. */
 export interface ChatEvents {
@@ -37,11 +39,6 @@ export interface ChatEvents {
   error: ChatError;
 }
 
-interface Opened {
-  readonly view: ConversationView;
-  uses: number;
-}
-
 export class ChatClient {
   /** The state of the connection, for user interfaces. */
   readonly connection = new Observable<ConnectionInfo>(CLOSED);
@@ -50,7 +47,7 @@ export class ChatClient {
   /** Who of the watched users is there. */
   readonly presence: Presence;
   private readonly events = new Emitter<ChatEvents>();
-  private readonly opened = new Map<ConversationId, Opened>();
+  private readonly opened = new OpenConversations((id) => this.makeView(id));
   private readonly settings: Settings;
   private readonly tokens: TokenKeeper;
   private readonly http: Http;
@@ -60,8 +57,8 @@ export class ChatClient {
   private readonly syncer: Syncer;
   private readonly outbox: Outbox;
   private readonly marks: OwnMarks;
+  private readonly dispatch: (name: string, data: unknown) => void;
   private readonly autoDelivered: boolean;
-  private joinedMax = DEFAULT_LIMITS.joinedConversations;
   private user: UserId | undefined;
   private active = false;
   private closed = false;
@@ -77,11 +74,12 @@ export class ChatClient {
     this.calls = new Calls(this.http, () => this.socket?.live);
     this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
     this.presence = new Presence(this.calls, settings);
-    this.syncer = new Syncer(this.calls, this.conversations, () => this.views(), settings, (error) => this.report(error));
+    this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.report(error));
     this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
     const store = new OutboxStore(options.storage, options.storageKey ?? "backscroll");
     this.outbox = new Outbox(this.outboxHandlers(), settings, store);
     this.fallback = new HttpFallback(settings, { poll: () => this.poll(), changed: () => this.fallbackChanged() });
+    this.dispatch = this.makeDispatcher();
     this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
   }
 
@@ -123,8 +121,7 @@ export class ChatClient {
     if (this.closed) return;
     this.closed = true;
     this.deactivate();
-    for (const { view } of this.opened.values()) view.stop();
-    this.opened.clear();
+    this.opened.closeAll();
     for (const part of [this.syncer, this.marks, this.presence]) part.stop();
     this.http.close();
     this.refresh();
@@ -145,14 +142,8 @@ export class ChatClient {
    */
   open(conversationId: ConversationId): ConversationView {
     if (this.closed) throw new ChatError("client_closed", "the client was closed");
-    const known = this.opened.get(conversationId);
-    if (known) {
-      known.uses += 1;
-      return known.view;
-    }
-    if (this.opened.size >= this.joinedMax) throw new ChatError("limit_reached", `${this.joinedMax} conversations are open`);
-    const view = this.makeView(conversationId);
-    this.opened.set(conversationId, { view, uses: 1 });
+    const { view, isNew } = this.opened.use(conversationId);
+    if (!isNew) return view;
     view.pendingChanged();
     if (this.reachable) view.open();
     return view;
@@ -205,10 +196,6 @@ export class ChatClient {
     return this.socket?.live !== undefined || this.fallback.working;
   }
 
-  private *views(): Iterable<ConversationView> {
-    for (const { view } of this.opened.values()) yield view;
-  }
-
   private readonly hurry = (): void => {
     this.socket?.hurry();
     this.fallback.hurry();
@@ -219,7 +206,7 @@ export class ChatClient {
     return new Connection(make, address, this.tokens, this.settings, {
       resume: () => this.resume(),
       up: (hello, resumed) => this.up(hello, resumed),
-      event: (name, data) => this.dispatch(name as keyof ServerEvents, data),
+      event: this.dispatch,
       down: () => this.down(),
       changed: () => this.connectionChanged(),
       terminated: (error) => this.terminated(error),
@@ -240,16 +227,31 @@ export class ChatClient {
     });
   }
 
-  private outboxHandlers() {
+  private makeDispatcher(): (name: string, data: unknown) => void {
+    return dispatcher({
+      list: this.conversations,
+      outbox: this.outbox,
+      presence: this.presence,
+      syncer: this.syncer,
+      me: () => this.user,
+      view: (id) => this.opened.get(id),
+      message: (message) => this.events.emit("message", message),
+      left: (id) => this.events.emit("left", id),
+      notification: (notification) => this.events.emit("notification", notification),
+      failed: (error) => this.report(error),
+    });
+  }
+
+  private outboxHandlers(): OutboxHandlers {
     return {
-      deliver: (id: ConversationId, message: SendOptions & { content: string }) => this.deliver(id, message),
+      deliver: (id, message) => this.deliver(id, message),
       reachable: () => this.reachable,
-      stored: (message: Message) => void this.answered(message),
-      changed: (id: ConversationId) => this.opened.get(id)?.view.pendingChanged(),
+      stored: (message) => void this.answered(message),
+      changed: (id) => this.opened.get(id)?.pendingChanged(),
     };
   }
 
-  private async deliver(id: ConversationId, message: SendOptions & { content: string }): Promise<Message> {
+  private async deliver(id: ConversationId, message: NewMessage): Promise<Message> {
     const live = this.calls.live;
     try {
       return await this.calls.send(id, message);
@@ -262,17 +264,12 @@ export class ChatClient {
   }
 
   private answered(message: Message): Message {
-    this.opened.get(message.conversationId)?.view.answered(message);
+    this.opened.get(message.conversationId)?.answered(message);
     return message;
   }
 
   private release(view: ConversationView): void {
-    const known = this.opened.get(view.id);
-    if (known?.view !== view) return;
-    known.uses -= 1;
-    if (known.uses > 0) return;
-    this.opened.delete(view.id);
-    view.stop();
+    if (!this.opened.release(view)) return;
     this.calls.live?.command("leave_conversation", { conversationId: view.id }).catch(() => undefined);
   }
 
@@ -283,15 +280,14 @@ export class ChatClient {
   }
 
   private async serve(user: UserId): Promise<void> {
-    if (this.user === user) return;
-    if (this.user !== undefined) return this.terminated(new ChatError("token_invalid", "the token is another user's: make another client"));
+    if (this.user !== undefined) return;
     this.user = user;
     await this.outbox.openFor(user);
   }
 
   private resume(): Resume | undefined {
     const conversations: Record<ConversationId, number> = {};
-    for (const view of this.views()) {
+    for (const view of this.opened) {
       if (view.syncedRev !== undefined) conversations[view.id] = view.syncedRev;
     }
     const { cursor } = this.conversations;
@@ -300,10 +296,13 @@ export class ChatClient {
   }
 
   private up(hello: Hello, resumed: Resume | undefined): void {
+    if (this.user !== undefined && this.user !== hello.userId) {
+      return this.terminated(new ChatError("token_invalid", "the token is another user's: make another client"));
+    }
     void this.serve(hello.userId);
-    this.joinedMax = hello.limits.joinedConversations ?? this.joinedMax;
+    this.opened.most = hello.limits.joinedConversations ?? this.opened.most;
     if (!hello.recovered || resumed?.cursor === undefined) this.conversations.distrust();
-    for (const view of this.views()) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations[view.id]);
+    for (const view of this.opened) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations[view.id]);
     this.presence.up();
     this.outbox.flush();
     this.marks.flush();
@@ -311,54 +310,8 @@ export class ChatClient {
   }
 
   private down(): void {
-    for (const view of this.views()) view.down();
+    for (const view of this.opened) view.down();
     this.presence.down();
-  }
-
-  private dispatch<Name extends keyof ServerEvents>(name: Name, data: unknown): void {
-    const handlers: { [N in keyof ServerEvents]?: (data: ServerEvents[N]) => void } = {
-      joined_conversation: (head) => this.viewOf(head)?.joined(head),
-      left_conversation: (left) => this.leftConversation(left.conversationId),
-      new_message: (event) => this.message(event),
-      message_updated: (event) => this.message(event),
-      message_deleted: (event) => this.message(event),
-      messages_read: (event) => {
-        if (event.readBy === this.user) this.conversations.sawRead(event.conversationId, event.seq);
-        this.viewOf(event)?.marked(event, true);
-      },
-      messages_delivered: (event) => this.viewOf(event)?.marked(event, false),
-      user_typing: (event) => this.viewOf(event)?.typed(event),
-      conversation_updated: ({ conversation, cursor }) => {
-        this.conversations.applyEvent(conversation, cursor);
-        this.opened.get(conversation.id)?.view.listed(conversation);
-      },
-      user_online: (event) => this.presence.online(event),
-      user_offline: (event) => this.presence.offline(event),
-      notification: ({ notification }) => this.events.emit("notification", notification),
-      resync: ({ conversations, list }) => {
-        if (list) this.conversations.distrust();
-        for (const head of conversations ?? []) this.viewOf(head)?.resync(head);
-        if (list) this.syncer.request();
-      },
-      error: ({ code, message, retryAfterMs }) => this.report(new ChatError(code, message, retryAfterMs ?? undefined)),
-    };
-    handlers[name]?.(data as ServerEvents[Name]);
-  }
-
-  private viewOf({ conversationId }: { conversationId: ConversationId }): ConversationView | undefined {
-    return this.opened.get(conversationId)?.view;
-  }
-
-  private message(event: MessageEvent): void {
-    this.viewOf(event)?.message(event);
-    this.outbox.confirm(event.message);
-    this.conversations.sawMessage(event.message);
-    this.events.emit("message", event.message);
-  }
-
-  private leftConversation(id: ConversationId): void {
-    this.opened.get(id)?.view.left();
-    this.events.emit("left", id);
   }
 
   private async poll(): Promise<boolean> {
@@ -369,7 +322,7 @@ export class ChatClient {
   private fallbackChanged(): void {
     this.refresh();
     if (!this.fallback.working) return;
-    for (const view of this.views()) view.open();
+    for (const view of this.opened) view.open();
     this.outbox.flush();
     this.marks.flush();
   }

@@ -143,6 +143,29 @@ describe("connecting", () => {
     expect(hub.logins).toBe(1);
   });
 
+  test("serves one user: another's token is the end", async () => {
+    const { client, hub } = await connected();
+    client.setToken(tokenOf("bob"));
+    hub.closeAll(4000);
+    await pass(5_000);
+    expect(client.connection.get()).toMatchObject({ state: "closed", error: { code: "token_invalid" } });
+    expect(hub.sessions.size).toBe(0);
+  });
+
+  test("events that are not as they should be stop nothing", async () => {
+    const { client, hub, view } = await connected();
+    const errors: ChatError[] = [];
+    client.on("error", (error) => errors.push(error));
+    const [session] = hub.sessions;
+    session!.emit("new_message", null);
+    session!.emit("constructor", {});
+    session!.emit("from_the_future", { much: "more" });
+    hub.store.send("bob", "r", { content: "hello" });
+    await pass(100);
+    expect(errors.map(({ code }) => code)).toEqual(["invalid_frame"]);
+    expect(contents(view)).toEqual(["hello"]);
+  });
+
   test("never puts the token into an address", async () => {
     const { network } = await connected();
     expect([...network.open].map(({ address }) => address)).toEqual(["ws://chat.example/ws/chat"]);
