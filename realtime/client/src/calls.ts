@@ -8,6 +8,7 @@ import { ChatError } from "./errors.js";
 import type { Http, Method } from "./http.js";
 import type { CommandAnswer, CommandData, CommandName } from "./protocol.js";
 import type { CommandOptions, Socket } from "./socket.js";
+import { pause } from "./timer.js";
 import type {
   Conversation,
   ConversationId,
@@ -115,7 +116,9 @@ export class Calls {
       try {
         return (await this.command(name, data)) as T;
       } catch (thrown) {
-        if (!ChatError.from(thrown).retryable) throw thrown;
+        const error = ChatError.from(thrown);
+        if (!error.retryable) throw error;
+        await pause(error.retryAfterMs ?? 0);
       }
     }
     return this.http.repeated<T>(method, path, body);

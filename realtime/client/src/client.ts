@@ -270,7 +270,11 @@ export class ChatClient {
 
   private release(view: ConversationView): void {
     if (!this.opened.release(view)) return;
-    this.calls.live?.command("leave_conversation", { conversationId: view.id }).catch(() => undefined);
+    this.leave(view.id);
+  }
+
+  private leave(conversationId: ConversationId): void {
+    this.calls.live?.command("leave_conversation", { conversationId }).catch(() => undefined); // at worst its events are ignored
   }
 
   private async identify(): Promise<void> {
@@ -303,6 +307,9 @@ export class ChatClient {
     this.opened.most = hello.limits.joinedConversations ?? this.opened.most;
     if (!hello.recovered || resumed?.cursor === undefined) this.conversations.distrust();
     for (const view of this.opened) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations[view.id]);
+    for (const id of Object.keys(resumed?.conversations ?? {})) {
+      if (!this.opened.get(id)) this.leave(id); // closed since the attempt began
+    }
     this.presence.up();
     this.outbox.flush();
     this.marks.flush();

@@ -23,6 +23,7 @@ export class HttpFallback {
   private answers = false;
   private error: ChatError | undefined;
   private intervalMs: number;
+  private dueAt = 0;
   private readonly timer = new Timer();
 
   constructor(
@@ -60,7 +61,7 @@ export class HttpFallback {
     if (!this.running) return;
     const soonMs = this.answers ? this.settings.timing.pollFirstMs : 0;
     this.intervalMs = this.settings.timing.pollFirstMs;
-    this.timer.start(soonMs, () => void this.poll());
+    if (!this.timer.running || this.dueAt > Date.now() + soonMs) this.pollIn(soonMs);
   }
 
   private async poll(): Promise<void> {
@@ -78,8 +79,12 @@ export class HttpFallback {
       this.polling = false;
     }
     if (!this.running) return;
-    const jitterMs = this.intervalMs * (0.75 + this.settings.random() / 2);
-    this.timer.start(jitterMs, () => void this.poll());
+    this.pollIn(this.intervalMs * (0.75 + this.settings.random() / 2));
+  }
+
+  private pollIn(delayMs: number): void {
+    this.dueAt = Date.now() + delayMs;
+    this.timer.start(delayMs, () => void this.poll());
   }
 
   private tell(answers: boolean, error: ChatError | undefined): void {

@@ -86,12 +86,21 @@ export class Outbox {
   async openFor(user: UserId): Promise<void> {
     this.user = user;
     const saved = await this.store.openFor(user);
+    const given = [...this.lanes.values()].flatMap((lane) => lane.entries);
     for (const { conversationId, message, createdAt, failed } of saved) {
       if (this.find(message.clientMsgId) || this.count >= this.settings.bounds.outbox) continue;
       const { entry } = newEntry(message, createdAt);
       if (failed) entry.error = new ChatError(failed.code, failed.message);
       this.append(conversationId, entry);
     }
+    // What was given since this start is younger; what is under way cannot be overtaken any more.
+    for (const lane of this.lanes.values()) {
+      const [first] = lane.entries;
+      const younger = lane.entries.filter((entry) => given.includes(entry) && !(lane.busy && entry === first));
+      const older = lane.entries.filter((entry) => !younger.includes(entry));
+      lane.entries.splice(0, lane.entries.length, ...older, ...younger);
+    }
+    for (const conversationId of this.lanes.keys()) this.touch(conversationId);
   }
 
   /**

@@ -33,14 +33,15 @@ export class OutboxStore {
 
   /** From now on for this user; gives what was stored. */
   async openFor(user: UserId): Promise<SavedMessage[]> {
+    if (!this.storage) return [];
     const key = `${this.prefix}.outbox.${user}`;
-    if (!this.storage || this.key === key) return [];
-    this.key = key;
     try {
       const saved: unknown = JSON.parse((await this.storage.getItem(key)) ?? "[]");
       return Array.isArray(saved) ? saved.filter(isSaved) : [];
     } catch {
       return [];
+    } finally {
+      this.key = key; // not before it was read: nothing may be stored over what is there
     }
   }
 

@@ -62,6 +62,19 @@ test("polls less often while nothing happens, and often again when something doe
   expect(polls() - then).toBeGreaterThanOrEqual(2);
 });
 
+test("polls on while the user writes without a pause", async () => {
+  const { client, hub } = setup({ WebSocket: null });
+  const view = client.open("r");
+  void client.connect();
+  await pass(1_000);
+  for (let i = 0; i < 10; i++) {
+    view.send(`${i}`);
+    await pass(1_000);
+    if (i === 1) hub.store.send("bob", "r", { content: "theirs" });
+  }
+  expect(contents(view)).toContain("theirs");
+});
+
 test("offline: neither gets through, and it says so", async () => {
   const { client, network } = await connected();
   network.sockets = network.http = false;

@@ -122,6 +122,18 @@ describe("sending", () => {
     expect(storage.items.size).toBe(0);
   });
 
+  test("what was unsent before the restart goes before what was written since", async () => {
+    const storage = memoryStorage();
+    const saved = { conversationId: "r", message: { content: "old", clientMsgId: "old" }, createdAt: "2026-01-01T00:00:00.000Z" };
+    storage.items.set("backscroll.outbox.alice", JSON.stringify([saved]));
+    const slow = { ...storage, getItem: async (key: string) => storage.getItem(key) };
+    const { client, hub } = setup({ storage: slow });
+    client.send("r", "new");
+    void client.connect();
+    await pass(1_000);
+    expect(hub.store.rooms.get("r")!.messages.map(({ content }) => content)).toEqual(["old", "new"]);
+  });
+
   test("a damaged storage is not the end", async () => {
     const storage = memoryStorage();
     storage.items.set("backscroll.outbox.alice", '[{"conversationId": 7}, {"');
