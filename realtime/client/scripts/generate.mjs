@@ -2,12 +2,13 @@
 //
 //   node scripts/generate.mjs                                   from the committed copies
 //   node scripts/generate.mjs --fetch http://127.0.0.1:8080     takes new copies from a running server first
-//   node scripts/generate.mjs --stdout                          prints instead of writing
+//   node scripts/generate.mjs --stdout [--schemas DIRECTORY]    prints instead of writing, for tests
 //
 // The copies hold the schemas only: the addresses, their examples and their problems are not used here. A construct
 // that is not known is an error, never a silent `unknown`.
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const DOCUMENTS = ["openapi", "asyncapi"];
@@ -15,7 +16,9 @@ const INDENT = "  ";
 const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
 
 const pathOf = (relative) => fileURLToPath(new URL(`../${relative}`, import.meta.url));
-const copyOf = (document) => pathOf(`schema/${document}.json`);
+const options = process.argv.slice(2);
+const valueOf = (option) => (options.includes(option) ? options[options.indexOf(option) + 1] : undefined);
+const copyOf = (document) => join(valueOf("--schemas") ?? pathOf("schema"), `${document}.json`);
 
 async function fetchCopies(base) {
   for (const document of DOCUMENTS) {
@@ -117,8 +120,7 @@ function generate() {
   return [head, ...byName.map(declaration)].join("\n");
 }
 
-const options = process.argv.slice(2);
-const fetchAt = options.indexOf("--fetch");
-if (fetchAt >= 0) await fetchCopies(options[fetchAt + 1]);
+const server = valueOf("--fetch");
+if (server !== undefined) await fetchCopies(server);
 if (options.includes("--stdout")) process.stdout.write(generate());
 else writeFileSync(pathOf("src/types.gen.ts"), generate());
