@@ -17,13 +17,12 @@ import { OwnMarks } from "./marks.js";
 import { OpenConversations } from "./opened.js";
 import { Outbox, type OutboxHandlers, type Outgoing, type SendOptions } from "./outbox.js";
 import { Presence } from "./presence.js";
-import type { Hello, Resume } from "./protocol.js";
 import { settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
 import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
 import { OutboxStore } from "./storage.js";
 import { Syncer } from "./syncer.js";
 import { TokenKeeper, userOf } from "./token.js";
-import type { Conversation, ConversationId, ConversationPatch, Message, MessageId, NewConversation, NewMessage, UnreadCount, UserId } from "./types.gen.js";
+import type { Conversation, ConversationId, ConversationPatch, Hello, Message, MessageId, NewConversation, NewMessage, Resume, UnreadCount, UserId } from "./types.gen.js";
 
 /** What {@link ChatClient.on} can listen to. */
 export interface ChatEvents {
@@ -306,7 +305,7 @@ export class ChatClient {
     void this.serve(hello.userId);
     this.opened.most = hello.limits.joinedConversations ?? this.opened.most;
     if (!hello.recovered || resumed?.cursor === undefined) this.conversations.distrust();
-    for (const view of this.opened) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations[view.id]);
+    for (const view of this.opened) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations?.[view.id]);
     for (const id of Object.keys(resumed?.conversations ?? {})) {
       if (!this.opened.get(id)) this.leave(id); // closed since the attempt began
     }

@@ -6,11 +6,11 @@
  */
 import { ChatError, CLOSE_TOKEN_EXPIRED, FIRST_TERMINAL_CLOSE } from "./errors.js";
 import { Latency } from "./latency.js";
-import type { Hello, Resume } from "./protocol.js";
 import type { Settings, WebSocketConstructor } from "./settings.js";
 import { Socket, type Closing } from "./socket.js";
 import { fullJitter, Timer } from "./timer.js";
 import type { TokenKeeper } from "./token.js";
+import type { Hello, Resume } from "./types.gen.js";
 
 /** Where the connection stands. */
 export type Phase = "stopped" | "connecting" | "open" | "waiting";

@@ -11,14 +11,13 @@ import { ConversationLog } from "./log.js";
 import type { ConversationListStore } from "./list.js";
 import type { OwnMarks } from "./marks.js";
 import type { Outbox, Outgoing, PendingMessage, SendOptions } from "./outbox.js";
-import type { MarkEvent, MessageEvent, TypingEvent } from "./protocol.js";
 import { Receipts, type Watermark } from "./receipts.js";
 import type { Settings } from "./settings.js";
 import { Task } from "./task.js";
 import type { StoredMessage } from "./timeline.js";
 import { Timer } from "./timer.js";
 import { OthersTyping, OwnTyping } from "./typing.js";
-import type { ConversationChanges, ConversationHead, ConversationId, ListEntry, Message, Rev, Seq, SeqRange, UserId } from "./types.gen.js";
+import type { ConversationChanges, ConversationHead, ConversationId, ListEntry, Message, MessageEvent, Receipt, Rev, Seq, SeqRange, UserId, UserTyping } from "./types.gen.js";
 
 /** A message as it is shown; `state` tells the two apart. */
 export type ChatMessage = StoredMessage | PendingMessage;
@@ -220,14 +219,14 @@ export class ConversationView {
   }
 
   /** @internal */
-  marked(event: MarkEvent, read: boolean): void {
+  marked(event: Receipt, read: boolean): void {
     if (read) this.receipts.read(event.readBy, event.seq);
     else this.receipts.delivered(event.readBy, event.seq);
     this.receiptsChanged();
   }
 
   /** @internal */
-  typed({ userId, isTyping }: TypingEvent): void {
+  typed({ userId, isTyping }: UserTyping): void {
     if (userId === this.context.me()) return;
     if (isTyping) this.othersTyping.started(userId);
     else this.othersTyping.stopped(userId);

@@ -10,7 +10,6 @@ import type { Problem, ProblemCode } from "./types.gen.js";
 export type ErrorCode =
   | ProblemCode
   | CloseName
-  | "rate_limited"
   /** Not answered in time; it may have happened. */
   | "timeout"
   /** The connection went before the answer; it may have happened. */

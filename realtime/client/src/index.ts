@@ -9,7 +9,7 @@ export type { Quality } from "./latency.js";
 export type { ConversationListStore } from "./list.js";
 export type { Outgoing, PendingMessage, SendOptions } from "./outbox.js";
 export type { Presence } from "./presence.js";
-export type { OwnStatus, PresenceStatus, UserPresence } from "./protocol.js";
+export type { OwnStatus } from "./protocol.js";
 export type { Watermark } from "./receipts.js";
 export {
   DEFAULT_BOUNDS,
@@ -25,3 +25,4 @@ export type { ConnectionInfo, ConnectionState } from "./status.js";
 export type { OutboxStorage } from "./storage.js";
 export type { StoredMessage } from "./timeline.js";
 export type * from "./types.gen.js";
+export type { Presence as UserPresence } from "./types.gen.js";

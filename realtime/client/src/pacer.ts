@@ -8,6 +8,9 @@ import { Timer } from "./timer.js";
 /** The part of the server's rate that is used: its clock and the network's are not this one. */
 const SHARE = 0.8;
 
+/** More than a connection carries. */
+const UNLIMITED_PER_SECOND = 1_000_000;
+
 export class Pacer {
   private readonly waiting: (() => void)[] = [];
   private readonly timer = new Timer();
@@ -17,9 +20,9 @@ export class Pacer {
 
   constructor(private readonly waitingMax: number) {}
 
-  /** Allows this many a second from now on. */
+  /** Allows this many a second from now on; 0: as many as there are. */
   setRate(perSecond: number): void {
-    this.perSecond = Math.max(1, perSecond * SHARE);
+    this.perSecond = perSecond === 0 ? UNLIMITED_PER_SECOND : Math.max(1, perSecond * SHARE);
     this.tokens = this.burst;
     this.filledAt = Date.now();
     this.drain();

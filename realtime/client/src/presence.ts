@@ -6,10 +6,10 @@
  */
 import type { Calls } from "./calls.js";
 import { Observable } from "./emitter.js";
-import type { OwnStatus, ServerEvents, UserPresence } from "./protocol.js";
+import type { OwnStatus } from "./protocol.js";
 import { DEFAULT_LIMITS, type Settings } from "./settings.js";
 import { Task } from "./task.js";
-import type { UserId } from "./types.gen.js";
+import type { Presence as UserPresence, UserId } from "./types.gen.js";
 
 export class Presence {
   /** By user, of those who are watched. Immutable: a change makes a new map. Empty while there is no connection. */
@@ -53,11 +53,11 @@ export class Presence {
     this.users.set(new Map());
   }
 
-  online({ userId, status }: ServerEvents["user_online"]): void {
+  online({ userId, status }: UserPresence): void {
     this.put({ userId, status });
   }
 
-  offline({ userId, lastSeen }: ServerEvents["user_offline"]): void {
+  offline({ userId, lastSeen }: UserPresence): void {
     this.put({ userId, status: "offline", ...(lastSeen && { lastSeen }) });
   }
 

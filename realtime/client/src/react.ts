@@ -9,9 +9,8 @@ import type { ChatClient } from "./client.js";
 import type { ConversationState, ConversationView } from "./conversation.js";
 import { ChatError } from "./errors.js";
 import type { Outgoing, SendOptions } from "./outbox.js";
-import type { UserPresence } from "./protocol.js";
 import type { ConnectionInfo } from "./status.js";
-import type { ConversationId, ListEntry, Message, MessageId, Seq, UnreadCount, UserId } from "./types.gen.js";
+import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
 
 const ChatContext = createContext<ChatClient | undefined>(undefined);
 

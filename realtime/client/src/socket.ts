@@ -7,9 +7,10 @@
  */
 import { ChatError, CLOSE_NAMES } from "./errors.js";
 import { Pacer } from "./pacer.js";
-import type { CommandAnswer, CommandData, CommandName, Hello, InFrame, Limits, Resume } from "./protocol.js";
+import type { CommandAnswer, CommandData, CommandName, InFrame } from "./protocol.js";
 import { DEFAULT_LIMITS, type Settings, type WebSocketConstructor, type WebSocketLike } from "./settings.js";
 import { Timer } from "./timer.js";
+import type { Hello, Resume, SessionLimits } from "./types.gen.js";
 
 /** How a socket ended. */
 export interface Closing {
@@ -51,7 +52,7 @@ export class Socket {
   private closed = false;
   private greeted = false;
   private silenceMs: number;
-  private takes: Limits = DEFAULT_LIMITS;
+  private takes: SessionLimits = DEFAULT_LIMITS;
 
   constructor(
     make: WebSocketConstructor,
@@ -71,7 +72,7 @@ export class Socket {
   }
 
   /** What the server takes. */
-  get limits(): Limits {
+  get limits(): SessionLimits {
     return this.takes;
   }
 

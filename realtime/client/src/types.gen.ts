@@ -6,6 +6,22 @@ export interface Alive {
   status: string;
 }
 
+/** `authenticate`: the first frame, where no header gave the token. */
+export interface Authenticate {
+  /** What was missed is wanted. */
+  resume?: Resume | null;
+  /** The token. */
+  token: string;
+}
+
+/** Delivery between nodes. */
+export interface BusState {
+  /** What this node publishes was received lately. */
+  ok: boolean;
+  /** How long ago that was proven, in milliseconds. Absent where there is only one node. */
+  silentForMs?: number | null;
+}
+
 /** A conversation as one of its members sees it. */
 export interface Conversation {
   /** When. */
@@ -90,6 +106,20 @@ export interface ConversationPatch {
   title?: string | null;
 }
 
+/** `conversation_updated`. */
+export interface ConversationUpdated {
+  /** The list entry as it is now. */
+  conversation: ListEntry;
+  /** The cursor after it. */
+  cursor: string;
+}
+
+/** `delete_message`. */
+export interface DeleteMessage {
+  /** Which. */
+  messageId: MessageId;
+}
+
 /** How far a message has come: with every member but its sender, in direct conversations and groups. Channels stay `sent`. */
 export type DeliveryStatus = "sent" | "delivered" | "read";
 
@@ -101,12 +131,51 @@ export interface Dependency {
   ok: boolean;
 }
 
+/** An answer, or a command, without data. */
+export type Done = { [key: string]: unknown };
+
 /** An earlier content of an edited message. */
 export interface Edit {
   /** The content until the edit. */
   content: string;
   /** When the edit replaced it. */
   replacedAt: Timestamp;
+}
+
+/** `edit_message`. */
+export interface EditMessage {
+  /** The new text. */
+  content: string;
+  /** Which. */
+  messageId: MessageId;
+}
+
+/** Why a command was not done. */
+export interface Failure {
+  /** What went wrong, for programs: a code of REST's problems. */
+  code: string;
+  /** What happened this time, in words that may change. */
+  message: string;
+  /** When the same command may succeed, in milliseconds from now. Absent when it has to change first. */
+  retryAfterMs?: number | null;
+}
+
+/** The first event of a connection. */
+export interface Hello {
+  /** Where the conversation list stands: what changes after it is told. Absent when that could not be asked. */
+  cursor?: string | null;
+  /** When the token ends. */
+  expiresAt: Timestamp;
+  /** How often the server asks for a sign of life. */
+  heartbeatIntervalMs: number;
+  /** What this connection may do. */
+  limits: SessionLimits;
+  /** Whether everything that was missed follows. False too when nothing was asked for. */
+  recovered: boolean;
+  /** This connection, for logs. */
+  sessionId: string;
+  /** Who the token says one is. */
+  userId: UserId;
 }
 
 /** A page of history, oldest first: a range of seqs without a hole. */
@@ -125,6 +194,12 @@ export interface HistoryPage {
   rev: Rev;
   /** Where the messages came from. */
   tiers: Tiers;
+}
+
+/** Names a conversation. */
+export interface InConversation {
+  /** The conversation. */
+  conversationId: ConversationId;
 }
 
 /** An entry of a user's conversation list. */
@@ -157,6 +232,24 @@ export interface ListEntry {
   title?: string | null;
   /** `headSeq - readSeq`. */
   unreadCount: number;
+}
+
+/** `mark_delivered`. */
+export interface MarkDelivered {
+  /** Where. */
+  conversationId: ConversationId;
+  /** Up to which message; without it, the newest. */
+  seq?: Seq | null;
+}
+
+/** `mark_read`. */
+export interface MarkRead {
+  /** Where. */
+  conversationId: ConversationId;
+  /** Messages that were read: everything up to the newest of them. */
+  messageIds?: MessageId[] | null;
+  /** Up to which message; without it and without ids, the newest. */
+  seq?: Seq | null;
 }
 
 /** A member of a conversation. */
@@ -227,6 +320,14 @@ export interface MessageEdit {
   content: string;
 }
 
+/** `new_message`, `message_updated`, `message_deleted`. */
+export interface MessageEvent {
+  /** Where. */
+  conversationId: ConversationId;
+  /** As it is now. */
+  message: Message;
+}
+
 /** `<conversationId>-<seq>` */
 export type MessageId = string;
 
@@ -283,6 +384,28 @@ export interface NewMessage {
   replyTo?: MessageId | null;
 }
 
+/** A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of. */
+export interface Presence {
+  /** When they were connected last, when they are not and that is known. */
+  lastSeen?: Timestamp | null;
+  /** What they show. */
+  status: Status;
+  /** Who. */
+  userId: UserId;
+}
+
+/** `presence_subscribe`. */
+export interface PresenceSubscribe {
+  /** Whom to watch, in place of those watched before. */
+  userIds: UserId[];
+}
+
+/** `presence_update`. */
+export interface PresenceUpdate {
+  /** What to show. */
+  status: Status;
+}
+
 /** The body of every answer that is not a result. */
 export interface Problem {
   /** The kind of problem, for programs. */
@@ -302,13 +425,25 @@ export interface Problem {
 }
 
 /** The kind of problem, for programs */
-export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "limit_reached" | "body_too_large" | "unsupported_media_type" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "limit_reached" | "body_too_large" | "unsupported_media_type" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+
+/** `react`. */
+export interface React {
+  /** With what. */
+  emoji: string;
+  /** To which message. */
+  messageId: MessageId;
+  /** Take it back. */
+  remove?: boolean;
+}
 
 /** Whether requests should be sent here. */
 export type Readiness = "ready" | "degraded" | "unavailable" | "draining";
 
 /** Whether requests should be sent here, and what each dependency says. */
 export interface Ready {
+  /** Delivery between nodes. */
+  bus: BusState;
   /** The directory's database. */
   directory: Dependency;
   /** Whether there is a map from keys to shards, at least a cached one. */
@@ -317,12 +452,60 @@ export interface Ready {
   objectStore: Dependency;
   /** Requests worked on now. */
   requestsInFlight: number;
+  /** Connections that stay. */
+  sessions: number;
   /** The shards. */
   shards: Shard[];
   /** The answer. */
   status: Readiness;
   /** The keys that tokens are checked with. */
   tokenKeys: TokenKeys;
+}
+
+/** `messages_read`, `messages_delivered`. */
+export interface Receipt {
+  /** Where. */
+  conversationId: ConversationId;
+  /** Those newly so, at most the last 100. */
+  messageIds: MessageId[];
+  /** Who read, or received. */
+  readBy: UserId;
+  /** Up to which message. */
+  seq: Seq;
+}
+
+/** `reconnect`: connect again after a while. */
+export interface Reconnect {
+  /** After how many milliseconds. */
+  afterMs: number;
+}
+
+/** `refresh_token`. */
+export interface RefreshToken {
+  /** A new token of the same user. */
+  token: string;
+}
+
+/** What `refresh_token` answers. */
+export interface Refreshed {
+  /** When the new token ends. */
+  expiresAt: Timestamp;
+}
+
+/** What a client remembers of the connection it lost. */
+export interface Resume {
+  /** Open conversations, each with the greatest rev it has. */
+  conversations?: { [key: string]: Rev };
+  /** The last cursor it was given. */
+  cursor?: string | null;
+}
+
+/** `resync`: load these over REST. */
+export interface Resync {
+  /** From where on each is told again. */
+  conversations: ConversationHead[];
+  /** Whether the conversation list has to be loaded too. */
+  list: boolean;
 }
 
 /** A change's number in its conversation; it only grows */
@@ -337,6 +520,24 @@ export interface RoleChange {
   role: Role;
 }
 
+/** `send_message`. */
+export interface SendMessage {
+  /** At most 10 objects, 8 KiB together. */
+  attachments?: { [key: string]: unknown }[] | null;
+  /** The sender's own id for it. */
+  clientMsgId?: string | null;
+  /** The text. */
+  content: string;
+  /** Where to. */
+  conversationId: ConversationId;
+  /** What it carries. */
+  messageType?: MessageType;
+  /** An object of at most 4 KiB. */
+  metadata?: { [key: string]: unknown } | null;
+  /** The message it answers. */
+  replyTo?: MessageId | null;
+}
+
 /** A message's number in its conversation: 1, 2, 3 … without a hole; 0 is before the first */
 export type Seq = number;
 
@@ -346,6 +547,18 @@ export interface SeqRange {
   fromSeq: Seq;
   /** The last. */
   toSeq: Seq;
+}
+
+/** What a connection may do. */
+export interface SessionLimits {
+  /** Commands a second; 0 for no limit. */
+  commandsPerSecond: number;
+  /** Longest frame. */
+  frameBytes: number;
+  /** Most open conversations. */
+  joinedConversations: number;
+  /** Most watched users. */
+  presenceUsers: number;
 }
 
 /** A shard. */
@@ -365,6 +578,9 @@ export interface Shard {
   /** Its replicas. */
   replicas: Dependency[];
 }
+
+/** What a user shows of themselves while they are connected. */
+export type Status = "offline" | "idle" | "away" | "busy" | "online";
 
 /** What changed. */
 export interface SyncPage {
@@ -413,6 +629,22 @@ export interface UnreadCount {
 
 /** 1 to 64 bytes of UTF-8 without control characters */
 export type UserId = string;
+
+/** `user_typing`. */
+export interface UserTyping {
+  /** Where. */
+  conversationId: ConversationId;
+  /** Whether they began, or stopped. */
+  isTyping: boolean;
+  /** Who. */
+  userId: UserId;
+}
+
+/** What `presence_subscribe` answers. */
+export interface Watched {
+  /** Of each user: whether they are online, and since when they are not. */
+  users: Presence[];
+}
 
 /** How far. */
 export interface Watermark {

@@ -209,6 +209,17 @@ describe("commands", () => {
     expect(perSecond.reduce((a, b) => a + b, 0)).toBe(60);
   });
 
+  test("are not paced where the server sets no limit", async () => {
+    const { hub, client } = setup();
+    hub.commandsPerSecond = 0;
+    void client.connect();
+    await pass(100);
+    for (let room = 0; room < 100; room++) hub.store.room(`x${room}`, ["alice"]);
+    for (let room = 0; room < 100; room++) client.send(`x${room}`, "hello");
+    await pass(100);
+    expect(client.unsent).toBe(0);
+  });
+
   test("a frame that is too large is refused here, not closed for there", async () => {
     const { hub, client } = await connected();
     const { stored, clientMsgId } = client.send("r", "x".repeat(70_000));

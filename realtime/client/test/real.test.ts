@@ -185,16 +185,17 @@ describe("over WebSocket", () => {
   });
 
   test("catches up with more than is replayed", async () => {
-    const { views, bob } = await together();
+    const { views, alice, bob, id } = await together();
     bob.sockets.refuse = true;
     bob.sockets.kill();
-    const expected = Array.from({ length: 400 }, (_, i) => `${i}`);
-    for (const content of expected.slice(0, 150)) views.alice.send(content);
-    await within(() => expect(contents(views.alice)).toHaveLength(150));
-    for (const content of expected.slice(150, 300)) views.alice.send(content);
-    for (const content of expected.slice(300)) await views.alice.send(content).stored;
+    const expected = Array.from({ length: 600 }, (_, i) => `${i}`);
+    const headers = { Authorization: `Bearer ${tokenOf(alice.user)}`, "Content-Type": "application/json" };
+    for (const content of expected) {
+      const { status } = await fetch(`${url}/chat/conversations/${id}/messages`, { method: "POST", headers, body: JSON.stringify({ content }) });
+      expect(status).toBe(201);
+    }
     bob.sockets.refuse = false;
-    await within(() => expect(contents(views.bob)).toEqual(expected), 30_000);
+    for (const view of [views.alice, views.bob]) await within(() => expect(contents(view)).toEqual(expected), 30_000);
   }, 120_000);
 
   test("what was written offline is sent later, in order, also after a restart", async () => {

@@ -3,8 +3,8 @@
  *
  * It does what PROTOCOL.md says, also while it misbehaves: what it loses it finds out and tells, as a server does.
  */
-import type { CommandName, Resume } from "../../src/protocol.js";
-import type { NewMessage, SyncRequest } from "../../src/types.gen.js";
+import type { CommandName } from "../../src/protocol.js";
+import type { NewMessage, Resume, SyncRequest } from "../../src/types.gen.js";
 import { Refusal, Store } from "./store.js";
 
 /** A connection as the hub sees it. */
@@ -190,7 +190,7 @@ export class Hub {
     const refused: unknown[] = [];
     const forget = this.faults.forget();
     const list = resume?.cursor !== undefined && forget;
-    if (resume?.cursor !== undefined && !list) {
+    if (resume?.cursor && !list) {
       for (const { entry, cursor } of this.store.listSince(session.user, resume.cursor)) {
         replay.push(["conversation_updated", { conversation: entry, cursor }]);
       }
