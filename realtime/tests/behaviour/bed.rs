@@ -117,9 +117,14 @@ impl Node {
     /// Until it is connected to Redis.
     pub(crate) async fn connected(self) -> Self {
         self.bus.subscribe(topic(u64::MAX)).await.unwrap();
-        let start = self.silence();
-        eventually("a canary comes back", || self.silence() < start).await;
+        self.proven().await;
         self
+    }
+
+    /// Until something that it publishes from now on comes back.
+    pub(crate) async fn proven(&self) {
+        let start = Instant::now();
+        eventually("a canary comes back", || self.silence() < start.elapsed()).await;
     }
 
     pub(crate) fn silence(&self) -> Duration {
