@@ -176,7 +176,9 @@ impl Bed {
 /// Commands for the test's own use.
 pub(crate) async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+    connection.await.unwrap()
 }
 
 /// A Redis that can be stopped and started, on a port of its own. What it knew is gone then.
