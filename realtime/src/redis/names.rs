@@ -90,7 +90,7 @@ mod tests {
             names.window(conversation()),
             format!("backscroll.{{bs199}}.w:{id}")
         );
-        assert_eq!(names.nodes(), "backscroll.{bs173}.nodes");
+        assert_eq!(names.nodes(), "backscroll.{bs044}.nodes");
     }
 
     #[test]

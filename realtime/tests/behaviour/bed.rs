@@ -117,9 +117,14 @@ impl Node {
     /// Until it is connected to Redis.
     pub(crate) async fn connected(self) -> Self {
         self.bus.subscribe(topic(u64::MAX)).await.unwrap();
-        let start = self.silence();
-        eventually("a canary comes back", || self.silence() < start).await;
+        self.proven().await;
         self
+    }
+
+    /// Until something that it publishes from now on comes back.
+    pub(crate) async fn proven(&self) {
+        let start = Instant::now();
+        eventually("a canary comes back", || self.silence() < start.elapsed()).await;
     }
 
     pub(crate) fn silence(&self) -> Duration {
@@ -171,7 +176,9 @@ impl Bed {
 /// Commands for the test's own use.
 pub(crate) async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+    connection.await.unwrap()
 }
 
 /// A Redis that can be stopped and started, on a port of its own. What it knew is gone then.

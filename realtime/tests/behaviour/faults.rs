@@ -52,8 +52,7 @@ async fn subscriptions_outlive_a_restart() {
     })
     .await;
     bed.b.bus.subscribe(topic(2000)).await.unwrap();
-    let of_a = bed.a.silence();
-    eventually("the other is back", || bed.a.silence() < of_a).await;
+    bed.a.proven().await;
 
     bed.b.heard.clear();
     for n in 0..=2000 {
@@ -131,16 +130,32 @@ async fn silence_grows_while_redis_is_away_and_ends() {
         proxy.set(mode).await;
         eventually("silence", || bed.b.silence() > Duration::from_millis(800)).await;
         proxy.set(Mode::Pass).await;
-        eventually("the silence ends", || {
-            bed.b.silence() < Duration::from_millis(400)
-        })
-        .await;
+        bed.b.proven().await;
         bed.b.heard.clear();
         bed.b.hears_again(&bed.a, &topic(1)).await;
         if mode == Mode::Cut {
             assert!(bed.b.heard.interruptions() > interrupted);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_connection_is_noticed_at_once() {
+    let proxy = Proxy::start(socket_address(&redis_url()));
+    let settings = RedisSettings {
+        canary_interval: Span::secs(2), // the canary would notice after 10 s
+        ..settings(&proxy.url(&redis_url()))
+    };
+    let bed = Bed::with(&settings).await;
+    let interrupted = bed.b.heard.interruptions();
+    let cut = Instant::now();
+    proxy.set(Mode::Cut).await;
+    proxy.set(Mode::Pass).await;
+    eventually("it is told of the interruption", || {
+        bed.b.heard.interruptions() > interrupted
+    })
+    .await;
+    assert!(cut.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,10 +174,7 @@ async fn connections_that_only_look_open_are_given_up() {
     })
     .await;
     bed.b.hears_again(&bed.a, &topic(1)).await;
-    eventually("the silence ends", || {
-        bed.b.silence() < Duration::from_millis(400)
-    })
-    .await;
+    bed.b.proven().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,6 +188,32 @@ async fn a_lost_confirmation_is_noticed() {
         bed.b.heard.interruptions() > interrupted
     })
     .await;
+    bed.b.hears_again(&bed.a, &topic(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_confirmation_is_told() {
+    let proxy = Proxy::start(socket_address(&redis_url()));
+    let settings = RedisSettings {
+        canary_interval: Span::secs(2), // canaries are held up as well, and what is behind them
+        ..settings(&proxy.url(&redis_url()))
+    };
+    let bed = Bed::with(&settings).await;
+    proxy.set(Mode::Delay(Duration::from_millis(600))).await;
+    let node = bed.b.clone();
+    let mut first = tokio::task::JoinSet::new();
+    first.spawn(async move { node.bus.subscribe(topic(1)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let interrupted = bed.b.heard.interruptions();
+    // Redis is told of it when the first is confirmed, and answers after the deadline.
+    bed.b.bus.subscribe(topic(2)).await.unwrap_err();
+    first.join_all().await.remove(0).unwrap();
+    assert_eq!(bed.b.heard.interruptions(), interrupted);
+    eventually("it is told that it holds", || {
+        bed.b.heard.interruptions() > interrupted
+    })
+    .await;
+    proxy.set(Mode::Pass).await;
     bed.b.hears_again(&bed.a, &topic(2)).await;
 }
 

@@ -19,7 +19,7 @@ fn user(n: usize) -> UserId {
 
 fn short_lease(url: &str) -> RedisSettings {
     RedisSettings {
-        lease: Span::millis(600),
+        lease: Span::millis(1500),
         ..settings(url)
     }
 }
@@ -171,6 +171,18 @@ async fn who_was_forgotten_is_told_so() {
         statuses(roster.as_ref(), 0..2).await,
         [Status::Offline, Status::Online]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_ran_out_is_told() {
+    let settings = short_lease(&redis_url());
+    let roster = open(&settings, "a").await;
+    roster.set(&[(user(0), Status::Online)]).await.unwrap();
+    assert!(roster.renew().await.unwrap());
+    tokio::time::sleep(settings.lease.0 + Duration::from_millis(200)).await;
+    assert_eq!(statuses(roster.as_ref(), 0..1).await, [Status::Offline]);
+    assert!(!roster.renew().await.unwrap());
+    assert!(roster.renew().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
