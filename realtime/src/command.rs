@@ -22,6 +22,9 @@ use crate::session::Session;
 /// In larger conversations nobody is told who types.
 const TYPING_MEMBERS_MAX: u64 = 50;
 
+/// Commands that clients give by themselves: they do not show that somebody is there.
+const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
+
 /// What an answer holds.
 type Answer = Result<Arc<RawJson>, Failure>;
 
@@ -47,6 +50,9 @@ impl Gateway {
         if let Err(wait) = session.admit(rate, burst) {
             metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
             return Err(Failure::rate_limited(wait));
+        }
+        if !AUTOMATIC.contains(&name) {
+            session.acted();
         }
         let started = Instant::now();
         let caller = Caller {
