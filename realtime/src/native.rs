@@ -82,14 +82,15 @@ pub async fn serve(
     mut socket: WebSocket,
     credentials: Credentials,
 ) {
-    let session = match enter(&gateway, &mut socket, credentials).await {
+    // What comes once is on the heap, so that a connection's task is no larger than what stays.
+    let session = match Box::pin(enter(&gateway, &mut socket, credentials)).await {
         Ok(session) => session,
-        Err(close) => return finish(&mut socket, close).await,
+        Err(close) => return Box::pin(finish(&mut socket, close)).await,
     };
     let close = converse(&gateway, &session, &mut socket).await;
     gateway.end(&session);
     if let Some(close) = close {
-        finish(&mut socket, close).await;
+        Box::pin(finish(&mut socket, close)).await;
     }
     drop(place);
 }
@@ -166,6 +167,19 @@ async fn converse(
             }
         };
         tokio::select! {
+            // Answers first, so that they and what was told meanwhile go out together.
+            biased;
+            (ack, outcome) = done => {
+                command = None;
+                let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
+                refused = if limited { refused + 1 } else { 0 };
+                if refused > REFUSED_MAX {
+                    return Some(Close::RateLimited);
+                }
+                answer(session, ack, outcome);
+                // What a command made is told to who made it, too: a moment later, in one write with the answer.
+                tokio::task::yield_now().await;
+            }
             waiting = session.outbox.next(&mut items, FLUSH_ITEMS) => {
                 if let Err(close) = waiting {
                     return Some(close);
@@ -176,15 +190,6 @@ async fn converse(
                     Ok(Err(_)) => return None,
                     Err(_) => return Some(Close::SlowConsumer),
                 }
-            }
-            (ack, outcome) = done => {
-                command = None;
-                let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
-                refused = if limited { refused + 1 } else { 0 };
-                if refused > REFUSED_MAX {
-                    return Some(Close::RateLimited);
-                }
-                answer(session, ack, outcome);
             }
             message = socket.next(), if idle => {
                 session.heard();
@@ -272,4 +277,19 @@ async fn finish(socket: &mut WebSocket, close: Close) {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is what an idle connection holds, besides its buffers.
+    #[test]
+    fn a_connection_s_task_is_small() {
+        fn size<F: Future>(_: impl Fn(Arc<Gateway>, Place, WebSocket, Credentials) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(serve);
+        assert!(size < 2048, "{size} bytes");
+    }
 }
