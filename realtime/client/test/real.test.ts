@@ -1,7 +1,7 @@
 /**
  * Against a real server. Not part of `npm test`:
  *
- *   BACKSCROLL_URL=http://127.0.0.1:8080 BACKSCROLL_TOKEN_COMMAND='backscroll token --user' npm run test:real
+ *   CLIENT_TEST_URL=http://127.0.0.1:8080 CLIENT_TEST_TOKEN_COMMAND='backscroll token --user' npm run test:real
  *
  * The command prints a token; the user's name is appended as its last argument.
  */
@@ -12,8 +12,8 @@ import { WebSocket } from "ws";
 import { ChatClient, type ChatClientOptions, type ChatMessage, type ConversationView, type StoredMessage } from "../src/index.js";
 import { memoryStorage } from "./setup.js";
 
-const url = required("BACKSCROLL_URL");
-const [program = "", ...programArguments] = required("BACKSCROLL_TOKEN_COMMAND").split(/\s+/);
+const url = required("CLIENT_TEST_URL");
+const [program = "", ...programArguments] = required("CLIENT_TEST_TOKEN_COMMAND").split(/\s+/);
 
 function required(name: string): string {
   const value = process.env[name];
@@ -22,7 +22,7 @@ function required(name: string): string {
 }
 
 /** Without this suite's own variables: the program takes its configuration from such names and refuses unknown ones. */
-const { BACKSCROLL_URL: _url, BACKSCROLL_TOKEN_COMMAND: _command, ...environment } = process.env;
+const { CLIENT_TEST_URL: _url, CLIENT_TEST_TOKEN_COMMAND: _command, ...environment } = process.env;
 
 const tokens = new Map<string, string>();
 function tokenOf(user: string): string {
