@@ -11,10 +11,12 @@ use std::task::Poll;
 
 use axum::extract::ws::Utf8Bytes;
 use backscroll_shard::model::RawJson;
+use engineioxide::Str;
 use futures_util::task::AtomicWaker;
 
 use crate::protocol::{Close, Failure};
 use crate::push::{Push, Topic};
+use crate::socket_io::{self, packet};
 
 /// How many queued items are looked through for one to replace.
 const MERGE_LOOKBACK: usize = 64;
@@ -31,6 +33,7 @@ pub struct Event {
     /// What it replaces, when it is not durable: what was told before in the same topic of the same user.
     state_of: Option<(Topic, String)>,
     frame: OnceLock<Utf8Bytes>,
+    packet: OnceLock<Str>,
 }
 
 impl Event {
@@ -42,6 +45,7 @@ impl Event {
             data,
             state_of: None,
             frame: OnceLock::new(),
+            packet: OnceLock::new(),
         }
     }
 
@@ -62,6 +66,12 @@ impl Event {
             Utf8Bytes::from(format!(r#"{{"event":"{name}","data":{data}}}"#))
         };
         self.frame.get_or_init(encode).clone()
+    }
+
+    /// The Socket.IO door's packet, for the namespace with the API.
+    pub fn packet(&self) -> Str {
+        let encode = || packet::event(socket_io::NAMESPACE, self.name, self.data.get()).into();
+        self.packet.get_or_init(encode).clone()
     }
 }
 
