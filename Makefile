@@ -24,10 +24,11 @@ lint: ## check the formatting, run Clippy and build the documentation, warnings 
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
 .PHONY: bench
-bench: ## measure against a durable MariaDB started for it; BENCH="send --rounds 9" runs one scenario
+bench: ## measure against a durable MariaDB and a Redis started for it; BENCH="send --rounds 9" runs one scenario
 	case "$(or $(BENCH),all)" in all* | archive*) .ci/install pt-archiver:percona-toolkit ;; esac
+	case "$(or $(BENCH),all)" in all* | deliver* | fanout* | idle*) .ci/install node:nodejs npm:npm ;; esac
 	cargo build --release --locked -p backscroll -p backscroll-bench
-	BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(or $(BENCH),all)
+	BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb redis -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(or $(BENCH),all)
 
 .PHONY: fmt
 fmt: ## format the code

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::hash::Hash;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Most questions that wait.
@@ -26,18 +27,22 @@ where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// A batcher that asks `ask`, whose answer lacks what it could not tell.
+    /// A batcher that asks `ask`, whose answer lacks what it could not tell, until `closing`.
     pub(crate) fn start<F>(
-        tasks: &TaskTracker,
+        (tasks, closing): (&TaskTracker, &CancellationToken),
         ask: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = HashMap<K, V>> + Send,
     {
         let (queue, mut questions) = mpsc::channel::<(K, oneshot::Sender<Option<V>>)>(QUEUE);
+        let closing = closing.clone();
         tasks.spawn(async move {
             let mut batch = Vec::new();
-            while questions.recv_many(&mut batch, BATCH).await > 0 {
+            while let Some(1..) = closing
+                .run_until_cancelled(questions.recv_many(&mut batch, BATCH))
+                .await
+            {
                 let mut keys: Vec<K> = batch.iter().map(|(key, _)| key.clone()).collect();
                 let mut seen = std::collections::HashSet::with_capacity(keys.len());
                 keys.retain(|key| seen.insert(key.clone()));

@@ -239,9 +239,11 @@ impl Channel {
         }
         let event = Arc::new(Event::of(&self.topic, push));
         for listener in &self.listeners {
-            let own_typing = push.kind == PushKind::UserTyping
+            // One's own typing is no news, and what one has read comes by one's own topic.
+            let own = matches!(self.topic, Topic::Conversation(_))
+                && matches!(push.kind, PushKind::UserTyping | PushKind::MessagesRead)
                 && push.user.as_ref() == Some(&listener.session.user);
-            if !own_typing {
+            if !own {
                 listener.session.outbox.event(&event);
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
-use backscroll_shard::model::{Caller, NewMessage, RawJson, SyncRequest, Timestamp};
+use backscroll_shard::model::{Caller, NewMessage, RawJson, SyncRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,8 +12,9 @@ use crate::bus::Status;
 use crate::gateway::{COMMAND_TIMEOUT, Gateway, WATCHED_MAX};
 use crate::hub::Joined;
 use crate::protocol::{
-    self, Close, DeleteMessage, EditMessage, Failure, InConversation, MarkDelivered, MarkRead,
-    Presence, PresenceSubscribe, PresenceUpdate, React, RefreshToken, SendMessage,
+    self, Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered,
+    MarkRead, PresenceSubscribe, PresenceUpdate, React, RefreshToken, Refreshed, SendMessage,
+    Watched,
 };
 use crate::push::Topic;
 use crate::session::Session;
@@ -23,10 +24,6 @@ const TYPING_MEMBERS_MAX: u64 = 50;
 
 /// What an answer holds.
 type Answer = Result<Arc<RawJson>, Failure>;
-
-/// An answer without data.
-#[derive(Serialize)]
-struct Done {}
 
 fn answer(data: &impl Serialize) -> Answer {
     Ok(Arc::new(RawJson::of(data)))
@@ -249,10 +246,6 @@ impl Gateway {
                 self.hub.leave(session, &Topic::Presence(user.clone()));
             }
         }
-        #[derive(Serialize)]
-        struct Watched {
-            users: Vec<Presence>,
-        }
         answer(&Watched {
             users: self.presence.look_up(&users).await,
         })
@@ -270,11 +263,6 @@ impl Gateway {
     }
 
     async fn refresh_token(&self, session: &Session, command: RefreshToken) -> Answer {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Refreshed {
-            expires_at: Timestamp,
-        }
         match self.refresh(session, &command.token).await {
             Ok(expires_at) => answer(&Refreshed { expires_at }),
             Err((Close::Internal, failure)) => Err(failure),

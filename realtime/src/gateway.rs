@@ -25,7 +25,7 @@ use crate::bus::{Bus, Roster};
 use crate::hub::{Hub, Joined, REPLAY_MAX, resync};
 use crate::presence::PresenceKeeper;
 use crate::protocol::{
-    self, Close, Failure, Hello, InConversation, Resume, SessionLimits, UserTyping,
+    self, Close, Failure, Hello, InConversation, Reconnect, Resume, SessionLimits, UserTyping,
 };
 use crate::push::{Push, PushKind, Topic};
 use crate::session::{Session, seconds};
@@ -498,11 +498,6 @@ impl Gateway {
     }
 
     fn send_away(&self, session: &Session) {
-        #[derive(serde::Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Reconnect {
-            after_ms: u64,
-        }
         let after_ms = rand::random_range(0..1000);
         let event = protocol::event("reconnect", &Reconnect { after_ms });
         session.outbox.event(&Arc::new(event));

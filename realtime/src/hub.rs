@@ -113,12 +113,15 @@ impl Hub {
             queues.push(pushes);
         }
         let asked = Arc::clone(&store);
-        let standings = Batcher::start(&tasks, move |pairs: Vec<(ConversationId, UserId)>| {
-            let store = Arc::clone(&asked);
-            async move { store.standings(&pairs, Instant::now() + PATIENCE).await }
-        });
+        let standings = Batcher::start(
+            (&tasks, &closing),
+            move |pairs: Vec<(ConversationId, UserId)>| {
+                let store = Arc::clone(&asked);
+                async move { store.standings(&pairs, Instant::now() + PATIENCE).await }
+            },
+        );
         let asked = Arc::clone(&store);
-        let list_revs = Batcher::start(&tasks, move |users: Vec<UserId>| {
+        let list_revs = Batcher::start((&tasks, &closing), move |users: Vec<UserId>| {
             let store = Arc::clone(&asked);
             async move { store.list_revs(&users, Instant::now() + PATIENCE).await }
         });

@@ -253,6 +253,33 @@ pub struct RefreshToken {
     pub token: String,
 }
 
+/// An answer, or a command, without data.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct Done {}
+
+/// What `presence_subscribe` answers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Watched {
+    /// Of each user: whether they are online, and since when they are not.
+    pub users: Vec<Presence>,
+}
+
+/// What `refresh_token` answers.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Refreshed {
+    /// When the new token ends.
+    pub expires_at: Timestamp,
+}
+
+/// `reconnect`: connect again after a while.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reconnect {
+    /// After how many milliseconds.
+    pub after_ms: u64,
+}
+
 /// The first event of a connection.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -9,9 +9,9 @@ use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use backscroll_shard::model::{ListEntry, Message, Watermarks};
 use backscroll_shard::seams::{CommitListener, Event};
 use backscroll_shard::sync::to_cursor;
-use serde::Serialize;
 
 use crate::bus::Bus;
+use crate::protocol::{ConversationUpdated, Done, MessageEvent, Receipt};
 use crate::push::{Push, PushKind, Topic};
 
 /// Most messages named by a receipt; its `seq` tells of all.
@@ -74,7 +74,7 @@ impl Publisher {
             return;
         }
         let first = (before.0 + 1).max((seq.0 + 1).saturating_sub(RECEIPT_MESSAGES_MAX));
-        let data = ReceiptData {
+        let data = Receipt {
             conversation_id: conversation,
             seq,
             message_ids: (first..=seq.0)
@@ -107,7 +107,7 @@ impl CommitListener for Publisher {
                 Event::ConversationChanged { conversation, rev } => {
                     let topic = Topic::Conversation(conversation);
                     if self.bus.may_be_heard(&topic) {
-                        let push = Push::change(PushKind::ConversationChanged, rev, &NoData {});
+                        let push = Push::change(PushKind::ConversationChanged, rev, &Done {});
                         self.bus.publish(&topic, &push);
                     }
                 }
@@ -125,7 +125,7 @@ impl CommitListener for Publisher {
 /// What tells of a message as it is now.
 #[must_use]
 pub fn message_push(kind: PushKind, message: &Message) -> Push {
-    let data = MessageData {
+    let data = MessageEvent {
         conversation_id: message.conversation_id,
         message,
     };
@@ -135,34 +135,9 @@ pub fn message_push(kind: PushKind, message: &Message) -> Push {
 /// What tells of an entry of a user's list, and the user's rev of that change.
 #[must_use]
 pub fn entry_push(rev: Rev, entry: &ListEntry) -> Push {
-    let data = EntryData {
+    let data = ConversationUpdated {
         conversation: entry,
         cursor: to_cursor(rev),
     };
     Push::change(PushKind::ConversationUpdated, rev, &data)
-}
-
-#[derive(Serialize)]
-struct NoData {}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct MessageData<'a> {
-    conversation_id: ConversationId,
-    message: &'a Message,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ReceiptData<'a> {
-    conversation_id: ConversationId,
-    seq: Seq,
-    message_ids: Vec<MessageId>,
-    read_by: &'a UserId,
-}
-
-#[derive(Serialize)]
-struct EntryData<'a> {
-    conversation: &'a ListEntry,
-    cursor: String,
 }

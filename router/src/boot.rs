@@ -149,7 +149,13 @@ fn missing(schema: &DatabaseSchema) -> Option<String> {
 }
 
 async fn open_all(config: &Config) -> anyhow::Result<Deployment> {
-    let opened = Deployment::open(&config.store, &config.object_store, &config.archive).await;
+    let opened = Deployment::open(
+        &config.store,
+        &config.object_store,
+        &config.archive,
+        &config.realtime,
+    )
+    .await;
     match opened.map_err(|error| error.downcast::<StoreError>()) {
         Ok(deployment) => Ok(deployment),
         Err(Ok(error)) => Err(explain(error, config).await),

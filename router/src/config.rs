@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use backscroll_archiver::object_store::{ObjectStoreSettings, StoreKind};
 use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::settings::StoreSettings;
 use serde::Serialize;
@@ -33,7 +34,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "data_dir",
     "server",
     "auth",
@@ -46,6 +47,7 @@ const KEYS: [&str; 13] = [
     "limits",
     "object_store",
     "archive",
+    "realtime",
     "telemetry",
 ];
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub object_store: ObjectStoreSettings,
     /// What is archived, when and how.
     pub archive: ArchiveSettings,
+    /// Connections that stay, and their bounds.
+    pub realtime: RealtimeSettings,
     /// Logs and metrics.
     pub telemetry: TelemetrySettings,
 }
@@ -205,6 +209,7 @@ impl Config {
             store,
             object_store: tree.take("object_store", problems),
             archive: tree.take("archive", problems),
+            realtime: tree.take("realtime", problems),
             telemetry: tree.take("telemetry", problems),
         };
         let on_disk = config.object_store.kind == StoreKind::Disk;

@@ -12,7 +12,10 @@ use backscroll_archiver::archive::Archive;
 use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
-use backscroll_shard::seams::NoListener;
+use backscroll_realtime::bus::{Bus, Roster};
+use backscroll_realtime::in_process::{InProcessBus, InProcessRoster};
+use backscroll_realtime::publisher::Publisher;
+use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
 
@@ -27,6 +30,12 @@ pub struct Deployment {
     pub objects: Arc<dyn ObjectStore>,
     /// The archive's jobs.
     pub archive: Archive,
+    /// Carries what is committed to those who listen.
+    pub bus: Arc<dyn Bus>,
+    /// Who is connected where.
+    pub roster: Arc<dyn Roster>,
+    /// The bounds of real-time delivery.
+    pub realtime: RealtimeSettings,
 }
 
 impl Deployment {
@@ -39,13 +48,16 @@ impl Deployment {
         store: &StoreSettings,
         objects: &ObjectStoreSettings,
         archive: &ArchiveSettings,
+        realtime: &RealtimeSettings,
     ) -> anyhow::Result<Self> {
         let hook = failpoint::from_environment()?;
         let objects = object_store::open(objects)
             .await
             .context("cannot use the object store that the section object_store describes")?;
         let tier = Tier::new(Arc::clone(&objects), archive);
-        let store = Store::open(store, Arc::new(tier), Arc::new(NoListener)).await?;
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
+        let publisher = Publisher::new(Arc::clone(&bus));
+        let store = Store::open(store, Arc::new(tier), Arc::new(publisher)).await?;
         let jobs = Archive::new(
             Arc::clone(store.router()),
             Arc::clone(&objects),
@@ -59,6 +71,9 @@ impl Deployment {
             store,
             objects,
             archive,
+            bus,
+            roster: Arc::new(InProcessRoster::default()),
+            realtime: realtime.clone(),
         })
     }
 

@@ -8,6 +8,7 @@
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`] | what comes out instead of a result: the table of error codes |
 //! | `conversations`, `members`, `messages`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `socket` | `/ws/chat`, the native WebSocket door |
 //! | `operations` | `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs` |
 //!
 //! A handler does three things: takes checked input, calls the store once, wraps the result. It upholds nothing of its
@@ -22,6 +23,7 @@ mod observe;
 mod operations;
 pub mod problem;
 pub mod settings;
+mod socket;
 pub mod state;
 mod sync;
 
@@ -127,9 +129,11 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
     for path in DOCS {
         patterns.add(path);
     }
+    patterns.add(socket::PATH);
     let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
     let router = router
         .merge(operations)
+        .merge(socket::routes())
         .merge(Router::from(docs))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);

@@ -7,13 +7,14 @@
 //! | [`boot`], [`deployment`] | from a configuration to a running service |
 //! | [`auth`] | who calls: bearer tokens, their keys |
 //! | [`http`] | the REST interface: routes, what goes in, what comes out, problems |
-//! | [`openapi`] | the document that describes it, generated from the same types |
+//! | [`openapi`], [`asyncapi`] | the documents that describe it, generated from the same types |
 //! | [`server`] | connections, start and graceful stop |
 //! | [`telemetry`] | logs and metrics |
 //! | [`schema`], [`doctor`] | what is wrong with the databases, and what to do |
 //! | [`failpoint`] | dying at a step of an archive job, for tests |
 //! | [`demo`] | a made-up history to try everything on |
 
+pub mod asyncapi;
 pub mod auth;
 pub mod boot;
 pub mod cli;

@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
 use backscroll_archiver::archive::schedule;
 use futures_util::FutureExt as _;
@@ -40,6 +42,8 @@ use crate::telemetry;
 const LINGER: Duration = Duration::from_secs(1);
 /// Longest wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long connections that stay have to finish the command they are at.
+const SESSIONS_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the store has to finish after the last request.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most requests at once on one HTTP/2 connection.
@@ -94,9 +98,14 @@ pub async fn serve(
         "shutting down"
     );
     app.drain();
-    connections
-        .accept_until(&listener, tokio::time::sleep(server.shutdown_delay.0))
-        .await;
+    // Whoever is sent away meanwhile finds another node; requests are served until they have gone.
+    let goodbye = async {
+        tokio::join!(
+            tokio::time::sleep(server.shutdown_delay.0),
+            app.gateway.drain()
+        );
+    };
+    connections.accept_until(&listener, goodbye).await;
     connections.accept_backlog(&listener);
     drop(listener);
     let cut = connections.drain(server.shutdown_timeout.0).await;
@@ -106,6 +115,7 @@ pub async fn serve(
             "requests did not finish in time and were cut off"
         );
     }
+    app.gateway.close(SESSIONS_CLOSE_TIMEOUT).await;
     deployment.close(STORE_CLOSE_TIMEOUT).await;
     stop_background.cancel();
     background.close();
@@ -211,7 +221,7 @@ where
                 next = next => next,
             };
             match (accepted, place) {
-                (Ok((stream, _)), Ok(place)) => self.take(stream, place),
+                (Ok((stream, address)), Ok(place)) => self.take(stream, address, place),
                 (Err(error), _) => self.accept_failed(&error).await,
                 (Ok(_), Err(_closed)) => return, // the semaphore is never closed
             }
@@ -221,9 +231,9 @@ where
     /// Takes the connections that the kernel has made already.
     fn accept_backlog(&self, listener: &TcpListener) {
         while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
-            && let Some(Ok((stream, _))) = listener.accept().now_or_never()
+            && let Some(Ok((stream, address))) = listener.accept().now_or_never()
         {
-            self.take(stream, place);
+            self.take(stream, address, place);
         }
     }
 
@@ -239,14 +249,15 @@ where
         }
     }
 
-    fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn take(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
         let inner = self.service.clone();
         let asked = Arc::new(AtomicBool::new(false));
         let first_request = Arc::clone(&asked);
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             first_request.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(ConnectInfo(address));
             inner.clone().oneshot(request.map(Body::new))
         });
         let protocol = self.protocol.clone();
@@ -256,7 +267,8 @@ where
             let _place = place;
             let open = metrics::gauge!("backscroll_http_connections");
             open.increment(1.0);
-            let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+            let mut connection =
+                pin!(protocol.serve_connection_with_upgrades(TokioIo::new(stream), service));
             let never_asked = async {
                 tokio::time::sleep(patience).await;
                 if asked.load(Ordering::Relaxed) {

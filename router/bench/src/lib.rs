@@ -11,6 +11,7 @@
 //! | [`imports`] | histories brought in with `backscroll import` |
 //! | [`archived`] | rows to be archived, brought back for every round |
 //! | [`pt_archiver`] | the other side of that comparison |
+//! | [`realtime`] | clients of sockets, and what they hear |
 //! | [`ledger`], [`verify`] | whether what was acknowledged is there |
 //! | [`population`], [`drafts`] | who talks where, and what is said |
 //! | [`rounds`] | rounds of each side, in turns |
@@ -30,6 +31,7 @@ pub mod pace;
 pub mod pages;
 pub mod population;
 pub mod pt_archiver;
+pub mod realtime;
 pub mod report;
 pub mod rounds;
 pub mod rows;
@@ -42,7 +44,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::scenario::{Common, archive, cold, history, isolation, send};
+use crate::scenario::{
+    Common, archive, cold, deliver, fanout, history, idle, isolation, send, storm,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -74,6 +78,10 @@ enum Scenario {
     Isolation(isolation::Args),
     Archive(archive::Args),
     Cold(cold::Args),
+    Deliver(deliver::Args),
+    Fanout(fanout::Args),
+    Idle(idle::Args),
+    Storm(storm::Args),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -104,13 +112,22 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let isolated = isolation::run(common, &defaults()?).await?;
                 let archived = archive::run(common, &defaults()?).await?;
                 let cold = cold::run(common, &defaults()?).await?;
-                Ok(sent && read && isolated && archived && cold)
+                let delivered = deliver::run(common, &defaults()?).await?;
+                let fanned_out = fanout::run(common, &defaults()?).await?;
+                let idle = idle::run(common, &defaults()?).await?;
+                let stormed = storm::run(common, &defaults()?).await?;
+                let stored = sent && read && isolated && archived && cold;
+                Ok(stored && delivered && fanned_out && idle && stormed)
             }
             Scenario::Send(args) => send::run(common, args).await,
             Scenario::History(args) => history::run(common, args).await,
             Scenario::Isolation(args) => isolation::run(common, args).await,
             Scenario::Archive(args) => archive::run(common, args).await,
             Scenario::Cold(args) => cold::run(common, args).await,
+            Scenario::Deliver(args) => deliver::run(common, args).await,
+            Scenario::Fanout(args) => fanout::run(common, args).await,
+            Scenario::Idle(args) => idle::run(common, args).await,
+            Scenario::Storm(args) => storm::run(common, args).await,
         }
     })
 }
@@ -136,5 +153,9 @@ mod tests {
         assert!(defaults::<isolation::Args>().is_ok());
         assert!(defaults::<archive::Args>().is_ok());
         assert!(defaults::<cold::Args>().is_ok());
+        assert!(defaults::<deliver::Args>().is_ok());
+        assert!(defaults::<fanout::Args>().is_ok());
+        assert!(defaults::<idle::Args>().is_ok());
+        assert!(defaults::<storm::Args>().is_ok());
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.auth.check(),
         config.object_store.check(),
         config.archive.check(),
+        config.realtime.check(),
         config.telemetry.check(),
     ];
     let will_be_made =

@@ -68,7 +68,7 @@ impl FromRequestParts<Arc<App>> for Bearer {
     }
 }
 
-fn bearer_token(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(AuthError::Missing)?;
     if values.next().is_some() {

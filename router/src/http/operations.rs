@@ -1,6 +1,7 @@
 //! For operators: is it alive, is it ready, its metrics, its documentation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
@@ -21,6 +22,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(readyz))
         .routes(routes!(metrics))
         .routes(routes!(openapi))
+        .routes(routes!(asyncapi))
 }
 
 /// A sign of life.
@@ -71,8 +73,23 @@ struct Ready {
     object_store: Dependency,
     /// The keys that tokens are checked with.
     token_keys: TokenKeys,
+    /// Delivery between nodes.
+    bus: BusState,
+    /// Connections that stay.
+    sessions: usize,
     /// Requests worked on now.
     requests_in_flight: usize,
+}
+
+/// Delivery between nodes.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct BusState {
+    /// What this node publishes was received lately.
+    ok: bool,
+    /// How long ago that was proven, in milliseconds. Absent where there is only one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silent_for_ms: Option<u64>,
 }
 
 /// The keys that tokens are checked with.
@@ -81,6 +98,9 @@ struct TokenKeys {
     /// They are as fresh as they should be. If not, the last good ones are used.
     ok: bool,
 }
+
+/// From when on a silent bus is not as it should be: three signs of life were missed.
+const BUS_SILENCE: Duration = Duration::from_secs(6);
 
 /// Something that is needed.
 #[derive(Serialize, ToSchema)]
@@ -135,13 +155,15 @@ struct Shard {
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     let (health, objects) = tokio::join!(app.health(), app.objects_health());
     let keys_ok = app.auth.failure().is_none();
+    let silence = app.gateway.bus_silence();
+    let bus_ok = silence.is_none_or(|silence| silence < BUS_SILENCE);
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {
         Readiness::Draining
     } else if !has_map || !app.auth.has_keys() {
         Readiness::Unavailable
     } else {
-        readiness(&health, objects.ok && keys_ok)
+        readiness(&health, objects.ok && keys_ok && bus_ok)
     };
     let code = match status {
         Readiness::Ready | Readiness::Degraded => StatusCode::OK,
@@ -163,6 +185,12 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
         shards: health.shards.iter().map(shard).collect(),
         object_store: (&objects).into(),
         token_keys: TokenKeys { ok: keys_ok },
+        bus: BusState {
+            ok: bus_ok,
+            silent_for_ms: silence
+                .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        },
+        sessions: app.gateway.count(),
         requests_in_flight: app.in_flight(),
     };
     (code, Answer(answer))
@@ -212,4 +240,15 @@ async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1
 )]
 async fn openapi(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], app.openapi.clone())
+}
+
+/// The real-time protocol
+///
+/// Commands and events of `/ws/chat` and of Socket.IO.
+#[utoipa::path(
+    get, path = "/asyncapi.json", tag = "operations", operation_id = "asyncapi", security(()),
+    responses((status = 200, description = "AsyncAPI 3.0", body = Object, content_type = "application/json")),
+)]
+async fn asyncapi(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], app.asyncapi.clone())
 }

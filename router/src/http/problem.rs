@@ -105,6 +105,8 @@ codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large", retry: None;
     /// The body is not declared as JSON. Send `Content-Type: application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON", retry: None;
+    /// There were too many of these. Slow down, and try again after the time that is given.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many", retry: Some(1000);
     /// Something failed here. Quote the request id when you report it.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error", retry: None;
     /// Archived messages that this needs are not what was archived. Trying again does not help until an operator has mended them. Other messages can be read.
@@ -194,6 +196,12 @@ impl Problem {
     #[must_use]
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// What happened this time.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        shorten(&self.detail).into_owned()
     }
 
     /// What only the log may say.

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use backscroll_archiver::object_store::{ErrorKind, ObjectKey, ObjectStore, StoreError};
+use backscroll_realtime::gateway::Gateway;
 use backscroll_shard::store::{DependencyHealth, Health, Store};
 
 use super::settings::ServerSettings;
+use super::socket::ServiceEdge;
 use crate::auth::Authenticator;
 use crate::deployment::Deployment;
 
@@ -24,10 +26,13 @@ pub struct App {
     /// The store.
     pub store: Arc<Store>,
     /// Checks tokens.
-    pub auth: Authenticator,
+    pub auth: Arc<Authenticator>,
+    /// Takes connections that stay.
+    pub gateway: Arc<Gateway>,
     pub(super) max_body: usize,
     pub(super) request_timeout: Duration,
     pub(super) openapi: Bytes,
+    pub(super) asyncapi: Bytes,
     max_requests: usize,
     in_flight: AtomicUsize,
     draining: AtomicBool,
@@ -40,12 +45,22 @@ impl App {
     /// The state of a service that is about to start.
     #[must_use]
     pub fn new(deployment: Deployment, auth: Authenticator, settings: &ServerSettings) -> Self {
+        let auth = Arc::new(auth);
+        let gateway = Gateway::start(
+            Arc::clone(&deployment.store),
+            deployment.bus,
+            deployment.roster,
+            Arc::new(ServiceEdge(Arc::clone(&auth))),
+            &deployment.realtime,
+        );
         Self {
             store: deployment.store,
             auth,
+            gateway,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
             openapi: Bytes::from(crate::openapi::json()),
+            asyncapi: Bytes::from(crate::asyncapi::json()),
             max_requests: settings.max_requests,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),

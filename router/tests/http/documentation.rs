@@ -31,10 +31,70 @@ fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
 
 #[test]
 fn the_interface_is_as_recorded() {
-    let actual = describe(&document());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/http-api.txt");
+    recorded("http-api.txt", &describe(&document()));
+}
+
+#[test]
+fn the_real_time_protocol_is_as_recorded() {
+    let document: Value = serde_json::from_slice(&backscroll::asyncapi::json()).unwrap();
+    let mut text = String::new();
+    for (name, operation) in document["operations"].as_object().unwrap() {
+        let payload = |name: &str| {
+            let message = &document["components"]["messages"][name];
+            message["payload"]["$ref"]
+                .as_str()
+                .unwrap()
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        let data = payload(name);
+        match operation["action"].as_str() {
+            Some("receive") => {
+                let reply = payload(&format!("{name}_reply"));
+                writeln!(text, "command {name}: {data} -> {reply}").unwrap();
+            }
+            _ => writeln!(text, "event {name}: {data}").unwrap(),
+        }
+    }
+    schemas(&document, &mut text);
+    text.push('\n');
+    for close in backscroll_realtime::protocol::Close::ALL {
+        writeln!(text, "close {} {}", close.code(), close.name()).unwrap();
+    }
+    recorded("real-time-api.txt", &text);
+}
+
+/// Every reference in the document leads somewhere.
+#[test]
+fn the_real_time_document_is_whole() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let document: Value = serde_json::from_slice(&backscroll::asyncapi::json()).unwrap();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 100);
+    for reference in found {
+        let target = document.pointer(reference.trim_start_matches('#'));
+        assert!(target.is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn recorded(snapshot: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/snapshots")
+        .join(snapshot);
     if std::env::var_os("BACKSCROLL_UPDATE_SNAPSHOTS").is_some() {
-        std::fs::write(&path, &actual).unwrap();
+        std::fs::write(&path, actual).unwrap();
     }
     let recorded = std::fs::read_to_string(&path).unwrap_or_default();
     let changed: Vec<String> = actual
@@ -106,6 +166,26 @@ fn describe(document: &Value) -> String {
             writeln!(text, "    {status} {}", bodies.join(", ")).unwrap();
         }
     }
+    schemas(document, &mut text);
+    text.push('\n');
+    for code in Code::ALL {
+        let retry = code
+            .retry_after_ms()
+            .map_or_else(|| "-".into(), |wait| format!("{wait}ms"));
+        writeln!(
+            text,
+            "{} {} retry {retry}: {}",
+            code.status().as_u16(),
+            code.name(),
+            code.title()
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// Schemas with their fields.
+fn schemas(document: &Value, text: &mut String) {
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         writeln!(text, "\n{name}: {}", kind(schema)).unwrap();
         let required: HashSet<&str> = schema["required"]
@@ -123,21 +203,6 @@ fn describe(document: &Value) -> String {
             writeln!(text, "    {field}{mark}: {}", kind(schema)).unwrap();
         }
     }
-    text.push('\n');
-    for code in Code::ALL {
-        let retry = code
-            .retry_after_ms()
-            .map_or_else(|| "-".into(), |wait| format!("{wait}ms"));
-        writeln!(
-            text,
-            "{} {} retry {retry}: {}",
-            code.status().as_u16(),
-            code.name(),
-            code.title()
-        )
-        .unwrap();
-    }
-    text
 }
 
 /// A schema in a few words.

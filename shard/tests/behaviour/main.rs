@@ -7,6 +7,7 @@
 mod bed;
 mod conversations;
 mod faults;
+mod live;
 mod messages;
 mod plans;
 mod sync;

@@ -20,12 +20,13 @@ use backscroll_shard::settings::StoreSettings;
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 13] = [
+const LARGE: [&str; 14] = [
     "messages",
     "members",
     "conversations",
     "list_entries",
     "users",
+    "last_seen",
     "imports",
     "archive_runs",
     "archive_segments",
@@ -60,6 +61,7 @@ fn watch(settings: &mut StoreSettings) {
 async fn no_statement_scans(bed: &Bed) {
     fill(bed).await;
     use_everything(bed).await;
+    use_live(bed).await;
     for shard in bed.store.router().shards() {
         use_archive(bed, shard).await.unwrap();
     }
@@ -137,6 +139,31 @@ async fn fill(bed: &Bed) {
         drop(connection);
         database.close().await;
     }
+}
+
+/// What a node asks that serves connections.
+async fn use_live(bed: &Bed) {
+    let deadline = Instant::now() + PATIENCE;
+    let (id, _) = bed
+        .store
+        .import_begin("channel 7", &user("owner7"))
+        .await
+        .unwrap();
+    let users = [user("owner7"), user("speaker3")];
+    let pairs = users.clone().map(|user| (id, user));
+    assert!(!bed.store.standings(&pairs, deadline).await.is_empty());
+    assert!(!bed.store.heads(&[id], deadline).await.is_empty());
+    assert!(!bed.store.list_revs(&users, deadline).await.is_empty());
+    bed.store.changes(id, Rev(290), deadline).await.unwrap();
+    bed.store
+        .list_changes(&users[0], Rev(0), 10, deadline)
+        .await
+        .unwrap();
+    let seen: Vec<_> = (0..200)
+        .map(|n| (user(&format!("speaker{n}")), Timestamp(n)))
+        .collect();
+    bed.store.saw(&seen, deadline).await.unwrap();
+    assert!(!bed.store.last_seen(&users, deadline).await.is_empty());
 }
 
 /// Archives the first half of every conversation of a shard, in the index only, and looks at it in every way.

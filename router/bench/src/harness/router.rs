@@ -20,10 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOG_TAIL_BYTES: usize = 4096;
 
 /// What the benchmark sets itself, or what may be secret: not to be changed by the environment.
-const OWN_SETTINGS: [&str; 5] = [
+const OWN_SETTINGS: [&str; 6] = [
     "BACKSCROLL_AUTH__",
     "BACKSCROLL_DIRECTORY__",
     "BACKSCROLL_OBJECT_STORE__",
+    "BACKSCROLL_REDIS__",
     "BACKSCROLL_SERVER__LISTEN",
     "BACKSCROLL_SHARDS__",
 ];
@@ -45,13 +46,15 @@ pub struct Setup {
     pub directory_url: String,
     /// The shards' databases; the key space is cut evenly between them, in this order.
     pub shard_urls: Vec<String>,
+    /// Settings that are not the defaults, as environment variables; those of this program's environment win.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A router that serves.
 pub struct Router {
     child: Child,
     folder: TempDir,
-    binary: PathBuf,
+    setup: Setup,
     /// Where it listens.
     pub address: SocketAddr,
     /// The secret its tokens are signed with.
@@ -64,26 +67,38 @@ impl Router {
     /// # Errors
     /// When it does not; the text has the end of its log.
     pub async fn start(setup: &Setup) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let secret = format!(
             "{:032x}{:032x}",
             rand::random::<u128>(),
             rand::random::<u128>()
         );
+        Self::start_with(setup, secret).await
+    }
+
+    /// Starts another node of the same deployment.
+    ///
+    /// # Errors
+    /// As for [`Router::start`].
+    pub async fn start_beside(&self) -> Result<Self> {
+        Self::start_with(&self.setup, self.secret.clone()).await
+    }
+
+    async fn start_with(setup: &Setup, secret: String) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         std::fs::write(
             folder.path().join("backscroll.toml"),
             configuration(setup, address, &secret),
         )?;
-        run(&setup.binary, folder.path(), "migrate", &[]).await?;
-        let child = command(&setup.binary, folder.path(), "serve").spawn()?;
+        run(setup, folder.path(), "migrate", &[]).await?;
+        let child = command(setup, folder.path(), "serve").spawn()?;
         let mut router = Self {
             child,
             folder,
-            binary: setup.binary.clone(),
+            setup: setup.clone(),
             address,
             secret,
         };
@@ -96,7 +111,7 @@ impl Router {
     /// # Errors
     /// When it fails; the text has the end of its log.
     pub async fn run(&self, subcommand: &str, arguments: &[&str]) -> Result<String> {
-        run(&self.binary, self.folder.path(), subcommand, arguments).await
+        run(&self.setup, self.folder.path(), subcommand, arguments).await
     }
 
     async fn until_ready(&mut self) -> Result<()> {
@@ -123,6 +138,14 @@ impl Router {
             name: "router",
             pid: self.child.id()?.cast_signed(),
         })
+    }
+
+    /// Ends it at once, as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("cannot kill the router")
     }
 
     /// Asks it to stop and waits until it has.
@@ -158,10 +181,10 @@ fn tail(log: &[u8]) -> String {
     String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned()
 }
 
-async fn run(binary: &Path, folder: &Path, subcommand: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = command(binary, folder, subcommand);
+async fn run(setup: &Setup, folder: &Path, subcommand: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = command(setup, folder, subcommand);
     let output = command.args(arguments).output().await;
-    let output = output.with_context(|| format!("cannot start {}", binary.display()))?;
+    let output = output.with_context(|| format!("cannot start {}", setup.binary.display()))?;
     let complaint = tail(&output.stderr);
     ensure!(
         output.status.success(),
@@ -171,12 +194,12 @@ async fn run(binary: &Path, folder: &Path, subcommand: &str, arguments: &[&str])
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn command(binary: &Path, folder: &Path, subcommand: &str) -> Command {
+fn command(setup: &Setup, folder: &Path, subcommand: &str) -> Command {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"));
-    let mut command = Command::new(binary);
+    let mut command = Command::new(&setup.binary);
     command
         .arg(subcommand)
         .arg("--config")
@@ -185,6 +208,7 @@ fn command(binary: &Path, folder: &Path, subcommand: &str) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BACKSCROLL_")) {
         command.env_remove(name);
     }
+    command.envs(setup.settings.iter().map(|(name, value)| (name, value)));
     command.envs(overrides());
     command
         .stdin(Stdio::null())

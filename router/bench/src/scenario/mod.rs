@@ -2,9 +2,13 @@
 
 pub mod archive;
 pub mod cold;
+pub mod deliver;
+pub mod fanout;
 pub mod history;
+pub mod idle;
 pub mod isolation;
 pub mod send;
+pub mod storm;
 
 use std::path::PathBuf;
 
@@ -110,6 +114,7 @@ pub fn setup(binary: PathBuf, databases: &Databases, shards: usize) -> Setup {
         binary,
         directory_url: databases.url("directory"),
         shard_urls,
+        settings: Vec::new(),
     }
 }
 

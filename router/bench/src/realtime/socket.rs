@@ -1,0 +1,205 @@
+//! A WebSocket connection to a chat server, authenticated, through either door.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use crate::realtime::door::{Door, Incoming};
+
+/// How long a connection may take until it may be used.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// Connections from one address: fewer than the ephemeral ports that a kernel has for it.
+const CONNECTIONS_PER_SOURCE: usize = 20_000;
+const READ_BUFFER_BYTES: usize = 4 << 10;
+const MAX_WRITE_BUFFER_BYTES: usize = 256 << 10;
+
+/// Where and how to connect.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The nodes; clients are spread over them evenly.
+    pub nodes: Vec<SocketAddr>,
+    /// The door to take.
+    pub door: Door,
+    /// Whether the server greets with the event `hello`.
+    pub greets: bool,
+}
+
+/// A connection.
+pub struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    door: Door,
+    scratch: String,
+}
+
+impl Socket {
+    /// Connects client number `number` to `node`, says who it is, and waits until it is welcome. Returns the data of
+    /// `hello` too, if the server greets.
+    ///
+    /// # Errors
+    /// When it is not welcome, or not soon.
+    pub async fn connect(
+        target: &Target,
+        node: SocketAddr,
+        number: usize,
+        token: &str,
+        resume: Option<&str>,
+    ) -> Result<(Self, String)> {
+        let welcomed = async {
+            let mut socket = Self::open(target.door, node, source(number, node.ip())).await?;
+            let hello = socket.introduce(target, token, resume).await?;
+            anyhow::Ok((socket, hello))
+        };
+        timeout(CONNECT_PATIENCE, welcomed)
+            .await
+            .context("connecting took too long")?
+            .with_context(|| format!("cannot connect to {node}{}", target.door.path()))
+    }
+
+    async fn open(door: Door, node: SocketAddr, source: Option<IpAddr>) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(source) = source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let stream = socket.connect(node).await?;
+        stream.set_nodelay(true)?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES);
+        let url = format!("ws://{node}{}", door.path());
+        let (stream, _response) = client_async_with_config(url, stream, Some(config)).await?;
+        Ok(Self {
+            stream,
+            door,
+            scratch: String::new(),
+        })
+    }
+
+    async fn introduce(
+        &mut self,
+        target: &Target,
+        token: &str,
+        resume: Option<&str>,
+    ) -> Result<String> {
+        let authentication = self.door.authentication(token, resume);
+        if self.door == Door::Native {
+            self.write(authentication.as_str().into()).await?;
+        }
+        loop {
+            let frame = self.receive().await?;
+            match self.door.read(&frame)? {
+                Incoming::Opened => self.write(authentication.as_str().into()).await?,
+                Incoming::Connected if !target.greets => return Ok(String::new()),
+                Incoming::Event {
+                    name: "hello",
+                    data,
+                } => return Ok(data.to_owned()),
+                Incoming::Connected => {}
+                Incoming::Refused(reason) => bail!("not welcome: {reason}"),
+                other => bail!("{other:?} instead of a welcome"),
+            }
+        }
+    }
+
+    /// Sends a command whose answer is wanted under the number `ack`; `data` is JSON.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn command(&mut self, command: &str, data: &str, ack: u64) -> Result<()> {
+        self.door
+            .write_command(command, data, ack, &mut self.scratch);
+        let frame = Utf8Bytes::from(self.scratch.as_str());
+        self.write(frame).await
+    }
+
+    async fn write(&mut self, frame: Utf8Bytes) -> Result<()> {
+        Ok(self.stream.send(Message::Text(frame)).await?)
+    }
+
+    /// The next frame, to be read with [`Door::read`]. Pings are answered, and may come out all the same.
+    ///
+    /// # Errors
+    /// When the connection is broken or was closed.
+    pub async fn receive(&mut self) -> Result<Utf8Bytes> {
+        loop {
+            let message = self.stream.next().await.context("the connection ended")??;
+            match message {
+                Message::Text(text) => {
+                    if self.door == Door::SocketIo && text.as_str() == "2" {
+                        self.write("3".into()).await?;
+                    }
+                    return Ok(text);
+                }
+                Message::Close(Some(frame)) => {
+                    bail!(
+                        "the server closed: {} {}",
+                        u16::from(frame.code),
+                        frame.reason
+                    )
+                }
+                Message::Close(None) => bail!("the server closed without a code"),
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Binary(_) | Message::Frame(_) => bail!("a binary frame"),
+            }
+        }
+    }
+
+    /// Says goodbye.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn close(mut self) -> Result<()> {
+        self.stream.close(None).await?;
+        Ok(())
+    }
+
+    /// Which door it came through.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.door
+    }
+}
+
+/// The address that client number `number` connects from, when the server is on this machine: a port may be used once
+/// for each of its addresses.
+fn source(number: usize, server: IpAddr) -> Option<IpAddr> {
+    let last = u8::try_from(number / CONNECTIONS_PER_SOURCE + 1).ok()?;
+    server
+        .is_loopback()
+        .then_some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)))
+}
+
+/// Waits for the answer to the command with the number `ack`, and gives its data. Whatever else comes is dropped.
+///
+/// # Errors
+/// When the command fails, or the connection.
+pub async fn answer(socket: &mut Socket, ack: u64) -> Result<String> {
+    loop {
+        let frame = socket.receive().await?;
+        match socket.door.read(&frame)? {
+            Incoming::Answer { ack: of, data } if of == ack => return Ok(data.to_owned()),
+            Incoming::Failed { ack: of, error } if of == ack => bail!("{error}"),
+            Incoming::Refused(reason) => bail!("the server says {reason}"),
+            _ => {}
+        }
+    }
+}
+
+/// Refuses a number of connections that no set of loopback addresses has ports for.
+///
+/// # Errors
+/// When there are too many.
+pub fn check_sources(connections: usize) -> Result<()> {
+    ensure!(
+        connections <= CONNECTIONS_PER_SOURCE * 254,
+        "too many connections for the addresses of the loopback device"
+    );
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! `deliver`: messages over sockets, from one who sends to one who receives: how many a second, and how soon.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::harness::databases::require_durable;
+use crate::harness::limits::allow_connections;
+use crate::harness::machine::Machine;
+use crate::out;
+use crate::realtime::crowd::Plan;
+use crate::realtime::runs::{
+    Runs, Stage, against_baseline, finish_all, in_turns, print_rates, soundness, timeliness,
+    total_usage,
+};
+use crate::realtime::sides::{Servers, SideArgs};
+use crate::report::Verdict;
+use crate::scenario::{Common, Report, check_number, check_seconds, publish};
+
+/// How many times the baseline's rate shall be reached.
+const GOAL_RATE: f64 = 2.0;
+/// The 99th percentile at the given rate, from the send and from its acknowledgement to the receiver, in milliseconds.
+const GOAL_P99: f64 = 100.0;
+const GOAL_P99_AFTER: f64 = 50.0;
+/// Of a pair, one speaks.
+const PAIR: usize = 2;
+
+/// Messages over sockets between pairs: how many a second are sent, acknowledged and delivered, and how soon
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    sides: SideArgs,
+    /// How many pairs talk as fast as they can, each in a conversation of two
+    #[arg(long, default_value_t = 500)]
+    pairs: usize,
+    /// How many messages each of them has under way
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// How many rounds each side has
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long a round takes, in seconds
+    #[arg(long, default_value_t = 5.0)]
+    round_seconds: f64,
+    /// How many connections there are while latency is measured; 0 leaves that out
+    #[arg(long, default_value_t = 5000)]
+    connections: usize,
+    /// How many messages a second they send together
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// For how long in a round, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    rate_seconds: f64,
+    /// How many such rounds each side has
+    #[arg(long, default_value_t = 3)]
+    rate_rounds: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliverReport {
+    scenario: &'static str,
+    machine: Machine,
+    pairs: usize,
+    window: usize,
+    rate: f64,
+    as_fast_as_they_can: Vec<Runs>,
+    at_a_rate: Vec<Runs>,
+    verdicts: Vec<Verdict>,
+}
+
+/// Runs it; returns whether the goals were met.
+///
+/// # Errors
+/// When it cannot be measured.
+pub async fn run(common: &Common, args: &Args) -> Result<bool> {
+    args.sides.check()?;
+    check_number("--pairs", args.pairs, 1, 100_000)?;
+    check_number("--window", args.window, 1, 64)?;
+    check_number("--rounds", args.rounds, 1, 1000)?;
+    check_number("--rate-rounds", args.rate_rounds, 1, 1000)?;
+    check_seconds(&[args.round_seconds, args.rate_seconds])?;
+    ensure!(
+        (1.0..=1e6).contains(&args.rate),
+        "--rate: from 1 to 1000000"
+    );
+    let connections = allow_connections(args.connections.max(PAIR * args.pairs))?;
+    ensure!(
+        connections >= PAIR * args.pairs,
+        "--pairs: {connections} connections are possible"
+    );
+    let report = args
+        .sides
+        .with_servers(common, async |servers| measure(servers, args).await)
+        .await?;
+    publish(&report, common.json)
+}
+
+async fn measure(servers: &mut Servers<'_>, args: &Args) -> Result<DeliverReport> {
+    let machine = Machine::describe(&mut servers.databases.connect_to_server().await?).await?;
+    require_durable(machine.durable)?;
+    let fast = as_fast_as_they_can(servers, args).await?;
+    let at_a_rate = if args.connections == 0 {
+        Vec::new()
+    } else {
+        at_a_rate(servers, args).await?
+    };
+    let mut verdicts: Vec<Verdict> =
+        against_baseline("messages a second", GOAL_RATE, &fast, |runs| runs.messages).collect();
+    verdicts.extend(soundness("as fast as they can", &fast));
+    verdicts.extend(timeliness(
+        "from the send to the receiver",
+        GOAL_P99,
+        &at_a_rate,
+        |runs| runs.to_receiver,
+    ));
+    verdicts.extend(timeliness(
+        "from the acknowledgement to the receiver",
+        GOAL_P99_AFTER,
+        &at_a_rate,
+        |runs| runs.after_acknowledgement,
+    ));
+    verdicts.extend(soundness("at the rate", &at_a_rate));
+    Ok(DeliverReport {
+        scenario: "deliver",
+        machine,
+        pairs: args.pairs,
+        window: args.window,
+        rate: args.rate,
+        as_fast_as_they_can: fast,
+        at_a_rate,
+        verdicts,
+    })
+}
+
+async fn as_fast_as_they_can(servers: &Servers<'_>, args: &Args) -> Result<Vec<Runs>> {
+    let mut stages = Vec::new();
+    for side in servers.sides() {
+        stages.push(Stage::set(servers, *side, &Plan::pairs(args.pairs)).await?);
+    }
+    let duration = Duration::from_secs_f64(args.round_seconds);
+    for round in 0..args.rounds {
+        for stage in in_turns(&mut stages, round) {
+            stage
+                .round(
+                    async |fleet| fleet.talk(args.window, duration / 2).await,
+                    async |fleet| fleet.talk(args.window, duration).await,
+                )
+                .await?;
+        }
+    }
+    finish_all(stages)
+}
+
+async fn at_a_rate(servers: &Servers<'_>, args: &Args) -> Result<Vec<Runs>> {
+    let mut stages = Vec::new();
+    let plan = Plan::pairs(args.connections.div_ceil(PAIR));
+    for side in servers.sides() {
+        stages.push(Stage::set(servers, *side, &plan).await?);
+    }
+    let duration = Duration::from_secs_f64(args.rate_seconds);
+    for round in 0..args.rate_rounds {
+        for stage in in_turns(&mut stages, round) {
+            stage
+                .round(
+                    async |fleet| fleet.recite(args.rate, duration / 4).await,
+                    async |fleet| fleet.recite(args.rate, duration).await,
+                )
+                .await?;
+        }
+    }
+    finish_all(stages)
+}
+
+impl Report for DeliverReport {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    fn others_share(&self) -> f64 {
+        let runs = self.as_fast_as_they_can.iter().chain(&self.at_a_rate);
+        total_usage(runs).others_share(self.machine.cores)
+    }
+
+    fn print(&self) {
+        out::line(format_args!(
+            "load:    {} pairs, each with {} under way\n",
+            self.pairs, self.window
+        ));
+        print_rates(&self.as_fast_as_they_can, "messages", |runs| runs.messages);
+        if !self.at_a_rate.is_empty() {
+            out::line(format_args!("\nat {} messages a second:\n", self.rate));
+            print_rates(&self.at_a_rate, "messages", |runs| runs.messages);
+        }
+    }
+}

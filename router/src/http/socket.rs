@@ -1,0 +1,137 @@
+//! `/ws/chat`: the native WebSocket door. What happens behind it is in [`backscroll_realtime`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::response::Response;
+use axum::routing::get;
+use backscroll_realtime::gateway::{AUTHENTICATE_WITHIN, Edge, Identity, Refused};
+use backscroll_realtime::native::{self, BEARER, Credentials};
+use backscroll_realtime::protocol::{Close, Failure};
+use backscroll_shard::error::Error;
+
+use super::extract::bearer_token;
+use super::problem::{Code, Problem};
+use super::state::App;
+use crate::auth::{AuthError, Authenticator};
+
+/// Where the door is.
+pub(super) const PATH: &str = "/ws/chat";
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route(PATH, get(connect))
+}
+
+async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _) = request.into_parts();
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip());
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app).await;
+    let upgrade = upgrade.map_err(|rejection| not_a_websocket(&rejection))?;
+    let place = app.gateway.admit(address).map_err(refused)?;
+    let credentials = credentials(&app, &parts.headers).await?;
+    let gateway = Arc::clone(&app.gateway);
+    let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
+    let tasks = gateway.tasks().clone();
+    Ok(upgrade.on_upgrade(move |socket| {
+        tasks.track_future(native::serve(gateway, place, socket, credentials))
+    }))
+}
+
+/// A header is answered as any request's; what a browser can send, with a close code, as it does not see the answer.
+async fn credentials(app: &App, headers: &HeaderMap) -> Result<Credentials, Problem> {
+    if headers.contains_key(AUTHORIZATION) {
+        let deadline = Instant::now() + AUTHENTICATE_WITHIN;
+        let identity = app.auth.verify(bearer_token(headers)?, deadline).await?;
+        return Ok(Credentials::Known(Identity {
+            user: identity.user,
+            expires_at: identity.expires_at,
+        }));
+    }
+    let protocols = headers
+        .get(SEC_WEBSOCKET_PROTOCOL)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let mut protocols = protocols.split(',').map(str::trim);
+    Ok(match (protocols.next(), protocols.next()) {
+        (Some(BEARER), Some(token)) => Credentials::Token(token.to_owned()),
+        _ => Credentials::FirstFrame,
+    })
+}
+
+fn not_a_websocket(rejection: &WebSocketUpgradeRejection) -> Problem {
+    Problem::invalid(format!(
+        "connect with WebSocket here: {}",
+        rejection.body_text()
+    ))
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Draining => Problem::new(
+            Code::ShuttingDown,
+            "this node is stopping; connect to another",
+        ),
+        Refused::Full => Problem::new(Code::Overloaded, "there are too many connections just now"),
+        Refused::Address => Problem::new(
+            Code::RateLimited,
+            "there are too many connections from this address",
+        ),
+    }
+}
+
+/// What the gateway asks of this service.
+pub(super) struct ServiceEdge(pub(super) Arc<Authenticator>);
+
+#[async_trait]
+impl Edge for ServiceEdge {
+    async fn authenticate(
+        &self,
+        token: &str,
+        deadline: Instant,
+    ) -> Result<Identity, (Close, Failure)> {
+        match self.0.verify(token, deadline).await {
+            Ok(identity) => Ok(Identity {
+                user: identity.user,
+                expires_at: identity.expires_at,
+            }),
+            Err(error) => {
+                let close = match error {
+                    AuthError::Missing => Close::Unauthenticated,
+                    AuthError::Expired => Close::TokenExpired,
+                    AuthError::Invalid(_) => Close::TokenInvalid,
+                    AuthError::KeysUnavailable => Close::Internal,
+                };
+                Err((close, failure(&Problem::from(error))))
+            }
+        }
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        let problem = Problem::from(error);
+        if let Some(cause) = problem.cause() {
+            match problem.code() {
+                Code::Internal => tracing::error!(cause, "command failed"),
+                _ => tracing::debug!(cause, "command could not be done"),
+            }
+        }
+        failure(&problem)
+    }
+}
+
+fn failure(problem: &Problem) -> Failure {
+    Failure {
+        code: problem.code().name(),
+        message: problem.detail(),
+        retry_after_ms: problem.code().retry_after_ms(),
+    }
+}
