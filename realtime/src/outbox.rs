@@ -139,7 +139,12 @@ impl Outbox {
     /// Queues `item`, or condemns the connection when there is no room.
     pub fn put(&self, item: Item) {
         let mut queue = self.lock();
-        if queue.closed.is_some() {
+        // The answer to the command that ends the connection still comes.
+        let answers = matches!(item, Item::Reply { .. });
+        if queue
+            .closed
+            .is_some_and(|reason| !answers || reason == Close::SlowConsumer)
+        {
             return;
         }
         if queue.bytes > self.limit / 4
@@ -178,7 +183,7 @@ impl Outbox {
         self.wake.wake();
     }
 
-    /// Nothing is queued from now on; the connection is closed for `reason` after what waits.
+    /// No event is queued from now on; the connection is closed for `reason` after what waits.
     pub fn close(&self, reason: Close) {
         self.lock().closed.get_or_insert(reason);
         self.wake.wake();
@@ -318,7 +323,12 @@ mod tests {
         outbox.put(event("last"));
         outbox.close(Close::ShuttingDown);
         outbox.put(event("too late"));
-        assert_eq!(texts(&outbox).await, [r#""last""#]);
+        let outcome = Err(Failure::invalid("why"));
+        outbox.put(Item::Reply { ack: 1, outcome });
+        let texts = texts(&outbox).await;
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert_eq!(texts[0], r#""last""#);
+        assert!(texts[1].starts_with("Reply"), "{texts:?}");
         assert_eq!(
             outbox.next(&mut Vec::new(), 1).await,
             Err(Close::ShuttingDown)
