@@ -339,6 +339,8 @@ async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
     });
     let packet = packet::event(line.namespace(), "error", reason.get());
     let told = line.send(packet.into(), FAREWELL).await.is_ok();
+    inbox.end(None);
+    line.leave(); // first, as the client may ask again as soon as it is out
     if told && close.is_final() {
         let packet = packet::disconnected(line.namespace());
         let _ = line.send(packet.into(), FAREWELL).await;
@@ -346,9 +348,9 @@ async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
     if told && line.is_polling() {
         tokio::time::sleep(FETCH).await;
     }
-    inbox.end(None);
-    let last = line.leave();
-    if last || !close.is_final() {
+    if close.is_final() {
+        line.close_when_alone();
+    } else {
         line.close();
     }
 }

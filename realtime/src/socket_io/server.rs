@@ -140,11 +140,19 @@ impl<A: Application> Default for Connection<A> {
 }
 
 struct State<A: Application> {
-    members: Vec<(&'static str, A::Member)>,
+    members: Vec<Inside<A>>,
     place: Option<A::Place>,
     partial: Option<Box<Partial>>,
     entries: u8,
     over: bool,
+}
+
+/// A namespace that a connection is in, or asks to enter.
+struct Inside<A: Application> {
+    namespace: &'static str,
+    /// Which of the connection's entries it was.
+    entry: u8,
+    member: A::Member,
 }
 
 /// An event that waits for its binary frames.
@@ -161,8 +169,9 @@ impl<A: Application> Connection<A> {
 
     fn member(&self, namespace: &str) -> Option<A::Member> {
         let state = self.state();
-        let found = state.members.iter().find(|(name, _)| *name == namespace);
-        found.map(|(_, member)| member.clone())
+        let mut members = state.members.iter();
+        let found = members.find(|inside| inside.namespace == namespace);
+        found.map(|inside| inside.member.clone())
     }
 }
 
@@ -182,6 +191,7 @@ pub struct Line<A: Application> {
     server: Arc<Server<A>>,
     engine: Arc<EngineSocket<A>>,
     namespace: &'static str,
+    entry: u8,
 }
 
 impl<A: Application> Line<A> {
@@ -208,9 +218,9 @@ impl<A: Application> Line<A> {
 
     /// Does not let the client in.
     pub async fn refuse(&self, message: &str, data: &str) {
+        self.leave(); // first, as the client may ask again as soon as it hears
         let text = packet::refused(self.namespace, message, Some(data));
         let _ = self.send(text.into(), WRITE_TIMEOUT).await;
-        self.leave();
     }
 
     /// Sends a packet, once there is room; waits for at most `patience`.
@@ -241,21 +251,29 @@ impl<A: Application> Line<A> {
         }
     }
 
-    /// Takes the member out of the namespace; whether it was the connection's last.
-    pub fn leave(&self) -> bool {
+    /// Takes the member out of the namespace.
+    pub fn leave(&self) {
         let mut state = self.engine.data.state();
-        state.members.retain(|(name, _)| *name != self.namespace);
-        let last = state.members.is_empty();
+        let before = state.members.len();
+        state.members.retain(|inside| inside.entry != self.entry);
+        let last = state.members.is_empty() && before > 0;
         drop(state);
         if last {
             self.server.watch(&self.engine);
         }
-        last
     }
 
     /// Ends the connection, after what was sent.
     pub fn close(&self) {
         self.engine.close(DisconnectReason::TransportClose);
+    }
+
+    /// Ends the connection, unless it is in another namespace.
+    pub fn close_when_alone(&self) {
+        let alone = self.engine.data.state().members.is_empty();
+        if alone {
+            self.close();
+        }
     }
 }
 
@@ -438,8 +456,8 @@ impl<A: Application> Server<A> {
             return;
         };
         let mut state = engine.data.state();
-        let inside = state.members.iter().any(|(name, _)| *name == namespace);
-        if inside || state.over {
+        let mut members = state.members.iter();
+        if members.any(|inside| inside.namespace == namespace) || state.over {
             return;
         }
         if state.entries == 0 {
@@ -451,9 +469,13 @@ impl<A: Application> Server<A> {
             server: Arc::clone(self),
             engine: Arc::clone(engine),
             namespace,
+            entry: state.entries,
         };
-        let member = self.application.enter(line, packet.data);
-        state.members.push((namespace, member));
+        state.members.push(Inside {
+            namespace,
+            entry: line.entry,
+            member: self.application.enter(line, packet.data),
+        });
     }
 
     fn leave(&self, engine: &Arc<EngineSocket<A>>, namespace: &str) {
@@ -461,11 +483,11 @@ impl<A: Application> Server<A> {
         let place = state
             .members
             .iter()
-            .position(|(name, _)| *name == namespace);
+            .position(|inside| inside.namespace == namespace);
         let Some(place) = place else {
             return;
         };
-        let (_, member) = state.members.swap_remove(place);
+        let Inside { member, .. } = state.members.swap_remove(place);
         let last = state.members.is_empty();
         drop(state);
         self.application.left(&member);
@@ -478,7 +500,7 @@ impl<A: Application> Server<A> {
         let members: Vec<A::Member> = {
             let state = engine.data.state();
             let members = state.members.iter();
-            members.map(|(_, member)| member.clone()).collect()
+            members.map(|inside| inside.member.clone()).collect()
         };
         let ends = |member| self.application.malformed(member, why);
         if members.iter().filter(|member| ends(member)).count() == 0 {
@@ -506,7 +528,7 @@ impl<A: Application> EngineIoHandler for Server<A> {
         let place = state.place.take();
         let members = std::mem::take(&mut state.members);
         drop(state);
-        for (_, member) in members {
+        for Inside { member, .. } in members {
             self.application.left(&member);
         }
         drop(place);
