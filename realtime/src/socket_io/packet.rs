@@ -154,6 +154,16 @@ pub fn answer(namespace: &str, ack: u64, data: &str) -> String {
     format!("3{namespace}{comma}{ack}[{data}]")
 }
 
+/// An event or an answer that `count` binary frames follow; without any it stays as it is.
+#[must_use]
+pub fn with_attachments(packet: String, count: usize) -> String {
+    match (count, packet.split_at_checked(1)) {
+        (1.., Some(("2", rest))) => format!("5{count}-{rest}"),
+        (1.., Some(("3", rest))) => format!("6{count}-{rest}"),
+        _ => packet,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -244,8 +244,9 @@ impl<A: Application> Line<A> {
         }
     }
 
-    /// Sends a packet with binary frames, or nothing when there is no room for all.
+    /// Sends a packet with binary frames, or nothing when there is no room for it.
     pub fn send_binary(&self, packet: String, attachments: Vec<Bytes>) {
+        let packet = packet::with_attachments(packet, attachments.len());
         if let Ok(permit) = self.engine.reserve() {
             permit.emit_many(packet.into(), attachments.into());
         }
