@@ -27,7 +27,7 @@ use crate::session::Session;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most items in one flush.
 const FLUSH_ITEMS: usize = 16;
-/// Refused commands in a row after which a client is cut off.
+/// How many more commands may be refused than done, before a client is cut off.
 const REFUSED_MAX: u32 = 100;
 /// Bytes of the read buffer; a longer frame gets a longer one while it is read.
 const READ_BUFFER: usize = 2048;
@@ -169,7 +169,7 @@ type Pending = Pin<Box<dyn Future<Output = (Option<u64>, Result<Arc<RawJson>, Fa
 async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut WebSocket) -> End {
     let mut items: Vec<Item> = Vec::new();
     let mut command: Option<Pending> = None;
-    let mut refused = 0;
+    let mut refused = 0_u32;
     loop {
         let idle = command.is_none();
         let done = async {
@@ -193,7 +193,7 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
             (ack, outcome) = done => {
                 command = None;
                 let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
-                refused = if limited { refused + 1 } else { 0 };
+                refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
                 if refused > REFUSED_MAX {
                     return Close::RateLimited.into();
                 }

@@ -22,7 +22,7 @@ use crate::session::Session;
 
 /// Most items that are taken from the queue at once.
 const FLUSH_ITEMS: usize = 16;
-/// Refused commands in a row after which a client is cut off.
+/// How many more commands may be refused than done, before a client is cut off.
 const REFUSED_MAX: u32 = 100;
 /// How long the reason for an end may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -269,7 +269,11 @@ impl Conversation<'_> {
         let limited = outcome
             .as_ref()
             .is_err_and(|failure| failure.code == "rate_limited");
-        self.refused = if limited { self.refused + 1 } else { 0 };
+        self.refused = if limited {
+            self.refused + 1
+        } else {
+            self.refused.saturating_sub(1)
+        };
         if self.refused > REFUSED_MAX {
             return Some(Close::RateLimited);
         }
