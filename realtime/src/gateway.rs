@@ -157,6 +157,11 @@ impl Gateway {
         &self.tasks
     }
 
+    /// Cancelled when the gateway closes.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
     /// The bounds.
     #[must_use]
     pub fn settings(&self) -> &RealtimeSettings {

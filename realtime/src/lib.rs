@@ -14,6 +14,7 @@
 //! | [`session`], [`outbox`] | a connection, and what waits for it |
 //! | [`gateway`], `command` | admission, sessions, commands, heartbeat, drain |
 //! | [`native`] | the door for WebSocket |
+//! | [`socket_io`] | the door for Socket.IO |
 //! | [`presence`] | who is online |
 //! | [`protocol`] | the client protocol's types |
 //! | [`settings`] | the bounds |
@@ -38,3 +39,4 @@ pub mod push;
 pub mod redis;
 pub mod session;
 pub mod settings;
+pub mod socket_io;

@@ -11,11 +11,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use backscroll_shard::model::RawJson;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Identity, Place};
 use crate::outbox::Item;
@@ -26,7 +27,7 @@ use crate::session::Session;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most items in one flush.
 const FLUSH_ITEMS: usize = 16;
-/// Refused commands in a row after which a client is cut off.
+/// How many more commands may be refused than done, before a client is cut off.
 const REFUSED_MAX: u32 = 100;
 /// Bytes of the read buffer; a longer frame gets a longer one while it is read.
 const READ_BUFFER: usize = 2048;
@@ -85,14 +86,29 @@ pub async fn serve(
     // What comes once is on the heap, so that a connection's task is no larger than what stays.
     let session = match Box::pin(enter(&gateway, &mut socket, credentials)).await {
         Ok(session) => session,
-        Err(close) => return Box::pin(finish(&mut socket, close)).await,
+        Err(end) => return Box::pin(finish(&mut socket, end)).await,
     };
-    let close = converse(&gateway, &session, &mut socket).await;
+    let end = converse(&gateway, &session, &mut socket).await;
     gateway.end(&session);
-    if let Some(close) = close {
-        Box::pin(finish(&mut socket, close)).await;
-    }
+    Box::pin(finish(&mut socket, end)).await;
     drop(place);
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// For a reason of ours.
+    Ours(Close),
+    /// The client broke RFC 6455, which has a code for that.
+    Broken(CloseCode),
+    /// The client left, or the connection broke.
+    Gone,
+}
+
+impl From<Close> for End {
+    fn from(close: Close) -> Self {
+        Self::Ours(close)
+    }
 }
 
 /// Finds out who it is, and opens a session.
@@ -100,7 +116,7 @@ async fn enter(
     gateway: &Gateway,
     socket: &mut WebSocket,
     credentials: Credentials,
-) -> Result<Arc<Session>, Close> {
+) -> Result<Arc<Session>, End> {
     let (identity, resume) = match credentials {
         Credentials::Known(identity) => (identity, None),
         Credentials::Token(token) => (authenticate(gateway, socket, &token).await?, None),
@@ -110,54 +126,51 @@ async fn enter(
             (authenticate(gateway, socket, &token).await?, resume)
         }
     };
-    gateway.open(identity, resume, true).await
+    Ok(gateway.open(identity, resume, true).await?)
 }
 
 async fn authenticate(
     gateway: &Gateway,
     socket: &mut WebSocket,
     token: &str,
-) -> Result<Identity, Close> {
+) -> Result<Identity, End> {
     match gateway.authenticate(token).await {
         Ok(identity) => Ok(identity),
         Err((close, failure)) => {
             let text = protocol::event("error", &failure).frame();
             let _ = tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::Text(text))).await;
-            Err(close)
+            Err(close.into())
         }
     }
 }
 
-async fn first_frame(socket: &mut WebSocket) -> Result<Authenticate, Close> {
+async fn first_frame(socket: &mut WebSocket) -> Result<Authenticate, End> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
                 let frame: Frame<'_> =
                     serde_json::from_str(&text).map_err(|_| Close::InvalidFrame)?;
                 if frame.event != "authenticate" {
-                    return Err(Close::Unauthenticated);
+                    return Err(Close::Unauthenticated.into());
                 }
-                return serde_json::from_str(frame.data()).map_err(|_| Close::InvalidFrame);
+                let data = serde_json::from_str(frame.data());
+                return data.map_err(|_| Close::InvalidFrame.into());
             }
-            Some(Ok(Message::Binary(_))) => return Err(Close::InvalidFrame),
+            Some(Ok(Message::Binary(_))) => return Err(Close::InvalidFrame.into()),
+            Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(broken(&error)),
-            None => return Err(Close::Unauthenticated),
+            Some(Err(error)) => return Err(broken(error)),
         }
     }
 }
 
 type Pending = Pin<Box<dyn Future<Output = (Option<u64>, Result<Arc<RawJson>, Failure>)> + Send>>;
 
-/// Takes commands and sends what waits, until one side ends it. Gives the reason when it is ours.
-async fn converse(
-    gateway: &Arc<Gateway>,
-    session: &Arc<Session>,
-    socket: &mut WebSocket,
-) -> Option<Close> {
+/// Takes commands and sends what waits, until one side ends it.
+async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut WebSocket) -> End {
     let mut items: Vec<Item> = Vec::new();
     let mut command: Option<Pending> = None;
-    let mut refused = 0;
+    let mut refused = 0_u32;
     loop {
         let idle = command.is_none();
         let done = async {
@@ -172,9 +185,9 @@ async fn converse(
             (ack, outcome) = done => {
                 command = None;
                 let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
-                refused = if limited { refused + 1 } else { 0 };
+                refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
                 if refused > REFUSED_MAX {
-                    return Some(Close::RateLimited);
+                    return Close::RateLimited.into();
                 }
                 answer(session, ack, outcome);
                 // What a command made is told to who made it, too: a moment later, in one write with the answer.
@@ -182,13 +195,13 @@ async fn converse(
             }
             waiting = session.outbox.next(&mut items, FLUSH_ITEMS) => {
                 if let Err(close) = waiting {
-                    return Some(close);
+                    return close.into();
                 }
                 let sending = tokio::time::timeout(WRITE_TIMEOUT, send_all(socket, &mut items));
                 match sending.await {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => return None,
-                    Err(_) => return Some(Close::SlowConsumer),
+                    Ok(Err(_)) => return End::Gone,
+                    Err(_) => return Close::SlowConsumer.into(),
                 }
             }
             message = socket.next(), if idle => {
@@ -197,13 +210,13 @@ async fn converse(
                     Some(Ok(Message::Text(text))) => {
                         command = begin(gateway, session, &text);
                         if command.is_none() {
-                            return Some(Close::InvalidFrame);
+                            return Close::InvalidFrame.into();
                         }
                     }
-                    Some(Ok(Message::Binary(_))) => return Some(Close::InvalidFrame),
+                    Some(Ok(Message::Binary(_))) => return Close::InvalidFrame.into(),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(_))) | None => return None,
-                    Some(Err(error)) => return Some(broken(&error)),
+                    Some(Ok(Message::Close(_))) | None => return End::Gone,
+                    Some(Err(error)) => return broken(error),
                 }
             }
         }
@@ -255,21 +268,31 @@ fn encode(item: Item) -> Message {
     }
 }
 
-/// What a broken connection is closed with: it may have been the client's doing.
-fn broken(error: &axum::Error) -> Close {
-    let text = error.to_string();
-    if text.contains("too large") || text.contains("too long") || text.contains("too big") {
-        return Close::FrameTooLarge;
+/// What a connection that cannot be read any more is closed with: it may have been the client's doing.
+fn broken(error: axum::Error) -> End {
+    let Ok(error) = error.into_inner().downcast::<tungstenite::Error>() else {
+        return End::Gone;
+    };
+    match *error {
+        tungstenite::Error::Capacity(_) => Close::FrameTooLarge.into(),
+        tungstenite::Error::Utf8(_) => End::Broken(close_code::INVALID),
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
+        tungstenite::Error::Protocol(_) => End::Broken(close_code::PROTOCOL),
+        _ => End::Gone,
     }
-    Close::InvalidFrame
 }
 
 /// Says why, and waits a moment for the client to have read it.
-async fn finish(socket: &mut WebSocket, close: Close) {
-    metrics::counter!("backscroll_realtime_closed_total", "reason" => close.name()).increment(1);
+async fn finish(socket: &mut WebSocket, end: End) {
+    let (code, reason) = match end {
+        End::Ours(close) => (close.code(), close.name()),
+        End::Broken(code) => (code, "protocol_error"),
+        End::Gone => return,
+    };
+    metrics::counter!("backscroll_realtime_closed_total", "reason" => reason).increment(1);
     let message = Message::Close(Some(CloseFrame {
-        code: close.code(),
-        reason: close.name().into(),
+        code,
+        reason: reason.into(),
     }));
     let goodbye = async {
         if socket.send(message).await.is_ok() {

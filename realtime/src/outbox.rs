@@ -11,10 +11,12 @@ use std::task::Poll;
 
 use axum::extract::ws::Utf8Bytes;
 use backscroll_shard::model::RawJson;
+use engineioxide::Str;
 use futures_util::task::AtomicWaker;
 
 use crate::protocol::{Close, Failure};
 use crate::push::{Push, Topic};
+use crate::socket_io::{self, packet};
 
 /// How many queued items are looked through for one to replace.
 const MERGE_LOOKBACK: usize = 64;
@@ -31,6 +33,7 @@ pub struct Event {
     /// What it replaces, when it is not durable: what was told before in the same topic of the same user.
     state_of: Option<(Topic, String)>,
     frame: OnceLock<Utf8Bytes>,
+    packet: OnceLock<Str>,
 }
 
 impl Event {
@@ -42,6 +45,7 @@ impl Event {
             data,
             state_of: None,
             frame: OnceLock::new(),
+            packet: OnceLock::new(),
         }
     }
 
@@ -62,6 +66,12 @@ impl Event {
             Utf8Bytes::from(format!(r#"{{"event":"{name}","data":{data}}}"#))
         };
         self.frame.get_or_init(encode).clone()
+    }
+
+    /// The Socket.IO door's packet, for the namespace with the API.
+    pub fn packet(&self) -> Str {
+        let encode = || packet::event(socket_io::NAMESPACE, self.name, self.data.get()).into();
+        self.packet.get_or_init(encode).clone()
     }
 }
 
@@ -129,7 +139,12 @@ impl Outbox {
     /// Queues `item`, or condemns the connection when there is no room.
     pub fn put(&self, item: Item) {
         let mut queue = self.lock();
-        if queue.closed.is_some() {
+        // The answer to the command that ends the connection still comes.
+        let answers = matches!(item, Item::Reply { .. });
+        if queue
+            .closed
+            .is_some_and(|reason| !answers || reason == Close::SlowConsumer)
+        {
             return;
         }
         if queue.bytes > self.limit / 4
@@ -168,7 +183,7 @@ impl Outbox {
         self.wake.wake();
     }
 
-    /// Nothing is queued from now on; the connection is closed for `reason` after what waits.
+    /// No event is queued from now on; the connection is closed for `reason` after what waits.
     pub fn close(&self, reason: Close) {
         self.lock().closed.get_or_insert(reason);
         self.wake.wake();
@@ -308,7 +323,12 @@ mod tests {
         outbox.put(event("last"));
         outbox.close(Close::ShuttingDown);
         outbox.put(event("too late"));
-        assert_eq!(texts(&outbox).await, [r#""last""#]);
+        let outcome = Err(Failure::invalid("why"));
+        outbox.put(Item::Reply { ack: 1, outcome });
+        let texts = texts(&outbox).await;
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert_eq!(texts[0], r#""last""#);
+        assert!(texts[1].starts_with("Reply"), "{texts:?}");
         assert_eq!(
             outbox.next(&mut Vec::new(), 1).await,
             Err(Close::ShuttingDown)

@@ -74,6 +74,14 @@ closes! {
     TooManyConnections = 4505, "too_many_connections";
 }
 
+impl Close {
+    /// Whether the client is not to come back by itself.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        self.code() >= 4500
+    }
+}
+
 /// Why a command was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,346 @@
+//! Namespaces of older front-ends: the same sessions, told in their words.
+//!
+//! These front-ends name a person, not a conversation, and open none: a session opens its conversations by itself. Their
+//! names are in one table for each namespace; whatever is in none keeps its own name as a command, and is not told as an
+//! event.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::{ConversationId, Rev, UserId};
+use backscroll_shard::model::{Caller, RawJson};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::packet;
+use crate::gateway::{COMMAND_TIMEOUT, Gateway};
+use crate::hub::REPLAY_MAX;
+use crate::outbox::Event;
+use crate::protocol::Failure;
+use crate::session::Session;
+
+/// How many conversations a session opens when it begins: the first of its list.
+const OPENED: u32 = 100;
+/// Most messages that are told of a conversation that is new in the list.
+const CAUGHT_UP: u64 = 20;
+
+/// The words of one namespace.
+#[derive(Debug)]
+pub(super) struct Dialect {
+    /// Its name.
+    pub(super) namespace: &'static str,
+    /// Whether its sessions open their conversations.
+    opens: bool,
+    /// Commands, as they call them.
+    commands: &'static [(&'static str, Command)],
+    /// Events, as we call them and as they do.
+    events: &'static [(&'static str, Told)],
+}
+
+/// What a command of theirs is.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    /// One of ours, which names a conversation.
+    InConversation(&'static str),
+    /// One of ours as it is; without a callback its answer comes as an event.
+    Plain(&'static str, &'static str),
+    /// Something that is not there yet.
+    Missing,
+}
+
+/// How an event of ours is told.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// By another name.
+    As(&'static str),
+    /// A message: to its sender, and to others.
+    Message {
+        sent: &'static str,
+        received: &'static str,
+    },
+}
+
+/// All of them.
+pub(super) const DIALECTS: &[Dialect] = &[
+    Dialect {
+        namespace: "/messaging",
+        opens: true,
+        commands: &[
+            ("NEW_MESSAGE", Command::InConversation("send_message")),
+            ("TYPING_START", Command::InConversation("typing_start")),
+            ("TYPING_STOP", Command::InConversation("typing_stop")),
+            ("MESSAGE_READ_UPDATE", Command::InConversation("mark_read")),
+        ],
+        events: &[
+            (
+                "new_message",
+                Told::Message {
+                    sent: "MESSAGE_SENT",
+                    received: "NEW_MESSAGE",
+                },
+            ),
+            ("user_typing", Told::As("USER_TYPING")),
+            ("messages_read", Told::As("MESSAGE_READ_UPDATE")),
+            ("reconnect", Told::As("reconnect")),
+            ("error", Told::As("error")),
+        ],
+    },
+    Dialect {
+        namespace: "/realtime",
+        opens: true,
+        commands: &[
+            ("message:new", Command::InConversation("send_message")),
+            ("TYPING_START", Command::InConversation("typing_start")),
+            ("TYPING_STOP", Command::InConversation("typing_stop")),
+        ],
+        events: &[
+            (
+                "new_message",
+                Told::Message {
+                    sent: "message:sent",
+                    received: "message:new",
+                },
+            ),
+            ("user_typing", Told::As("USER_TYPING")),
+            ("messages_read", Told::As("MESSAGE_READ_UPDATE")),
+            ("reconnect", Told::As("reconnect")),
+            ("error", Told::As("error")),
+        ],
+    },
+    Dialect {
+        namespace: "/notifications",
+        opens: false,
+        commands: &[
+            (
+                "notification:get_unread_count",
+                Command::Plain("unread_count", "notification:unread_count"),
+            ),
+            ("notification:mark_read", Command::Missing),
+        ],
+        events: &[
+            ("notification", Told::As("notification:new")),
+            (
+                "notification:unread_count",
+                Told::As("notification:unread_count"),
+            ),
+            ("reconnect", Told::As("reconnect")),
+            ("error", Told::As("error")),
+        ],
+    },
+];
+
+impl Dialect {
+    /// The words of a namespace; none where the API's own are spoken.
+    pub(super) fn of(namespace: &str) -> Option<&'static Self> {
+        let mut all = DIALECTS.iter();
+        all.find(|dialect| dialect.namespace == namespace)
+    }
+
+    /// The packet that tells `user` of an event; none for what is not told.
+    pub(super) fn packet(&self, event: &Event, user: &UserId) -> Option<String> {
+        let (_, told) = self.events.iter().find(|(name, _)| *name == event.name)?;
+        match told {
+            Told::As(name) => Some(packet::event(self.namespace, name, event.data.get())),
+            Told::Message { sent, received } => {
+                let data: MessageData<'_> = serde_json::from_str(event.data.get()).ok()?;
+                let message: MessageHead = serde_json::from_str(data.message.get()).ok()?;
+                if message.sender_id == *user {
+                    let data = format!(
+                        r#"{{"messageId":{},"message":{}}}"#,
+                        Value::from(message.id),
+                        data.message.get()
+                    );
+                    return Some(packet::event(self.namespace, sent, &data));
+                }
+                // The message as it is, and whose it was.
+                let fields = data.message.get().strip_prefix('{')?;
+                let receiver = Value::from(user.as_str());
+                let data = format!(r#"{{"receiverId":{receiver},{fields}"#);
+                Some(packet::event(self.namespace, received, &data))
+            }
+        }
+    }
+
+    /// Opens the conversations of a session that begins.
+    pub(super) async fn begin(&self, gateway: &Gateway, session: &Arc<Session>) {
+        if !self.opens {
+            return;
+        }
+        let caller = Caller {
+            user: session.user.clone(),
+            deadline: Instant::now() + COMMAND_TIMEOUT,
+        };
+        let store = gateway.hub.store();
+        let most = u32::try_from(gateway.settings.joined_conversations).unwrap_or(OPENED);
+        let list = store
+            .list_conversations(&caller, None, OPENED.min(most))
+            .await;
+        let conversations = match list {
+            Ok(list) => list.conversations,
+            Err(error) => {
+                tracing::warn!(%error, "the conversations of a session cannot be opened");
+                return;
+            }
+        };
+        let opening = conversations
+            .into_iter()
+            .map(|entry| open(gateway, session, entry.id, None));
+        futures_util::future::join_all(opening).await;
+    }
+
+    /// Opens a conversation that `event` says is new in the list.
+    pub(super) async fn heard(&self, gateway: &Gateway, session: &Arc<Session>, event: &Event) {
+        if !self.opens || event.name != "conversation_updated" {
+            return;
+        }
+        let Ok(Updated { conversation }) = serde_json::from_str(event.data.get()) else {
+            return;
+        };
+        let most = gateway.settings.joined_conversations;
+        let known = session.has_joined(conversation.id);
+        if known || conversation.removed || session.joined_count() >= most {
+            return;
+        }
+        // It is in the list for what happened in it last, which is not to be missed.
+        let missed = conversation.unread_count.clamp(1, CAUGHT_UP);
+        let known = Rev(conversation.rev.0.saturating_sub(missed));
+        open(gateway, session, conversation.id, Some(known)).await;
+    }
+
+    /// Does a command; the name of the event that brings its answer where there is no callback.
+    ///
+    /// # Errors
+    /// What the client is answered instead.
+    pub(super) async fn command(
+        &self,
+        gateway: &Gateway,
+        session: &Arc<Session>,
+        last: &mut Option<(UserId, ConversationId)>,
+        (name, data): (&str, &str),
+    ) -> (Option<&'static str>, Result<Arc<RawJson>, Failure>) {
+        let command = self.commands.iter().find(|(theirs, _)| *theirs == name);
+        match command.map(|(_, command)| *command) {
+            None => (None, gateway.command(session, name, data).await),
+            Some(Command::Plain(ours, answer)) => {
+                (Some(answer), gateway.command(session, ours, "{}").await)
+            }
+            Some(Command::Missing) => (None, Err(missing(name))),
+            Some(Command::InConversation(ours)) => {
+                let outcome = match address(gateway, session, last, data).await {
+                    Ok(data) => gateway.command(session, ours, &data).await,
+                    Err(failure) => Err(failure),
+                };
+                (None, outcome)
+            }
+        }
+    }
+}
+
+fn missing(name: &str) -> Failure {
+    Failure {
+        code: "not_supported",
+        message: format!("`{name}`: this server keeps no notifications yet"),
+        retry_after_ms: None,
+    }
+}
+
+/// Puts a conversation in the place of the person that `data` names, and opens it.
+async fn address(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    last: &mut Option<(UserId, ConversationId)>,
+    data: &str,
+) -> Result<String, Failure> {
+    let mut data: Map<String, Value> =
+        serde_json::from_str(data).map_err(|error| Failure::invalid(format!("data: {error}")))?;
+    data.remove("senderId"); // the token says who it is
+    let Some(receiver) = data.remove("receiverId") else {
+        return Ok(Value::from(data).to_string()); // perhaps it names a conversation
+    };
+    let receiver: UserId = serde_json::from_value(receiver)
+        .map_err(|error| Failure::invalid(format!("receiverId: {error}")))?;
+    let id = match last {
+        Some((user, id)) if *user == receiver => *id,
+        _ => {
+            let (rate, burst) = (
+                gateway.settings.commands_per_second,
+                gateway.settings.command_burst,
+            );
+            session.admit(rate, burst).map_err(Failure::rate_limited)?;
+            let id = gateway.direct(session, receiver.clone()).await?;
+            *last = Some((receiver, id));
+            id
+        }
+    };
+    if !session.has_joined(id) {
+        open(gateway, session, id, None).await;
+    }
+    data.insert("conversationId".to_owned(), json!(id));
+    Ok(Value::from(data).to_string())
+}
+
+async fn open(gateway: &Gateway, session: &Arc<Session>, id: ConversationId, known: Option<Rev>) {
+    match gateway.hub.join(session, id, known, REPLAY_MAX).await {
+        Ok(_) | Err(Error::NotMember) => {}
+        Err(error) => tracing::warn!(%error, "a conversation cannot be opened"),
+    }
+}
+
+#[derive(Deserialize)]
+struct MessageData<'a> {
+    #[serde(borrow)]
+    message: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageHead {
+    id: String,
+    sender_id: UserId,
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    conversation: UpdatedEntry,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UpdatedEntry {
+    id: ConversationId,
+    rev: Rev,
+    unread_count: u64,
+    #[serde(default)]
+    removed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_told_to_its_sender_and_to_others() {
+        let data = json!({"conversationId": "c", "message": {"id": "c-1", "senderId": "alice", "content": "hi"}});
+        let event = Event::new("new_message", Arc::new(RawJson::of(&data)));
+        let messaging = Dialect::of("/messaging").unwrap();
+        assert_eq!(
+            messaging.packet(&event, &user("bob")).unwrap(),
+            r#"2/messaging,["NEW_MESSAGE",{"receiverId":"bob","content":"hi","id":"c-1","senderId":"alice"}]"#
+        );
+        assert_eq!(
+            messaging.packet(&event, &user("alice")).unwrap(),
+            r#"2/messaging,["MESSAGE_SENT",{"messageId":"c-1","message":{"content":"hi","id":"c-1","senderId":"alice"}}]"#
+        );
+        let realtime = Dialect::of("/realtime").unwrap();
+        let told = realtime.packet(&event, &user("bob")).unwrap();
+        assert!(told.starts_with(r#"2/realtime,["message:new",{"#), "{told}");
+        let notifications = Dialect::of("/notifications").unwrap();
+        assert_eq!(notifications.packet(&event, &user("bob")), None);
+    }
+}

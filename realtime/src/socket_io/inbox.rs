@@ -1,0 +1,153 @@
+//! Commands of one connection that wait for those before them, bounded in number and bytes (INV-BOUND).
+//!
+//! Engine.IO hands over what comes as it comes, so a flood cannot wait in the client's own buffers as with the native door.
+//! A connection that fills its queue is cut off.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures_util::task::AtomicWaker;
+
+use crate::protocol::Close;
+
+/// Most commands that wait.
+const COMMANDS_MAX: usize = 256;
+
+/// A command as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    /// Its name.
+    pub name: Box<str>,
+    /// JSON text.
+    pub data: Box<str>,
+    /// The number of its answer.
+    pub ack: Option<u64>,
+    /// It came with binary frames, which no command takes.
+    pub binary: bool,
+}
+
+/// One connection's commands.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    queue: Mutex<Queue>,
+    wake: AtomicWaker,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    bytes: usize,
+    /// Nothing more comes; why, when it is for us to say.
+    ended: Option<Option<Close>>,
+}
+
+impl Inbox {
+    /// An empty queue for at most `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: AtomicWaker::new(),
+            limit,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a command; without room the connection is condemned.
+    pub(super) fn put(&self, command: Command) {
+        let mut queue = self.lock();
+        if queue.ended.is_some() {
+            return;
+        }
+        let bytes = command.name.len() + command.data.len();
+        if queue.commands.len() >= COMMANDS_MAX || queue.bytes + bytes > self.limit {
+            drop(queue);
+            return self.end(Some(Close::RateLimited));
+        }
+        queue.bytes += bytes;
+        queue.commands.push_back(command);
+        drop(queue);
+        self.wake.wake();
+    }
+
+    /// Nothing more comes, and what waits is forgotten; `reason` when the connection is to be closed for it.
+    pub(super) fn end(&self, reason: Option<Close>) {
+        let mut queue = self.lock();
+        queue.ended.get_or_insert(reason);
+        queue.commands = VecDeque::new();
+        queue.bytes = 0;
+        drop(queue);
+        self.wake.wake();
+    }
+
+    /// Whether nothing more comes.
+    pub(super) fn ended(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    /// Waits for the next command. One reader at a time.
+    pub(super) async fn next(&self) -> Result<Command, Option<Close>> {
+        poll_fn(|context| {
+            self.wake.register(context.waker());
+            let mut queue = self.lock();
+            if let Some(reason) = queue.ended {
+                return Poll::Ready(Err(reason));
+            }
+            let Some(command) = queue.commands.pop_front() else {
+                return Poll::Pending;
+            };
+            queue.bytes -= command.name.len() + command.data.len();
+            if queue.commands.is_empty() {
+                queue.commands = VecDeque::new(); // an idle connection keeps no memory
+            }
+            Poll::Ready(Ok(command))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(name: &str) -> Command {
+        Command {
+            name: name.into(),
+            data: "{}".into(),
+            ack: None,
+            binary: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn commands_come_in_order_until_the_end() {
+        let inbox = Inbox::new(1000);
+        inbox.put(command("a"));
+        inbox.put(command("b"));
+        assert_eq!(inbox.next().await, Ok(command("a")));
+        assert_eq!(inbox.next().await, Ok(command("b")));
+        inbox.put(command("c"));
+        inbox.end(None);
+        assert!(inbox.ended());
+        assert_eq!(inbox.next().await, Err(None));
+    }
+
+    #[tokio::test]
+    async fn a_flood_condemns_the_connection() {
+        let many = Inbox::new(1 << 20);
+        for _ in 0..=COMMANDS_MAX {
+            many.put(command("a"));
+        }
+        assert_eq!(many.next().await, Err(Some(Close::RateLimited)));
+        let large = Inbox::new(10);
+        for _ in 0..4 {
+            large.put(command("a"));
+        }
+        assert_eq!(large.next().await, Err(Some(Close::RateLimited)));
+    }
+}

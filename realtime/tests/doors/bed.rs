@@ -1,0 +1,248 @@
+//! A node of a test's own: both doors, on a store of SQLite files.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use backscroll_realtime::bus::Bus;
+use backscroll_realtime::gateway::{Edge, Gateway, Identity};
+use backscroll_realtime::in_process::{InProcessBus, InProcessRoster};
+use backscroll_realtime::native::{self, BEARER, Credentials};
+use backscroll_realtime::protocol::{Close, Failure};
+use backscroll_realtime::publisher::Publisher;
+use backscroll_realtime::settings::RealtimeSettings;
+use backscroll_realtime::socket_io::SocketIoDoor;
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::migrate::migrate_all;
+use backscroll_shard::model::{
+    Caller, ConversationKind, Message, NewConversation, NewMessage, Timestamp,
+};
+use backscroll_shard::seams::NoArchive;
+use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::store::Store;
+use serde_json::{Value, json};
+
+use crate::client::{Client, Door, Refusal};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node.
+pub(crate) struct Bed {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<Store>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) gateway: Arc<Gateway>,
+    server: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(adjust: impl FnOnce(&mut RealtimeSettings)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let deployment = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
+        migrate_all(&deployment, false).await.expect("the schema");
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
+        let publisher = Arc::new(Publisher::new(Arc::clone(&bus)));
+        let store = Store::open(&deployment, Arc::new(NoArchive), publisher)
+            .await
+            .expect("a store");
+        let mut settings = RealtimeSettings {
+            drain_window: backscroll_shard::settings::Span::secs(0),
+            ..RealtimeSettings::default()
+        };
+        adjust(&mut settings);
+        let gateway = Gateway::start(
+            Arc::clone(&store),
+            Arc::clone(&bus),
+            Arc::new(InProcessRoster::default()),
+            Arc::new(TestEdge),
+            &settings,
+        );
+        let door = SocketIoDoor::new(&gateway);
+        let router = Router::new()
+            .route("/ws/chat", get(connect))
+            .with_state(Arc::clone(&gateway))
+            .layer(door);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
+        let server = gateway
+            .tasks()
+            .spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            address,
+            store,
+            bus,
+            gateway,
+            server,
+            _folder: folder,
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        self.server.abort();
+        self.gateway.close(PATIENCE).await;
+        self.store.close(Instant::now() + PATIENCE).await;
+    }
+
+    /// A connection of `token`'s bearer that has heard `hello`.
+    pub(crate) async fn connect(&self, door: Door, token: &str) -> Client {
+        let mut client = self.dial(door, json!({"token": token})).await.unwrap();
+        client.event("hello").await;
+        client
+    }
+
+    /// A connection that has heard nothing yet.
+    pub(crate) async fn dial(&self, door: Door, auth: Value) -> Result<Client, Refusal> {
+        Client::dial(self.address, door, auth).await
+    }
+
+    pub(crate) async fn group(&self, owner: &str, others: &[&str]) -> ConversationId {
+        let new = NewConversation {
+            kind: ConversationKind::Group,
+            members: others.iter().map(|name| user(name)).collect(),
+            title: None,
+            metadata: None,
+        };
+        let owner = caller(owner);
+        let created = self.store.create_conversation(&owner, new, None).await;
+        created.unwrap().0.id
+    }
+
+    pub(crate) async fn say(&self, name: &str, id: ConversationId, content: &str) -> Message {
+        let message = NewMessage {
+            content: content.to_owned(),
+            message_type: backscroll_shard::model::MessageType::default(),
+            client_msg_id: None,
+            reply_to: None,
+            attachments: None,
+            metadata: None,
+        };
+        let sent = self.store.send(&caller(name), id, message).await;
+        sent.unwrap().message
+    }
+
+    /// Waits until the gateway holds `count` connections.
+    pub(crate) async fn holds(&self, count: usize) {
+        let begun = Instant::now();
+        while self.gateway.count() != count {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} connections, not {count}",
+                self.gateway.count()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+pub(crate) fn caller(name: &str) -> Caller {
+    Caller::new(user(name), PATIENCE)
+}
+
+async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let address = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip());
+    let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let Ok(place) = gateway.admit(address) else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let text = |name| {
+        let value = parts.headers.get(name);
+        value.and_then(|value: &axum::http::HeaderValue| value.to_str().ok())
+    };
+    let credentials = if let Some(header) = text(AUTHORIZATION) {
+        let token = header.strip_prefix("Bearer ").unwrap_or_default();
+        match gateway.authenticate(token).await {
+            Ok(identity) => Credentials::Known(identity),
+            Err(_) => return StatusCode::UNAUTHORIZED.into_response(),
+        }
+    } else {
+        let mut protocols = text(SEC_WEBSOCKET_PROTOCOL)
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim);
+        match (protocols.next(), protocols.next()) {
+            (Some(BEARER), Some(token)) => Credentials::Token(token.to_owned()),
+            _ => Credentials::FirstFrame,
+        }
+    };
+    let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
+    let tasks = gateway.tasks().clone();
+    upgrade.on_upgrade(move |socket| {
+        tasks.track_future(native::serve(gateway, place, socket, credentials))
+    })
+}
+
+/// Tokens are a user's id, or `<user>~<seconds until it ends>`; some are no good.
+struct TestEdge;
+
+#[async_trait]
+impl Edge for TestEdge {
+    async fn authenticate(
+        &self,
+        token: &str,
+        _deadline: Instant,
+    ) -> Result<Identity, (Close, Failure)> {
+        let refusal = |close, code, retry_after_ms| {
+            let failure = Failure {
+                code,
+                message: format!("the token `{token}` is no good"),
+                retry_after_ms,
+            };
+            Err((close, failure))
+        };
+        let now = u64::try_from(Timestamp::now().0 / 1000).unwrap();
+        match token {
+            "expired" => refusal(Close::TokenExpired, "token_expired", None),
+            "invalid" => refusal(Close::TokenInvalid, "token_invalid", None),
+            "unknown" => refusal(Close::Internal, "auth_unavailable", Some(2000)),
+            _ => {
+                let (name, lasts) = token.split_once('~').unwrap_or((token, "3600"));
+                Ok(Identity {
+                    user: user(name),
+                    expires_at: now.saturating_add_signed(lasts.parse().unwrap()),
+                })
+            }
+        }
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        let code = match &error {
+            Error::NotMember => "not_a_member",
+            Error::Invalid(_) => "invalid_request",
+            Error::NotFound(_) => "not_found",
+            Error::Forbidden(_) => "forbidden",
+            Error::IdempotencyConflict => "conflict_idempotency",
+            Error::LimitReached { .. } => "limit_reached",
+            _ => "internal",
+        };
+        Failure {
+            code,
+            message: error.to_string(),
+            retry_after_ms: None,
+        }
+    }
+}

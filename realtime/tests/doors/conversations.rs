@@ -1,0 +1,368 @@
+//! What is told of conversations, to whom, and in what order.
+
+use backscroll_shard::ids::ConversationId;
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, caller, user};
+use crate::client::{Client, Door};
+
+super::through_both_doors!(
+    a_conversation_is_joined_and_left,
+    messages_are_told_in_order_and_answered,
+    edits_deletions_and_reactions_are_told,
+    typing_is_told_to_others,
+    typing_ends_with_the_connection,
+    receipts_name_the_messages,
+    the_list_is_told_without_joining,
+    sync_answers_what_was_missed,
+    what_was_missed_follows_hello,
+    too_much_is_refused_and_named,
+    who_is_no_longer_a_member_hears_nothing_more,
+    a_foreign_conversation_is_closed,
+    only_so_many_are_open,
+    a_send_that_is_repeated_is_stored_once,
+);
+
+async fn joined(bed: &Bed, door: Door, name: &str, id: ConversationId) -> Client {
+    let mut client = bed.connect(door, name).await;
+    let data = json!({"conversationId": id});
+    client.ask("join_conversation", data).await.unwrap();
+    client
+}
+
+async fn a_conversation_is_joined_and_left(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    bed.say("alice", id, "before").await;
+    let mut bob = bed.connect(door, "bob").await;
+    let data = json!({"conversationId": id});
+    let head = bob.ask("join_conversation", data.clone()).await.unwrap();
+    assert_eq!(head["conversationId"], json!(id));
+    assert_eq!(head["headSeq"], 1);
+    assert!(head["rev"].as_u64().unwrap() > 0);
+    assert_eq!(bob.event("joined_conversation").await, head);
+    let message = bed.say("alice", id, "now").await;
+    let told = bob.event("new_message").await;
+    assert_eq!(told["conversationId"], json!(id));
+    assert_eq!(told["message"]["id"], json!(message.id));
+    assert_eq!(told["message"]["content"], "now");
+    assert_eq!(
+        bob.ask("leave_conversation", data).await,
+        Ok(json!({})),
+        "left"
+    );
+    bed.say("alice", id, "after").await;
+    bob.hears_no("new_message").await;
+    bed.close().await;
+}
+
+async fn messages_are_told_in_order_and_answered(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    for n in 0..30_u64 {
+        let data = json!({"conversationId": id, "content": format!("ü\"{n}"), "clientMsgId": format!("c{n}"),
+            "metadata": {"n": n}});
+        let sent = alice.ask("send_message", data).await.unwrap();
+        assert_eq!(sent["seq"], n + 1);
+        assert_eq!(sent["senderId"], "alice");
+        assert_eq!(sent["metadata"], json!({"n": n}));
+    }
+    for client in [&mut alice, &mut bob] {
+        for n in 0..30_u64 {
+            let told = client.event("new_message").await;
+            assert_eq!(told["message"]["seq"], n + 1);
+            assert_eq!(told["message"]["content"], format!("ü\"{n}"));
+        }
+        client.hears_no("new_message").await;
+    }
+    bed.close().await;
+}
+
+async fn edits_deletions_and_reactions_are_told(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let message = json!(bed.say("alice", id, "first").await.id);
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let edit = json!({"messageId": message, "content": "second"});
+    let edited = alice.ask("edit_message", edit.clone()).await.unwrap();
+    assert_eq!(edited["content"], "second");
+    let told = bob.event("message_updated").await;
+    assert_eq!(told["message"]["content"], "second");
+    assert_eq!(told["conversationId"], json!(id));
+    assert_eq!(bob.fails("edit_message", edit).await, "forbidden");
+    let react = json!({"messageId": message, "emoji": "👍"});
+    let reacted = bob.ask("react", react).await.unwrap();
+    assert_eq!(reacted["reactions"], json!({"👍": ["bob"]}));
+    alice.event("message_updated").await; // its own edit
+    let told = alice.event("message_updated").await;
+    assert_eq!(told["message"]["reactions"], json!({"👍": ["bob"]}));
+    let take_back = json!({"messageId": message, "emoji": "👍", "remove": true});
+    let reacted = bob.ask("react", take_back).await.unwrap();
+    assert_eq!(reacted["reactions"], json!({}));
+    let delete = json!({"messageId": message});
+    let deleted = alice.ask("delete_message", delete).await.unwrap();
+    assert_eq!(deleted["content"], "");
+    let told = bob.event("message_deleted").await;
+    assert_eq!(told["message"]["content"], "");
+    assert!(told["message"]["deletedAt"].is_string());
+    bed.close().await;
+}
+
+async fn typing_is_told_to_others(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let data = json!({"conversationId": id});
+    let typing =
+        |is_typing: bool| json!({"conversationId": id, "userId": "alice", "isTyping": is_typing});
+    for _ in 0..3 {
+        alice.ask("typing_start", data.clone()).await.unwrap();
+    }
+    assert_eq!(bob.event("user_typing").await, typing(true));
+    alice.ask("typing_stop", data.clone()).await.unwrap();
+    assert_eq!(bob.event("user_typing").await, typing(false));
+    bob.hears_no("user_typing").await;
+    alice.hears_no("user_typing").await;
+    let mut carol = bed.connect(door, "bob").await;
+    let code = carol.fails("typing_start", data).await;
+    assert_eq!(code, "invalid_request", "not joined");
+    bed.close().await;
+}
+
+async fn typing_ends_with_the_connection(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let data = json!({"conversationId": id});
+    alice.ask("typing_start", data).await.unwrap();
+    assert_eq!(bob.event("user_typing").await["isTyping"], true);
+    drop(alice);
+    let told = bob.event("user_typing").await;
+    assert_eq!(
+        told,
+        json!({"conversationId": id, "userId": "alice", "isTyping": false})
+    );
+    bed.close().await;
+}
+
+async fn receipts_name_the_messages(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut messages: Vec<Value> = Vec::new();
+    for n in 0..3 {
+        messages.push(json!(bed.say("alice", id, &format!("{n}")).await.id));
+    }
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = bed.connect(door, "bob").await;
+    let mut phone = bed.connect(door, "bob").await;
+    let delivered = json!({"conversationId": id, "seq": 1});
+    let marks = bob.ask("mark_delivered", delivered).await.unwrap();
+    assert_eq!(marks["deliveredSeq"], 1);
+    assert_eq!(
+        alice.event("messages_delivered").await,
+        json!({"conversationId": id, "seq": 1, "messageIds": messages[..1], "readBy": "bob"})
+    );
+    let read = json!({"conversationId": id, "messageIds": [messages[1], messages[0]]});
+    let marks = bob.ask("mark_read", read).await.unwrap();
+    assert_eq!(marks["readSeq"], 2);
+    let expected =
+        json!({"conversationId": id, "seq": 2, "messageIds": messages[..2], "readBy": "bob"});
+    assert_eq!(alice.event("messages_read").await, expected);
+    // The reader's other devices hear it without joining.
+    assert_eq!(phone.event("messages_read").await, expected);
+    let rest = json!({"conversationId": id});
+    let marks = bob.ask("mark_read", rest).await.unwrap();
+    assert_eq!(marks["readSeq"], 3);
+    assert_eq!(
+        alice.event("messages_read").await["messageIds"],
+        json!(messages[2..])
+    );
+    let unread = bob.ask("unread_count", json!({})).await.unwrap();
+    assert_eq!(unread["total"], 0);
+    bed.close().await;
+}
+
+async fn the_list_is_told_without_joining(door: Door) {
+    let bed = Bed::new().await;
+    let mut bob = bed.connect(door, "bob").await;
+    let id = bed.group("alice", &["bob"]).await;
+    let told = bob.event("conversation_updated").await;
+    assert_eq!(told["conversation"]["id"], json!(id));
+    assert!(told["cursor"].is_string());
+    bed.say("alice", id, "hello").await;
+    let told = bob.event("conversation_updated").await;
+    assert_eq!(told["conversation"]["unreadCount"], 1);
+    assert_eq!(told["conversation"]["lastMessage"]["content"], "hello");
+    bob.hears_no("new_message").await;
+    bed.close().await;
+}
+
+async fn sync_answers_what_was_missed(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let rev = bob.event("joined_conversation").await["rev"].clone();
+    bed.say("alice", id, "hello").await;
+    let data = json!({"conversations": {id.to_string(): rev}});
+    let page = bob.ask("sync", data).await.unwrap();
+    let text = page.to_string();
+    assert!(text.contains("hello"), "{text}");
+    bed.close().await;
+}
+
+async fn what_was_missed_follows_hello(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut bob = bed.dial(door, json!({"token": "bob"})).await.unwrap();
+    let cursor = bob.event("hello").await["cursor"].clone();
+    assert!(cursor.is_string(), "{cursor}");
+    let data = json!({"conversationId": id});
+    let rev = bob.ask("join_conversation", data).await.unwrap()["rev"].clone();
+    drop(bob);
+    for n in 0..20 {
+        bed.say("alice", id, &format!("{n}")).await;
+    }
+    let resume = json!({"cursor": cursor, "conversations": {id.to_string(): rev}});
+    let auth = json!({"token": "bob", "resume": resume});
+    let mut bob = bed.dial(door, auth).await.unwrap();
+    let hello = bob.event("hello").await;
+    assert_eq!(hello["recovered"], true);
+    for n in 0..20 {
+        let told = bob.event("new_message").await;
+        assert_eq!(told["message"]["content"], format!("{n}"));
+    }
+    let told = bob.event("conversation_updated").await;
+    assert_eq!(told["conversation"]["unreadCount"], 20);
+    // And it is open again.
+    bed.say("alice", id, "live").await;
+    let told = bob.event("new_message").await;
+    assert_eq!(told["message"]["content"], "live");
+    bob.hears_no("resync").await;
+    bed.close().await;
+}
+
+async fn too_much_is_refused_and_named(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let foreign = bed.group("alice", &["carol"]).await;
+    bed.say("alice", id, "one").await;
+    let resume = json!({"cursor": "nonsense", "conversations": {id.to_string(): 1_000_000, foreign.to_string(): 1}});
+    let auth = json!({"token": "bob", "resume": resume});
+    let mut bob = bed.dial(door, auth).await.unwrap();
+    let hello = bob.event("hello").await;
+    assert_eq!(hello["recovered"], false);
+    let resync = bob.event("resync").await;
+    assert_eq!(resync["list"], true);
+    assert_eq!(resync["conversations"][0]["conversationId"], json!(id));
+    assert_eq!(resync["conversations"][0]["headSeq"], 1);
+    let left = bob.event("left_conversation").await;
+    assert_eq!(left, json!({"conversationId": foreign}));
+    bed.say("alice", id, "live").await;
+    let told = bob.event("new_message").await;
+    assert_eq!(told["message"]["content"], "live");
+    bed.close().await;
+}
+
+async fn who_is_no_longer_a_member_hears_nothing_more(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob", "carol"]).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let (alice, member) = (caller("alice"), user("bob"));
+    let removed = bed.store.remove_member(&alice, id, &member).await;
+    removed.unwrap();
+    let left = bob.event("left_conversation").await;
+    assert_eq!(left, json!({"conversationId": id}));
+    bed.say("alice", id, "secret").await;
+    bob.hears_no("new_message").await;
+    let data = json!({"conversationId": id});
+    assert_eq!(bob.fails("join_conversation", data).await, "not_a_member");
+    bed.close().await;
+}
+
+async fn a_foreign_conversation_is_closed(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let message = bed.say("alice", id, "secret").await.id;
+    let mut mallory = bed.connect(door, "mallory").await;
+    let cases = [
+        ("join_conversation", json!({"conversationId": id})),
+        (
+            "send_message",
+            json!({"conversationId": id, "content": "x"}),
+        ),
+        ("mark_read", json!({"conversationId": id})),
+        ("mark_delivered", json!({"conversationId": id})),
+        (
+            "edit_message",
+            json!({"messageId": message, "content": "x"}),
+        ),
+        ("delete_message", json!({"messageId": message})),
+        ("react", json!({"messageId": message, "emoji": "👍"})),
+    ];
+    for (name, data) in cases {
+        assert_eq!(mallory.fails(name, data).await, "not_a_member", "{name}");
+    }
+    mallory
+        .emit("join_conversation", json!({"conversationId": id}))
+        .await;
+    assert_eq!(mallory.event("error").await["code"], "not_a_member");
+    bed.say("alice", id, "secret").await;
+    mallory.hears_no("new_message").await;
+    bed.close().await;
+}
+
+async fn only_so_many_are_open(door: Door) {
+    let bed = Bed::with(|settings| settings.joined_conversations = 2).await;
+    let mut alice = bed.connect(door, "alice").await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(json!({"conversationId": bed.group("alice", &["bob"]).await}));
+    }
+    alice
+        .ask("join_conversation", ids[0].clone())
+        .await
+        .unwrap();
+    alice
+        .ask("join_conversation", ids[1].clone())
+        .await
+        .unwrap();
+    alice
+        .ask("join_conversation", ids[1].clone())
+        .await
+        .unwrap();
+    let code = alice.fails("join_conversation", ids[2].clone()).await;
+    assert_eq!(code, "limit_reached");
+    alice
+        .ask("leave_conversation", ids[0].clone())
+        .await
+        .unwrap();
+    alice
+        .ask("join_conversation", ids[2].clone())
+        .await
+        .unwrap();
+    bed.close().await;
+}
+
+async fn a_send_that_is_repeated_is_stored_once(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let mut alice = bed.connect(door, "alice").await;
+    let data = json!({"conversationId": id, "content": "once", "clientMsgId": "c1"});
+    let first = alice.ask("send_message", data.clone()).await.unwrap();
+    let again = alice.ask("send_message", data).await.unwrap();
+    assert_eq!(first["id"], again["id"]);
+    let other = json!({"conversationId": id, "content": "another", "clientMsgId": "c1"});
+    assert_eq!(
+        alice.fails("send_message", other).await,
+        "conflict_idempotency"
+    );
+    bob.event("new_message").await;
+    bob.hears_no("new_message").await;
+    bed.close().await;
+}

@@ -1,0 +1,86 @@
+//! What only the native door does.
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::bed::Bed;
+use crate::client::{Client, Door};
+
+const PATH: &str = "/ws/chat";
+
+#[tokio::test]
+async fn a_header_lets_in() {
+    let bed = Bed::new().await;
+    let headers = [("authorization", "Bearer alice")];
+    let socket = Client::websocket(bed.address, PATH, &headers)
+        .await
+        .unwrap();
+    let mut alice = Client::native(socket);
+    assert_eq!(alice.event("hello").await["userId"], "alice");
+    let headers = [("authorization", "Bearer expired")];
+    let refused = Client::websocket(bed.address, PATH, &headers).await;
+    assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 401));
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn a_subprotocol_lets_in() {
+    let bed = Bed::new().await;
+    let headers = [("sec-websocket-protocol", "bearer, alice")];
+    let socket = Client::websocket(bed.address, PATH, &headers)
+        .await
+        .unwrap();
+    let mut alice = Client::native(socket);
+    assert_eq!(alice.event("hello").await["userId"], "alice");
+    let headers = [("sec-websocket-protocol", "bearer, invalid")];
+    let socket = Client::websocket(bed.address, PATH, &headers)
+        .await
+        .unwrap();
+    let mut mallory = Client::native(socket);
+    assert_eq!(mallory.event("error").await["code"], "token_invalid");
+    assert_eq!(mallory.end().await, "token_invalid");
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn the_first_frame_is_authenticate() {
+    let bed = Bed::new().await;
+    for (frame, reason) in [
+        (r#"{"event":"ping"}"#, "unauthenticated"),
+        (r#"{"event":"authenticate","data":{}}"#, "invalid_frame"),
+        (r#"{"event":"authenticate"}"#, "invalid_frame"),
+        ("hello", "invalid_frame"),
+    ] {
+        let socket = Client::websocket(bed.address, PATH, &[]).await.unwrap();
+        let mut client = Client::native(socket);
+        client.text(frame).await;
+        assert_eq!(client.end().await, reason, "{frame}");
+    }
+    bed.holds(0).await;
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_pinged_and_one_that_answers_stays() {
+    let bed = Bed::with(|settings| {
+        settings.heartbeat = backscroll_shard::settings::Span::secs(1);
+    })
+    .await;
+    let mut alice = bed.connect(Door::Native, "alice").await;
+    alice.hears_no("error").await;
+    // The library answers pings while something is read.
+    let begun = tokio::time::Instant::now();
+    let two_seconds = begun + std::time::Duration::from_secs(2);
+    let mut pinged = false;
+    while let Ok(message) = tokio::time::timeout_at(
+        two_seconds,
+        futures_util::StreamExt::next(&mut alice.socket),
+    )
+    .await
+    {
+        pinged |= message.unwrap().unwrap().is_ping();
+    }
+    assert!(pinged);
+    alice.ask("ping", json!({})).await.unwrap();
+    bed.close().await;
+}

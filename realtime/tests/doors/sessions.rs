@@ -1,0 +1,241 @@
+//! Who is let in, what a session is told, and what it may do.
+
+use std::time::Duration;
+
+use backscroll_shard::settings::Span;
+use serde_json::json;
+
+use crate::bed::Bed;
+use crate::client::{Door, Refusal};
+
+super::through_both_doors!(
+    a_token_lets_in_and_hello_comes_first,
+    a_bad_token_is_refused_with_the_reason,
+    a_user_has_a_bounded_number_of_connections,
+    a_node_has_a_bounded_number_of_connections,
+    a_token_is_refreshed,
+    a_token_that_ended_ends_the_connection,
+    presence_is_told_to_those_who_watch,
+    a_flood_is_refused_and_then_cut_off,
+    commands_are_done_in_order,
+    what_is_no_command_fails,
+    a_node_that_drains_sends_everybody_away,
+    a_session_that_is_gone_leaves_nothing,
+);
+
+async fn a_token_lets_in_and_hello_comes_first(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.dial(door, json!({"token": "alice"})).await.unwrap();
+    let hello = alice.event("hello").await;
+    assert_eq!(alice.heard(), Vec::<&str>::new(), "hello is the first");
+    assert_eq!(hello["userId"], "alice");
+    assert_eq!(hello["heartbeatIntervalMs"], 25_000);
+    assert_eq!(hello["recovered"], false);
+    assert_eq!(
+        hello["limits"],
+        json!({"frameBytes": 65_536, "joinedConversations": 100, "presenceUsers": 200, "commandsPerSecond": 20})
+    );
+    assert!(hello["sessionId"].is_string() && hello["expiresAt"].is_string());
+    assert_eq!(alice.ask("ping", json!({})).await, Ok(json!({})));
+    bed.close().await;
+}
+
+async fn a_bad_token_is_refused_with_the_reason(door: Door) {
+    let bed = Bed::new().await;
+    let cases = [
+        ("expired", "token_expired", None),
+        ("invalid", "token_invalid", None),
+        ("unknown", "auth_unavailable", Some(2000)),
+    ];
+    for (token, code, retry_after_ms) in cases {
+        let refusal = bed.dial(door, json!({"token": token})).await.err();
+        let expected = Refusal {
+            code: code.to_owned(),
+            retry_after_ms,
+        };
+        assert_eq!(refusal, Some(expected));
+    }
+    bed.holds(0).await;
+    bed.close().await;
+}
+
+async fn a_user_has_a_bounded_number_of_connections(door: Door) {
+    let bed = Bed::with(|settings| settings.sessions_per_user = 2).await;
+    let first = bed.connect(door, "alice").await;
+    let _second = bed.connect(door, "alice").await;
+    let refusal = bed.dial(door, json!({"token": "alice"})).await.err();
+    assert_eq!(refusal.unwrap().code, "too_many_connections");
+    let _bob = bed.connect(door, "bob").await;
+    drop(first);
+    bed.holds(2).await;
+    let _third = bed.connect(door, "alice").await;
+    bed.close().await;
+}
+
+async fn a_node_has_a_bounded_number_of_connections(door: Door) {
+    let bed = Bed::with(|settings| {
+        settings.max_sessions = 2;
+        settings.sessions_per_ip = 100;
+    })
+    .await;
+    let first = bed.connect(door, "alice").await;
+    let _second = bed.connect(door, "bob").await;
+    let refusal = bed.dial(door, json!({"token": "carol"})).await.err();
+    assert_eq!(refusal.unwrap().code, "503");
+    drop(first);
+    bed.holds(1).await;
+    let _third = bed.connect(door, "carol").await;
+    bed.close().await;
+}
+
+async fn a_token_is_refreshed(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(door, "alice~60").await;
+    let refreshed = alice
+        .ask("refresh_token", json!({"token": "alice~7200"}))
+        .await;
+    assert!(refreshed.unwrap()["expiresAt"].is_string());
+    // Another user's ends the connection, after the answer.
+    let code = alice
+        .fails("refresh_token", json!({"token": "bob~7200"}))
+        .await;
+    assert_eq!(code, "token_invalid");
+    assert_eq!(alice.end().await, "token_invalid");
+    assert!(alice.is_final());
+    bed.close().await;
+}
+
+async fn a_token_that_ended_ends_the_connection(door: Door) {
+    let bed = Bed::with(|settings| settings.heartbeat = Span::secs(1)).await;
+    let mut alice = bed.connect(door, "alice~-60").await;
+    assert_eq!(alice.end().await, "token_expired");
+    assert!(alice.is_final());
+    bed.holds(0).await;
+    bed.close().await;
+}
+
+async fn presence_is_told_to_those_who_watch(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(door, "alice").await;
+    let watched = alice
+        .ask("presence_subscribe", json!({"userIds": ["bob", "carol"]}))
+        .await
+        .unwrap();
+    let users = watched["users"].as_array().unwrap();
+    assert_eq!(users.len(), 2);
+    assert_eq!(
+        (&users[0]["userId"], &users[0]["status"]),
+        (&json!("bob"), &json!("offline"))
+    );
+    let mut bob = bed.connect(door, "bob").await;
+    let online = alice.event("user_online").await;
+    assert_eq!(online["userId"], "bob");
+    assert_eq!(online["status"], "online");
+    let answer = bob.ask("presence_update", json!({"status": "busy"})).await;
+    assert_eq!(answer, Ok(json!({})));
+    assert_eq!(alice.event("user_online").await["status"], "busy");
+    bob.ask("presence_update", json!({"status": "offline"}))
+        .await
+        .unwrap();
+    let offline = alice.event("user_offline").await;
+    assert_eq!(offline["userId"], "bob");
+    let code = alice
+        .fails(
+            "presence_subscribe",
+            json!({"userIds": (0..201).map(|n| format!("u{n}")).collect::<Vec<_>>()}),
+        )
+        .await;
+    assert_eq!(code, "limit_reached");
+    bed.close().await;
+}
+
+async fn a_flood_is_refused_and_then_cut_off(door: Door) {
+    let bed = Bed::with(|settings| {
+        settings.commands_per_second = 1;
+        settings.command_burst = 5;
+    })
+    .await;
+    let mut alice = bed.connect(door, "alice").await;
+    for _ in 0..5 {
+        alice.ask("ping", json!({})).await.unwrap();
+    }
+    let failure = alice.ask("ping", json!({})).await.unwrap_err();
+    assert_eq!(failure["code"], "rate_limited");
+    let wait = failure["retryAfterMs"].as_u64().unwrap();
+    assert!((1..=1000).contains(&wait), "{wait}");
+    tokio::time::sleep(Duration::from_millis(wait + 50)).await;
+    alice.ask("ping", json!({})).await.unwrap();
+    for _ in 0..150 {
+        alice.begin("ping", json!({})).await;
+    }
+    assert_eq!(alice.end().await, "rate_limited");
+    assert!(!alice.is_final());
+    bed.close().await;
+}
+
+async fn commands_are_done_in_order(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = bed.connect(door, "alice").await;
+    let mut asked = Vec::new();
+    for n in 0..50 {
+        let data = json!({"conversationId": id, "content": format!("{n}")});
+        asked.push(alice.begin("send_message", data).await);
+    }
+    for (seq, ack) in (1..).zip(asked) {
+        let message = alice.reply(ack).await.unwrap();
+        assert_eq!(message["seq"], seq);
+        assert_eq!(message["content"], format!("{}", seq - 1));
+    }
+    bed.close().await;
+}
+
+async fn what_is_no_command_fails(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(door, "alice").await;
+    assert_eq!(
+        alice.fails("make_coffee", json!({})).await,
+        "invalid_request"
+    );
+    for data in [json!(null), json!([]), json!("x"), json!({}), json!(7)] {
+        let code = alice.fails("join_conversation", data).await;
+        assert_eq!(code, "invalid_request");
+    }
+    // Without a callback the failure comes as an event.
+    alice
+        .emit("join_conversation", json!({"conversationId": "nonsense"}))
+        .await;
+    let error = alice.event("error").await;
+    assert_eq!(error["code"], "invalid_request");
+    alice.ask("ping", json!({})).await.unwrap();
+    bed.close().await;
+}
+
+async fn a_node_that_drains_sends_everybody_away(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(door, "alice").await;
+    let mut bob = bed.connect(door, "bob").await;
+    bed.gateway.drain().await;
+    for client in [&mut alice, &mut bob] {
+        let reconnect = client.event("reconnect").await;
+        assert!(reconnect["afterMs"].as_u64().unwrap() < 1000);
+        assert_eq!(client.end().await, "shutting_down");
+        assert!(!client.is_final());
+    }
+    let refusal = bed.dial(door, json!({"token": "carol"})).await.err();
+    assert_eq!(refusal.unwrap().code, "503");
+    bed.holds(0).await;
+    bed.close().await;
+}
+
+async fn a_session_that_is_gone_leaves_nothing(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    for _ in 0..5 {
+        let mut alice = bed.connect(door, "alice").await;
+        let join = json!({"conversationId": id});
+        alice.ask("join_conversation", join).await.unwrap();
+    }
+    bed.holds(0).await;
+    bed.close().await;
+}
