@@ -11,14 +11,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::ids::{Rev, Seq};
+use backscroll_shard::ids::{Rev, Seq, UserId};
+use backscroll_shard::model::RawJson;
+use backscroll_shard::seams::Left;
 
 use crate::outbox::Event;
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
 
 /// Most changes kept, and held.
-const KEPT_MAX: usize = 256;
+pub(crate) const KEPT_MAX: usize = 512;
 /// Most bytes of changes kept.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
@@ -31,12 +33,12 @@ pub(crate) struct Todo {
     pub(crate) recheck: bool,
 }
 
-/// How a listener is to begin.
+/// How a listener began.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// It is told of everything after the rev it gave.
     Whole,
-    /// What lies between is not kept: nothing was done.
+    /// What it missed is not kept: nothing was done.
     NotKept,
 }
 
@@ -82,10 +84,12 @@ pub(crate) struct Channel {
     pub(crate) healing: bool,
     /// Whether somebody is about to look who still is a member.
     pub(crate) rechecking: bool,
+    /// When something was told last.
+    told_at: Instant,
     /// Since when nobody listens.
     pub(crate) idle_since: Option<Instant>,
     /// What was told last that is no change: presence is told again only when it differs.
-    last_state: Option<Arc<backscroll_shard::model::RawJson>>,
+    last_state: Option<Arc<RawJson>>,
 }
 
 impl Channel {
@@ -104,6 +108,7 @@ impl Channel {
             members: 0,
             healing: false,
             rechecking: false,
+            told_at: Instant::now(),
             idle_since: Some(Instant::now()),
             last_state: None,
         }
@@ -150,21 +155,23 @@ impl Channel {
         self.tell_held()
     }
 
-    /// `session`, which knows everything up to `after`, listens from now on; what was told after it is told to it first.
-    /// Also says whether that holds a change of members.
-    pub(crate) fn listen(&mut self, session: &Arc<Session>, after: Rev) -> (Start, Todo) {
-        let rev = self.rev.unwrap_or(after);
-        let mut todo = Todo::default();
-        if after < rev {
-            if after < self.kept_after {
-                return (Start::NotKept, todo);
-            }
-            for kept in self.kept.iter().filter(|kept| kept.rev > after) {
-                if kept.kind == PushKind::ConversationChanged {
-                    todo.recheck = true;
-                } else {
-                    session.outbox.event(&kept.event);
-                }
+    /// `session`, which knows everything up to `after`, listens from now on. It is told `first`, and then what was told after
+    /// `after`.
+    pub(crate) fn listen(
+        &mut self,
+        session: &Arc<Session>,
+        after: Rev,
+        first: Option<&Arc<Event>>,
+    ) -> Start {
+        if self.kept_since(after).is_none() && self.rev.is_some() {
+            return Start::NotKept;
+        }
+        if let Some(first) = first {
+            session.outbox.event(first);
+        }
+        for kept in self.kept.iter().filter(|kept| kept.rev > after) {
+            if kept.kind != PushKind::ConversationChanged {
+                session.outbox.event(&kept.event);
             }
         }
         self.unlisten(session);
@@ -173,23 +180,18 @@ impl Channel {
             after,
         });
         self.idle_since = None;
-        (Start::Whole, todo)
+        Start::Whole
     }
 
-    /// How many changes after `after` would be told to a new listener; none when they are not kept.
+    /// How many bytes of changes after `after` a new listener would be told; none when they are not kept.
     #[must_use]
     pub(crate) fn kept_since(&self, after: Rev) -> Option<usize> {
         let rev = self.rev?;
         if after >= rev {
             return Some(0);
         }
-        (after >= self.kept_after).then(|| self.kept.iter().filter(|kept| kept.rev > after).count())
-    }
-
-    /// Everything after this is kept.
-    #[must_use]
-    pub(crate) fn kept_after(&self) -> Rev {
-        self.kept_after
+        let missed = self.kept.iter().filter(|kept| kept.rev > after);
+        (after >= self.kept_after).then(|| missed.map(Kept::bytes).sum())
     }
 
     /// `session` no longer listens. Says whether it did.
@@ -227,6 +229,28 @@ impl Channel {
         let mut todo = self.tell_held();
         todo.recheck |= recheck;
         todo
+    }
+
+    /// Notes what those who begin to watch a user were told otherwise.
+    pub(crate) fn note_state(&mut self, data: Arc<RawJson>) {
+        self.last_state = Some(data);
+    }
+
+    /// What was told last that is no change.
+    pub(crate) fn last_state(&self) -> Option<&RawJson> {
+        self.last_state.as_deref()
+    }
+
+    /// What was told long ago is no longer kept: whoever comes back that late asks the log.
+    pub(crate) fn forget_old(&mut self, age: std::time::Duration) {
+        if let Some(rev) = self.rev
+            && !self.kept.is_empty()
+            && self.told_at.elapsed() > age
+        {
+            self.kept = VecDeque::new();
+            self.kept_bytes = 0;
+            self.kept_after = rev;
+        }
     }
 
     fn tell_state(&mut self, push: &Push) {
@@ -272,16 +296,44 @@ impl Channel {
             kind: push.kind,
             event: Arc::new(Event::of(&self.topic, &push)),
         };
-        let recheck = push.kind == PushKind::ConversationChanged;
-        if !recheck {
-            for listener in &self.listeners {
-                if rev > listener.after {
-                    listener.session.outbox.event(&kept.event);
+        self.told_at = Instant::now();
+        let recheck = match push.kind {
+            PushKind::ConversationChanged => self.part_with(&push),
+            _ => {
+                for listener in &self.listeners {
+                    if rev > listener.after {
+                        listener.session.outbox.event(&kept.event);
+                    }
                 }
+                false
             }
-        }
+        };
         self.keep(kept);
         recheck
+    }
+
+    /// Those who left hear nothing more. Says whether it is not known who that is.
+    fn part_with(&mut self, push: &Push) -> bool {
+        let gone: Box<dyn Fn(&UserId) -> bool> = match serde_json::from_str(push.data.get()) {
+            Ok(Left::Nobody) => return false,
+            Ok(Left::One(user)) => Box::new(move |other| *other == user),
+            Ok(Left::Everybody) => Box::new(|_| true),
+            Err(_) => return true,
+        };
+        let Topic::Conversation(id) = self.topic else {
+            return false;
+        };
+        let (gone, staying): (Vec<Listener>, Vec<Listener>) = std::mem::take(&mut self.listeners)
+            .into_iter()
+            .partition(|listener| push.rev > listener.after && gone(&listener.session.user));
+        self.listeners = staying;
+        for listener in gone {
+            listener.session.expel(id);
+        }
+        if self.listeners.is_empty() {
+            self.idle_since.get_or_insert_with(Instant::now);
+        }
+        false
     }
 
     fn keep(&mut self, kept: Kept) {
@@ -294,6 +346,16 @@ impl Channel {
             self.kept_bytes -= oldest.bytes();
             self.kept_after = oldest.rev;
         }
+    }
+
+    /// Whether something came early.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What is held is of no log.
+    pub(crate) fn forget_held(&mut self) {
+        self.held = BTreeMap::new();
     }
 
     /// Tells what is held and follows.
@@ -348,10 +410,14 @@ impl Channel {
         self.tell_held()
     }
 
-    /// Everything that happened after `after`, up to what is kept already, becomes kept: somebody who comes back wants it.
-    pub(crate) fn keep_from(&mut self, after: Rev, changes: Vec<Push>) {
+    /// Everything that happened after `after` becomes kept: somebody who comes back wants it. `changes` are all of it up to
+    /// `through`; `false` when that does not reach what is kept already.
+    pub(crate) fn keep_from(&mut self, after: Rev, changes: Vec<Push>, through: Rev) -> bool {
         if after >= self.kept_after {
-            return;
+            return true;
+        }
+        if through < self.kept_after {
+            return false;
         }
         let older: Vec<Kept> = changes
             .into_iter()
@@ -365,9 +431,11 @@ impl Channel {
         let kept = std::mem::take(&mut self.kept);
         self.kept_bytes = 0;
         self.kept_after = after;
+        self.told_at = Instant::now();
         for kept in older.into_iter().chain(kept) {
             self.keep(kept);
         }
+        true
     }
 }
 
@@ -416,7 +484,7 @@ mod tests {
     async fn early_changes_wait_for_those_before_them() {
         let mut channel = channel(5);
         let session = Session::test("alice");
-        assert_eq!(channel.listen(&session, Rev(5)).0, Start::Whole);
+        assert_eq!(channel.listen(&session, Rev(5), None), Start::Whole);
         assert!(channel.take(change(7)).heal);
         assert!(channel.take(change(8)).heal);
         assert_eq!(told(&session).await, Vec::<u64>::new());
@@ -430,7 +498,7 @@ mod tests {
     async fn what_is_lost_is_healed_from_the_log() {
         let mut channel = channel(5);
         let session = Session::test("alice");
-        channel.listen(&session, Rev(5));
+        channel.listen(&session, Rev(5), None);
         channel.take(change(9));
         let todo = channel.healed(vec![change(7), change(8)], Rev(8), Seq(8));
         assert_eq!(todo, Todo::default());
@@ -444,12 +512,16 @@ mod tests {
             channel.take(change(rev));
         }
         let (early, late) = (Session::test("alice"), Session::test("bob"));
-        assert_eq!(channel.listen(&early, Rev(4)).0, Start::NotKept);
-        assert_eq!(channel.listen(&late, Rev(6)).0, Start::Whole);
+        assert_eq!(channel.listen(&early, Rev(4), None), Start::NotKept);
+        assert_eq!(channel.listen(&late, Rev(6), None), Start::Whole);
         assert_eq!(told(&late).await, [7, 8]);
-        channel.keep_from(Rev(3), vec![change(4), change(5), change(6)]);
+        assert!(
+            !channel.keep_from(Rev(3), vec![change(4)], Rev(4)),
+            "it would leave a hole"
+        );
+        assert!(channel.keep_from(Rev(3), vec![change(4), change(5), change(6)], Rev(6)));
         assert_eq!(channel.kept_since(Rev(3)), Some(5));
-        assert_eq!(channel.listen(&early, Rev(4)).0, Start::Whole);
+        assert_eq!(channel.listen(&early, Rev(4), None), Start::Whole);
         assert_eq!(told(&early).await, [5, 6, 7, 8]);
     }
 
@@ -457,11 +529,39 @@ mod tests {
     async fn who_knows_more_than_the_node_is_not_told_again() {
         let mut channel = channel(5);
         let session = Session::test("alice");
-        channel.listen(&session, Rev(7));
+        channel.listen(&session, Rev(7), None);
         for rev in 6..=8 {
             channel.take(change(rev));
         }
         assert_eq!(told(&session).await, [8]);
+    }
+
+    #[tokio::test]
+    async fn who_left_hears_nothing_more() {
+        let mut channel = channel(5);
+        let (alice, bob) = (Session::test("alice"), Session::test("bob"));
+        for session in [&alice, &bob] {
+            assert!(session.joined(ConversationId::new(UserKey(1), 2)));
+            channel.listen(session, Rev(5), None);
+        }
+        channel.take(change(7));
+        let left = Push::change(
+            PushKind::ConversationChanged,
+            Rev(6),
+            &Left::One(bob.user.clone()),
+        );
+        assert_eq!(channel.take(left), Todo::default());
+        assert_eq!(told(&alice).await, [7]);
+        let mut items = Vec::new();
+        bob.outbox.next(&mut items, 10).await.unwrap();
+        let [Item::Event(event)] = &items[..] else {
+            panic!("{items:?}");
+        };
+        assert_eq!(event.name, "left_conversation");
+        assert!(!bob.has_joined(ConversationId::new(UserKey(1), 2)));
+        let deleted = Push::change(PushKind::ConversationChanged, Rev(8), &Left::Everybody);
+        channel.take(deleted);
+        assert!(channel.is_empty());
     }
 
     #[test]
@@ -472,7 +572,7 @@ mod tests {
         }
         assert_eq!(channel.kept.len(), KEPT_MAX);
         assert_eq!(channel.kept_after, Rev(2000 - KEPT_MAX as u64));
-        for rev in 3000..5000 {
+        for rev in 3000..6000 {
             channel.take(change(rev));
         }
         assert_eq!(channel.held.len(), KEPT_MAX);
@@ -487,7 +587,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let mut channel = channel(0);
             let session = Session::test("alice");
-            channel.listen(&session, Rev(0));
+            channel.listen(&session, Rev(0), None);
             let mut newest = 0;
             for rev in revs {
                 newest = newest.max(rev);

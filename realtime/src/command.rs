@@ -1,8 +1,10 @@
 //! Commands: what a client asks of its session, checked, done and answered. The same for every door.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
+use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::model::{Caller, NewMessage, RawJson, SyncRequest};
 use serde::Serialize;
@@ -12,9 +14,8 @@ use crate::bus::Status;
 use crate::gateway::{COMMAND_TIMEOUT, Gateway, WATCHED_MAX};
 use crate::hub::Joined;
 use crate::protocol::{
-    self, Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered,
-    MarkRead, PresenceSubscribe, PresenceUpdate, React, RefreshToken, Refreshed, SendMessage,
-    Watched,
+    Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered, MarkRead,
+    PresenceSubscribe, PresenceUpdate, React, RefreshToken, Refreshed, SendMessage, Watched,
 };
 use crate::push::Topic;
 use crate::session::Session;
@@ -24,6 +25,9 @@ const TYPING_MEMBERS_MAX: u64 = 50;
 
 /// Commands that clients give by themselves: they do not show that somebody is there.
 const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
+
+/// How many watched users cost as much as a command.
+const WATCHED_FOR_ONE: u32 = 10;
 
 /// What an answer holds.
 type Answer = Result<Arc<RawJson>, Failure>;
@@ -47,7 +51,7 @@ impl Gateway {
             self.settings.commands_per_second,
             self.settings.command_burst,
         );
-        if let Err(wait) = session.admit(rate, burst) {
+        if let Err(wait) = session.admit(rate, burst, 1) {
             metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
             return Err(Failure::rate_limited(wait));
         }
@@ -60,6 +64,7 @@ impl Gateway {
             deadline: started + COMMAND_TIMEOUT,
         };
         let outcome = self.perform(session, &caller, name, data).await;
+        session.heard(); // while it was done, nothing else was read
         metrics::histogram!("backscroll_realtime_command_seconds")
             .record(started.elapsed().as_secs_f64());
         outcome
@@ -126,12 +131,13 @@ impl Gateway {
                 retry_after_ms: None,
             });
         }
-        let joined = self.hub.join(session, id, None, 0).await;
+        let nothing = AtomicUsize::new(0);
+        let joining = self.hub.join(session, id, None, &nothing);
+        let joined = tokio::time::timeout(COMMAND_TIMEOUT, joining)
+            .await
+            .unwrap_or(Err(Error::DeadlineExceeded));
         let (Joined::Whole(head) | Joined::Refused(head)) =
             joined.map_err(|error| self.failure(error))?;
-        session
-            .outbox
-            .event(&Arc::new(protocol::event("joined_conversation", &head)));
         answer(&head)
     }
 
@@ -234,6 +240,14 @@ impl Gateway {
                 retry_after_ms: None,
             });
         }
+        let (rate, burst) = (
+            self.settings.commands_per_second,
+            self.settings.command_burst,
+        );
+        let cost = u32::try_from(users.len()).unwrap_or(u32::MAX) / WATCHED_FOR_ONE;
+        if let Err(wait) = session.admit(rate, burst, cost) {
+            return Err(Failure::rate_limited(wait));
+        }
         let Some(before) = session.watch(users.clone()) else {
             return answer(&Done {});
         };
@@ -253,9 +267,9 @@ impl Gateway {
                 self.hub.leave(session, &Topic::Presence(user.clone()));
             }
         }
-        answer(&Watched {
-            users: self.presence.look_up(&users).await,
-        })
+        let users = self.presence.look_up(&users).await;
+        users.iter().for_each(|user| self.hub.note_presence(user));
+        answer(&Watched { users })
     }
 
     fn show(&self, session: &Session, command: PresenceUpdate) -> Answer {

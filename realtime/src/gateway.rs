@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::UserId;
+use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
 use backscroll_shard::sync::{parse_cursor, to_cursor};
@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bus::{Bus, Roster};
 use crate::hub::{Hub, Joined, REPLAY_MAX, resync};
+use crate::outbox::Item;
 use crate::presence::PresenceKeeper;
 use crate::protocol::{
     self, Close, Failure, Hello, InConversation, Reconnect, Resume, SessionLimits, UserTyping,
@@ -37,14 +38,16 @@ pub const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(10);
 pub const WATCHED_MAX: usize = 200;
 /// How long after its heartbeat interval a silent connection is kept.
 const HEARTBEAT_SLACK: u32 = 10;
+/// How often in an interval each connection is looked at.
+const HEARTBEAT_LOOKS: u32 = 5;
 /// How long a connection is kept after its token has ended.
 const EXPIRY_GRACE: i64 = 25;
 /// How long one command may take.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Into how many parts sessions are divided; the heartbeat takes them in turn.
 const PARTS: usize = 64;
-/// Most conversations that a client may resume at once.
-const RESUMED_MAX: usize = 1000;
+/// How long to wait before a conversation that could not be resumed is tried again, about.
+const JOIN_AGAIN: Duration = Duration::from_secs(3);
 
 /// Who a valid token says the caller is.
 #[derive(Clone, Debug)]
@@ -117,6 +120,20 @@ pub struct Gateway {
     draining: AtomicBool,
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+/// A session that is being opened: ended when that is given up.
+struct Opening<'a> {
+    gateway: &'a Gateway,
+    session: Option<Arc<Session>>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = &self.session {
+            self.gateway.end(session);
+        }
+    }
 }
 
 impl Gateway {
@@ -269,13 +286,19 @@ impl Gateway {
     /// what was missed wait in its queue. `pinged`: the gateway asks it for signs of life.
     ///
     /// # Errors
-    /// [`Close::TooManyConnections`].
+    /// [`Close::TooManyConnections`]; [`Close::InvalidFrame`] when more is to be resumed than may be open;
+    /// [`Close::ShuttingDown`].
     pub async fn open(
-        &self,
+        self: &Arc<Self>,
         identity: Identity,
         resume: Option<Resume>,
         pinged: bool,
     ) -> Result<Arc<Session>, Close> {
+        let resumed = resume.is_some();
+        let resume = resume.unwrap_or_default();
+        if resume.conversations.len() > self.settings.joined_conversations {
+            return Err(Close::InvalidFrame);
+        }
         let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
         let queue = self.settings.queue_bytes;
         let session = Arc::new(Session::new(identity.user, expires_at, queue, pinged));
@@ -285,11 +308,16 @@ impl Gateway {
         {
             return Err(Close::TooManyConnections);
         }
+        metrics::gauge!("backscroll_realtime_sessions").increment(1.0);
+        let mut opening = Opening {
+            gateway: self,
+            session: Some(Arc::clone(&session)),
+        };
         self.part(session.id)
             .insert(session.id, Arc::clone(&session));
-        metrics::gauge!("backscroll_realtime_sessions").increment(1.0);
-        let resumed = resume.is_some();
-        let resume = resume.unwrap_or_default();
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Close::ShuttingDown); // `opening` ends it
+        }
         let (cursor, recovered) = self.catch_up(&session, resumed, resume).await;
         let hello = Hello {
             session_id: &format!("{:016x}", session.id),
@@ -308,6 +336,7 @@ impl Gateway {
             (true, false) => "resync",
         };
         metrics::counter!("backscroll_realtime_connects_total", "outcome" => outcome).increment(1);
+        opening.session = None;
         Ok(session)
     }
 
@@ -320,32 +349,29 @@ impl Gateway {
         }
     }
 
-    /// Follows the list and opens conversations again; gives the list's cursor, and whether nothing that was missed is
-    /// refused.
+    /// Follows the list and opens conversations again; gives the cursor after which it is told what changes, and whether
+    /// nothing that was missed is refused.
     async fn catch_up(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<Session>,
         resumed: bool,
         resume: Resume,
     ) -> (Option<String>, bool) {
         let known = resume.cursor.as_deref().map(parse_cursor);
         let unknown = matches!(known, Some(Err(_)));
-        let (cursor, list_whole) = self
+        let wanted = known.is_some();
+        let cursor = self
             .hub
             .follow_list(session, known.and_then(Result::ok))
-            .await;
-        let list = resumed && (unknown || !list_whole);
-        let mut refused = Vec::new();
-        let mut failed = false;
-        let most = self.settings.joined_conversations.min(RESUMED_MAX);
-        let joins = resume
-            .conversations
-            .into_iter()
-            .take(most)
-            .map(|(id, rev)| {
-                let hub = &self.hub;
-                async move { (id, hub.join(session, id, Some(rev), REPLAY_MAX).await) }
-            });
+            .await
+            .filter(|_| !unknown);
+        let list = wanted && cursor.is_none();
+        let (mut refused, mut failed) = (Vec::new(), Vec::new());
+        let room = AtomicUsize::new(REPLAY_MAX);
+        let joins = resume.conversations.into_iter().map(|(id, rev)| {
+            let (hub, room) = (&self.hub, &room);
+            async move { (id, hub.join(session, id, Some(rev), room).await) }
+        });
         for (id, joined) in futures_util::future::join_all(joins).await {
             match joined {
                 Ok(Joined::Whole(_)) => {}
@@ -358,21 +384,54 @@ impl Gateway {
                     session.outbox.event(&Arc::new(left));
                 }
                 Err(error) => {
-                    // It cannot be opened just now: the client tries, as after any lost connection.
-                    tracing::warn!(%error, "a conversation cannot be resumed");
-                    failed = true;
+                    tracing::warn!(%error, "a conversation cannot be resumed yet");
+                    failed.push(id);
                 }
             }
         }
-        if failed {
-            session.outbox.close(Close::Internal);
-        }
-        let recovered = resumed && !list && refused.is_empty();
+        let recovered = resumed && !list && refused.is_empty() && failed.is_empty();
         if list || !refused.is_empty() {
             // Before what is told of these already, and after hello.
             session.outbox.first(resync(refused, list));
         }
+        if !failed.is_empty() {
+            let retrying = Arc::clone(self).join_later(Arc::clone(session), failed);
+            self.tasks.spawn(retrying);
+        }
         (cursor.map(to_cursor), recovered)
+    }
+
+    /// Opens conversations whose shard does not answer as soon as it does; they have to be loaded then.
+    async fn join_later(self: Arc<Self>, session: Arc<Session>, mut ids: Vec<ConversationId>) {
+        while !ids.is_empty() && session.outbox.closed().is_none() {
+            let pause = JOIN_AGAIN.mul_f64(rand::random_range(0.5..1.5));
+            if self
+                .closing
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            let nothing = AtomicUsize::new(0);
+            let mut again = Vec::new();
+            for id in ids {
+                match self.hub.join(&session, id, Some(Rev(0)), &nothing).await {
+                    Ok(Joined::Whole(head) | Joined::Refused(head)) => {
+                        session.outbox.event(&Arc::new(resync(vec![head], false)));
+                    }
+                    Err(Error::NotMember) => {
+                        let data = InConversation {
+                            conversation_id: id,
+                        };
+                        let left = protocol::event("left_conversation", &data);
+                        session.outbox.event(&Arc::new(left));
+                    }
+                    Err(_) => again.push(id),
+                }
+            }
+            ids = again;
+        }
     }
 
     /// Goes on with a new token of the same user; gives when it ends.
@@ -423,7 +482,7 @@ impl Gateway {
     pub(crate) fn tell_typing(
         &self,
         session: &Session,
-        conversation_id: backscroll_shard::ids::ConversationId,
+        conversation_id: ConversationId,
         is_typing: bool,
     ) {
         let data = UserTyping {
@@ -437,11 +496,13 @@ impl Gateway {
             .publish(&Topic::Conversation(conversation_id), &push);
     }
 
-    /// Asks for signs of life, each part of the sessions in its turn, and ends those that give none or whose token has
-    /// ended.
+    /// Asks silent sessions for signs of life, and ends those that give none or whose token has ended. It looks at each
+    /// part of the sessions in its turn, and at all of them several times in an interval.
     async fn heartbeat(self: Arc<Self>) {
         let interval = self.settings.heartbeat.0;
-        let step = interval / u32::try_from(PARTS).unwrap_or(1);
+        let step = interval / (HEARTBEAT_LOOKS * u32::try_from(PARTS).unwrap_or(1));
+        let quiet =
+            u32::try_from((interval - interval / HEARTBEAT_LOOKS).as_secs()).unwrap_or(u32::MAX);
         let patience = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX) + HEARTBEAT_SLACK;
         let mut next = 0;
         while self
@@ -459,17 +520,16 @@ impl Gateway {
             };
             next = (next + 1) % PARTS;
             for session in sessions {
-                if session
+                let ended = session
                     .expires_at
                     .load(Ordering::Relaxed)
-                    .saturating_add(EXPIRY_GRACE)
-                    < now
-                {
+                    .saturating_add(EXPIRY_GRACE);
+                if ended < now {
                     session.outbox.close(Close::TokenExpired);
                 } else if session.pinged && session.silent_for() > patience {
                     session.outbox.close(Close::Idle);
-                } else if session.pinged {
-                    session.outbox.put(crate::outbox::Item::Ping);
+                } else if session.pinged && session.silent_for() >= quiet {
+                    session.outbox.put(Item::Ping);
                 }
             }
         }

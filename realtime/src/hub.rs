@@ -12,23 +12,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
-use backscroll_shard::model::{ConversationChanges, ConversationHead, Message};
+use backscroll_shard::model::{ConversationChanges, ConversationHead, ListEntry, Message, RawJson};
 use backscroll_shard::store::{Standing, Store};
 use backscroll_shard::sync::Delta;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::bus::{Bus, Receiver};
+use crate::bus::{Bus, Receiver, Status};
 use crate::channel::{Channel, Start, Todo};
 use crate::outbox::Event;
-use crate::protocol::{self, InConversation, Resync};
+use crate::protocol::{self, Presence, Resync};
 use crate::publisher::{entry_push, message_push};
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
@@ -46,6 +47,12 @@ const LINGER: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_millis(100);
 /// How long what a healed or joined topic asks may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a question of many may take, the questions before it included.
+const ASK_TIMEOUT: Duration = Duration::from_secs(8);
+/// How many reads of the log may be under way: others need the connections too.
+const READS: usize = 8;
+/// From how many listeners on the workers make a pause after a push.
+const CROWD: usize = 1000;
 /// How long to wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Beyond so many listeners, changes of members are gathered for a moment.
@@ -96,6 +103,8 @@ pub struct Hub {
     standings: Batcher<(ConversationId, UserId), Option<Standing>>,
     list_revs: Batcher<UserId, Rev>,
     in_doubt: Notify,
+    reads: Semaphore,
+    replay_bytes: usize,
     tasks: TaskTracker,
     closing: CancellationToken,
     this: Weak<Self>,
@@ -136,6 +145,8 @@ impl Hub {
             standings,
             list_revs,
             in_doubt: Notify::new(),
+            reads: Semaphore::new(READS),
+            replay_bytes: settings.queue_bytes / 2,
             tasks,
             closing,
             this: Weak::clone(this),
@@ -188,12 +199,7 @@ impl Hub {
                     filling: tokio::sync::Mutex::default(),
                 })
             });
-            let entry = Arc::clone(entry);
-            // Whoever comes now keeps it from being swept until they listen.
-            let mut channel = entry.channel();
-            channel.idle_since = channel.idle_since.map(|_| Instant::now());
-            drop(channel);
-            entry
+            Arc::clone(entry) // which keeps it from being swept until they listen
         };
         if self.is_in_doubt() {
             // It would only be waited for. The bus keeps it for when it is back, and the audit finds what it does not bring.
@@ -221,7 +227,8 @@ impl Hub {
         self.bus.silence().is_some_and(|silence| silence > SILENCE)
     }
 
-    /// Opens a conversation for `session`, which knows it up to `known`; without that, from where it stands now.
+    /// Opens a conversation for `session`, which knows it up to `known`; without that, from where it stands now, which it is
+    /// told first. `room` is how many changes it may be told in all.
     ///
     /// # Errors
     /// [`Error::NotMember`]; [`Error::DeadlineExceeded`] when the log cannot be asked just now.
@@ -230,51 +237,76 @@ impl Hub {
         session: &Arc<Session>,
         id: ConversationId,
         known: Option<Rev>,
-        room: usize,
+        room: &AtomicUsize,
     ) -> Result<Joined> {
         let entry = self.entry(Topic::Conversation(id)).await;
-        let asked = self.standings.ask((id, session.user.clone())).await;
-        let standing = asked
-            .ok_or(Error::DeadlineExceeded)?
-            .ok_or(Error::NotMember)?;
+        let standing = match self.standing(id, session).await {
+            Ok(standing) => standing,
+            Err(error) => {
+                self.drop_unused(&entry);
+                return Err(error);
+            }
+        };
         let head = standing.head;
-        let begun = entry
-            .channel()
-            .begin(head.rev, head.head_seq, standing.member_count);
+        let begun = {
+            let mut channel = entry.channel();
+            let mut begun = channel.begin(head.rev, head.head_seq, standing.member_count);
+            begun.heal |= channel.rev().is_some_and(|told| told < head.rev);
+            begun
+        };
         self.follow_up(&entry, begun);
-        let known = known.unwrap_or(head.rev);
-        let joined = if known > head.rev {
-            Joined::Refused(head) // of a log that was set back, or never was
-        } else if self.catch_up(&entry, session, known, &head, room).await {
-            return self.confirm(session, id, Joined::Whole(head));
+        // Noted before it listens, so that who is expelled meanwhile is told.
+        if !session.joined(id) {
+            return Err(Error::Closing);
+        }
+        let whole = match known {
+            Some(known) if known > head.rev => false, // of a log that was set back, or never was
+            Some(known) => self.catch_up(&entry, session, known, &head, room).await,
+            None => false,
+        };
+        if !whole {
+            let announced = Arc::new(protocol::event("joined_conversation", &head));
+            let first = known.is_none().then_some(&announced);
+            // From where it stands; what came since is kept, or it stands there anew.
+            let mut after = head.rev;
+            while entry.channel().listen(session, after, first) == Start::NotKept {
+                after = entry.channel().rev().unwrap_or(after);
+            }
+        }
+        let ahead = entry.channel().rev().is_some_and(|told| told > head.rev);
+        if ahead && matches!(self.standing(id, session).await, Err(Error::NotMember)) {
+            self.expel(session, id); // since it was asked first
+        }
+        if !session.has_joined(id) {
+            self.leave(session, &entry.topic);
+            return Err(Error::NotMember);
+        }
+        Ok(if whole || known.is_none() {
+            Joined::Whole(head)
         } else {
             Joined::Refused(head)
-        };
-        // From where it stands; what came since is kept, or it stands there anew.
-        let mut after = head.rev;
-        loop {
-            let (start, todo) = entry.channel().listen(session, after);
-            self.follow_up(&entry, todo);
-            if start == Start::Whole {
-                break;
-            }
-            after = entry.channel().rev().unwrap_or(after);
-        }
-        self.confirm(session, id, joined)
+        })
     }
 
-    /// A session that ended meanwhile listens to nothing.
-    fn confirm(
-        &self,
-        session: &Arc<Session>,
-        id: ConversationId,
-        joined: Joined,
-    ) -> Result<Joined> {
-        if session.joined(id) {
-            return Ok(joined);
+    async fn standing(&self, id: ConversationId, session: &Session) -> Result<Standing> {
+        let asked = self.standings.ask((id, session.user.clone()));
+        let answer = tokio::time::timeout(ASK_TIMEOUT, asked)
+            .await
+            .ok()
+            .flatten();
+        answer
+            .ok_or(Error::DeadlineExceeded)?
+            .ok_or(Error::NotMember)
+    }
+
+    /// Forgets a topic that somebody asked for who may not listen to it.
+    fn drop_unused(&self, entry: &Cell) {
+        let mut part = self.part(&entry.topic);
+        // Held by the map and by the caller.
+        if Arc::strong_count(entry) == 2 && entry.channel().is_empty() {
+            part.remove(&entry.topic);
+            self.bus.unsubscribe(&entry.topic);
         }
-        self.leave(session, &Topic::Conversation(id));
-        Err(Error::Closing)
     }
 
     /// Tells `session` what it missed since `known`, and everything from then on. `false` when that is too much: nothing was
@@ -285,124 +317,165 @@ impl Hub {
         session: &Arc<Session>,
         known: Rev,
         head: &ConversationHead,
-        room: usize,
+        room: &AtomicUsize,
     ) -> bool {
-        if head.rev.0 - known.0 > room as u64 {
+        let missed = usize::try_from(head.rev.0 - known.0).unwrap_or(usize::MAX);
+        let take = |room: usize| room.checked_sub(missed);
+        if room
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_err()
+        {
             return false;
         }
-        if self.listen_from(entry, session, known, head) {
-            return true;
+        if let Some(listens) = self.listen_from(entry, session, known) {
+            return listens;
         }
         // One reads for all who missed about the same.
         let _one = entry.filling.lock().await;
-        if self.listen_from(entry, session, known, head) {
-            return true;
+        if let Some(listens) = self.listen_from(entry, session, known) {
+            return listens;
         }
-        self.fill(entry, known, head).await && self.listen_from(entry, session, known, head)
+        self.fill(entry, known, head).await
+            && self.listen_from(entry, session, known).unwrap_or(false)
     }
 
-    /// Listens from `known` on, if all from there up to `head` is kept.
-    fn listen_from(
-        &self,
-        entry: &Cell,
-        session: &Arc<Session>,
-        known: Rev,
-        head: &ConversationHead,
-    ) -> bool {
+    /// Listens from `known` on, if all since then is kept, which is not known to be so for none. `false` when it is too
+    /// much for what may wait.
+    fn listen_from(&self, entry: &Cell, session: &Arc<Session>, known: Rev) -> Option<bool> {
         let mut channel = entry.channel();
-        // What the node was not told yet comes, or is healed, and goes to who listens then.
-        if channel.kept_since(known.min(head.rev)).is_none() {
-            return false;
+        let bytes = channel.kept_since(known)?;
+        if session.outbox.bytes() + bytes > self.replay_bytes {
+            return Some(false);
         }
-        let (start, todo) = channel.listen(session, known);
-        drop(channel);
-        self.follow_up(entry, todo);
-        start == Start::Whole
+        Some(channel.listen(session, known, None) == Start::Whole)
     }
 
     /// Reads what happened after `known` into what is kept: from the bus's window, or from the log.
     async fn fill(&self, entry: &Cell, known: Rev, head: &ConversationHead) -> bool {
         let window = self.bus.recent(head.conversation_id, known).await;
-        let kept_after = |entry: &Cell| entry.channel().kept_after();
-        let reaches = window
-            .last()
-            .is_some_and(|last| last.rev >= kept_after(entry));
-        metrics::counter!("backscroll_realtime_fills_total", "from" => if reaches { "window" } else { "log" })
-            .increment(1);
-        let changes = if reaches {
-            window
-        } else {
-            match self.read(head.conversation_id, known).await {
-                Ok(Log::Changes {
-                    changes, through, ..
-                }) if through >= kept_after(entry) => changes,
-                Ok(_) => return false,
-                Err(error) => {
-                    tracing::warn!(%error, "what a client missed cannot be read");
-                    return false;
-                }
-            }
-        };
-        entry.channel().keep_from(known, changes);
-        true
-    }
-
-    /// Opens the user's own topic for `session`, which knows their list up to `known`. Tells what it missed, and gives where
-    /// the list stands; none when that cannot be asked. `false` when too much is missing.
-    pub(crate) async fn follow_list(
-        &self,
-        session: &Arc<Session>,
-        known: Option<Rev>,
-    ) -> (Option<Rev>, bool) {
-        let user = &session.user;
-        let entry = self.entry(Topic::User(user.clone())).await;
-        let Some(rev) = self.list_revs.ask(user.clone()).await else {
-            entry.channel().listen(session, known.unwrap_or_default());
-            return (None, known.is_none());
-        };
-        let begun = entry.channel().begin(rev, Seq(0), 0);
-        self.follow_up(&entry, begun);
-        let after = known.unwrap_or(rev);
-        let whole = after <= rev && {
-            let kept = entry.channel().kept_since(after).is_some();
-            kept || self.fill_list(&entry, user, after, rev).await
-        };
-        let after = if whole { after } else { rev };
-        let mut listening = entry.channel();
-        if listening.listen(session, after).0 == Start::NotKept {
-            let now = listening.rev().unwrap_or(rev);
-            listening.listen(session, now);
+        if let Some(through) = window.last().map(|last| last.rev)
+            && entry.channel().keep_from(known, window, through)
+        {
+            metrics::counter!("backscroll_realtime_fills_total", "from" => "window").increment(1);
+            return true;
         }
-        (Some(rev), whole)
-    }
-
-    async fn fill_list(&self, entry: &Cell, user: &UserId, after: Rev, rev: Rev) -> bool {
-        let limit = u32::try_from(REPLAY_MAX).unwrap_or(u32::MAX);
-        let deadline = Instant::now() + PATIENCE;
-        match self.store.list_changes(user, after, limit, deadline).await {
-            Ok(entries) if entries.last().is_some_and(|(last, _)| *last >= rev) => {
-                let changes = entries.iter().map(|(rev, entry)| entry_push(*rev, entry));
-                entry.channel().keep_from(after, changes.collect());
-                true
-            }
+        metrics::counter!("backscroll_realtime_fills_total", "from" => "log").increment(1);
+        match self
+            .read_after(head.conversation_id, known, Seq(u64::MAX))
+            .await
+        {
+            Ok(Log::Changes {
+                changes, through, ..
+            }) => entry.channel().keep_from(known, changes, through),
             Ok(_) => false,
             Err(error) => {
-                tracing::warn!(%error, "what a client missed of its list cannot be read");
+                tracing::warn!(%error, "what a client missed cannot be read");
                 false
             }
         }
     }
 
+    /// Opens the user's own topic for `session`, which knows their list up to `known`. Tells what it missed, and gives up to
+    /// where it is told then; none when that is not known, or too much was missed.
+    pub(crate) async fn follow_list(
+        &self,
+        session: &Arc<Session>,
+        known: Option<Rev>,
+    ) -> Option<Rev> {
+        let user = &session.user;
+        let entry = self.entry(Topic::User(user.clone())).await;
+        let asked = tokio::time::timeout(ASK_TIMEOUT, self.list_revs.ask(user.clone())).await;
+        let Some(rev) = asked.ok().flatten() else {
+            // The audit finds out where it stands, and says then that it has to be loaded.
+            entry.channel().listen(session, Rev(0), None);
+            return None;
+        };
+        let begun = {
+            let mut channel = entry.channel();
+            if channel.rev().is_none() && !channel.is_empty() {
+                // Others listen since it could not be asked: what they missed is not known.
+                let told = Arc::new(resync(Vec::new(), true));
+                channel.skip_to(rev, Seq(0), &told)
+            } else {
+                channel.begin(rev, Seq(0), 0)
+            }
+        };
+        self.follow_up(&entry, begun);
+        let after = known.unwrap_or(rev);
+        if after <= rev {
+            if entry.channel().listen(session, after, None) == Start::Whole {
+                return Some(after);
+            }
+            if let Some(through) = self.tell_list(&entry, session, after).await {
+                return Some(through);
+            }
+        }
+        let mut channel = entry.channel();
+        let now = channel.rev().unwrap_or(rev);
+        channel.listen(session, now, None);
+        None
+    }
+
+    /// Tells `session` what is not kept of its list, and what comes then. None when that is too much.
+    async fn tell_list(&self, entry: &Cell, session: &Arc<Session>, after: Rev) -> Option<Rev> {
+        let limit = u32::try_from(REPLAY_MAX).unwrap_or(u32::MAX);
+        let read = self.list_changes(&session.user, after, limit).await;
+        let entries = match read {
+            Ok(entries) if entries.len() < REPLAY_MAX => entries,
+            Ok(_) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "what a client missed of its list cannot be read");
+                return None;
+            }
+        };
+        let through = entries.last().map_or(after, |(rev, _)| *rev);
+        let mut channel = entry.channel();
+        channel.kept_since(through)?;
+        for (rev, changed) in &entries {
+            let push = entry_push(*rev, changed);
+            session
+                .outbox
+                .event(&Arc::new(Event::of(&entry.topic, &push)));
+        }
+        (channel.listen(session, through, None) == Start::Whole).then_some(after)
+    }
+
+    /// As [`Store::list_changes`], not too many at once.
+    async fn list_changes(
+        &self,
+        user: &UserId,
+        after: Rev,
+        limit: u32,
+    ) -> Result<Vec<(Rev, ListEntry)>> {
+        let _slot = self.reads.acquire().await;
+        let deadline = Instant::now() + PATIENCE;
+        self.store.list_changes(user, after, limit, deadline).await
+    }
+
     /// `session` watches `user`.
     pub(crate) async fn watch(&self, session: &Arc<Session>, user: UserId) {
         let entry = self.entry(Topic::Presence(user)).await;
-        entry.channel().listen(session, Rev(0));
+        entry.channel().listen(session, Rev(0), None);
     }
 
-    /// Tells those here who watch `user`, when it differs from what they were told.
-    pub(crate) fn take_presence(&self, user: &UserId, push: Push) {
-        if let Some(entry) = self.find(&Topic::Presence(user.clone())) {
-            entry.channel().take(push);
+    /// Tells those here who watch `user` that they are gone, unless they were told so.
+    pub(crate) fn take_offline(&self, user: &UserId, push: Push) {
+        let Some(entry) = self.find(&Topic::Presence(user.clone())) else {
+            return;
+        };
+        let mut channel = entry.channel();
+        let told = channel
+            .last_state()
+            .map(|state| serde_json::from_str::<Presence>(state.get()));
+        if !matches!(told, Some(Ok(told)) if told.status == Status::Offline) {
+            channel.take(push);
+        }
+    }
+
+    /// Somebody who begins to watch was told this of a user: what differs from it is told.
+    pub(crate) fn note_presence(&self, presence: &Presence) {
+        if let Some(entry) = self.find(&Topic::Presence(presence.user_id.clone())) {
+            entry.channel().note_state(Arc::new(RawJson::of(presence)));
         }
     }
 
@@ -454,7 +527,11 @@ impl Hub {
                 let late = backscroll_shard::model::Timestamp::now().0 - at.0;
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
                 lag.record(late.max(0) as f64 / 1e3);
+                let crowd = entry.channel().listeners().count() > CROWD;
                 self.follow_up(&entry, todo);
+                if crowd {
+                    tokio::task::yield_now().await; // they are to be written to before they are told more
+                }
             }
         }
     }
@@ -488,19 +565,22 @@ impl Hub {
             let todo = match outcome {
                 Ok(todo) => todo,
                 Err(error) => {
-                    tracing::warn!(topic = %entry.topic, %error, "lost pushes cannot be read yet");
+                    tracing::debug!(topic = %entry.topic, %error, "lost pushes cannot be read yet");
                     if entry.channel().is_empty() {
                         break;
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY.mul_f64(rand::random_range(0.5..1.5))).await;
                     continue;
                 }
             };
             if todo.recheck {
                 self.recheck(entry).await;
             }
-            if !todo.heal {
-                break;
+            // What came early meanwhile did not ask for another read.
+            let mut channel = entry.channel();
+            if !todo.heal && !channel.holds() {
+                channel.healing = false;
+                return;
             }
         }
         entry.channel().healing = false;
@@ -516,7 +596,10 @@ impl Hub {
         metrics::counter!("backscroll_realtime_heals_total", "topic" => "conversation")
             .increment(1);
         match self.read_after(id, rev, head).await {
-            Ok(Log::Nothing) => Ok(Todo::default()),
+            Ok(Log::Nothing) => {
+                entry.channel().forget_held(); // what nobody committed
+                Ok(Todo::default())
+            }
             Ok(Log::Changes {
                 changes,
                 through,
@@ -552,9 +635,9 @@ impl Hub {
         };
         metrics::counter!("backscroll_realtime_heals_total", "topic" => "list").increment(1);
         let limit = u32::try_from(REPLAY_MAX).unwrap_or(u32::MAX);
-        let deadline = Instant::now() + PATIENCE;
-        let entries = self.store.list_changes(user, rev, limit, deadline).await?;
+        let entries = self.list_changes(user, rev, limit).await?;
         let Some(through) = entries.last().map(|(rev, _)| *rev) else {
+            entry.channel().forget_held();
             return Ok(Todo::default());
         };
         let changes: Vec<Push> = entries
@@ -566,12 +649,9 @@ impl Hub {
         Ok(todo)
     }
 
-    async fn read(&self, id: ConversationId, rev: Rev) -> Result<Log> {
-        self.read_after(id, rev, Seq(u64::MAX)).await
-    }
-
     /// What happened in a conversation after `rev`; messages after `head` are new to who listens.
     async fn read_after(&self, id: ConversationId, rev: Rev, head: Seq) -> Result<Log> {
+        let _slot = self.reads.acquire().await;
         let delta = self
             .store
             .changes(id, rev, Instant::now() + PATIENCE)
@@ -617,30 +697,32 @@ impl Hub {
         let Topic::Conversation(id) = entry.topic else {
             return;
         };
-        let listeners: Vec<Arc<Session>> = entry.channel().listeners().cloned().collect();
-        let asked = listeners
-            .iter()
-            .map(|session| self.standings.ask((id, session.user.clone())));
-        let standings = futures_util::future::join_all(asked).await;
-        for (session, standing) in listeners.iter().zip(standings) {
-            // Where it cannot be asked they stay: the audit asks again.
-            if let Some(None) = standing {
-                self.expel(session, id);
+        let mut unknown: Vec<Arc<Session>> = entry.channel().listeners().cloned().collect();
+        while !unknown.is_empty() && !self.closing.is_cancelled() {
+            let mut again = Vec::new();
+            for sessions in unknown.chunks(RECHECKED_AT_ONCE) {
+                let asked = sessions.iter().map(|session| self.standing(id, session));
+                let standings = futures_util::future::join_all(asked).await;
+                for (session, standing) in sessions.iter().zip(standings) {
+                    match standing {
+                        Ok(_) => {}
+                        Err(Error::NotMember) => self.expel(session, id),
+                        Err(_) => again.push(Arc::clone(session)),
+                    }
+                }
             }
+            again.retain(|session| session.has_joined(id));
+            if !again.is_empty() {
+                tokio::time::sleep(RETRY).await;
+            }
+            unknown = again;
         }
     }
 
     /// Ends an open conversation of one who is no longer a member.
     fn expel(&self, session: &Arc<Session>, id: ConversationId) {
         self.leave(session, &Topic::Conversation(id));
-        if session.left(id) {
-            let data = InConversation {
-                conversation_id: id,
-            };
-            session
-                .outbox
-                .event(&Arc::new(protocol::event("left_conversation", &data)));
-        }
+        session.expel(id);
     }
 
     /// Compares what was told with the logs, again and again, and sweeps topics that nobody has listened to for a while.
@@ -653,7 +735,10 @@ impl Hub {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.in_doubt.notified() => {}
+                () = async {
+                    self.in_doubt.notified().await;
+                    tokio::time::sleep(RETRY).await; // not one audit after the other
+                } => {}
                 () = self.closing.cancelled() => return,
             }
             let topics = self.sweep();
@@ -669,11 +754,20 @@ impl Hub {
         for part in &self.parts {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
             part.retain(|topic, entry| {
-                let channel = entry.channel();
-                let over = channel.is_empty()
-                    && channel
-                        .idle_since
-                        .is_some_and(|since| since.elapsed() > LINGER);
+                // Whoever has it in hand may be about to listen; whoever holds its lock uses it.
+                if Arc::strong_count(entry) > 1 {
+                    return true;
+                }
+                let Ok(mut channel) = entry.channel.try_lock() else {
+                    return true;
+                };
+                channel.forget_old(LINGER);
+                let linger = match topic {
+                    Topic::Presence(_) => Duration::ZERO,
+                    _ => LINGER,
+                };
+                let idle = channel.idle_since.map(|since| since.elapsed());
+                let over = channel.is_empty() && idle.is_some_and(|idle| idle >= linger);
                 if over {
                     self.bus.unsubscribe(topic);
                 }
@@ -698,36 +792,59 @@ impl Hub {
                 Topic::Presence(_) => {}
             }
         }
+        // What was told before the logs are asked is in them, unless they were set back.
+        let told: Vec<Option<Rev>> = entries.iter().map(|entry| entry.channel().rev()).collect();
         let heads = self.store.heads(&conversations, deadline).await;
         let revs = self.store.list_revs(&users, deadline).await;
-        let logs = |entry: &Cell| match &entry.topic {
+        let log = |entry: &Cell| match &entry.topic {
             Topic::Conversation(id) => heads.get(id).map(|head| head.map(|head| head.rev)),
             Topic::User(user) => revs.get(user).map(|rev| Some(*rev)),
             Topic::Presence(_) => None,
         };
-        let behind = |entry: &&Cell| match logs(entry) {
-            None => false,
-            Some(None) => true,
-            Some(Some(log)) => entry.channel().rev().is_none_or(|told| told < log),
-        };
-        let suspects: Vec<&Cell> = entries.iter().filter(behind).collect();
+        let mut suspects = Vec::new();
+        for (entry, told) in entries.iter().zip(told) {
+            match log(entry) {
+                None => {}
+                Some(None) => suspects.push(entry),
+                Some(Some(log)) if told.is_some_and(|told| told > log) => self.set_back(entry, log),
+                Some(Some(log)) if told.is_none_or(|told| told < log) => suspects.push(entry),
+                Some(Some(_)) => {}
+            }
+        }
         if suspects.is_empty() {
             return;
         }
         tokio::time::sleep(LATE * 2).await;
-        for entry in suspects.into_iter().filter(behind) {
-            if let (Topic::User(_), Some(Some(log)), None) =
-                (&entry.topic, logs(entry), entry.channel().rev())
-            {
-                // Its log could not be asked when it began: what was missed since is not known.
-                let told = Arc::new(resync(Vec::new(), true));
-                entry.channel().skip_to(log, Seq(0), &told);
-                continue;
-            }
+        for entry in suspects {
+            let told = entry.channel().rev();
+            let todo = match (log(entry).flatten(), told) {
+                (Some(log), Some(told)) if told >= log => continue,
+                (Some(log), None) if !entry.channel().is_empty() => {
+                    // Its log could not be asked when it began: what was missed since is not known.
+                    self.set_back(entry, log);
+                    continue;
+                }
+                (_, None) => continue, // somebody is about to begin
+                _ => Todo {
+                    heal: true,
+                    recheck: false,
+                },
+            };
             metrics::counter!("backscroll_realtime_gaps_total").increment(1);
+            self.follow_up(entry, todo);
+        }
+    }
+
+    /// What was told is not known, or not the log's any more, as after a failover that lost something: it has to be loaded.
+    fn set_back(&self, entry: &Cell, log: Rev) {
+        if matches!(entry.topic, Topic::User(_)) {
+            let told = Arc::new(resync(Vec::new(), true));
+            let todo = entry.channel().skip_to(log, Seq(0), &told);
+            self.follow_up(entry, todo);
+        } else {
             let todo = Todo {
                 heal: true,
-                recheck: false,
+                recheck: true,
             };
             self.follow_up(entry, todo);
         }
@@ -760,12 +877,17 @@ enum Log {
 fn change(message: &Message, head: Seq) -> Push {
     let kind = if message.deleted_at.is_some() {
         PushKind::MessageDeleted
-    } else if message.seq > head || message.edited_at.is_none() && head == Seq(u64::MAX) {
+    } else if message.seq > head || head == Seq(u64::MAX) && is_untouched(message) {
         PushKind::NewMessage
     } else {
         PushKind::MessageUpdated
     };
     message_push(kind, message)
+}
+
+/// Whether a message is as it was sent.
+fn is_untouched(message: &Message) -> bool {
+    message.edited_at.is_none() && message.reactions.get() == "{}"
 }
 
 /// Says what has to be loaded.

@@ -113,7 +113,7 @@ impl From<Close> for End {
 
 /// Finds out who it is, and opens a session.
 async fn enter(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     socket: &mut WebSocket,
     credentials: Credentials,
 ) -> Result<Arc<Session>, End> {
@@ -180,8 +180,6 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
             }
         };
         tokio::select! {
-            // Answers first, so that they and what was told meanwhile go out together.
-            biased;
             (ack, outcome) = done => {
                 command = None;
                 let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");

@@ -150,12 +150,13 @@ impl Outbox {
         if queue.bytes > self.limit / 4
             && let Item::Event(event) = &item
             && let Some(key) = &event.state_of
+            && merge(&mut queue, event, key)
         {
-            merge(&mut queue, event, key);
             return;
         }
         let bytes = item.bytes();
-        if queue.bytes + bytes > self.limit {
+        // One item finds room in an empty queue, however large it is.
+        if queue.bytes + bytes > self.limit && !queue.items.is_empty() {
             metrics::counter!("backscroll_realtime_slow_consumers_total").increment(1);
             queue.items.clear();
             queue.bytes = 0;
@@ -230,21 +231,27 @@ impl Outbox {
     }
 }
 
-/// Replaces what waits of the same kind and user; without that, the event is dropped.
-fn merge(queue: &mut Queue, event: &Arc<Event>, key: &(Topic, String)) {
-    metrics::counter!("backscroll_realtime_merged_total").increment(1);
+/// Replaces what waits of the same kind and user. Without that the event is dropped, except that somebody came or went:
+/// nothing would tell that later. Says whether it is done with.
+fn merge(queue: &mut Queue, event: &Arc<Event>, key: &(Topic, String)) -> bool {
+    let presence = matches!(key.0, Topic::Presence(_));
     let Queue { items, bytes, .. } = queue;
     for item in items.iter_mut().rev().take(MERGE_LOOKBACK) {
         let before = item.bytes();
         if let Item::Event(waiting) = item
-            && waiting.name == event.name
+            && (waiting.name == event.name || presence)
             && waiting.state_of.as_ref() == Some(key)
         {
             *waiting = Arc::clone(event);
             *bytes = *bytes - before + item.bytes();
-            return;
+            metrics::counter!("backscroll_realtime_merged_total").increment(1);
+            return true;
         }
     }
+    if !presence {
+        metrics::counter!("backscroll_realtime_dropped_states_total").increment(1);
+    }
+    !presence
 }
 
 #[cfg(test)]
@@ -287,6 +294,13 @@ mod tests {
         outbox.first(Event::new("hello", Arc::new(RawJson::of(&"h"))));
         assert_eq!(texts(&outbox).await, [r#""h""#, r#""a""#, r#""b""#]);
         assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_item_always_finds_room() {
+        let outbox = Outbox::new(100);
+        outbox.put(event(&"long".repeat(1000)));
+        assert_eq!(texts(&outbox).await.len(), 1);
     }
 
     #[tokio::test]

@@ -187,10 +187,7 @@ impl PresenceKeeper {
 
     async fn renew(&self, nodes: &mut HashSet<String>) {
         if let Ok(false) = self.roster.renew().await {
-            let mut users = self.users();
-            users
-                .values_mut()
-                .for_each(|local| local.told = Status::Offline);
+            self.set_all().await;
         }
         {
             let users = self.users();
@@ -211,6 +208,25 @@ impl PresenceKeeper {
         }
     }
 
+    /// The roster has forgotten this node: it is told of all its users again. Those who watch them know.
+    async fn set_all(&self) {
+        let all: Vec<(UserId, Status)> = {
+            let users = self.users();
+            let shown = users
+                .iter()
+                .filter(|(_, local)| local.told != Status::Offline);
+            shown
+                .map(|(user, local)| (user.clone(), local.told))
+                .collect()
+        };
+        for batch in all.chunks(BATCH) {
+            if let Err(error) = self.roster.set(batch).await {
+                tracing::warn!(%error, "who is online is not told to the roster yet");
+                return; // its next renewal says so again
+            }
+        }
+    }
+
     /// A node is gone: whoever is not on another one is offline.
     async fn compare_watched(&self) {
         let watched = self.hub.watched();
@@ -224,9 +240,9 @@ impl PresenceKeeper {
                 .map(|user| (user.clone(), Timestamp::now()))
                 .collect();
             for (user, seen) in &gone {
-                // Told to this node's watchers only: every node looks for its own. Who was offline before is not told again.
-                self.hub
-                    .take_presence(user, presence_push(user, Status::Offline, Some(*seen)));
+                // To this node's watchers only: every node looks for its own.
+                let push = presence_push(user, Status::Offline, Some(*seen));
+                self.hub.take_offline(user, push);
             }
         }
     }
@@ -235,7 +251,7 @@ impl PresenceKeeper {
     async fn tell(&self) {
         let now = Instant::now();
         let mut told: Vec<(UserId, Status)> = Vec::new();
-        let mut gone: Vec<(UserId, Timestamp)> = Vec::new();
+        let mut gone: Vec<(UserId, Timestamp, Status)> = Vec::new();
         {
             let changed = {
                 let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,7 +272,7 @@ impl PresenceKeeper {
             if !self.draining.load(Ordering::Relaxed) {
                 users.retain(|user, local| match local.gone_since {
                     Some((since, at)) if now - since >= GRACE => {
-                        gone.push((user.clone(), at));
+                        gone.push((user.clone(), at, local.told));
                         false
                     }
                     _ => true,
@@ -283,24 +299,25 @@ impl PresenceKeeper {
         }
     }
 
-    async fn take_offline(&self, gone: &[(UserId, Timestamp)]) {
+    /// Those who are on no other node are offline. Who had hidden was so before, and is seen leaving no more than coming.
+    async fn take_offline(&self, gone: &[(UserId, Timestamp, Status)]) {
         let out: Vec<(UserId, Status)> = gone
             .iter()
-            .map(|(user, _)| (user.clone(), Status::Offline))
+            .map(|(user, ..)| (user.clone(), Status::Offline))
             .collect();
         let _ = self.roster.set(&out).await; // else the lease's end does it
-        let users: Vec<UserId> = gone.iter().map(|(user, _)| user.clone()).collect();
+        let users: Vec<UserId> = gone.iter().map(|(user, ..)| user.clone()).collect();
         let elsewhere = self.roster.look_up(&users).await.unwrap_or_default();
-        let away: Vec<(UserId, Timestamp)> = gone
-            .iter()
-            .filter(|(user, _)| !elsewhere.contains_key(user))
-            .cloned()
-            .collect();
-        if let Err(error) = self.hub.store().saw(&away, Instant::now() + PATIENCE).await {
-            tracing::warn!(%error, "when users were seen last is not stored");
+        let mut seen = Vec::new();
+        for (user, at, told) in gone {
+            if *told != Status::Offline && !elsewhere.contains_key(user) {
+                self.publish(user, presence_push(user, Status::Offline, Some(*at)));
+                seen.push((user.clone(), *at));
+            }
         }
-        for (user, seen) in &away {
-            self.publish(user, presence_push(user, Status::Offline, Some(*seen)));
+        let stored = self.hub.store().saw(&seen, Instant::now() + PATIENCE).await;
+        if let Err(error) = stored {
+            tracing::warn!(%error, "when users were seen last is not stored");
         }
     }
 

@@ -56,8 +56,6 @@ closes! {
     Idle = 4002, "idle";
     /// The client does not read fast enough.
     SlowConsumer = 4008, "slow_consumer";
-    /// The node could not keep up.
-    Lagged = 4009, "lagged";
     /// Too many commands, for too long.
     RateLimited = 4029, "rate_limited";
     /// No token was given in time.

@@ -11,9 +11,11 @@ use backscroll_shard::seams::{CommitListener, Event};
 use backscroll_shard::sync::to_cursor;
 
 use crate::bus::Bus;
-use crate::protocol::{ConversationUpdated, Done, MessageEvent, Receipt};
+use crate::protocol::{ConversationUpdated, MessageEvent, Receipt};
 use crate::push::{Push, PushKind, Topic};
 
+/// In larger conversations members are not told how far others have read: each message would be answered by all of them.
+const RECEIPT_MEMBERS_MAX: u64 = 100;
 /// Most messages named by a receipt; its `seq` tells of all.
 const RECEIPT_MESSAGES_MAX: u64 = 100;
 
@@ -36,40 +38,47 @@ impl Publisher {
         }
     }
 
-    /// A member's watermarks concern all members, and their own other devices. Reading is receiving, so what is
-    /// delivered is told only where it is further than what is read.
-    fn watermarks(&self, user: &UserId, before: (Seq, Seq), now: Watermarks) {
-        let (read, delivered) = before;
+    /// A member's watermarks concern all members, in a conversation that is not large, and their own other devices. Reading
+    /// is receiving, so what is delivered is told only where it is further than what is read.
+    fn watermarks(
+        &self,
+        user: &UserId,
+        (read, delivered): (Seq, Seq),
+        (now, members): (Watermarks, u64),
+    ) {
+        let id = now.conversation_id;
+        let everybody = (members <= RECEIPT_MEMBERS_MAX).then_some(Topic::Conversation(id));
         if now.delivered_seq > delivered && now.delivered_seq > now.read_seq {
+            let kind = PushKind::MessagesDelivered;
             self.receipt(
-                PushKind::MessagesDelivered,
+                kind,
                 user,
-                now.conversation_id,
-                (delivered, now.delivered_seq),
+                (id, delivered, now.delivered_seq),
+                everybody.iter(),
             );
         }
         if now.read_seq > read {
+            let own = Topic::User(user.clone());
+            let topics = everybody.iter().chain([&own]);
             self.receipt(
                 PushKind::MessagesRead,
                 user,
-                now.conversation_id,
-                (read, now.read_seq),
+                (id, read, now.read_seq),
+                topics,
             );
         }
     }
 
-    fn receipt(
+    fn receipt<'a>(
         &self,
         kind: PushKind,
         user: &UserId,
-        conversation: ConversationId,
-        (before, seq): (Seq, Seq),
+        (conversation, before, seq): (ConversationId, Seq, Seq),
+        topics: impl Iterator<Item = &'a Topic>,
     ) {
-        let mut topics = vec![Topic::Conversation(conversation)];
-        if kind == PushKind::MessagesRead {
-            topics.push(Topic::User(user.clone()));
-        }
-        topics.retain(|topic| self.bus.may_be_heard(topic));
+        let topics: Vec<&Topic> = topics
+            .filter(|topic| self.bus.may_be_heard(topic))
+            .collect();
         if topics.is_empty() {
             return;
         }
@@ -87,7 +96,7 @@ impl Publisher {
         };
         let push = Push::state(kind, user.clone(), &data);
         for topic in topics {
-            self.bus.publish(&topic, &push);
+            self.bus.publish(topic, &push);
         }
     }
 }
@@ -103,11 +112,16 @@ impl CommitListener for Publisher {
                     user,
                     before,
                     watermarks,
-                } => self.watermarks(&user, before, watermarks),
-                Event::ConversationChanged { conversation, rev } => {
+                    members,
+                } => self.watermarks(&user, before, (watermarks, members)),
+                Event::ConversationChanged {
+                    conversation,
+                    rev,
+                    left,
+                } => {
                     let topic = Topic::Conversation(conversation);
                     if self.bus.may_be_heard(&topic) {
-                        let push = Push::change(PushKind::ConversationChanged, rev, &Done {});
+                        let push = Push::change(PushKind::ConversationChanged, rev, &left);
                         self.bus.publish(&topic, &push);
                     }
                 }

@@ -57,8 +57,9 @@ pub enum PushKind {
     MessageUpdated,
     /// A message was deleted: `{conversationId, message}`, the message being empty.
     MessageDeleted,
-    /// The conversation's title, metadata or members changed, or it was deleted: `{}`. Nobody is told this as it is: members
-    /// see it in their list, and whoever serves them looks who is still a member.
+    /// The conversation's title, metadata or members changed, or it was deleted: who is no longer a member
+    /// ([`Left`](backscroll_shard::seams::Left)). Nobody is told this as it is: members see it in their list, and those who
+    /// left hear nothing more.
     ConversationChanged,
     /// A member's devices received further: `{conversationId, seq, messageIds, readBy}`.
     MessagesDelivered,

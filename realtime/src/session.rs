@@ -5,13 +5,14 @@
 //! is small, as there are many of them.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use backscroll_shard::ids::{ConversationId, UserId};
 
 use crate::bus::Status;
 use crate::outbox::Outbox;
+use crate::protocol::{self, InConversation};
 
 /// How often one connection may say that its user is typing in one conversation.
 const TYPING_EVERY_MS: u64 = 3000;
@@ -41,9 +42,18 @@ pub struct Session {
 struct State {
     joined: Vec<ConversationId>,
     watched: Vec<UserId>,
-    typing: Vec<(ConversationId, u64)>,
+    typing: Vec<Typing>,
     status: Option<Status>,
     closed: bool,
+}
+
+/// Where its user types, or did a moment ago.
+#[derive(Debug)]
+struct Typing {
+    conversation: ConversationId,
+    /// When others were told last.
+    told: u64,
+    now: bool,
 }
 
 impl Session {
@@ -90,16 +100,16 @@ impl Session {
         self.commanded_at.store(seconds(), Ordering::Relaxed);
     }
 
-    /// A command came: whether there is room for it, else after how many milliseconds there is. `rate` is a second, 0 for
+    /// A command came that counts as `cost`: whether there is room for it, else after how many milliseconds there is. `rate` is a second, 0 for
     /// no limit.
     ///
     /// # Errors
     /// In how many milliseconds there is room.
-    pub(crate) fn admit(&self, rate: u32, burst: u32) -> Result<(), u64> {
+    pub(crate) fn admit(&self, rate: u32, burst: u32, cost: u32) -> Result<(), u64> {
         if rate == 0 {
             return Ok(());
         }
-        self.bucket.take(milliseconds(), rate, burst)
+        self.bucket.take(milliseconds(), rate, burst, cost)
     }
 
     /// Whether it has the conversation open.
@@ -128,8 +138,19 @@ impl Session {
         let mut state = self.state();
         let before = state.joined.len();
         state.joined.retain(|joined| *joined != id);
-        state.typing.retain(|(typing, _)| *typing != id);
+        state.typing.retain(|typing| typing.conversation != id);
         state.joined.len() < before
+    }
+
+    /// Ends an open conversation of one who is no longer a member, and tells so.
+    pub(crate) fn expel(&self, id: ConversationId) {
+        if self.left(id) {
+            let data = InConversation {
+                conversation_id: id,
+            };
+            let event = protocol::event("left_conversation", &data);
+            self.outbox.event(&Arc::new(event));
+        }
     }
 
     /// Replaces the users it watches; gives those watched before. None when the session has ended meanwhile.
@@ -142,14 +163,22 @@ impl Session {
     pub(crate) fn typing(&self, id: ConversationId) -> bool {
         let now = milliseconds();
         let mut state = self.state();
-        match state.typing.iter_mut().find(|(typing, _)| *typing == id) {
-            Some((_, told)) if now < *told + TYPING_EVERY_MS => false,
-            Some((_, told)) => {
-                *told = now;
+        let known = state
+            .typing
+            .iter_mut()
+            .find(|typing| typing.conversation == id);
+        match known {
+            Some(typing) if now < typing.told + TYPING_EVERY_MS => false,
+            Some(typing) => {
+                (typing.told, typing.now) = (now, true);
                 true
             }
             None => {
-                state.typing.push((id, now));
+                state.typing.push(Typing {
+                    conversation: id,
+                    told: now,
+                    now: true,
+                });
                 true
             }
         }
@@ -158,9 +187,11 @@ impl Session {
     /// Ends typing; whether it had begun.
     pub(crate) fn stopped_typing(&self, id: ConversationId) -> bool {
         let mut state = self.state();
-        let before = state.typing.len();
-        state.typing.retain(|(typing, _)| *typing != id);
-        state.typing.len() < before
+        let typing = state
+            .typing
+            .iter_mut()
+            .find(|typing| typing.conversation == id);
+        typing.is_some_and(|typing| std::mem::replace(&mut typing.now, false))
     }
 
     /// What the client said its user shows; none where it said nothing.
@@ -183,7 +214,11 @@ impl Session {
         Some((
             std::mem::take(&mut state.joined),
             std::mem::take(&mut state.watched),
-            typing.into_iter().map(|(id, _)| id).collect(),
+            typing
+                .into_iter()
+                .filter(|typing| typing.now)
+                .map(|typing| typing.conversation)
+                .collect(),
         ))
     }
 
@@ -201,11 +236,12 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token at `now`; there are `rate` a second and at most `burst` at once.
-    fn take(&self, now: u64, rate: u32, burst: u32) -> Result<(), u64> {
+    /// Takes `cost` tokens at `now`; there are `rate` a second and at most `burst` at once.
+    fn take(&self, now: u64, rate: u32, burst: u32, cost: u32) -> Result<(), u64> {
         let each = 1_000_000 / u64::from(rate.max(1)); // microseconds
         let now = now * 1000;
-        let empty_at = self.empty_at.load(Ordering::Relaxed).max(now) + each;
+        let empty_at =
+            self.empty_at.load(Ordering::Relaxed).max(now) + each * u64::from(cost.min(burst));
         let room = each * u64::from(burst.max(1));
         if empty_at - now > room {
             return Err((empty_at - now - room).div_ceil(1000));
@@ -237,12 +273,12 @@ mod tests {
     fn a_bucket_gives_a_burst_and_then_the_rate() {
         let bucket = Bucket::default();
         for _ in 0..5 {
-            assert_eq!(bucket.take(1000, 10, 5), Ok(()));
+            assert_eq!(bucket.take(1000, 10, 5, 1), Ok(()));
         }
-        assert_eq!(bucket.take(1000, 10, 5), Err(100));
-        assert_eq!(bucket.take(1099, 10, 5), Err(1));
-        assert_eq!(bucket.take(1100, 10, 5), Ok(()));
-        assert!(bucket.take(1100, 10, 5).is_err());
+        assert_eq!(bucket.take(1000, 10, 5, 1), Err(100));
+        assert_eq!(bucket.take(1099, 10, 5, 1), Err(1));
+        assert_eq!(bucket.take(1100, 10, 5, 1), Ok(()));
+        assert!(bucket.take(1100, 10, 5, 1).is_err());
     }
 
     #[test]

@@ -523,6 +523,7 @@ impl<'a> Batch<'a> {
                 user: job.user.clone(),
                 before,
                 watermarks,
+                members: head.member_count,
             });
         }
         Ok(watermarks)

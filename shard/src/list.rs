@@ -254,10 +254,19 @@ impl EntryUpdate {
         }
     }
 
-    /// The entry to store where `stored` is: the greater rev and the greater watermark win.
+    /// The entry to store where `stored` is: the greater rev and the greater watermark win. Whoever is no longer a member is
+    /// told that once, and of what happens afterwards nothing (INV-MEMBER).
     fn merge(&self, stored: Option<&Entry>) -> Option<Entry> {
         let mut entry = self.entry.clone();
         if let Some(stored) = stored {
+            if entry.removed && entry.conversation_rev >= stored.conversation_rev {
+                return (!stored.removed).then(|| Entry {
+                    removed: true,
+                    last: None,
+                    conversation_rev: entry.conversation_rev,
+                    ..stored.clone()
+                });
+            }
             if stored.conversation_rev > entry.conversation_rev {
                 entry = stored.clone();
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchivedRun;
 use crate::error::{Error, Result};
@@ -69,6 +70,8 @@ pub enum Event {
         before: (Seq, Seq),
         /// To where.
         watermarks: Watermarks,
+        /// How many members the conversation has.
+        members: u64,
     },
     /// Its title, metadata or members changed, or it was created or deleted.
     ConversationChanged {
@@ -76,6 +79,8 @@ pub enum Event {
         conversation: ConversationId,
         /// The change.
         rev: Rev,
+        /// Who is no longer a member since.
+        left: Left,
     },
     /// An entry of a user's list changed.
     ListChanged {
@@ -86,6 +91,19 @@ pub enum Event {
         /// The entry as it is now.
         entry: ListEntry,
     },
+}
+
+/// Who is no longer a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Left {
+    /// Everybody still is.
+    #[default]
+    Nobody,
+    /// One left, or was removed.
+    One(UserId),
+    /// The conversation was deleted.
+    Everybody,
 }
 
 /// Is told what was committed, after the commit and before the caller is answered.

@@ -152,7 +152,7 @@ impl Drop for Ending<'_> {
 }
 
 /// Finds out who it is, and opens a session.
-async fn enter(gateway: &Gateway, auth: &str) -> Result<Arc<Session>, Failure> {
+async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failure> {
     let unauthenticated = |message: String| Failure {
         code: Close::Unauthenticated.name(),
         message,

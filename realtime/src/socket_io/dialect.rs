@@ -5,6 +5,7 @@
 //! event.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use backscroll_shard::error::Error;
@@ -268,7 +269,9 @@ async fn address(
                 gateway.settings.commands_per_second,
                 gateway.settings.command_burst,
             );
-            session.admit(rate, burst).map_err(Failure::rate_limited)?;
+            session
+                .admit(rate, burst, 1)
+                .map_err(Failure::rate_limited)?;
             let id = gateway.direct(session, receiver.clone()).await?;
             *last = Some((receiver, id));
             id
@@ -282,7 +285,11 @@ async fn address(
 }
 
 async fn open(gateway: &Gateway, session: &Arc<Session>, id: ConversationId, known: Option<Rev>) {
-    match gateway.hub.join(session, id, known, REPLAY_MAX).await {
+    match gateway
+        .hub
+        .join(session, id, known, &AtomicUsize::new(REPLAY_MAX))
+        .await
+    {
         Ok(_) | Err(Error::NotMember) => {}
         Err(error) => tracing::warn!(%error, "a conversation cannot be opened"),
     }

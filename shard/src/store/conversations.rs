@@ -19,7 +19,7 @@ use crate::model::{
     Timestamp,
 };
 use crate::node::Shard;
-use crate::seams::Event;
+use crate::seams::{Event, Left};
 
 /// Longest title in characters.
 const TITLE_MAX: usize = 255;
@@ -64,6 +64,7 @@ impl Store {
                     self.listener.committed(vec![Event::ConversationChanged {
                         conversation: id,
                         rev: plan.head.rev,
+                        left: Left::Nobody,
                     }]);
                     self.relay_now(caller, id).await;
                     return Ok((self.conversation(caller, id).await?, true));
@@ -272,6 +273,7 @@ impl Store {
                 change.events.push(Event::ConversationChanged {
                     conversation: id,
                     rev,
+                    left: Left::Nobody,
                 });
                 self.commit(&shard, change).await
             };
@@ -313,6 +315,7 @@ impl Store {
             change.events.push(Event::ConversationChanged {
                 conversation: id,
                 rev,
+                left: Left::Everybody,
             });
             self.commit(&shard, change).await
         };

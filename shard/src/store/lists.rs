@@ -286,6 +286,7 @@ async fn heads_for(
     let members = member::pairs(&mut connection, &pairs).await?;
     let read: HashMap<ConversationId, Seq> = members
         .into_iter()
+        .filter(|(_, member)| member.is_active())
         .map(|(id, member)| (id, member.read_seq))
         .collect();
     let heads = conversation::heads(&mut connection, ids, false).await?;

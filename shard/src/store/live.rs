@@ -53,14 +53,12 @@ impl Store {
                     fence::require_read(&mut connection, shard.name(), &assignment).await?;
                     let wanted: Vec<(ConversationId, &UserId)> =
                         batch.iter().map(|(id, user)| (*id, user)).collect();
-                    let members = member::pairs(&mut connection, &wanted).await?;
                     let mut ids: Vec<ConversationId> = wanted.iter().map(|(id, _)| *id).collect();
                     ids.sort_unstable();
                     ids.dedup();
-                    Ok((
-                        members,
-                        conversation::heads(&mut connection, &ids, false).await?,
-                    ))
+                    // Heads first: whoever is removed after that hears of it, as a change after the head.
+                    let heads = conversation::heads(&mut connection, &ids, false).await?;
+                    Ok((member::pairs(&mut connection, &wanted).await?, heads))
                 })
                 .await;
             (batch.clone(), answer)

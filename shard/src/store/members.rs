@@ -15,7 +15,7 @@ use crate::model::{
     Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
 };
 use crate::node::Shard;
-use crate::seams::Event;
+use crate::seams::{Event, Left};
 
 /// Most members in a page.
 const MEMBERS_PAGE_MAX: u32 = 200;
@@ -140,6 +140,7 @@ impl Store {
             change.events.push(Event::ConversationChanged {
                 conversation: id,
                 rev,
+                left: Left::Nobody,
             });
             self.commit(&shard, change).await
         };
@@ -185,6 +186,7 @@ impl Store {
             change.events.push(Event::ConversationChanged {
                 conversation: id,
                 rev: membership.rev,
+                left: Left::Nobody,
             });
             self.commit(&shard, change).await?;
             Ok(membership.into_member())
@@ -231,6 +233,7 @@ impl Store {
             change.events.push(Event::ConversationChanged {
                 conversation: id,
                 rev: membership.rev,
+                left: Left::One(user.clone()),
             });
             self.commit(&shard, change).await
         };
