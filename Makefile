@@ -6,11 +6,18 @@ help: ## list the targets
 
 .PHONY: test
 test: ## run all tests, with a MariaDB and a Redis started for them
+	.ci/install node:nodejs npm:npm
 	.ci/servers mariadb redis -- cargo test --workspace --locked
 
 .PHONY: test-mysql
 test-mysql: ## run the SQL behaviour suites against MySQL 9
 	.ci/servers mysql redis -- cargo test --workspace --locked --test behaviour
+
+.PHONY: test-client
+test-client: ## check and test the TypeScript client, also against a real server
+	.ci/install node:nodejs npm:npm
+	cargo test --workspace --locked --no-run # as for the other tests, so that nothing is built twice
+	.ci/client "$${CARGO_TARGET_DIR:-target}/debug/backscroll"
 
 .PHONY: test-garage
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use

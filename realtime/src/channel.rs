@@ -80,6 +80,8 @@ pub(crate) struct Channel {
     members: u64,
     /// Whether somebody reads what is missing.
     pub(crate) healing: bool,
+    /// Whether somebody is about to look who still is a member.
+    pub(crate) rechecking: bool,
     /// Since when nobody listens.
     pub(crate) idle_since: Option<Instant>,
     /// What was told last that is no change: presence is told again only when it differs.
@@ -101,6 +103,7 @@ impl Channel {
             kept_after: Rev(0),
             members: 0,
             healing: false,
+            rechecking: false,
             idle_since: Some(Instant::now()),
             last_state: None,
         }

@@ -22,6 +22,9 @@ use crate::session::Session;
 /// In larger conversations nobody is told who types.
 const TYPING_MEMBERS_MAX: u64 = 50;
 
+/// Commands that clients give by themselves: they do not show that somebody is there.
+const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
+
 /// What an answer holds.
 type Answer = Result<Arc<RawJson>, Failure>;
 
@@ -48,6 +51,9 @@ impl Gateway {
             metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
             return Err(Failure::rate_limited(wait));
         }
+        if !AUTOMATIC.contains(&name) {
+            session.acted();
+        }
         let started = Instant::now();
         let caller = Caller {
             user: session.user.clone(),
@@ -59,6 +65,7 @@ impl Gateway {
         outcome
     }
 
+    /// Sends and receipts are what there is most of. The others are on the heap, so that these are small.
     async fn perform(
         &self,
         session: &Arc<Session>,
@@ -68,23 +75,23 @@ impl Gateway {
     ) -> Answer {
         match name {
             "send_message" => self.send(session, caller, parse(data)?).await,
-            "join_conversation" => self.join(session, parse(data)?).await,
+            "join_conversation" => Box::pin(self.join(session, parse(data)?)).await,
             "leave_conversation" => self.leave(session, parse(data)?),
-            "edit_message" => self.edit(caller, parse(data)?).await,
-            "delete_message" => self.delete(caller, parse(data)?).await,
-            "react" => self.react(caller, parse(data)?).await,
+            "edit_message" => Box::pin(self.edit(caller, parse(data)?)).await,
+            "delete_message" => Box::pin(self.delete(caller, parse(data)?)).await,
+            "react" => Box::pin(self.react(caller, parse(data)?)).await,
             "typing_start" => self.typing(session, parse(data)?, true),
             "typing_stop" => self.typing(session, parse(data)?, false),
             "mark_read" => self.mark_read(caller, parse(data)?).await,
             "mark_delivered" => self.mark_delivered(caller, parse(data)?).await,
-            "sync" => self.sync(caller, parse(data)?).await,
-            "presence_subscribe" => self.watch(session, parse(data)?).await,
+            "sync" => Box::pin(self.sync(caller, parse(data)?)).await,
+            "presence_subscribe" => Box::pin(self.watch(session, parse(data)?)).await,
             "presence_update" => self.show(session, parse(data)?),
             "unread_count" => {
-                let count = self.hub.store().unread_count(caller).await;
+                let count = Box::pin(self.hub.store().unread_count(caller)).await;
                 answer(&count.map_err(|error| self.failure(error))?)
             }
-            "refresh_token" => self.refresh_token(session, parse(data)?).await,
+            "refresh_token" => Box::pin(self.refresh_token(session, parse(data)?)).await,
             "ping" => answer(&Done {}),
             unknown => Err(Failure::invalid(format!(
                 "there is no command `{}`",
@@ -312,4 +319,19 @@ fn newest(
 
 fn shorten(name: &str) -> String {
     name.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is on the heap once for each command in flight, and moved there.
+    #[test]
+    fn what_a_command_holds_is_small() {
+        fn size<F: Future>(_: impl Fn(&'static Gateway, &'static Arc<Session>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(|gateway, session| gateway.command(session, "", ""));
+        assert!(size < 4096, "{size} bytes");
+    }
 }

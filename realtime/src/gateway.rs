@@ -369,7 +369,8 @@ impl Gateway {
         }
         let recovered = resumed && !list && refused.is_empty();
         if list || !refused.is_empty() {
-            session.outbox.event(&Arc::new(resync(refused, list)));
+            // Before what is told of these already, and after hello.
+            session.outbox.first(resync(refused, list));
         }
         (cursor.map(to_cursor), recovered)
     }

@@ -48,6 +48,8 @@ const LATE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Beyond so many listeners, changes of members are gathered for a moment.
+const RECHECKED_AT_ONCE: usize = 100;
 /// How often the logs are compared while the bus may be dead.
 const AUDIT_IN_DOUBT: Duration = Duration::from_secs(2);
 /// From when on a silent bus may be dead.
@@ -193,15 +195,30 @@ impl Hub {
             drop(channel);
             entry
         };
+        if self.is_in_doubt() {
+            // It would only be waited for. The bus keeps it for when it is back, and the audit finds what it does not bring.
+            if let Some(hub) = self.this.upgrade() {
+                let entry = Arc::clone(&entry);
+                self.tasks.spawn(async move { hub.subscribe(&entry).await });
+            }
+        } else {
+            self.subscribe(&entry).await;
+        }
         entry
-            .subscribed
-            .get_or_init(|| async {
-                if let Err(error) = self.bus.subscribe(entry.topic.clone()).await {
-                    tracing::warn!(%error, "a topic is not heard from other nodes yet");
-                }
-            })
-            .await;
-        entry
+    }
+
+    async fn subscribe(&self, entry: &Entry) {
+        let subscribing = || async {
+            if let Err(error) = self.bus.subscribe(entry.topic.clone()).await {
+                tracing::debug!(%error, "a topic is not heard from other nodes yet");
+            }
+        };
+        entry.subscribed.get_or_init(subscribing).await;
+    }
+
+    /// Whether the bus may be dead.
+    fn is_in_doubt(&self) -> bool {
+        self.bus.silence().is_some_and(|silence| silence > SILENCE)
     }
 
     /// Opens a conversation for `session`, which knows it up to `known`; without that, from where it stands now.
@@ -446,9 +463,10 @@ impl Hub {
         let Some(hub) = self.this.upgrade() else {
             return;
         };
-        if todo.recheck {
+        if todo.recheck && !std::mem::replace(&mut entry.channel().rechecking, true) {
             let (hub, entry) = (Arc::clone(&hub), Arc::clone(entry));
-            self.tasks.spawn(async move { hub.recheck(&entry).await });
+            self.tasks
+                .spawn(async move { hub.recheck_soon(&entry).await });
         }
         if todo.heal && !std::mem::replace(&mut entry.channel().healing, true) {
             let entry = Arc::clone(entry);
@@ -583,6 +601,17 @@ impl Hub {
         })
     }
 
+    /// Expels those who are no longer members; in a large conversation whose members come and go, not each time anew.
+    async fn recheck_soon(&self, entry: &Cell) {
+        let listeners = entry.channel().listeners().count();
+        if listeners > RECHECKED_AT_ONCE {
+            tokio::time::sleep(RETRY).await;
+        }
+        // What changes from now on is looked at again.
+        entry.channel().rechecking = false;
+        self.recheck(entry).await;
+    }
+
     /// Expels those who are no longer members.
     async fn recheck(&self, entry: &Cell) {
         let Topic::Conversation(id) = entry.topic else {
@@ -617,9 +646,10 @@ impl Hub {
     /// Compares what was told with the logs, again and again, and sweeps topics that nobody has listened to for a while.
     async fn audit(self: Arc<Self>, interval: Duration) {
         loop {
-            let wait = match self.bus.silence() {
-                Some(silence) if silence > SILENCE => AUDIT_IN_DOUBT.min(interval),
-                _ => interval,
+            let wait = if self.is_in_doubt() {
+                AUDIT_IN_DOUBT.min(interval)
+            } else {
+                interval
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

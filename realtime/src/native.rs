@@ -83,13 +83,14 @@ pub async fn serve(
     mut socket: WebSocket,
     credentials: Credentials,
 ) {
-    let session = match enter(&gateway, &mut socket, credentials).await {
+    // What comes once is on the heap, so that a connection's task is no larger than what stays.
+    let session = match Box::pin(enter(&gateway, &mut socket, credentials)).await {
         Ok(session) => session,
-        Err(end) => return finish(&mut socket, end).await,
+        Err(end) => return Box::pin(finish(&mut socket, end)).await,
     };
     let end = converse(&gateway, &session, &mut socket).await;
     gateway.end(&session);
-    finish(&mut socket, end).await;
+    Box::pin(finish(&mut socket, end)).await;
     drop(place);
 }
 
@@ -179,6 +180,19 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
             }
         };
         tokio::select! {
+            // Answers first, so that they and what was told meanwhile go out together.
+            biased;
+            (ack, outcome) = done => {
+                command = None;
+                let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
+                refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
+                if refused > REFUSED_MAX {
+                    return Close::RateLimited.into();
+                }
+                answer(session, ack, outcome);
+                // What a command made is told to who made it, too: a moment later, in one write with the answer.
+                tokio::task::yield_now().await;
+            }
             waiting = session.outbox.next(&mut items, FLUSH_ITEMS) => {
                 if let Err(close) = waiting {
                     return close.into();
@@ -189,15 +203,6 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
                     Ok(Err(_)) => return End::Gone,
                     Err(_) => return Close::SlowConsumer.into(),
                 }
-            }
-            (ack, outcome) = done => {
-                command = None;
-                let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
-                refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
-                if refused > REFUSED_MAX {
-                    return Close::RateLimited.into();
-                }
-                answer(session, ack, outcome);
             }
             message = socket.next(), if idle => {
                 session.heard();
@@ -295,4 +300,19 @@ async fn finish(socket: &mut WebSocket, end: End) {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is what an idle connection holds, besides its buffers.
+    #[test]
+    fn a_connection_s_task_is_small() {
+        fn size<F: Future>(_: impl Fn(Arc<Gateway>, Place, WebSocket, Credentials) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(serve);
+        assert!(size < 2048, "{size} bytes");
+    }
 }

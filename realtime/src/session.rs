@@ -85,13 +85,17 @@ impl Session {
         seconds().saturating_sub(self.commanded_at.load(Ordering::Relaxed))
     }
 
+    /// Its user did something.
+    pub(crate) fn acted(&self) {
+        self.commanded_at.store(seconds(), Ordering::Relaxed);
+    }
+
     /// A command came: whether there is room for it, else after how many milliseconds there is. `rate` is a second, 0 for
     /// no limit.
     ///
     /// # Errors
     /// In how many milliseconds there is room.
     pub(crate) fn admit(&self, rate: u32, burst: u32) -> Result<(), u64> {
-        self.commanded_at.store(seconds(), Ordering::Relaxed);
         if rate == 0 {
             return Ok(());
         }

@@ -154,6 +154,7 @@ async fn open_all(config: &Config) -> anyhow::Result<Deployment> {
         &config.object_store,
         &config.archive,
         &config.realtime,
+        &config.redis,
     )
     .await;
     match opened.map_err(|error| error.downcast::<StoreError>()) {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use backscroll_archiver::object_store::{ObjectStoreSettings, StoreKind};
 use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_realtime::redis::RedisSettings;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::settings::StoreSettings;
@@ -34,7 +35,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "data_dir",
     "server",
     "auth",
@@ -48,6 +49,7 @@ const KEYS: [&str; 14] = [
     "object_store",
     "archive",
     "realtime",
+    "redis",
     "telemetry",
 ];
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub archive: ArchiveSettings,
     /// Connections that stay, and their bounds.
     pub realtime: RealtimeSettings,
+    /// What several nodes share to deliver.
+    pub redis: RedisSettings,
     /// Logs and metrics.
     pub telemetry: TelemetrySettings,
 }
@@ -210,6 +214,7 @@ impl Config {
             object_store: tree.take("object_store", problems),
             archive: tree.take("archive", problems),
             realtime: tree.take("realtime", problems),
+            redis: tree.take("redis", problems),
             telemetry: tree.take("telemetry", problems),
         };
         let on_disk = config.object_store.kind == StoreKind::Disk;

@@ -15,6 +15,7 @@ use backscroll_archiver::tier::Tier;
 use backscroll_realtime::bus::{Bus, Roster};
 use backscroll_realtime::in_process::{InProcessBus, InProcessRoster};
 use backscroll_realtime::publisher::Publisher;
+use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
@@ -34,6 +35,7 @@ pub struct Deployment {
     pub bus: Arc<dyn Bus>,
     /// Who is connected where.
     pub roster: Arc<dyn Roster>,
+    redis: Option<Arc<Redis>>,
     /// The bounds of real-time delivery.
     pub realtime: RealtimeSettings,
 }
@@ -49,13 +51,25 @@ impl Deployment {
         objects: &ObjectStoreSettings,
         archive: &ArchiveSettings,
         realtime: &RealtimeSettings,
+        redis: &RedisSettings,
     ) -> anyhow::Result<Self> {
         let hook = failpoint::from_environment()?;
         let objects = object_store::open(objects)
             .await
             .context("cannot use the object store that the section object_store describes")?;
         let tier = Tier::new(Arc::clone(&objects), archive);
-        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
+        let redis = match &redis.url {
+            Some(_) => Some(Arc::new(Redis::open(redis, &node_name())?)),
+            None => None,
+        };
+        let bus: Arc<dyn Bus> = match &redis {
+            Some(redis) => failpoint::lossy(redis.bus())?,
+            None => Arc::new(InProcessBus::default()),
+        };
+        let roster: Arc<dyn Roster> = match &redis {
+            Some(redis) => redis.roster(),
+            None => Arc::new(InProcessRoster::default()),
+        };
         let publisher = Publisher::new(Arc::clone(&bus));
         let store = Store::open(store, Arc::new(tier), Arc::new(publisher)).await?;
         let jobs = Archive::new(
@@ -72,7 +86,8 @@ impl Deployment {
             objects,
             archive,
             bus,
-            roster: Arc::new(InProcessRoster::default()),
+            roster,
+            redis,
             realtime: realtime.clone(),
         })
     }
@@ -80,5 +95,17 @@ impl Deployment {
     /// Finishes what the store accepted, for at most `patience`, and closes the connections.
     pub async fn close(&self, patience: Duration) {
         self.store.close(Instant::now() + patience).await;
+        if let Some(redis) = &self.redis {
+            redis.close().await;
+        }
     }
+}
+
+/// Tells nodes apart in the roster: the host and the process. Not a secret, and not parsed.
+fn node_name() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    format!("{host}/{}", std::process::id())
 }

@@ -1,4 +1,5 @@
-//! Makes the process die at a step of an archive job, for tests that look at what is left behind. In debug builds only.
+//! Makes the process die at a step of an archive job, or lose pushes, for tests that look at what comes of it. In debug
+//! builds only.
 //!
 //! `BACKSCROLL_ABORT_AT=published:2` aborts the process (as `kill -9` would) when a job passes the step `published` for
 //! the second time; without a number, for the first. The steps are [`Step::ALL`]. It counts in one process, over all shards
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use backscroll_archiver::archive::{Hook, Step};
+use backscroll_realtime::bus::Bus;
+use backscroll_realtime::lossy::LossyBus;
 
 /// The variable.
 pub const VARIABLE: &str = "BACKSCROLL_ABORT_AT";
@@ -44,6 +47,23 @@ fn parse(text: &str) -> Option<(Step, u64)> {
     let step = Step::ALL.into_iter().find(|step| step.name() == name)?;
     let count = count.parse().ok().filter(|count| *count > 0)?;
     Some((step, count))
+}
+
+/// The variable that makes a node lose a share of what the bus brings, as in `BACKSCROLL_LOSE_PUSHES=0.01`.
+pub const LOSE: &str = "BACKSCROLL_LOSE_PUSHES";
+
+/// `bus`, of which as much is lost as the environment asks for. In debug builds only.
+///
+/// # Errors
+/// When the variable is not a share.
+pub fn lossy(bus: Arc<dyn Bus>) -> anyhow::Result<Arc<dyn Bus>> {
+    let Some(text) = std::env::var_os(LOSE).filter(|_| cfg!(debug_assertions)) else {
+        return Ok(bus);
+    };
+    let share = text.to_string_lossy().parse::<f64>().ok();
+    let share = share.filter(|share| (0.0..=1.0).contains(share));
+    let share = share.with_context(|| format!("{LOSE} is not between 0 and 1"))?;
+    Ok(Arc::new(LossyBus::new(bus, share, 0)))
 }
 
 #[cfg(test)]

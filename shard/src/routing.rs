@@ -122,7 +122,10 @@ impl Router {
             let assignment = map.locate(key);
             let shard = self.shard(&assignment.shard)?;
             match work(shard.clone(), assignment.clone()).await {
-                Err(Error::NotOwner(_)) => self.find_owner(&map, assignment, deadline).await?,
+                // Rare and large: on the heap, so that every call is not as large as this.
+                Err(Error::NotOwner(_)) => {
+                    Box::pin(self.find_owner(&map, assignment, deadline)).await?;
+                }
                 Err(Error::Database(error))
                     if is_contention(&error) && retries < self.settings.write.max_retries =>
                 {

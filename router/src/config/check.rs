@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.object_store.check(),
         config.archive.check(),
         config.realtime.check(),
+        config.redis.check(),
         config.telemetry.check(),
     ];
     let will_be_made =

@@ -16,15 +16,15 @@ pub(super) const PREFIX: &str = "BACKSCROLL_";
 /// in `.ci/` tell the tests.
 const NOT_KEYS: [&str; 2] = ["BACKSCROLL_CONFIG", "BACKSCROLL_TEST_"];
 
-/// One more in a debug build, where it has a meaning.
-const FAILPOINT: Option<&str> = if cfg!(debug_assertions) {
-    Some(crate::failpoint::VARIABLE)
+/// More in a debug build, where they have a meaning.
+const FAILPOINTS: &[&str] = if cfg!(debug_assertions) {
+    &[crate::failpoint::VARIABLE, crate::failpoint::LOSE]
 } else {
-    None
+    &[]
 };
 
 /// Sections whose values are never repeated in a message: there are secrets and passwords in them.
-const SECRET_SECTIONS: [&str; 4] = ["auth", "directory", "shards", "object_store"];
+const SECRET_SECTIONS: [&str; 5] = ["auth", "directory", "shards", "object_store", "redis"];
 
 /// The values given, and which of them an environment variable gave.
 #[derive(Debug, Default)]
@@ -287,7 +287,7 @@ fn without_value(message: &str) -> String {
 
 fn is_key(variable: &str) -> bool {
     variable.starts_with(PREFIX)
-        && Some(variable) != FAILPOINT
+        && !FAILPOINTS.contains(&variable)
         && !NOT_KEYS.iter().any(|other| {
             variable == *other || (other.ends_with('_') && variable.starts_with(other))
         })

@@ -219,6 +219,12 @@ impl Server {
         url.to_owned()
     }
 
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Asks it to stop, and waits until it has.
     #[track_caller]
     pub(crate) fn stop(mut self) {
@@ -234,8 +240,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

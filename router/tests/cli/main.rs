@@ -13,5 +13,6 @@ mod export;
 mod harness;
 mod help;
 mod import;
+mod ledger;
 mod tiers;
 mod token;

@@ -8,6 +8,7 @@ use backscroll::http::settings::ServerSettings;
 use backscroll::server;
 use backscroll_archiver::object_store::ObjectStoreSettings;
 use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_realtime::redis::RedisSettings;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
@@ -64,10 +65,15 @@ impl Service {
             schedule: String::new(),
             ..ArchiveSettings::default()
         };
-        let deployment =
-            Deployment::open(&settings, &objects, &archive, &RealtimeSettings::default())
-                .await
-                .unwrap();
+        let deployment = Deployment::open(
+            &settings,
+            &objects,
+            &archive,
+            &RealtimeSettings::default(),
+            &RedisSettings::default(),
+        )
+        .await
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

@@ -56,7 +56,7 @@ impl Client {
         seat: Seat,
         board: Arc<Board>,
     ) -> Result<Self> {
-        let node = target.nodes[number % target.nodes.len()];
+        let node = target.nodes[target.home(number)];
         let (mut socket, _hello) =
             Socket::connect(target, node, number, &seat.user.token, None).await?;
         let listening = seat.rooms.iter();

@@ -197,8 +197,7 @@ impl Follower {
     /// # Errors
     /// When it is not welcome or not let in.
     pub async fn connect(world: &Arc<World>, number: usize, seat: Seat) -> Result<Self> {
-        let nodes = &world.target.nodes;
-        let node = nodes[number % nodes.len()];
+        let node = world.target.nodes[world.target.home(number)];
         let token = &seat.user.token;
         let (mut socket, _hello) =
             Socket::connect(&world.target, node, number, token, None).await?;

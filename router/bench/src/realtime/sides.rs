@@ -64,7 +64,7 @@ pub struct SideArgs {
     #[command(flatten)]
     backscroll: BackscrollArgs,
     /// How many processes the baseline has, which share its connections
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 2)]
     pub node_processes: usize,
     /// The folder of the baseline's source [default: where this program was built]
     #[arg(long, value_name = "FOLDER")]

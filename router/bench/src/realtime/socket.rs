@@ -31,6 +31,16 @@ pub struct Target {
     pub greets: bool,
 }
 
+impl Target {
+    /// Which of the nodes client number `number` connects to. Neighbours go to different ones, and so do the first of
+    /// each pair, group of ten and so on.
+    #[must_use]
+    pub fn home(&self, number: usize) -> usize {
+        let nodes = self.nodes.len().max(1);
+        (number + number / nodes) % nodes
+    }
+}
+
 /// A connection.
 pub struct Socket {
     stream: WebSocketStream<TcpStream>,
@@ -202,4 +212,32 @@ pub fn check_sources(connections: usize) -> Result<()> {
         "too many connections for the addresses of the loopback device"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_and_those_who_speak_are_spread_over_the_nodes() {
+        let target = Target {
+            nodes: vec![SocketAddr::from(([127, 0, 0, 1], 1)); 2],
+            door: Door::Native,
+            greets: true,
+        };
+        for step in [1, 2, 10] {
+            let on_first = (0..1000).filter(|n| target.home(n * step) == 0).count();
+            assert_eq!(on_first, 500, "every {step}");
+        }
+    }
+
+    #[test]
+    fn clients_come_from_several_addresses_of_this_machine() {
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(source(19_999, here), Some(here));
+        let second = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(source(20_000, here), second);
+        assert_eq!(source(0, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), None);
+        assert!(check_sources(50_000).is_ok() && check_sources(10_000_000).is_err());
+    }
 }

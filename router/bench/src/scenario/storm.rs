@@ -34,8 +34,12 @@ const GOAL_QUERIES: f64 = 1.5;
 const LOOK: Duration = Duration::from_millis(250);
 /// How many looks make a second.
 const LOOKS_IN_A_SECOND: usize = 4;
+/// Which of the nodes is killed.
+const DOOMED: usize = 0;
 /// How long clients may take to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long after everybody has connected the state is taken for normal: caches are warm, lists are told.
+const NORMAL_AFTER: Duration = Duration::from_secs(15);
 /// How long after the last message it is settled what everybody has.
 const SETTLES: Duration = Duration::from_secs(5);
 /// How many clients connect at the same time in the beginning.
@@ -198,11 +202,12 @@ async fn measure(
     let talk = swarm.talk(&schedule, rooms);
     let clock = schedule.clone().run(args.rate, PATIENCE * 10, 1);
     let story = async {
-        sleep(SETTLES).await;
+        sleep(NORMAL_AFTER).await;
         out::progress("measuring the normal state");
         let normal = watch(monitor, Duration::from_secs(args.normal_seconds), || false).await?;
         out::progress("killing a node");
-        let expected = connections / 2;
+        let on_doomed = |number: &usize| world.target.home(*number) == DOOMED;
+        let expected = (0..connections).filter(on_doomed).count();
         let meter = Meter::start(watched)?;
         let killed = Instant::now();
         doomed.kill().await?;

@@ -1,0 +1,126 @@
+/**
+ * The server's calls, over the WebSocket while it is open and over REST otherwise.
+ *
+ * Invariant: both doors take the same and give the same. Calls that change a message are repeated after an unknown
+ * outcome, since doing them twice is the same as once; a send is not repeated here, but by the outbox.
+ */
+import { ChatError } from "./errors.js";
+import type { Http, Method } from "./http.js";
+import type { CommandAnswer, CommandData, CommandName } from "./protocol.js";
+import type { CommandOptions, Socket } from "./socket.js";
+import { pause } from "./timer.js";
+import type {
+  Conversation,
+  ConversationId,
+  ConversationPatch,
+  HistoryPage,
+  Message,
+  MessageId,
+  NewConversation,
+  NewMessage,
+  Seq,
+  SyncPage,
+  SyncRequest,
+  UnreadCount,
+  Watermarks,
+} from "./types.gen.js";
+
+/** Which page of the history; without a place, the newest. */
+export type PagePlace = { before: Seq } | { after: Seq } | { around: Seq } | Record<string, never>;
+
+export class Calls {
+  constructor(
+    private readonly http: Http,
+    private readonly liveSocket: () => Socket | undefined,
+  ) {}
+
+  /** The open WebSocket. */
+  get live(): Socket | undefined {
+    return this.liveSocket();
+  }
+
+  /** A command that only a WebSocket takes. */
+  command<Name extends CommandName>(
+    name: Name,
+    data: CommandData<Name>,
+    options?: CommandOptions<CommandAnswer<Name>>,
+  ): Promise<CommandAnswer<Name>> {
+    const live = this.live;
+    if (!live) return Promise.reject(new ChatError("not_connected", "there is no connection"));
+    return live.command(name, data, options);
+  }
+
+  /** One attempt to send; the caller repeats it with the same clientMsgId. */
+  send(conversationId: ConversationId, message: NewMessage): Promise<Message> {
+    if (this.live) return this.command("send_message", { conversationId, ...message });
+    return this.http.once("POST", `/conversations/${conversationId}/messages`, message);
+  }
+
+  edit(messageId: MessageId, content: string): Promise<Message> {
+    return this.either("edit_message", { messageId, content }, "PATCH", `/messages/${messageId}`, { content });
+  }
+
+  delete(messageId: MessageId): Promise<Message> {
+    return this.either("delete_message", { messageId }, "DELETE", `/messages/${messageId}`);
+  }
+
+  react(messageId: MessageId, emoji: string, remove: boolean): Promise<Message> {
+    const path = `/messages/${messageId}/reactions/${encodeURIComponent(emoji)}`;
+    return this.either("react", { messageId, emoji, ...(remove && { remove }) }, remove ? "DELETE" : "PUT", path);
+  }
+
+  markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {
+    return this.either("mark_read", { conversationId, seq }, "PATCH", `/conversations/${conversationId}/read`, { seq });
+  }
+
+  markDelivered(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {
+    return this.either("mark_delivered", { conversationId, seq }, "PATCH", `/conversations/${conversationId}/delivered`, { seq });
+  }
+
+  unreadCount(): Promise<UnreadCount> {
+    return this.either("unread_count", {}, "GET", "/unread-count");
+  }
+
+  /** A page of history, oldest first; `limit` from 1 to 200. */
+  history(conversationId: ConversationId, place: PagePlace, limit: number): Promise<HistoryPage> {
+    const query = new URLSearchParams({ limit: String(limit) });
+    for (const [name, seq] of Object.entries(place)) query.set(name, String(seq));
+    return this.http.repeated("GET", `/conversations/${conversationId}/messages?${query.toString()}`);
+  }
+
+  conversation(conversationId: ConversationId): Promise<Conversation> {
+    return this.http.repeated("GET", `/conversations/${conversationId}`);
+  }
+
+  /** `direct` is create-or-get; for the others the key makes a repetition harmless. */
+  createConversation(conversation: NewConversation): Promise<Conversation> {
+    return this.http.repeated("POST", "/conversations", conversation, crypto.randomUUID());
+  }
+
+  changeConversation(conversationId: ConversationId, patch: ConversationPatch): Promise<Conversation> {
+    return this.http.repeated("PATCH", `/conversations/${conversationId}`, patch);
+  }
+
+  sync(request: SyncRequest): Promise<SyncPage> {
+    return this.http.repeated("POST", "/sync", request);
+  }
+
+  private async either<Name extends CommandName, T extends CommandAnswer<Name>>(
+    name: Name,
+    data: CommandData<Name>,
+    method: Method,
+    path: string,
+    body?: object,
+  ): Promise<T> {
+    if (this.live) {
+      try {
+        return (await this.command(name, data)) as T;
+      } catch (thrown) {
+        const error = ChatError.from(thrown);
+        if (!error.retryable) throw error;
+        await pause(error.retryAfterMs ?? 0);
+      }
+    }
+    return this.http.repeated<T>(method, path, body);
+  }
+}

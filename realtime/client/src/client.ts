@@ -1,0 +1,393 @@
+/**
+ * The client: one user, one connection, the conversations that are open, and the list of all.
+ *
+ * It wires the parts together and upholds nothing but this: one client serves one user. What is true of messages is
+ * upheld in `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`.
+ */
+import { Calls } from "./calls.js";
+import { Connection } from "./connection.js";
+import { ConversationView } from "./conversation.js";
+import { dispatcher } from "./dispatch.js";
+import { Emitter, Observable, type Listener, type Unsubscribe } from "./emitter.js";
+import { ChatError } from "./errors.js";
+import { HttpFallback } from "./fallback.js";
+import { Http } from "./http.js";
+import { ConversationListStore } from "./list.js";
+import { OwnMarks } from "./marks.js";
+import { OpenConversations } from "./opened.js";
+import { Outbox, type OutboxHandlers, type Outgoing, type SendOptions } from "./outbox.js";
+import { Presence } from "./presence.js";
+import { settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
+import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
+import { OutboxStore } from "./storage.js";
+import { Syncer } from "./syncer.js";
+import { TokenKeeper, userOf } from "./token.js";
+import type { Conversation, ConversationId, ConversationPatch, Hello, Message, MessageId, NewConversation, NewMessage, Resume, UnreadCount, UserId } from "./types.gen.js";
+
+/** What {@link ChatClient.on} can listen to. */
+export interface ChatEvents {
+  /** The connection's state, transport, quality or latency changed. */
+  connection: ConnectionInfo;
+  /** A message of an open conversation is new, was edited, reacted to or deleted. Once or more often; order by rev. */
+  message: Message;
+  /** The user is no member of this conversation any more. */
+  left: ConversationId;
+  /** As the server gives it. */
+  notification: unknown;
+  /** What went wrong where no call could tell. */
+  error: ChatError;
+}
+
+export class ChatClient {
+  /** The state of the connection, for user interfaces. */
+  readonly connection = new Observable<ConnectionInfo>(CLOSED);
+  /** All conversations of the user, kept live, in the order to show them. */
+  readonly conversations: ConversationListStore;
+  /** Who of the watched users is there. */
+  readonly presence: Presence;
+  private readonly events = new Emitter<ChatEvents>();
+  private readonly opened = new OpenConversations((id) => this.makeView(id));
+  private readonly settings: Settings;
+  private readonly tokens: TokenKeeper;
+  private readonly http: Http;
+  private readonly calls: Calls;
+  private readonly socket: Connection | undefined;
+  private readonly fallback: HttpFallback;
+  private readonly syncer: Syncer;
+  private readonly outbox: Outbox;
+  private readonly marks: OwnMarks;
+  private readonly dispatch: (name: string, data: unknown) => void;
+  private readonly autoDelivered: boolean;
+  private user: UserId | undefined;
+  private active = false;
+  private closed = false;
+  private wasConnected = false;
+
+  constructor(options: ChatClientOptions) {
+    const settings = (this.settings = settingsOf(options));
+    const base = options.url.replace(/\/+$/, "");
+    const fetcher = options.fetch ?? ((...request: Parameters<typeof fetch>) => globalThis.fetch(...request));
+    this.autoDelivered = options.autoDelivered ?? true;
+    this.tokens = new TokenKeeper(options.token);
+    this.http = new Http(`${base}/chat`, fetcher, this.tokens, settings);
+    this.calls = new Calls(this.http, () => this.socket?.live);
+    this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
+    this.presence = new Presence(this.calls, settings);
+    this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.report(error));
+    this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
+    const store = new OutboxStore(options.storage, options.storageKey ?? "backscroll");
+    this.outbox = new Outbox(this.outboxHandlers(), settings, store);
+    this.fallback = new HttpFallback(settings, { poll: () => this.poll(), changed: () => this.fallbackChanged() });
+    this.dispatch = this.makeDispatcher();
+    this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
+  }
+
+  /** Who the user is, as soon as the token is known. */
+  get userId(): UserId | undefined {
+    return this.user;
+  }
+
+  /** Messages that wait to be sent, failed ones included. */
+  get unsent(): number {
+    return this.outbox.size;
+  }
+
+  /** Calls `listener` at every `name` from now on. */
+  on<Name extends keyof ChatEvents>(name: Name, listener: Listener<ChatEvents[Name]>): Unsubscribe {
+    return this.events.on(name, listener);
+  }
+
+  /**
+   * Connects, and stays connected until {@link close}. Resolves when commands get through for the first time; rejects
+   * when the server refuses for good, after which it may be called again.
+   */
+  async connect(): Promise<void> {
+    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    if (!this.active) {
+      this.active = true;
+      this.wasConnected = false;
+      globalThis.addEventListener?.("online", this.hurry);
+      void this.identify();
+      if (this.socket) this.socket.start();
+      else this.fallback.start();
+      this.refresh();
+    }
+    await this.connectedOnce();
+  }
+
+  /** Closes everything for good. Unsent messages stay in the storage, where there is one. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    this.deactivate();
+    this.opened.closeAll();
+    for (const part of [this.syncer, this.marks, this.presence]) part.stop();
+    this.http.close();
+    this.refresh();
+    await this.outbox.close();
+  }
+
+  /** Uses another token, or function, of the same user from now on. */
+  setToken(token: TokenSource): void {
+    this.tokens.replace(token);
+    void this.socket?.renew();
+  }
+
+  /**
+   * Opens a conversation, as on a screen: joins it, loads its newest page, keeps it live. Opening it again gives the
+   * same; each use ends with its `close`.
+   *
+   * @throws ChatError `limit_reached` when too many are open (100 unless the server says otherwise).
+   */
+  open(conversationId: ConversationId): ConversationView {
+    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    const { view, isNew } = this.opened.use(conversationId);
+    if (!isNew) return view;
+    view.pendingChanged();
+    if (this.reachable) view.open();
+    return view;
+  }
+
+  /** Sends a message, also to a conversation that is not open. See {@link ConversationView.send}. */
+  send(conversationId: ConversationId, content: string, options?: SendOptions): Outgoing {
+    return this.outbox.add(conversationId, content, options);
+  }
+
+  /** Sends a failed message again. */
+  retry(clientMsgId: string): void {
+    this.outbox.retry(clientMsgId);
+  }
+
+  /** Forgets an unsent message. */
+  discard(clientMsgId: string): void {
+    this.outbox.discard(clientMsgId);
+  }
+
+  async edit(messageId: MessageId, content: string): Promise<Message> {
+    return this.answered(await this.calls.edit(messageId, content));
+  }
+
+  async delete(messageId: MessageId): Promise<Message> {
+    return this.answered(await this.calls.delete(messageId));
+  }
+
+  /** Reacts, or takes the reaction back. `emoji`: 1 to 64 bytes without spaces. */
+  async react(messageId: MessageId, emoji: string, { remove = false } = {}): Promise<Message> {
+    return this.answered(await this.calls.react(messageId, emoji, remove));
+  }
+
+  /** Starts a conversation; `direct` gives the one that is there. */
+  createConversation(conversation: NewConversation): Promise<Conversation> {
+    return this.calls.createConversation(conversation).finally(() => this.fallback.hurry());
+  }
+
+  /** Renames, pins, mutes. */
+  changeConversation(conversationId: ConversationId, patch: ConversationPatch): Promise<Conversation> {
+    return this.calls.changeConversation(conversationId, patch).finally(() => this.fallback.hurry());
+  }
+
+  /** What the server counts as unread; `conversations.unread` has the same, kept live. */
+  unreadCount(): Promise<UnreadCount> {
+    return this.calls.unreadCount();
+  }
+
+  private get reachable(): boolean {
+    return this.socket?.live !== undefined || this.fallback.working;
+  }
+
+  private readonly hurry = (): void => {
+    this.socket?.hurry();
+    this.fallback.hurry();
+  };
+
+  private makeConnection(make: WebSocketConstructor | undefined, address: string): Connection | undefined {
+    if (!make) return undefined;
+    return new Connection(make, address, this.tokens, this.settings, {
+      resume: () => this.resume(),
+      up: (hello, resumed) => this.up(hello, resumed),
+      event: this.dispatch,
+      down: () => this.down(),
+      changed: () => this.connectionChanged(),
+      terminated: (error) => this.terminated(error),
+    });
+  }
+
+  private makeView(id: ConversationId): ConversationView {
+    return new ConversationView(id, {
+      calls: this.calls,
+      settings: this.settings,
+      outbox: this.outbox,
+      marks: this.marks,
+      list: this.conversations,
+      autoDelivered: this.autoDelivered,
+      me: () => this.user,
+      catchUp: () => this.syncer.request(),
+      release: (view) => this.release(view),
+    });
+  }
+
+  private makeDispatcher(): (name: string, data: unknown) => void {
+    return dispatcher({
+      list: this.conversations,
+      outbox: this.outbox,
+      presence: this.presence,
+      syncer: this.syncer,
+      me: () => this.user,
+      view: (id) => this.opened.get(id),
+      message: (message) => this.events.emit("message", message),
+      left: (id) => this.events.emit("left", id),
+      notification: (notification) => this.events.emit("notification", notification),
+      failed: (error) => this.report(error),
+    });
+  }
+
+  private outboxHandlers(): OutboxHandlers {
+    return {
+      deliver: (id, message) => this.deliver(id, message),
+      reachable: () => this.reachable,
+      stored: (message) => void this.answered(message),
+      changed: (id) => this.opened.get(id)?.pendingChanged(),
+    };
+  }
+
+  private async deliver(id: ConversationId, message: NewMessage): Promise<Message> {
+    const live = this.calls.live;
+    try {
+      return await this.calls.send(id, message);
+    } catch (thrown) {
+      if (live && ChatError.from(thrown).aboutToken) void this.socket?.renew();
+      throw thrown;
+    } finally {
+      if (!live) this.fallback.hurry();
+    }
+  }
+
+  private answered(message: Message): Message {
+    this.opened.get(message.conversationId)?.answered(message);
+    return message;
+  }
+
+  private release(view: ConversationView): void {
+    if (!this.opened.release(view)) return;
+    this.leave(view.id);
+  }
+
+  private leave(conversationId: ConversationId): void {
+    this.calls.live?.command("leave_conversation", { conversationId }).catch(() => undefined); // at worst its events are ignored
+  }
+
+  private async identify(): Promise<void> {
+    const token = await this.tokens.get().catch(() => undefined); // who connects is told
+    const user = token === undefined ? undefined : userOf(token);
+    if (user !== undefined) await this.serve(user);
+  }
+
+  private async serve(user: UserId): Promise<void> {
+    if (this.user !== undefined) return;
+    this.user = user;
+    await this.outbox.openFor(user);
+  }
+
+  private resume(): Resume | undefined {
+    const conversations: Record<ConversationId, number> = {};
+    for (const view of this.opened) {
+      if (view.syncedRev !== undefined) conversations[view.id] = view.syncedRev;
+    }
+    const { cursor } = this.conversations;
+    if (cursor === undefined && Object.keys(conversations).length === 0) return undefined;
+    return { ...(cursor !== undefined && { cursor }), conversations };
+  }
+
+  private up(hello: Hello, resumed: Resume | undefined): void {
+    if (this.user !== undefined && this.user !== hello.userId) {
+      return this.terminated(new ChatError("token_invalid", "the token is another user's: make another client"));
+    }
+    void this.serve(hello.userId);
+    this.opened.most = hello.limits.joinedConversations ?? this.opened.most;
+    if (!hello.recovered || resumed?.cursor === undefined) this.conversations.distrust();
+    for (const view of this.opened) view.up(view.syncedRev === undefined ? undefined : resumed?.conversations?.[view.id]);
+    for (const id of Object.keys(resumed?.conversations ?? {})) {
+      if (!this.opened.get(id)) this.leave(id); // closed since the attempt began
+    }
+    this.presence.up();
+    this.outbox.flush();
+    this.marks.flush();
+    if (!this.conversations.synced) this.syncer.request();
+  }
+
+  private down(): void {
+    for (const view of this.opened) view.down();
+    this.presence.down();
+  }
+
+  private async poll(): Promise<boolean> {
+    if (this.user === undefined) await this.identify();
+    return this.syncer.once();
+  }
+
+  private fallbackChanged(): void {
+    this.refresh();
+    if (!this.fallback.working) return;
+    for (const view of this.opened) view.open();
+    this.outbox.flush();
+    this.marks.flush();
+  }
+
+  private connectionChanged(): void {
+    const { phase, failures } = this.socket ?? { phase: "stopped", failures: 0 };
+    if (phase === "open" || phase === "stopped") this.fallback.stop();
+    else if (failures >= this.settings.bounds.attemptsBeforeHttp) this.fallback.start();
+    this.refresh();
+  }
+
+  private terminated(error: ChatError): void {
+    this.deactivate();
+    this.setInfo({ ...CLOSED, error });
+    this.report(error);
+  }
+
+  private deactivate(): void {
+    this.active = false;
+    globalThis.removeEventListener?.("online", this.hurry);
+    this.down();
+    this.fallback.stop();
+    this.socket?.stop();
+  }
+
+  private refresh(): void {
+    if (this.closed) return this.setInfo(CLOSED);
+    if (!this.active) return;
+    const info = infoOf(this.socket, this.fallback, this.wasConnected);
+    this.wasConnected ||= info.state === "connected";
+    this.setInfo(info);
+  }
+
+  private setInfo(info: ConnectionInfo): void {
+    if (sameInfo(info, this.connection.get())) return;
+    this.connection.set(info);
+    this.events.emit("connection", info);
+  }
+
+  private report(error: ChatError): void {
+    this.events.emit("error", error);
+  }
+
+  private connectedOnce(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        const { state, error } = this.connection.get();
+        if (state !== "connected" && state !== "closed") return;
+        unsubscribe();
+        if (state === "connected") resolve();
+        else reject(error ?? new ChatError("client_closed", "the client was closed"));
+      };
+      const unsubscribe = this.connection.subscribe(look);
+      look();
+    });
+  }
+}
+
+function socketsOf({ WebSocket: given }: ChatClientOptions): WebSocketConstructor | undefined {
+  if (given !== undefined) return given ?? undefined;
+  return (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
+}

@@ -1,0 +1,280 @@
+/**
+ * Messages on their way to the server.
+ *
+ * Invariants: messages of a conversation are sent one after the other, in the order they were given. Each keeps its
+ * clientMsgId through every attempt, on every connection and over a restart, so that it is stored once (INV-IDEM). A
+ * message leaves only by being stored or discarded. The number that wait is bounded.
+ */
+import { ChatError } from "./errors.js";
+import type { Settings } from "./settings.js";
+import type { OutboxStore, SavedMessage } from "./storage.js";
+import { fullJitter, Timer } from "./timer.js";
+import type { ConversationId, Message, MessageType, NewMessage, Timestamp, UserId } from "./types.gen.js";
+
+/** What may be given with a message's text. */
+export type SendOptions = Omit<NewMessage, "content">;
+
+/** A message that the server does not have yet, as far as is known. */
+export interface PendingMessage {
+  /** On its way, or given up until {@link Outbox.retry}. */
+  readonly state: "sending" | "failed";
+  readonly clientMsgId: string;
+  readonly conversationId: ConversationId;
+  readonly senderId: UserId;
+  readonly content: string;
+  readonly messageType: MessageType;
+  readonly replyTo?: string | null;
+  readonly attachments: readonly { [key: string]: unknown }[];
+  readonly metadata: { readonly [key: string]: unknown };
+  /** When it was given, by this device's clock. */
+  readonly createdAt: Timestamp;
+  /** Why it failed. */
+  readonly error?: ChatError;
+}
+
+/** What {@link Outbox.add} gives. */
+export interface Outgoing {
+  readonly clientMsgId: string;
+  /** The message as stored; rejects when it failed for good or was discarded. Need not be looked at. */
+  readonly stored: Promise<Message>;
+}
+
+export interface OutboxHandlers {
+  /** One attempt to send. */
+  deliver(conversationId: ConversationId, message: NewMessage): Promise<Message>;
+  /** May attempts be made now? */
+  reachable(): boolean;
+  /** The server has it. Called before it leaves the outbox. */
+  stored(message: Message): void;
+  /** The messages of this conversation changed. */
+  changed(conversationId: ConversationId): void;
+}
+
+interface Entry {
+  readonly message: NewMessage & { clientMsgId: string };
+  readonly createdAt: Timestamp;
+  readonly resolve: (message: Message) => void;
+  readonly reject: (error: ChatError) => void;
+  error: ChatError | undefined;
+  attempts: number;
+}
+
+interface Lane {
+  readonly entries: Entry[];
+  readonly pause: Timer;
+  busy: boolean;
+}
+
+export class Outbox {
+  private readonly lanes = new Map<ConversationId, Lane>();
+  private count = 0;
+  private user: UserId = "";
+  private closed = false;
+
+  constructor(
+    private readonly handlers: OutboxHandlers,
+    private readonly settings: Settings,
+    private readonly store: OutboxStore,
+  ) {}
+
+  /** How many wait. */
+  get size(): number {
+    return this.count;
+  }
+
+  /** Whose messages these are; brings back what was stored for them. */
+  async openFor(user: UserId): Promise<void> {
+    this.user = user;
+    const saved = await this.store.openFor(user);
+    const given = [...this.lanes.values()].flatMap((lane) => lane.entries);
+    for (const { conversationId, message, createdAt, failed } of saved) {
+      if (this.find(message.clientMsgId) || this.count >= this.settings.bounds.outbox) continue;
+      const { entry } = newEntry(message, createdAt);
+      if (failed) entry.error = new ChatError(failed.code, failed.message);
+      this.append(conversationId, entry);
+    }
+    // What was given since this start is younger; what is under way cannot be overtaken any more.
+    for (const lane of this.lanes.values()) {
+      const [first] = lane.entries;
+      const younger = lane.entries.filter((entry) => given.includes(entry) && !(lane.busy && entry === first));
+      const older = lane.entries.filter((entry) => !younger.includes(entry));
+      lane.entries.splice(0, lane.entries.length, ...older, ...younger);
+    }
+    for (const conversationId of this.lanes.keys()) this.touch(conversationId);
+  }
+
+  /**
+   * Takes a message to send.
+   *
+   * @throws ChatError `queue_full` when too many wait.
+   */
+  add(conversationId: ConversationId, content: string, options: SendOptions = {}): Outgoing {
+    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    if (this.count >= this.settings.bounds.outbox) throw new ChatError("queue_full", "too many messages wait to be sent");
+    const clientMsgId = options.clientMsgId ?? crypto.randomUUID();
+    const { entry, stored } = newEntry({ ...options, content, clientMsgId }, new Date().toISOString());
+    this.append(conversationId, entry);
+    return { clientMsgId, stored };
+  }
+
+  /** Sends a failed message again, after those that wait. */
+  retry(clientMsgId: string): void {
+    const found = this.find(clientMsgId);
+    if (!found?.entry.error) return;
+    const { conversationId, lane, entry } = found;
+    lane.entries.splice(lane.entries.indexOf(entry), 1);
+    lane.entries.push(entry);
+    entry.error = undefined;
+    entry.attempts = 0;
+    this.touch(conversationId);
+    void this.pump(conversationId, lane);
+  }
+
+  /** Forgets a message. One that is on its way may be stored all the same. */
+  discard(clientMsgId: string): void {
+    const found = this.find(clientMsgId);
+    if (!found) return;
+    this.remove(found.conversationId, found.lane, found.entry);
+    found.entry.reject(new ChatError("discarded", "the message was discarded"));
+  }
+
+  /** The server told of a message: if it waits here, it is stored. */
+  confirm(message: Message): void {
+    if (!message.clientMsgId || message.senderId !== this.user) return;
+    const lane = this.lanes.get(message.conversationId);
+    const entry = lane?.entries.find((one) => one.message.clientMsgId === message.clientMsgId);
+    if (!lane || !entry) return;
+    this.remove(message.conversationId, lane, entry);
+    entry.resolve(message);
+  }
+
+  /** Attempts can be made again. */
+  flush(): void {
+    for (const [conversationId, lane] of this.lanes) {
+      lane.pause.stop();
+      void this.pump(conversationId, lane);
+    }
+  }
+
+  /** What waits for a conversation, in order. */
+  pendingOf(conversationId: ConversationId): PendingMessage[] {
+    const entries = this.lanes.get(conversationId)?.entries ?? [];
+    return entries.map((entry) => ({
+      state: entry.error ? "failed" : "sending",
+      clientMsgId: entry.message.clientMsgId,
+      conversationId,
+      senderId: this.user,
+      content: entry.message.content,
+      messageType: entry.message.messageType ?? "text",
+      ...(entry.message.replyTo && { replyTo: entry.message.replyTo }),
+      attachments: entry.message.attachments ?? [],
+      metadata: entry.message.metadata ?? {},
+      createdAt: entry.createdAt,
+      ...(entry.error && { error: entry.error }),
+    }));
+  }
+
+  /** Sends no more; what is stored stays for the next start. */
+  async close(): Promise<void> {
+    this.closed = true;
+    for (const lane of this.lanes.values()) lane.pause.stop();
+    await this.store.saved();
+  }
+
+  private append(conversationId: ConversationId, entry: Entry): void {
+    const lane = this.lanes.get(conversationId) ?? { entries: [], pause: new Timer(), busy: false };
+    this.lanes.set(conversationId, lane);
+    lane.entries.push(entry);
+    this.count += 1;
+    this.touch(conversationId);
+    void this.pump(conversationId, lane);
+  }
+
+  private remove(conversationId: ConversationId, lane: Lane, entry: Entry): void {
+    const at = lane.entries.indexOf(entry);
+    if (at < 0) return;
+    lane.entries.splice(at, 1);
+    this.count -= 1;
+    this.dropEmpty(conversationId, lane);
+    this.touch(conversationId);
+  }
+
+  private async pump(conversationId: ConversationId, lane: Lane): Promise<void> {
+    if (lane.busy) return;
+    lane.busy = true;
+    for (let next = this.next(lane); next; next = this.next(lane)) {
+      await this.attempt(conversationId, lane, next);
+    }
+    lane.busy = false;
+    this.dropEmpty(conversationId, lane);
+  }
+
+  private dropEmpty(conversationId: ConversationId, lane: Lane): void {
+    if (lane.entries.length > 0 || lane.busy || this.lanes.get(conversationId) !== lane) return;
+    lane.pause.stop();
+    this.lanes.delete(conversationId);
+  }
+
+  private next(lane: Lane): Entry | undefined {
+    if (this.closed || lane.pause.running || !this.handlers.reachable()) return undefined;
+    return lane.entries.find((entry) => !entry.error);
+  }
+
+  private async attempt(conversationId: ConversationId, lane: Lane, entry: Entry): Promise<void> {
+    try {
+      const message = await this.handlers.deliver(conversationId, entry.message);
+      if (!lane.entries.includes(entry)) return; // its event came first, or it was discarded
+      this.handlers.stored(message);
+      this.remove(conversationId, lane, entry);
+      entry.resolve(message);
+    } catch (thrown) {
+      if (lane.entries.includes(entry)) this.failed(conversationId, lane, entry, ChatError.from(thrown));
+    }
+  }
+
+  private failed(conversationId: ConversationId, lane: Lane, entry: Entry, error: ChatError): void {
+    const { backoffFirstMs, backoffLastMs } = this.settings.timing;
+    const passes = error.retryable || error.aboutToken || error.code === "queue_full" || error.code === "client_closed";
+    const connectionFailed = error.code === "connection_lost" || error.code === "not_connected";
+    if (!connectionFailed) entry.attempts += 1;
+    if (passes && entry.attempts < this.settings.bounds.sendAttempts) {
+      const jitterMs = fullJitter(entry.attempts, backoffFirstMs, backoffLastMs, this.settings.random);
+      lane.pause.start((error.retryAfterMs ?? 0) + jitterMs, () => void this.pump(conversationId, lane));
+      return;
+    }
+    entry.error = error;
+    entry.reject(error);
+    this.touch(conversationId);
+  }
+
+  private find(clientMsgId: string): { conversationId: ConversationId; lane: Lane; entry: Entry } | undefined {
+    for (const [conversationId, lane] of this.lanes) {
+      const entry = lane.entries.find((one) => one.message.clientMsgId === clientMsgId);
+      if (entry) return { conversationId, lane, entry };
+    }
+    return undefined;
+  }
+
+  private touch(conversationId: ConversationId): void {
+    this.store.save(() => this.toSave());
+    this.handlers.changed(conversationId);
+  }
+
+  private toSave(): SavedMessage[] {
+    return [...this.lanes].flatMap(([conversationId, lane]) =>
+      lane.entries.map(({ message, createdAt, error }) => ({
+        conversationId,
+        message,
+        createdAt,
+        ...(error && { failed: { code: error.code, message: error.message } }),
+      })),
+    );
+  }
+}
+
+function newEntry(message: Entry["message"], createdAt: Timestamp): { entry: Entry; stored: Promise<Message> } {
+  let settle: Pick<Entry, "resolve" | "reject"> | undefined;
+  const stored = new Promise<Message>((resolve, reject) => (settle = { resolve, reject }));
+  stored.catch(() => undefined); // whoever is interested looks at it; nobody has to
+  return { entry: { message, createdAt, error: undefined, attempts: 0, ...settle! }, stored };
+}

@@ -1,0 +1,148 @@
+/**
+ * React: `useChat` and its provider.
+ *
+ * Invariant: a mounted hook holds one use of its conversation and gives it back when it unmounts. Several hooks on the
+ * same conversation share it.
+ */
+import { createContext, createElement, useCallback, useContext, useEffect, useState, useSyncExternalStore, type ReactNode } from "react";
+import type { ChatClient } from "./client.js";
+import type { ConversationState, ConversationView } from "./conversation.js";
+import { ChatError } from "./errors.js";
+import type { Outgoing, SendOptions } from "./outbox.js";
+import type { ConnectionInfo } from "./status.js";
+import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
+
+const ChatContext = createContext<ChatClient | undefined>(undefined);
+
+/** Gives the client to the hooks below it. Connecting and closing stay with whoever made the client. */
+export function ChatProvider({ client, children }: { client: ChatClient; children?: ReactNode }) {
+  return createElement(ChatContext.Provider, { value: client }, children);
+}
+
+/** The provider's client. */
+export function useChatClient(): ChatClient {
+  const client = useContext(ChatContext);
+  if (!client) throw new Error("useChat needs a ChatProvider around it, or the client as its first argument");
+  return client;
+}
+
+/** What {@link useChat} gives: the conversation's state and what one can do. */
+export interface Chat extends ConversationState {
+  readonly isConnected: boolean;
+  readonly connectionState: ConnectionInfo["state"];
+  readonly quality: ConnectionInfo["quality"];
+  /** See {@link ConversationView.send}. */
+  sendMessage(content: string, options?: SendOptions): Outgoing;
+  retryMessage(clientMsgId: string): void;
+  discardMessage(clientMsgId: string): void;
+  editMessage(messageId: MessageId, content: string): Promise<Message>;
+  deleteMessage(messageId: MessageId): Promise<Message>;
+  react(messageId: MessageId, emoji: string, options?: { remove?: boolean }): Promise<Message>;
+  loadBefore(): Promise<boolean>;
+  loadAfter(): Promise<boolean>;
+  jumpTo(seq: Seq): Promise<void>;
+  jumpToLatest(): Promise<void>;
+  markRead(seq?: Seq): void;
+  /** Call it at every key. */
+  typing(): void;
+}
+
+const NOT_OPEN: ConversationState = {
+  status: "loading",
+  messages: [],
+  hasMoreBefore: false,
+  hasMoreAfter: false,
+  headSeq: 0,
+  missing: [],
+  typingUsers: [],
+  watermarks: new Map(),
+};
+const notOpen = () => NOT_OPEN;
+const nothingChanges = () => () => undefined;
+
+/** A conversation, open as long as the component is mounted. */
+export function useChat(conversationId: ConversationId): Chat;
+export function useChat(client: ChatClient, conversationId: ConversationId): Chat;
+export function useChat(...given: [ConversationId] | [ChatClient, ConversationId]): Chat {
+  const provided = useContext(ChatContext);
+  const client = given.length === 2 ? given[0] : provided;
+  const conversationId = given.length === 2 ? given[1] : given[0];
+  if (!client) throw new Error("useChat needs a ChatProvider around it, or the client as its first argument");
+  const view = useView(client, conversationId);
+  const state = useSyncExternalStore(view?.state.subscribe ?? nothingChanges, view?.state.get ?? notOpen, notOpen);
+  const connection = useConnection(client);
+  const actions = useActions(client, conversationId, view);
+  return {
+    ...state,
+    isConnected: connection.state === "connected",
+    connectionState: connection.state,
+    quality: connection.quality,
+    ...actions,
+  };
+}
+
+/** The connection's state. */
+export function useConnection(client?: ChatClient): ConnectionInfo {
+  const provided = useContext(ChatContext);
+  const { connection } = required(client ?? provided);
+  return useSyncExternalStore(connection.subscribe, connection.get, connection.get);
+}
+
+/** The user's conversations in the order to show them, and how much is unread. */
+export function useConversations(client?: ChatClient): { conversations: readonly ListEntry[]; unread: UnreadCount } {
+  const provided = useContext(ChatContext);
+  const { entries, unread } = required(client ?? provided).conversations;
+  return {
+    conversations: useSyncExternalStore(entries.subscribe, entries.get, entries.get),
+    unread: useSyncExternalStore(unread.subscribe, unread.get, unread.get),
+  };
+}
+
+/** Who of the watched users is there. */
+export function usePresence(client?: ChatClient): ReadonlyMap<UserId, UserPresence> {
+  const provided = useContext(ChatContext);
+  const { users } = required(client ?? provided).presence;
+  return useSyncExternalStore(users.subscribe, users.get, users.get);
+}
+
+function required(client: ChatClient | undefined): ChatClient {
+  if (!client) throw new Error("this hook needs a ChatProvider around it, or the client as its argument");
+  return client;
+}
+
+/** Opens in an effect, so that a render that is thrown away opens nothing. */
+function useView(client: ChatClient, conversationId: ConversationId): ConversationView | undefined {
+  const [view, setView] = useState<ConversationView>();
+  useEffect(() => {
+    const opened = client.open(conversationId);
+    setView(opened);
+    return () => {
+      opened.close();
+      setView(undefined);
+    };
+  }, [client, conversationId]);
+  return view?.id === conversationId ? view : undefined;
+}
+
+type Actions = Omit<Chat, keyof ConversationState | "isConnected" | "connectionState" | "quality">;
+
+function useActions(client: ChatClient, conversationId: ConversationId, view: ConversationView | undefined): Actions {
+  const open = useCallback(() => {
+    if (!view) throw new ChatError("not_connected", "the conversation is not open yet");
+    return view;
+  }, [view]);
+  return {
+    sendMessage: useCallback((content, options) => client.send(conversationId, content, options), [client, conversationId]),
+    retryMessage: useCallback((clientMsgId) => client.retry(clientMsgId), [client]),
+    discardMessage: useCallback((clientMsgId) => client.discard(clientMsgId), [client]),
+    editMessage: useCallback((messageId, content) => client.edit(messageId, content), [client]),
+    deleteMessage: useCallback((messageId) => client.delete(messageId), [client]),
+    react: useCallback((messageId, emoji, options) => client.react(messageId, emoji, options), [client]),
+    loadBefore: useCallback(async () => open().loadBefore(), [open]),
+    loadAfter: useCallback(async () => open().loadAfter(), [open]),
+    jumpTo: useCallback(async (seq) => open().jumpTo(seq), [open]),
+    jumpToLatest: useCallback(async () => open().jumpToLatest(), [open]),
+    markRead: useCallback((seq) => view?.markRead(seq), [view]),
+    typing: useCallback(() => view?.typing(), [view]),
+  };
+}

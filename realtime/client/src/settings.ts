@@ -1,0 +1,157 @@
+/**
+ * What can be set, its defaults, and the times and bounds that follow from the protocol.
+ *
+ * Invariant (INV-BOUND): every queue, cache, wait and repetition of this package has its bound here.
+ */
+import type { OutboxStorage } from "./storage.js";
+
+/** A token, or how to get one. A function is called again before a token ends, and when one was refused as expired. */
+export type TokenSource = string | (() => Promise<string>);
+
+/** As much of the browser's `WebSocket` as is used here; the class of the package `ws` fits as well. */
+export interface WebSocketLike {
+  readonly readyState: number;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  send(text: string): void;
+  close(code?: number, reason?: string): void;
+}
+
+/** Makes a socket; called with the address only. */
+export type WebSocketConstructor = new (address: string) => WebSocketLike;
+
+/** Times, all in milliseconds. The defaults are what the protocol asks for. */
+export interface Timing {
+  /** How long opening a connection, up to `hello`, may take. */
+  connectTimeoutMs: number;
+  /** How long an answer may take before its outcome is unknown; for commands and for HTTP requests. */
+  answerTimeoutMs: number;
+  /** Full jitter: the first bound; it doubles with every failure. */
+  backoffFirstMs: number;
+  /** Full jitter: the last bound. */
+  backoffLastMs: number;
+  /** How long a connection must last for the failures to be forgotten. */
+  stableAfterMs: number;
+  /** Between application pings; also how the latency is measured. */
+  pingEveryMs: number;
+  /** An unanswered ping means that the connection is dead. */
+  pongTimeoutMs: number;
+  /** Silence that is accepted beyond the server's heartbeat. */
+  silenceSlackMs: number;
+  /** How long before its end a token is renewed; at most half of its life. */
+  refreshBeforeMs: number;
+  /** The shortest time between polls without a WebSocket. */
+  pollFirstMs: number;
+  /** The longest time between polls without a WebSocket. */
+  pollLastMs: number;
+  /** How long a hole between messages may stay before it is loaded: the missing ones may be on their way. */
+  holeGraceMs: number;
+  /** How long a conversation may lag behind the list before it is compared with the log. */
+  lagGraceMs: number;
+  /** How long read and delivered marks are collected before they are told. */
+  marksEveryMs: number;
+  /** Least time between two `typing_start`. */
+  typingEveryMs: number;
+  /** After how long without a key typing ends by itself. */
+  typingStopMs: number;
+  /** How long others are shown as typing without a renewal. */
+  typingShownMs: number;
+}
+
+export const DEFAULT_TIMING: Timing = {
+  connectTimeoutMs: 10_000,
+  answerTimeoutMs: 10_000,
+  backoffFirstMs: 500,
+  backoffLastMs: 20_000,
+  stableAfterMs: 30_000,
+  pingEveryMs: 15_000,
+  pongTimeoutMs: 10_000,
+  silenceSlackMs: 10_000,
+  refreshBeforeMs: 30_000,
+  pollFirstMs: 3_000,
+  pollLastMs: 30_000,
+  holeGraceMs: 500,
+  lagGraceMs: 2_000,
+  marksEveryMs: 300,
+  typingEveryMs: 3_000,
+  typingStopMs: 5_000,
+  typingShownMs: 6_000,
+};
+
+/** Counts that nothing may exceed. */
+export interface Bounds {
+  /** Messages kept per open conversation, 50 to 10,000. Beyond, those farthest from where the reader scrolls are dropped. */
+  messagesKept: number;
+  /** Messages asked for at once, 1 to 200. */
+  pageSize: number;
+  /** Messages that wait to be sent, over all conversations. */
+  outbox: number;
+  /** Conversations in the list; the least active ones beyond are left out. */
+  conversationsListed: number;
+  /** Failed attempts to connect after which HTTP takes over, while connecting goes on. */
+  attemptsBeforeHttp: number;
+  /** How often a send is answered "try again" before it is failed and left to the user. */
+  sendAttempts: number;
+  /** Commands that wait for their turn or their answer on a connection. */
+  commandsWaiting: number;
+}
+
+export const DEFAULT_BOUNDS: Bounds = {
+  messagesKept: 1_000,
+  pageSize: 50,
+  outbox: 200,
+  conversationsListed: 2_000,
+  attemptsBeforeHttp: 4,
+  sendAttempts: 10,
+  commandsWaiting: 500,
+};
+
+/** What the server takes, from `hello`; these until it has said so. */
+export const DEFAULT_LIMITS = { frameBytes: 65_536, joinedConversations: 100, presenceUsers: 200, commandsPerSecond: 20 };
+
+/** Most messages in a page of history; the server's bound. */
+export const PAGE_MAX = 200;
+/** Most conversations in one `POST /chat/sync`; the server's bound. */
+export const SYNC_CONVERSATIONS_MAX = 200;
+
+/** How to make a client. */
+export interface ChatClientOptions {
+  /** The server's address, such as `https://chat.example.org`; a path before `/chat` may follow. */
+  url: string;
+  /** Who the user is. */
+  token: TokenSource;
+  /** Only where there is no global `WebSocket`, or another is wanted; `null`: HTTP only. */
+  WebSocket?: WebSocketConstructor | null;
+  /** Only where there is no global `fetch`, or another is wanted. */
+  fetch?: typeof fetch;
+  /** Keeps unsent messages over a restart, for example `localStorage`. Without it they live as long as the client. */
+  storage?: OutboxStorage;
+  /** The first part of the key in `storage`; default `backscroll`. Clients that run at the same time need different ones. */
+  storageKey?: string;
+  /** Tell senders that their messages arrived, for conversations that are open; default true. */
+  autoDelivered?: boolean;
+  timing?: Partial<Timing>;
+  bounds?: Partial<Bounds>;
+  /** From 0 to 1, for jitter; default `Math.random`. */
+  random?: () => number;
+}
+
+/** The options, with every default filled in. */
+export interface Settings {
+  readonly timing: Timing;
+  readonly bounds: Bounds;
+  readonly random: () => number;
+}
+
+export function settingsOf(options: ChatClientOptions): Settings {
+  const bounds = { ...DEFAULT_BOUNDS, ...options.bounds };
+  bounds.pageSize = clamp(bounds.pageSize, 1, PAGE_MAX);
+  bounds.messagesKept = clamp(bounds.messagesKept, Math.max(50, bounds.pageSize), 10_000);
+  return { timing: { ...DEFAULT_TIMING, ...options.timing }, bounds, random: options.random ?? Math.random };
+}
+
+function clamp(value: number, least: number, most: number): number {
+  return Math.min(Math.max(Math.trunc(value), least), most);
+}

@@ -1,0 +1,69 @@
+/**
+ * Work that runs once at a time, runs again when asked for meanwhile, and is repeated when it fails for a passing reason.
+ *
+ * Invariant: a {@link Task.request} is always followed by a run that began after it, unless the task is stopped or the
+ * work failed for good.
+ */
+import { ChatError } from "./errors.js";
+import type { Settings } from "./settings.js";
+import { fullJitter, Timer } from "./timer.js";
+
+export class Task {
+  private running = false;
+  private wanted = false;
+  private stopped = false;
+  private failures = 0;
+  private readonly retry = new Timer();
+
+  constructor(
+    private readonly work: () => Promise<void>,
+    private readonly settings: Settings,
+    /** Called with errors that do not pass by themselves. */
+    private readonly failed: (error: ChatError) => void = () => undefined,
+  ) {}
+
+  /** Nothing runs and nothing is to run. */
+  get idle(): boolean {
+    return !this.running && !this.retry.running;
+  }
+
+  /** Run now, or once more after the present run. */
+  request(): void {
+    if (this.stopped) return;
+    this.wanted = true;
+    this.retry.stop();
+    if (!this.running) void this.run();
+  }
+
+  /** Never again. */
+  stop(): void {
+    this.stopped = true;
+    this.wanted = false;
+    this.retry.stop();
+  }
+
+  private async run(): Promise<void> {
+    this.running = true;
+    try {
+      while (this.wanted) {
+        this.wanted = false;
+        await this.work();
+        this.failures = 0;
+      }
+    } catch (thrown) {
+      this.fail(ChatError.from(thrown));
+    } finally {
+      this.running = false;
+    }
+    if (this.wanted) this.request();
+  }
+
+  private fail(error: ChatError): void {
+    if (this.stopped || this.wanted) return;
+    if (!error.retryable) return this.failed(error);
+    const { backoffFirstMs, backoffLastMs } = this.settings.timing;
+    const jitterMs = fullJitter(this.failures, backoffFirstMs, backoffLastMs, this.settings.random);
+    this.failures += 1;
+    this.retry.start((error.retryAfterMs ?? 0) + jitterMs, () => this.request());
+  }
+}

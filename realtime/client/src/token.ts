@@ -1,0 +1,68 @@
+/**
+ * The token in use, and getting the next one.
+ *
+ * Invariant: the application's function runs at most once at a time, and a token that was refused is not used again
+ * as long as the function gives another.
+ */
+import { ChatError } from "./errors.js";
+import type { TokenSource } from "./settings.js";
+import type { UserId } from "./types.gen.js";
+
+export class TokenKeeper {
+  private current: string | undefined;
+  private pending: Promise<string> | undefined;
+
+  constructor(private source: TokenSource) {}
+
+  /** Can a new one be got without the application's doing? */
+  get renewable(): boolean {
+    return typeof this.source === "function";
+  }
+
+  /** The token in use; got first if there is none. */
+  async get(): Promise<string> {
+    return this.current ?? this.renew();
+  }
+
+  /** A new token, where there is a function to get one; otherwise the same. */
+  async renew(): Promise<string> {
+    if (typeof this.source === "string") return (this.current = this.source);
+    this.pending ??= this.ask(this.source).finally(() => (this.pending = undefined));
+    return this.pending;
+  }
+
+  /** `token` was refused: the next {@link get} asks for another. */
+  refuse(token: string): void {
+    if (this.renewable && this.current === token) this.current = undefined;
+  }
+
+  /** Uses another source from now on. */
+  replace(source: TokenSource): void {
+    this.source = source;
+    this.current = undefined;
+    this.pending = undefined;
+  }
+
+  private async ask(source: () => Promise<string>): Promise<string> {
+    const token = await source().catch((thrown: unknown) => {
+      throw new ChatError("auth_unavailable", `the token function failed: ${ChatError.from(thrown).message}`);
+    });
+    if (typeof token !== "string" || token === "") throw new ChatError("unauthenticated", "the token function gave no token");
+    if (source === this.source) this.current = token;
+    return token;
+  }
+}
+
+/** Who a token is for, read without checking it: the server does that. Undefined when it cannot be read. */
+export function userOf(token: string): UserId | undefined {
+  const payload = token.split(".")[1];
+  if (payload === undefined) return undefined;
+  try {
+    const bytes = Uint8Array.from(atob(payload.replaceAll("-", "+").replaceAll("_", "/")), (char) => char.charCodeAt(0));
+    const claims: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    const subject = (claims as { sub?: unknown } | null)?.sub;
+    return typeof subject === "string" ? subject : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,117 @@
+//! The bus of several nodes.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use backscroll_shard::ids::{ConversationId, Rev};
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+
+use super::Running;
+use super::line::Line;
+use super::listen::Listener;
+use super::outbox::Outbox;
+use super::wire;
+use crate::bus::{Bus, BusUnavailable, Receiver};
+use crate::push::{Push, Topic};
+
+/// How long reading a window may take: whoever asks can also read the log.
+const RECENT_DEADLINE: Duration = Duration::from_secs(1);
+/// Most windows read at once. When everybody reconnects, the rest waits its turn until the deadline.
+const RECENT_AT_ONCE: usize = 32;
+
+/// Carries pushes between nodes through Redis.
+pub struct RedisBus {
+    pub(super) listener: Arc<Listener>,
+    pub(super) outbox: Outbox,
+    pub(super) commands: Arc<Line>,
+    pub(super) keeps_windows: bool,
+    pub(super) recent: Semaphore,
+    pub(super) _running: Arc<Running>,
+}
+
+impl RedisBus {
+    pub(super) fn reads() -> Semaphore {
+        Semaphore::new(RECENT_AT_ONCE)
+    }
+
+    async fn window(
+        &self,
+        conversation: ConversationId,
+        deadline: Instant,
+    ) -> Result<Vec<Push>, BusUnavailable> {
+        let turn = timeout_at(deadline.into(), self.recent.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(BusUnavailable("too many windows are being read".to_owned()));
+        };
+        let mut read = redis::pipe();
+        let window = self.listener.names.window(conversation);
+        read.cmd("LRANGE").arg(window).arg(0).arg(-1);
+        let (payloads,): (Vec<Vec<u8>>,) = self.commands.query(&read, deadline).await?;
+        let pushes = payloads.iter().filter_map(|payload| {
+            let (_origin, rest) = wire::origin(payload)?;
+            wire::push(rest)
+        });
+        Ok(pushes.collect())
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    fn attach(&self, receiver: Weak<dyn Receiver>) {
+        let _ = self.listener.receiver.set(receiver);
+    }
+
+    /// Always: other nodes may listen.
+    fn may_be_heard(&self, _topic: &Topic) -> bool {
+        true
+    }
+
+    /// This node's receiver has the push when this returns, whether there is a Redis or not.
+    fn publish(&self, topic: &Topic, push: &Push) {
+        if let Some(receiver) = self.listener.receiver() {
+            receiver.received(topic.clone(), push.clone());
+        }
+        let Some(payload) = wire::encode(&self.listener.origin, push) else {
+            return;
+        };
+        let window = match topic {
+            Topic::Conversation(id) if push.kind.is_durable() && self.keeps_windows => {
+                Some(self.listener.names.window(*id))
+            }
+            _ => None,
+        };
+        let channel = self.listener.names.channel(topic);
+        self.outbox.put(channel, payload.into(), window);
+    }
+
+    async fn subscribe(&self, topic: Topic) -> Result<(), BusUnavailable> {
+        self.listener.subscribe(topic).await
+    }
+
+    fn unsubscribe(&self, topic: &Topic) {
+        self.listener.unsubscribe(topic);
+    }
+
+    async fn recent(&self, conversation: ConversationId, after: Rev) -> Vec<Push> {
+        let read = self.window(conversation, Instant::now() + RECENT_DEADLINE);
+        let (found, outcome) = match read.await {
+            Ok(found) => {
+                let run = wire::run_after(found, after);
+                let outcome = if run.is_empty() { "unknown" } else { "found" };
+                (run, outcome)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a conversation's latest changes cannot be read");
+                (Vec::new(), "failed")
+            }
+        };
+        metrics::counter!("backscroll_bus_windows_total", "outcome" => outcome).increment(1);
+        found
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        Some(self.listener.pulse.silence())
+    }
+}

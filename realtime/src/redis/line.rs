@@ -1,0 +1,240 @@
+//! A connection to Redis that is made anew whenever it is lost.
+//!
+//! Who uses a line takes the connection it has at the moment, or does without; nobody waits longer than they said. Attempts
+//! are spread in time, so that a Redis that comes back does not meet all nodes at once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use backscroll_shard::settings::DatabaseUrl;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, FromRedisValue, IntoConnectionInfo as _, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisError,
+};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use crate::bus::BusUnavailable;
+
+/// The wait before the second attempt to connect; each further one is at most twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// When the last attempt is so long ago, it made a good connection: the next one is a first one again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// A client for `url`, or what is wrong with it.
+pub(super) fn client(url: &DatabaseUrl) -> Result<Client, String> {
+    if !url.0.starts_with("redis://") {
+        return Err("it does not begin with `redis://` (TLS is not supported)".to_owned());
+    }
+    // The errors do not repeat the address.
+    let problem = |error: RedisError| error.to_string();
+    let info = url.0.as_str().into_connection_info().map_err(problem)?;
+    let redis = info
+        .redis_settings()
+        .clone()
+        .set_protocol(ProtocolVersion::RESP3);
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Client::open(info.set_redis_settings(redis).set_tcp_settings(tcp)).map_err(problem)
+}
+
+/// One connection of a line.
+#[derive(Clone)]
+pub(super) struct Live {
+    /// Which of the line's connections; the first is 1.
+    pub(super) generation: u64,
+    pub(super) connection: MultiplexedConnection,
+    since: Instant,
+}
+
+/// A connection that is made anew whenever it is lost.
+pub(super) struct Line {
+    name: &'static str,
+    client: Client,
+    timeout: Duration,
+    live: watch::Sender<Option<Live>>,
+    /// All connections up to this one are lost.
+    lost: watch::Sender<u64>,
+    generation: AtomicU64,
+}
+
+impl Line {
+    pub(super) fn new(name: &'static str, client: Client, timeout: Duration) -> Self {
+        Self {
+            name,
+            client,
+            timeout,
+            live: watch::Sender::new(None),
+            lost: watch::Sender::new(0),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// Keeps a connection that only commands are sent on, until the future is dropped.
+    pub(super) async fn keep(self: std::sync::Arc<Self>) {
+        let mut attempts = Attempts::default();
+        loop {
+            let line = std::sync::Arc::downgrade(&self);
+            let live = self
+                .connect(&mut attempts, move |generation, info| {
+                    if info.kind == PushKind::Disconnection
+                        && let Some(line) = line.upgrade()
+                    {
+                        line.lose(generation);
+                    }
+                })
+                .await;
+            self.serve(&live).await;
+        }
+    }
+
+    /// Connects, however often it takes. `on_push` is called in the task that reads from the connection: it never waits.
+    pub(super) async fn connect(
+        &self,
+        attempts: &mut Attempts,
+        on_push: impl Fn(u64, PushInfo) + Clone + Send + Sync + 'static,
+    ) -> Live {
+        loop {
+            attempts.wait().await;
+            let generation = 1 + self.generation.fetch_add(1, Ordering::SeqCst);
+            let on_push = on_push.clone();
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(None) // ours, around all of it
+                .set_response_timeout(None)
+                .set_push_sender(move |info| -> Result<(), std::convert::Infallible> {
+                    on_push(generation, info);
+                    Ok(())
+                });
+            let connecting = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config);
+            match timeout(self.timeout, connecting).await {
+                Ok(Ok(connection)) => {
+                    return Live {
+                        generation,
+                        connection,
+                        since: Instant::now(),
+                    };
+                }
+                Ok(Err(error)) => attempts.failed(self.name, &error.to_string()),
+                Err(_) => attempts.failed(self.name, "it takes too long to connect"),
+            }
+        }
+    }
+
+    /// Lets others use `live` until it is lost.
+    pub(super) async fn serve(&self, live: &Live) {
+        let name = self.name;
+        metrics::counter!("backscroll_bus_connects_total", "line" => name).increment(1);
+        tracing::info!(line = name, "connected to Redis");
+        self.live.send_replace(Some(live.clone()));
+        let _hides = Hides(self);
+        self.until_lost(live.generation).await;
+        tracing::warn!(line = name, "lost the connection to Redis");
+    }
+
+    async fn until_lost(&self, generation: u64) {
+        let mut lost = self.lost.subscribe();
+        let _ = lost.wait_for(|lost| *lost >= generation).await; // the sender is ours
+    }
+
+    /// The connection of this generation, and those before it, are of no use.
+    pub(super) fn lose(&self, generation: u64) {
+        self.lost.send_if_modified(|lost| {
+            let news = *lost < generation;
+            *lost = generation.max(*lost);
+            news
+        });
+    }
+
+    /// What there is, is of no use.
+    pub(super) fn lose_any(&self) {
+        if let Some(live) = self.current() {
+            self.lose(live.generation);
+        }
+    }
+
+    /// The connection there is.
+    pub(super) fn current(&self) -> Option<Live> {
+        self.live.borrow().clone()
+    }
+
+    /// Since when there is a connection.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.live.borrow().as_ref().map(|live| live.since)
+    }
+
+    /// The connection there is before `deadline`.
+    pub(super) async fn current_until(&self, deadline: Instant) -> Option<Live> {
+        let mut live = self.live.subscribe();
+        let there_is = live.wait_for(Option::is_some);
+        let found = timeout_at(deadline.into(), there_is).await.ok()?.ok()?;
+        found.clone()
+    }
+
+    /// Runs `commands` on the connection there is. A late answer costs no more than the answer.
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        deadline: Instant,
+    ) -> Result<T, BusUnavailable> {
+        let Some(mut live) = self.current() else {
+            return Err(BusUnavailable("there is no connection to Redis".to_owned()));
+        };
+        let answer = timeout_at(deadline.into(), commands.query_async(&mut live.connection));
+        match answer.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                if error.is_unrecoverable_error() {
+                    self.lose(live.generation);
+                }
+                Err(BusUnavailable(error.to_string()))
+            }
+            Err(_) => Err(BusUnavailable("Redis does not answer in time".to_owned())),
+        }
+    }
+}
+
+/// Takes the connection away from the others, also when the task is dropped.
+struct Hides<'a>(&'a Line);
+
+impl Drop for Hides<'_> {
+    fn drop(&mut self) {
+        self.0.live.send_replace(None);
+    }
+}
+
+/// Spreads attempts to connect over time.
+#[derive(Default)]
+pub(super) struct Attempts {
+    last: Option<Instant>,
+    failures: u32,
+}
+
+impl Attempts {
+    /// Waits before another attempt.
+    async fn wait(&mut self) {
+        let stable = |last: &Instant| last.elapsed() >= STABLE;
+        if self.last.as_ref().is_some_and(stable) {
+            self.failures = 0;
+        }
+        if self.last.is_some() {
+            let most = FIRST_WAIT
+                .saturating_mul(1 << self.failures.min(10))
+                .min(LONGEST_WAIT);
+            sleep(most.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.last = Some(Instant::now());
+    }
+
+    fn failed(&self, line: &'static str, problem: &str) {
+        metrics::counter!("backscroll_bus_connect_failures_total", "line" => line).increment(1);
+        if self.failures <= 1 {
+            tracing::warn!(line, problem, "Redis cannot be reached; trying again");
+        } else {
+            tracing::debug!(line, problem, "Redis cannot be reached");
+        }
+    }
+}

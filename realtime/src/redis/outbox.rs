@@ -1,0 +1,271 @@
+//! What waits to be published, and the task that publishes it.
+//!
+//! Publishing is part of a sender's path, so it only leaves the push here. One task sends what is here in pipelines, in
+//! order. What finds no room, or meets no Redis for as long as `redis.timeout`, is dropped and counted: an old push is
+//! worth nothing, since who would have heard it reads the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{Pipeline, RedisResult, Value};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::line::Line;
+use super::settings::RedisSettings;
+
+/// Most commands in one pipeline.
+const PIPELINE_COMMANDS: usize = 512;
+/// Most bytes in one pipeline, unless one push alone has more.
+const PIPELINE_BYTES: usize = 256 << 10;
+/// Commands for a push that is also kept in its conversation's window.
+const WINDOW_COMMANDS: usize = 4;
+
+/// One push on its way to Redis.
+struct Outgoing {
+    since: Instant,
+    channel: String,
+    payload: Arc<[u8]>,
+    /// The window that keeps it.
+    window: Option<String>,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        let window = self
+            .window
+            .as_ref()
+            .map_or(0, |window| window.len() + self.payload.len());
+        self.channel.len() + self.payload.len() + window
+    }
+
+    fn commands(&self) -> usize {
+        if self.window.is_some() {
+            WINDOW_COMMANDS
+        } else {
+            1
+        }
+    }
+}
+
+/// Takes what is to be published. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    waiting: mpsc::Sender<Outgoing>,
+    bytes: Arc<AtomicUsize>,
+    most_bytes: usize,
+}
+
+/// The other end of an [`Outbox`].
+pub(super) struct Waiting {
+    pushes: mpsc::Receiver<Outgoing>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    pub(super) fn new(settings: &RedisSettings) -> (Self, Waiting) {
+        let (waiting, pushes) = mpsc::channel(settings.queue_pushes.max(1));
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let outbox = Self {
+            waiting,
+            bytes: bytes.clone(),
+            most_bytes: settings.queue_bytes,
+        };
+        (outbox, Waiting { pushes, bytes })
+    }
+
+    /// Publishes `payload` soon, or drops it. Never waits.
+    pub(super) fn put(&self, channel: String, payload: Arc<[u8]>, window: Option<String>) {
+        let push = Outgoing {
+            since: Instant::now(),
+            channel,
+            payload,
+            window,
+        };
+        let size = push.bytes();
+        let before = self.bytes.fetch_add(size, Ordering::Relaxed);
+        if before.saturating_add(size) > self.most_bytes || self.waiting.try_send(push).is_err() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            dropped("full", 1);
+        }
+    }
+}
+
+/// `reason`: `full` (no room), `away` (no Redis), `late` (no answer in time; some may have been published), `refused`.
+fn dropped(reason: &'static str, how_many: usize) {
+    metrics::counter!("backscroll_bus_dropped_total", "reason" => reason)
+        .increment(how_many as u64);
+}
+
+impl Waiting {
+    /// Publishes what is put in, until `closing`; then what is left.
+    pub(super) async fn publish(
+        mut self,
+        line: Arc<Line>,
+        settings: RedisSettings,
+        closing: CancellationToken,
+    ) {
+        let mut refusing = false;
+        let mut next = None;
+        loop {
+            let first = match next.take() {
+                Some(push) => push,
+                None => match self.take(&closing).await {
+                    Some(push) => push,
+                    None => return,
+                },
+            };
+            let deadline = first.since + settings.timeout.0;
+            let Some(mut live) = line.current_until(deadline).await else {
+                dropped("away", 1);
+                continue;
+            };
+            let batch;
+            (batch, next) = self.batch(first, settings.timeout.0);
+            let commands = pipeline(&batch, &settings);
+            let answers = commands.query_async::<Vec<RedisResult<Value>>>(&mut live.connection);
+            match timeout(settings.timeout.0, answers).await {
+                Ok(Ok(answers)) => {
+                    let problem = answers.iter().find_map(|answer| answer.as_ref().err());
+                    if let Some(error) = problem
+                        && !refusing
+                    {
+                        tracing::warn!(%error, "Redis refuses what is published");
+                    }
+                    refusing = problem.is_some();
+                    let refused = answers.iter().filter(|answer| answer.is_err()).count();
+                    dropped("refused", refused);
+                    metrics::counter!("backscroll_bus_published_total")
+                        .increment(batch.len() as u64);
+                }
+                Ok(Err(_)) => {
+                    dropped("away", batch.len());
+                    line.lose(live.generation);
+                }
+                Err(_) => {
+                    dropped("late", batch.len());
+                    line.lose(live.generation);
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, closing: &CancellationToken) -> Option<Outgoing> {
+        let push = tokio::select! {
+            biased;
+            push = self.pushes.recv() => push,
+            () = closing.cancelled() => self.pushes.try_recv().ok(),
+        };
+        self.taken(push)
+    }
+
+    fn taken(&self, push: Option<Outgoing>) -> Option<Outgoing> {
+        let push = push?;
+        self.bytes.fetch_sub(push.bytes(), Ordering::Relaxed);
+        Some(push)
+    }
+
+    /// What is sent together with `first`; and what no longer fits.
+    fn batch(&mut self, first: Outgoing, patience: Duration) -> (Vec<Outgoing>, Option<Outgoing>) {
+        let (mut commands, mut bytes) = (first.commands(), first.bytes());
+        let mut batch = vec![first];
+        while let Ok(push) = self.pushes.try_recv() {
+            let Some(push) = self.taken(Some(push)) else {
+                break;
+            };
+            if push.since.elapsed() > patience {
+                dropped("away", 1);
+                continue;
+            }
+            commands += push.commands();
+            bytes += push.bytes();
+            if commands > PIPELINE_COMMANDS || bytes > PIPELINE_BYTES {
+                return (batch, Some(push));
+            }
+            batch.push(push);
+        }
+        (batch, None)
+    }
+}
+
+/// Each change is in its window before it is told, so that who hears of it finds those before it there.
+fn pipeline(batch: &[Outgoing], settings: &RedisSettings) -> Pipeline {
+    let oldest_kept = -i64::try_from(settings.window_messages).unwrap_or(i64::MAX);
+    let age = u64::try_from(settings.window_age.0.as_millis()).unwrap_or(u64::MAX);
+    let mut commands = redis::pipe();
+    commands.ignore_errors();
+    for push in batch {
+        let payload = push.payload.as_ref();
+        if let Some(window) = &push.window {
+            commands.cmd("RPUSH").arg(window).arg(payload);
+            commands.cmd("LTRIM").arg(window).arg(oldest_kept).arg(-1);
+            commands.cmd("PEXPIRE").arg(window).arg(age);
+        }
+        commands.cmd("PUBLISH").arg(&push.channel).arg(payload);
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> RedisSettings {
+        RedisSettings {
+            queue_pushes: 3,
+            queue_bytes: 100,
+            ..RedisSettings::default()
+        }
+    }
+
+    fn put(outbox: &Outbox, bytes: usize, window: bool) {
+        let window = window.then(|| "w".to_owned());
+        outbox.put("c".to_owned(), vec![0; bytes].into(), window);
+    }
+
+    #[test]
+    fn count_and_bytes_are_bounded() {
+        let (outbox, mut waiting) = Outbox::new(&settings());
+        put(&outbox, 60, false);
+        put(&outbox, 60, false); // no room
+        put(&outbox, 30, false);
+        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 92);
+        put(&outbox, 1, false);
+        put(&outbox, 1, false); // too many
+        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 94);
+        while let Ok(push) = waiting.pushes.try_recv() {
+            waiting.taken(Some(push));
+        }
+        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn pipelines_are_bounded_and_lose_nothing() {
+        let (outbox, mut waiting) = Outbox::new(&RedisSettings::default());
+        for _ in 0..200 {
+            put(&outbox, 10, true);
+        }
+        put(&outbox, PIPELINE_BYTES, false);
+        let mut sizes = Vec::new();
+        let mut next = waiting.pushes.try_recv().ok();
+        while let Some(first) = next.take() {
+            let batch;
+            (batch, next) = waiting.batch(first, Duration::from_secs(9));
+            sizes.push(batch.len());
+        }
+        assert_eq!(sizes, [128, 72, 1]);
+    }
+
+    #[test]
+    fn what_waited_too_long_is_dropped() {
+        let (outbox, mut waiting) = Outbox::new(&settings());
+        put(&outbox, 1, false);
+        put(&outbox, 1, false);
+        std::thread::sleep(Duration::from_millis(2));
+        let first = waiting.pushes.try_recv().unwrap();
+        let (batch, next) = waiting.batch(first, Duration::from_millis(1));
+        assert_eq!((batch.len(), next.is_none()), (1, true));
+    }
+}

@@ -1,0 +1,143 @@
+//! The configuration's section `redis`.
+
+use backscroll_shard::settings::{DatabaseUrl, Span};
+use serde::{Deserialize, Serialize};
+
+/// Longest `redis.prefix`.
+const PREFIX_MAX_BYTES: usize = 64;
+
+/// The Redis that a deployment's nodes share. Redis 6 or later, and what speaks its protocol; one server, without TLS:
+/// anyone who reaches it can make up events, so its network has to be private.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisSettings {
+    /// `redis://user:password@host:port/database`. Without it there is one node, which needs none. `rediss` (TLS) is not
+    /// supported.
+    pub url: Option<DatabaseUrl>,
+    /// What all names begin with, so that several deployments can share a Redis: letters, digits, `-`, `_` and `.`.
+    pub prefix: String,
+    /// How many of a conversation's latest changes are kept for those who reconnect; 0 for none. At most 10,000.
+    pub window_messages: usize,
+    /// How long they are kept after the last of them. 1 s to 1 h.
+    pub window_age: Span,
+    /// Most pushes that wait to be published; beyond, they are dropped. 1 to 1,000,000.
+    pub queue_pushes: usize,
+    /// Most bytes that wait to be published; beyond, they are dropped. 1 MiB to 4 GiB.
+    pub queue_bytes: usize,
+    /// Longest wait for Redis, to connect and to answer; and how long a push waits for Redis to be back. 100 ms to 1 min.
+    pub timeout: Span,
+    /// How often it is proven that what is published is received. After five times as long without a proof, all
+    /// connections are made anew. 100 ms to 1 min.
+    pub canary_interval: Span,
+    /// After how long without a sign of life a node's users are offline. 3 s to 10 min.
+    pub lease: Span,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            prefix: "backscroll".to_owned(),
+            window_messages: 500,
+            window_age: Span::secs(300),
+            queue_pushes: 65_536,
+            queue_bytes: 64 << 20,
+            timeout: Span::secs(2),
+            canary_interval: Span::secs(2),
+            lease: Span::secs(15),
+        }
+    }
+}
+
+impl RedisSettings {
+    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    #[must_use]
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(url) = &self.url
+            && let Err(problem) = super::line::client(url)
+        {
+            problems.push(format!("redis.url: {problem}"));
+        }
+        let names = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if !(1..=PREFIX_MAX_BYTES).contains(&self.prefix.len()) || !self.prefix.bytes().all(names) {
+            problems.push(format!(
+                "redis.prefix: is not 1 to {PREFIX_MAX_BYTES} letters, digits, `-`, `_` and `.`"
+            ));
+        }
+        let mut within = |key: &str, value: usize, (low, high): (usize, usize)| {
+            if !(low..=high).contains(&value) {
+                problems.push(format!(
+                    "redis.{key}: {value} is not between {low} and {high}"
+                ));
+            }
+        };
+        within("window_messages", self.window_messages, (0, 10_000));
+        within("queue_pushes", self.queue_pushes, (1, 1_000_000));
+        within("queue_bytes", self.queue_bytes, (1 << 20, 4 << 30));
+        let mut lasts = |key: &str, period: Span, (low, high): (u128, u128)| {
+            if !(low..=high).contains(&period.0.as_millis()) {
+                problems.push(format!(
+                    "redis.{key}: is not between {low} and {high} milliseconds"
+                ));
+            }
+        };
+        lasts("window_age", self.window_age, (1000, 3_600_000));
+        lasts("timeout", self.timeout, (100, 60_000));
+        lasts("canary_interval", self.canary_interval, (100, 60_000));
+        lasts("lease", self.lease, (3000, 600_000));
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_checked() {
+        assert_eq!(RedisSettings::default().check(), Vec::<String>::new());
+        let wrong = RedisSettings {
+            prefix: "{a}".to_owned(),
+            queue_pushes: 0,
+            lease: Span::secs(1),
+            ..RedisSettings::default()
+        };
+        assert_eq!(
+            wrong.check(),
+            [
+                "redis.prefix: is not 1 to 64 letters, digits, `-`, `_` and `.`",
+                "redis.queue_pushes: 0 is not between 1 and 1000000",
+                "redis.lease: is not between 3000 and 600000 milliseconds"
+            ]
+        );
+    }
+
+    #[test]
+    fn addresses_are_checked_without_showing_a_password() {
+        let check = |url: &str| {
+            let settings = RedisSettings {
+                url: Some(DatabaseUrl(url.to_owned())),
+                ..RedisSettings::default()
+            };
+            assert!(!format!("{settings:?}").contains("secret"), "{settings:?}");
+            settings.check()
+        };
+        for right in [
+            "redis://10.0.0.1",
+            "redis://:secret@cache:6380/3",
+            "redis://user:secret@[::1]:6379/",
+        ] {
+            assert_eq!(check(right), Vec::<String>::new(), "{right}");
+        }
+        for wrong in [
+            "",
+            "cache:6379",
+            "rediss://:secret@cache",
+            "unix:///run/redis?pass=x",
+            "redis://cache/one",
+        ] {
+            assert_eq!(check(wrong).len(), 1, "{wrong}");
+        }
+    }
+}
