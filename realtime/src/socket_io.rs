@@ -179,6 +179,7 @@ impl<A: Application> Door<A> {
             tasks,
             ..
         } = self;
+        let lingering = tasks.clone();
         tasks.spawn(async move {
             let switched = tokio::time::timeout(WRITE_TIMEOUT, switched).await;
             let Ok(Ok(connection)) = switched else {
@@ -186,7 +187,7 @@ impl<A: Application> Door<A> {
             };
             let at_end =
                 sid.map(|sid| -> upgrade::AtEnd { Box::new(move || server.upgrade_ended(sid)) });
-            let bounded = Bounded::new(TokioIo::new(connection), WRITE_TIMEOUT, at_end);
+            let bounded = Bounded::new(TokioIo::new(connection), WRITE_TIMEOUT, &lingering, at_end);
             let request = Request::from_parts(parts, ());
             if let Err(error) = Service::call(&mut engine, (bounded, request)).await {
                 tracing::debug!(%error, "a connection is not one for Engine.IO");
