@@ -361,3 +361,20 @@ async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
         line.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every session has one of these as long as it lasts.
+    #[test]
+    fn what_a_session_holds_is_small() {
+        fn size<F: Future>(
+            _: impl Fn(&'static Arc<Gateway>, &'static Line<Chat>, &'static Inbox) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let size = size(|gateway, line, inbox| serve(gateway, line, inbox, ""));
+        assert!(size < 1536, "{size} bytes");
+    }
+}
