@@ -36,7 +36,8 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::response::Response;
-use tower::{Service, ServiceBuilder, service_fn};
+use backscroll_realtime::socket_io::SocketIoDoor;
+use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 use tower_http::compression::{CompressionBody, CompressionLayer, CompressionLevel};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -88,6 +89,7 @@ pub fn service(
         let app = Arc::clone(app);
         service_fn(move |request| observe::guard(Arc::clone(&app), router.clone(), request))
     };
+    let guarded = SocketIoDoor::new(&app.gateway).layer(guarded);
     let cross_origin = ServiceBuilder::new()
         .option_layer(cors(settings))
         .service(guarded);
@@ -130,6 +132,9 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
         patterns.add(path);
     }
     patterns.add(socket::PATH);
+    for path in ["/socket.io", "/socket.io/"] {
+        patterns.add(path);
+    }
     let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
     let router = router
         .merge(operations)
