@@ -139,7 +139,7 @@ pub struct Authenticate {
 }
 
 /// Names a conversation.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InConversation {
     /// The conversation.
@@ -238,7 +238,7 @@ pub struct PresenceSubscribe {
 }
 
 /// `presence_update`.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 pub struct PresenceUpdate {
     /// What to show.
     pub status: Status,

@@ -35,11 +35,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{Request, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse as _;
 use engineioxide::service::{EngineIoService, NotFoundService};
 use engineioxide::socket::Sid;
 use futures_util::future::{BoxFuture, Either};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
@@ -147,15 +148,17 @@ impl<A: Application> Door<A> {
             Some(response) if !switches(&response) => return response,
             switching => switching,
         };
-        if sid.is_none()
-            && let Some(admission) = &self.admission
-        {
-            match admission(address(&request)) {
-                Ok(place) => {
-                    request.extensions_mut().insert(Admitted::new(place));
-                }
-                Err(refused) => return refusal(refused),
-            }
+        if sid.is_none() {
+            let place = match &self.admission {
+                None => None,
+                Some(admission) => match admission(address(&request)) {
+                    Ok(place) => Some(place),
+                    Err(refused) => return refusal(refused),
+                },
+            };
+            request = kept(request, place);
+        } else if switching.is_some() {
+            request = kept(request, None);
         }
         match switching {
             Some(response) => {
@@ -179,6 +182,7 @@ impl<A: Application> Door<A> {
             tasks,
             ..
         } = self;
+        let lingering = tasks.clone();
         tasks.spawn(async move {
             let switched = tokio::time::timeout(WRITE_TIMEOUT, switched).await;
             let Ok(Ok(connection)) = switched else {
@@ -186,13 +190,32 @@ impl<A: Application> Door<A> {
             };
             let at_end =
                 sid.map(|sid| -> upgrade::AtEnd { Box::new(move || server.upgrade_ended(sid)) });
-            let bounded = Bounded::new(TokioIo::new(connection), WRITE_TIMEOUT, at_end);
+            let bounded = Bounded::new(TokioIo::new(connection), WRITE_TIMEOUT, &lingering, at_end);
             let request = Request::from_parts(parts, ());
             if let Err(error) = Service::call(&mut engine, (bounded, request)).await {
                 tracing::debug!(%error, "a connection is not one for Engine.IO");
             }
         });
     }
+}
+
+/// A connection's first request as Engine.IO keeps it for as long as the connection lasts: without headers, which would
+/// keep the whole buffer that they were read into.
+fn kept(request: Request<Body>, place: Option<Place>) -> Request<Body> {
+    let (mut parts, body) = request.into_parts();
+    let target = parts.uri.path_and_query().map(ToString::to_string);
+    let target = target.and_then(|target| target.parse::<Uri>().ok());
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = target.unwrap_or_default();
+    let extensions = request.extensions_mut();
+    if let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() {
+        extensions.insert(upgrade);
+    }
+    if let Some(place) = place {
+        extensions.insert(Admitted::new(place));
+    }
+    request
 }
 
 /// A place that travels with a connection's first request.

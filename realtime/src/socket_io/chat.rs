@@ -109,7 +109,8 @@ impl Application for Chat {
 
 /// Serves one namespace of a client until it ends.
 async fn serve(gateway: &Arc<Gateway>, line: &Line<Chat>, inbox: &Inbox, auth: &str) {
-    let session = match enter(gateway, auth).await {
+    // What comes once is on the heap, so that a session's task is no larger than what stays.
+    let session = match Box::pin(enter(gateway, auth)).await {
         Ok(session) => session,
         Err(failure) => {
             #[derive(serde::Serialize)]
@@ -123,7 +124,7 @@ async fn serve(gateway: &Arc<Gateway>, line: &Line<Chat>, inbox: &Inbox, auth: &
                 code: failure.code,
                 retry_after_ms: failure.retry_after_ms,
             });
-            return line.refuse(&failure.message, data.get()).await;
+            return Box::pin(line.refuse(&failure.message, data.get())).await;
         }
     };
     let mut conversation = Conversation {
@@ -137,7 +138,7 @@ async fn serve(gateway: &Arc<Gateway>, line: &Line<Chat>, inbox: &Inbox, auth: &
     let close = conversation.run(inbox).await;
     drop(ending);
     if let Some(close) = close {
-        farewell(line, inbox, close).await;
+        Box::pin(farewell(line, inbox, close)).await;
     }
     line.leave();
 }
@@ -198,7 +199,7 @@ impl Conversation<'_> {
             return None;
         }
         if let Some(dialect) = self.dialect {
-            dialect.begin(self.gateway, &self.session).await;
+            Box::pin(dialect.begin(self.gateway, &self.session)).await;
         }
         let session = Arc::clone(&self.session);
         let mut items: Vec<Item> = Vec::new();
@@ -213,6 +214,16 @@ impl Conversation<'_> {
                 }
             };
             tokio::select! {
+                // Answers first, so that they and what was told meanwhile go out together.
+                biased;
+                (outcome, named) = done => {
+                    command = None;
+                    last = named;
+                    if let Some(close) = self.answer(outcome) {
+                        return Some(close);
+                    }
+                    tokio::task::yield_now().await; // as the native door does
+                }
                 waiting = session.outbox.next(&mut items, FLUSH_ITEMS) => {
                     let sent = match waiting {
                         Ok(()) => self.send_all(&mut items, inbox).await,
@@ -222,13 +233,6 @@ impl Conversation<'_> {
                         Ok(()) => {}
                         Err(Unsent::Gone) => return None,
                         Err(Unsent::Stalled) => return Some(Close::SlowConsumer),
-                    }
-                }
-                (outcome, named) = done => {
-                    command = None;
-                    last = named;
-                    if let Some(close) = self.answer(outcome) {
-                        return Some(close);
                     }
                 }
                 next = inbox.next(), if idle => match next {
@@ -255,9 +259,8 @@ impl Conversation<'_> {
             let (event, outcome) = if binary {
                 (None, Err(Failure::invalid("no command takes binary data")))
             } else if let Some(dialect) = dialect {
-                dialect
-                    .command(&gateway, &session, &mut last, (&name, &data))
-                    .await
+                let asked = (&*name, &*data);
+                Box::pin(dialect.command(&gateway, &session, &mut last, asked)).await
             } else {
                 (None, gateway.command(&session, &name, &data).await)
             };
@@ -293,7 +296,7 @@ impl Conversation<'_> {
     async fn send_all(&self, items: &mut Vec<Item>, inbox: &Inbox) -> Result<(), Unsent> {
         for item in items.drain(..) {
             if let (Some(dialect), Item::Event(event)) = (self.dialect, &item) {
-                dialect.heard(self.gateway, &self.session, event).await;
+                Box::pin(dialect.heard(self.gateway, &self.session, event)).await;
             }
             let Some(packet) = self.encode(item) else {
                 continue;
@@ -356,5 +359,22 @@ async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
         line.close_when_alone();
     } else {
         line.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every session has one of these as long as it lasts.
+    #[test]
+    fn what_a_session_holds_is_small() {
+        fn size<F: Future>(
+            _: impl Fn(&'static Arc<Gateway>, &'static Line<Chat>, &'static Inbox) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let size = size(|gateway, line, inbox| serve(gateway, line, inbox, ""));
+        assert!(size < 1536, "{size} bytes");
     }
 }

@@ -1,8 +1,9 @@
 //! The WebSocket handshake (RFC 6455, section 4.2), and a connection whose writes may not stall.
 //!
 //! Engine.IO writes without a deadline: a client that no longer reads would hold its connection, and all that waits for it,
-//! until the system gives up on it. So the door makes the handshake itself and gives Engine.IO a [`Bounded`] connection,
-//! which breaks once a write has made no progress for too long.
+//! until the system gives up on it. And it drops a connection without reading what is still under way, for which the system
+//! takes back what was said last: why it ends. So the door makes the handshake itself and gives Engine.IO a [`Bounded`]
+//! connection, which breaks once a write has made no progress for too long, and lingers when it is dropped.
 
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
@@ -15,9 +16,11 @@ use axum::http::header::{
     CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
 
 /// The answer to a WebSocket handshake: 101, or why not.
 pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
@@ -66,99 +69,160 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     })
 }
 
+/// How long a connection lingers for the other side to have read all.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// What is done when a connection is dropped.
 pub(super) type AtEnd = Box<dyn FnOnce() + Send>;
 
-/// A connection that breaks when a write makes no progress for `patience`.
-pub(super) struct Bounded<S> {
-    inner: S,
+/// A connection that breaks when a write makes no progress for `patience`, and lingers in `tasks` when it is dropped.
+pub(super) struct Bounded<S: Linger> {
+    /// There until it is dropped.
+    inner: Option<S>,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// The other side has closed it, or it broke.
+    over: bool,
+    tasks: TaskTracker,
     at_end: Option<AtEnd>,
 }
 
-impl<S> Bounded<S> {
-    pub(super) fn new(inner: S, patience: Duration, at_end: Option<AtEnd>) -> Self {
+/// What can linger.
+pub(super) trait Linger: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Linger for S {}
+
+impl<S: Linger> Bounded<S> {
+    pub(super) fn new(
+        inner: S,
+        patience: Duration,
+        tasks: &TaskTracker,
+        at_end: Option<AtEnd>,
+    ) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             patience,
             stalled: None,
+            over: false,
+            tasks: tasks.clone(),
             at_end,
         }
     }
 
-    /// `outcome`, unless it has been pending for too long.
+    /// What `call` makes of the connection, unless that has been pending for too long.
     fn bound<T>(
         &mut self,
         context: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
+        call: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Err(ErrorKind::NotConnected.into()));
+        };
+        let outcome = call(Pin::new(inner), context);
+        if let Poll::Ready(outcome) = outcome {
             self.stalled = None;
-            return outcome;
+            self.over |= outcome.is_err();
+            return Poll::Ready(outcome);
         }
         let patience = self.patience;
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(stalled.as_mut().poll(context));
+        self.over = true;
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S> Drop for Bounded<S> {
+impl<S: Linger> Drop for Bounded<S> {
     fn drop(&mut self) {
         if let Some(at_end) = self.at_end.take() {
             at_end();
         }
+        let inner = self.inner.take().filter(|_| !self.over);
+        if let (Some(inner), Ok(runtime)) = (inner, Handle::try_current()) {
+            let lingering = tokio::time::timeout(LINGER, linger(inner));
+            self.tasks.spawn_on(lingering, &runtime);
+        }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+/// Says that nothing more comes, and reads until the other side has said so too.
+async fn linger(mut inner: impl Linger) -> io::Result<()> {
+    inner.shutdown().await?;
+    let mut unread = [0; 512];
+    while inner.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+impl<S: Linger> AsyncRead for Bounded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = buffer.filled().len();
+        let outcome = ready!(Pin::new(inner).poll_read(context, buffer));
+        self.over |= outcome.is_err() || buffer.filled().len() == before;
+        Poll::Ready(outcome)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: Linger> AsyncWrite for Bounded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write(context, data);
-        self.bound(context, outcome)
+        self.bound(context, |inner, context| inner.poll_write(context, data))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_flush(context);
-        self.bound(context, outcome)
+        self.bound(context, |inner, context| inner.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_shutdown(context);
-        self.bound(context, outcome)
+        self.bound(context, |inner, context| inner.poll_shutdown(context))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_write_that_stalls_breaks_the_connection() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let mut bounded = Bounded::new(ours, Duration::from_millis(50), None);
+        let tasks = TaskTracker::new();
+        let mut bounded = Bounded::new(ours, Duration::from_secs(10), &tasks, None);
         bounded.write_all(b"0123456789abcdef").await.unwrap();
         let error = bounded.write_all(b"more").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drop(bounded);
+        assert!(tasks.is_empty(), "it does not linger");
         drop(theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lingers_until_the_other_side_closes_it_too() {
+        let tasks = TaskTracker::new();
+        tasks.close();
+        for closes in [true, false] {
+            let (ours, mut theirs) = tokio::io::duplex(1000);
+            let mut bounded = Bounded::new(ours, Duration::from_secs(10), &tasks, None);
+            theirs.write_all(b"still under way").await.unwrap();
+            bounded.write_all(b"why").await.unwrap();
+            drop(bounded);
+            let mut heard = String::new();
+            theirs.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "why");
+            let begun = tokio::time::Instant::now();
+            let theirs = Some(theirs).filter(|_| !closes);
+            tasks.wait().await;
+            assert_eq!(begun.elapsed() >= LINGER, theirs.is_some());
+        }
     }
 
     #[test]

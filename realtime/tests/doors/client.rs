@@ -386,8 +386,10 @@ impl Client {
             let close = Close::ALL.iter().find(|close| close.code() == code);
             return close.map_or(code.to_string(), |close| close.name().to_owned());
         }
-        let errors = self.events.iter().filter(|(name, _)| name == "error");
-        let last = errors.last().and_then(|(_, data)| data["code"].as_str());
+        let mut errors = self.events.iter().filter(|(name, _)| name == "error");
+        let last = errors
+            .next_back()
+            .and_then(|(_, data)| data["code"].as_str());
         last.unwrap_or_default().to_owned()
     }
 

@@ -46,7 +46,6 @@ async fn run(program: &str, arguments: &[&str], variables: &[(&str, String)]) {
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{complained}");
-    println!("{said}");
 }
 
 /// What `package-lock.json` names, installed once.
