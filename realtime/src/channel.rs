@@ -225,7 +225,7 @@ impl Channel {
                 recheck: false,
             };
         }
-        let recheck = self.tell(push);
+        let recheck = self.tell(&push);
         let mut todo = self.tell_held();
         todo.recheck |= recheck;
         todo
@@ -285,7 +285,7 @@ impl Channel {
     }
 
     /// Tells a change, which is the next or comes from the log; says whether members may have changed.
-    fn tell(&mut self, push: Push) -> bool {
+    fn tell(&mut self, push: &Push) -> bool {
         let rev = push.rev;
         self.rev = Some(rev);
         if push.kind == PushKind::NewMessage {
@@ -294,11 +294,11 @@ impl Channel {
         let kept = Kept {
             rev,
             kind: push.kind,
-            event: Arc::new(Event::of(&self.topic, &push)),
+            event: Arc::new(Event::of(&self.topic, push)),
         };
         self.told_at = Instant::now();
         let recheck = match push.kind {
-            PushKind::ConversationChanged => self.part_with(&push),
+            PushKind::ConversationChanged => self.part_with(push),
             _ => {
                 for listener in &self.listeners {
                     if rev > listener.after {
@@ -370,7 +370,7 @@ impl Channel {
             } else if *entry.key() == rev.next() {
                 let push = entry.remove();
                 rev = push.rev;
-                todo.recheck |= self.tell(push);
+                todo.recheck |= self.tell(&push);
             } else {
                 todo.heal = true;
                 break;
@@ -386,7 +386,7 @@ impl Channel {
     pub(crate) fn healed(&mut self, changes: Vec<Push>, through: Rev, head: Seq) -> Todo {
         for change in changes {
             if self.rev.is_none_or(|rev| change.rev > rev) {
-                self.tell(change);
+                self.tell(&change);
             }
         }
         if self.rev.is_none_or(|rev| through > rev) {

@@ -141,7 +141,7 @@ impl Gateway {
     #[must_use]
     pub fn start(
         store: Arc<Store>,
-        bus: Arc<dyn Bus>,
+        bus: &Arc<dyn Bus>,
         roster: Arc<dyn Roster>,
         edge: Arc<dyn Edge>,
         settings: &RealtimeSettings,

@@ -113,7 +113,7 @@ pub struct Hub {
 impl Hub {
     /// Starts a node's hub on `bus`.
     #[must_use]
-    pub fn start(store: Arc<Store>, bus: Arc<dyn Bus>, settings: &RealtimeSettings) -> Arc<Self> {
+    pub fn start(store: Arc<Store>, bus: &Arc<dyn Bus>, settings: &RealtimeSettings) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let closing = CancellationToken::new();
         let mut queues = Vec::with_capacity(WORKERS);
@@ -138,7 +138,7 @@ impl Hub {
         });
         let hub = Arc::new_cyclic(|this| Self {
             store,
-            bus: Arc::clone(&bus),
+            bus: Arc::clone(bus),
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             workers,

@@ -292,7 +292,7 @@ impl PresenceKeeper {
         }
         for (user, status) in &told {
             let seen = (*status == Status::Offline).then(Timestamp::now);
-            self.publish(user, presence_push(user, *status, seen));
+            self.publish(user, &presence_push(user, *status, seen));
         }
         for batch in gone.chunks(BATCH) {
             self.take_offline(batch).await;
@@ -311,7 +311,7 @@ impl PresenceKeeper {
         let mut seen = Vec::new();
         for (user, at, told) in gone {
             if *told != Status::Offline && !elsewhere.contains_key(user) {
-                self.publish(user, presence_push(user, Status::Offline, Some(*at)));
+                self.publish(user, &presence_push(user, Status::Offline, Some(*at)));
                 seen.push((user.clone(), *at));
             }
         }
@@ -321,10 +321,10 @@ impl PresenceKeeper {
         }
     }
 
-    fn publish(&self, user: &UserId, push: Push) {
+    fn publish(&self, user: &UserId, push: &Push) {
         let topic = Topic::Presence(user.clone());
         if self.hub.bus().may_be_heard(&topic) {
-            self.hub.bus().publish(&topic, &push);
+            self.hub.bus().publish(&topic, push);
         }
     }
 }

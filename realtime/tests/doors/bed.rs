@@ -66,7 +66,7 @@ impl Bed {
         adjust(&mut settings);
         let gateway = Gateway::start(
             Arc::clone(&store),
-            Arc::clone(&bus),
+            &bus,
             Arc::new(InProcessRoster::default()),
             Arc::new(TestEdge),
             &settings,

@@ -48,7 +48,7 @@ impl App {
         let auth = Arc::new(auth);
         let gateway = Gateway::start(
             Arc::clone(&deployment.store),
-            deployment.bus,
+            &deployment.bus,
             deployment.roster,
             Arc::new(ServiceEdge(Arc::clone(&auth))),
             &deployment.realtime,

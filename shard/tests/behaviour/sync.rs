@@ -280,4 +280,14 @@ async fn leaving_is_told(bed: &Bed) {
         page.changes[0].messages.is_empty() && page.changes[0].members.is_empty(),
         "nothing more is told to who was removed"
     );
+    bed.say("alice", id, "about bob").await;
+    bed.settle().await;
+    let ask = SyncRequest {
+        cursor: Some("0".into()),
+        conversations: BTreeMap::new(),
+    };
+    let later = bed.store.sync(&caller("bob"), ask).await.unwrap();
+    assert_eq!(later.cursor, page.cursor, "not even that something happens");
+    let entry = later.changes[0].conversation.as_ref().unwrap();
+    assert!(entry.removed && entry.last_message.is_none(), "{entry:?}");
 }
