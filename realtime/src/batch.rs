@@ -1,13 +1,16 @@
 //! Questions that many connections ask at once, asked together.
 //!
-//! What queues up while one batch is being asked makes the next: alone, a question waits for nobody, and in a storm of
-//! reconnects thousands cost a few statements. Upholds INV-BOUND: the queue is bounded, and beyond it a question is not asked.
+//! A question that comes alone is asked at once; those that follow it within [`PACE`] are asked together. So a storm of
+//! reconnects is some batches a second, however many there are. Upholds INV-BOUND: the queue is bounded, and beyond it a
+//! question is not asked.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +18,9 @@ use tokio_util::task::TaskTracker;
 const QUEUE: usize = 65_536;
 /// Most questions in one batch.
 const BATCH: usize = 4096;
+
+/// The least time from one batch to the next.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Asks questions of one kind in batches.
 #[derive(Debug)]
@@ -43,6 +49,7 @@ where
                 .run_until_cancelled(questions.recv_many(&mut batch, BATCH))
                 .await
             {
+                let next = Instant::now() + PACE;
                 let mut keys: Vec<K> = batch.iter().map(|(key, _)| key.clone()).collect();
                 let mut seen = std::collections::HashSet::with_capacity(keys.len());
                 keys.retain(|key| seen.insert(key.clone()));
@@ -50,6 +57,7 @@ where
                 for (key, reply) in batch.drain(..) {
                     let _ = reply.send(answers.get(&key).cloned()); // whoever no longer waits went away
                 }
+                tokio::time::sleep_until(next).await;
             }
         });
         Self { queue }

@@ -111,6 +111,7 @@ impl Socket {
                     name: "hello",
                     data,
                 } => return Ok(data.to_owned()),
+                Incoming::Ping => self.write("3".into()).await?,
                 Incoming::Connected => {}
                 Incoming::Refused(reason) => bail!("not welcome: {reason}"),
                 other => bail!("{other:?} instead of a welcome"),

@@ -19,10 +19,10 @@ use crate::report::Verdict;
 use crate::scenario::{Common, Report, check_number, check_seconds, publish};
 
 /// How many times the baseline's rate shall be reached.
-const GOAL_RATE: f64 = 2.0;
+const GOAL_RATE: f64 = 10.0;
 /// The 99th percentile at the given rate, from the send and from its acknowledgement to the receiver, in milliseconds.
 const GOAL_P99: f64 = 100.0;
-const GOAL_P99_AFTER: f64 = 50.0;
+const GOAL_P99_AFTER: f64 = 20.0;
 /// Of a pair, one speaks.
 const PAIR: usize = 2;
 

@@ -20,7 +20,7 @@ use crate::report::{Table, Verdict, thousands};
 use crate::scenario::{Common, Report, check_number, publish};
 
 /// Resident memory of the server for each connection, in bytes.
-const GOAL_BYTES: f64 = 20_000.0;
+const GOAL_BYTES: f64 = 16_384.0;
 /// How long the server is left alone before its memory is read.
 const REST: Duration = Duration::from_secs(5);
 
