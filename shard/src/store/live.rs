@@ -13,6 +13,8 @@ use futures_util::future::join_all;
 use super::Store;
 use crate::conversation::{self, Head};
 use crate::db::Connection;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::fence;
 use crate::history;
@@ -141,8 +143,7 @@ impl Store {
     /// Users (no two alike) were connected until then.
     ///
     /// # Errors
-    /// [`Error::ShardUnavailable`](crate::error::Error::ShardUnavailable),
-    /// [`Error::DeadlineExceeded`](crate::error::Error::DeadlineExceeded); some may be stored.
+    /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`]; some may be stored.
     pub async fn saw(&self, users: &[(UserId, Timestamp)], deadline: Instant) -> Result<()> {
         for (key, batch) in self.batches(users, |(user, _)| self.key(user).ok()) {
             let batch = &batch;

@@ -147,7 +147,8 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
     check_number("--normal-seconds", args.normal_seconds as usize, 2, 600)?;
     check_number("--after-seconds", args.after_seconds as usize, 2, 600)?;
     ensure!((1.0..=1e5).contains(&args.rate), "--rate: from 1 to 100000");
-    let connections = allow_connections(args.connections)?;
+    // A client that comes back keeps the file of the connection that broke until it has another: half of them do.
+    let connections = allow_connections(args.connections * 3 / 2)? * 2 / 3;
     // A multiple, so that all conversations have the same number of members.
     let connections = connections / (2 * args.members) * 2 * args.members;
     let mut names = vec!["directory".to_owned()];
