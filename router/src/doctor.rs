@@ -5,6 +5,7 @@
 
 mod database;
 mod objects;
+mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,10 +98,11 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         }
     }
     findings.extend(identity(config).await);
-    let (schemas, (databases, map), objects) = futures_util::join!(
+    let (schemas, (databases, map), objects, redis) = futures_util::join!(
         schema::inspect(&config.store),
         join(databases(config), directory_map(config)),
         objects::examine(&config.object_store),
+        redis::examine(&config.redis),
     );
     for schema in &schemas {
         findings.extend(schema_finding(schema));
@@ -129,6 +131,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     );
     findings.extend(map_findings);
     findings.extend(objects);
+    findings.extend(redis);
     findings
 }
 

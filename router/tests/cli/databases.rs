@@ -1,6 +1,6 @@
 //! `migrate`, `serve`, `doctor` and `shards list` on a SQL server, whole and broken.
 
-use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address, sql_server_url};
+use backscroll_testkit::{Mode, Proxy, TestDatabases, redis_url, socket_address, sql_server_url};
 use serde_json::Value;
 use sqlx::mysql::MySqlRow;
 use sqlx::{Connection as _, MySqlConnection, Row as _};
@@ -345,4 +345,21 @@ async fn an_old_messages_table_is_moved_as_the_help_says() {
     assert_eq!(exported, expected);
     old.close().await.unwrap();
     databases.drop_all().await;
+}
+
+#[test]
+fn doctor_tries_redis_and_serve_goes_on_without_it() {
+    for (url, verdict) in [
+        (redis_url(), "ok"),
+        ("redis://127.0.0.1:1/".to_owned(), "failure"),
+    ] {
+        let sandbox = Sandbox::new().with("BACKSCROLL_REDIS__URL", url);
+        sandbox.serve(&[], 1).stop();
+        let findings = sandbox.run(&["doctor", "--json"]).json();
+        assert_eq!(
+            about(&findings, "redis")[0]["verdict"],
+            verdict,
+            "{findings:#}"
+        );
+    }
 }
