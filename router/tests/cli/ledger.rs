@@ -13,6 +13,7 @@ mod follower;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,7 @@ async fn everybody_ends_with_the_log() {
     let rest = Rest::new(Arc::clone(&addresses));
     let conversations = create(&rest, &users).await;
     let (phase, phases) = watch::channel(Phase::Talk);
+    let finished = Arc::new(AtomicUsize::new(0));
     let mut followers = JoinSet::new();
     for (n, (user, token)) in users.iter().enumerate() {
         let mine: Vec<String> = conversations
@@ -71,7 +73,7 @@ async fn everybody_ends_with_the_log() {
             .filter(|(_, members)| members.contains(&n))
             .map(|(id, _)| id.clone())
             .collect();
-        let follower = Follower::new(user, token, mine, rest.clone());
+        let follower = Follower::new((user, token), mine, rest.clone(), Arc::clone(&finished));
         followers.spawn(follower.follow(phases.clone()));
     }
 
@@ -99,8 +101,15 @@ async fn everybody_ends_with_the_log() {
         *addresses.lock().unwrap() = nodes.iter().map(Server::url).collect();
     }
     phase.send(Phase::Finish).unwrap();
-    // Each is done when what it was doing is acknowledged; then nobody does anything.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // When what each was doing is acknowledged, nobody does anything more.
+    let patience = Instant::now() + SETTLE;
+    while finished.load(Ordering::Relaxed) < clients {
+        assert!(
+            Instant::now() < patience,
+            "somebody waits for an answer for ever"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 
     let deadline = Instant::now() + SETTLE;
     let stored = stored(&rest, &users, &conversations, &phase, deadline).await;

@@ -1,6 +1,7 @@
 //! A client that keeps to the protocol, and notes what it is told.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -162,10 +163,18 @@ pub(super) struct Follower {
     asked: bool,
     done: u64,
     next_at: Instant,
+    /// How many followers have finished what they were doing, this one too once it has.
+    finished: Arc<AtomicUsize>,
+    has_finished: bool,
 }
 
 impl Follower {
-    pub(super) fn new(user: &str, token: &str, conversations: Vec<String>, rest: Rest) -> Self {
+    pub(super) fn new(
+        (user, token): (&str, &str),
+        conversations: Vec<String>,
+        rest: Rest,
+        finished: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             user: user.to_owned(),
             logs: conversations
@@ -184,6 +193,8 @@ impl Follower {
             asked: false,
             done: 0,
             next_at: Instant::now(),
+            finished,
+            has_finished: false,
         }
     }
 
@@ -235,6 +246,10 @@ impl Follower {
                 if whole && self.doing.is_none() || Instant::now() > *deadline {
                     return Ok(());
                 }
+            }
+            if matches!(phase, Phase::Finish) && self.doing.is_none() && !self.has_finished {
+                self.has_finished = true;
+                self.finished.fetch_add(1, Ordering::Relaxed);
             }
             self.act(socket, &phase).await?;
             tokio::select! {
