@@ -20,7 +20,7 @@ use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
 
 /// Most changes kept, and held.
-pub(crate) const KEPT_MAX: usize = 512;
+const KEPT_MAX: usize = 512;
 /// Most bytes of changes kept.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
@@ -133,7 +133,7 @@ impl Channel {
     }
 
     /// Those who listen.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Arc<Session>> {
+    pub(crate) fn listeners(&self) -> impl ExactSizeIterator<Item = &Arc<Session>> {
         self.listeners.iter().map(|listener| &listener.session)
     }
 

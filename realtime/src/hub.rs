@@ -243,6 +243,9 @@ impl Hub {
         let standing = match self.standing(id, session).await {
             Ok(standing) => standing,
             Err(error) => {
+                if matches!(error, Error::NotMember) {
+                    self.expel(session, id); // who had it open and asks again
+                }
                 self.drop_unused(&entry);
                 return Err(error);
             }
@@ -523,13 +526,15 @@ impl Hub {
                     continue;
                 };
                 let at = push.at;
-                let todo = entry.channel().take(push);
+                let (todo, listeners) = {
+                    let mut channel = entry.channel();
+                    (channel.take(push), channel.listeners().len())
+                };
                 let late = backscroll_shard::model::Timestamp::now().0 - at.0;
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
                 lag.record(late.max(0) as f64 / 1e3);
-                let crowd = entry.channel().listeners().count() > CROWD;
                 self.follow_up(&entry, todo);
-                if crowd {
+                if listeners > CROWD {
                     tokio::task::yield_now().await; // they are to be written to before they are told more
                 }
             }
@@ -557,6 +562,7 @@ impl Hub {
     /// Reads what is missing until nothing is, once for all who listen.
     async fn heal(&self, entry: &Cell) {
         while !self.closing.is_cancelled() {
+            let told = entry.channel().rev();
             let outcome = match &entry.topic {
                 Topic::Conversation(id) => self.heal_conversation(entry, *id).await,
                 Topic::User(user) => self.heal_list(entry, user).await,
@@ -576,9 +582,12 @@ impl Hub {
             if todo.recheck {
                 self.recheck(entry).await;
             }
-            // What came early meanwhile did not ask for another read.
             let mut channel = entry.channel();
-            if !todo.heal && !channel.holds() {
+            if channel.rev() == told {
+                channel.forget_held(); // of no log: reading it again would bring nothing either
+            }
+            // What came early meanwhile did not ask for another read.
+            if channel.rev() == told || !todo.heal && !channel.holds() {
                 channel.healing = false;
                 return;
             }
@@ -596,10 +605,7 @@ impl Hub {
         metrics::counter!("backscroll_realtime_heals_total", "topic" => "conversation")
             .increment(1);
         match self.read_after(id, rev, head).await {
-            Ok(Log::Nothing) => {
-                entry.channel().forget_held(); // what nobody committed
-                Ok(Todo::default())
-            }
+            Ok(Log::Nothing) => Ok(Todo::default()),
             Ok(Log::Changes {
                 changes,
                 through,
@@ -637,7 +643,6 @@ impl Hub {
         let limit = u32::try_from(REPLAY_MAX).unwrap_or(u32::MAX);
         let entries = self.list_changes(user, rev, limit).await?;
         let Some(through) = entries.last().map(|(rev, _)| *rev) else {
-            entry.channel().forget_held();
             return Ok(Todo::default());
         };
         let changes: Vec<Push> = entries
@@ -683,7 +688,7 @@ impl Hub {
 
     /// Expels those who are no longer members; in a large conversation whose members come and go, not each time anew.
     async fn recheck_soon(&self, entry: &Cell) {
-        let listeners = entry.channel().listeners().count();
+        let listeners = entry.channel().listeners().len();
         if listeners > RECHECKED_AT_ONCE {
             tokio::time::sleep(RETRY).await;
         }

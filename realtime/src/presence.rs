@@ -90,14 +90,6 @@ impl PresenceKeeper {
         changed.insert(user.clone());
     }
 
-    /// How many connections the user has to this node.
-    #[must_use]
-    pub fn sessions_of(&self, user: &UserId) -> usize {
-        self.users()
-            .get(user)
-            .map_or(0, |local| local.sessions.len())
-    }
-
     /// A connection was made, unless its user has `most` already.
     #[must_use]
     pub fn came(&self, session: &Arc<Session>, most: usize) -> bool {
@@ -234,14 +226,9 @@ impl PresenceKeeper {
             let Ok(known) = self.roster.look_up(users).await else {
                 return;
             };
-            let gone: Vec<(UserId, Timestamp)> = users
-                .iter()
-                .filter(|user| !known.contains_key(*user))
-                .map(|user| (user.clone(), Timestamp::now()))
-                .collect();
-            for (user, seen) in &gone {
+            for user in users.iter().filter(|user| !known.contains_key(*user)) {
                 // To this node's watchers only: every node looks for its own.
-                let push = presence_push(user, Status::Offline, Some(*seen));
+                let push = presence_push(user, Status::Offline, Some(Timestamp::now()));
                 self.hub.take_offline(user, push);
             }
         }

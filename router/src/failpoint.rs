@@ -63,7 +63,11 @@ pub fn lossy(bus: Arc<dyn Bus>) -> anyhow::Result<Arc<dyn Bus>> {
     let share = text.to_string_lossy().parse::<f64>().ok();
     let share = share.filter(|share| (0.0..=1.0).contains(share));
     let share = share.with_context(|| format!("{LOSE} is not between 0 and 1"))?;
-    Ok(Arc::new(LossyBus::new(bus, share, 0)))
+    Ok(Arc::new(LossyBus::new(
+        bus,
+        share,
+        u64::from(std::process::id()),
+    )))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Connections, start and graceful stop.
 //!
-//! The stop, step by step: `/readyz` says no and every answer asks its connection to close; the listener goes on for
-//! [`ServerSettings::shutdown_delay`], takes what the kernel has accepted, and closes; connections that are in use close
+//! The stop, step by step: `/readyz` says no and every answer asks its connection to close; connections that stay are sent
+//! away over `realtime.drain_window`; the listener goes on until they have gone and [`ServerSettings::shutdown_delay`] is
+//! over, takes what the kernel has accepted, and closes; connections that are in use close
 //! after their answer, those still idle after [`LINGER`] are closed; requests in flight have
 //! [`ServerSettings::shutdown_timeout`]; the store finishes what it accepted (INV-ACK). A connection is never closed under
 //! a request that was taken, as long as it keeps that time.

@@ -371,19 +371,12 @@ async fn add_revs(
             &args,
         )
         .await?;
-    let args: Vec<Value<'_>> = padded(&users)
-        .flat_map(|(key, user, _)| values![key, *user])
-        .collect();
-    let condition = ["(user_key = ? AND user_id = ?)"]
-        .repeat(args.len() / 2)
-        .join(" OR ");
+    let keyed: Vec<([u8; 8], &UserId)> = users.iter().map(|(key, user, _)| (*key, *user)).collect();
     let taken: HashMap<&str, i64> = users
         .iter()
         .map(|(_, user, n)| (user.as_str(), *n))
         .collect();
-    let rows = connection
-        .fetch_all(&format!("{USER_REVS}{condition}"), &args)
-        .await?;
+    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
     rows.iter()
         .map(|row| {
             let user = row.user(0)?;
@@ -553,18 +546,30 @@ pub async fn revs(
         .iter()
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
-    let args: Vec<Value<'_>> = padded(&keyed)
+    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
+    rows.iter()
+        .map(|row| Ok((row.user(0)?, Rev::from_i64(row.int(1)?))))
+        .collect()
+}
+
+/// The rows of some users that `select`, which ends with `WHERE `, finds by the primary key `(user_key, user_id)`.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn rows_of_users(
+    connection: &mut Connection,
+    select: &str,
+    users: &[([u8; 8], &UserId)],
+) -> Result<Vec<Row>> {
+    let args: Vec<Value<'_>> = padded(users)
         .flat_map(|(key, user)| values![key, *user])
         .collect();
     let condition = ["(user_key = ? AND user_id = ?)"]
         .repeat(args.len() / 2)
         .join(" OR ");
-    let rows = connection
-        .fetch_all(&format!("{USER_REVS}{condition}"), &args)
-        .await?;
-    rows.iter()
-        .map(|row| Ok((row.user(0)?, Rev::from_i64(row.int(1)?))))
-        .collect()
+    connection
+        .fetch_all(&format!("{select}{condition}"), &args)
+        .await
 }
 
 /// One entry.

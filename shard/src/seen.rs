@@ -3,6 +3,7 @@
 use crate::db::{Connection, Value, padded, rows_of, values};
 use crate::error::Result;
 use crate::ids::{UserId, UserKey};
+use crate::list;
 use crate::model::Timestamp;
 
 const SAVE: &str = "INSERT INTO last_seen (user_key, user_id, at) VALUES ";
@@ -45,15 +46,7 @@ pub async fn of(
         .iter()
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
-    let args: Vec<Value<'_>> = padded(&keyed)
-        .flat_map(|(key, user)| values![key, *user])
-        .collect();
-    let condition = ["(user_key = ? AND user_id = ?)"]
-        .repeat(args.len() / 2)
-        .join(" OR ");
-    let rows = connection
-        .fetch_all(&format!("{SELECT}{condition}"), &args)
-        .await?;
+    let rows = list::rows_of_users(connection, SELECT, &keyed).await?;
     rows.iter()
         .map(|row| Ok((row.user(0)?, Timestamp(row.int(1)?))))
         .collect()

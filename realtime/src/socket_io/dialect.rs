@@ -241,7 +241,7 @@ impl Dialect {
 
 fn missing(name: &str) -> Failure {
     Failure {
-        code: "not_supported",
+        code: "not_found",
         message: format!("`{name}`: this server keeps no notifications yet"),
         retry_after_ms: None,
     }

@@ -423,6 +423,6 @@ async fn notifications_are_counted_and_not_yet_marked() {
     assert_eq!(bob.event("notification:unread_count").await["total"], 1);
     let mark = json!({"notificationId": "n1"});
     let code = bob.fails("notification:mark_read", mark).await;
-    assert_eq!(code, "not_supported");
+    assert_eq!(code, "not_found");
     bed.close().await;
 }

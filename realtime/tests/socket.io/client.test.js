@@ -208,5 +208,5 @@ test("an older front-end connects unchanged", async () => {
   notifications.emit("notification:get_unread_count", {});
   assert.equal(typeof (await count).total, "number");
   const mark = await notifications.emitWithAck("notification:mark_read", { notificationId: "n" });
-  assert.equal(mark.error.code, "not_supported");
+  assert.equal(mark.error.code, "not_found");
 });

@@ -176,16 +176,17 @@ impl Store {
         revs
     }
 
-    /// Asks the users' shards, in batches; gives each batch that was answered.
+    /// Asks the users' shards, all at once and in batches; gives each batch that was answered.
     async fn of_users<T>(
         &self,
         users: &[UserId],
         deadline: Instant,
         ask: impl AsyncFn(&mut Connection, &[(UserKey, &UserId)]) -> Result<Vec<(UserId, T)>>,
     ) -> Vec<(Vec<UserId>, Vec<(UserId, T)>)> {
-        let mut answered = Vec::new();
-        for (key, batch) in self.batches(users, |user| self.key(user).ok()) {
-            let (users, ask) = (&batch, &ask);
+        let batches = self.batches(users, |user| self.key(user).ok());
+        let ask = &ask;
+        let asked = batches.into_iter().map(async |(key, batch)| {
+            let users = &batch;
             let answer = self
                 .router
                 .call(key, deadline, |shard, assignment| async move {
@@ -198,6 +199,10 @@ impl Store {
                     ask(&mut connection, &keyed).await
                 })
                 .await;
+            (batch.clone(), answer)
+        });
+        let mut answered = Vec::new();
+        for (batch, answer) in join_all(asked).await {
             match answer {
                 Ok(answer) => answered.push((batch, answer)),
                 Err(error) => {
