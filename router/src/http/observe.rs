@@ -8,10 +8,11 @@
 //! `error`, every one.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::body::HttpBody as _;
@@ -40,21 +41,68 @@ const WARNINGS_PER_SECOND: u64 = 20;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The patterns of all routes: their names in metrics and logs.
-#[derive(Default)]
-pub(super) struct Patterns(matchit::Router<Arc<str>>);
+pub(super) struct Patterns {
+    routes: matchit::Router<Arc<Route>>,
+    unmatched: Arc<Route>,
+}
+
+impl Default for Patterns {
+    fn default() -> Self {
+        Self {
+            routes: matchit::Router::default(),
+            unmatched: Arc::new(Route::new("unmatched")),
+        }
+    }
+}
 
 impl Patterns {
     /// Adds a pattern, as the router has it.
     pub(super) fn add(&mut self, pattern: &str) {
         // The router refuses patterns that collide, before this is asked.
-        let _ = self.0.insert(pattern, Arc::from(pattern));
+        let _ = self.routes.insert(pattern, Arc::new(Route::new(pattern)));
     }
 
-    /// The pattern of `path`; `unmatched` when there is no such route.
-    fn of(&self, path: &str) -> Arc<str> {
-        self.0
-            .at(path)
-            .map_or_else(|_| Arc::from("unmatched"), |found| Arc::clone(found.value))
+    /// The route of `path`; `unmatched` when there is none.
+    fn of(&self, path: &str) -> Arc<Route> {
+        let found = self.routes.at(path);
+        Arc::clone(found.map_or(&self.unmatched, |found| found.value))
+    }
+}
+
+/// A route, and what is counted of it: looking for a metric by its labels costs more than counting.
+struct Route {
+    pattern: Arc<str>,
+    counted: RwLock<HashMap<(&'static str, u16), Counted>>,
+}
+
+/// The metrics of a route's requests with one method and one status.
+#[derive(Clone)]
+struct Counted {
+    requests: metrics::Counter,
+    seconds: metrics::Histogram,
+}
+
+impl Route {
+    fn new(pattern: &str) -> Self {
+        Self {
+            pattern: Arc::from(pattern),
+            counted: RwLock::default(),
+        }
+    }
+
+    fn counted(&self, method: &'static str, status: u16) -> Counted {
+        let known = self.counted.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counted) = known.get(&(method, status)) {
+            return counted.clone();
+        }
+        drop(known);
+        let route = &self.pattern;
+        let counted = Counted {
+            requests: metrics::counter!("backscroll_http_requests_total", "method" => method, "route" => Arc::clone(route), "status" => status.to_string()),
+            seconds: metrics::histogram!("backscroll_http_request_seconds", "method" => method, "route" => Arc::clone(route)),
+        };
+        let mut known = self.counted.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry((method, status)).or_insert(counted).clone()
     }
 }
 
@@ -83,7 +131,7 @@ where
         "request",
         id = id.to_str().unwrap_or_default(),
         method,
-        route = &*route
+        route = &*route.pattern
     );
 
     let mut response = inner.oneshot(request).instrument(span).await?;
@@ -214,7 +262,7 @@ fn method_name(method: &Method) -> &'static str {
 
 struct Outcome<'a> {
     method: &'static str,
-    route: Arc<str>,
+    route: Arc<Route>,
     status: u16,
     took: Duration,
     id: &'a HeaderValue,
@@ -222,10 +270,9 @@ struct Outcome<'a> {
 
 impl Outcome<'_> {
     fn count(&self) {
-        let (method, route) = (self.method, Arc::clone(&self.route));
-        metrics::counter!("backscroll_http_requests_total", "method" => method, "route" => route.clone(), "status" => self.status.to_string())
-            .increment(1);
-        metrics::histogram!("backscroll_http_request_seconds", "method" => method, "route" => route).record(self.took);
+        let counted = self.route.counted(self.method, self.status);
+        counted.requests.increment(1);
+        counted.seconds.record(self.took);
     }
 
     fn log(&self, problem: Option<&Problem>) {
@@ -235,7 +282,7 @@ impl Outcome<'_> {
                     target: "backscroll::access",
                     request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method,
-                    route = &*self.route,
+                    route = &*self.route.pattern,
                     status = self.status,
                     ms = self.took.as_secs_f64() * 1000.0,
                     $($more,)?
