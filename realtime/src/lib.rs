@@ -14,6 +14,7 @@
 //! | [`session`], [`outbox`] | a connection, and what waits for it |
 //! | [`gateway`], `command` | admission, sessions, commands, heartbeat, drain |
 //! | [`native`] | the door for WebSocket |
+//! | `opening` | conversations that a session opens by itself |
 //! | [`socket_io`] | the door for Socket.IO |
 //! | [`presence`] | who is online |
 //! | [`protocol`] | the client protocol's types |
@@ -31,6 +32,7 @@ pub mod hub;
 pub mod in_process;
 pub mod lossy;
 pub mod native;
+mod opening;
 pub mod outbox;
 pub mod presence;
 pub mod protocol;

@@ -4,6 +4,10 @@
 //! order and a flood waits in the client's own buffers; meanwhile what the client is told goes out. A write that makes
 //! no progress for [`WRITE_TIMEOUT`] ends the connection, as a full queue does. Buffers are small, as most connections are
 //! idle.
+//!
+//! Older front-ends are known by where they put their token, and are told in [their own words](plain).
+
+mod plain;
 
 use std::borrow::Cow;
 use std::future::{Future, pending};
@@ -11,7 +15,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{
+    CloseCode, CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code,
+};
 use backscroll_shard::model::RawJson;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -19,9 +25,12 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Identity, Place};
-use crate::outbox::Item;
+use crate::opening;
+use crate::outbox::{Event, Item};
 use crate::protocol::{self, Authenticate, Close, Failure};
 use crate::session::Session;
+
+pub use self::plain::token_in;
 
 /// How long a write may make no progress.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +53,8 @@ pub enum Credentials {
     Known(Identity),
     /// By a token in the subprotocol, which is to be checked.
     Token(String),
+    /// By a token in the address ([`token_in`]), which is to be checked: an older front-end.
+    Address(String),
     /// By the first frame, which is still to come.
     FirstFrame,
 }
@@ -76,6 +87,22 @@ impl Frame<'_> {
     }
 }
 
+/// In whose words a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    Api,
+    Plain,
+}
+
+impl Words {
+    fn frame(self, event: &Event) -> Utf8Bytes {
+        match self {
+            Self::Api => event.frame(),
+            Self::Plain => plain::frame(event),
+        }
+    }
+}
+
 /// Serves one connection until it ends.
 pub async fn serve(
     gateway: Arc<Gateway>,
@@ -84,11 +111,11 @@ pub async fn serve(
     credentials: Credentials,
 ) {
     // What comes once is on the heap, so that a connection's task is no larger than what stays.
-    let session = match Box::pin(enter(&gateway, &mut socket, credentials)).await {
-        Ok(session) => session,
+    let (session, words) = match Box::pin(enter(&gateway, &mut socket, credentials)).await {
+        Ok(entered) => entered,
         Err(end) => return Box::pin(finish(&mut socket, end)).await,
     };
-    let end = converse(&gateway, &session, &mut socket).await;
+    let end = converse(&gateway, &session, &mut socket, words).await;
     gateway.end(&session);
     Box::pin(finish(&mut socket, end)).await;
     drop(place);
@@ -111,50 +138,59 @@ impl From<Close> for End {
     }
 }
 
-/// Finds out who it is, and opens a session.
+/// Finds out who it is and in whose words they speak, and opens a session.
 async fn enter(
     gateway: &Arc<Gateway>,
     socket: &mut WebSocket,
     credentials: Credentials,
-) -> Result<Arc<Session>, End> {
-    let (identity, resume) = match credentials {
-        Credentials::Known(identity) => (identity, None),
-        Credentials::Token(token) => (authenticate(gateway, socket, &token).await?, None),
+) -> Result<(Arc<Session>, Words), End> {
+    let (mut words, mut resume) = (Words::Api, None);
+    let identity = match credentials {
+        Credentials::Known(identity) => identity,
+        Credentials::Token(token) => authenticate(gateway, socket, &token, words).await?,
+        Credentials::Address(token) => {
+            words = Words::Plain;
+            authenticate(gateway, socket, &token, words).await?
+        }
         Credentials::FirstFrame => {
             let first = tokio::time::timeout(AUTHENTICATE_WITHIN, first_frame(socket)).await;
-            let Authenticate { token, resume } = first.map_err(|_| Close::Unauthenticated)??;
-            (authenticate(gateway, socket, &token).await?, resume)
+            let (first, spoken) = first.map_err(|_| Close::Unauthenticated)??;
+            (words, resume) = (spoken, first.resume);
+            authenticate(gateway, socket, &first.token, words).await?
         }
     };
-    Ok(gateway.open(identity, resume, true).await?)
+    Ok((gateway.open(identity, resume, true).await?, words))
 }
 
 async fn authenticate(
     gateway: &Gateway,
     socket: &mut WebSocket,
     token: &str,
+    words: Words,
 ) -> Result<Identity, End> {
     match gateway.authenticate(token).await {
         Ok(identity) => Ok(identity),
         Err((close, failure)) => {
-            let text = protocol::event("error", &failure).frame();
+            let text = words.frame(&protocol::event("error", &failure));
             let _ = tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::Text(text))).await;
             Err(close.into())
         }
     }
 }
 
-async fn first_frame(socket: &mut WebSocket) -> Result<Authenticate, End> {
+async fn first_frame(socket: &mut WebSocket) -> Result<(Authenticate, Words), End> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                let frame: Frame<'_> =
-                    serde_json::from_str(&text).map_err(|_| Close::InvalidFrame)?;
+                let Ok(frame) = serde_json::from_str::<Frame<'_>>(&text) else {
+                    let first = plain::Command::credentials(&text).ok_or(Close::InvalidFrame)?;
+                    return Ok((first, Words::Plain));
+                };
                 if frame.event != "authenticate" {
                     return Err(Close::Unauthenticated.into());
                 }
-                let data = serde_json::from_str(frame.data());
-                return data.map_err(|_| Close::InvalidFrame.into());
+                let first = serde_json::from_str(frame.data()).map_err(|_| Close::InvalidFrame)?;
+                return Ok((first, Words::Api));
             }
             Some(Ok(Message::Binary(_))) => return Err(Close::InvalidFrame.into()),
             Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
@@ -167,7 +203,15 @@ async fn first_frame(socket: &mut WebSocket) -> Result<Authenticate, End> {
 type Pending = Pin<Box<dyn Future<Output = (Option<u64>, Result<Arc<RawJson>, Failure>)> + Send>>;
 
 /// Takes commands and sends what waits, until one side ends it.
-async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut WebSocket) -> End {
+async fn converse(
+    gateway: &Arc<Gateway>,
+    session: &Arc<Session>,
+    socket: &mut WebSocket,
+    words: Words,
+) -> End {
+    if words == Words::Plain {
+        Box::pin(opening::begin(gateway, session)).await;
+    }
     let mut items: Vec<Item> = Vec::new();
     let mut command: Option<Pending> = None;
     let mut refused = 0_u32;
@@ -195,7 +239,10 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
                 if let Err(close) = waiting {
                     return close.into();
                 }
-                let sending = tokio::time::timeout(WRITE_TIMEOUT, send_all(socket, &mut items));
+                if words == Words::Plain {
+                    Box::pin(open_news(gateway, session, &items)).await;
+                }
+                let sending = tokio::time::timeout(WRITE_TIMEOUT, send_all(socket, &mut items, words));
                 match sending.await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return End::Gone,
@@ -206,7 +253,7 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
                 session.heard();
                 match message {
                     Some(Ok(Message::Text(text))) => {
-                        command = begin(gateway, session, &text);
+                        command = begin(gateway, session, &text, words);
                         if command.is_none() {
                             return Close::InvalidFrame.into();
                         }
@@ -222,14 +269,34 @@ async fn converse(gateway: &Arc<Gateway>, session: &Arc<Session>, socket: &mut W
 }
 
 /// The command that `text` is; none when it is none.
-fn begin(gateway: &Arc<Gateway>, session: &Arc<Session>, text: &str) -> Option<Pending> {
-    let frame: Frame<'_> = serde_json::from_str(text).ok()?;
+fn begin(
+    gateway: &Arc<Gateway>,
+    session: &Arc<Session>,
+    text: &str,
+    words: Words,
+) -> Option<Pending> {
     let (gateway, session) = (Arc::clone(gateway), Arc::clone(session));
+    if words == Words::Plain {
+        let command = plain::Command::parse(text)?;
+        return Some(Box::pin(async move {
+            (command.ack, command.perform(&gateway, &session).await)
+        }));
+    }
+    let frame: Frame<'_> = serde_json::from_str(text).ok()?;
     let (ack, data) = (frame.ack, frame.data().to_owned());
     let name = frame.event.into_owned();
     Some(Box::pin(async move {
         (ack, gateway.command(&session, &name, &data).await)
     }))
+}
+
+/// Opens conversations that `items` say are new in the list.
+async fn open_news(gateway: &Gateway, session: &Arc<Session>, items: &[Item]) {
+    for item in items {
+        if let Item::Event(event) = item {
+            opening::heard(gateway, session, event).await;
+        }
+    }
 }
 
 fn answer(session: &Session, ack: Option<u64>, outcome: Result<Arc<RawJson>, Failure>) {
@@ -242,17 +309,21 @@ fn answer(session: &Session, ack: Option<u64>, outcome: Result<Arc<RawJson>, Fai
     }
 }
 
-async fn send_all(socket: &mut WebSocket, items: &mut Vec<Item>) -> Result<(), axum::Error> {
+async fn send_all(
+    socket: &mut WebSocket,
+    items: &mut Vec<Item>,
+    words: Words,
+) -> Result<(), axum::Error> {
     for item in items.drain(..) {
-        socket.feed(encode(item)).await?;
+        socket.feed(encode(item, words)).await?;
     }
     *items = Vec::new(); // an idle connection keeps no memory
     socket.flush().await
 }
 
-fn encode(item: Item) -> Message {
+fn encode(item: Item, words: Words) -> Message {
     match item {
-        Item::Event(event) => Message::Text(event.frame()),
+        Item::Event(event) => Message::Text(words.frame(&event)),
         Item::Ping => Message::Ping(bytes::Bytes::new()),
         Item::Reply { ack, outcome } => Message::Text(
             match outcome {

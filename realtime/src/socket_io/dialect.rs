@@ -5,27 +5,19 @@
 //! event.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
 
-use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, Rev, UserId};
-use backscroll_shard::model::{Caller, RawJson};
+use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::model::RawJson;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::packet;
-use crate::gateway::{COMMAND_TIMEOUT, Gateway};
-use crate::hub::REPLAY_MAX;
+use crate::gateway::Gateway;
+use crate::opening;
 use crate::outbox::Event;
 use crate::protocol::Failure;
 use crate::session::Session;
-
-/// How many conversations a session opens when it begins: the first of its list.
-const OPENED: u32 = 100;
-/// Most messages that are told of a conversation that is new in the list.
-const CAUGHT_UP: u64 = 20;
 
 /// The words of one namespace.
 #[derive(Debug)]
@@ -166,48 +158,16 @@ impl Dialect {
 
     /// Opens the conversations of a session that begins.
     pub(super) async fn begin(&self, gateway: &Gateway, session: &Arc<Session>) {
-        if !self.opens {
-            return;
+        if self.opens {
+            opening::begin(gateway, session).await;
         }
-        let caller = Caller {
-            user: session.user.clone(),
-            deadline: Instant::now() + COMMAND_TIMEOUT,
-        };
-        let store = gateway.hub.store();
-        let most = u32::try_from(gateway.settings.joined_conversations).unwrap_or(OPENED);
-        let list = store
-            .list_conversations(&caller, None, OPENED.min(most))
-            .await;
-        let conversations = match list {
-            Ok(list) => list.conversations,
-            Err(error) => {
-                tracing::warn!(%error, "the conversations of a session cannot be opened");
-                return;
-            }
-        };
-        let opening = conversations
-            .into_iter()
-            .map(|entry| open(gateway, session, entry.id, None));
-        futures_util::future::join_all(opening).await;
     }
 
     /// Opens a conversation that `event` says is new in the list.
     pub(super) async fn heard(&self, gateway: &Gateway, session: &Arc<Session>, event: &Event) {
-        if !self.opens || event.name != "conversation_updated" {
-            return;
+        if self.opens {
+            opening::heard(gateway, session, event).await;
         }
-        let Ok(Updated { conversation }) = serde_json::from_str(event.data.get()) else {
-            return;
-        };
-        let most = gateway.settings.joined_conversations;
-        let known = session.has_joined(conversation.id);
-        if known || conversation.removed || session.joined_count() >= most {
-            return;
-        }
-        // It is in the list for what happened in it last, which is not to be missed.
-        let missed = conversation.unread_count.clamp(1, CAUGHT_UP);
-        let known = Rev(conversation.rev.0.saturating_sub(missed));
-        open(gateway, session, conversation.id, Some(known)).await;
     }
 
     /// Does a command; the name of the event that brings its answer where there is no callback.
@@ -278,21 +238,10 @@ async fn address(
         }
     };
     if !session.has_joined(id) {
-        open(gateway, session, id, None).await;
+        opening::open(gateway, session, id, None).await;
     }
     data.insert("conversationId".to_owned(), json!(id));
     Ok(Value::from(data).to_string())
-}
-
-async fn open(gateway: &Gateway, session: &Arc<Session>, id: ConversationId, known: Option<Rev>) {
-    match gateway
-        .hub
-        .join(session, id, known, &AtomicUsize::new(REPLAY_MAX))
-        .await
-    {
-        Ok(_) | Err(Error::NotMember) => {}
-        Err(error) => tracing::warn!(%error, "a conversation cannot be opened"),
-    }
 }
 
 #[derive(Deserialize)]
@@ -306,21 +255,6 @@ struct MessageData<'a> {
 struct MessageHead {
     id: String,
     sender_id: UserId,
-}
-
-#[derive(Deserialize)]
-struct Updated {
-    conversation: UpdatedEntry,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct UpdatedEntry {
-    id: ConversationId,
-    rev: Rev,
-    unread_count: u64,
-    #[serde(default)]
-    removed: bool,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use backscroll_realtime::bus::Bus;
+use backscroll_realtime::bus::{Bus, Roster};
 use backscroll_realtime::gateway::{Edge, Gateway, Identity};
 use backscroll_realtime::in_process::{InProcessBus, InProcessRoster};
 use backscroll_realtime::native::{self, BEARER, Credentials};
@@ -41,6 +41,7 @@ pub(crate) struct Bed {
     pub(crate) store: Arc<Store>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) gateway: Arc<Gateway>,
+    roster: Arc<dyn Roster>,
     server: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
@@ -64,10 +65,11 @@ impl Bed {
             ..RealtimeSettings::default()
         };
         adjust(&mut settings);
+        let roster: Arc<dyn Roster> = Arc::new(InProcessRoster::default());
         let gateway = Gateway::start(
             Arc::clone(&store),
             &bus,
-            Arc::new(InProcessRoster::default()),
+            Arc::clone(&roster),
             Arc::new(TestEdge),
             &settings,
         );
@@ -87,6 +89,7 @@ impl Bed {
             store,
             bus,
             gateway,
+            roster,
             server,
             _folder: folder,
         }
@@ -133,6 +136,16 @@ impl Bed {
         };
         let sent = self.store.send(&caller(name), id, message).await;
         sent.unwrap().message
+    }
+
+    /// Waits until it is known that `name` is online.
+    pub(crate) async fn shows(&self, name: &str) {
+        let begun = Instant::now();
+        let shown = || self.roster.look_up(&[user(name)]);
+        while shown().await.unwrap().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "{name} is not online");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until the gateway holds `count` connections.
@@ -186,7 +199,10 @@ async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Respo
             .map(str::trim);
         match (protocols.next(), protocols.next()) {
             (Some(BEARER), Some(token)) => Credentials::Token(token.to_owned()),
-            _ => Credentials::FirstFrame,
+            _ => match native::token_in(&parts.uri) {
+                Some(token) => Credentials::Address(token.to_owned()),
+                None => Credentials::FirstFrame,
+            },
         }
     };
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);

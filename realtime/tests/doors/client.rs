@@ -157,7 +157,7 @@ pub(crate) struct Client {
     codec: Box<dyn Codec>,
     events: VecDeque<(String, Value)>,
     replies: HashMap<u64, Value>,
-    asked: u64,
+    pub(crate) asked: u64,
     over: Option<Option<u16>>,
     out: bool,
 }

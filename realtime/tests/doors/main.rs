@@ -6,6 +6,7 @@
 //! | `client` | one client with two codecs: native, and Socket.IO written by hand |
 //! | `sessions`, `conversations`, `endings` | what both doors do, each test through each door |
 //! | `native_door`, `socket_io_door` | what only one of them does |
+//! | `plain` | front-ends with a plain WebSocket and their own words |
 //! | `hostile` | what the native door does to those who break the protocol |
 //! | `node` | the client library of Socket.IO, and the protocol's own test suite; needs Node.js |
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
@@ -17,6 +18,7 @@ mod endings;
 mod hostile;
 mod native_door;
 mod node;
+mod plain;
 mod sessions;
 mod socket_io_door;
 

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use axum::routing::get;
 use backscroll_realtime::gateway::{AUTHENTICATE_WITHIN, Edge, Identity, Refused};
@@ -38,7 +38,7 @@ async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app).await;
     let upgrade = upgrade.map_err(|rejection| not_a_websocket(&rejection))?;
     let place = app.gateway.admit(address).map_err(refused)?;
-    let credentials = credentials(&app, &parts.headers).await?;
+    let credentials = credentials(&app, &parts.headers, &parts.uri).await?;
     let gateway = Arc::clone(&app.gateway);
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
     let tasks = gateway.tasks().clone();
@@ -48,7 +48,11 @@ async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Respon
 }
 
 /// A header is answered as any request's; what a browser can send, with a close code, as it does not see the answer.
-async fn credentials(app: &App, headers: &HeaderMap) -> Result<Credentials, Problem> {
+async fn credentials(
+    app: &App,
+    headers: &HeaderMap,
+    address: &Uri,
+) -> Result<Credentials, Problem> {
     if headers.contains_key(AUTHORIZATION) {
         let deadline = Instant::now() + AUTHENTICATE_WITHIN;
         let identity = app.auth.verify(bearer_token(headers)?, deadline).await?;
@@ -64,7 +68,10 @@ async fn credentials(app: &App, headers: &HeaderMap) -> Result<Credentials, Prob
     let mut protocols = protocols.split(',').map(str::trim);
     Ok(match (protocols.next(), protocols.next()) {
         (Some(BEARER), Some(token)) => Credentials::Token(token.to_owned()),
-        _ => Credentials::FirstFrame,
+        _ => match native::token_in(address) {
+            Some(token) => Credentials::Address(token.to_owned()),
+            None => Credentials::FirstFrame,
+        },
     })
 }
 

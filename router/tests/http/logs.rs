@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::Connection as _;
+use tokio::io::AsyncReadExt as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::harness::{Answer, Service};
@@ -103,6 +104,31 @@ async fn the_access_log_has_every_request_and_no_secrets() {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     log.line_about("req-2", "token_invalid").await;
+    // Older front-ends have it in the address.
+    for token in ["a-stolen-token", &alice.token] {
+        let path = format!("/ws/chat?token={token}");
+        let handshake = service
+            .request(Method::GET, &path)
+            .header("x-request-id", "req-3")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let answer = handshake.send().await.unwrap();
+        assert_eq!(answer.status(), 101);
+        let mut socket = answer.upgrade().await.unwrap();
+        let mut heard = [0; 30];
+        socket.read_exact(&mut heard).await.unwrap();
+        let heard = String::from_utf8_lossy(&heard);
+        let first = if *token == *alice.token {
+            "hello"
+        } else {
+            "error"
+        };
+        assert!(heard.contains(first), "{heard}");
+    }
+    let line = log.line_about("req-3", "backscroll::access").await;
+    assert!(line.contains(r#""route":"/ws/chat""#), "{line}");
     let all = log.lines().join("\n");
     for secret in [
         alice.token.as_str(),
