@@ -7,11 +7,11 @@
 //!
 //! Upholds INV-BOUND: what is held and what is kept is bounded in number and bytes. Nothing in here waits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::ids::{Rev, Seq, UserId};
+use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
 use backscroll_shard::model::RawJson;
 use backscroll_shard::seams::Left;
 
@@ -23,6 +23,8 @@ use crate::session::Session;
 const KEPT_MAX: usize = 512;
 /// Most bytes of changes kept.
 const KEPT_BYTES_MAX: usize = 256 << 10;
+/// In larger conversations nobody is told who types, or who of the members comes and goes.
+pub(crate) const SMALL_MEMBERS_MAX: u64 = 50;
 
 /// What the hub has to do after a push was taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +63,8 @@ struct Listener {
     session: Arc<Session>,
     /// It knows everything up to here.
     after: Rev,
+    /// It is told which members come and go.
+    sees_members: bool,
 }
 
 /// The state of a topic.
@@ -80,6 +84,10 @@ pub(crate) struct Channel {
     kept_after: Rev,
     /// How many members the conversation had when it was asked last.
     members: u64,
+    /// Who they are, where some listener is told which of them come and go.
+    roster: Option<Arc<[UserId]>>,
+    /// The open conversations in which a user is seen to come and go.
+    seen_in: Vec<ConversationId>,
     /// Whether somebody reads what is missing.
     pub(crate) healing: bool,
     /// Whether somebody is about to look who still is a member.
@@ -106,6 +114,8 @@ impl Channel {
             kept_bytes: 0,
             kept_after: Rev(0),
             members: 0,
+            roster: None,
+            seen_in: Vec::new(),
             healing: false,
             rechecking: false,
             told_at: Instant::now(),
@@ -126,10 +136,10 @@ impl Channel {
         self.head
     }
 
-    /// How many members the conversation has, about.
+    /// Whether the conversation is small enough to tell who types and who comes and goes.
     #[must_use]
-    pub(crate) fn members(&self) -> u64 {
-        self.members
+    pub(crate) fn is_small(&self) -> bool {
+        self.members <= SMALL_MEMBERS_MAX
     }
 
     /// Those who listen.
@@ -140,7 +150,7 @@ impl Channel {
     /// Whether anybody listens.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
-        self.listeners.is_empty()
+        self.listeners.is_empty() && self.seen_in.is_empty()
     }
 
     /// The log stands at `rev` and `head`: what is told begins there, when that was unknown.
@@ -178,9 +188,75 @@ impl Channel {
         self.listeners.push(Listener {
             session: Arc::clone(session),
             after,
+            sees_members: false,
         });
         self.idle_since = None;
         Start::Whole
+    }
+
+    /// `session` is told which members come and go from now on, if it listens.
+    pub(crate) fn show_members_to(&mut self, session: &Arc<Session>) {
+        let mut listeners = self.listeners.iter_mut();
+        if let Some(listener) = listeners.find(|one| Arc::ptr_eq(&one.session, session)) {
+            listener.sees_members = true;
+        }
+    }
+
+    /// A listener that is told which members come and go.
+    pub(crate) fn onlooker(&self) -> Option<&Arc<Session>> {
+        let mut listeners = self.listeners.iter();
+        listeners
+            .find(|listener| listener.sees_members)
+            .map(|listener| &listener.session)
+    }
+
+    /// Who the members are, where that was asked.
+    pub(crate) fn roster(&self) -> Option<Arc<[UserId]>> {
+        self.roster.clone()
+    }
+
+    /// Takes who the members are; none when they have changed.
+    pub(crate) fn set_roster(&mut self, roster: Option<Arc<[UserId]>>) {
+        self.roster = roster;
+    }
+
+    /// There are more members than there were: it is no longer small.
+    pub(crate) fn outgrow(&mut self) {
+        self.members = self.members.max(SMALL_MEMBERS_MAX + 1);
+        self.roster = None;
+    }
+
+    /// A user's presence is told in `conversation` too.
+    pub(crate) fn see_in(&mut self, conversation: ConversationId) {
+        if !self.seen_in.contains(&conversation) {
+            self.seen_in.push(conversation);
+        }
+    }
+
+    /// Where a user's presence is told.
+    pub(crate) fn seen_in(&self) -> &[ConversationId] {
+        &self.seen_in
+    }
+
+    /// A user's presence is no longer told in `conversation`.
+    pub(crate) fn unsee_in(&mut self, conversation: ConversationId) {
+        self.seen_in.retain(|other| *other != conversation);
+    }
+
+    /// Whether `user` is known to be a member.
+    pub(crate) fn knows(&self, user: &UserId) -> bool {
+        let mut roster = self.roster.iter().flat_map(|roster| roster.iter());
+        roster.any(|member| member == user)
+    }
+
+    /// Tells that the member `user` came or went to those who are told so, have not said whom they watch, and are not in
+    /// `told` yet.
+    pub(crate) fn tell_member(&self, user: &UserId, event: &Arc<Event>, told: &mut HashSet<u64>) {
+        for Listener { session, .. } in self.listeners.iter().filter(|one| one.sees_members) {
+            if session.user != *user && !session.names_watched() && told.insert(session.id) {
+                session.outbox.event(event);
+            }
+        }
     }
 
     /// How many bytes of changes after `after` a new listener would be told; none when they are not kept.
@@ -208,7 +284,7 @@ impl Channel {
     /// Takes what came over the bus.
     pub(crate) fn take(&mut self, push: Push) -> Todo {
         if !push.kind.is_durable() {
-            self.tell_state(&push);
+            self.tell_at_once(&push);
             return Todo::default();
         }
         let Some(rev) = self.rev else {
@@ -253,17 +329,26 @@ impl Channel {
         }
     }
 
-    fn tell_state(&mut self, push: &Push) {
-        if matches!(self.topic, Topic::Presence(_)) {
-            if self
-                .last_state
-                .as_ref()
-                .is_some_and(|last| **last == *push.data)
-            {
-                return;
-            }
-            self.last_state = Some(Arc::clone(&push.data));
+    /// Tells that a user came or went, unless that was told last. Gives what was told, for the conversations in which it is
+    /// told too.
+    pub(crate) fn tell_presence(&mut self, push: &Push) -> Option<Arc<Event>> {
+        if self
+            .last_state
+            .as_ref()
+            .is_some_and(|last| **last == *push.data)
+        {
+            return None;
         }
+        self.last_state = Some(Arc::clone(&push.data));
+        let event = Arc::new(Event::of(&self.topic, push));
+        for listener in &self.listeners {
+            listener.session.outbox.event(&event);
+        }
+        Some(event)
+    }
+
+    /// Tells what is in no log.
+    fn tell_at_once(&mut self, push: &Push) {
         let event = Arc::new(Event::of(&self.topic, push));
         for listener in &self.listeners {
             // One's own typing is no news, and what one has read comes by one's own topic.

@@ -20,9 +20,6 @@ use crate::protocol::{
 use crate::push::Topic;
 use crate::session::Session;
 
-/// In larger conversations nobody is told who types.
-const TYPING_MEMBERS_MAX: u64 = 50;
-
 /// Commands that clients give by themselves: they do not show that somebody is there.
 const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
 
@@ -138,6 +135,11 @@ impl Gateway {
             .unwrap_or(Err(Error::DeadlineExceeded));
         let (Joined::Whole(head) | Joined::Refused(head)) =
             joined.map_err(|error| self.failure(error))?;
+        if !session.names_watched() && self.hub.is_small(id) {
+            let (presence, session) = (Arc::clone(&self.presence), Arc::clone(session));
+            self.tasks()
+                .spawn(async move { presence.show_members(&session, id).await });
+        }
         answer(&head)
     }
 
@@ -188,12 +190,8 @@ impl Gateway {
         if !session.has_joined(id) {
             return Err(Failure::invalid("join the conversation first"));
         }
-        let small = self
-            .hub
-            .members(id)
-            .is_some_and(|members| members <= TYPING_MEMBERS_MAX);
         let told = if is_typing {
-            small && session.typing(id)
+            self.hub.is_small(id) && session.typing(id)
         } else {
             session.stopped_typing(id)
         };

@@ -9,8 +9,8 @@
 //! Who listens to a conversation is a member: that is asked when they begin, and again whenever its members may have changed
 //! (INV-MEMBER). A crash leaves nothing behind.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
-use backscroll_shard::model::{ConversationChanges, ConversationHead, ListEntry, Message, RawJson};
+use backscroll_shard::model::{
+    Caller, ConversationChanges, ConversationHead, ListEntry, Message, RawJson,
+};
 use backscroll_shard::store::{Standing, Store};
 use backscroll_shard::sync::Delta;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
 use crate::bus::{Bus, Receiver, Status};
-use crate::channel::{Channel, Start, Todo};
+use crate::channel::{Channel, SMALL_MEMBERS_MAX, Start, Todo};
 use crate::outbox::Event;
 use crate::protocol::{self, Presence, Resync};
 use crate::publisher::{entry_push, message_push};
@@ -462,16 +464,16 @@ impl Hub {
     }
 
     /// Tells those here who watch `user` that they are gone, unless they were told so.
-    pub(crate) fn take_offline(&self, user: &UserId, push: Push) {
+    pub(crate) fn take_offline(&self, user: &UserId, push: &Push) {
         let Some(entry) = self.find(&Topic::Presence(user.clone())) else {
             return;
         };
-        let mut channel = entry.channel();
-        let told = channel
+        let told = entry
+            .channel()
             .last_state()
             .map(|state| serde_json::from_str::<Presence>(state.get()));
         if !matches!(told, Some(Ok(told)) if told.status == Status::Offline) {
-            channel.take(push);
+            self.tell_presence(user, &entry, push);
         }
     }
 
@@ -495,11 +497,119 @@ impl Hub {
         users
     }
 
-    /// How many members a conversation that is open here has, about; none when it is not.
-    pub(crate) fn members(&self, id: ConversationId) -> Option<u64> {
-        let entry = self.find(&Topic::Conversation(id))?;
-        let members = entry.channel().members();
-        Some(members)
+    /// Whether a conversation is open here and small enough to tell who types and who comes and goes.
+    pub(crate) fn is_small(&self, id: ConversationId) -> bool {
+        let entry = self.find(&Topic::Conversation(id));
+        entry.is_some_and(|entry| entry.channel().is_small())
+    }
+
+    /// From now on `session`, which has opened a conversation, is told which of its members come and go. Gives them.
+    pub(crate) async fn show_members(
+        &self,
+        session: &Arc<Session>,
+        id: ConversationId,
+    ) -> Result<Arc<[UserId]>> {
+        let entry = self.find(&Topic::Conversation(id));
+        let entry = entry.ok_or(Error::NotMember)?;
+        entry.channel().show_members_to(session);
+        let known = entry.channel().roster();
+        match known {
+            Some(roster) => Ok(roster),
+            None => {
+                let _one = entry.filling.lock().await;
+                let known = entry.channel().roster();
+                match known {
+                    Some(roster) => Ok(roster), // somebody else has read it
+                    None => self.read_roster(&entry, id, &session.user).await,
+                }
+            }
+        }
+    }
+
+    /// Reads who the members are, as `user` sees it, and listens to their presence.
+    async fn read_roster(
+        &self,
+        entry: &Cell,
+        id: ConversationId,
+        user: &UserId,
+    ) -> Result<Arc<[UserId]>> {
+        let caller = Caller::new(user.clone(), PATIENCE);
+        let most = u32::try_from(SMALL_MEMBERS_MAX).unwrap_or(u32::MAX);
+        let read = {
+            let _slot = self.reads.acquire().await;
+            self.store.members(&caller, id, None, most).await?
+        };
+        if read.next_cursor.is_some() {
+            entry.channel().outgrow();
+            return Ok(Arc::default());
+        }
+        let members = read.members.into_iter().map(|member| member.user_id);
+        let roster: Arc<[UserId]> = members.collect();
+        // Noted before their presence is listened to: what is seen in a conversation without them is swept.
+        entry.channel().set_roster(Some(Arc::clone(&roster)));
+        let seeing = roster.iter().map(|member| async move {
+            let entry = self.entry(Topic::Presence(member.clone())).await;
+            entry.channel().see_in(id);
+        });
+        futures_util::future::join_all(seeing).await;
+        Ok(roster)
+    }
+
+    /// The members have changed: who they are is read again where somebody is told which of them come and go.
+    fn members_changed(&self, entry: &Cell) {
+        let Topic::Conversation(id) = entry.topic else {
+            return;
+        };
+        let onlooker = {
+            let mut channel = entry.channel();
+            let onlooker = channel.onlooker().filter(|_| channel.is_small());
+            let onlooker = onlooker.map(|session| session.user.clone());
+            if onlooker.is_none() {
+                channel.set_roster(None);
+            }
+            onlooker
+        };
+        let (Some(user), Some(hub)) = (onlooker, self.this.upgrade()) else {
+            return;
+        };
+        let entry = Arc::clone(entry);
+        self.tasks.spawn(async move {
+            let _one = entry.filling.lock().await;
+            if let Err(error) = hub.read_roster(&entry, id, &user).await {
+                tracing::debug!(%error, "the members of a conversation are not known");
+            }
+        });
+    }
+
+    /// Tells that `user` came or went to those who watch them, and in the open conversations in which they are seen.
+    fn tell_presence(&self, user: &UserId, entry: &Cell, push: &Push) {
+        let (event, seen_in) = {
+            let mut channel = entry.channel();
+            let Some(event) = channel.tell_presence(push) else {
+                return;
+            };
+            (event, channel.seen_in().to_vec())
+        };
+        let mut told = HashSet::new();
+        for id in seen_in {
+            if let Some(conversation) = self.find(&Topic::Conversation(id)) {
+                let channel = conversation.channel();
+                if channel.knows(user) {
+                    channel.tell_member(user, &event, &mut told);
+                }
+            }
+        }
+    }
+
+    /// Forgets conversations that are no longer open, or whose members a user no longer is.
+    fn sweep_seen(&self, user: &UserId, entry: &Cell) {
+        let seen_in = entry.channel().seen_in().to_vec();
+        for id in seen_in {
+            let conversation = self.find(&Topic::Conversation(id));
+            if !conversation.is_some_and(|open| open.channel().knows(user)) {
+                entry.channel().unsee_in(id);
+            }
+        }
     }
 
     /// `session` no longer listens to `topic`.
@@ -525,8 +635,11 @@ impl Hub {
                 let Some(entry) = self.find(&topic) else {
                     continue;
                 };
-                let at = push.at;
-                let (todo, listeners) = {
+                let (at, kind) = (push.at, push.kind);
+                let (todo, listeners) = if let Topic::Presence(user) = &topic {
+                    self.tell_presence(user, &entry, &push);
+                    (Todo::default(), 0)
+                } else {
                     let mut channel = entry.channel();
                     (channel.take(push), channel.listeners().len())
                 };
@@ -534,6 +647,9 @@ impl Hub {
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
                 lag.record(late.max(0) as f64 / 1e3);
                 self.follow_up(&entry, todo);
+                if kind == PushKind::ConversationChanged {
+                    self.members_changed(&entry);
+                }
                 if listeners > CROWD {
                     tokio::task::yield_now().await; // they are to be written to before they are told more
                 }
@@ -702,6 +818,7 @@ impl Hub {
         let Topic::Conversation(id) = entry.topic else {
             return;
         };
+        self.members_changed(entry);
         let mut unknown: Vec<Arc<Session>> = entry.channel().listeners().cloned().collect();
         while !unknown.is_empty() && !self.closing.is_cancelled() {
             let mut again = Vec::new();
@@ -779,6 +896,11 @@ impl Hub {
                 !over
             });
             all.extend(part.values().cloned());
+        }
+        for entry in &all {
+            if let Topic::Presence(user) = &entry.topic {
+                self.sweep_seen(user, entry);
+            }
         }
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         metrics::gauge!("backscroll_realtime_topics").set(all.len() as f64);

@@ -1,9 +1,11 @@
 //! Who is online, for those who look.
 //!
+//! Those who look are connections that named whom they watch, and those that opened a small conversation and named nobody:
+//! they are told of its members.
+//!
 //! A node tells the roster of its own users only; the roster forgets a node that no longer renews its lease, so that a node's death
-//! takes its users offline. Changes are gathered for a second, and told on the user's presence topic to those who watch
-//! them by name; nobody else hears of them, and no room hears anybody come. Somebody whose last connection ended is taken
-//! offline [`GRACE`] later, and not at all when they come back, or when the node is draining: a deployment is not seen.
+//! takes its users offline. Changes are gathered for a second, and told on the user's presence topic to those who look;
+//! nobody else hears of them. Somebody whose last connection ended is taken offline [`GRACE`] later, and not at all when they come back, or when the node is draining: a deployment is not seen.
 //! When a user was seen last is kept in the store. All of it is a hint, and heals: each node looks up whom its sessions watch
 //! when another node's lease has ended, and tells the roster everything when the roster has forgotten it.
 
@@ -12,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use backscroll_shard::ids::UserId;
+use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::model::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Roster, Status};
 use crate::hub::Hub;
-use crate::protocol::Presence;
+use crate::protocol::{self, Presence};
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
 
@@ -130,14 +132,46 @@ impl PresenceKeeper {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Of some users: whether they are online, and since when they are not.
-    pub async fn look_up(&self, users: &[UserId]) -> Vec<Presence> {
-        let known = self.roster.look_up(users).await.unwrap_or_else(|error| {
+    /// Who of some users shows what; who is absent is offline.
+    async fn shown(&self, users: &[UserId]) -> HashMap<UserId, Status> {
+        self.roster.look_up(users).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "who is online on other nodes is not known");
             let here = self.users();
             let told = |user: &UserId| Some((user.clone(), here.get(user)?.told));
             users.iter().filter_map(told).collect()
-        });
+        })
+    }
+
+    /// Tells `session`, which has opened a conversation and named nobody to watch, who of its members is online, and from
+    /// now on who comes and goes.
+    pub(crate) async fn show_members(&self, session: &Arc<Session>, id: ConversationId) {
+        let members = match self.hub.show_members(session, id).await {
+            Ok(members) => members,
+            Err(error) => {
+                tracing::debug!(%error, "who comes and goes in a conversation is not told");
+                return;
+            }
+        };
+        let shown = self.shown(&members).await;
+        if session.names_watched() || !session.has_joined(id) {
+            return; // since it was asked
+        }
+        for (user_id, status) in shown {
+            if status != Status::Offline && user_id != session.user {
+                let presence = Presence {
+                    user_id,
+                    status,
+                    last_seen: None,
+                };
+                let event = protocol::event("user_online", &presence);
+                session.outbox.event(&Arc::new(event));
+            }
+        }
+    }
+
+    /// Of some users: whether they are online, and since when they are not.
+    pub async fn look_up(&self, users: &[UserId]) -> Vec<Presence> {
+        let known = self.shown(users).await;
         let status = |user: &UserId| known.get(user).copied().unwrap_or_default();
         let away: Vec<UserId> = users
             .iter()
@@ -229,7 +263,7 @@ impl PresenceKeeper {
             for user in users.iter().filter(|user| !known.contains_key(*user)) {
                 // To this node's watchers only: every node looks for its own.
                 let push = presence_push(user, Status::Offline, Some(Timestamp::now()));
-                self.hub.take_offline(user, push);
+                self.hub.take_offline(user, &push);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! the session's bounded queue ([`Outbox`]), which its door empties. The state here is what one connection may hold: it
 //! is small, as there are many of them.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub struct Session {
     heard_at: AtomicU32,
     /// When a command came from it last, likewise.
     commanded_at: AtomicU32,
+    /// Whether it has said whom it watches: then it is told of nobody else's presence.
+    names_watched: AtomicBool,
     bucket: Bucket,
     state: Mutex<State>,
 }
@@ -69,6 +71,7 @@ impl Session {
             expires_at: AtomicI64::new(expires_at),
             heard_at: AtomicU32::new(now),
             commanded_at: AtomicU32::new(now),
+            names_watched: AtomicBool::new(false),
             bucket: Bucket::default(),
             state: Mutex::default(),
         }
@@ -153,8 +156,15 @@ impl Session {
         }
     }
 
+    /// Whether it has said whom it watches.
+    #[must_use]
+    pub(crate) fn names_watched(&self) -> bool {
+        self.names_watched.load(Ordering::Relaxed)
+    }
+
     /// Replaces the users it watches; gives those watched before. None when the session has ended meanwhile.
     pub(crate) fn watch(&self, users: Vec<UserId>) -> Option<Vec<UserId>> {
+        self.names_watched.store(true, Ordering::Relaxed);
         let mut state = self.state();
         (!state.closed).then(|| std::mem::replace(&mut state.watched, users))
     }

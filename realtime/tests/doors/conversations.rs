@@ -1,10 +1,16 @@
 //! What is told of conversations, to whom, and in what order.
 
+use std::time::Duration;
+
 use backscroll_shard::ids::ConversationId;
+use backscroll_shard::model::{NewMembers, Role};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, caller, user};
-use crate::client::{Client, Door};
+use crate::client::{Client, Door, QUIET};
+
+/// After what time it has been told who came or went.
+const TOLD: Duration = Duration::from_millis(1500);
 
 super::through_both_doors!(
     a_conversation_is_joined_and_left,
@@ -12,6 +18,10 @@ super::through_both_doors!(
     edits_deletions_and_reactions_are_told,
     typing_is_told_to_others,
     typing_ends_with_the_connection,
+    members_of_an_open_conversation_are_seen_to_come_and_go,
+    who_names_whom_they_watch_sees_nobody_else,
+    who_is_no_longer_a_member_sees_nobody_come,
+    members_of_a_large_conversation_are_not_seen,
     receipts_name_the_messages,
     the_list_is_told_without_joining,
     sync_answers_what_was_missed,
@@ -147,6 +157,96 @@ async fn typing_ends_with_the_connection(door: Door) {
         told,
         json!({"conversationId": id, "userId": "alice", "isTyping": false})
     );
+    bed.close().await;
+}
+
+async fn members_of_an_open_conversation_are_seen_to_come_and_go(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob", "carol"]).await;
+    let mut bob = bed.connect(door, "bob").await;
+    bed.shows("bob").await;
+    // Who is there is told, and who comes.
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let online = alice.event("user_online").await;
+    assert_eq!(online, json!({"userId": "bob", "status": "online"}));
+    let mut carol = bed.connect(door, "carol").await;
+    assert_eq!(alice.event("user_online").await["userId"], "carol");
+    let hide = json!({"status": "offline"});
+    carol.ask("presence_update", hide.clone()).await.unwrap();
+    let offline = alice.event("user_offline").await;
+    assert_eq!(offline["userId"], "carol");
+    assert!(offline["lastSeen"].is_string());
+    // Nobody hears of others, and nobody of themselves.
+    let _mallory = bed.connect(door, "mallory").await;
+    alice.hears_no("user_online").await;
+    bob.hears_no("user_online").await;
+    // Who is added is seen from then on.
+    let added = NewMembers {
+        members: vec![user("dave")],
+        role: Role::Member,
+    };
+    let added = bed.store.add_members(&caller("alice"), id, added).await;
+    added.unwrap();
+    tokio::time::sleep(QUIET).await;
+    let _dave = bed.connect(door, "dave").await;
+    assert_eq!(alice.event("user_online").await["userId"], "dave");
+    // And nobody once it is closed.
+    let data = json!({"conversationId": id});
+    alice.ask("leave_conversation", data).await.unwrap();
+    bob.ask("presence_update", hide).await.unwrap();
+    tokio::time::sleep(TOLD).await;
+    alice.hears_no("user_offline").await;
+    bed.close().await;
+}
+
+async fn who_names_whom_they_watch_sees_nobody_else(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob", "carol"]).await;
+    let mut alice = bed.connect(door, "alice").await;
+    let watched = json!({"userIds": ["carol"]});
+    alice.ask("presence_subscribe", watched).await.unwrap();
+    let data = json!({"conversationId": id});
+    alice.ask("join_conversation", data).await.unwrap();
+    let _bob = bed.connect(door, "bob").await;
+    bed.shows("bob").await;
+    let _carol = bed.connect(door, "carol").await;
+    assert_eq!(alice.event("user_online").await["userId"], "carol");
+    alice.hears_no("user_online").await;
+    bed.close().await;
+}
+
+async fn who_is_no_longer_a_member_sees_nobody_come(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob", "carol"]).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    assert_eq!(alice.event("user_online").await["userId"], "bob");
+    assert_eq!(bob.event("user_online").await["userId"], "alice");
+    let (owner, member) = (caller("alice"), user("bob"));
+    let removed = bed.store.remove_member(&owner, id, &member).await;
+    removed.unwrap();
+    bob.event("left_conversation").await;
+    tokio::time::sleep(QUIET).await;
+    let _carol = bed.connect(door, "carol").await;
+    assert_eq!(alice.event("user_online").await["userId"], "carol");
+    bob.hears_no("user_online").await;
+    // Nor is he seen any more.
+    let hide = json!({"status": "offline"});
+    bob.ask("presence_update", hide).await.unwrap();
+    tokio::time::sleep(TOLD).await;
+    alice.hears_no("user_offline").await;
+    bed.close().await;
+}
+
+async fn members_of_a_large_conversation_are_not_seen(door: Door) {
+    let bed = Bed::new().await;
+    let others: Vec<String> = (0..50).map(|n| format!("u{n}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let id = bed.group("alice", &others).await;
+    let _other = bed.connect(door, "u1").await;
+    bed.shows("u1").await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    alice.hears_no("user_online").await;
     bed.close().await;
 }
 
