@@ -14,8 +14,9 @@ use crate::bus::Status;
 use crate::gateway::{COMMAND_TIMEOUT, Gateway, WATCHED_MAX};
 use crate::hub::Joined;
 use crate::protocol::{
-    Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered, MarkRead,
-    PresenceSubscribe, PresenceUpdate, React, RefreshToken, Refreshed, SendMessage, Watched,
+    Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered,
+    MarkNotificationRead, MarkRead, PresenceSubscribe, PresenceUpdate, React, RefreshToken,
+    Refreshed, SendMessage, Watched,
 };
 use crate::push::Topic;
 use crate::session::Session;
@@ -91,6 +92,18 @@ impl Gateway {
             "presence_update" => self.show(session, parse(data)?),
             "unread_count" => {
                 let count = Box::pin(self.hub.store().unread_count(caller)).await;
+                answer(&count.map_err(|error| self.failure(error))?)
+            }
+            "mark_notification_read" => {
+                Box::pin(self.read_notification(caller, parse(data)?)).await
+            }
+            "mark_notifications_read" => {
+                let read = Box::pin(self.hub.store().read_notifications(caller)).await;
+                read.map_err(|error| self.failure(error))?;
+                answer(&Done {})
+            }
+            "unread_notifications" => {
+                let count = Box::pin(self.hub.store().unread_notifications(caller)).await;
                 answer(&count.map_err(|error| self.failure(error))?)
             }
             "refresh_token" => Box::pin(self.refresh_token(session, parse(data)?)).await,
@@ -225,6 +238,14 @@ impl Gateway {
     async fn sync(&self, caller: &Caller, request: SyncRequest) -> Answer {
         let page = self.hub.store().sync(caller, request).await;
         answer(&page.map_err(|error| self.failure(error))?)
+    }
+
+    async fn read_notification(&self, caller: &Caller, command: MarkNotificationRead) -> Answer {
+        let store = self.hub.store();
+        let read = store
+            .read_notification(caller, command.notification_id)
+            .await;
+        answer(&read.map_err(|error| self.failure(error))?)
     }
 
     async fn watch(&self, session: &Arc<Session>, command: PresenceSubscribe) -> Answer {

@@ -1,6 +1,6 @@
 //! What waits for one connection: a queue bounded in bytes (INV-BOUND).
 //!
-//! Filling it never waits. Beyond a quarter of the bound, what is not durable replaces what waits of the same kind and
+//! Filling it never waits. Beyond a quarter of the bound, state replaces what waits of the same kind and
 //! user, or is dropped: only its latest counts. At the bound the connection is condemned: it is told so, and heals by resuming
 //! (INV-PUSH). An event is encoded once for all connections of a door.
 
@@ -30,7 +30,7 @@ pub struct Event {
     pub name: &'static str,
     /// Its data.
     pub data: Arc<RawJson>,
-    /// What it replaces, when it is not durable: what was told before in the same topic of the same user.
+    /// What it replaces, when it is state: what was told before in the same topic of the same user.
     state_of: Option<(Topic, String)>,
     frame: OnceLock<Utf8Bytes>,
     packet: OnceLock<Str>,
@@ -54,7 +54,10 @@ impl Event {
     pub fn of(topic: &Topic, push: &Push) -> Self {
         let user = push.user.as_ref().map_or("", |user| user.as_str());
         Self {
-            state_of: (!push.kind.is_durable()).then(|| (topic.clone(), user.to_owned())),
+            state_of: push
+                .kind
+                .is_state()
+                .then(|| (topic.clone(), user.to_owned())),
             ..Self::new(push.kind.event(), Arc::clone(&push.data))
         }
     }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
+use backscroll_shard::ids::{ConversationId, MessageId, NotificationId, Rev, Seq, UserId};
 use backscroll_shard::model::{
-    ConversationHead, ListEntry, Message, MessageType, RawJson, Timestamp,
+    ConversationHead, ListEntry, Message, MessageType, Notification, RawJson, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -229,6 +229,14 @@ pub struct MarkDelivered {
     pub seq: Option<Seq>,
 }
 
+/// `mark_notification_read`.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MarkNotificationRead {
+    /// Which.
+    pub notification_id: NotificationId,
+}
+
 /// `presence_subscribe`.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -356,6 +364,22 @@ pub struct ConversationUpdated<'a> {
     pub conversation: &'a ListEntry,
     /// The cursor after it.
     pub cursor: String,
+}
+
+/// `notification`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct NotificationEvent<'a> {
+    /// What the user is told.
+    pub notification: &'a Notification,
+}
+
+/// `notifications_read`: the user has read these, on whatever device.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct NotificationsRead {
+    /// The first of them.
+    pub from: NotificationId,
+    /// The last of them.
+    pub through: NotificationId,
 }
 
 /// A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of.

@@ -9,9 +9,12 @@ use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use backscroll_shard::model::{ListEntry, Message, Watermarks};
 use backscroll_shard::seams::{CommitListener, Event};
 use backscroll_shard::sync::to_cursor;
+use serde::Serialize;
 
 use crate::bus::Bus;
-use crate::protocol::{ConversationUpdated, MessageEvent, Receipt};
+use crate::protocol::{
+    ConversationUpdated, MessageEvent, NotificationEvent, NotificationsRead, Receipt,
+};
 use crate::push::{Push, PushKind, Topic};
 
 /// In larger conversations members are not told how far others have read: each message would be answered by all of them.
@@ -66,6 +69,15 @@ impl Publisher {
                 (id, read, now.read_seq),
                 topics,
             );
+        }
+    }
+
+    /// Tells a user on all their devices what is in no log.
+    fn tell_user(&self, user: UserId, kind: PushKind, data: &impl Serialize) {
+        let topic = Topic::User(user);
+        if self.bus.may_be_heard(&topic) {
+            let push = Push::change(kind, Rev(0), data);
+            self.bus.publish(&topic, &push);
         }
     }
 
@@ -130,6 +142,17 @@ impl CommitListener for Publisher {
                     if self.bus.may_be_heard(&topic) {
                         self.bus.publish(&topic, &entry_push(rev, &entry));
                     }
+                }
+                Event::Notified { user, notification } => {
+                    let data = NotificationEvent {
+                        notification: &notification,
+                    };
+                    self.tell_user(user, PushKind::Notification, &data);
+                }
+                Event::NotificationsRead { user, ids } => {
+                    let (from, through) = ids;
+                    let data = NotificationsRead { from, through };
+                    self.tell_user(user, PushKind::NotificationsRead, &data);
                 }
             }
         }

@@ -73,6 +73,10 @@ pub enum PushKind {
     UserOnline,
     /// A user went: `{userId, lastSeen}`.
     UserOffline,
+    /// A user was sent a notification: `{notification}`.
+    Notification,
+    /// A user read notifications: `{from, through}`.
+    NotificationsRead,
 }
 
 impl PushKind {
@@ -90,11 +94,25 @@ impl PushKind {
             Self::ConversationUpdated => "conversation_updated",
             Self::UserOnline => "user_online",
             Self::UserOffline => "user_offline",
+            Self::Notification => "notification",
+            Self::NotificationsRead => "notifications_read",
         }
     }
 
+    /// Whether it is state of a user, of which only the latest counts: dropped or replaced for one that is slow.
+    #[must_use]
+    pub fn is_state(self) -> bool {
+        matches!(
+            self,
+            Self::MessagesDelivered
+                | Self::MessagesRead
+                | Self::UserTyping
+                | Self::UserOnline
+                | Self::UserOffline
+        )
+    }
+
     /// Whether it is a change of a log: it has a rev, comes in the order of revs, and is never dropped for one that is slow.
-    /// The others are state, of which only the latest counts.
     #[must_use]
     pub fn is_durable(self) -> bool {
         matches!(
@@ -117,7 +135,7 @@ pub struct Push {
     /// The change in its topic's log; 0 where it is none.
     #[serde(rename = "r")]
     pub rev: Rev,
-    /// Of whom it tells: what is not durable replaces what was told before of the same user.
+    /// Of whom it tells: state replaces what was told before of the same user.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
     /// When it was published, by the publisher's clock.

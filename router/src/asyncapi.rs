@@ -4,12 +4,13 @@
 
 use backscroll_realtime::protocol::{
     Authenticate, Close, ConversationUpdated, DeleteMessage, Done, EditMessage, Failure, Hello,
-    InConversation, MarkDelivered, MarkRead, MessageEvent, Presence, PresenceSubscribe,
-    PresenceUpdate, React, Receipt, Reconnect, RefreshToken, Refreshed, Resync, SendMessage,
-    UserTyping, Watched,
+    InConversation, MarkDelivered, MarkNotificationRead, MarkRead, MessageEvent, NotificationEvent,
+    NotificationsRead, Presence, PresenceSubscribe, PresenceUpdate, React, Receipt, Reconnect,
+    RefreshToken, Refreshed, Resync, SendMessage, UserTyping, Watched,
 };
 use backscroll_shard::model::{
-    ConversationHead, Message, SyncPage, SyncRequest, UnreadCount, Watermarks,
+    ConversationHead, Message, Notification, SyncPage, SyncRequest, UnreadCount,
+    UnreadNotifications, Watermarks,
 };
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -42,6 +43,12 @@ pub fn document() -> Value {
     api.command::<PresenceSubscribe, Watched>("presence_subscribe", "Watch users");
     api.command::<PresenceUpdate, Done>("presence_update", "Say what one shows");
     api.command::<Done, UnreadCount>("unread_count", "Unread messages and conversations");
+    api.command::<MarkNotificationRead, Notification>(
+        "mark_notification_read",
+        "Say that one has read a notification",
+    );
+    api.command::<Done, Done>("mark_notifications_read", "The same of all of them");
+    api.command::<Done, UnreadNotifications>("unread_notifications", "How many one has not read");
     api.command::<RefreshToken, Refreshed>("refresh_token", "Go on with a new token");
     api.command::<Done, Done>("ping", "Ask for a sign of life");
     api.event::<Hello<'_>>("hello", "The first event of a connection");
@@ -59,6 +66,8 @@ pub fn document() -> Value {
         "A watched user came, or changed their status",
     );
     api.event::<Presence>("user_offline", "A watched user went");
+    api.event::<NotificationEvent<'_>>("notification", "One was sent a notification");
+    api.event::<NotificationsRead>("notifications_read", "One has read notifications");
     api.event::<Resync>("resync", "What has to be loaded over REST");
     api.event::<Reconnect>("reconnect", "The server goes away");
     api.event::<Failure>("error", "A command without an acknowledgement failed");

@@ -7,7 +7,7 @@
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`] | what comes out instead of a result: the table of error codes |
-//! | `conversations`, `members`, `messages`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `conversations`, `members`, `messages`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
 //! | `socket` | `/ws/chat`, the native WebSocket door |
 //! | `operations` | `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs` |
 //!
@@ -19,6 +19,7 @@ mod conversations;
 mod extract;
 mod members;
 mod messages;
+mod notifications;
 mod observe;
 mod operations;
 pub mod problem;
@@ -59,6 +60,8 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// Where the chat's routes are.
 const MOUNTS: [&str; 2] = ["/chat", "/api/chat"];
+/// Where the administrators' routes are.
+const ADMIN: &str = "/admin";
 
 /// Routes of the chat, each with its document, to be mounted.
 type ChatRoutes = Vec<UtoipaMethodRouter<Arc<App>>>;
@@ -67,6 +70,7 @@ fn chat_routes() -> ChatRoutes {
     let mut routes = conversations::routes();
     routes.extend(members::routes());
     routes.extend(messages::routes());
+    routes.extend(notifications::routes());
     routes.extend(sync::routes());
     routes
 }
@@ -111,6 +115,11 @@ pub fn service(
         .service(observed)
 }
 
+/// Routes that have one address.
+fn single_routes() -> OpenApiRouter<Arc<App>> {
+    operations::routes().merge(notifications::admin_routes())
+}
+
 /// Every route, and the patterns by which observations name them.
 fn routes() -> (Router<Arc<App>>, Patterns) {
     let mut router = Router::new();
@@ -124,7 +133,7 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
             }
         }
     }
-    let (operations, document) = operations::routes().split_for_parts();
+    let (operations, document) = single_routes().split_for_parts();
     for path in document.paths.paths.keys() {
         patterns.add(path);
     }
@@ -152,7 +161,7 @@ pub(crate) fn document() -> OpenApi {
         .fold(OpenApiRouter::new(), OpenApiRouter::routes);
     let mut document = crate::openapi::frame();
     document.merge(OpenApiRouter::new().nest("/chat", chat).into_openapi());
-    let mut operations = operations::routes().into_openapi();
+    let mut operations = single_routes().into_openapi();
     for item in operations.paths.paths.values_mut() {
         item.servers = Some(vec![Server::new("/")]); // not under the other prefix
     }

@@ -146,6 +146,10 @@ pub(crate) mod problems {
     sets! {
         /// Reading what is one's own.
         Own = CALLER;
+        /// Changing one's own thing.
+        OwnThing = CALLER THING;
+        /// What only administrators may.
+        Administer = CALLER BODY ROLE;
         /// The same, asked for with a body.
         OwnBody = CALLER BODY MEMBER ARCHIVE;
         /// Starting a conversation.

@@ -211,7 +211,7 @@ macro_rules! wrapper_values {
     };
 }
 
-wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch; crate::ids::ConversationId, crate::ids::UserId);
+wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId; crate::ids::ConversationId, crate::ids::UserId);
 
 /// A row of an answer.
 #[derive(Debug)]

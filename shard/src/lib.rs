@@ -13,6 +13,7 @@
 //! | [`conversation`], [`member`], [`message`] | the operations on a conversation's log |
 //! | [`history`], [`sync`] | reading it, by `seq` and by `rev` |
 //! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`notification`] | what users are told apart from messages |
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
@@ -39,6 +40,7 @@ pub mod message;
 pub mod migrate;
 pub mod model;
 pub mod node;
+pub mod notification;
 pub mod range;
 pub mod relay;
 pub mod routing;

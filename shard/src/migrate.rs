@@ -38,7 +38,7 @@ const DIRECTORY_SQLITE: &[Migration] =
 const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
     "0007_list_entries", "0008_imports", "0009_archive_runs", "0010_archive_segments", "0011_leases", "0012_archive_jobs",
-    "0013_erasures", "0014_holds", "0015_last_seen",
+    "0013_erasures", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -46,7 +46,8 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0006_users", "0007_list_entries", "0007_list_entries_activity", "0007_list_entries_rev", "0008_imports",
     "0009_archive_runs", "0009_archive_runs_rev", "0009_archive_runs_segment", "0010_archive_segments",
     "0010_archive_segments_state", "0011_leases", "0012_archive_jobs", "0012_archive_jobs_started", "0013_erasures",
-    "0013_erasures_open", "0014_holds", "0015_last_seen",
+    "0013_erasures_open", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
+    "0017_notifications_unread",
 );
 
 /// Which schema a database has.

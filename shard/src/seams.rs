@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchivedRun;
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, NotificationId, Rev, Seq, UserId};
 use crate::message::StoredMessage;
-use crate::model::{ListEntry, Message, Watermarks};
+use crate::model::{ListEntry, Message, Notification, Watermarks};
 use crate::node::Shard;
 
 /// Reads messages that no hot row holds any more (INV-TIER).
@@ -90,6 +90,20 @@ pub enum Event {
         rev: Rev,
         /// The entry as it is now.
         entry: ListEntry,
+    },
+    /// A user was sent a notification.
+    Notified {
+        /// Who.
+        user: UserId,
+        /// What.
+        notification: Notification,
+    },
+    /// A user read notifications.
+    NotificationsRead {
+        /// Whose they are.
+        user: UserId,
+        /// The first and the last.
+        ids: (NotificationId, NotificationId),
     },
 }
 

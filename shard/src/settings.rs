@@ -293,6 +293,8 @@ pub struct LimitSettings {
     pub channel_members: u32,
     /// Most changes of one conversation told by one `sync`; a client further behind is told to resync.
     pub sync_changes: u32,
+    /// Most notifications kept of one user; the oldest go first. 1 to 10,000.
+    pub notifications: u32,
 }
 
 impl Default for LimitSettings {
@@ -307,6 +309,7 @@ impl Default for LimitSettings {
             group_members: 100,
             channel_members: 100_000,
             sync_changes: 5000,
+            notifications: 500,
         }
     }
 }

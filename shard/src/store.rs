@@ -8,9 +8,11 @@ mod lists;
 mod live;
 mod members;
 mod messages;
+mod notifications;
 mod operator;
 
 pub use live::Standing;
+pub use notifications::Notified;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,12 +18,23 @@ import type {
   MessageId,
   NewConversation,
   NewMessage,
+  Notification,
+  NotificationId,
+  NotificationList,
   Seq,
   SyncPage,
   SyncRequest,
   UnreadCount,
+  UnreadNotifications,
   Watermarks,
 } from "./types.gen.js";
+
+/** Which page of the notifications; without a cursor, the first. `limit` from 1 to 100. */
+export interface NotificationPlace {
+  readonly cursor?: string;
+  readonly limit?: number;
+  readonly unread?: boolean;
+}
 
 /** Which page of the history; without a place, the newest. */
 export type PagePlace = { before: Seq } | { after: Seq } | { around: Seq } | Record<string, never>;
@@ -79,6 +90,24 @@ export class Calls {
 
   unreadCount(): Promise<UnreadCount> {
     return this.either("unread_count", {}, "GET", "/unread-count");
+  }
+
+  notifications(place: NotificationPlace): Promise<NotificationList> {
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(place)) if (value !== undefined) query.set(name, String(value));
+    return this.http.repeated("GET", `/notifications?${query.toString()}`);
+  }
+
+  unreadNotifications(): Promise<UnreadNotifications> {
+    return this.either("unread_notifications", {}, "GET", "/notifications/unread-count");
+  }
+
+  markNotificationRead(notificationId: NotificationId): Promise<Notification> {
+    return this.either("mark_notification_read", { notificationId }, "PATCH", `/notifications/${notificationId}/read`);
+  }
+
+  markNotificationsRead(): Promise<unknown> {
+    return this.either("mark_notifications_read", {}, "POST", "/notifications/read-all");
   }
 
   /** A page of history, oldest first; `limit` from 1 to 200. */

@@ -4,7 +4,7 @@
  * It wires the parts together and upholds nothing but this: one client serves one user. What is true of messages is
  * upheld in `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`.
  */
-import { Calls } from "./calls.js";
+import { Calls, type NotificationPlace } from "./calls.js";
 import { Connection } from "./connection.js";
 import { ConversationView } from "./conversation.js";
 import { dispatcher } from "./dispatch.js";
@@ -22,7 +22,24 @@ import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
 import { OutboxStore } from "./storage.js";
 import { Syncer } from "./syncer.js";
 import { TokenKeeper, userOf } from "./token.js";
-import type { Conversation, ConversationId, ConversationPatch, Hello, Message, MessageId, NewConversation, NewMessage, Resume, UnreadCount, UserId } from "./types.gen.js";
+import type {
+  Conversation,
+  ConversationId,
+  ConversationPatch,
+  Hello,
+  Message,
+  MessageId,
+  NewConversation,
+  NewMessage,
+  Notification,
+  NotificationId,
+  NotificationList,
+  NotificationsRead,
+  Resume,
+  UnreadCount,
+  UnreadNotifications,
+  UserId,
+} from "./types.gen.js";
 
 /** What {@link ChatClient.on} can listen to. */
 export interface ChatEvents {
@@ -32,8 +49,10 @@ export interface ChatEvents {
   message: Message;
   /** The user is no member of this conversation any more. */
   left: ConversationId;
-  /** As the server gives it. */
-  notification: unknown;
+  /** The user was sent one. When its id does not follow the last, one was missed: read the list. */
+  notification: Notification;
+  /** The user has read those from the one id to the other, on whatever device. */
+  notificationsRead: NotificationsRead;
   /** What went wrong where no call could tell. */
   error: ChatError;
 }
@@ -191,6 +210,25 @@ export class ChatClient {
     return this.calls.unreadCount();
   }
 
+  /** A page of the user's notifications, the newest first. */
+  notifications(place: NotificationPlace = {}): Promise<NotificationList> {
+    return this.calls.notifications(place);
+  }
+
+  /** How many notifications are unread. */
+  unreadNotifications(): Promise<UnreadNotifications> {
+    return this.calls.unreadNotifications();
+  }
+
+  markNotificationRead(notificationId: NotificationId): Promise<Notification> {
+    return this.calls.markNotificationRead(notificationId);
+  }
+
+  /** All of them are read. */
+  async markNotificationsRead(): Promise<void> {
+    await this.calls.markNotificationsRead();
+  }
+
   private get reachable(): boolean {
     return this.socket?.live !== undefined || this.fallback.working;
   }
@@ -237,6 +275,7 @@ export class ChatClient {
       message: (message) => this.events.emit("message", message),
       left: (id) => this.events.emit("left", id),
       notification: (notification) => this.events.emit("notification", notification),
+      notificationsRead: (range) => this.events.emit("notificationsRead", range),
       failed: (error) => this.report(error),
     });
   }

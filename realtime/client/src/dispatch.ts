@@ -11,7 +11,7 @@ import type { Outbox } from "./outbox.js";
 import type { Presence } from "./presence.js";
 import type { ServerEvents } from "./protocol.js";
 import type { Syncer } from "./syncer.js";
-import type { ConversationId, Message, MessageEvent, UserId } from "./types.gen.js";
+import type { ConversationId, Message, MessageEvent, Notification, NotificationsRead, UserId } from "./types.gen.js";
 
 /** Whom events concern. */
 export interface Listeners {
@@ -23,7 +23,8 @@ export interface Listeners {
   view(id: ConversationId): ConversationView | undefined;
   message(message: Message): void;
   left(id: ConversationId): void;
-  notification(notification: unknown): void;
+  notification(notification: Notification): void;
+  notificationsRead(range: NotificationsRead): void;
   failed(error: ChatError): void;
 }
 
@@ -72,6 +73,7 @@ function handlersFor(listeners: Listeners): Handlers {
     user_online: (event) => presence.online(event),
     user_offline: (event) => presence.offline(event),
     notification: ({ notification }) => listeners.notification(notification),
+    notifications_read: (range) => listeners.notificationsRead(range),
     resync: ({ conversations, list: listToo }) => {
       for (const head of conversations ?? []) view(head.conversationId)?.resync(head);
       if (!listToo) return;

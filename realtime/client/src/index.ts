@@ -1,6 +1,7 @@
 /**
  * `@backscroll/client`: see README.md.
  */
+export type { NotificationPlace } from "./calls.js";
 export { ChatClient, type ChatEvents } from "./client.js";
 export type { ChatMessage, ConversationState, ConversationView } from "./conversation.js";
 export type { Listener, Observable, Unsubscribe } from "./emitter.js";

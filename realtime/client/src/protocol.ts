@@ -12,9 +12,13 @@ import type {
   Hello,
   InConversation,
   MarkDelivered,
+  MarkNotificationRead,
   MarkRead,
   Message,
   MessageEvent,
+  Notification,
+  NotificationEvent,
+  NotificationsRead,
   Presence,
   PresenceSubscribe,
   PresenceUpdate,
@@ -29,6 +33,7 @@ import type {
   SyncPage,
   SyncRequest,
   UnreadCount,
+  UnreadNotifications,
   UserTyping,
   Watched,
   Watermarks,
@@ -51,7 +56,8 @@ export interface ServerEvents {
   conversation_updated: ConversationUpdated;
   user_online: Presence;
   user_offline: Presence;
-  notification: { notification: unknown };
+  notification: NotificationEvent;
+  notifications_read: NotificationsRead;
   resync: Resync;
   reconnect: Reconnect;
   error: Failure;
@@ -73,6 +79,9 @@ export interface Commands {
   presence_subscribe: [PresenceSubscribe, Watched];
   presence_update: [PresenceUpdate, Done];
   unread_count: [Done, UnreadCount];
+  mark_notification_read: [MarkNotificationRead, Notification];
+  mark_notifications_read: [Done, Done];
+  unread_notifications: [Done, UnreadNotifications];
   refresh_token: [RefreshToken, Refreshed];
   ping: [Done, Done];
 }

@@ -242,6 +242,12 @@ export interface MarkDelivered {
   seq?: Seq | null;
 }
 
+/** `mark_notification_read`. */
+export interface MarkNotificationRead {
+  /** Which. */
+  notificationId: NotificationId;
+}
+
 /** `mark_read`. */
 export interface MarkRead {
   /** Where. */
@@ -382,6 +388,82 @@ export interface NewMessage {
   metadata?: { [key: string]: unknown } | null;
   /** The message it answers, in the same conversation. */
   replyTo?: MessageId | null;
+}
+
+/** A notification to send. */
+export interface NewNotification {
+  /** What to open: `https://`, `http://`, or a path that begins with one slash. */
+  actionUrl?: string | null;
+  /** At most 2,000 characters. */
+  body?: string;
+  /** An object of at most 4 KiB (a setting). */
+  metadata?: { [key: string]: unknown } | null;
+  /** How much it matters. */
+  priority?: NotificationPriority;
+  /** 1 to 255 characters. */
+  title: string;
+  /** What it is about: 1 to 64 letters, digits and `_ - . :`. */
+  type: string;
+  /** To whom: 1 to 100 users. */
+  userIds: UserId[];
+}
+
+/** What a user is told apart from messages. */
+export interface Notification {
+  /** What to open: an address, or a path of one's own. */
+  actionUrl?: string | null;
+  /** In more. */
+  body: string;
+  /** When it was stored. */
+  createdAt: Timestamp;
+  /** Its number among the user's. When the next does not follow, one was missed: read the list. */
+  id: NotificationId;
+  /** An object, as it was sent. */
+  metadata: { [key: string]: unknown };
+  /** How much it matters. */
+  priority: NotificationPriority;
+  /** When it was read; absent while it is not. */
+  readAt?: Timestamp | null;
+  /** In a few words. */
+  title: string;
+  /** What it is about, in the words of who sent it. */
+  type: string;
+}
+
+/** `notification`. */
+export interface NotificationEvent {
+  /** What the user is told. */
+  notification: Notification;
+}
+
+/** A notification's number among its user's: 1, 2, 3 … */
+export type NotificationId = string;
+
+/** A page of a user's notifications. */
+export interface NotificationList {
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** The newest first. */
+  notifications: Notification[];
+}
+
+/** How much a notification matters. It is told to clients and decides nothing here. */
+export type NotificationPriority = "low" | "normal" | "high" | "urgent";
+
+/** `notifications_read`: the user has read these, on whatever device. */
+export interface NotificationsRead {
+  /** The first of them. */
+  from: NotificationId;
+  /** The last of them. */
+  through: NotificationId;
+}
+
+/** What came of a notification. */
+export interface Notified {
+  /** To whom it could not be sent just now: nothing is stored for them. Send it to them again. */
+  failed: Unsent[];
+  /** To whom it was sent. */
+  sent: Sent[];
 }
 
 /** A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of. */
@@ -538,6 +620,14 @@ export interface SendMessage {
   replyTo?: MessageId | null;
 }
 
+/** A user, and the notification that they were sent. */
+export interface Sent {
+  /** Its number among theirs. */
+  notificationId: NotificationId;
+  /** Who. */
+  userId: UserId;
+}
+
 /** A message's number in its conversation: 1, 2, 3 … without a hole; 0 is before the first */
 export type Seq = number;
 
@@ -625,6 +715,20 @@ export interface UnreadCount {
   conversations: number;
   /** Messages. */
   total: number;
+}
+
+/** How many notifications are unread. */
+export interface UnreadNotifications {
+  /** So many. */
+  total: number;
+}
+
+/** Users who were not sent it. */
+export interface Unsent {
+  /** Why: a code of the problems. */
+  code: ProblemCode;
+  /** Who. */
+  userIds: UserId[];
 }
 
 /** 1 to 64 bytes of UTF-8 without control characters */

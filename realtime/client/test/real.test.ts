@@ -3,13 +3,13 @@
  *
  *   CLIENT_TEST_URL=http://127.0.0.1:8080 CLIENT_TEST_TOKEN_COMMAND='backscroll token --user' npm run test:real
  *
- * The command prints a token; the user's name is appended as its last argument.
+ * The command prints a token; the user's name is appended as an argument, and `--role admin` after it where it needs to be.
  */
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { WebSocket } from "ws";
-import { ChatClient, type ChatClientOptions, type ChatMessage, type ConversationView, type StoredMessage } from "../src/index.js";
+import { ChatClient, type ChatClientOptions, type ChatMessage, type ConversationView, type NotificationsRead, type StoredMessage } from "../src/index.js";
 import { memoryStorage } from "./setup.js";
 
 const url = required("CLIENT_TEST_URL");
@@ -25,8 +25,8 @@ function required(name: string): string {
 const { CLIENT_TEST_URL: _url, CLIENT_TEST_TOKEN_COMMAND: _command, ...environment } = process.env;
 
 const tokens = new Map<string, string>();
-function tokenOf(user: string): string {
-  const token = tokens.get(user) ?? execFileSync(program, [...programArguments, user], { encoding: "utf8", env: environment }).trim();
+function tokenOf(user: string, ...options: string[]): string {
+  const token = tokens.get(user) ?? execFileSync(program, [...programArguments, user, ...options], { encoding: "utf8", env: environment }).trim();
   tokens.set(user, token);
   return token;
 }
@@ -141,6 +141,30 @@ describe("over WebSocket", () => {
     await within(() => expect(views.bob.state.get().typingUsers).toEqual([alice.user]));
     views.alice.stopTyping();
     await within(() => expect(views.bob.state.get().typingUsers).toEqual([]));
+  });
+
+  test("tells of notifications, counts and lists them", async () => {
+    const { client, user } = person("alice");
+    const told: (string | NotificationsRead)[] = [];
+    client.on("notification", ({ title }) => told.push(title));
+    client.on("notificationsRead", (range) => told.push(range));
+    await client.connect();
+    const headers = { Authorization: `Bearer ${tokenOf(`root-${run}`, "--role", "admin")}`, "Content-Type": "application/json" };
+    for (const title of ["first", "second"]) {
+      const body = JSON.stringify({ userIds: [user], type: "offer", title });
+      const response = await fetch(`${url}/admin/notifications`, { method: "POST", headers, body });
+      expect(response.status).toBe(200);
+    }
+    await within(() => expect(told).toEqual(["first", "second"]));
+    expect(await client.unreadNotifications()).toEqual({ total: 2 });
+    const { notifications, nextCursor } = await client.notifications({ limit: 1 });
+    expect(notifications).toMatchObject([{ id: "2", title: "second", type: "offer", priority: "normal" }]);
+    const rest = await client.notifications({ cursor: nextCursor ?? "" });
+    expect(rest.notifications.map(({ title }) => title)).toEqual(["first"]);
+    expect((await client.markNotificationRead("1")).readAt).toBeDefined();
+    await client.markNotificationsRead();
+    await within(() => expect(told.slice(2)).toEqual([{ from: "1", through: "1" }, { from: "1", through: "2" }]));
+    expect((await client.notifications({ unread: true })).notifications).toEqual([]);
   });
 
   test("tells of presence", async () => {

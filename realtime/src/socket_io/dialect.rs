@@ -37,10 +37,10 @@ pub(super) struct Dialect {
 enum Command {
     /// One of ours, which names a conversation.
     InConversation(&'static str),
-    /// One of ours as it is; without a callback its answer comes as an event.
-    Plain(&'static str, &'static str),
-    /// Something that is not there yet.
-    Missing,
+    /// One of ours as it is.
+    Plain(&'static str),
+    /// The same, whose answer comes as an event when there is no callback.
+    Told(&'static str, &'static str),
 }
 
 /// How an event of ours is told.
@@ -53,6 +53,8 @@ enum Told {
         sent: &'static str,
         received: &'static str,
     },
+    /// A notification itself, with the fields that they look for.
+    Notification(&'static str),
 }
 
 /// All of them.
@@ -108,12 +110,15 @@ pub(super) const DIALECTS: &[Dialect] = &[
         commands: &[
             (
                 "notification:get_unread_count",
-                Command::Plain("unread_count", "notification:unread_count"),
+                Command::Told("unread_notifications", "notification:unread_count"),
             ),
-            ("notification:mark_read", Command::Missing),
+            (
+                "notification:mark_read",
+                Command::Plain("mark_notification_read"),
+            ),
         ],
         events: &[
-            ("notification", Told::As("notification:new")),
+            ("notification", Told::Notification("notification:new")),
             (
                 "notification:unread_count",
                 Told::As("notification:unread_count"),
@@ -153,6 +158,15 @@ impl Dialect {
                 let data = format!(r#"{{"receiverId":{receiver},{fields}"#);
                 Some(packet::event(self.namespace, received, &data))
             }
+            Told::Notification(name) => {
+                let data: NotificationData<'_> = serde_json::from_str(event.data.get()).ok()?;
+                let body: NotificationBody<'_> =
+                    serde_json::from_str(data.notification.get()).ok()?;
+                let fields = data.notification.get().strip_prefix('{')?;
+                let message = body.body.get();
+                let data = format!(r#"{{"message":{message},"read":false,{fields}"#);
+                Some(packet::event(self.namespace, name, &data))
+            }
         }
     }
 
@@ -184,10 +198,10 @@ impl Dialect {
         let command = self.commands.iter().find(|(theirs, _)| *theirs == name);
         match command.map(|(_, command)| *command) {
             None => (None, gateway.command(session, name, data).await),
-            Some(Command::Plain(ours, answer)) => {
-                (Some(answer), gateway.command(session, ours, "{}").await)
+            Some(Command::Plain(ours)) => (None, gateway.command(session, ours, data).await),
+            Some(Command::Told(ours, answer)) => {
+                (Some(answer), gateway.command(session, ours, data).await)
             }
-            Some(Command::Missing) => (None, Err(missing(name))),
             Some(Command::InConversation(ours)) => {
                 let outcome = match address(gateway, session, last, data).await {
                     Ok(data) => gateway.command(session, ours, &data).await,
@@ -196,14 +210,6 @@ impl Dialect {
                 (None, outcome)
             }
         }
-    }
-}
-
-fn missing(name: &str) -> Failure {
-    Failure {
-        code: "not_found",
-        message: format!("`{name}`: this server keeps no notifications yet"),
-        retry_after_ms: None,
     }
 }
 
@@ -251,6 +257,18 @@ struct MessageData<'a> {
 }
 
 #[derive(Deserialize)]
+struct NotificationData<'a> {
+    #[serde(borrow)]
+    notification: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct NotificationBody<'a> {
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MessageHead {
     id: String,
@@ -283,5 +301,11 @@ mod tests {
         assert!(told.starts_with(r#"2/realtime,["message:new",{"#), "{told}");
         let notifications = Dialect::of("/notifications").unwrap();
         assert_eq!(notifications.packet(&event, &user("bob")), None);
+        let data = json!({"notification": {"id": "7", "title": "a", "body": "b \"c\""}});
+        let event = Event::new("notification", Arc::new(RawJson::of(&data)));
+        assert_eq!(
+            notifications.packet(&event, &user("bob")).unwrap(),
+            r#"2/notifications,["notification:new",{"message":"b \"c\"","read":false,"body":"b \"c\"","id":"7","title":"a"}]"#
+        );
     }
 }

@@ -24,7 +24,8 @@ use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
-    Caller, ConversationKind, Message, NewConversation, NewMessage, Timestamp,
+    Caller, ConversationKind, Message, NewConversation, NewMessage, NewNotification, Notification,
+    Timestamp,
 };
 use backscroll_shard::seams::NoArchive;
 use backscroll_shard::settings::StoreSettings;
@@ -138,11 +139,23 @@ impl Bed {
         sent.unwrap().message
     }
 
+    pub(crate) async fn notify(&self, name: &str, title: &str) -> Notification {
+        let new = NewNotification {
+            user_ids: vec![user(name)],
+            kind: "offer".to_owned(),
+            title: title.to_owned(),
+            body: format!("about {title}"),
+            ..NewNotification::default()
+        };
+        let outcome = self.store.notify(&caller("admin"), new).await;
+        outcome.unwrap().sent.remove(0).1
+    }
+
     /// Waits until it is known that `name` is online.
     pub(crate) async fn shows(&self, name: &str) {
         let begun = Instant::now();
-        let shown = || self.roster.look_up(&[user(name)]);
-        while shown().await.unwrap().is_empty() {
+        let users = [user(name)];
+        while self.roster.look_up(&users).await.unwrap().is_empty() {
             assert!(begun.elapsed() < PATIENCE, "{name} is not online");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

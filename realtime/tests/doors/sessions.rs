@@ -6,7 +6,7 @@ use backscroll_shard::settings::Span;
 use serde_json::json;
 
 use crate::bed::Bed;
-use crate::client::{Door, Refusal};
+use crate::client::{Client, Door, Refusal};
 
 super::through_both_doors!(
     a_token_lets_in_and_hello_comes_first,
@@ -16,6 +16,7 @@ super::through_both_doors!(
     a_token_is_refreshed,
     a_token_that_ended_ends_the_connection,
     presence_is_told_to_those_who_watch,
+    notifications_are_told_counted_and_read,
     a_flood_is_refused_and_then_cut_off,
     commands_are_done_in_order,
     what_is_no_command_fails,
@@ -146,6 +147,48 @@ async fn presence_is_told_to_those_who_watch(door: Door) {
         )
         .await;
     assert_eq!(code, "limit_reached");
+    bed.close().await;
+}
+
+async fn notifications_are_told_counted_and_read(door: Door) {
+    let bed = Bed::new().await;
+    let mut bob = bed.connect(door, "bob").await;
+    let mut phone = bed.connect(door, "bob").await;
+    let mut alice = bed.connect(door, "alice").await;
+    let unread = async |client: &mut Client| {
+        let count = client.ask("unread_notifications", json!({})).await;
+        count.unwrap()["total"].clone()
+    };
+    for n in 1..=3 {
+        let sent = bed.notify("bob", &format!("offer {n}")).await;
+        for client in [&mut bob, &mut phone] {
+            let told = client.event("notification").await;
+            assert_eq!(told, json!({"notification": sent}));
+            assert_eq!(told["notification"]["id"], n.to_string());
+        }
+    }
+    assert_eq!(
+        (unread(&mut bob).await, unread(&mut alice).await),
+        (json!(3), json!(0))
+    );
+    let mark = json!({"notificationId": "2"});
+    let read = bob.ask("mark_notification_read", mark.clone()).await;
+    assert!(read.unwrap()["readAt"].is_string());
+    let told = phone.event("notifications_read").await;
+    assert_eq!(told, json!({"from": "2", "through": "2"}));
+    let code = alice.fails("mark_notification_read", mark).await;
+    assert_eq!(code, "not_found", "another user's");
+    let all = bob.ask("mark_notifications_read", json!({})).await;
+    assert_eq!(all, Ok(json!({})));
+    let told = phone.event("notifications_read").await;
+    assert_eq!(told, json!({"from": "1", "through": "3"}));
+    assert_eq!(unread(&mut phone).await, 0);
+    for id in [json!(1), json!("0"), json!("x"), json!(null)] {
+        let mark = json!({"notificationId": id});
+        let code = bob.fails("mark_notification_read", mark).await;
+        assert_eq!(code, "invalid_request");
+    }
+    alice.hears_no("notification").await;
     bed.close().await;
 }
 

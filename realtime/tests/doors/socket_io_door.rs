@@ -402,27 +402,28 @@ async fn an_older_front_end_hears_conversations_that_there_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn notifications_are_counted_and_not_yet_marked() {
+async fn an_older_front_end_is_told_notifications_and_marks_them() {
     let bed = Bed::new().await;
-    let id = bed.group("alice", &["bob"]).await;
-    bed.say("alice", id, "hello").await;
+    bed.notify("bob", "before").await;
     let auth = json!({"token": "bob"});
     let mut bob = Client::dial_namespace(bed.address, "/notifications", auth)
         .await
         .unwrap();
-    let asking = json!({});
-    while bob
-        .ask("notification:get_unread_count", asking.clone())
-        .await
-        .unwrap()["total"]
-        != 1
-    {
-        tokio::time::sleep(Duration::from_millis(50)).await; // the list follows the message a little later
-    }
     bob.emit("notification:get_unread_count", json!({})).await;
     assert_eq!(bob.event("notification:unread_count").await["total"], 1);
-    let mark = json!({"notificationId": "n1"});
-    let code = bob.fails("notification:mark_read", mark).await;
-    assert_eq!(code, "not_found");
+    let sent = bed.notify("bob", "now").await;
+    let told = bob.event("notification:new").await;
+    assert_eq!(told["id"], json!(sent.id));
+    assert_eq!(told["title"], "now");
+    assert_eq!(told["message"], "about now");
+    assert_eq!(told["read"], false);
+    let mark = json!({"notificationId": sent.id});
+    bob.emit("notification:mark_read", mark).await;
+    let count = json!({});
+    let count = bob.ask("notification:get_unread_count", count).await;
+    assert_eq!(count.unwrap()["total"], 1);
+    let mark = json!({"notificationId": "7"});
+    assert_eq!(bob.fails("notification:mark_read", mark).await, "not_found");
+    bob.hears_no("notification:new").await;
     bed.close().await;
 }

@@ -207,6 +207,6 @@ test("an older front-end connects unchanged", async () => {
   const count = heard(notifications, "notification:unread_count");
   notifications.emit("notification:get_unread_count", {});
   assert.equal(typeof (await count).total, "number");
-  const mark = await notifications.emitWithAck("notification:mark_read", { notificationId: "n" });
+  const mark = await notifications.emitWithAck("notification:mark_read", { notificationId: "7" });
   assert.equal(mark.error.code, "not_found");
 });

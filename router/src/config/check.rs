@@ -278,6 +278,7 @@ impl Check<'_> {
             10_000_000,
         );
         self.number("limits.sync_changes", limits.sync_changes, 1, 1_000_000);
+        self.number("limits.notifications", limits.notifications, 1, 10_000);
     }
 }
 

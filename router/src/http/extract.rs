@@ -68,6 +68,29 @@ impl FromRequestParts<Arc<App>> for Bearer {
     }
 }
 
+/// An administrator with a valid token.
+pub(super) struct Admin(pub(super) Caller);
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let deadline = Deadline::of(parts, app);
+        let token = bearer_token(&parts.headers)?;
+        let identity = app.auth.verify(token, deadline).await?;
+        if !identity.admin {
+            return Err(Problem::new(
+                Code::Forbidden,
+                "this is for administrators only",
+            ));
+        }
+        Ok(Self(Caller {
+            user: identity.user,
+            deadline,
+        }))
+    }
+}
+
 pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(AuthError::Missing)?;

@@ -185,10 +185,8 @@ pub(super) async fn guard<S>(
 where
     S: Service<Request, Response = Response, Error = Infallible>,
 {
-    if !super::MOUNTS
-        .iter()
-        .any(|mount| request.uri().path().starts_with(mount))
-    {
+    let mut worked_on = super::MOUNTS.iter().chain([&super::ADMIN]);
+    if !worked_on.any(|mount| request.uri().path().starts_with(mount)) {
         return Ok(unless_panicked(routes.oneshot(request)).await);
     }
     let Some(_place) = app.admit() else {

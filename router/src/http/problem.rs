@@ -87,7 +87,7 @@ codes! {
     TokenInvalid = "token_invalid", UNAUTHORIZED, "The token is not valid", retry: None;
     /// The caller is not a member of the conversation, or there is no such conversation: the two are not told apart.
     NotAMember = "not_a_member", FORBIDDEN, "Not a member of the conversation", retry: None;
-    /// The caller is a member, but their role does not allow this, or the message is not theirs.
+    /// The caller's role does not allow this, or the message is not theirs.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed", retry: None;
     /// The message, the member or the address does not exist.
     NotFound = "not_found", NOT_FOUND, "Not found", retry: None;

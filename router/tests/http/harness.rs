@@ -106,8 +106,16 @@ impl Service {
     }
 
     pub(crate) fn user(&self, name: &str) -> User<'_> {
+        self.user_with(name, None)
+    }
+
+    pub(crate) fn admin(&self, name: &str) -> User<'_> {
+        self.user_with(name, Some("admin"))
+    }
+
+    fn user_with(&self, name: &str, role: Option<&str>) -> User<'_> {
         let id = UserId::new(name).unwrap();
-        let token = mint_token(&self.auth, &id, None, Duration::from_secs(600)).unwrap();
+        let token = mint_token(&self.auth, &id, role, Duration::from_secs(600)).unwrap();
         User {
             service: self,
             token,

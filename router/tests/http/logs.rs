@@ -68,7 +68,8 @@ impl Log {
 
 #[tokio::test]
 async fn the_access_log_has_every_request_and_no_secrets() {
-    let (log, _guard) = Log::start("info,backscroll=debug,backscroll_shard=debug");
+    let (log, _guard) =
+        Log::start("info,backscroll=debug,backscroll_shard=debug,backscroll_realtime=debug");
     let service = Service::start().await;
     let alice = service.user("alice");
     let created = alice
@@ -138,6 +139,26 @@ async fn the_access_log_has_every_request_and_no_secrets() {
     ] {
         assert!(!all.contains(secret), "{secret} is in the log");
     }
+}
+
+#[tokio::test]
+async fn what_administrators_send_is_logged_without_its_text() {
+    let (log, _guard) = Log::start("info");
+    let service = Service::start().await;
+    let new =
+        json!({ "userIds": ["bob"], "type": "offer", "title": "the-title", "body": "the-body" });
+    let root = service.admin("root");
+    root.post("/admin/notifications", new).await.expect(200);
+    let lines = log.about("backscroll::audit");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["root", "bob", "offer"] {
+        assert!(lines[0].contains(part), "{part} is not in {lines:?}");
+    }
+    let all = log.lines().join("\n");
+    assert!(
+        !all.contains("the-title") && !all.contains("the-body"),
+        "{all}"
+    );
 }
 
 #[tokio::test]

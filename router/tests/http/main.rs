@@ -10,6 +10,7 @@ mod documentation;
 mod harness;
 mod issuers;
 mod logs;
+mod notifications;
 mod operations;
 mod rejections;
 mod routes;

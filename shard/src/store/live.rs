@@ -267,7 +267,7 @@ impl Store {
 
     /// Groups `items` by the range that holds their key, in batches; with each, a key of that range. Items without a key are
     /// left out.
-    fn batches<T: Clone>(
+    pub(super) fn batches<T: Clone>(
         &self,
         items: &[T],
         key: impl Fn(&T) -> Option<UserKey>,

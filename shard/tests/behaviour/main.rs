@@ -9,6 +9,7 @@ mod conversations;
 mod faults;
 mod live;
 mod messages;
+mod notifications;
 mod plans;
 mod sync;
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use backscroll_shard::archive::{self, ArchivedRun, SegmentState};
 use backscroll_shard::db::{Database, Dialect, explain};
 use backscroll_shard::error::Result;
-use backscroll_shard::ids::{ConversationId, Rev, Seq};
+use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
-    ConversationPatch, HistoryRecord, MessageType, NewMembers, Position, Role, SyncRequest,
-    Timestamp,
+    ConversationPatch, HistoryRecord, MessageType, NewMembers, NewNotification, Position, Role,
+    SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::settings::StoreSettings;
@@ -20,13 +20,15 @@ use backscroll_shard::settings::StoreSettings;
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 14] = [
+const LARGE: [&str; 16] = [
     "messages",
     "members",
     "conversations",
     "list_entries",
     "users",
     "last_seen",
+    "notifications",
+    "notification_heads",
     "imports",
     "archive_runs",
     "archive_segments",
@@ -53,6 +55,7 @@ async fn no_statement_scans_on_server() {
 
 fn watch(settings: &mut StoreSettings) {
     settings.relay.max_members = 20;
+    settings.limits.notifications = 20;
     for shard in &settings.shards {
         explain::watch(&shard.primary.0);
     }
@@ -62,6 +65,7 @@ async fn no_statement_scans(bed: &Bed) {
     fill(bed).await;
     use_everything(bed).await;
     use_live(bed).await;
+    use_notifications(bed).await;
     for shard in bed.store.router().shards() {
         use_archive(bed, shard).await.unwrap();
     }
@@ -89,6 +93,8 @@ async fn no_statement_scans(bed: &Bed) {
         "conversations",
         "list_entries",
         "users",
+        "notifications",
+        "notification_heads",
         "archive_runs",
         "archive_segments",
         "erasures",
@@ -164,6 +170,34 @@ async fn use_live(bed: &Bed) {
         .collect();
     bed.store.saw(&seen, deadline).await.unwrap();
     assert!(!bed.store.last_seen(&users, deadline).await.is_empty());
+}
+
+/// Sends, lists and reads notifications, with so few kept that old ones fall out.
+async fn use_notifications(bed: &Bed) {
+    let store = &bed.store;
+    let users: Vec<_> = (0..100).map(|n| user(&format!("speaker{n}"))).collect();
+    for n in 0..30 {
+        let new = NewNotification {
+            user_ids: users.clone(),
+            kind: "offer".to_owned(),
+            title: format!("offer {n}"),
+            ..NewNotification::default()
+        };
+        let outcome = store.notify(&caller("admin"), new).await.unwrap();
+        assert!(outcome.failed.is_empty());
+    }
+    let me = caller("speaker7");
+    for unread in [false, true] {
+        let list = store.notifications(&me, None, unread, 5).await.unwrap();
+        let cursor = list.next_cursor.as_deref();
+        store.notifications(&me, cursor, unread, 5).await.unwrap();
+    }
+    store.unread_notifications(&me).await.unwrap();
+    store
+        .read_notification(&me, NotificationId(28))
+        .await
+        .unwrap();
+    store.read_notifications(&me).await.unwrap();
 }
 
 /// Archives the first half of every conversation of a shard, in the index only, and looks at it in every way.
