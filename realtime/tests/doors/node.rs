@@ -73,6 +73,29 @@ async fn the_client_library_works() {
     bed.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_front_ends_connect_unchanged() {
+    installed().await;
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob", "carol"]).await;
+    let variables = [
+        ("SERVER_URL", format!("http://{}", bed.address)),
+        ("CONVERSATION", id.to_string()),
+    ];
+    let notifying = async {
+        loop {
+            bed.notify("frank", "an offer").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        () = run("npm", &["run", "front-ends"], &variables) => {}
+        () = notifying => {}
+    }
+    bed.holds(0).await;
+    bed.close().await;
+}
+
 /// What the suites ask for. They also expect two requests made at once to be begun in their order, as they are on one
 /// thread.
 const SUITE: Settings = Settings {
