@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Service};
 
-fn offer(users: Value) -> Value {
+fn offer(users: &[&str]) -> Value {
     json!({ "userIds": users, "type": "offer", "title": "A new offer", "body": "Until Friday", "actionUrl": "/offers/7" })
 }
 
@@ -14,7 +14,7 @@ async fn a_notification_goes_from_an_administrator_to_its_reader() {
     let service = Service::start().await;
     let (admin, bob) = (service.admin("root"), service.user("bob"));
     let outcome = admin
-        .post("/admin/notifications", offer(json!(["bob", "carol"])))
+        .post("/admin/notifications", offer(&["bob", "carol"]))
         .await
         .expect(200);
     let sent = outcome["sent"].as_array().unwrap();
@@ -73,16 +73,12 @@ async fn only_administrators_send_and_only_what_keeps_to_the_rules() {
     let service = Service::start().await;
     let (admin, bob) = (service.admin("root"), service.user("bob"));
     let path = "/admin/notifications";
-    bob.post(path, offer(json!(["bob"])))
+    bob.post(path, offer(&["bob"]))
         .await
         .problem(403, "forbidden");
-    Answer::of(
-        service
-            .request(Method::POST, path)
-            .json(&offer(json!(["bob"]))),
-    )
-    .await
-    .problem(401, "unauthenticated");
+    Answer::of(service.request(Method::POST, path).json(&offer(&["bob"])))
+        .await
+        .problem(401, "unauthenticated");
     for (field, value) in [
         ("userIds", json!([])),
         ("userIds", json!(["a\u{1}"])),
@@ -96,7 +92,7 @@ async fn only_administrators_send_and_only_what_keeps_to_the_rules() {
         ("metadata", json!([])),
         ("unknown", json!(1)),
     ] {
-        let mut wrong = offer(json!(["bob"]));
+        let mut wrong = offer(&["bob"]);
         wrong[field] = value;
         let answer = admin.post(path, wrong.clone()).await;
         answer.problem(400, "invalid_request");
