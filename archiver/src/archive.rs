@@ -10,7 +10,8 @@
 //! | [`rebuild`] | the index from the bucket alone |
 //! | [`status`] | what there is, what is waiting, what was done |
 //! | [`schedule`] | the jobs of a running service |
-//! | `draft`, `throttle` | writing one segment; waiting for the database to be less busy |
+//! | `draft` | writing one segment |
+//! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
 //!
 //! The order of the archive job, each step safe to die after (INV-TIER, INV-OBJECT):
 //!
@@ -28,6 +29,7 @@
 pub mod collect;
 mod draft;
 pub mod erase;
+mod others;
 pub mod rebuild;
 pub mod restore;
 pub mod run;

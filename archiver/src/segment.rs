@@ -24,6 +24,7 @@ mod tests;
 pub mod writer;
 
 use std::fmt;
+use std::ops::Range;
 
 use backscroll_shard::archive::{ArchivedRun, SegmentId};
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
@@ -80,6 +81,14 @@ pub struct FrameLocation {
     pub length: u32,
     /// Their digest.
     pub digest: FrameDigest,
+}
+
+impl FrameLocation {
+    /// Where its bytes are in the segment.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
 }
 
 /// Where messages with consecutive seqs are: what the index keeps of a run.

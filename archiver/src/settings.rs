@@ -130,6 +130,9 @@ pub struct ArchiveSettings {
     pub rate: u32,
     /// Most rows deleted in one transaction, 1 to 10,000.
     pub delete_batch: u32,
+    /// Percent of the time that a job works while others use the shard's database, 1 to 100; with nobody else there it never
+    /// rests.
+    pub busy_share: u32,
     /// Jobs wait while a shard's database runs more statements than this at once (MySQL's `Threads_running`).
     pub max_threads_running: u32,
     /// Jobs wait while one of a shard's replicas is further behind than this.
@@ -159,6 +162,7 @@ impl Default for ArchiveSettings {
             segment_bytes: 32 << 20,
             rate: 0,
             delete_batch: 500,
+            busy_share: 10,
             max_threads_running: 32,
             max_replica_lag: Span::secs(10),
             max_latency: Span::millis(50),
@@ -199,6 +203,10 @@ impl ArchiveSettings {
         require(
             (1..=10_000).contains(&self.delete_batch),
             "delete_batch: 1 to 10000",
+        );
+        require(
+            (1..=100).contains(&self.busy_share),
+            "busy_share: 1 to 100, in percent",
         );
         require(
             self.max_threads_running > 0,
@@ -310,12 +318,13 @@ mod tests {
             frame_bytes: 1,
             segment_bytes: 1,
             delete_batch: 0,
+            busy_share: 0,
             max_threads_running: 0,
             lease: Span::secs(1),
             max_reads: 0,
             gc_grace: Span::secs(1),
             ..ArchiveSettings::default()
         };
-        assert_eq!(wrong.check().len(), 12, "{:?}", wrong.check());
+        assert_eq!(wrong.check().len(), 13, "{:?}", wrong.check());
     }
 }

@@ -1,6 +1,6 @@
 //! Cold reads: archived messages for the calls that read hot ones (the store's [`ColdTier`]).
 //!
-//! A page needs one ranged GET of one frame. Frames that were read are kept in a cache bounded by bytes; who wants the
+//! A page needs one ranged GET: of one frame, or of two that lie side by side. Frames that were read are kept in a cache bounded by bytes; who wants the
 //! same frame at the same time shares one fetch; who reads backwards finds the frame before the current one fetched
 //! already. The fetch is a task of its own and ends up in the cache even if everybody who asked has given up, so that a
 //! client with less patience than the object store needs does not start it anew each time.
@@ -10,8 +10,9 @@
 //! - INV-BOUND: `archive.max_reads` frames are fetched and unpacked at once, sixteen times as many may wait, and the cache
 //!   has `archive.cache_bytes`. No database connection is held meanwhile: readers of the archive cannot starve others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,21 +22,25 @@ use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::ColdTier;
+use backscroll_shard::seams::{ColdPart, ColdTier};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, join_all};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::object_store::{ErrorKind, ObjectStore};
+use crate::object_store::{ErrorKind, ObjectStore, transfer};
 use crate::segment::reader::Frame;
-use crate::segment::{FrameDigest, FrameLocation, SegmentError, object_key};
+use crate::segment::{FrameDigest, FrameLocation, object_key};
 use crate::settings::ArchiveSettings;
 
 /// How many fetches may wait for each one under way.
 const WAITING: usize = 16;
+
+/// Most frames fetched with one request.
+const TOGETHER: usize = 4;
 
 /// How many fetches ahead of readers there may be, as a part of `max_reads`.
 const AHEAD: usize = 4;
@@ -62,7 +67,11 @@ impl From<Failure> for Error {
     }
 }
 
-type Flight = Shared<BoxFuture<'static, Result<Arc<Frame>, Failure>>>;
+/// What came of reading one frame.
+type Outcome = Result<Arc<Frame>, Failure>;
+
+/// One fetch of some frames, and which of them is meant.
+type Flight = (Shared<BoxFuture<'static, Option<Arc<[Outcome]>>>>, usize);
 
 /// Reads archived messages. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -73,6 +82,7 @@ struct Inner {
     cache: Cache<FrameId, Arc<Frame>, FrameWeight>,
     flights: Mutex<HashMap<FrameId, Flight>>,
     most_flights: usize,
+    max_reads: usize,
     reads: Semaphore,
     ahead: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -108,68 +118,155 @@ impl Tier {
             cache: Cache::with_weighter(frames, settings.cache_bytes, FrameWeight),
             flights: Mutex::default(),
             most_flights: settings.max_reads * (1 + WAITING),
+            max_reads: settings.max_reads,
             reads: Semaphore::new(settings.max_reads),
             ahead: Arc::new(Semaphore::new((settings.max_reads / AHEAD).max(1))),
             tasks: TaskTracker::new(),
         }))
     }
 
-    /// The frame of `run`, out of the cache or fetched.
-    async fn frame(&self, run: &ArchivedRun, deadline: Instant) -> Result<Arc<Frame>> {
-        let segment = run.segment.ok_or(Error::NotFound("message"))?;
-        let id = (segment, run.offset);
-        if let Some(frame) = self.0.cache.get(&id) {
-            metrics::counter!("backscroll_archive_reads_total", "from" => "cache").increment(1);
-            return Ok(frame);
+    /// Frames, each out of the cache or fetched; those that lie side by side with one request.
+    async fn frames(
+        &self,
+        wanted: BTreeMap<FrameId, FrameLocation>,
+        deadline: Instant,
+    ) -> HashMap<FrameId, Outcome> {
+        let mut frames: HashMap<FrameId, Outcome> = HashMap::new();
+        let mut missing: Vec<(FrameId, FrameLocation)> = Vec::new();
+        for (id, location) in wanted {
+            if let Some(frame) = self.0.cache.get(&id) {
+                metrics::counter!("backscroll_archive_reads_total", "from" => "cache").increment(1);
+                frames.insert(id, Ok(frame));
+            } else {
+                missing.push((id, location));
+            }
         }
-        let location = FrameLocation {
-            offset: run.offset,
-            length: run.length,
-            digest: FrameDigest(run.digest),
-        };
-        let flight = self.flight(id, location)?;
-        match tokio::time::timeout_at(deadline.into(), flight).await {
-            Ok(read) => Ok(read?),
-            Err(_) => Err(Error::ArchiveUnavailable),
-        }
+        let landing = self
+            .flights(&missing)
+            .into_iter()
+            .map(async |(id, (fetch, place))| {
+                let landed = tokio::time::timeout_at(deadline.into(), fetch).await;
+                let outcome = landed
+                    .ok()
+                    .flatten()
+                    .and_then(|all| all.get(place).cloned());
+                (id, outcome.unwrap_or(Err(Failure::Unavailable)))
+            });
+        frames.extend(join_all(landing).await);
+        frames
     }
 
-    /// The fetch of a frame: the one that is under way, or a new one.
-    fn flight(&self, id: FrameId, location: FrameLocation) -> Result<Flight> {
+    /// The fetches of frames that are not in the cache: those that are under way, and new ones. Where there are too many
+    /// already, there is none.
+    fn flights(&self, missing: &[(FrameId, FrameLocation)]) -> HashMap<FrameId, Flight> {
+        let mut found: HashMap<FrameId, Flight> = HashMap::new();
+        if missing.is_empty() {
+            return found;
+        }
         let mut flights = lock(&self.0.flights);
-        if let Some(flight) = flights.get(&id) {
-            metrics::counter!("backscroll_archive_reads_total", "from" => "flight").increment(1);
-            return Ok(flight.clone());
+        let mut stretches: Vec<(SegmentId, Vec<FrameLocation>)> = Vec::new();
+        let mut new = 0;
+        for (id, location) in missing {
+            let from = if let Some(flight) = flights.get(id) {
+                found.insert(*id, flight.clone());
+                "flight"
+            } else if let Some(frame) = self.0.cache.get(id) {
+                found.insert(*id, landed(frame)); // a moment ago
+                "cache"
+            } else if flights.len() + new >= self.0.most_flights {
+                "refused"
+            } else {
+                new += 1;
+                match stretches.last_mut() {
+                    Some((segment, frames)) if *segment == id.0 && continues(frames, location) => {
+                        frames.push(*location);
+                    }
+                    _ => stretches.push((id.0, vec![*location])),
+                }
+                "store"
+            };
+            metrics::counter!("backscroll_archive_reads_total", "from" => from).increment(1);
         }
-        if let Some(frame) = self.0.cache.get(&id) {
-            return Ok(futures_util::future::ready(Ok(frame)).boxed().shared()); // it landed a moment ago
+        for (segment, frames) in stretches {
+            let started = self.start(segment, frames);
+            flights.extend(started.iter().map(|(id, flight)| (*id, flight.clone())));
+            found.extend(started);
         }
-        if flights.len() >= self.0.most_flights {
-            metrics::counter!("backscroll_archive_reads_total", "from" => "refused").increment(1);
-            return Err(Error::ArchiveUnavailable);
-        }
-        metrics::counter!("backscroll_archive_reads_total", "from" => "store").increment(1);
+        found
+    }
+
+    /// Starts to fetch frames that lie side by side.
+    fn start(&self, segment: SegmentId, frames: Vec<FrameLocation>) -> Vec<(FrameId, Flight)> {
+        let ids: Vec<FrameId> = frames.iter().map(|frame| (segment, frame.offset)).collect();
         let landing = Landing {
             inner: self.0.clone(),
-            id,
+            ids: ids.clone(),
         };
         let task = self.0.tasks.spawn(async move {
-            let outcome = landing.inner.fetch(id, location).await;
-            if let Ok(frame) = &outcome {
-                let cache = &landing.inner.cache;
-                cache.insert(id, frame.clone());
-                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-                metrics::gauge!("backscroll_archive_cache_bytes").set(cache.weight() as f64);
+            let Landing { inner, ids } = &landing;
+            let outcomes = inner.fetch(segment, &frames).await;
+            for (id, outcome) in ids.iter().zip(&outcomes) {
+                if let Ok(frame) = outcome {
+                    inner.cache.insert(*id, frame.clone());
+                }
             }
-            outcome
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            metrics::gauge!("backscroll_archive_cache_bytes").set(inner.cache.weight() as f64);
+            outcomes.into()
         });
-        let flight = task
-            .map(|ended| ended.unwrap_or(Err(Failure::Unavailable)))
-            .boxed()
-            .shared();
-        flights.insert(id, flight.clone());
-        Ok(flight)
+        let fetch = task.map(Result::ok).boxed().shared();
+        let flight = |(place, id)| (id, (fetch.clone(), place));
+        ids.into_iter().enumerate().map(flight).collect()
     }
+}
+
+/// The flight of a frame that is there.
+fn landed(frame: Arc<Frame>) -> Flight {
+    let outcomes: Arc<[Outcome]> = [Ok(frame)].into();
+    (
+        futures_util::future::ready(Some(outcomes)).boxed().shared(),
+        0,
+    )
+}
+
+/// Whether a frame may be fetched with those before it.
+fn continues(frames: &[FrameLocation], next: &FrameLocation) -> bool {
+    let end = frames.last().map(|last| last.range().end);
+    frames.len() < TOGETHER && end == Some(next.offset)
+}
+
+/// Which frame a run is in, unless it was dropped.
+fn place_of(run: &ArchivedRun) -> Option<(FrameId, FrameLocation)> {
+    let location = FrameLocation {
+        offset: run.offset,
+        length: run.length,
+        digest: FrameDigest(run.digest),
+    };
+    Some(((run.segment?, run.offset), location))
+}
+
+/// The messages of a part out of its frame.
+fn messages_of(
+    frame: &Frame,
+    conversation: ConversationId,
+    (run, (first, last)): &ColdPart,
+) -> Result<Vec<StoredMessage>> {
+    let messages = frame
+        .run(conversation, run.first_seq, run.last_seq)
+        .and_then(|messages| {
+            let from = usize::try_from(first.0.checked_sub(run.first_seq.0)?).ok()?;
+            let to = usize::try_from(last.0.checked_sub(run.first_seq.0)?).ok()?;
+            messages.get(from..=to)
+        });
+    let damaged = || {
+        let segment = run.segment.map(object_key);
+        let segment = segment.map_or_else(String::new, |key| key.to_string());
+        Error::ArchiveDamaged(format!(
+            "segment {segment}, frame at {}: it has no messages {first} to {last} of conversation {conversation}",
+            run.offset
+        ))
+    };
+    messages.map(<[StoredMessage]>::to_vec).ok_or_else(damaged)
 }
 
 fn lock(flights: &Mutex<HashMap<FrameId, Flight>>) -> MutexGuard<'_, HashMap<FrameId, Flight>> {
@@ -177,73 +274,90 @@ fn lock(flights: &Mutex<HashMap<FrameId, Flight>>) -> MutexGuard<'_, HashMap<Fra
     flights.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the flight off the map when its task ends, however it does.
+/// Takes the flights off the map when their task ends, however it does.
 struct Landing {
     inner: Arc<Inner>,
-    id: FrameId,
+    ids: Vec<FrameId>,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        lock(&self.inner.flights).remove(&self.id);
+        let mut flights = lock(&self.inner.flights);
+        for id in &self.ids {
+            flights.remove(id);
+        }
     }
 }
 
 impl Inner {
-    async fn fetch(&self, id: FrameId, location: FrameLocation) -> Result<Arc<Frame>, Failure> {
-        let Ok(_turn) = self.reads.acquire().await else {
-            return Err(Failure::Unavailable);
+    /// Fetches frames that lie side by side; those that are damaged once more, each by itself.
+    async fn fetch(&self, segment: SegmentId, frames: &[FrameLocation]) -> Vec<Outcome> {
+        let turns = u32::try_from(frames.len().min(self.max_reads)).unwrap_or(1);
+        let Ok(_turns) = self.reads.acquire_many(turns).await else {
+            return Vec::new();
         };
         let started = Instant::now();
-        let mut outcome = self.fetch_once(id, location).await;
-        if let Err(Failure::Damaged(problem)) = &outcome {
+        let mut outcomes = self.fetch_once(segment, frames).await;
+        for (frame, outcome) in frames.iter().zip(&mut outcomes) {
+            let Err(Failure::Damaged(problem)) = &*outcome else {
+                continue;
+            };
             tracing::warn!(
                 problem,
                 "an archived frame is damaged; reading it once more"
             );
-            outcome = self.fetch_once(id, location).await;
-        }
-        if let Err(Failure::Damaged(problem)) = &outcome {
-            metrics::counter!("backscroll_archive_damaged_reads_total").increment(1);
-            tracing::error!(
-                problem,
-                "archived messages cannot be read; run `backscroll archive verify`"
-            );
+            let again = self.fetch_once(segment, std::slice::from_ref(frame)).await;
+            *outcome = again
+                .into_iter()
+                .next()
+                .unwrap_or(Err(Failure::Unavailable));
+            if let Err(Failure::Damaged(problem)) = &*outcome {
+                metrics::counter!("backscroll_archive_damaged_reads_total").increment(1);
+                tracing::error!(
+                    problem,
+                    "archived messages cannot be read; run `backscroll archive verify`"
+                );
+            }
         }
         metrics::histogram!("backscroll_archive_read_seconds")
             .record(started.elapsed().as_secs_f64());
-        outcome
+        outcomes
     }
 
-    async fn fetch_once(
-        &self,
-        (segment, offset): FrameId,
-        location: FrameLocation,
-    ) -> Result<Arc<Frame>, Failure> {
+    /// One outcome for each of the frames.
+    async fn fetch_once(&self, segment: SegmentId, frames: &[FrameLocation]) -> Vec<Outcome> {
         let key = object_key(segment);
-        let range = offset..offset + u64::from(location.length);
-        let bytes =
-            self.objects
-                .get_range(&key, range)
-                .await
-                .map_err(|error| match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::OutOfRange => {
-                        Failure::Damaged(format!("segment {key}, frame at {offset}: {error}"))
-                    }
-                    _ => {
-                        tracing::warn!(%error, "the archive cannot be read");
+        let ranges: Vec<Range<u64>> = frames.iter().map(FrameLocation::range).collect();
+        let bytes = match transfer::get_ranges(self.objects.as_ref(), &key, &ranges).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let is_gone = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::OutOfRange);
+                if !is_gone {
+                    tracing::warn!(%error, "the archive cannot be read");
+                }
+                let failure = |frame: &FrameLocation| {
+                    Err(if is_gone {
+                        let at = frame.offset;
+                        Failure::Damaged(format!("segment {key}, frame at {at}: {error}"))
+                    } else {
                         Failure::Unavailable
-                    }
-                })?;
-        let read = tokio::task::spawn_blocking(move || Frame::read(&key, &location, &bytes)).await;
-        match read {
-            Ok(Ok(frame)) => Ok(Arc::new(frame)),
-            Ok(Err(error @ SegmentError::Damaged { .. })) => {
-                Err(Failure::Damaged(error.to_string()))
+                    })
+                };
+                return frames.iter().map(failure).collect();
             }
-            Ok(Err(error)) => Err(Failure::Damaged(error.to_string())),
-            Err(_) => Err(Failure::Unavailable),
-        }
+        };
+        let count = frames.len();
+        let frames = frames.to_vec();
+        let read = tokio::task::spawn_blocking(move || {
+            let read = |(location, bytes): (&FrameLocation, &Bytes)| {
+                Frame::read(&key, location, bytes)
+                    .map(Arc::new)
+                    .map_err(|error| Failure::Damaged(error.to_string()))
+            };
+            frames.iter().zip(&bytes).map(read).collect()
+        });
+        read.await
+            .unwrap_or_else(|_| vec![Err(Failure::Unavailable); count])
     }
 }
 
@@ -252,27 +366,18 @@ impl ColdTier for Tier {
     async fn read(
         &self,
         conversation: ConversationId,
-        run: &ArchivedRun,
-        (first, last): (Seq, Seq),
+        parts: &[ColdPart],
         deadline: Instant,
-    ) -> Result<Vec<StoredMessage>> {
-        let frame = self.frame(run, deadline).await?;
-        let messages = frame
-            .run(conversation, run.first_seq, run.last_seq)
-            .and_then(|messages| {
-                let from = usize::try_from(first.0.checked_sub(run.first_seq.0)?).ok()?;
-                let to = usize::try_from(last.0.checked_sub(run.first_seq.0)?).ok()?;
-                messages.get(from..=to)
-            });
-        let damaged = || {
-            let segment = run.segment.map(object_key);
-            let segment = segment.map_or_else(String::new, |key| key.to_string());
-            Error::ArchiveDamaged(format!(
-                "segment {segment}, frame at {}: it has no messages {first} to {last} of conversation {conversation}",
-                run.offset
-            ))
+    ) -> Vec<Result<Vec<StoredMessage>>> {
+        let wanted = parts.iter().filter_map(|(run, _)| place_of(run)).collect();
+        let frames = self.frames(wanted, deadline).await;
+        let read = |part: &ColdPart| {
+            let (id, _) = place_of(&part.0).ok_or(Error::NotFound("message"))?;
+            let frame = frames.get(&id).cloned();
+            let frame = frame.unwrap_or(Err(Failure::Unavailable))?;
+            messages_of(&frame, conversation, part)
         };
-        messages.map(<[StoredMessage]>::to_vec).ok_or_else(damaged)
+        parts.iter().map(read).collect()
     }
 
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq) {
@@ -290,10 +395,11 @@ impl ColdTier for Tier {
                 let mut connection = shard.reader(deadline).await?;
                 let runs = archive::locate(&mut connection, conversation, (wanted, wanted)).await?;
                 drop(connection);
-                match runs.last().filter(|run| run.segment.is_some()) {
-                    Some(run) => tier.frame(run, deadline).await.map(drop),
-                    None => Ok(()),
-                }
+                let wanted = runs.last().and_then(place_of).into_iter().collect();
+                let frames = tier.frames(wanted, deadline).await;
+                frames
+                    .into_values()
+                    .try_for_each(|frame| frame.map(drop).map_err(Error::from))
             };
             if let Err(error) = ahead.await {
                 tracing::debug!(%error, "nothing was read ahead");

@@ -426,8 +426,9 @@ pub async fn settle_heads(
 /// Part of one conversation's messages, weighed for a plan.
 const WEIGH: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(LENGTH(content)), 0) AS {signed}) FROM messages \
      WHERE conversation_id = ? AND created_at < ? AND rev <= ?";
-/// What a database is busy with; MySQL and MariaDB only.
+/// What a database is busy with, and how much it was asked since it started; MySQL and MariaDB only.
 const THREADS_RUNNING: &str = "SHOW GLOBAL STATUS LIKE 'Threads_running'";
+const QUESTIONS: &str = "SHOW GLOBAL STATUS LIKE 'Questions'";
 
 /// How many messages of a candidate are older than `cutoff`, and the bytes of their text.
 ///
@@ -450,10 +451,22 @@ pub async fn weigh(
 /// # Errors
 /// When the database fails.
 pub async fn threads_running(connection: &mut Connection) -> Result<Option<u64>> {
+    status(connection, THREADS_RUNNING).await
+}
+
+/// How many statements the database's server has been sent, by whomever; `None` where it does not say.
+///
+/// # Errors
+/// When the database fails.
+pub async fn questions(connection: &mut Connection) -> Result<Option<u64>> {
+    status(connection, QUESTIONS).await
+}
+
+async fn status(connection: &mut Connection, statement: &str) -> Result<Option<u64>> {
     if connection.dialect() == crate::db::Dialect::Sqlite {
         return Ok(None);
     }
-    let row = connection.fetch_optional(THREADS_RUNNING, &[]).await?;
+    let row = connection.fetch_optional(statement, &[]).await?;
     Ok(row
         .map(|row| row.text(1))
         .transpose()?

@@ -13,8 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-
 use crate::archive::{self, ArchivedRun};
 use crate::conversation::{self, kind_of};
 use crate::db::{Connection, values};
@@ -26,7 +24,7 @@ use crate::member::{self, Progress, role_of};
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationKind, HistoryPage, Position, SeqRange, Tiers};
 use crate::node::Shard;
-use crate::seams::ColdTier;
+use crate::seams::{ColdPart, ColdTier};
 
 /// Most messages in a page.
 pub const PAGE_MAX: u32 = 200;
@@ -317,30 +315,31 @@ pub async fn merge(
     }
     let mut lost: Vec<Seq> = Vec::new();
     let mut failure = None;
-    let reads = wanted.iter().map(|(run, seqs)| async move {
-        let range = seqs.first().zip(seqs.last());
-        match (run.segment, range) {
-            (Some(_), Some((first, last))) => {
-                Some(cold.read(id, run, (*first, *last), deadline).await)
-            }
-            _ => None,
-        }
-    });
-    for ((run, seqs), read) in wanted.iter().zip(join_all(reads).await) {
+    let (kept, dropped): (Vec<_>, Vec<_>) = wanted
+        .into_iter()
+        .partition(|(run, _)| run.segment.is_some());
+    merged.dropped = !dropped.is_empty();
+    let part = |(run, seqs): &(&ArchivedRun, BTreeSet<Seq>)| {
+        let first = seqs.first().copied().unwrap_or(run.first_seq);
+        let last = seqs.last().copied().unwrap_or(run.last_seq);
+        (**run, (first, last))
+    };
+    let parts: Vec<ColdPart> = kept.iter().map(part).collect();
+    let reads = cold.read(id, &parts, deadline).await;
+    for ((run, seqs), read) in kept.iter().zip(reads) {
         match read {
-            None => merged.dropped = true,
-            Some(Ok(messages)) => {
+            Ok(messages) => {
                 let wanted = messages
                     .into_iter()
                     .filter(|message| seqs.contains(&message.seq));
                 merged.messages.extend(wanted);
                 merged.cold_from = merged.cold_from.into_iter().chain([run.first_seq]).min();
             }
-            Some(Err(error @ (Error::ArchiveUnavailable | Error::ArchiveDamaged(_)))) => {
+            Err(error @ (Error::ArchiveUnavailable | Error::ArchiveDamaged(_))) => {
                 lost.extend(seqs);
                 failure = Some(error);
             }
-            Some(Err(error)) => return Err(error),
+            Err(error) => return Err(error),
         }
     }
     merged.messages.sort_unstable_by_key(|message| message.seq);

@@ -3,7 +3,7 @@
 //! Shards share nothing, so one that is dead or slow holds up only the requests that need it, and those only until its
 //! breaker opens: then they fail at once, with a time to come back.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,16 @@ pub struct Shard {
     primary: Database,
     replicas: Vec<Database>,
     next_replica: AtomicUsize,
-    breaker: Arc<Breaker>,
+    watch: Arc<Watch>,
+}
+
+/// Statements that were run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statements {
+    /// By this process.
+    pub all: u64,
+    /// Through this handle.
+    pub own: u64,
 }
 
 impl Shard {
@@ -38,12 +47,41 @@ impl Shard {
             primary: Database::open(&shard.primary, pool, write.lanes)?,
             replicas,
             next_replica: AtomicUsize::new(0),
-            breaker: Arc::new(Breaker::new(
-                shard.name.clone(),
-                pool.breaker_failures,
-                pool.breaker_cooldown.0,
-            )),
+            watch: Arc::new(Watch {
+                breaker: Arc::new(Breaker::new(
+                    shard.name.clone(),
+                    pool.breaker_failures,
+                    pool.breaker_cooldown.0,
+                )),
+                all: Arc::default(),
+                own: Arc::default(),
+            }),
         })
+    }
+
+    /// The same databases, through a handle whose statements are counted apart: for a job that has to know what others do.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let watch = Watch {
+            own: Arc::default(),
+            ..Watch::clone(&self.watch)
+        };
+        Self {
+            name: self.name.clone(),
+            primary: self.primary.clone(),
+            replicas: self.replicas.clone(),
+            next_replica: AtomicUsize::new(0),
+            watch: Arc::new(watch),
+        }
+    }
+
+    /// Statements that were run on the primary so far, by this process and through this handle.
+    #[must_use]
+    pub fn statements(&self) -> Statements {
+        Statements {
+            all: self.watch.all.load(Ordering::Relaxed),
+            own: self.watch.own.load(Ordering::Relaxed),
+        }
     }
 
     /// Its name.
@@ -74,18 +112,18 @@ impl Shard {
     /// `closed`, `open` or `half-open`.
     #[must_use]
     pub fn breaker_state(&self) -> &'static str {
-        self.breaker.state()
+        self.watch.breaker.state()
     }
 
     /// Whether a call would fail at once, because the shard is known to be down.
     #[must_use]
     pub fn refuses(&self) -> bool {
-        self.breaker.state() == "open"
+        self.watch.breaker.state() == "open"
     }
 
     /// Lets a call through unless the shard is known to be down; the one that tries whether it is back, too.
     fn admit(&self) -> Result<()> {
-        if self.breaker.admits() {
+        if self.watch.breaker.admits() {
             Ok(())
         } else {
             Err(Error::ShardUnavailable(self.name.clone()))
@@ -123,8 +161,9 @@ impl Shard {
 
     fn observed(&self, acquired: Result<Connection>) -> Result<Connection> {
         match acquired {
-            Ok(connection) => Ok(connection.observed_by(self.breaker.clone())),
+            Ok(connection) => Ok(connection.observed_by(self.watch.clone())),
             Err(error) => Err(self
+                .watch
                 .breaker
                 .observe(Some(error))
                 .unwrap_or(Error::DeadlineExceeded)),
@@ -137,6 +176,22 @@ impl Shard {
         for replica in &self.replicas {
             replica.close().await;
         }
+    }
+}
+
+/// Is told of every statement: counts it, and lets the breaker know how it went.
+#[derive(Clone, Debug)]
+struct Watch {
+    breaker: Arc<Breaker>,
+    all: Arc<AtomicU64>,
+    own: Arc<AtomicU64>,
+}
+
+impl Observer for Watch {
+    fn observe(&self, failure: Option<Error>) -> Option<Error> {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.own.fetch_add(1, Ordering::Relaxed);
+        self.breaker.observe(failure)
     }
 }
 
@@ -214,7 +269,7 @@ impl Breaker {
     }
 }
 
-impl Observer for Breaker {
+impl Breaker {
     fn observe(&self, failure: Option<Error>) -> Option<Error> {
         match failure {
             Some(Error::Database(error)) if is_connection(&error) => {

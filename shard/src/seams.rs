@@ -14,21 +14,21 @@ use crate::message::StoredMessage;
 use crate::model::{ListEntry, Message, Notification, Watermarks};
 use crate::node::Shard;
 
+/// Archived messages of a conversation: those of a run from the first to the last, both included and both in it.
+pub type ColdPart = (ArchivedRun, (Seq, Seq));
+
 /// Reads messages that no hot row holds any more (INV-TIER).
 #[async_trait]
 pub trait ColdTier: Send + Sync {
-    /// The messages of `run` from `first` to `last`, both included and both in it, in order and without a hole.
-    ///
-    /// # Errors
-    /// [`Error::ArchiveUnavailable`] when they cannot be read before `deadline`; [`Error::ArchiveDamaged`] when what is
-    /// there is not what was archived.
+    /// The messages of each of `parts`, in order and without a hole, or why they were not read:
+    /// [`Error::ArchiveUnavailable`] when they could not be before `deadline`, [`Error::ArchiveDamaged`] when what is there
+    /// is not what was archived. Parts that are wanted together are best asked for together.
     async fn read(
         &self,
         conversation: ConversationId,
-        run: &ArchivedRun,
-        (first, last): (Seq, Seq),
+        parts: &[ColdPart],
         deadline: Instant,
-    ) -> Result<Vec<StoredMessage>>;
+    ) -> Vec<Result<Vec<StoredMessage>>>;
 
     /// Somebody reads backwards and will soon want the message before `before`. It must not block.
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq);
@@ -43,11 +43,13 @@ impl ColdTier for NoArchive {
     async fn read(
         &self,
         _conversation: ConversationId,
-        _run: &ArchivedRun,
-        _range: (Seq, Seq),
+        parts: &[ColdPart],
         _deadline: Instant,
-    ) -> Result<Vec<StoredMessage>> {
-        Err(Error::ArchiveUnavailable)
+    ) -> Vec<Result<Vec<StoredMessage>>> {
+        parts
+            .iter()
+            .map(|_| Err(Error::ArchiveUnavailable))
+            .collect()
     }
 
     fn read_ahead(&self, _shard: &Arc<Shard>, _conversation: ConversationId, _before: Seq) {}

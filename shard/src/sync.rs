@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-
 use crate::archive::{self, ArchivedRun};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
@@ -20,7 +18,7 @@ use crate::ids::{ConversationId, Rev, Seq};
 use crate::member;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
-use crate::seams::ColdTier;
+use crate::seams::{ColdPart, ColdTier};
 
 /// Most conversations whose rev a client may send at once.
 pub const CONVERSATIONS_MAX: usize = 200;
@@ -151,9 +149,11 @@ async fn changed_in_archive(
     deadline: Instant,
 ) -> Result<Vec<StoredMessage>> {
     let kept = runs.iter().filter(|run| run.segment.is_some());
-    let reads = kept.map(|run| cold.read(id, run, (run.first_seq, run.last_seq), deadline));
+    let parts: Vec<ColdPart> = kept
+        .map(|run| (*run, (run.first_seq, run.last_seq)))
+        .collect();
     let mut messages = Vec::new();
-    for read in join_all(reads).await {
+    for read in cold.read(id, &parts, deadline).await {
         let changed = |message: &StoredMessage| message.rev > since && message.rev <= through;
         messages.extend(read?.into_iter().filter(changed));
     }

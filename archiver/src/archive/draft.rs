@@ -2,7 +2,9 @@
 
 use std::hash::Hasher as _;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use backscroll_shard::archive::{
     About, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
@@ -13,13 +15,15 @@ use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use twox_hash::XxHash3_64;
 
+use super::throttle::{Pace, Throttle};
 use super::{Archive, ArchiveError, Result, Step, transaction};
-use crate::object_store::{ObjectKey, ObjectStore, StoreError, transfer};
+use crate::object_store::{ObjectKey, StoreError, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::writer::{FinishedFrame, SegmentWriter};
 use crate::segment::{
@@ -29,12 +33,12 @@ use crate::segment::{
 /// Frames that wait to be uploaded.
 const FRAMES_WAITING: usize = 4;
 
-/// About how many bytes are read back at once.
-const READ_BACK_BYTES: u64 = 4 << 20;
+/// About how many bytes are read back with one request, and how many such requests at once.
+const READ_BACK_BYTES: usize = 1 << 20;
+const READ_BACK_AT_ONCE: usize = 2;
 
-/// A digest over messages, every field of them, in order: of the rows that were read, and again of what came back from
-/// the object store.
-#[derive(Clone)]
+/// A digest over the messages of a frame, every field of them, in order: of the rows that were read, and again of what
+/// came back from the object store.
 struct RowsDigest {
     hasher: XxHash3_64,
     buffer: Vec<u8>,
@@ -86,8 +90,9 @@ impl RowsDigest {
         self.hasher.write(&self.buffer);
     }
 
-    fn finish(&self) -> u64 {
-        self.hasher.finish()
+    /// The digest of what was added since the last.
+    fn finish(&mut self) -> u64 {
+        std::mem::take(&mut self.hasher).finish()
     }
 }
 
@@ -106,8 +111,15 @@ pub(super) struct Draft {
     /// Away while a batch is being compressed.
     writer: Option<Box<(SegmentWriter, RowsDigest)>>,
     entries: Vec<IndexEntry>,
+    written: Vec<WrittenFrame>,
     frames: mpsc::Sender<Bytes>,
     upload: Upload,
+}
+
+/// A frame, and the digest of the rows that are in it.
+struct WrittenFrame {
+    location: FrameLocation,
+    rows: u64,
 }
 
 /// The task that uploads; given up with the draft.
@@ -173,6 +185,7 @@ impl Draft {
             generation,
             writer: Some(Box::new((writer, RowsDigest::default()))),
             entries: Vec::new(),
+            written: Vec::new(),
             frames,
             upload: Upload(upload),
         })
@@ -190,25 +203,30 @@ impl Draft {
         };
         let task = tokio::task::spawn_blocking(move || {
             let (writer, digest) = &mut *state;
-            let mut frames = Vec::new();
+            let mut frames: Vec<(FinishedFrame, u64)> = Vec::new();
             for (conversation, about) in batch.abouts {
                 writer.describe(conversation, about);
             }
             for (conversation, message) in &batch.rows {
                 digest.add(*conversation, message);
-                frames.extend(writer.push(*conversation, message)?);
+                if let Some(frame) = writer.push(*conversation, message)? {
+                    frames.push((frame, digest.finish()));
+                }
             }
             Ok::<_, SegmentError>((state, frames))
         });
         let (state, frames) = task.await.map_err(|_| ArchiveError::Stopped)??;
         self.writer = Some(state);
-        for frame in frames {
-            self.upload(frame).await?;
+        for (frame, rows) in frames {
+            self.upload(frame, rows).await?;
         }
         Ok(())
     }
 
-    async fn upload(&mut self, frame: FinishedFrame) -> Result<()> {
+    async fn upload(&mut self, frame: FinishedFrame, rows: u64) -> Result<()> {
+        let location = frame.entries.first().map(|entry| entry.frame);
+        self.written
+            .extend(location.map(|location| WrittenFrame { location, rows }));
         self.entries.extend(frame.entries);
         if self.frames.send(frame.bytes).await.is_ok() {
             return Ok(());
@@ -221,20 +239,25 @@ impl Draft {
     }
 
     /// Ends the object, reads it back and compares it with the rows.
-    pub(super) async fn finish(mut self, archive: &Archive) -> Result<Written> {
+    pub(super) async fn finish(
+        mut self,
+        archive: &Archive,
+        throttle: Option<&Throttle<'_>>,
+    ) -> Result<Written> {
         let Some(state) = self.writer.take() else {
             return Err(ArchiveError::Stopped);
         };
-        let (writer, digest) = *state;
+        let (writer, mut digest) = *state;
         let messages = writer.messages();
         let last = tokio::task::spawn_blocking(move || writer.finish()).await;
-        self.upload(last.map_err(|_| ArchiveError::Stopped)??)
-            .await?;
+        let last = last.map_err(|_| ArchiveError::Stopped)??;
+        self.upload(last, digest.finish()).await?;
         let Self {
             id,
             key,
             generation,
             entries,
+            written,
             frames,
             mut upload,
             ..
@@ -242,7 +265,7 @@ impl Draft {
         drop(frames); // ends the object
         let bytes = (&mut upload.0).await.map_err(|_| ArchiveError::Stopped)??;
         archive.passed(Step::Uploaded);
-        read_back(archive, &key, &entries, digest.finish()).await?;
+        read_back((archive, throttle), &key, &written).await?;
         archive.passed(Step::ReadBack);
         let run = |entry: &IndexEntry| (entry.conversation, entry.to_run(id, generation));
         Ok(Written {
@@ -254,60 +277,62 @@ impl Draft {
     }
 }
 
-/// Reads every frame from the store and compares their messages with `digest`.
+/// Reads every frame from the store and compares its messages with the rows.
 async fn read_back(
+    (archive, throttle): (&Archive, Option<&Throttle<'_>>),
+    key: &ObjectKey,
+    frames: &[WrittenFrame],
+) -> Result<()> {
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let begin = Instant::now();
+        let (bytes, at_once) = throttle.map_or((READ_BACK_BYTES, READ_BACK_AT_ONCE), |it| {
+            (it.amount(READ_BACK_BYTES), it.at_once(READ_BACK_AT_ONCE))
+        });
+        let mut chunks = Vec::with_capacity(at_once);
+        while let Some(first) = rest.first()
+            && chunks.len() < at_once
+        {
+            let end = first.location.offset + bytes as u64;
+            let fits = |frame: &&WrittenFrame| frame.location.offset < end;
+            let (chunk, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            chunks.push(read_chunk_back(archive, key, chunk));
+            rest = later;
+        }
+        try_join_all(chunks).await?;
+        if let Some(throttle) = throttle {
+            throttle.pause(&mut Pace::new(), 0, begin).await;
+        }
+    }
+    Ok(())
+}
+
+async fn read_chunk_back(
     archive: &Archive,
     key: &ObjectKey,
-    entries: &[IndexEntry],
-    digest: u64,
+    frames: &[WrittenFrame],
 ) -> Result<()> {
-    let mut found = RowsDigest::default();
-    let mut frames: Vec<FrameLocation> = entries.iter().map(|entry| entry.frame).collect();
-    frames.dedup_by_key(|frame| frame.offset);
-    let mut rest = frames.as_slice();
-    while let Some(first) = rest.first() {
-        let end = first.offset + READ_BACK_BYTES;
-        let fits = rest.iter().take_while(|frame| frame.offset < end).count();
-        let (chunk, later) = rest.split_at(fits.max(1));
-        rest = later;
-        let bytes = read_frames(archive.objects.as_ref(), key, chunk).await?;
-        let (chunk, key) = (chunk.to_vec(), key.clone());
-        let digested = tokio::task::spawn_blocking(move || {
-            for (location, bytes) in chunk.iter().zip(bytes) {
-                for run in &Frame::read(&key, location, &bytes)?.runs {
-                    for message in &run.messages {
-                        found.add(run.conversation, message);
-                    }
+    let ranges: Vec<Range<u64>> = frames.iter().map(|frame| frame.location.range()).collect();
+    let bytes = transfer::get_ranges(archive.objects.as_ref(), key, &ranges).await?;
+    let locations: Vec<FrameLocation> = frames.iter().map(|frame| frame.location).collect();
+    let name = key.clone();
+    let digested = tokio::task::spawn_blocking(move || {
+        let mut digest = RowsDigest::default();
+        let mut digests = Vec::with_capacity(locations.len());
+        for (location, bytes) in locations.iter().zip(bytes) {
+            for run in &Frame::read(&name, location, &bytes)?.runs {
+                for message in &run.messages {
+                    digest.add(run.conversation, message);
                 }
             }
-            Ok::<_, SegmentError>(found)
-        });
-        found = digested.await.map_err(|_| ArchiveError::Stopped)??;
-    }
-    if found.finish() == digest {
+            digests.push(digest.finish());
+        }
+        Ok::<_, SegmentError>(digests)
+    });
+    let digests = digested.await.map_err(|_| ArchiveError::Stopped)??;
+    if frames.iter().map(|frame| frame.rows).eq(digests) {
         Ok(())
     } else {
         Err(ArchiveError::NotAsWritten(key.to_string()))
     }
-}
-
-/// The bytes of frames that follow one another, with one request.
-pub(super) async fn read_frames(
-    objects: &dyn ObjectStore,
-    key: &ObjectKey,
-    frames: &[FrameLocation],
-) -> Result<Vec<Bytes>> {
-    let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
-        return Ok(Vec::new());
-    };
-    let start = first.offset;
-    let end = last.offset + u64::from(last.length);
-    let bytes = objects.get_range(key, start..end).await?;
-    let cut = |frame: &FrameLocation| {
-        let from = usize::try_from(frame.offset.checked_sub(start)?).ok()?;
-        let to = from.checked_add(usize::try_from(frame.length).ok()?)?;
-        (to <= bytes.len()).then(|| bytes.slice(from..to))
-    };
-    let frames: Option<Vec<Bytes>> = frames.iter().map(cut).collect();
-    frames.ok_or_else(|| ArchiveError::NotAsWritten(key.to_string()))
 }

@@ -338,7 +338,7 @@ impl Archive {
             draft = Some(target);
         }
         match draft {
-            Some(draft) => draft.finish(self).await.map(Some),
+            Some(draft) => draft.finish(self, None).await.map(Some),
             None => Ok(None),
         }
     }

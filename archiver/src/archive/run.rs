@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backscroll_shard::archive::{
     self, About, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
@@ -14,14 +14,17 @@ use backscroll_shard::ids::{ConversationId, Rev, Seq, ShardName};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use super::draft::{Batch, Draft, Written};
-use super::throttle::Throttle;
+use super::throttle::{Pace, Throttle};
 use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 
 /// Most rows read at once.
 const READ_ROWS: usize = 1000;
+/// How many transactions delete rows at once.
+const DELETES_AT_ONCE: usize = 2;
 /// Most candidates looked up at once.
 const CANDIDATES: usize = 256;
 /// Most runs or segments looked up at once, and heads brought up to date in one transaction.
@@ -49,6 +52,8 @@ pub struct RunFigures {
     pub resumed: u64,
     /// How long it took, in milliseconds.
     pub millis: u64,
+    /// How much of that it rested because others used the database.
+    pub rested_millis: u64,
 }
 
 /// What an archive job would do on one shard.
@@ -85,13 +90,16 @@ impl Archive {
     ) -> Result<Vec<ShardOutcome<RunFigures>>> {
         let mut outcomes = Vec::new();
         for shard in self.shards(order)? {
+            let shard = Arc::new(shard.apart());
             progress.update(|now| now.shard = Some(shard.name().clone()));
             let work = async |lease: &Lease, figures: &mut RunFigures| {
                 let started = Instant::now();
+                let throttle = Throttle::new(&shard, lease, &self.settings, progress);
                 let outcome = self
-                    .run_leased(&shard, lease, cutoff, (figures, progress))
+                    .run_leased(&shard, lease, cutoff, (figures, &throttle, progress))
                     .await;
-                figures.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                figures.millis = millis(started.elapsed());
+                figures.rested_millis = millis(throttle.rested());
                 outcome
             };
             outcomes.push(self.job(&shard, ("run", order), work).await);
@@ -104,21 +112,23 @@ impl Archive {
         shard: &Arc<Shard>,
         lease: &Lease,
         cutoff: Timestamp,
-        (figures, progress): (&mut RunFigures, &Progress),
+        (figures, throttle, progress): (&mut RunFigures, &Throttle<'_>, &Progress),
     ) -> Result<()> {
-        self.resume(shard, lease, (figures, progress)).await?;
+        let mut deleting = Pace::new();
+        self.resume(shard, lease, figures, (throttle, &mut deleting, progress))
+            .await?;
         let mut source = Source::new(shard, &lease.ranges, cutoff);
-        let mut reading = Throttle::new(shard, lease, &self.settings, progress);
-        let mut deleting = Throttle::new(shard, lease, &self.settings, progress);
+        let mut reading = Pace::new();
         let mut new: Vec<SegmentId> = Vec::new();
         let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;
         loop {
             progress.update(|now| now.phase = "archiving");
-            let write = self.write_segment(shard, lease, &mut source, (&mut reading, progress));
+            let on_write = (throttle, &mut reading, progress);
+            let write = self.write_segment(shard, lease, &mut source, on_write);
             let settle = async {
                 match unsettled.take() {
                     Some(id) => {
-                        self.settle(shard, lease, id, (&mut deleting, progress))
+                        self.settle(shard, lease, id, (throttle, &mut deleting, progress))
                             .await
                     }
                     None => Ok(0),
@@ -145,9 +155,9 @@ impl Archive {
         &self,
         shard: &Arc<Shard>,
         lease: &Lease,
-        (figures, progress): (&mut RunFigures, &Progress),
+        figures: &mut RunFigures,
+        (throttle, pace, progress): Throttled<'_>,
     ) -> Result<()> {
-        let mut throttle = Throttle::new(shard, lease, &self.settings, progress);
         loop {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
             let state = SegmentState::Published;
@@ -159,7 +169,7 @@ impl Archive {
             progress.update(|now| now.phase = "resuming");
             for SegmentRecord { id, .. } in found {
                 figures.deleted += self
-                    .settle(shard, lease, (id, None), (&mut throttle, progress))
+                    .settle(shard, lease, (id, None), (throttle, pace, progress))
                     .await?;
                 figures.resumed += 1;
             }
@@ -172,23 +182,23 @@ impl Archive {
         shard: &Arc<Shard>,
         lease: &Lease,
         source: &mut Source<'_>,
-        (throttle, progress): (&mut Throttle<'_>, &Progress),
+        (throttle, pace, progress): Throttled<'_>,
     ) -> Result<Option<Written>> {
-        let Some(mut batch) = source.next().await? else {
+        let Some(mut batch) = source.next(throttle.amount(READ_ROWS)).await? else {
             return Ok(None);
         };
         let mut draft = Draft::begin(self, shard, lease).await?;
         let before = progress.snapshot().bytes;
         loop {
+            let begin = Instant::now();
             let count = batch.rows.len() as u64;
             // While these are compressed, the next are read.
             let is_full = draft.bytes() >= self.settings.segment_bytes;
             let next = async {
-                throttle.pause(count).await;
                 if is_full {
                     Ok(None)
                 } else {
-                    source.next().await
+                    source.next(throttle.amount(READ_ROWS)).await
                 }
             };
             let (pushed, next) = futures_util::future::join(draft.push(batch), next).await;
@@ -197,12 +207,13 @@ impl Archive {
                 now.messages += count;
                 now.bytes = before + draft.bytes();
             });
+            throttle.pause(pace, count, begin).await;
             match next? {
                 Some(more) => batch = more,
                 None => break,
             }
         }
-        let written = draft.finish(self).await?;
+        let written = draft.finish(self, Some(throttle)).await?;
         progress.update(|now| {
             now.bytes = before + written.bytes;
             now.conversations = source.conversations;
@@ -236,9 +247,8 @@ impl Archive {
         shard: &Shard,
         lease: &Lease,
         (id, continues): (SegmentId, Option<ConversationId>),
-        (throttle, progress): (&mut Throttle<'_>, &Progress),
+        (throttle, pace, progress): Throttled<'_>,
     ) -> Result<u64> {
-        let most = u64::from(self.settings.delete_batch);
         let mut after = None;
         let mut deleted = 0;
         loop {
@@ -251,27 +261,25 @@ impl Archive {
             let held = archive::holds(&mut connection).await?;
             let is_held = |id: &ConversationId| held.iter().any(|hold| hold.conversation_id == *id);
             drop(connection);
-            let mut batch: Vec<Stretch> = Vec::new();
-            let mut room = most;
-            for (conversation, run) in runs.iter().filter(|(id, _)| !is_held(id)) {
-                let mut first = run.first_seq;
-                while first <= run.last_seq {
-                    let last = Seq(run.last_seq.0.min(first.0 + room - 1));
-                    batch.push((*conversation, (first, last), run.last_rev));
-                    room -= last.0 + 1 - first.0;
-                    first = last.next();
-                    if room == 0 {
-                        deleted += self
-                            .delete(shard, lease, &batch, (throttle, progress))
-                            .await?;
-                        batch.clear();
-                        room = most;
-                    }
-                }
+            let mut stretches: VecDeque<Stretch> = runs
+                .iter()
+                .filter(|(id, _)| !is_held(id))
+                .map(|(id, run)| (*id, (run.first_seq, run.last_seq), run.last_rev))
+                .collect();
+            while !stretches.is_empty() {
+                let begin = Instant::now();
+                let most = throttle.amount(self.settings.delete_batch as usize) as u64;
+                let batches: Vec<Vec<Stretch>> =
+                    std::iter::repeat_with(|| cut(&mut stretches, most))
+                        .take(throttle.at_once(DELETES_AT_ONCE))
+                        .collect();
+                let deletes = batches
+                    .iter()
+                    .map(|batch| self.delete(shard, lease, batch, progress));
+                let now = try_join_all(deletes).await?.into_iter().sum();
+                deleted += now;
+                throttle.pause(pace, now, begin).await;
             }
-            deleted += self
-                .delete(shard, lease, &batch, (throttle, progress))
-                .await?;
             let mut conversations: Vec<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
             conversations.dedup();
             conversations.retain(|id| Some(*id) != continues);
@@ -309,7 +317,7 @@ impl Archive {
         shard: &Shard,
         lease: &Lease,
         batch: &[Stretch],
-        (throttle, progress): (&mut Throttle<'_>, &Progress),
+        progress: &Progress,
     ) -> Result<u64> {
         if batch.is_empty() {
             return Ok(0);
@@ -327,7 +335,6 @@ impl Archive {
         .await?;
         self.passed(Step::Deleted);
         progress.update(|now| now.deleted += deleted);
-        throttle.pause(deleted).await;
         Ok(deleted)
     }
 
@@ -381,7 +388,7 @@ async fn experience(shard: &Shard) -> Result<(u64, Option<u64>)> {
     let mut connection = shard.reader(Instant::now() + STEP).await?;
     let jobs = archive::latest_jobs(&mut connection, PAGE).await?;
     let last = jobs.iter().filter(|job| job.kind == "run").find_map(|job| {
-        let figures: serde_json::Value = serde_json::from_str(&job.figures).ok()?;
+        let figures: serde_json::Value = serde_json::from_str(job.figures.get()).ok()?;
         let figure = |name: &str| figures.get(name)?.as_u64().filter(|n| *n > 0);
         let many = figure("messages").filter(|messages| *messages >= 1000)?;
         Some((many, figure("bytes")?, figure("millis")?))
@@ -393,6 +400,30 @@ async fn experience(shard: &Shard) -> Result<(u64, Option<u64>)> {
         }),
     )
 }
+
+/// Takes about the first `most` rows off.
+fn cut(stretches: &mut VecDeque<Stretch>, most: u64) -> Vec<Stretch> {
+    let mut batch = Vec::new();
+    let mut room = most;
+    while room > 0
+        && let Some((conversation, (first, last), rev)) = stretches.pop_front()
+    {
+        let end = Seq(last.0.min(first.0 + room - 1));
+        if end < last {
+            stretches.push_front((conversation, (end.next(), last), rev));
+        }
+        room -= end.0 + 1 - first.0;
+        batch.push((conversation, (first, end), rev));
+    }
+    batch
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What slows a stream of the job down, how far it is, and who is told.
+type Throttled<'a> = (&'a Throttle<'a>, &'a mut Pace, &'a Progress);
 
 /// Hot rows to be deleted: from the first to the last, as far as their rev is not beyond this one.
 type Stretch = (ConversationId, (Seq, Seq), Rev);
@@ -430,15 +461,15 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// About [`READ_ROWS`] messages, in order; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Batch>> {
+    /// About `wanted` messages, in order; `None` at the end.
+    async fn next(&mut self, wanted: usize) -> Result<Option<Batch>> {
         let mut batch = Batch::default();
-        while batch.rows.len() < READ_ROWS {
+        while batch.rows.len() < wanted {
             let Some((candidate, after)) = self.conversation().await? else {
                 break;
             };
             let id = candidate.conversation;
-            let limit = READ_ROWS - batch.rows.len();
+            let limit = wanted - batch.rows.len();
             let mut connection = self.shard.reader(Instant::now() + STEP).await?;
             let mut read = archive::rows_after(&mut connection, id, after, limit).await?;
             drop(connection);

@@ -4,6 +4,7 @@
 //! retried by itself. An upload that fails is aborted; one that is cancelled, or whose process dies, leaves an
 //! unfinished upload behind, which [`abort_unfinished`] removes.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use backscroll_shard::model::Timestamp;
@@ -109,6 +110,28 @@ pub async fn get_stream<'a>(
     let starts = (0..size).step_by(step);
     let reads = starts.map(move |start| store.get_range(key, start..size.min(start + step as u64)));
     Ok((meta, stream::iter(reads).buffered(2)))
+}
+
+/// The bytes of some ranges of an object, in order of their places, with one request for all from the first to the last.
+///
+/// # Errors
+/// When there is no such object, or it ends before they do.
+pub async fn get_ranges(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    ranges: &[Range<u64>],
+) -> Result<Vec<Bytes>> {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+        return Ok(Vec::new());
+    };
+    let start = first.start;
+    let bytes = store.get_range(key, start..last.end).await?;
+    let place = |at: u64| {
+        usize::try_from(at.saturating_sub(start))
+            .map_or(bytes.len(), |place| place.min(bytes.len()))
+    };
+    let cut = |range: &Range<u64>| bytes.slice(place(range.start)..place(range.end));
+    Ok(ranges.iter().map(cut).collect())
 }
 
 /// All objects whose keys begin with `prefix`, in order of their keys, read page by page.

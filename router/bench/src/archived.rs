@@ -60,16 +60,18 @@ pub async fn open_archive(
 ///
 /// # Errors
 /// When the job does not get to its end.
-pub async fn run_job(archive: &Archive, cutoff: i64) -> Result<(Duration, RunFigures)> {
+pub async fn run_job(
+    archive: &Archive,
+    cutoff: i64,
+    progress: &Progress,
+) -> Result<(Duration, RunFigures)> {
     let order = Order {
         actor: "bench".into(),
         reason: "measured".into(),
         shard: None,
     };
     let begin = Instant::now();
-    let outcomes = archive
-        .run(&order, Timestamp(cutoff), &Progress::default())
-        .await?;
+    let outcomes = archive.run(&order, Timestamp(cutoff), progress).await?;
     let elapsed = begin.elapsed();
     let outcome = outcomes.into_iter().next().context("there is no shard")?;
     if let Some(error) = outcome.error {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
-use crate::model::Timestamp;
+use crate::model::{RawJson, Timestamp};
 
 /// A job as it was put down.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,8 +25,8 @@ pub struct JobRecord {
     pub ended_at: Option<Timestamp>,
     /// `done`, or what stopped it.
     pub outcome: Option<String>,
-    /// What it did, in numbers, as JSON.
-    pub figures: String,
+    /// What it did, in numbers: a JSON object.
+    pub figures: RawJson,
 }
 
 const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, ?, ?)";
@@ -98,7 +98,8 @@ pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Ve
             started_at: Timestamp(row.int(4)?),
             ended_at: row.opt_int(5)?.map(Timestamp),
             outcome: row.opt_text(6)?,
-            figures: row.text(7)?,
+            figures: RawJson::parse(row.text(7)?)
+                .map_err(|error| Error::Corrupt(format!("a job's figures: {error}")))?,
         })
     };
     connection

@@ -337,10 +337,11 @@ impl Store {
         if run.segment.is_none() {
             return Err(Error::NotFound("message"));
         }
-        let read = self
-            .cold
-            .read(id.conversation, &run, (id.seq, id.seq), caller.deadline);
-        Ok(read.await?.pop().map(|message| (run, message)))
+        let parts = [(run, (id.seq, id.seq))];
+        let read = self.cold.read(id.conversation, &parts, caller.deadline);
+        let messages = read.await.pop().transpose()?;
+        let message = messages.and_then(|mut messages| messages.pop());
+        Ok(message.map(|message| (run, message)))
     }
 
     async fn try_change_message(

@@ -14,6 +14,8 @@ use super::bed::{Backend, Bed, caller, on_both, small, user};
 on_both!(
     many_readers_cost_one_request,
     a_page_costs_one_request_and_the_next_is_read_ahead,
+    a_page_in_two_frames_costs_one_request,
+    one_damaged_frame_does_not_spoil_its_neighbour,
     the_hot_part_is_there_while_the_archive_is_away,
     damage_is_noticed_and_named,
     a_slow_archive_keeps_nobody_else_waiting,
@@ -67,6 +69,54 @@ async fn a_page_costs_one_request_and_the_next_is_read_ahead(backend: Backend) {
     let page = bed.page(other, Position::Before(first), 1).await;
     assert_eq!(page.messages[0].seq.next(), first);
     bed.close().await;
+}
+
+async fn a_page_in_two_frames_costs_one_request(backend: Backend) {
+    let bed = Bed::open_with(backend, in_one_segment()).await;
+    let id = bed.import("talk", 900).await;
+    bed.run().await;
+    assert_eq!(bed.keys().await.len(), 1);
+    let first = bed.first_of_run(id, Seq(450)).await;
+    assert!(first > Seq(10));
+    let before = bed.faults.requests(Operation::GetRange);
+    let page = bed.page(id, Position::Around(first), 20).await;
+    let seqs: Vec<u64> = page.messages.iter().map(|message| message.seq.0).collect();
+    let begin = first.0 - 10;
+    assert_eq!(seqs, (begin..begin + 20).collect::<Vec<_>>());
+    assert_eq!(bed.faults.requests(Operation::GetRange) - before, 1);
+    // Of the next frame but one only that is fetched which is not there yet.
+    let page = bed.page(id, Position::After(first), 200).await;
+    assert_eq!(page.messages.len(), 200);
+    assert_eq!(bed.faults.requests(Operation::GetRange) - before, 2);
+    let all = bed.store.export(id, Seq(0), 900).await.unwrap();
+    assert_eq!(all.len(), 900);
+    bed.close().await;
+}
+
+async fn one_damaged_frame_does_not_spoil_its_neighbour(backend: Backend) {
+    let bed = Bed::open_with(backend, in_one_segment()).await;
+    let id = bed.import("talk", 900).await;
+    bed.run().await;
+    let first = bed.first_of_run(id, Seq(450)).await;
+    // Damaged on the way, together and once more by itself.
+    bed.faults.plan(Operation::GetRange, 2, Fault::FlippedBit);
+    let page = bed.page(id, Position::Around(first), 20).await;
+    let lost = page.archive_unavailable.unwrap();
+    assert_eq!(page.messages.len(), 10);
+    let whole = page.messages.iter().all(|message| message.seq >= first);
+    assert_eq!(whole, lost.to_seq < first);
+    let page = bed.page(id, Position::Around(first), 20).await;
+    assert_eq!(page.messages.len(), 20);
+    bed.close().await;
+}
+
+/// Several frames side by side.
+fn in_one_segment() -> ArchiveSettings {
+    ArchiveSettings {
+        segment_bytes: 8 << 20,
+        frame_bytes: 8 << 10,
+        ..small()
+    }
 }
 
 async fn the_hot_part_is_there_while_the_archive_is_away(backend: Backend) {

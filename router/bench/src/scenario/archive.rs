@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use backscroll_archiver::archive::Archive;
+use backscroll_archiver::archive::{Archive, Progress};
 use backscroll_archiver::settings::ArchiveSettings;
 use serde::Serialize;
+use tokio::time::sleep;
 
 use crate::archived::{DATABASES, Rows, Stored, open_archive, run_job, store_settings};
 use crate::harness::aside::Aside;
@@ -52,6 +53,8 @@ const CONNECTIONS: usize = 16;
 const RECENT_MESSAGES: u64 = 16_000;
 const RECENT_MS: i64 = 10 * 86_400_000;
 const PAGE: u64 = 50;
+/// How often it is looked how far the job is.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The archive job against pt-archiver on the same rows; what it stores; and what it costs those who send and read
 #[derive(Clone, Debug, clap::Args)]
@@ -268,7 +271,7 @@ async fn rounds(
         let (archive, cutoff) = (job.archive.clone(), rows.cutoff);
         let (elapsed, figures) = job
             .aside
-            .run(async move || run_job(&archive, cutoff).await)
+            .run(async move || run_job(&archive, cutoff, &Progress::default()).await)
             .await?;
         usage.add(&meter.stop()?);
         rows.check_archived(&figures).await?;
@@ -405,16 +408,29 @@ async fn phases(
         let meter = Meter::start(watched)?;
         if is_with {
             let (archive, cutoff) = (job.archive.clone(), rows.cutoff);
-            let work = job.aside.run(async move || run_job(&archive, cutoff).await);
-            let begin = Instant::now();
+            let progress = Progress::default();
+            let seen = progress.clone();
+            let work = job.aside.run(async move || {
+                let (_, figures) = run_job(&archive, cutoff, &progress).await?;
+                Ok((Instant::now(), figures))
+            });
+            // Each time somewhere else in the job: while it reads, while it deletes.
+            let first_step = 2 * rows.count * with.sends.len() as u64 / args.rounds as u64;
             let measure = async {
+                while steps(&seen) < first_step {
+                    sleep(LOOK).await;
+                }
+                let (begin, before) = (Instant::now(), steps(&seen));
                 let measured = load.run(args).await?;
-                Ok((measured, begin.elapsed()))
+                let done = (steps(&seen) - before) as f64 / 2.0;
+                Ok((measured, begin, Instant::now(), done))
             };
-            let ((elapsed, figures), ((sends, reads), loaded)) = tokio::try_join!(work, measure)?;
+            let ((ended, figures), ((sends, reads), begin, loaded, done)) =
+                tokio::try_join!(work, measure)?;
             rows.check_archived(&figures).await?;
-            covered = covered.min(elapsed.as_secs_f64() / loaded.as_secs_f64());
-            job_rates.push(rows.count as f64 / elapsed.as_secs_f64());
+            let span = (loaded - begin).as_secs_f64();
+            covered = covered.min((ended - begin).as_secs_f64() / span);
+            job_rates.push(done / span);
             with.sends.push(sends);
             with.reads.push(reads);
         } else {
@@ -447,6 +463,12 @@ async fn phases(
         findings: verify(&load.world, ledger).await?,
         usage,
     })
+}
+
+/// How far a job is: messages read, and messages deleted.
+fn steps(progress: &Progress) -> u64 {
+    let now = progress.snapshot();
+    now.messages + now.deleted
 }
 
 fn foreground_verdicts(without: &Seen, with: &Seen, covered: f64) -> Vec<Verdict> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
+use backscroll_archiver::archive::Progress;
 use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{ObjectStore, Operation};
 use backscroll_archiver::segment::object_key;
@@ -20,7 +21,7 @@ use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{Caller, HistoryPage, Position, Timestamp};
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::{ColdTier, NoListener};
+use backscroll_shard::seams::{ColdPart, ColdTier, NoListener};
 use backscroll_shard::store::Store;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
@@ -252,12 +253,11 @@ impl ColdTier for Replaceable {
     async fn read(
         &self,
         conversation: ConversationId,
-        run: &ArchivedRun,
-        range: (Seq, Seq),
+        parts: &[ColdPart],
         deadline: Instant,
-    ) -> backscroll_shard::error::Result<Vec<StoredMessage>> {
+    ) -> Vec<backscroll_shard::error::Result<Vec<StoredMessage>>> {
         let (tier, _) = self.tier();
-        tier.read(conversation, run, range, deadline).await
+        tier.read(conversation, parts, deadline).await
     }
 
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq) {
@@ -313,7 +313,7 @@ impl Bench {
         connection.commit().await?;
         let archive_settings = ArchiveSettings::default();
         let archive = open_archive(settings, self.objects.clone(), archive_settings).await?;
-        let (_, figures) = run_job(&archive, Timestamp::now().0).await?;
+        let (_, figures) = run_job(&archive, Timestamp::now().0, &Progress::default()).await?;
         ensure!(
             figures.deleted >= self.setup.head,
             "{} messages were archived of {}",

@@ -1,0 +1,126 @@
+//! Whether anybody else uses a shard's database.
+//!
+//! MySQL and MariaDB count the statements they are sent, whoever sends them: other routers, other programs, other databases
+//! of the same server. What is not the job's own is somebody else's. Where the database does not count (SQLite) it is this
+//! process's statements that are compared, so what other processes do is not seen there.
+
+use std::time::Instant;
+
+use backscroll_shard::archive::questions;
+use backscroll_shard::error::Result;
+use backscroll_shard::node::Shard;
+
+/// Nobody waits for so few statements a second: what nodes do when nobody uses them, and who watches a database.
+const UNNOTICED: f64 = 50.0;
+
+/// Statements so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// By everybody.
+    pub(super) all: u64,
+    /// By the job.
+    pub(super) own: u64,
+}
+
+impl Counts {
+    /// The counts of a shard that was opened for the job ([`Shard::apart`]).
+    pub(super) async fn of(shard: &Shard) -> Result<Self> {
+        let mut connection = shard.reader(Instant::now() + super::STEP).await?;
+        let asked = questions(&mut connection).await?;
+        let counted = shard.statements();
+        Ok(Self {
+            all: asked.unwrap_or(counted.all),
+            own: counted.own,
+        })
+    }
+}
+
+/// Says from one count to the next whether there are others.
+#[derive(Debug)]
+pub(super) struct Others {
+    since: Option<(Instant, Counts)>,
+    active: bool,
+}
+
+impl Others {
+    /// Until it is known there are said to be some.
+    pub(super) fn new() -> Self {
+        Self {
+            since: None,
+            active: true,
+        }
+    }
+
+    /// Whether there were any between the last two counts.
+    pub(super) fn are_active(&self) -> bool {
+        self.active
+    }
+
+    /// Takes the counts as they are at `now`.
+    pub(super) fn count(&mut self, now: Instant, counts: Counts) {
+        let Some((since, before)) = self.since.replace((now, counts)) else {
+            return;
+        };
+        let all = counts.all.saturating_sub(before.all);
+        let own = counts.own.saturating_sub(before.own);
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let others = all.saturating_sub(own) as f64;
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        self.active = others > UNNOTICED * seconds;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Counts every 100 ms, from figures of the database and of the job.
+    fn seen(counts: &[(u64, u64)]) -> Vec<bool> {
+        let mut others = Others::new();
+        let mut now = Instant::now();
+        let mut seen = Vec::new();
+        for &(all, own) in counts {
+            others.count(now, Counts { all, own });
+            seen.push(others.are_active());
+            now += Duration::from_millis(100);
+        }
+        seen
+    }
+
+    #[test]
+    fn a_job_that_has_just_begun_takes_nobody_for_gone() {
+        assert!(Others::new().are_active());
+        assert_eq!(seen(&[(7000, 0)]), [true]);
+    }
+
+    #[test]
+    fn what_the_job_does_itself_is_not_what_others_do() {
+        assert_eq!(
+            seen(&[(7000, 5), (9000, 2005), (11_000, 4004)]),
+            [true, false, false]
+        );
+    }
+
+    #[test]
+    fn others_come_and_go() {
+        let counts = [
+            (100, 0),
+            (105, 0),
+            (145, 0),
+            (345, 200),
+            (385, 200),
+            (388, 200),
+        ];
+        assert_eq!(seen(&counts), [true, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn a_server_that_was_started_anew_counts_from_zero() {
+        assert_eq!(
+            seen(&[(9000, 10), (3, 20), (43, 30), (60, 40)]),
+            [true, false, true, true]
+        );
+    }
+}
