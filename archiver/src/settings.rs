@@ -159,7 +159,7 @@ impl Default for ArchiveSettings {
             gc_grace: Span::secs(7 * 86_400),
             level: options.level,
             frame_bytes: options.frame_bytes,
-            segment_bytes: 32 << 20,
+            segment_bytes: 8 << 20,
             rate: 0,
             delete_batch: 500,
             busy_share: 10,

@@ -1,9 +1,9 @@
 //! Cold reads: archived messages for the calls that read hot ones (the store's [`ColdTier`]).
 //!
-//! A page needs one ranged GET: of one frame, or of two that lie side by side. Frames that were read are kept in a cache bounded by bytes; who wants the
-//! same frame at the same time shares one fetch; who reads backwards finds the frame before the current one fetched
-//! already. The fetch is a task of its own and ends up in the cache even if everybody who asked has given up, so that a
-//! client with less patience than the object store needs does not start it anew each time.
+//! A page needs one ranged GET: of one frame, or of two that lie side by side. Frames that were read are kept in a cache
+//! bounded by bytes; who wants the same frame at the same time shares one fetch; who reads backwards finds the frame
+//! before the current one fetched already. The fetch is a task of its own and ends up in the cache even if everybody who
+//! asked has given up, so that a client with less patience than the object store needs does not start it anew each time.
 //!
 //! - INV-TIER: a frame is compared with the digest that the index has of it, and each of its lines checked, before
 //!   anything of it is shown; damage is fetched once more and then reported with the names of segment and frame.

@@ -39,20 +39,20 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Others {
     since: Option<(Instant, Counts)>,
-    active: bool,
+    active: Option<bool>,
 }
 
 impl Others {
-    /// Until it is known there are said to be some.
+    /// Nothing is known yet.
     pub(super) fn new() -> Self {
         Self {
             since: None,
-            active: true,
+            active: None,
         }
     }
 
     /// Whether there were any between the last two counts.
-    pub(super) fn are_active(&self) -> bool {
+    pub(super) fn are_active(&self) -> Option<bool> {
         self.active
     }
 
@@ -66,7 +66,7 @@ impl Others {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let others = all.saturating_sub(own) as f64;
         let seconds = now.saturating_duration_since(since).as_secs_f64();
-        self.active = others > UNNOTICED * seconds;
+        self.active = Some(others > UNNOTICED * seconds);
     }
 }
 
@@ -74,10 +74,12 @@ impl Others {
 mod tests {
     use std::time::Duration;
 
+    use backscroll_shard::settings::StoreSettings;
+
     use super::*;
 
     /// Counts every 100 ms, from figures of the database and of the job.
-    fn seen(counts: &[(u64, u64)]) -> Vec<bool> {
+    fn seen(counts: &[(u64, u64)]) -> Vec<Option<bool>> {
         let mut others = Others::new();
         let mut now = Instant::now();
         let mut seen = Vec::new();
@@ -90,16 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_has_just_begun_takes_nobody_for_gone() {
-        assert!(Others::new().are_active());
-        assert_eq!(seen(&[(7000, 0)]), [true]);
+    fn one_count_says_nothing() {
+        assert_eq!(seen(&[(7000, 0)]), [None]);
     }
 
     #[test]
     fn what_the_job_does_itself_is_not_what_others_do() {
         assert_eq!(
             seen(&[(7000, 5), (9000, 2005), (11_000, 4004)]),
-            [true, false, false]
+            [None, Some(false), Some(false)]
         );
     }
 
@@ -113,14 +114,35 @@ mod tests {
             (385, 200),
             (388, 200),
         ];
-        assert_eq!(seen(&counts), [true, false, true, false, true, false]);
+        let active = [false, true, false, true, false].map(Some);
+        assert_eq!(seen(&counts)[1..], active);
     }
 
     #[test]
     fn a_server_that_was_started_anew_counts_from_zero() {
         assert_eq!(
             seen(&[(9000, 10), (3, 20), (43, 30), (60, 40)]),
-            [true, false, true, true]
+            [None, Some(false), Some(true), Some(true)]
         );
+    }
+
+    #[tokio::test]
+    async fn the_process_counts_where_the_database_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 1);
+        let shard = Shard::open(&settings.shards[0], &settings.pool, &settings.write).unwrap();
+        let job = shard.apart();
+        let ask = async |shard: &Shard| {
+            let mut connection = shard.reader(Instant::now() + super::super::STEP).await?;
+            connection.fetch_optional("SELECT 1", &[]).await.map(drop)
+        };
+        let before = Counts::of(&job).await.unwrap();
+        for _ in 0..3 {
+            ask(&job).await.unwrap();
+        }
+        ask(&shard).await.unwrap();
+        ask(&shard.apart()).await.unwrap();
+        let after = Counts::of(&job).await.unwrap();
+        assert_eq!((after.all - before.all, after.own - before.own), (5, 3));
     }
 }

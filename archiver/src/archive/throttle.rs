@@ -95,8 +95,9 @@ impl<'a> Throttle<'a> {
         if self.yields() { 1 } else { usual }
     }
 
+    /// Whether the job makes room for others; it does until it knows that there are none.
     fn yields(&self) -> bool {
-        self.settings.busy_share < 100 && self.state().others.are_active()
+        self.settings.busy_share < 100 && self.state().others.are_active() != Some(false)
     }
 
     /// How long the job has rested for others.
@@ -167,9 +168,8 @@ impl<'a> Throttle<'a> {
         if let Some(counts) = counts {
             state.others.count(now, counts);
         }
-        drop(state);
         let share = self.settings.busy_share;
-        self.yields().then(|| {
+        (state.others.are_active() == Some(true) && share < 100).then(|| {
             format!("others use the database: works {share} % of the time (archive.busy_share)")
         })
     }

@@ -50,12 +50,14 @@ pub(crate) struct Bed {
     _kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-/// Small frames and segments, so that little data has many of them; and nobody waits long for a dead job.
+/// Small frames and segments, so that little data has many of them; nobody waits long for a dead job, and no job makes
+/// room for other tests.
 pub(crate) fn small() -> ArchiveSettings {
     ArchiveSettings {
         frame_bytes: 4096,
         segment_bytes: 2048,
         delete_batch: 70,
+        busy_share: 100,
         lease: Span::millis(300),
         gc_grace: Span::secs(0),
         ..ArchiveSettings::default()

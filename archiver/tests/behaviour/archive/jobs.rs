@@ -1,12 +1,13 @@
 //! What the archive job takes away, what it leaves, and that nobody notices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use backscroll_archiver::archive::{Progress, Step};
+use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Position, SyncRequest, Timestamp};
 
-use super::bed::{Backend, Bed, caller, on_both, order, sent_at};
+use super::bed::{Backend, Bed, caller, on_both, order, sent_at, small};
 
 on_both!(
     pages_are_the_same_from_both_tiers,
@@ -19,7 +20,64 @@ on_both!(
     a_held_conversation_stays,
     one_job_at_a_time,
     new_messages_follow_archived_ones,
+    a_job_makes_room_for_others,
 );
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_alone_makes_no_room() {
+    let bed = Bed::open_with(Backend::Embedded, polite()).await;
+    bed.import("talk", 1500).await;
+    let seen = for_whom_it_made_room(&bed).await;
+    assert_eq!(seen.last(), Some(&None), "{seen:?}");
+    bed.close().await;
+}
+
+async fn a_job_makes_room_for_others(backend: Backend) {
+    let bed = Bed::open_with(backend, polite()).await;
+    bed.import("talk", 1500).await;
+    let read = bed.import("read", 20).await;
+    let reading = async {
+        loop {
+            bed.page(read, Position::After(Seq(0)), 20).await;
+        }
+    };
+    let seen = tokio::select! {
+        seen = for_whom_it_made_room(&bed) => seen,
+        () = reading => unreachable!("it goes on for ever"),
+    };
+    let others = |reason: &Option<String>| {
+        let reason = reason.as_deref();
+        reason.is_some_and(|reason| reason.contains("archive.busy_share"))
+    };
+    assert!(seen.iter().any(others), "{seen:?}");
+    bed.close().await;
+}
+
+fn polite() -> ArchiveSettings {
+    ArchiveSettings {
+        busy_share: 10,
+        ..small()
+    }
+}
+
+/// Why the job went slowly, after each batch that it deleted of messages before the newest.
+async fn for_whom_it_made_room(bed: &Bed) -> Vec<Option<String>> {
+    let progress = Progress::default();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (job, steps) = (progress.clone(), Arc::clone(&seen));
+    let hook = move |step: Step| {
+        if step == Step::Deleted {
+            steps.lock().unwrap().push(job.snapshot().waiting);
+        }
+    };
+    let archive = bed.archive_with(Arc::new(hook));
+    let outcomes = archive.run(&order(), sent_at(1400), &progress).await;
+    for outcome in outcomes.unwrap() {
+        assert_eq!(outcome.error, None, "{outcome:?}");
+    }
+    let seen = seen.lock().unwrap();
+    seen.clone()
+}
 
 async fn pages_are_the_same_from_both_tiers(backend: Backend) {
     let bed = Bed::open(backend).await;
