@@ -44,6 +44,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
     Common, archive, cold, deliver, fanout, history, idle, isolation, send, storm,
 };
@@ -82,6 +83,9 @@ enum Scenario {
     Fanout(fanout::Args),
     Idle(idle::Args),
     Storm(storm::Args),
+    /// What `storm` starts processes for
+    #[command(name = FOLLOW, hide = true)]
+    Follow,
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -128,6 +132,7 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Fanout(args) => fanout::run(common, args).await,
             Scenario::Idle(args) => idle::run(common, args).await,
             Scenario::Storm(args) => storm::run(common, args).await,
+            Scenario::Follow => follow().await.map(|()| true),
         }
     })
 }

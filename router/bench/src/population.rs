@@ -49,7 +49,7 @@ impl Size {
 }
 
 /// A user and the token that proves it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct User {
     /// The id.
     pub id: String,

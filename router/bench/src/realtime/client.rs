@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::population::User;
@@ -22,7 +23,7 @@ pub enum Order {
 }
 
 /// Who a client is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Seat {
     /// The user.
     pub user: User,

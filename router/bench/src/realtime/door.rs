@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 const NAMESPACE: &str = "/chat,";
 
 /// Which protocol a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Door {
     /// Backscroll's own: a JSON object in each frame.

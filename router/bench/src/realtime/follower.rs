@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
@@ -31,14 +31,16 @@ const REASON_CHARACTERS: usize = 200;
 
 /// What all followers know.
 pub struct World {
-    /// The nodes and the door. Whoever loses a node goes to the last of them.
-    pub target: Target,
+    /// The nodes and the door.
+    target: Target,
+    /// The first so many of the nodes will be gone: whoever loses theirs goes to one of the others.
+    doomed: usize,
     loading: Semaphore,
     notes: Mutex<Notes>,
 }
 
 /// What followers have noted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Notes {
     /// The greatest number that was acknowledged, for each room.
     pub heads: BTreeMap<u32, u64>,
@@ -49,7 +51,7 @@ pub struct Notes {
     /// Connections that were lost, by the reason.
     pub lost: BTreeMap<String, u64>,
     /// When each of those was back: its state was whole again.
-    pub back: Vec<Instant>,
+    pub back: Vec<SystemTime>,
     /// Attempts to connect that were refused or failed.
     pub refused_attempts: usize,
     /// Why, with how often.
@@ -67,7 +69,7 @@ pub struct Notes {
 }
 
 /// How far a follower is in one conversation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Log {
     /// The room.
     pub room: u32,
@@ -149,11 +151,12 @@ struct Page {
 }
 
 impl World {
-    /// A world with these nodes.
+    /// A world with these nodes, of which the first `doomed` will be gone.
     #[must_use]
-    pub fn new(target: Target) -> Arc<Self> {
+    pub fn new(target: Target, doomed: usize) -> Arc<Self> {
         Arc::new(Self {
             target,
+            doomed,
             loading: Semaphore::new(LOADING),
             notes: Mutex::default(),
         })
@@ -164,12 +167,38 @@ impl World {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refuge(&self) -> Result<SocketAddr> {
-        self.target
-            .nodes
-            .last()
-            .copied()
-            .context("there is no node")
+    /// Where client number `number` goes when its node is gone.
+    fn refuge(&self, number: usize) -> Result<SocketAddr> {
+        let left = self.target.nodes.get(self.doomed..).unwrap_or_default();
+        let mut left = left.iter().cycle().skip(number % left.len().max(1));
+        left.next().copied().context("there is no node")
+    }
+}
+
+impl Notes {
+    /// Adds what others have noted.
+    pub fn add(&mut self, other: Self) {
+        for (room, head) in other.heads {
+            let known = self.heads.entry(room).or_default();
+            *known = head.max(*known);
+        }
+        for (mine, theirs) in [
+            (&mut self.failed, other.failed),
+            (&mut self.lost, other.lost),
+            (&mut self.refusals, other.refusals),
+        ] {
+            for (why, count) in theirs {
+                *mine.entry(why).or_default() += count;
+            }
+        }
+        self.acknowledged += other.acknowledged;
+        self.back.extend(other.back);
+        self.refused_attempts += other.refused_attempts;
+        self.recovered += other.recovered;
+        self.resynced += other.resynced;
+        self.lists += other.lists;
+        self.heard += other.heard;
+        self.heard_again += other.heard_again;
     }
 }
 
@@ -358,7 +387,7 @@ impl Follower {
         }
     }
 
-    /// Connects again, at once and then with growing pauses, to the node that is left; goes on from where it was.
+    /// Connects again, at once and then with growing pauses, to a node that is left; goes on from where it was.
     async fn come_back(&mut self, why: &anyhow::Error) -> Result<()> {
         let world = Arc::clone(&self.world);
         *world.notes().lost.entry(start_of(why)).or_default() += 1;
@@ -366,7 +395,7 @@ impl Follower {
         let mut attempt = 0;
         let (socket, hello) = loop {
             let token = &self.seat.user.token;
-            let node = world.refuge()?;
+            let node = world.refuge(self.number)?;
             match Socket::connect(&world.target, node, self.number, token, Some(&resume)).await {
                 Ok(connected) => break connected,
                 Err(error) => {
@@ -392,7 +421,7 @@ impl Follower {
                 Err(Broken::Protocol(error)) => return Err(error),
             }
         }
-        world.notes().back.push(Instant::now());
+        world.notes().back.push(SystemTime::now());
         Ok(())
     }
 
@@ -427,7 +456,7 @@ impl Follower {
     async fn load(&mut self, resync: &Resync) -> Result<()> {
         let world = Arc::clone(&self.world);
         let _permit = world.loading.acquire().await?;
-        let mut connection = Connection::open(world.refuge()?).await?;
+        let mut connection = Connection::open(world.refuge(self.number)?).await?;
         if resync.list {
             world.notes().lists += 1;
             let body = get(&mut connection, "/chat/conversations", &self.seat.user).await?;

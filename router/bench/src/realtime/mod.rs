@@ -1,4 +1,4 @@
-//! Many clients of a chat server's sockets, at little cost: one thread drives them all.
+//! Many clients of a chat server's sockets, at little cost: one thread drives them all, or some thousands.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | [`board`] | what was sent, acknowledged and delivered, and when |
 //! | [`client`], [`fleet`] | clients that join, speak and count; many of them in a phase |
 //! | [`follower`] | clients that come back after their connection broke, and resume |
+//! | [`swarm`] | these, in processes of their own |
 //! | [`runs`] | rounds of several sides in turns, and how they are told |
 //! | [`sides`] | what is compared: both doors of Backscroll, and the baseline |
 
@@ -20,3 +21,4 @@ pub mod follower;
 pub mod runs;
 pub mod sides;
 pub mod socket;
+pub mod swarm;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -15,13 +16,18 @@ use crate::realtime::door::{Door, Incoming};
 
 /// How long a connection may take until it may be used.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
-/// Connections from one address: fewer than the ephemeral ports that a kernel has for it.
-const CONNECTIONS_PER_SOURCE: usize = 20_000;
+/// Connections from one address. Far fewer than the ephemeral ports that a kernel has for it, since it tries them one after
+/// the other: with half of them taken, looking for a free one takes longer than everything else about a connection.
+const CONNECTIONS_PER_SOURCE: usize = 2000;
+/// The first of the addresses of the loopback device to connect from, 127.0.0.1; the others follow it.
+const FIRST_SOURCE: u32 = 0x7f00_0001;
+/// How many of them are used at most.
+const SOURCES: usize = 65_534;
 const READ_BUFFER_BYTES: usize = 4 << 10;
 const MAX_WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// Where and how to connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     /// The nodes; clients are spread over them evenly.
     pub nodes: Vec<SocketAddr>,
@@ -181,10 +187,10 @@ impl Socket {
 /// The address that client number `number` connects from, when the server is on this machine: a port may be used once
 /// for each of its addresses.
 fn source(number: usize, server: IpAddr) -> Option<IpAddr> {
-    let last = u8::try_from(number / CONNECTIONS_PER_SOURCE + 1).ok()?;
+    let nth = u32::try_from(number / CONNECTIONS_PER_SOURCE).ok()?;
     server
         .is_loopback()
-        .then_some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)))
+        .then_some(IpAddr::V4(Ipv4Addr::from(FIRST_SOURCE + nth)))
 }
 
 /// Waits for the answer to the command with the number `ack`, and gives its data. Whatever else comes is dropped.
@@ -209,7 +215,7 @@ pub async fn answer(socket: &mut Socket, ack: u64) -> Result<String> {
 /// When there are too many.
 pub fn check_sources(connections: usize) -> Result<()> {
     ensure!(
-        connections <= CONNECTIONS_PER_SOURCE * 254,
+        connections <= CONNECTIONS_PER_SOURCE * SOURCES,
         "too many connections for the addresses of the loopback device"
     );
     Ok(())
@@ -235,10 +241,11 @@ mod tests {
     #[test]
     fn clients_come_from_several_addresses_of_this_machine() {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(source(19_999, here), Some(here));
-        let second = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
-        assert_eq!(source(20_000, here), second);
+        assert_eq!(source(1999, here), Some(here));
+        let another = |number| source(number, here).map(|address| address.to_string());
+        assert_eq!(another(2000).as_deref(), Some("127.0.0.2"));
+        assert_eq!(another(999_999).as_deref(), Some("127.0.1.244"));
         assert_eq!(source(0, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), None);
-        assert!(check_sources(50_000).is_ok() && check_sources(10_000_000).is_err());
+        assert!(check_sources(1_000_000).is_ok() && check_sources(1_000_000_000).is_err());
     }
 }

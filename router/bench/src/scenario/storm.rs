@@ -1,16 +1,15 @@
-//! `storm`: one of two nodes is killed, and all its clients come to the other at once: what that costs the databases,
-//! how long it takes, and whether anybody missed anything.
+//! `storm`: one of two nodes is killed, or some of several, and all their clients come to the others at once: what that
+//! costs the databases, how long it takes, and whether anybody missed anything.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use sqlx::{MySqlConnection, Row};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::harness::databases::with_databases;
 use crate::harness::limits::allow_connections;
@@ -19,12 +18,12 @@ use crate::harness::router::Router;
 use crate::harness::usage::{Meter, Usage, Watched};
 use crate::out;
 use crate::pace::Schedule;
-use crate::realtime::client::Seat;
 use crate::realtime::crowd::Plan;
 use crate::realtime::door::Door;
-use crate::realtime::follower::{Follower, Log, Notes, World};
+use crate::realtime::follower::{Log, Notes};
 use crate::realtime::sides::BackscrollArgs;
-use crate::realtime::socket::Target;
+use crate::realtime::socket::{Target, check_sources};
+use crate::realtime::swarm::Swarm;
 use crate::report::{Table, Verdict, thousands};
 use crate::scenario::{Common, Report, check_number, numbered, publish, watched};
 
@@ -34,20 +33,14 @@ const GOAL_QUERIES: f64 = 1.5;
 const LOOK: Duration = Duration::from_millis(250);
 /// How many looks make a second.
 const LOOKS_IN_A_SECOND: usize = 4;
-/// Which of the nodes is killed.
-const DOOMED: usize = 0;
 /// How long clients may take to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long after everybody has connected the state is taken for normal: caches are warm, lists are told.
 const NORMAL_AFTER: Duration = Duration::from_secs(15);
 /// How long after the last message it is settled what everybody has.
 const SETTLES: Duration = Duration::from_secs(5);
-/// How many clients connect at the same time in the beginning.
-const CONNECTING: usize = 64;
-/// Orders that wait for a client.
-const ORDERS: usize = 256;
 
-/// One of two nodes is killed and all its clients come to the other at once, each resuming where it was
+/// Nodes are killed and all their clients come to the others at once, each resuming where it was
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -55,9 +48,15 @@ pub struct Args {
     /// Which door the clients take
     #[arg(long, value_enum, default_value_t = DoorArg::Native)]
     door: DoorArg,
-    /// How many clients there are, spread over both nodes
+    /// How many clients there are, spread over all nodes
     #[arg(long, default_value_t = 20_000)]
     connections: usize,
+    /// How many nodes there are
+    #[arg(long, default_value_t = 2)]
+    nodes: usize,
+    /// How many of them are killed, all at once
+    #[arg(long, default_value_t = 1)]
+    killed: usize,
     /// How many conversations each client has open
     #[arg(long, default_value_t = 2)]
     open: usize,
@@ -109,6 +108,8 @@ struct StormReport {
     machine: Machine,
     door: Door,
     connections: usize,
+    nodes: usize,
+    killed: usize,
     conversations: usize,
     rate: f64,
     normal: Queries,
@@ -147,79 +148,84 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
     check_number("--normal-seconds", args.normal_seconds as usize, 2, 600)?;
     check_number("--after-seconds", args.after_seconds as usize, 2, 600)?;
     ensure!((1.0..=1e5).contains(&args.rate), "--rate: from 1 to 100000");
-    // A client that comes back keeps the file of the connection that broke until it has another: half of them do.
-    let connections = allow_connections(args.connections * 3 / 2)? * 2 / 3;
+    check_number("--nodes", args.nodes, 2, 16)?;
+    check_number("--killed", args.killed, 1, args.nodes - 1)?;
+    check_sources(args.connections)?;
+    // In the end, those that are left have all connections.
+    let left = args.nodes - args.killed;
+    let connections = allow_connections(args.connections.div_ceil(left))? * left;
     // A multiple, so that all conversations have the same number of members.
-    let connections = connections / (2 * args.members) * 2 * args.members;
+    let unit = args.nodes * args.members;
+    let connections = connections.min(args.connections) / unit * unit;
     let mut names = vec!["directory".to_owned()];
     names.extend(numbered("shard", args.backscroll.shards));
     let report = with_databases(&common.mysql_url, &names, async |databases| {
         let machine = Machine::describe(&mut databases.connect_to_server().await?).await?;
         let setup = args.backscroll.setup(common, databases)?;
-        let doomed = Router::start(&setup).await?;
-        let refuge = doomed.start_beside().await?;
+        let mut nodes = vec![Router::start(&setup).await?];
+        while nodes.len() < args.nodes {
+            nodes.push(nodes[0].start_beside().await?);
+        }
         let mut monitor = databases.connect_to_server().await?;
-        let nodes = Nodes { doomed, refuge };
-        let watched = watched(databases, &nodes.refuge)?;
-        measure(machine, nodes, &mut monitor, &watched, args, connections).await
+        let mut watching = watched(databases, &nodes[args.killed])?;
+        let others = nodes.iter().skip(args.killed + 1);
+        watching.extend(others.filter_map(Router::process));
+        measure(machine, nodes, &mut monitor, watching, args, connections).await
     })
     .await?;
     publish(&report, common.json)
 }
 
-/// The node that will be killed, and the one that stays.
-struct Nodes {
-    doomed: Router,
-    refuge: Router,
-}
-
 async fn measure(
     machine: Machine,
-    nodes: Nodes,
+    mut nodes: Vec<Router>,
     monitor: &mut MySqlConnection,
-    watched: &[Watched],
+    mut watching: Vec<Watched>,
     args: &Args,
     connections: usize,
 ) -> Result<StormReport> {
-    let Nodes { doomed, refuge } = nodes;
     let plan = Plan::clubs(connections, args.members, args.open);
     let rooms = plan.rooms.len();
     out::progress(format_args!(
         "{connections} users and {rooms} conversations"
     ));
-    let crowd = plan.on_backscroll(refuge.address, &refuge.secret).await?;
+    let crowd = plan
+        .on_backscroll(nodes[0].address, &nodes[0].secret)
+        .await?;
     let door = match args.door {
         DoorArg::Native => Door::Native,
         DoorArg::SocketIo => Door::SocketIo,
     };
-    let world = World::new(Target {
-        nodes: vec![doomed.address, refuge.address],
+    let target = Target {
+        nodes: nodes.iter().map(|node| node.address).collect(),
         door,
         greets: true,
-    });
-    let swarm = Swarm::open(&world, &plan, plan.seats(&crowd)).await?;
+    };
+    let mut swarm = Swarm::open(&target, args.killed, &plan, plan.seats(&crowd)).await?;
+    watching.extend(swarm.processes());
+    let back = swarm.counter();
+    let doomed: Vec<Router> = nodes.drain(..args.killed).collect();
 
     let schedule = Schedule::new();
-    let talk = swarm.talk(&schedule, rooms);
+    let talk = swarm.talk(&schedule);
     let clock = schedule.clone().run(args.rate, PATIENCE * 10, 1);
     let story = async {
         sleep(NORMAL_AFTER).await;
         out::progress("measuring the normal state");
         let normal = watch(monitor, Duration::from_secs(args.normal_seconds), || false).await?;
         out::progress("killing a node");
-        let on_doomed = |number: &usize| world.target.home(*number) == DOOMED;
+        let on_doomed = |number: &usize| target.home(*number) < args.killed;
         let expected = (0..connections).filter(on_doomed).count();
-        let meter = Meter::start(watched)?;
-        let killed = Instant::now();
-        doomed.kill().await?;
-        let back = || world.notes().back.len() >= expected;
+        let meter = Meter::start(&watching)?;
+        let killed = SystemTime::now();
+        try_join_all(doomed.into_iter().map(Router::kill)).await?;
         let mut storm = vec![*normal.last().context("no sample")?];
-        storm.extend(watch(monitor, PATIENCE, back).await?);
+        storm.extend(watch(monitor, PATIENCE, || back() >= expected).await?);
         let usage = meter.stop()?;
+        let came = back();
         ensure!(
-            back(),
-            "{} of {expected} came back in {PATIENCE:?}",
-            world.notes().back.len()
+            came >= expected,
+            "{came} of {expected} came back in {PATIENCE:?}"
         );
         out::progress("all are back");
         let after = watch(monitor, Duration::from_secs(args.after_seconds), || false).await?;
@@ -234,10 +240,10 @@ async fn measure(
     // The clock stops when nobody holds the schedule any more.
     drop(schedule);
     sleep(SETTLES).await;
-    let logs = swarm.close().await?;
-    refuge.stop().await?;
-
-    let notes = world.notes().clone();
+    let (logs, notes) = swarm.close().await?;
+    for node in nodes {
+        node.stop().await?;
+    }
     let (missed, incomplete_logs) = missing(&logs, &notes);
     let (normal, storm, after) = (
         Queries::of(&normal)?,
@@ -247,7 +253,11 @@ async fn measure(
     let mut back: Vec<f64> = notes
         .back
         .iter()
-        .map(|back| back.saturating_duration_since(killed).as_secs_f64())
+        .map(|back| {
+            back.duration_since(killed)
+                .unwrap_or_default()
+                .as_secs_f64()
+        })
         .collect();
     back.sort_by(f64::total_cmp);
     let at = |share: f64| {
@@ -283,6 +293,8 @@ async fn measure(
         machine,
         door,
         connections,
+        nodes: args.nodes,
+        killed: args.killed,
         conversations: rooms,
         rate: args.rate,
         normal,
@@ -321,80 +333,6 @@ fn missing(logs: &[Log], notes: &Notes) -> (u64, usize) {
         incomplete += usize::from(missing > 0);
     }
     (missed, incomplete)
-}
-
-/// All followers.
-struct Swarm {
-    orders: Vec<mpsc::Sender<u32>>,
-    /// For each room, who speaks there.
-    speakers: Vec<usize>,
-    followers: JoinSet<Result<Vec<Log>>>,
-}
-
-impl Swarm {
-    async fn open(world: &Arc<World>, plan: &Plan, seats: Vec<Seat>) -> Result<Self> {
-        let count = u32::try_from(seats.len())?;
-        let (may_connect, connected) = (
-            Arc::new(Semaphore::new(CONNECTING)),
-            Arc::new(Semaphore::new(0)),
-        );
-        let mut swarm = Self {
-            orders: Vec::with_capacity(seats.len()),
-            speakers: plan.rooms.iter().map(|room| room[0] as usize).collect(),
-            followers: JoinSet::new(),
-        };
-        for (n, seat) in seats.into_iter().enumerate() {
-            let (orders, ordered) = mpsc::channel(ORDERS);
-            swarm.orders.push(orders);
-            let (world, may_connect, connected) = (
-                Arc::clone(world),
-                Arc::clone(&may_connect),
-                Arc::clone(&connected),
-            );
-            swarm.followers.spawn(async move {
-                let permit = may_connect.acquire_owned().await?;
-                let follower = Follower::connect(&world, n, seat).await;
-                let follower = follower.with_context(|| format!("client {n}"))?;
-                drop(permit);
-                connected.add_permits(1);
-                follower
-                    .run(ordered)
-                    .await
-                    .with_context(|| format!("client {n}"))
-            });
-        }
-        let begin = Instant::now();
-        tokio::select! {
-            all = timeout(PATIENCE * 3, connected.acquire_many(count)) => {
-                all.context("connecting all clients took too long")??.forget();
-            }
-            Some(ended) = swarm.followers.join_next() => {
-                ended.context("a client panicked")??;
-                bail!("a client ended early");
-            }
-        }
-        let seconds = begin.elapsed().as_secs_f64();
-        out::progress(format_args!("{count} clients connected in {seconds:.1} s"));
-        Ok(swarm)
-    }
-
-    /// Says something in each room in turns, whenever the schedule says so.
-    async fn talk(&self, schedule: &Schedule, rooms: usize) -> Result<()> {
-        let mut rooms = (0..rooms as u32).cycle();
-        while let (Some(_), Some(room)) = (schedule.next().await, rooms.next()) {
-            self.orders[self.speakers[room as usize]].send(room).await?;
-        }
-        Ok(())
-    }
-
-    async fn close(mut self) -> Result<Vec<Log>> {
-        self.orders.clear();
-        let mut logs = Vec::new();
-        while let Some(ended) = self.followers.join_next().await {
-            logs.extend(ended.context("a client panicked")??);
-        }
-        Ok(logs)
-    }
 }
 
 /// Reads the database server's counters again and again, for so long or until `done`.
@@ -471,8 +409,10 @@ impl Report for StormReport {
 
     fn print(&self) {
         out::line(format_args!(
-            "load:    {} clients on two nodes ({:?}), {} conversations, {} messages a second\n",
+            "load:    {} clients on {} nodes, {} of them killed ({:?}), {} conversations, {} messages a second\n",
             thousands(self.connections as f64),
+            self.nodes,
+            self.killed,
             self.door,
             thousands(self.conversations as f64),
             self.rate
@@ -515,11 +455,14 @@ impl Report for StormReport {
             "{} messages acknowledged, {} deliveries, {} of them again, {} missed",
             self.acknowledged, self.heard, self.heard_again, self.missed
         ));
-        let processes = self.usage.processes.iter();
-        for (name, seconds) in processes {
+        let mut shares = BTreeMap::new();
+        for (name, seconds) in &self.usage.processes {
+            *shares.entry(name).or_insert(0.0) += seconds / self.usage.elapsed;
+        }
+        for (name, share) in shares {
             out::line(format_args!(
                 "until all were back, the {name} used {:.0} % of a core",
-                seconds / self.usage.elapsed * 100.0
+                share * 100.0
             ));
         }
         for (why, count) in &self.lost_connections {
