@@ -2,7 +2,7 @@
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: ## run all tests, with a MariaDB and a Redis started for them
@@ -37,10 +37,17 @@ bench: ## measure against a durable MariaDB and a Redis started for it; BENCH="s
 	cargo build --release --locked -p backscroll -p backscroll-bench
 	BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb redis -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(or $(BENCH),all)
 
+.PHONY: bench-machine
+bench-machine: ## one scenario in a virtual machine, where a process may open a million files; for example BENCH="idle --sides native"
+	@test -n "$(BENCH)" || { echo 'which scenario? for example BENCH="idle --connections 50000 --sides native"' >&2; exit 2; }
+	.ci/install mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core redis-server:redis-server
+	cargo build --release --locked -p backscroll -p backscroll-bench
+	BACKSCROLL_SQL_DURABLE=1 .ci/machine .ci/servers mariadb redis -- "$${CARGO_TARGET_DIR:-target}/release/backscroll-bench" $(BENCH)
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt --all
 
 .PHONY: clean-cache
-clean-cache: ## delete what is kept between runs outside the repository: MySQL, Garage, CI's build
+clean-cache: ## delete what is kept between runs outside the repository: MySQL, Garage, a kernel, CI's build
 	rm -rf --one-file-system "$${BACKSCROLL_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/backscroll}"

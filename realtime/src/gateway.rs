@@ -504,10 +504,12 @@ impl Gateway {
         let quiet =
             u32::try_from((interval - interval / HEARTBEAT_LOOKS).as_secs()).unwrap_or(u32::MAX);
         let patience = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX) + HEARTBEAT_SLACK;
+        // Where the machine is late, it catches up: a session is not ended for want of a sign that it was not asked for.
+        let mut looks = tokio::time::interval(step);
         let mut next = 0;
         while self
             .closing
-            .run_until_cancelled(tokio::time::sleep(step))
+            .run_until_cancelled(looks.tick())
             .await
             .is_some()
         {

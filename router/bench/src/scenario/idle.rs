@@ -21,6 +21,8 @@ use crate::scenario::{Common, Report, check_number, publish};
 
 /// Resident memory of the server for each connection, in bytes.
 const GOAL_BYTES: f64 = 16_384.0;
+/// Processor time of the server, in percent of one core.
+const GOAL_CORE_PERCENT: f64 = 10.0;
 /// How long the server is left alone before its memory is read.
 const REST: Duration = Duration::from_secs(5);
 
@@ -101,16 +103,23 @@ async fn measure(servers: &mut Servers<'_>, args: &Args, connections: usize) -> 
     }
     let ours = sides.iter().filter(|idle| idle.side.is_backscroll());
     let verdicts = ours
-        .map(|idle| {
-            Verdict::new(
-                format!(
-                    "{}: resident memory below {} bytes for each connection",
-                    idle.side.name(),
-                    thousands(GOAL_BYTES)
+        .flat_map(|idle| {
+            let name = idle.side.name();
+            [
+                Verdict::new(
+                    format!(
+                        "{name}: resident memory below {} bytes for each connection",
+                        thousands(GOAL_BYTES)
+                    ),
+                    format!("{} bytes", thousands(idle.resident_each)),
+                    idle.resident_each < GOAL_BYTES,
                 ),
-                format!("{} bytes", thousands(idle.resident_each)),
-                idle.resident_each < GOAL_BYTES,
-            )
+                Verdict::new(
+                    format!("{name}: below {GOAL_CORE_PERCENT} % of a core"),
+                    format!("{:.2} %", idle.server_core_percent),
+                    idle.server_core_percent < GOAL_CORE_PERCENT,
+                ),
+            ]
         })
         .collect();
     Ok(IdleReport {

@@ -267,6 +267,7 @@ async fn measure(
             .unwrap_or_default()
     };
     let ratio = storm.questions / normal.questions;
+    let peak_ratio = storm.peak / normal.questions;
     let failed: u64 = notes.failed.values().sum();
     let verdicts = vec![
         Verdict::new(
@@ -277,6 +278,11 @@ async fn measure(
                 thousands(normal.questions)
             ),
             ratio <= GOAL_QUERIES,
+        ),
+        Verdict::new(
+            format!("at most {GOAL_QUERIES} times as many in the busiest second"),
+            format!("{peak_ratio:.2} times ({})", thousands(storm.peak)),
+            peak_ratio <= GOAL_QUERIES,
         ),
         Verdict::new(
             "nothing is missed by anybody",
