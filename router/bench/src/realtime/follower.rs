@@ -519,7 +519,46 @@ async fn get(connection: &mut Connection, path: &str, user: &User) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use crate::realtime::door::Door;
+
     use super::*;
+
+    #[test]
+    fn whoever_loses_a_node_goes_to_one_that_is_left() {
+        let nodes: Vec<SocketAddr> = (1..=5).map(|n| ([127, 0, 0, 1], n).into()).collect();
+        let target = Target {
+            nodes: nodes.clone(),
+            door: Door::Native,
+            greets: true,
+        };
+        let world = World::new(target, 2);
+        let lost: Vec<usize> = (0..5000).filter(|n| world.target.home(*n) < 2).collect();
+        assert_eq!(lost.len(), 2000);
+        for (node, address) in nodes.iter().enumerate() {
+            let at = |number: &&usize| world.refuge(**number).unwrap() == *address;
+            let count = lost.iter().filter(at).count();
+            let fair = if node < 2 { 0..=0 } else { 600..=700 };
+            assert!(fair.contains(&count), "{count} went to node {node}");
+        }
+    }
+
+    #[test]
+    fn what_several_have_noted_is_added_up() {
+        let noted = |head, why: &str| Notes {
+            heads: [(7, head)].into(),
+            acknowledged: 2,
+            failed: [(why.to_owned(), 1)].into(),
+            recovered: 3,
+            ..Notes::default()
+        };
+        let mut notes = noted(5, "late");
+        notes.add(noted(4, "late"));
+        notes.add(noted(6, "full"));
+        assert_eq!(notes.heads, [(7, 6)].into());
+        assert_eq!((notes.acknowledged, notes.recovered), (6, 9));
+        let failed = [("full".to_owned(), 1), ("late".to_owned(), 2)].into();
+        assert_eq!(notes.failed, failed);
+    }
 
     #[test]
     fn a_log_knows_what_is_missing_whatever_the_order() {
