@@ -53,6 +53,8 @@ const CONNECTIONS: usize = 16;
 const RECENT_MESSAGES: u64 = 16_000;
 const RECENT_MS: i64 = 10 * 86_400_000;
 const PAGE: u64 = 50;
+/// How long sends and reads go on before they are measured.
+const LEAD_IN: Duration = Duration::from_secs(1);
 /// How often it is looked how far the job is.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -341,9 +343,18 @@ impl Load {
         })
     }
 
-    /// Sends and reads for a while; returns what each measured.
+    /// Sends and reads for as long as a round takes; returns what each measured.
     async fn run(&mut self, args: &Args) -> Result<(Measured, Measured)> {
-        let duration = Duration::from_secs_f64(args.round_seconds);
+        self.run_for(args, Duration::from_secs_f64(args.round_seconds))
+            .await
+    }
+
+    /// Sends and reads until the job has noticed.
+    async fn lead_in(&mut self, args: &Args) -> Result<()> {
+        self.run_for(args, LEAD_IN).await.map(drop)
+    }
+
+    async fn run_for(&mut self, args: &Args, duration: Duration) -> Result<(Measured, Measured)> {
         let measured = tokio::try_join!(
             open_loop(&mut self.senders, args.rate, duration),
             open_loop(&mut self.readers, args.rate, duration)
@@ -420,6 +431,7 @@ async fn phases(
                 while steps(&seen) < first_step {
                     sleep(LOOK).await;
                 }
+                load.lead_in(args).await?;
                 let (begin, before) = (Instant::now(), steps(&seen));
                 let measured = load.run(args).await?;
                 let done = (steps(&seen) - before) as f64 / 2.0;
@@ -434,6 +446,7 @@ async fn phases(
             with.sends.push(sends);
             with.reads.push(reads);
         } else {
+            load.lead_in(args).await?;
             let (sends, reads) = load.run(args).await?;
             without.sends.push(sends);
             without.reads.push(reads);
