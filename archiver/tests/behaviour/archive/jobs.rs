@@ -26,7 +26,7 @@ on_both!(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_is_alone_makes_no_room() {
     let bed = Bed::open_with(Backend::Embedded, polite()).await;
-    bed.import("talk", 1500).await;
+    bed.import("talk", 300).await;
     let seen = for_whom_it_made_room(&bed).await;
     assert_eq!(seen.last(), Some(&None), "{seen:?}");
     bed.close().await;
@@ -34,7 +34,7 @@ async fn a_job_that_is_alone_makes_no_room() {
 
 async fn a_job_makes_room_for_others(backend: Backend) {
     let bed = Bed::open_with(backend, polite()).await;
-    bed.import("talk", 1500).await;
+    bed.import("talk", 300).await;
     let read = bed.import("read", 20).await;
     let reading = async {
         loop {
@@ -71,7 +71,7 @@ async fn for_whom_it_made_room(bed: &Bed) -> Vec<Option<String>> {
         }
     };
     let archive = bed.archive_with(Arc::new(hook));
-    let outcomes = archive.run(&order(), sent_at(1400), &progress).await;
+    let outcomes = archive.run(&order(), sent_at(280), &progress).await;
     for outcome in outcomes.unwrap() {
         assert_eq!(outcome.error, None, "{outcome:?}");
     }
