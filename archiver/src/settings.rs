@@ -162,7 +162,7 @@ impl Default for ArchiveSettings {
             segment_bytes: 8 << 20,
             rate: 0,
             delete_batch: 500,
-            busy_share: 10,
+            busy_share: 5,
             max_threads_running: 32,
             max_replica_lag: Span::secs(10),
             max_latency: Span::millis(50),

@@ -20,7 +20,7 @@ use crate::settings::ArchiveSettings;
 const CHECK: Duration = Duration::from_millis(100);
 
 /// What part of the usual amount is done at once while others are there.
-const SMALL: usize = 10;
+const SMALL: usize = 20;
 
 /// Longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(5);
