@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use crate::db::{Connection, Row, Value, list_size, padded, placeholders, rows_of, values};
+use crate::db::{
+    Connection, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
+};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, UserId};
@@ -359,10 +361,15 @@ pub async fn unmark(connection: &mut Connection, heads: &[&Head]) -> Result<()> 
 }
 
 fn at_revs<'a>(heads: &[&'a Head]) -> (String, Vec<Value<'a>>) {
-    let args: Vec<Value<'a>> = padded(heads)
-        .flat_map(|head| values![&head.id, head.rev])
-        .collect();
-    let condition = ["(id = ? AND rev = ?)"].repeat(args.len() / 2).join(" OR ");
+    let mut args: Vec<Value<'a>> = padded(heads).map(|head| Value::from(&head.id)).collect();
+    let n = args.len();
+    args.extend(padded(heads).flat_map(|head| values![&head.id, head.rev]));
+    // The ids by themselves for the primary key.
+    let condition = format!(
+        "id IN ({}) AND {}",
+        placeholders(n),
+        in_rows(["id", "rev"], n)
+    );
     (condition, args)
 }
 

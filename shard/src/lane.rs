@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use cache::MembershipCache;
 
 use crate::conversation::{self, Head};
-use crate::db::{Connection, Dialect, Value, padded, values};
+use crate::db::{Connection, Dialect, Value, in_rows, padded, values};
 use crate::error::{Error, Result, is_contention};
 use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
@@ -603,9 +603,8 @@ async fn find_known<'a>(
     let args: Vec<Value<'_>> = padded(&keys)
         .flat_map(|(id, user, key)| values![id, *user, key.as_bytes()])
         .collect();
-    let condition = ["(conversation_id = ? AND sender_id = ? AND client_msg_id = ?)"]
-        .repeat(args.len() / 3)
-        .join(" OR ");
+    let columns = ["conversation_id", "sender_id", "client_msg_id"];
+    let condition = in_rows(columns, args.len() / 3);
     let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
     for row in connection
         .fetch_all(&format!("{KNOWN}{condition}"), &args)

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::conversation::{Head, WRITE_ROWS, kind_code, kind_of};
-use crate::db::{Connection, Row, Value, list_size, padded, rows_of, values};
+use crate::db::{Connection, Row, Value, in_rows, list_size, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, Seq, ShardName, UserId, UserKey};
@@ -397,9 +397,8 @@ async fn stored_entries<'a>(
     let args: Vec<Value<'_>> = padded(&keys)
         .flat_map(|(key, update)| values![key, &update.user, &update.entry.conversation])
         .collect();
-    let condition = ["(user_key = ? AND user_id = ? AND conversation_id = ?)"]
-        .repeat(args.len() / 3)
-        .join(" OR ");
+    let columns = ["user_key", "user_id", "conversation_id"];
+    let condition = in_rows(columns, args.len() / 3);
     let rows = connection
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
         .await?;
@@ -564,9 +563,7 @@ pub(crate) async fn rows_of_users(
     let args: Vec<Value<'_>> = padded(users)
         .flat_map(|(key, user)| values![key, *user])
         .collect();
-    let condition = ["(user_key = ? AND user_id = ?)"]
-        .repeat(args.len() / 2)
-        .join(" OR ");
+    let condition = in_rows(["user_key", "user_id"], args.len() / 2);
     connection
         .fetch_all(&format!("{select}{condition}"), &args)
         .await

@@ -1,7 +1,7 @@
 //! Members of a conversation: roles and watermarks.
 
 use crate::conversation::{WRITE_ROWS, pad};
-use crate::db::{Connection, Row, Value, padded, placeholders, rows_of, values};
+use crate::db::{Connection, Row, Value, in_rows, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Member, Role, Timestamp};
@@ -132,9 +132,7 @@ pub async fn pairs(
     let args: Vec<Value<'_>> = padded(pairs)
         .flat_map(|(id, user)| values![id, *user])
         .collect();
-    let condition = ["(conversation_id = ? AND user_id = ?)"]
-        .repeat(args.len() / 2)
-        .join(" OR ");
+    let condition = in_rows(["conversation_id", "user_id"], args.len() / 2);
     let rows = connection
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
         .await?;

@@ -30,7 +30,7 @@ use crate::seams::{CommitListener, Event};
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
 const HINTS: usize = 65_536;
 /// Most conversations in one pass: few enough that a sender who meets it does not wait long.
-const PASS_CONVERSATIONS: usize = 16;
+const PASS_CONVERSATIONS: usize = 64;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
 /// Most marks cleared by one statement.
@@ -38,7 +38,7 @@ const CLEARED_AT_ONCE: usize = 64;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
 /// How many times as long as a pass took the relay rests after it.
-const REST: u32 = 4;
+const REST: u32 = 9;
 /// How long one pass may take.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
 
