@@ -11,7 +11,7 @@ use crate::db::{
     Connection, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
-use crate::fence;
+use crate::fence::{self, OpenFences};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
@@ -20,6 +20,7 @@ use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::node::Shard;
 use crate::relay;
 use crate::seams::Event;
+use crate::writers::Writers;
 
 /// Most rows in one statement that writes.
 pub(crate) const WRITE_ROWS: usize = 256;
@@ -63,6 +64,8 @@ pub struct Head {
     /// Whether every member's list is still to be told; set only together with the next rev, by which the relay sees
     /// what it has told.
     pub marked: bool,
+    /// Who wrote lately, and so has read up to there.
+    pub writers: Writers,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
 }
@@ -71,23 +74,25 @@ macro_rules! head_columns {
     () => {
         "id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members, \
          last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, \
-         members_rev"
+         members_rev, writers"
     };
 }
-const HEAD_COLUMN_COUNT: usize = 19;
+const HEAD_COLUMN_COUNT: usize = 20;
 
+const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
-const SELECT_HEADS: &str = concat!(
-    "SELECT ",
-    head_columns!(),
-    " FROM conversations {by PRIMARY} WHERE id IN ("
-);
+const FROM_HEADS: &str = " FROM conversations {by PRIMARY} WHERE id IN (";
 const SAVE_HEADS: &str = concat!("INSERT INTO conversations (", head_columns!(), ") VALUES ");
 const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadata = {new metadata}, \
      head_seq = {new head_seq}, rev = {new rev}, member_count = {new member_count}, relayed = {new relayed}, \
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
-     deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}";
+     deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
+     writers = {new writers}";
+/// What [`Head::append`] changes.
+const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
+     last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
+     oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}";
 /// By the primary key.
 const AT_REV: &str = "SELECT id FROM conversations {by PRIMARY} WHERE ";
 const UNMARK: &str = "UPDATE conversations {by PRIMARY} SET marked = NULL WHERE ";
@@ -120,6 +125,7 @@ impl Head {
             last_at: now,
             oldest_hot_at: None,
             marked: false,
+            writers: Writers::default(),
             deleted_at: None,
         }
     }
@@ -156,6 +162,7 @@ impl Head {
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),
             marked: row.opt_int(17)?.is_some(),
+            writers: Writers::parse(row.opt_text(19)?.as_deref())?,
             deleted_at: row.opt_int(16)?.map(Timestamp),
         })
     }
@@ -232,7 +239,7 @@ pub async fn heads(
     pad(&mut args);
     let lock = if lock { "{for_update}" } else { "" };
     let statement = format!(
-        "{SELECT_HEADS}{}) ORDER BY id {lock}",
+        "{SELECT_HEADS}{FROM_HEADS}{}) ORDER BY id {lock}",
         placeholders(args.len())
     );
     connection
@@ -241,6 +248,38 @@ pub async fn heads(
         .iter()
         .map(Head::from_row)
         .collect()
+}
+
+/// At the beginning of a write transaction: the heads of `ids` (no two alike), locked, in id order, and for each of
+/// `assignments` (no two alike) whether this shard takes writes for it, as [`fence::lock_for_write`] says.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn lock_heads(
+    connection: &mut Connection,
+    ids: &[ConversationId],
+    assignments: &[&Assignment],
+) -> Result<(Vec<Head>, Vec<bool>)> {
+    let fences = OpenFences::of(assignments);
+    let mut keys: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
+    pad(&mut keys);
+    let statement = format!(
+        "{SELECT_HEADS}{}{FROM_HEADS}{}) ORDER BY id {{for_update}}",
+        fences.columns(),
+        placeholders(keys.len())
+    );
+    let mut args = fences.values();
+    args.extend(keys);
+    let rows = connection.fetch_all(&statement, &args).await?;
+    let Some(first) = rows.first() else {
+        let allowed = fence::lock_for_write(connection, assignments).await?;
+        return Ok((Vec::new(), allowed));
+    };
+    let allowed = (0..assignments.len())
+        .map(|n| Ok(first.opt_int(HEAD_COLUMN_COUNT + n)?.is_some()))
+        .collect::<Result<_>>()?;
+    let heads = rows.iter().map(Head::from_row).collect::<Result<_>>()?;
+    Ok((heads, allowed))
 }
 
 /// Repeats the last value up to a [`list_size`].
@@ -258,15 +297,28 @@ pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
     write(connection, heads, SAVE_HEADS_UPDATE).await
 }
 
+/// Writes heads that are locked, and changed by [`Head::append`] and [`Writers::wrote`] only.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
+    write(connection, heads, SAVE_HEADS_APPENDED).await
+}
+
 async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Result<()> {
     for chunk in heads.chunks(WRITE_ROWS) {
-        let first_members = |head: &&Head| first_members_json(&head.first_members);
-        let names: Vec<String> = padded(chunk).map(first_members).collect();
-        let mut args = Vec::with_capacity(names.len() * HEAD_COLUMN_COUNT);
-        for (head, first_members) in padded(chunk).zip(&names) {
-            args.extend(head_values(head, first_members));
+        let json = |head: &&Head| {
+            (
+                first_members_json(&head.first_members),
+                head.writers.to_json(),
+            )
+        };
+        let texts: Vec<(String, Option<String>)> = padded(chunk).map(json).collect();
+        let mut args = Vec::with_capacity(texts.len() * HEAD_COLUMN_COUNT);
+        for (head, (first_members, writers)) in padded(chunk).zip(&texts) {
+            args.extend(head_values(head, first_members, writers.as_deref()));
         }
-        let rows = rows_of(names.len(), HEAD_COLUMN_COUNT);
+        let rows = rows_of(texts.len(), HEAD_COLUMN_COUNT);
         connection
             .execute(&format!("{SAVE_HEADS}{rows}{update}"), &args)
             .await?;
@@ -274,7 +326,11 @@ async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Re
     Ok(())
 }
 
-fn head_values<'a>(head: &'a Head, first_members: &'a str) -> [Value<'a>; HEAD_COLUMN_COUNT] {
+fn head_values<'a>(
+    head: &'a Head,
+    first_members: &'a str,
+    writers: Option<&'a str>,
+) -> [Value<'a>; HEAD_COLUMN_COUNT] {
     values![
         &head.id,
         kind_code(head.kind),
@@ -297,6 +353,7 @@ fn head_values<'a>(head: &'a Head, first_members: &'a str) -> [Value<'a>; HEAD_C
         head.deleted_at.map(|at| at.0),
         head.marked.then_some(1),
         head.members_rev,
+        writers,
     ]
 }
 
@@ -427,10 +484,11 @@ impl Change {
             .pop()
             .filter(|head| head.deleted_at.is_none());
         let head = head.ok_or(Error::NotMember)?;
-        let me = member::one(&mut connection, id, user)
+        let mut me = member::one(&mut connection, id, user)
             .await?
             .filter(Membership::is_active)
             .ok_or(Error::NotMember)?;
+        head.writers.move_on(&mut me);
         Ok(Self {
             connection,
             before: head.clone(),

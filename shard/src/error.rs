@@ -122,6 +122,15 @@ pub fn is_contention(error: &sqlx::Error) -> bool {
     matches!(sqlite_code(database), Some(5 | 6)) // SQLITE_BUSY, SQLITE_LOCKED
 }
 
+/// Whether a column that was to be added is there already. Source: MySQL 8.4 error reference, `ER_DUP_FIELDNAME`.
+#[must_use]
+pub(crate) fn is_column_there(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|database| database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
+        .is_some_and(|mysql| mysql.number() == 1060)
+}
+
 /// SQLite's primary result code, without what extends it: <https://sqlite.org/rescode.html>
 fn sqlite_code(error: &dyn sqlx::error::DatabaseError) -> Option<i32> {
     let code: i32 = error.code()?.parse().ok()?;

@@ -80,6 +80,9 @@ const FENCES_BY_START: &str =
 /// The whole table: a handful of rows.
 const ALL_FENCES: &str =
     "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
+/// Within another statement, by the primary key: locks a fence shared; 1 when this shard takes writes for its range.
+const OPEN_FENCE: &str = "(SELECT 1 FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
+     AND epoch = ? AND state = 'open' {for_share})";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
 const KEEP_FENCES: &str = " {on_duplicate range_start} range_start = {new range_start}";
 
@@ -129,6 +132,34 @@ pub async fn lock_for_write(
     let allowed =
         |assignment: &&Assignment| fences.iter().any(|fence| fence.allows(assignment, true));
     Ok(assignments.iter().map(allowed).collect())
+}
+
+/// Columns for the select list of a write transaction's first statement, one for each of `assignments` (no two alike),
+/// and their values: what [`lock_for_write`] does, without a statement of its own. They are 1 or NULL.
+pub(crate) struct OpenFences(Vec<Bounds>);
+
+type Bounds = ([u8; 8], Option<[u8; 8]>, Epoch);
+
+impl OpenFences {
+    pub(crate) fn of(assignments: &[&Assignment]) -> Self {
+        let bounds = |a: &&Assignment| {
+            let end = a.range.end.map(|end| UserKey(end).to_bytes());
+            (UserKey(a.range.start).to_bytes(), end, a.epoch)
+        };
+        Self(assignments.iter().map(bounds).collect())
+    }
+
+    /// `, (SELECT …), (SELECT …)`
+    pub(crate) fn columns(&self) -> String {
+        format!(", {OPEN_FENCE}").repeat(self.0.len())
+    }
+
+    pub(crate) fn values(&self) -> Vec<Value<'_>> {
+        self.0
+            .iter()
+            .flat_map(|(start, end, epoch)| values![start, end.as_ref(), end.as_ref(), *epoch])
+            .collect()
+    }
 }
 
 /// In a write transaction on one range: locks its fence shared.

@@ -25,12 +25,13 @@ use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationKind, HistoryPage, Position, SeqRange, Tiers};
 use crate::node::Shard;
 use crate::seams::{ColdPart, ColdTier};
+use crate::writers::Writers;
 
 /// Most messages in a page.
 pub const PAGE_MAX: u32 = 200;
 
 /// By the primary keys of all three tables.
-const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, m.read_seq, m.delivered_seq, f.range_end, f.epoch, f.state \
+const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, f.range_end, f.epoch, f.state \
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
 /// By the primary key `(conversation_id, seq)`.
@@ -42,7 +43,7 @@ pub const PAGE: &str = concat!(
 const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
 
 /// What a member may know before reading.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Access {
     /// What sort of conversation it is.
     pub kind: ConversationKind,
@@ -50,8 +51,8 @@ pub struct Access {
     pub head_seq: Seq,
     /// The latest change.
     pub rev: Rev,
-    /// The caller's read watermark.
-    pub read_seq: Seq,
+    /// Who wrote lately, and so has read up to there.
+    pub writers: Writers,
 }
 
 /// Checks that `user` is a member of the conversation and that this shard answers for it.
@@ -73,13 +74,13 @@ pub async fn access(
         return Err(Error::NotMember);
     };
     let end = row
-        .opt_bytes(6)?
+        .opt_bytes(5)?
         .and_then(|bytes| UserKey::from_bytes(&bytes))
         .map(|key| key.0);
-    let owned = row.opt_int(7)? == Some(assignment.epoch.as_i64()) && end == assignment.range.end;
+    let owned = row.opt_int(6)? == Some(assignment.epoch.as_i64()) && end == assignment.range.end;
     if !owned
         || row
-            .opt_text(8)?
+            .opt_text(7)?
             .is_none_or(|state| state == fence::FenceState::Gone.name())
     {
         return Err(Error::NotOwner(shard.name().clone()));
@@ -89,7 +90,7 @@ pub async fn access(
         kind: kind_of(row.int(0)?)?,
         head_seq: Seq::from_i64(row.int(1)?),
         rev: Rev::from_i64(row.int(2)?),
-        read_seq: Seq::from_i64(row.int(4)?),
+        writers: Writers::parse(row.opt_text(4)?.as_deref())?,
     })
 }
 
@@ -105,13 +106,13 @@ pub async fn anybodys(
 ) -> Result<Access> {
     fence::require_read(connection, shard.name(), assignment).await?;
     let heads = conversation::heads(connection, &[id], false).await?;
-    let head = heads.first().filter(|head| head.deleted_at.is_none());
+    let head = heads.into_iter().find(|head| head.deleted_at.is_none());
     let head = head.ok_or(Error::NotMember)?;
     Ok(Access {
         kind: head.kind,
         head_seq: head.head_seq,
         rev: head.rev,
-        read_seq: Seq(0),
+        writers: head.writers,
     })
 }
 
@@ -161,7 +162,7 @@ pub async fn page(
             None => rows(&mut connection, id, (first, last)).await?,
         }
     };
-    let progress = progress(&mut connection, id, access.kind).await?;
+    let progress = progress(&mut connection, id, (access.kind, &access.writers)).await?;
     drop(connection); // the archive may take its time
     let merged = merge(shard, cold, id, (first, last), hot, deadline).await?;
     if let (Position::Latest | Position::Before(_), Some(before)) = (position, merged.cold_from)
@@ -188,22 +189,24 @@ pub async fn page(
     })
 }
 
-/// The watermarks that tell how far messages have come; none for channels.
+/// The watermarks that tell how far messages have come; none for channels. The writers are those of the head, read before.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn progress(
     connection: &mut Connection,
     id: ConversationId,
-    kind: ConversationKind,
+    (kind, writers): (ConversationKind, &Writers),
 ) -> Result<Progress> {
     if kind == ConversationKind::Channel {
         return Ok(Progress::default());
     }
     let everybody = usize::from(u16::MAX);
-    Ok(Progress::of(
-        member::page(connection, id, &[], everybody).await?,
-    ))
+    let mut members = member::page(connection, id, &[], everybody).await?;
+    for member in &mut members {
+        writers.move_on(member);
+    }
+    Ok(Progress::of(members))
 }
 
 /// The hot rows of a stretch, in order.

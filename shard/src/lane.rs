@@ -1,10 +1,10 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
 //! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
-//! transaction for all of it: fences → heads locked in id order → memberships not known yet → one multi-row insert →
-//! heads, with the mark for the lists → watermarks → commit → answers, then events. A conversation is always in the same
-//! lane of a process; between processes the head's row lock orders its messages (INV-SEQ). An answer always means
-//! committed (INV-ACK).
+//! transaction for all of it: fences and heads locked, heads in id order → memberships not known yet → one multi-row
+//! insert → heads, with the mark for the lists and who wrote → watermarks → commit → answers, then events. A
+//! conversation is always in the same lane of a process; between processes the head's row lock orders its messages
+//! (INV-SEQ). An answer always means committed (INV-ACK).
 //!
 //! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
 //! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
@@ -28,7 +28,6 @@ use cache::MembershipCache;
 use crate::conversation::{self, Head};
 use crate::db::{Connection, Dialect, Value, in_rows, padded, values};
 use crate::error::{Error, Result, is_contention};
-use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
@@ -342,6 +341,8 @@ struct Batch<'a> {
     new: Vec<(ConversationId, StoredMessage)>,
     changed: HashSet<ConversationId>,
     moved: HashSet<MemberKey<'a>>,
+    /// Watermarks that the heads no longer tell.
+    fallen: Vec<(ConversationId, Membership)>,
     events: Vec<Event>,
 }
 
@@ -359,19 +360,17 @@ impl<'a> Batch<'a> {
                 assignments.push(&job.assignment);
             }
         }
-        let allowed = fence::lock_for_write(connection, &assignments).await?;
+        let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let (heads, allowed) = conversation::lock_heads(connection, &ids, &assignments).await?;
         let owned = assignments
             .iter()
             .zip(allowed)
             .filter(|(_, ok)| *ok)
             .map(|(a, _)| a.range.start)
             .collect();
-
-        let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let heads: HashMap<ConversationId, Head> = conversation::heads(connection, &ids, true)
-            .await?
+        let heads: HashMap<ConversationId, Head> = heads
             .into_iter()
             .filter(|head| head.deleted_at.is_none())
             .map(|head| (head.id, head))
@@ -390,6 +389,7 @@ impl<'a> Batch<'a> {
             new: Vec::new(),
             changed: HashSet::new(),
             moved: HashSet::new(),
+            fallen: Vec::new(),
             events: Vec::new(),
         })
     }
@@ -404,12 +404,11 @@ impl<'a> Batch<'a> {
             .values()
             .filter(|head| self.changed.contains(&head.id))
             .collect();
-        conversation::save(connection, &changed).await?;
-        let moved: Vec<(ConversationId, &Membership)> = self
-            .moved
-            .iter()
-            .filter_map(|key| Some((key.0, self.members.get(key)?)))
-            .collect();
+        conversation::save_appended(connection, &changed).await?;
+        let moved = self.moved.iter();
+        let moved = moved.filter_map(|key| Some((key.0, self.members.get(key)?)));
+        let fallen = self.fallen.iter().map(|(id, member)| (*id, member));
+        let moved: Vec<(ConversationId, &Membership)> = moved.chain(fallen).collect();
         member::save_watermarks(connection, &moved).await?;
         let own_marks = self.own_marks();
         relay::mark(connection, &own_marks).await?;
@@ -477,10 +476,15 @@ impl<'a> Batch<'a> {
         );
         head.append(&stored);
         head.marked |= head.relayed;
-        member.read_seq = stored.seq; // who answers has read
+        // Who answers has read. The head tells so, until others have written since.
+        member.read_seq = stored.seq;
         member.delivered_seq = stored.seq;
+        if let Some((user, seq)) = head.writers.wrote(&job.user, stored.seq) {
+            let mut fallen = Membership::unknown(user);
+            (fallen.read_seq, fallen.delivered_seq) = (seq, seq);
+            self.fallen.push((id, fallen));
+        }
         self.changed.insert(id);
-        self.moved.insert((id, &job.user));
         let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
         self.events.push(Event::MessageCreated(message.clone()));
         if let Some(key) = key {
@@ -567,8 +571,9 @@ async fn members_of<'a>(
     for key in unknown {
         let (id, user) = key;
         if let Some(head) = heads.get(&id)
-            && let Some(membership) = read.remove(&(id, user.clone()))
+            && let Some(mut membership) = read.remove(&(id, user.clone()))
         {
+            head.writers.move_on(&mut membership);
             memberships.put(head, membership.clone());
             members.insert(key, membership);
         }

@@ -10,7 +10,7 @@
 //! | [`migrate`] | schema migrations of the directory and of every shard |
 //! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
 //! | [`lane`] | write lanes: group commit of sends |
-//! | [`conversation`], [`member`], [`message`] | the operations on a conversation's log |
+//! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
 //! | [`history`], [`sync`] | reading it, by `seq` and by `rev` |
 //! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
@@ -49,3 +49,4 @@ pub mod seen;
 pub mod settings;
 pub mod store;
 pub mod sync;
+mod writers;

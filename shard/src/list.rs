@@ -227,9 +227,10 @@ impl ListOrder {
 }
 
 impl EntryUpdate {
-    /// What `head` means for `member`'s list.
+    /// What `head` means for the list of `member`, who was read after it.
     #[must_use]
-    pub fn new(head: &Head, member: Membership, key: UserKey) -> Self {
+    pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {
+        head.writers.move_on(&mut member);
         let entry = Entry {
             conversation: head.id,
             kind: head.kind,

@@ -1,4 +1,6 @@
 //! Members of a conversation: roles and watermarks.
+//!
+//! Watermarks as they are stored here may be behind those of the conversation's latest [`writers`](crate::writers).
 
 use crate::conversation::{WRITE_ROWS, pad};
 use crate::db::{Connection, Row, Value, in_rows, padded, placeholders, rows_of, values};
@@ -24,6 +26,19 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// The membership of somebody of whom nothing is known: none.
+    #[must_use]
+    pub(crate) fn unknown(user: UserId) -> Self {
+        Self {
+            user,
+            role: None,
+            read_seq: Seq(0),
+            delivered_seq: Seq(0),
+            rev: Rev(0),
+            joined_at: Timestamp(0),
+        }
+    }
+
     /// Whether they are a member now.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -225,7 +240,7 @@ pub async fn save(
     upsert(connection, &rows, UPSERT_MEMBERSHIP).await
 }
 
-/// Moves watermarks forward.
+/// Moves the watermarks of members forward.
 ///
 /// # Errors
 /// When the database fails.

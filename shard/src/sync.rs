@@ -91,7 +91,7 @@ pub async fn delta(
         .map(|row| StoredMessage::from_row(row, 0))
         .collect::<Result<Vec<_>>>()?;
     let mut members = member::changed(&mut connection, id, (rev, through), MEMBERS_MAX + 1).await?;
-    let progress = history::progress(&mut connection, id, access.kind).await?;
+    let progress = history::progress(&mut connection, id, (access.kind, &access.writers)).await?;
     // Hot rows first: what leaves them meanwhile is in the index by then.
     let runs = archive::changed_runs(&mut connection, id, rev, RUNS_MAX + 1).await?;
     drop(connection);
@@ -114,6 +114,9 @@ pub async fn delta(
         let last = members.last().map_or(rev, |member| member.rev);
         members.retain(|member| member.rev < last);
         through = through.min(members.last().map_or(rev, |member| member.rev));
+    }
+    for member in &mut members {
+        access.writers.move_on(member);
     }
     messages.retain(|message| message.rev <= through);
     members.retain(|member| member.rev <= through);

@@ -230,7 +230,7 @@ impl Store {
                 },
             )
             .await?;
-        view(head, &me, members)
+        view(head, me, members)
     }
 
     /// Renames it or replaces its metadata (admins), pins or mutes it (each for themselves).
@@ -387,7 +387,10 @@ fn check_title(title: &str) -> Result<String> {
 }
 
 /// A conversation as `me` sees it.
-fn view(head: Head, me: &Membership, members: Vec<Membership>) -> Result<Conversation> {
+fn view(head: Head, mut me: Membership, mut members: Vec<Membership>) -> Result<Conversation> {
+    for member in members.iter_mut().chain([&mut me]) {
+        head.writers.move_on(member);
+    }
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,

@@ -11,7 +11,7 @@ use crate::history;
 use crate::ids::{ConversationId, Rev, Seq, ShardName};
 use crate::list::{self, Entry, ListOrder};
 use crate::map::Assignment;
-use crate::member;
+use crate::member::{self, Membership};
 use crate::model::{
     Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
 };
@@ -283,15 +283,16 @@ async fn heads_for(
 ) -> Result<Vec<(Head, Seq)>> {
     let mut connection = shard.reader(caller.deadline).await?;
     let pairs: Vec<_> = ids.iter().map(|id| (*id, &caller.user)).collect();
+    let heads = conversation::heads(&mut connection, ids, false).await?;
     let members = member::pairs(&mut connection, &pairs).await?;
-    let read: HashMap<ConversationId, Seq> = members
+    let mut mine: HashMap<ConversationId, Membership> = members
         .into_iter()
         .filter(|(_, member)| member.is_active())
-        .map(|(id, member)| (id, member.read_seq))
         .collect();
-    let heads = conversation::heads(&mut connection, ids, false).await?;
-    Ok(heads
-        .into_iter()
-        .filter_map(|head| read.get(&head.id).copied().map(|seq| (head, seq)))
-        .collect())
+    let with_mine = |head: Head| {
+        let mut me = mine.remove(&head.id)?;
+        head.writers.move_on(&mut me);
+        Some((head, me.read_seq))
+    };
+    Ok(heads.into_iter().filter_map(with_mine).collect())
 }

@@ -46,9 +46,13 @@ impl Store {
                 caller.deadline,
                 |shard, assignment| async move {
                     let mut connection = shard.reader(caller.deadline).await?;
-                    history::access(&mut connection, &shard, &assignment, (id, &caller.user))
-                        .await?;
-                    member::page(&mut connection, id, after, limit + 1).await
+                    let reader = (id, &caller.user);
+                    let access =
+                        history::access(&mut connection, &shard, &assignment, reader).await?;
+                    let mut page = member::page(&mut connection, id, after, limit + 1).await?;
+                    page.iter_mut()
+                        .for_each(|member| access.writers.move_on(member));
+                    Ok(page)
                 },
             )
             .await?;

@@ -138,7 +138,12 @@ impl Store {
                 return Err(Error::NotFound("message"));
             }
             let hot = history::rows(&mut connection, conversation, (seq, seq)).await?;
-            let progress = history::progress(&mut connection, conversation, access.kind).await?;
+            let progress = history::progress(
+                &mut connection,
+                conversation,
+                (access.kind, &access.writers),
+            )
+            .await?;
             drop(connection);
             let merged = history::merge(
                 &shard,
@@ -380,8 +385,8 @@ impl Store {
             }
         };
         let touched = work(&mut change, &mut stored)?;
-        let kind = change.head.kind;
-        let progress = history::progress(&mut change.connection, conversation, kind).await?;
+        let head = (change.head.kind, &change.head.writers);
+        let progress = history::progress(&mut change.connection, conversation, head).await?;
         let status = progress.status(&stored.sender, id.seq);
         if touched == Touched::Unchanged {
             let message = stored.into_message(conversation, status)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, MessageId, Rev, Seq, UserKey};
@@ -9,7 +10,7 @@ use backscroll_shard::model::{
     ConversationKind, DeliveryStatus, MessageType, NewMessage, Position, RawJson,
 };
 
-use crate::bed::{Bed, caller, text, text_as};
+use crate::bed::{Bed, PATIENCE, caller, text, text_as};
 
 crate::on_every_backend!(
     what_is_sent_is_read_back,
@@ -21,6 +22,7 @@ crate::on_every_backend!(
     deleting_leaves_an_empty_place,
     reactions_are_sets,
     watermarks_only_grow,
+    who_writes_has_read,
     messages_are_delivered_and_read,
     strangers_see_and_change_nothing,
     text_is_text_whatever_it_says,
@@ -460,6 +462,47 @@ async fn watermarks_only_grow(bed: &Bed) {
         0,
         "what I sent I have read"
     );
+}
+
+/// Also those of whom the head no longer says that they wrote, and as another process sees it.
+async fn who_writes_has_read(bed: &Bed) {
+    let names: Vec<String> = (0..40).map(|n| format!("writer{n:02}")).collect();
+    let others: Vec<&str> = names.iter().map(String::as_str).collect();
+    let id = bed.group("alice", &others).await;
+    let mut newest = BTreeMap::from([("alice".to_owned(), Seq(0))]);
+    for name in names.iter().chain(&names[35..]).chain(&names[..5]) {
+        let sent = bed.say(name, id, "read so far").await;
+        newest.insert(name.clone(), sent.seq);
+    }
+    let head = Seq(50);
+    bed.settle().await;
+    let another = Bed::another(&bed.settings).await;
+    for store in [&bed.store, &another] {
+        let page = store.members(&caller("alice"), id, None, 50).await.unwrap();
+        let told = page.members.into_iter().map(|member| {
+            assert_eq!(member.delivered_seq, member.read_seq, "{}", member.user_id);
+            (member.user_id.to_string(), member.read_seq)
+        });
+        assert_eq!(told.collect::<BTreeMap<_, _>>(), newest);
+        for (name, seq) in &newest {
+            let conversation = store.conversation(&caller(name), id).await.unwrap();
+            assert_eq!(conversation.read_seq, *seq, "{name}");
+            assert_eq!(conversation.unread_count, head.0 - seq.0, "{name}");
+            let unread = store.unread_count(&caller(name)).await.unwrap();
+            assert_eq!(unread.total, head.0 - seq.0, "{name}'s list");
+        }
+        let moved = store.mark_read(&caller("writer39"), id, Some(Seq(7))).await;
+        assert_eq!(moved.unwrap().read_seq, newest["writer39"], "never back");
+    }
+    another.close(Instant::now() + PATIENCE).await;
+    let pair = bed.group("alice", &["bob"]).await;
+    let question = bed.say("alice", pair, "?").await;
+    bed.say("bob", pair, "!").await;
+    let page = bed.page("alice", pair, Position::Latest, 10).await;
+    let status = |seq: Seq| page.messages.iter().find(|m| m.seq == seq).unwrap().status;
+    assert_eq!(status(question.seq), DeliveryStatus::Read);
+    let synced = bed.store.message(&caller("alice"), question.id).await;
+    assert_eq!(synced.unwrap().status, DeliveryStatus::Read);
 }
 
 async fn messages_are_delivered_and_read(bed: &Bed) {
