@@ -128,7 +128,10 @@ impl Redis {
             listener,
             outbox,
             commands: commands.clone(),
-            keeps_windows: settings.window_messages > 0,
+            cut_every: match settings.window_messages as u64 {
+                0 => 0,
+                messages => (messages / 8).max(1),
+            },
             recent: RedisBus::reads(),
             _running: running.clone(),
         });

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::db::{
-    Connection, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
+    Connection, Dialect, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
 use crate::fence::{self, OpenFences};
@@ -89,7 +89,10 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
      writers = {new writers}";
-/// What [`Head::append`] changes.
+/// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
+const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
+     oldest_hot_at, marked, writers) VALUES ";
+const APPENDED_COLUMN_COUNT: usize = 10;
 const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
      oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}";
@@ -302,7 +305,25 @@ pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
 /// # Errors
 /// When the database fails.
 pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
-    write(connection, heads, SAVE_HEADS_APPENDED).await
+    if connection.dialect() == Dialect::Sqlite {
+        return write(connection, heads, SAVE_HEADS_APPENDED).await; // wants every column that has no default
+    }
+    for chunk in heads.chunks(WRITE_ROWS) {
+        let writers: Vec<Option<String>> =
+            chunk.iter().map(|head| head.writers.to_json()).collect();
+        let mut args = Vec::with_capacity(chunk.len() * APPENDED_COLUMN_COUNT);
+        for (head, writers) in chunk.iter().zip(&writers) {
+            args.extend(appended_values(head, writers.as_deref()));
+        }
+        let rows = rows_of(chunk.len(), APPENDED_COLUMN_COUNT);
+        connection
+            .execute(
+                &format!("{SAVE_APPENDED}{rows}{SAVE_HEADS_APPENDED}"),
+                &args,
+            )
+            .await?;
+    }
+    Ok(())
 }
 
 async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Result<()> {
@@ -353,6 +374,25 @@ fn head_values<'a>(
         head.deleted_at.map(|at| at.0),
         head.marked.then_some(1),
         head.members_rev,
+        writers,
+    ]
+}
+
+fn appended_values<'a>(
+    head: &'a Head,
+    writers: Option<&'a str>,
+) -> [Value<'a>; APPENDED_COLUMN_COUNT] {
+    let last = head.last.as_ref();
+    values![
+        &head.id,
+        head.head_seq,
+        head.rev,
+        last.map(|last| &last.sender_id),
+        last.map(|last| message_type_code(last.message_type)),
+        last.map(|last| last.content.as_str()),
+        head.last_at.0,
+        head.oldest_hot_at.map(|at| at.0),
+        head.marked.then_some(1),
         writers,
     ]
 }

@@ -39,7 +39,7 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
     "0007_list_entries", "0008_imports", "0009_archive_runs", "0010_archive_segments", "0011_leases", "0012_archive_jobs",
     "0013_erasures", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
-    "0018_conversations_writers",
+    "0018_conversations_writers", "0019_conversations_defaults",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -294,7 +294,9 @@ mod tests {
                     migration.name
                 );
                 assert!(
-                    sql.contains("IF NOT EXISTS") || sql.contains(" ADD COLUMN "),
+                    ["IF NOT EXISTS", " ADD COLUMN ", " SET DEFAULT "]
+                        .iter()
+                        .any(|words| sql.contains(words)),
                     "{folder}/{} can be run again",
                     migration.name
                 );

@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use super::Running;
 use super::line::Line;
 use super::listen::Listener;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Window};
 use super::wire;
 use crate::bus::{Bus, BusUnavailable, Receiver};
 use crate::push::{Push, Topic};
@@ -26,7 +26,8 @@ pub struct RedisBus {
     pub(super) listener: Arc<Listener>,
     pub(super) outbox: Outbox,
     pub(super) commands: Arc<Line>,
-    pub(super) keeps_windows: bool,
+    /// A window is cut at each so many changes of its conversation; 0 where none is kept.
+    pub(super) cut_every: u64,
     pub(super) recent: Semaphore,
     pub(super) _running: Arc<Running>,
 }
@@ -77,8 +78,11 @@ impl Bus for RedisBus {
             return;
         };
         let window = match topic {
-            Topic::Conversation(id) if push.kind.is_durable() && self.keeps_windows => {
-                Some(self.listener.names.window(*id))
+            Topic::Conversation(id) if push.kind.is_durable() && self.cut_every > 0 => {
+                Some(Window {
+                    name: self.listener.names.window(*id),
+                    cut: push.rev.0 % self.cut_every == 0,
+                })
             }
             _ => None,
         };

@@ -20,8 +20,16 @@ use super::settings::RedisSettings;
 const PIPELINE_COMMANDS: usize = 512;
 /// Most bytes in one pipeline, unless one push alone has more.
 const PIPELINE_BYTES: usize = 256 << 10;
-/// Commands for a push that is also kept in its conversation's window.
-const WINDOW_COMMANDS: usize = 4;
+/// Commands for a push that is also kept in its conversation's window, and for one that cuts it as well.
+const WINDOW_COMMANDS: usize = 3;
+const CUT_COMMANDS: usize = 4;
+
+/// The list that keeps a conversation's latest changes.
+pub(super) struct Window {
+    pub(super) name: String,
+    /// Whether it is cut to its length now. Between that it grows a little longer.
+    pub(super) cut: bool,
+}
 
 /// One push on its way to Redis.
 struct Outgoing {
@@ -29,7 +37,7 @@ struct Outgoing {
     channel: String,
     payload: Arc<[u8]>,
     /// The window that keeps it.
-    window: Option<String>,
+    window: Option<Window>,
 }
 
 impl Outgoing {
@@ -37,15 +45,15 @@ impl Outgoing {
         let window = self
             .window
             .as_ref()
-            .map_or(0, |window| window.len() + self.payload.len());
+            .map_or(0, |window| window.name.len() + self.payload.len());
         self.channel.len() + self.payload.len() + window
     }
 
     fn commands(&self) -> usize {
-        if self.window.is_some() {
-            WINDOW_COMMANDS
-        } else {
-            1
+        match &self.window {
+            Some(window) if window.cut => CUT_COMMANDS,
+            Some(_) => WINDOW_COMMANDS,
+            None => 1,
         }
     }
 }
@@ -77,7 +85,7 @@ impl Outbox {
     }
 
     /// Publishes `payload` soon, or drops it. Never waits.
-    pub(super) fn put(&self, channel: String, payload: Arc<[u8]>, window: Option<String>) {
+    pub(super) fn put(&self, channel: String, payload: Arc<[u8]>, window: Option<Window>) {
         let push = Outgoing {
             since: Instant::now(),
             channel,
@@ -198,10 +206,12 @@ fn pipeline(batch: &[Outgoing], settings: &RedisSettings) -> Pipeline {
     commands.ignore_errors();
     for push in batch {
         let payload = push.payload.as_ref();
-        if let Some(window) = &push.window {
-            commands.cmd("RPUSH").arg(window).arg(payload);
-            commands.cmd("LTRIM").arg(window).arg(oldest_kept).arg(-1);
-            commands.cmd("PEXPIRE").arg(window).arg(age);
+        if let Some(Window { name, cut }) = &push.window {
+            commands.cmd("RPUSH").arg(name).arg(payload);
+            if *cut {
+                commands.cmd("LTRIM").arg(name).arg(oldest_kept).arg(-1);
+            }
+            commands.cmd("PEXPIRE").arg(name).arg(age);
         }
         commands.cmd("PUBLISH").arg(&push.channel).arg(payload);
     }
@@ -221,7 +231,10 @@ mod tests {
     }
 
     fn put(outbox: &Outbox, bytes: usize, window: bool) {
-        let window = window.then(|| "w".to_owned());
+        let window = window.then(|| Window {
+            name: "w".to_owned(),
+            cut: true,
+        });
         outbox.put("c".to_owned(), vec![0; bytes].into(), window);
     }
 

@@ -16,7 +16,8 @@ pub struct RedisSettings {
     pub url: Option<DatabaseUrl>,
     /// What all names begin with, so that several deployments can share a Redis: letters, digits, `-`, `_` and `.`.
     pub prefix: String,
-    /// How many of a conversation's latest changes are kept for those who reconnect; 0 for none. At most 10,000.
+    /// How many of a conversation's latest changes are kept, at least, for those who reconnect; 0 for none. At most 10,000.
+    /// More are dropped when there are an eighth more, or a few more where some were never published.
     pub window_messages: usize,
     /// How long they are kept after the last of them. 1 s to 1 h.
     pub window_age: Span,

@@ -48,11 +48,17 @@ async fn a_window_is_whole_or_ends_before_a_hole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_keeps_the_latest() {
-    let (bed, _) = bed(|settings| settings.window_messages = 10).await;
-    bed.b.bus.subscribe(topic(2)).await.unwrap();
-    publish(&bed, &(1..=25).collect::<Vec<_>>()).await;
-    assert_eq!(recent(&bed, 14).await, [0; 0]);
-    assert_eq!(recent(&bed, 15).await, (16..=25).collect::<Vec<_>>());
+    // One of 16 is cut at every second change: at the 24th the last time.
+    for (messages, oldest) in [(10, 16), (16, 9)] {
+        let (bed, _) = bed(|settings| settings.window_messages = messages).await;
+        bed.b.bus.subscribe(topic(2)).await.unwrap();
+        publish(&bed, &(1..=25).collect::<Vec<_>>()).await;
+        assert_eq!(recent(&bed, oldest - 2).await, [0; 0]);
+        assert_eq!(
+            recent(&bed, oldest - 1).await,
+            (oldest..=25).collect::<Vec<_>>()
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
