@@ -306,7 +306,7 @@ pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
 /// When the database fails.
 pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
     if connection.dialect() == Dialect::Sqlite {
-        return write(connection, heads, SAVE_HEADS_APPENDED).await; // wants every column that has no default
+        return save(connection, heads).await; // wants every column that has no default
     }
     for chunk in heads.chunks(WRITE_ROWS) {
         let writers: Vec<Option<String>> =

@@ -81,7 +81,7 @@ impl Bus for RedisBus {
             Topic::Conversation(id) if push.kind.is_durable() && self.cut_every > 0 => {
                 Some(Window {
                     name: self.listener.names.window(*id),
-                    cut: push.rev.0 % self.cut_every == 0,
+                    cut: push.rev.0.is_multiple_of(self.cut_every),
                 })
             }
             _ => None,
