@@ -307,9 +307,14 @@ impl Channel {
         todo
     }
 
-    /// Notes what those who begin to watch a user were told otherwise.
+    /// Notes what somebody who begins to watch a user was told otherwise. Where the others were told something else,
+    /// whatever comes next is told.
     pub(crate) fn note_state(&mut self, data: Arc<RawJson>) {
-        self.last_state = Some(data);
+        if self.listeners.len() < 2 {
+            self.last_state = Some(data);
+        } else if self.last_state.as_ref().is_some_and(|last| **last != *data) {
+            self.last_state = None;
+        }
     }
 
     /// What was told last that is no change.

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use backscroll_realtime::bus::{Bus, Roster};
+use backscroll_realtime::bus::{Bus, Roster, Status};
 use backscroll_realtime::gateway::{Edge, Gateway, Identity};
 use backscroll_realtime::in_process::{InProcessBus, InProcessRoster};
 use backscroll_realtime::native::{self, BEARER, Credentials};
@@ -159,6 +159,12 @@ impl Bed {
             assert!(begun.elapsed() < PATIENCE, "{name} is not online");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// `name` is online, and nobody is told.
+    pub(crate) async fn shows_untold(&self, name: &str) {
+        let online = [(user(name), Status::Online)];
+        self.roster.set(&online).await.unwrap();
     }
 
     /// Waits until the gateway holds `count` connections.

@@ -16,6 +16,7 @@ super::through_both_doors!(
     a_token_is_refreshed,
     a_token_that_ended_ends_the_connection,
     presence_is_told_to_those_who_watch,
+    presence_is_told_whatever_who_came_later_was_answered,
     notifications_are_told_counted_and_read,
     a_flood_is_refused_and_then_cut_off,
     commands_are_done_in_order,
@@ -147,6 +148,24 @@ async fn presence_is_told_to_those_who_watch(door: Door) {
         )
         .await;
     assert_eq!(code, "limit_reached");
+    bed.close().await;
+}
+
+/// One who comes while nobody has heard of it yet knows it before the others.
+async fn presence_is_told_whatever_who_came_later_was_answered(door: Door) {
+    let bed = Bed::new().await;
+    let watched = || json!({"userIds": ["bob"]});
+    let mut alice = bed.connect(door, "alice").await;
+    let offline = alice.ask("presence_subscribe", watched()).await.unwrap();
+    assert_eq!(offline["users"][0]["status"], "offline");
+    bed.shows_untold("bob").await;
+    let mut carol = bed.connect(door, "carol").await;
+    let online = carol.ask("presence_subscribe", watched()).await.unwrap();
+    assert_eq!(online["users"][0]["status"], "online");
+    let _bob = bed.connect(door, "bob").await;
+    for client in [&mut alice, &mut carol] {
+        assert_eq!(client.event("user_online").await["userId"], "bob");
+    }
     bed.close().await;
 }
 
