@@ -7,4 +7,4 @@ ALTER TABLE conversations
     ALTER COLUMN members_rev SET DEFAULT 0,
     ALTER COLUMN member_count SET DEFAULT 0,
     ALTER COLUMN relayed SET DEFAULT 0,
-    ALTER COLUMN first_members SET DEFAULT ('[]')
+    MODIFY COLUMN first_members TEXT NOT NULL DEFAULT ('[]') -- which MySQL takes only so
