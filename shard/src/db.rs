@@ -131,8 +131,9 @@ pub fn rows_of(rows: usize, columns: usize) -> String {
     text
 }
 
-/// `(a, b) IN ((?, ?), (?, ?))`: a condition on several columns at once. A server plans it in a fraction of the time that
-/// it takes for as many `a = ? AND b = ?` with `OR` between them (measured: 32 pairs in MariaDB 10.11, 175 µs, not 450).
+/// `(a, b) IN ((?, ?), (?, ?))`: a condition on several columns at once. A server answers it sooner than as many
+/// `a = ? AND b = ?` with `OR` between them: a SELECT of 32 pairs by the primary key took MariaDB 10.11 175 µs of processor
+/// time instead of 450, one of 128 pairs 750 instead of 1,230.
 #[must_use]
 pub(crate) fn in_rows<const N: usize>(columns: [&str; N], rows: usize) -> String {
     format!("({}) IN ({{rows}}{})", columns.join(", "), rows_of(rows, N))

@@ -80,7 +80,8 @@ const FENCES_BY_START: &str =
 /// The whole table: a handful of rows.
 const ALL_FENCES: &str =
     "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
-/// Within another statement, by the primary key: locks a fence shared; 1 when this shard takes writes for its range.
+/// Within another statement, by the primary key: locks a fence shared; 1 when this shard takes writes for its range, by
+/// the rule of [`Fence::allows`].
 const OPEN_FENCE: &str = "(SELECT 1 FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
      AND epoch = ? AND state = 'open' {for_share})";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";

@@ -501,8 +501,8 @@ async fn who_writes_has_read(bed: &Bed) {
     let page = bed.page("alice", pair, Position::Latest, 10).await;
     let status = |seq: Seq| page.messages.iter().find(|m| m.seq == seq).unwrap().status;
     assert_eq!(status(question.seq), DeliveryStatus::Read);
-    let synced = bed.store.message(&caller("alice"), question.id).await;
-    assert_eq!(synced.unwrap().status, DeliveryStatus::Read);
+    let alone = bed.store.message(&caller("alice"), question.id).await;
+    assert_eq!(alone.unwrap().status, DeliveryStatus::Read);
 }
 
 async fn messages_are_delivered_and_read(bed: &Bed) {
