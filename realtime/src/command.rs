@@ -21,6 +21,9 @@ use crate::protocol::{
 use crate::push::Topic;
 use crate::session::Session;
 
+/// The command that sends a message.
+pub(crate) const SEND: &str = "send_message";
+
 /// Commands that clients give by themselves: they do not show that somebody is there.
 const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
 
@@ -38,6 +41,21 @@ fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
     serde_json::from_str(data).map_err(|error| Failure::invalid(format!("data: {error}")))
 }
 
+/// Who gives a command of `session`, and until when it may take.
+fn caller(session: &Session, started: Instant) -> Caller {
+    Caller {
+        user: session.user.clone(),
+        deadline: started + COMMAND_TIMEOUT,
+    }
+}
+
+/// Notes that commands given together are done.
+fn done(session: &Session, started: Instant, commands: usize) {
+    session.heard(); // while they were done, nothing else was read
+    metrics::histogram!("backscroll_realtime_command_seconds")
+        .record_many(started.elapsed().as_secs_f64(), commands);
+}
+
 impl Gateway {
     /// Does a command of `session`: `name`, with `data` as JSON text. The caller waits for the answer before it gives the
     /// next, so that a client's commands are done in order.
@@ -45,30 +63,36 @@ impl Gateway {
     /// # Errors
     /// What the client is answered instead.
     pub async fn command(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
-        let (rate, burst) = (
-            self.settings.commands_per_second,
-            self.settings.command_burst,
-        );
-        if let Err(wait) = session.admit(rate, burst, 1) {
-            metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
-            return Err(Failure::rate_limited(wait));
+        if name == SEND {
+            let mut answers = self.sends(session, &[data]).await;
+            return answers
+                .pop()
+                .unwrap_or_else(|| Err(self.failure(Error::Closing)));
         }
+        self.admit_command(session)?;
         if !AUTOMATIC.contains(&name) {
             session.acted();
         }
         let started = Instant::now();
-        let caller = Caller {
-            user: session.user.clone(),
-            deadline: started + COMMAND_TIMEOUT,
-        };
+        let caller = caller(session, started);
         let outcome = self.perform(session, &caller, name, data).await;
-        session.heard(); // while it was done, nothing else was read
-        metrics::histogram!("backscroll_realtime_command_seconds")
-            .record(started.elapsed().as_secs_f64());
+        done(session, started, 1);
         outcome
     }
 
-    /// Sends and receipts are what there is most of. The others are on the heap, so that these are small.
+    /// Whether `session` may give another command already.
+    fn admit_command(&self, session: &Session) -> Result<(), Failure> {
+        let (rate, burst) = (
+            self.settings.commands_per_second,
+            self.settings.command_burst,
+        );
+        session.admit(rate, burst, 1).map_err(|wait| {
+            metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
+            Failure::rate_limited(wait)
+        })
+    }
+
+    /// Receipts are what there is most of. The others are on the heap, so that these are small.
     async fn perform(
         &self,
         session: &Arc<Session>,
@@ -77,7 +101,6 @@ impl Gateway {
         data: &str,
     ) -> Answer {
         match name {
-            "send_message" => self.send(session, caller, parse(data)?).await,
             "join_conversation" => Box::pin(self.join(session, parse(data)?)).await,
             "leave_conversation" => self.leave(session, parse(data)?),
             "edit_message" => Box::pin(self.edit(caller, parse(data)?)).await,
@@ -115,20 +138,49 @@ impl Gateway {
         }
     }
 
-    async fn send(&self, session: &Session, caller: &Caller, command: SendMessage) -> Answer {
-        let id = command.conversation_id;
-        let message = NewMessage {
-            content: command.content,
-            message_type: command.message_type,
-            client_msg_id: command.client_msg_id,
-            reply_to: command.reply_to,
-            attachments: command.attachments,
-            metadata: command.metadata,
-        };
-        let sent = self.hub.store().send(caller, id, message).await;
-        let sent = sent.map_err(|error| self.failure(error))?;
-        session.stopped_typing(id); // who is told of the message knows
-        answer(&sent.message)
+    /// Does sends that `session` gave one right after the other, each with `data` as JSON text: together, so that many cost
+    /// hardly more than one. Those to one conversation keep their order. Gives each its answer.
+    pub async fn sends(&self, session: &Session, data: &[impl AsRef<str>]) -> Vec<Answer> {
+        let started = Instant::now();
+        let mut answers: Vec<Answer> = Vec::with_capacity(data.len());
+        let mut to: Vec<(ConversationId, Vec<usize>, Vec<NewMessage>)> = Vec::new();
+        for (place, data) in data.iter().enumerate() {
+            let command = self
+                .admit_command(session)
+                .and_then(|()| parse(data.as_ref()));
+            let (id, message) = match command.map(SendMessage::into_message) {
+                Ok(message) => message,
+                Err(failure) => {
+                    answers.push(Err(failure));
+                    continue;
+                }
+            };
+            answers.push(Err(Failure::invalid("it was not sent"))); // until it is
+            match to.iter_mut().find(|(other, ..)| *other == id) {
+                Some((_, places, messages)) => {
+                    places.push(place);
+                    messages.push(message);
+                }
+                None => to.push((id, vec![place], vec![message])),
+            }
+        }
+        session.acted();
+        let caller = caller(session, started);
+        let sending = to.into_iter().map(async |(id, places, messages)| {
+            let sent = self.hub.store().send_all(&caller, id, messages).await;
+            session.stopped_typing(id); // who is told of the messages knows
+            places.into_iter().zip(sent)
+        });
+        for (place, sent) in futures_util::future::join_all(sending)
+            .await
+            .into_iter()
+            .flatten()
+        {
+            let sent = sent.map_err(|error| self.failure(error));
+            answers[place] = sent.and_then(|sent| answer(&sent.message));
+        }
+        done(session, started, answers.len());
+        answers
     }
 
     async fn join(&self, session: &Arc<Session>, command: InConversation) -> Answer {

@@ -1,7 +1,8 @@
 //! The native door: JSON text frames over WebSocket (RFC 6455), as `PROTOCOL.md` describes them.
 //!
 //! One task a connection. It reads the next command once the one before is done, so that a client's commands are done in
-//! order and a flood waits in the client's own buffers; meanwhile what the client is told goes out. A write that makes
+//! order and a flood waits in the client's own buffers; meanwhile what the client is told goes out. Sends that have come
+//! one right after the other are one command in this: they are done together. A write that makes
 //! no progress for [`WRITE_TIMEOUT`] ends the connection, as a full queue does. Buffers are small, as most connections are
 //! idle.
 //!
@@ -18,12 +19,14 @@ use std::time::Duration;
 use axum::extract::ws::{
     CloseCode, CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code,
 };
+use backscroll_shard::lane::TOGETHER_MAX;
 use backscroll_shard::model::RawJson;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
+use crate::command::SEND;
 use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Identity, Place};
 use crate::opening;
 use crate::outbox::{Event, Item};
@@ -34,8 +37,8 @@ pub use self::plain::token_in;
 
 /// How long a write may make no progress.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most items in one flush.
-const FLUSH_ITEMS: usize = 16;
+/// Most items in one flush: the answers to sends that came together, and what everybody is told of them.
+const FLUSH_ITEMS: usize = 2 * TOGETHER_MAX;
 /// How many more commands may be refused than done, before a client is cut off.
 const REFUSED_MAX: u32 = 100;
 /// Bytes of the read buffer; a longer frame gets a longer one while it is read.
@@ -200,7 +203,11 @@ async fn first_frame(socket: &mut WebSocket) -> Result<(Authenticate, Words), En
     }
 }
 
-type Pending = Pin<Box<dyn Future<Output = (Option<u64>, Result<Arc<RawJson>, Failure>)> + Send>>;
+/// What came of a command, and the number of its answer.
+type Outcome = (Option<u64>, Result<Arc<RawJson>, Failure>);
+type Pending = Pin<Box<dyn Future<Output = Vec<Outcome>> + Send>>;
+/// What was read before its turn.
+type Ahead = Option<Option<Result<Message, axum::Error>>>;
 
 /// Takes commands and sends what waits, until one side ends it.
 async fn converse(
@@ -214,6 +221,7 @@ async fn converse(
     }
     let mut items: Vec<Item> = Vec::new();
     let mut command: Option<Pending> = None;
+    let mut ahead: Ahead = None;
     let mut refused = 0_u32;
     loop {
         let idle = command.is_none();
@@ -224,14 +232,16 @@ async fn converse(
             }
         };
         tokio::select! {
-            (ack, outcome) = done => {
+            outcomes = done => {
                 command = None;
-                let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
-                refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
-                if refused > REFUSED_MAX {
-                    return Close::RateLimited.into();
+                for (ack, outcome) in outcomes {
+                    let limited = outcome.as_ref().is_err_and(|failure| failure.code == "rate_limited");
+                    refused = if limited { refused + 1 } else { refused.saturating_sub(1) };
+                    if refused > REFUSED_MAX {
+                        return Close::RateLimited.into();
+                    }
+                    answer(session, ack, outcome);
                 }
-                answer(session, ack, outcome);
                 // What a command made is told to who made it, too: a moment later, in one write with the answer.
                 tokio::task::yield_now().await;
             }
@@ -249,11 +259,11 @@ async fn converse(
                     Err(_) => return Close::SlowConsumer.into(),
                 }
             }
-            message = socket.next(), if idle => {
+            message = next(socket, &mut ahead), if idle => {
                 session.heard();
                 match message {
                     Some(Ok(Message::Text(text))) => {
-                        command = begin(gateway, session, &text, words);
+                        command = begin(gateway, session, &text, words, || send_behind(socket, &mut ahead));
                         if command.is_none() {
                             return Close::InvalidFrame.into();
                         }
@@ -268,25 +278,60 @@ async fn converse(
     }
 }
 
-/// The command that `text` is; none when it is none.
+/// What was read before its turn, or else what comes.
+async fn next(socket: &mut WebSocket, ahead: &mut Ahead) -> Option<Result<Message, axum::Error>> {
+    match ahead.take() {
+        Some(message) => message,
+        None => socket.next().await,
+    }
+}
+
+/// Another send, if one has come already: the number of its answer, and its data.
+fn send_behind(socket: &mut WebSocket, ahead: &mut Ahead) -> Option<(Option<u64>, Box<str>)> {
+    let next = socket.next().now_or_never()?;
+    if let Some(Ok(Message::Text(text))) = &next
+        && let Ok(frame) = serde_json::from_str::<Frame<'_>>(text)
+        && frame.event == SEND
+    {
+        return Some((frame.ack, frame.data().into()));
+    }
+    *ahead = Some(next);
+    None
+}
+
+/// The command that `text` is; none when it is none. A send takes those along that `more_sends` gives.
 fn begin(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
     text: &str,
     words: Words,
+    mut more_sends: impl FnMut() -> Option<(Option<u64>, Box<str>)>,
 ) -> Option<Pending> {
     let (gateway, session) = (Arc::clone(gateway), Arc::clone(session));
     if words == Words::Plain {
         let command = plain::Command::parse(text)?;
         return Some(Box::pin(async move {
-            (command.ack, command.perform(&gateway, &session).await)
+            vec![(command.ack, command.perform(&gateway, &session).await)]
         }));
     }
     let frame: Frame<'_> = serde_json::from_str(text).ok()?;
-    let (ack, data) = (frame.ack, frame.data().to_owned());
+    let (ack, data): (_, Box<str>) = (frame.ack, frame.data().into());
+    if frame.event == SEND {
+        let (mut acks, mut sends) = (vec![ack], vec![data]);
+        while sends.len() < TOGETHER_MAX
+            && let Some((ack, data)) = more_sends()
+        {
+            acks.push(ack);
+            sends.push(data);
+        }
+        return Some(Box::pin(async move {
+            let answers = gateway.sends(&session, &sends).await;
+            acks.into_iter().zip(answers).collect()
+        }));
+    }
     let name = frame.event.into_owned();
     Some(Box::pin(async move {
-        (ack, gateway.command(&session, &name, &data).await)
+        vec![(ack, gateway.command(&session, &name, &data).await)]
     }))
 }
 

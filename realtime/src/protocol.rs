@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backscroll_shard::ids::{ConversationId, MessageId, NotificationId, Rev, Seq, UserId};
 use backscroll_shard::model::{
-    ConversationHead, ListEntry, Message, MessageType, Notification, RawJson, Timestamp,
+    ConversationHead, ListEntry, Message, MessageType, NewMessage, Notification, RawJson, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -171,6 +171,21 @@ pub struct SendMessage {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+}
+
+impl SendMessage {
+    /// Where to, and what.
+    pub(crate) fn into_message(self) -> (ConversationId, NewMessage) {
+        let message = NewMessage {
+            content: self.content,
+            message_type: self.message_type,
+            client_msg_id: self.client_msg_id,
+            reply_to: self.reply_to,
+            attachments: self.attachments,
+            metadata: self.metadata,
+        };
+        (self.conversation_id, message)
+    }
 }
 
 /// `edit_message`.

@@ -93,6 +93,19 @@ impl Error {
         }
     }
 
+    /// The same for another caller whom it met too; what only the log needs is left to the first.
+    #[must_use]
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::ShardUnavailable(shard) => Self::ShardUnavailable(shard.clone()),
+            Self::Overloaded(shard) => Self::Overloaded(shard.clone()),
+            Self::DeadlineExceeded => Self::DeadlineExceeded,
+            Self::DirectoryUnavailable(why) => Self::DirectoryUnavailable(why.clone()),
+            Self::Closing => Self::Closing,
+            other => Self::Corrupt(other.to_string()),
+        }
+    }
+
     /// An [`Error::Invalid`] about `field`.
     #[must_use]
     pub fn invalid(field: &str, rule: impl std::fmt::Display) -> Self {

@@ -17,7 +17,7 @@ mod cache;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -42,26 +42,35 @@ use crate::settings::WriteSettings;
 /// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Most messages that a caller gives a lane at once.
+pub const TOGETHER_MAX: usize = 16;
+
 /// What a lane does for one caller.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Append this message.
-    Send(Draft),
+    /// Append these messages of one caller, in their order and in one transaction; at most [`TOGETHER_MAX`].
+    Send(Arc<[Draft]>),
     /// Move the caller's read watermark (and with it the delivered one) forward, to the head when no seq is given.
     Read(Option<Seq>),
     /// Move the caller's delivered watermark forward.
     Delivered(Option<Seq>),
 }
 
+impl Work {
+    /// For how many messages it counts.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Send(drafts) => drafts.len(),
+            Self::Read(_) | Self::Delivered(_) => 1,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every outcome is the large one"
-)]
 pub enum Outcome {
-    /// The message, stored now or before.
-    Sent(Sent),
+    /// Each of the messages, stored now or before, or why it was not.
+    Sent(Vec<Result<Sent>>),
     /// The watermarks as they are now.
     Watermarks(Watermarks),
 }
@@ -77,11 +86,29 @@ pub struct Job {
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
+impl Job {
+    /// What it sends.
+    fn drafts(&self) -> &[Draft] {
+        match &self.work {
+            Work::Send(drafts) => drafts,
+            Work::Read(_) | Work::Delivered(_) => &[],
+        }
+    }
+}
+
 /// A shard's lanes.
 #[derive(Debug)]
 pub struct Lanes {
-    queues: Vec<mpsc::Sender<Job>>,
-    queued: Arc<AtomicU64>,
+    queues: Vec<Queue>,
+    limit: usize,
+}
+
+/// What leads into a lane.
+#[derive(Debug)]
+struct Queue {
+    jobs: mpsc::Sender<Job>,
+    /// How many messages wait in it; at most [`Lanes::limit`] (INV-BOUND).
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Lanes {
@@ -97,24 +124,28 @@ impl Lanes {
             Dialect::MySql => settings.lanes.max(1),
             Dialect::Sqlite => 1,
         };
-        let queued = Arc::new(AtomicU64::new(0));
+        let limit = settings.queue.max(1) as usize;
         let start = |_| {
-            let (queue, jobs) = mpsc::channel(settings.queue.max(1) as usize);
+            let (queue, jobs) = mpsc::channel(limit);
+            let waiting = Arc::new(AtomicUsize::new(0));
             let lane = Lane {
                 shard: shard.clone(),
                 settings: settings.clone(),
                 listener: listener.clone(),
                 relay: relay.clone(),
-                queued: queued.clone(),
+                waiting: waiting.clone(),
                 connection: None,
                 memberships: MembershipCache::new(settings.member_cache as usize),
             };
             tasks.spawn(lane.run(jobs));
-            queue
+            Queue {
+                jobs: queue,
+                waiting,
+            }
         };
         Self {
             queues: (0..lanes).map(start).collect(),
-            queued,
+            limit,
         }
     }
 
@@ -130,6 +161,8 @@ impl Lanes {
         deadline: Instant,
     ) -> Result<Outcome> {
         let lane = usize::try_from(low_bits(conversation) % self.queues.len() as u64).unwrap_or(0);
+        let queue = &self.queues[lane];
+        let weight = work.weight();
         let (reply, answer) = oneshot::channel();
         let job = Job {
             conversation,
@@ -139,14 +172,19 @@ impl Lanes {
             deadline,
             reply,
         };
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        if let Err(refused) = self.queues[lane].try_send(job) {
-            self.queued.fetch_sub(1, Ordering::Relaxed);
-            return Err(match refused {
+        let waiting = queue.waiting.fetch_add(weight, Ordering::Relaxed) + weight;
+        let queued = if waiting > self.limit {
+            Err(Error::Overloaded(assignment.shard.clone()))
+        } else {
+            queue.jobs.try_send(job).map_err(|refused| match refused {
                 mpsc::error::TrySendError::Full(_) => Error::Overloaded(assignment.shard.clone()),
                 mpsc::error::TrySendError::Closed(_) => Error::Closing,
-            });
+            })
+        };
+        if queued.is_err() {
+            queue.waiting.fetch_sub(weight, Ordering::Relaxed);
         }
+        queued?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             // The lane drops who cannot wait any longer, and everybody when it ends.
@@ -155,10 +193,11 @@ impl Lanes {
         }
     }
 
-    /// How many callers wait.
+    /// How many messages wait.
     #[must_use]
     pub fn queued(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed)
+        let waiting = |queue: &Queue| queue.waiting.load(Ordering::Relaxed) as u64;
+        self.queues.iter().map(waiting).sum()
     }
 }
 
@@ -174,7 +213,7 @@ struct Lane {
     settings: WriteSettings,
     listener: Arc<dyn CommitListener>,
     relay: relay::Hints,
-    queued: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
     connection: Option<Connection>,
     memberships: MembershipCache,
 }
@@ -184,8 +223,16 @@ impl Lane {
         let max_batch = self.settings.max_batch.max(1) as usize;
         let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
         let mut batch = Vec::with_capacity(max_batch);
-        while jobs.recv_many(&mut batch, max_batch).await > 0 {
-            self.queued.fetch_sub(batch.len() as u64, Ordering::Relaxed);
+        while let Some(first) = jobs.recv().await {
+            let mut weight = first.work.weight();
+            batch.push(first);
+            while weight < max_batch
+                && let Ok(job) = jobs.try_recv()
+            {
+                weight += job.work.weight();
+                batch.push(job);
+            }
+            self.waiting.fetch_sub(weight, Ordering::Relaxed);
             let now = Instant::now();
             // Whoever no longer waits was told so, or went away.
             batch.retain(|job| job.deadline > now && !job.reply.is_closed());
@@ -193,7 +240,7 @@ impl Lane {
                 continue;
             }
             #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
-            batch_size.record(batch.len() as f64);
+            batch_size.record(weight as f64);
             self.commit_all(std::mem::take(&mut batch)).await;
             if self.shard.primary().dialect() == Dialect::Sqlite {
                 self.connection = None; // the only writer; others wait for it
@@ -214,7 +261,7 @@ impl Lane {
                 Err(error) => {
                     tracing::warn!(shard = %self.shard.name(), jobs = jobs.len(), %error, "a batch was not committed");
                     for job in jobs {
-                        let _ = job.reply.send(Err(again(&error)));
+                        let _ = job.reply.send(Err(error.again()));
                     }
                 }
             }
@@ -307,18 +354,8 @@ fn is_unique_violation(error: &sqlx::Error) -> bool {
 
 /// Whether running the jobs twice is the same as running them once.
 fn repeatable(jobs: &[Job]) -> bool {
-    jobs.iter()
-        .all(|job| !matches!(&job.work, Work::Send(draft) if draft.client_msg_id.is_none()))
-}
-
-/// The same error for each of several callers.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::ShardUnavailable(shard) => Error::ShardUnavailable(shard.clone()),
-        Error::Overloaded(shard) => Error::Overloaded(shard.clone()),
-        Error::DeadlineExceeded => Error::DeadlineExceeded,
-        other => Error::Corrupt(other.to_string()),
-    }
+    let mut drafts = jobs.iter().flat_map(|job| job.drafts());
+    drafts.all(|draft| draft.client_msg_id.is_some())
 }
 
 /// What a transaction did.
@@ -437,7 +474,10 @@ impl<'a> Batch<'a> {
             return Err(Error::NotOwner(job.assignment.shard.clone()));
         }
         match &job.work {
-            Work::Send(draft) => self.send(job, draft, now).map(Outcome::Sent),
+            Work::Send(drafts) => {
+                let sent = drafts.iter().map(|draft| self.send(job, draft, now));
+                Ok(Outcome::Sent(sent.collect()))
+            }
             Work::Read(seq) => self.watermark(job, *seq, true).map(Outcome::Watermarks),
             Work::Delivered(seq) => self.watermark(job, *seq, false).map(Outcome::Watermarks),
         }
@@ -594,11 +634,9 @@ async fn find_known<'a>(
 ) -> Result<HashMap<MessageKey<'a>, StoredMessage>> {
     let keys: HashSet<MessageKey<'a>> = jobs
         .iter()
-        .filter_map(|job| match &job.work {
-            Work::Send(draft) => {
-                Some((job.conversation, &job.user, draft.client_msg_id.as_deref()?))
-            }
-            _ => None,
+        .flat_map(|job| {
+            let named = job.drafts().iter().flat_map(|draft| &draft.client_msg_id);
+            named.map(|key| (job.conversation, &job.user, key.as_str()))
         })
         .collect();
     if keys.is_empty() {

@@ -242,7 +242,7 @@ impl Default for WriteSettings {
         Self {
             lanes: 1,
             max_batch: 128,
-            queue: 1024,
+            queue: 4096,
             max_retries: 10,
             member_cache: 50_000,
         }

@@ -49,6 +49,15 @@ impl Outgoing {
         self.channel.len() + self.payload.len() + window
     }
 
+    fn window_name(&self) -> Option<&str> {
+        self.window.as_ref().map(|window| window.name.as_str())
+    }
+
+    fn cuts(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.cut)
+    }
+
+    /// At most; those for its window are shared with pushes before and behind it.
     fn commands(&self) -> usize {
         match &self.window {
             Some(window) if window.cut => CUT_COMMANDS,
@@ -204,16 +213,21 @@ fn pipeline(batch: &[Outgoing], settings: &RedisSettings) -> Pipeline {
     let age = u64::try_from(settings.window_age.0.as_millis()).unwrap_or(u64::MAX);
     let mut commands = redis::pipe();
     commands.ignore_errors();
-    for push in batch {
-        let payload = push.payload.as_ref();
-        if let Some(Window { name, cut }) = &push.window {
-            commands.cmd("RPUSH").arg(name).arg(payload);
-            if *cut {
+    let together =
+        |one: &Outgoing, next: &Outgoing| one.window_name() == next.window_name() && !one.cuts();
+    for pushes in batch.chunk_by(together) {
+        if let Some(name) = pushes[0].window_name() {
+            let payloads: Vec<&[u8]> = pushes.iter().map(|push| push.payload.as_ref()).collect();
+            commands.cmd("RPUSH").arg(name).arg(payloads);
+            if pushes.last().is_some_and(Outgoing::cuts) {
                 commands.cmd("LTRIM").arg(name).arg(oldest_kept).arg(-1);
             }
             commands.cmd("PEXPIRE").arg(name).arg(age);
         }
-        commands.cmd("PUBLISH").arg(&push.channel).arg(payload);
+        for push in pushes {
+            let payload = push.payload.as_ref();
+            commands.cmd("PUBLISH").arg(&push.channel).arg(payload);
+        }
     }
     commands
 }
@@ -280,5 +294,55 @@ mod tests {
         let first = waiting.pushes.try_recv().unwrap();
         let (batch, next) = waiting.batch(first, Duration::from_millis(1));
         assert_eq!((batch.len(), next.is_none()), (1, true));
+    }
+
+    #[test]
+    fn changes_of_one_window_that_follow_each_other_are_put_into_it_together() {
+        let push = |name: &str, cut| Outgoing {
+            since: Instant::now(),
+            channel: format!("channel of {name}"),
+            payload: [0].as_slice().into(),
+            window: (!name.is_empty()).then(|| Window {
+                name: name.to_owned(),
+                cut,
+            }),
+        };
+        let batch = [
+            push("a", false),
+            push("a", true),
+            push("a", false),
+            push("b", false),
+            push("", false),
+            push("", false),
+        ];
+        let commands = pipeline(&batch, &RedisSettings::default());
+        let names = commands.cmd_iter().map(|command| {
+            let arguments = command.args_iter();
+            let texts = arguments.map(|argument| match argument {
+                redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                _ => String::new(),
+            });
+            let texts: Vec<String> = texts.take(2).collect();
+            texts.join(" ")
+        });
+        let names: Vec<String> = names.collect();
+        assert_eq!(
+            names,
+            [
+                "RPUSH a",
+                "LTRIM a",
+                "PEXPIRE a",
+                "PUBLISH channel of a",
+                "PUBLISH channel of a",
+                "RPUSH a",
+                "PEXPIRE a",
+                "PUBLISH channel of a",
+                "RPUSH b",
+                "PEXPIRE b",
+                "PUBLISH channel of b",
+                "PUBLISH channel of ",
+                "PUBLISH channel of ",
+            ]
+        );
     }
 }

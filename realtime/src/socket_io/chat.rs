@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::request::Parts;
 use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::lane::TOGETHER_MAX;
 use backscroll_shard::model::RawJson;
 use engineioxide::Str;
 
@@ -15,13 +16,14 @@ use super::dialect::{DIALECTS, Dialect};
 use super::inbox::{Command, Inbox};
 use super::server::{Application, Event, Line, Malformed, Unsent, WRITE_TIMEOUT};
 use super::{Admitted, NAMESPACE, packet};
+use crate::command::SEND;
 use crate::gateway::{Gateway, Place};
 use crate::outbox::Item;
 use crate::protocol::{self, Authenticate, Close, Failure};
 use crate::session::Session;
 
 /// Most items that are taken from the queue at once.
-const FLUSH_ITEMS: usize = 16;
+const FLUSH_ITEMS: usize = 2 * TOGETHER_MAX;
 /// How many more commands may be refused than done, before a client is cut off.
 const REFUSED_MAX: u32 = 100;
 /// How long the reason for an end may take to be sent.
@@ -179,7 +181,7 @@ type Outcome = (
     Option<&'static str>,
     Result<Arc<RawJson>, Failure>,
 );
-type Pending = Pin<Box<dyn Future<Output = (Outcome, Last)> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = (Vec<Outcome>, Last)> + Send>>;
 /// Whom the last command named, and the conversation with them.
 type Last = Option<(UserId, ConversationId)>;
 
@@ -216,11 +218,13 @@ impl Conversation<'_> {
             tokio::select! {
                 // Answers first, so that they and what was told meanwhile go out together.
                 biased;
-                (outcome, named) = done => {
+                (outcomes, named) = done => {
                     command = None;
                     last = named;
-                    if let Some(close) = self.answer(outcome) {
-                        return Some(close);
+                    for outcome in outcomes {
+                        if let Some(close) = self.answer(outcome) {
+                            return Some(close);
+                        }
                     }
                     tokio::task::yield_now().await; // as the native door does
                 }
@@ -238,7 +242,7 @@ impl Conversation<'_> {
                 next = inbox.next(), if idle => match next {
                     Ok(next) => {
                         session.heard();
-                        command = Some(self.begin(next, last.take()));
+                        command = Some(self.begin(next, last.take(), inbox));
                     }
                     Err(close) => return close,
                 }
@@ -246,9 +250,28 @@ impl Conversation<'_> {
         }
     }
 
-    fn begin(&self, command: Command, mut last: Last) -> Pending {
+    fn begin(&self, command: Command, mut last: Last, inbox: &Inbox) -> Pending {
         let (gateway, session) = (Arc::clone(self.gateway), Arc::clone(&self.session));
         let dialect = self.dialect;
+        let sends = |command: &Command| *command.name == *SEND && !command.binary;
+        if dialect.is_none() && sends(&command) {
+            // Sends that have come one right after the other are done together.
+            let (mut acks, mut data) = (vec![command.ack], vec![command.data]);
+            while data.len() < TOGETHER_MAX
+                && let Some(command) = inbox.next_if(sends)
+            {
+                acks.push(command.ack);
+                data.push(command.data);
+            }
+            return Box::pin(async move {
+                let answers = gateway.sends(&session, &data).await;
+                let outcomes = acks.into_iter().zip(answers);
+                (
+                    outcomes.map(|(ack, answer)| (ack, None, answer)).collect(),
+                    last,
+                )
+            });
+        }
         Box::pin(async move {
             let Command {
                 name,
@@ -264,7 +287,7 @@ impl Conversation<'_> {
             } else {
                 (None, gateway.command(&session, &name, &data).await)
             };
-            ((ack, event, outcome), last)
+            (vec![(ack, event, outcome)], last)
         })
     }
 

@@ -44,6 +44,18 @@ struct Queue {
     ended: Option<Option<Close>>,
 }
 
+impl Queue {
+    fn take(&mut self, wanted: impl Fn(&Command) -> bool) -> Option<Command> {
+        self.commands.front().filter(|command| wanted(command))?;
+        let command = self.commands.pop_front()?;
+        self.bytes -= command.name.len() + command.data.len();
+        if self.commands.is_empty() {
+            self.commands = VecDeque::new(); // an idle connection keeps no memory
+        }
+        Some(command)
+    }
+}
+
 impl Inbox {
     /// An empty queue for at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
@@ -98,16 +110,16 @@ impl Inbox {
             if let Some(reason) = queue.ended {
                 return Poll::Ready(Err(reason));
             }
-            let Some(command) = queue.commands.pop_front() else {
-                return Poll::Pending;
-            };
-            queue.bytes -= command.name.len() + command.data.len();
-            if queue.commands.is_empty() {
-                queue.commands = VecDeque::new(); // an idle connection keeps no memory
-            }
-            Poll::Ready(Ok(command))
+            queue
+                .take(|_| true)
+                .map_or(Poll::Pending, |command| Poll::Ready(Ok(command)))
         })
         .await
+    }
+
+    /// The next command, if one waits that is `wanted`.
+    pub(super) fn next_if(&self, wanted: impl Fn(&Command) -> bool) -> Option<Command> {
+        self.lock().take(wanted)
     }
 }
 
@@ -132,7 +144,11 @@ mod tests {
         assert_eq!(inbox.next().await, Ok(command("a")));
         assert_eq!(inbox.next().await, Ok(command("b")));
         inbox.put(command("c"));
+        assert_eq!(inbox.next_if(|next| *next.name == *"d"), None);
+        assert_eq!(inbox.next_if(|next| *next.name == *"c"), Some(command("c")));
+        inbox.put(command("d"));
         inbox.end(None);
+        assert_eq!(inbox.next_if(|_| true), None);
         assert!(inbox.ended());
         assert_eq!(inbox.next().await, Err(None));
     }

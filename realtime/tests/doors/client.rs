@@ -321,6 +321,19 @@ impl Client {
         self.asked
     }
 
+    /// Gives commands in one write; the numbers under which their answers come.
+    pub(crate) async fn begin_all(&mut self, commands: &[(&str, Value)]) -> Vec<u64> {
+        let mut acks = Vec::new();
+        for (name, data) in commands {
+            self.asked += 1;
+            let text = self.codec.command(name, data, Some(self.asked));
+            self.socket.feed(Message::text(text)).await.unwrap();
+            acks.push(self.asked);
+        }
+        self.socket.flush().await.unwrap();
+        acks
+    }
+
     /// The answer to the command of that number.
     pub(crate) async fn reply(&mut self, ack: u64) -> Result<Value, Value> {
         loop {

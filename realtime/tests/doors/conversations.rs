@@ -15,6 +15,7 @@ const TOLD: Duration = Duration::from_millis(1500);
 super::through_both_doors!(
     a_conversation_is_joined_and_left,
     messages_are_told_in_order_and_answered,
+    sends_that_come_together_are_done_together_and_in_order,
     edits_deletions_and_reactions_are_told,
     typing_is_told_to_others,
     typing_ends_with_the_connection,
@@ -87,6 +88,61 @@ async fn messages_are_told_in_order_and_answered(door: Door) {
         }
         client.hears_no("new_message").await;
     }
+    bed.close().await;
+}
+
+async fn sends_that_come_together_are_done_together_and_in_order(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let other = bed.group("alice", &["carol"]).await;
+    let foreign = bed.group("bob", &["carol"]).await;
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let send = |to, n: usize| {
+        let data =
+            json!({"conversationId": to, "content": n.to_string(), "clientMsgId": format!("c{n}")});
+        ("send_message", data)
+    };
+    let mut commands: Vec<(&str, Value)> = (0..40).map(|n| send(id, n)).collect();
+    let elsewhere = [(5, other), (11, foreign), (30, other)];
+    for (n, to) in elsewhere {
+        commands[n] = send(to, n);
+    }
+    commands[20] = ("send_message", json!({"conversationId": id, "words": "?"}));
+    commands[25] = ("mark_read", json!({"conversationId": id}));
+    let acks = alice.begin_all(&commands).await;
+    let mut told = Vec::new();
+    let mut made = Vec::new();
+    for (n, ack) in acks.into_iter().enumerate() {
+        let answer = alice.reply(ack).await;
+        match n {
+            11 => assert_eq!(answer.unwrap_err()["code"], "not_a_member"),
+            20 => assert_eq!(answer.unwrap_err()["code"], "invalid_request"),
+            // What comes behind sends finds them done, and what is behind it is not done yet.
+            25 => assert_eq!(answer.unwrap()["readSeq"], told.len()),
+            n => {
+                let message = answer.unwrap();
+                assert_eq!(message["content"], n.to_string());
+                made.push(message["createdAt"].clone());
+                if n != 5 && n != 30 {
+                    told.push(message);
+                }
+            }
+        }
+    }
+    made.dedup();
+    assert!(
+        made.len() < 20,
+        "{} transactions for 37 messages",
+        made.len()
+    );
+    for (n, message) in told.iter().enumerate() {
+        assert_eq!(message["seq"], n + 1);
+        for client in [&mut alice, &mut bob] {
+            assert_eq!(&client.event("new_message").await["message"], message);
+        }
+    }
+    bob.hears_no("new_message").await;
     bed.close().await;
 }
 

@@ -10,7 +10,7 @@ use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
-use crate::lane::{Outcome, Work};
+use crate::lane::{Outcome, TOGETHER_MAX, Work};
 use crate::map::Assignment;
 use crate::message::{self, Draft, StoredMessage, check_content};
 use crate::model::{
@@ -22,6 +22,11 @@ use crate::seams::Event;
 
 /// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
 const EMOJI_MAX_BYTES: usize = 64;
+
+/// A lane's answer does not fit the question.
+fn not_one_each() -> Error {
+    Error::Corrupt("sends and answers do not match".into())
+}
 
 /// By the primary key.
 const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
@@ -40,11 +45,64 @@ impl Store {
         message: NewMessage,
     ) -> Result<Sent> {
         let draft = Draft::check(message, id, &self.settings().limits)?;
-        match self.submit(caller, id, Work::Send(draft)).await? {
-            Outcome::Sent(sent) => Ok(sent),
-            Outcome::Watermarks(_) => {
-                Err(Error::Corrupt("a send was answered with watermarks".into()))
+        self.append_one(caller, id, draft).await
+    }
+
+    /// Appends messages in their order, as [`Store::send`] does one. Up to [`TOGETHER_MAX`] of them cost hardly more than
+    /// one, since they share its transaction. Each has an outcome of its own: what one is refused for does not keep the
+    /// others back.
+    pub async fn send_all(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        messages: Vec<NewMessage>,
+    ) -> Vec<Result<Sent>> {
+        let limits = &self.settings().limits;
+        let checked = messages.into_iter();
+        let checked = checked.map(|message| Draft::check(message, id, limits));
+        let mut drafts = Vec::new();
+        // Those that are refused, and nothing for each that is sent.
+        let refused: Vec<Option<Error>> = checked
+            .map(|checked| checked.map(|draft| drafts.push(draft)).err())
+            .collect();
+        let mut sent = Vec::with_capacity(drafts.len());
+        for together in drafts.chunks(TOGETHER_MAX) {
+            match self.append(caller, id, together.into()).await {
+                Ok(outcomes) => sent.extend(outcomes),
+                // One of them is at fault: each by itself, as a lane does with callers.
+                Err(Error::Database(_) | Error::Corrupt(_)) if together.len() > 1 => {
+                    for draft in together {
+                        sent.push(self.append_one(caller, id, draft.clone()).await);
+                    }
+                }
+                Err(error) => {
+                    sent.extend(together.iter().skip(1).map(|_| Err(error.again())));
+                    sent.push(Err(error));
+                }
             }
+        }
+        let mut sent = sent.into_iter();
+        let outcome = |refused: Option<Error>| match refused {
+            Some(error) => Err(error),
+            None => sent.next().unwrap_or_else(|| Err(not_one_each())),
+        };
+        refused.into_iter().map(outcome).collect()
+    }
+
+    async fn append_one(&self, caller: &Caller, id: ConversationId, draft: Draft) -> Result<Sent> {
+        let mut sent = self.append(caller, id, [draft].into()).await?;
+        sent.pop().unwrap_or_else(|| Err(not_one_each()))
+    }
+
+    async fn append(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        drafts: Arc<[Draft]>,
+    ) -> Result<Vec<Result<Sent>>> {
+        match self.submit(caller, id, Work::Send(drafts)).await? {
+            Outcome::Sent(sent) => Ok(sent),
+            Outcome::Watermarks(_) => Err(not_one_each()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, MessageId, Rev, Seq, UserKey};
 use backscroll_shard::model::{
-    ConversationKind, DeliveryStatus, MessageType, NewMessage, Position, RawJson,
+    ConversationKind, DeliveryStatus, MessageType, NewMessage, Position, RawJson, Sent,
 };
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as};
@@ -18,6 +18,7 @@ crate::on_every_backend!(
     a_repeated_send_is_one_message,
     hundreds_of_senders_leave_no_gap_and_no_double,
     one_bad_message_fails_alone,
+    messages_sent_together_keep_their_order_and_have_outcomes_of_their_own,
     edits_keep_their_history,
     deleting_leaves_an_empty_place,
     reactions_are_sets,
@@ -268,6 +269,87 @@ async fn one_bad_message_fails_alone(bed: &Bed) {
         38
     );
     assert_eq!(bed.log("bob", id).await.len(), 39);
+}
+
+async fn messages_sent_together_keep_their_order_and_have_outcomes_of_their_own(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    let send = |name, messages| async move {
+        let store = &bed.store;
+        store.send_all(&caller(name), id, messages).await
+    };
+    let numbered = |n: usize| text_as(&format!("c{n}"), &n.to_string());
+    // More than share a transaction, from two at the same time.
+    let (ours, theirs) = futures_util::join!(
+        send("alice", (0..40).map(numbered).collect()),
+        send("bob", (0..40).map(numbered).collect())
+    );
+    for sent in [&ours, &theirs] {
+        let sent: Vec<&Sent> = sent.iter().map(|sent| sent.as_ref().unwrap()).collect();
+        assert_eq!(sent.len(), 40);
+        for (n, sent) in sent.iter().enumerate() {
+            assert_eq!(sent.message.content, n.to_string());
+        }
+        assert!(sent.is_sorted_by(|one, next| one.message.seq < next.message.seq));
+        let (first, last) = (&sent[0].message, &sent[15].message);
+        assert_eq!(first.created_at, last.created_at, "one transaction");
+        assert_eq!(last.seq.0 - first.seq.0, 15);
+    }
+    let log = bed.log("bob", id).await;
+    assert_eq!(log.len(), 80);
+    assert!(log.is_sorted_by(|one, next| one.rev < next.rev));
+
+    let nothing = text("");
+    let other_text = text_as("c1", "changed");
+    let beyond = NewMessage {
+        reply_to: Some(MessageId {
+            conversation: id,
+            seq: Seq(99),
+        }),
+        ..text("bad")
+    };
+    let messages = vec![
+        text("new"),
+        numbered(1),
+        nothing,
+        other_text,
+        beyond,
+        text("last"),
+    ];
+    let sent = send("alice", [messages, vec![text_as("d", "d"); 2]].concat()).await;
+    let [
+        Ok(new),
+        Ok(repeated),
+        Err(empty),
+        Err(other),
+        Err(beyond),
+        Ok(last),
+        Ok(once),
+        Ok(twice),
+    ] = &sent[..]
+    else {
+        panic!("{sent:?}");
+    };
+    assert!(new.created && !repeated.created && last.created && once.created && !twice.created);
+    assert_eq!((new.message.seq, last.message.seq), (Seq(81), Seq(82)));
+    assert_eq!(repeated.message.id, ours[1].as_ref().unwrap().message.id);
+    assert_eq!(once.message.id, twice.message.id);
+    assert!(matches!(empty, Error::Invalid(_)) && matches!(beyond, Error::Invalid(_)));
+    assert!(matches!(other, Error::IdempotencyConflict));
+
+    let refused = send("mallory", vec![text("x"), text(""), text("x")]).await;
+    assert!(
+        matches!(
+            refused[..],
+            [
+                Err(Error::NotMember),
+                Err(Error::Invalid(_)),
+                Err(Error::NotMember)
+            ]
+        ),
+        "{refused:?}"
+    );
+    assert!(send("alice", Vec::new()).await.is_empty());
+    assert_eq!(bed.log("bob", id).await.len(), 83);
 }
 
 async fn edits_keep_their_history(bed: &Bed) {

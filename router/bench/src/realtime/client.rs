@@ -113,12 +113,16 @@ impl Client {
                     None => break,
                 },
                 frame = self.socket.receive() => {
-                    let frame = frame?;
-                    if let Some(room) = self.hear(&frame)? {
-                        self.say(room, self.board.now()).await?;
+                    let mut next = Some(frame);
+                    while let Some(frame) = next {
+                        if let Some(room) = self.hear(&frame?)? {
+                            self.say(room, self.board.now()).await?;
+                        }
+                        next = self.socket.receive_now();
                     }
                 }
             }
+            self.socket.flush().await?; // one write for all that was said
         }
         self.socket.close().await
     }
@@ -133,9 +137,7 @@ impl Client {
         let ack = self.next_ack;
         self.next_ack += 1;
         self.unanswered.push_back((ack, said));
-        self.socket
-            .command("send_message", &self.scratch, ack)
-            .await
+        self.socket.put("send_message", &self.scratch, ack).await
     }
 
     /// Notes what a frame says. Gives the room in which something more is to be said.

@@ -98,17 +98,9 @@ impl Stage {
         warm_up: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
         round: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
     ) -> Result<()> {
-        let name = self.side.name();
-        let mut fleet = Fleet::open(&self.target, &self.board, &self.seats)
-            .await
-            .with_context(|| name)?;
-        sleep(REST).await;
-        warm_up(&mut fleet).await.with_context(|| name)?;
-        let meter = Meter::start(&self.watched)?;
-        let tally = round(&mut fleet).await.with_context(|| name)?;
-        self.usage.add(&meter.stop()?);
-        fleet.close().await.with_context(|| name)?;
-        let number = self.rounds.len() + 1;
+        let (tally, usage) = self.perform(warm_up, round).await?;
+        self.usage.add(&usage);
+        let (name, number) = (self.side.name(), self.rounds.len() + 1);
         let (messages, deliveries) = (
             thousands(tally.message_rate()),
             thousands(tally.delivery_rate()),
@@ -117,8 +109,38 @@ impl Stage {
             "round {number}, {name}: {messages} messages/s, {deliveries} deliveries/s"
         ));
         self.rounds.push(tally);
-        sleep(REST).await;
         Ok(())
+    }
+
+    /// The same, but it does not count.
+    ///
+    /// # Errors
+    /// As [`Stage::round`].
+    pub async fn trial(
+        &mut self,
+        warm_up: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
+        round: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
+    ) -> Result<Tally> {
+        Ok(self.perform(warm_up, round).await?.0)
+    }
+
+    async fn perform(
+        &mut self,
+        warm_up: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
+        round: impl AsyncFnOnce(&mut Fleet) -> Result<Tally>,
+    ) -> Result<(Tally, Usage)> {
+        let name = self.side.name();
+        let mut fleet = Fleet::open(&self.target, &self.board, &self.seats)
+            .await
+            .with_context(|| name)?;
+        sleep(REST).await;
+        warm_up(&mut fleet).await.with_context(|| name)?;
+        let meter = Meter::start(&self.watched)?;
+        let tally = round(&mut fleet).await.with_context(|| name)?;
+        let usage = meter.stop()?;
+        fleet.close().await.with_context(|| name)?;
+        sleep(REST).await;
+        Ok((tally, usage))
     }
 
     /// What the rounds came to.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -24,6 +24,7 @@ const FIRST_SOURCE: u32 = 0x7f00_0001;
 /// How many of them are used at most.
 const SOURCES: usize = 65_534;
 const READ_BUFFER_BYTES: usize = 4 << 10;
+const WRITE_BUFFER_BYTES: usize = 16 << 10;
 const MAX_WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// Where and how to connect.
@@ -87,7 +88,7 @@ impl Socket {
         stream.set_nodelay(true)?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES);
         let url = format!("ws://{node}{}", door.path());
         let (stream, _response) = client_async_with_config(url, stream, Some(config)).await?;
@@ -130,10 +131,27 @@ impl Socket {
     /// # Errors
     /// When the connection is broken.
     pub async fn command(&mut self, command: &str, data: &str, ack: u64) -> Result<()> {
+        self.put(command, data, ack).await?;
+        self.flush().await
+    }
+
+    /// The same, but it may wait here for [`Socket::flush`], so that several go out in one write.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn put(&mut self, command: &str, data: &str, ack: u64) -> Result<()> {
         self.door
             .write_command(command, data, ack, &mut self.scratch);
         let frame = Utf8Bytes::from(self.scratch.as_str());
-        self.write(frame).await
+        Ok(self.stream.feed(Message::Text(frame)).await?)
+    }
+
+    /// Sends what waits.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn flush(&mut self) -> Result<()> {
+        Ok(self.stream.flush().await?)
     }
 
     async fn write(&mut self, frame: Utf8Bytes) -> Result<()> {
@@ -166,6 +184,14 @@ impl Socket {
                 Message::Binary(_) | Message::Frame(_) => bail!("a binary frame"),
             }
         }
+    }
+
+    /// The next frame if it is here already.
+    ///
+    /// # Errors
+    /// As [`Socket::receive`].
+    pub fn receive_now(&mut self) -> Option<Result<Utf8Bytes>> {
+        self.receive().now_or_never()
     }
 
     /// Says goodbye.

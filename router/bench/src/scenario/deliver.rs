@@ -14,8 +14,9 @@ use crate::realtime::runs::{
     Runs, Stage, against_baseline, finish_all, in_turns, print_rates, soundness, timeliness,
     total_usage,
 };
-use crate::realtime::sides::{Servers, SideArgs};
-use crate::report::Verdict;
+use crate::realtime::sides::{Servers, Side, SideArgs};
+use crate::report::{Verdict, thousands};
+use crate::rounds::best_of;
 use crate::scenario::{Common, Report, check_number, check_seconds, publish};
 
 /// How many times the baseline's rate shall be reached.
@@ -34,9 +35,9 @@ pub struct Args {
     /// How many pairs talk as fast as they can, each in a conversation of two
     #[arg(long, default_value_t = 500)]
     pairs: usize,
-    /// How many messages each of them has under way
-    #[arg(long, default_value_t = 1)]
-    window: usize,
+    /// How many messages each of them has under way; the best is kept for each side
+    #[arg(long = "window", value_delimiter = ',', default_value = "1,16")]
+    windows: Vec<usize>,
     /// How many rounds each side has
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -63,11 +64,22 @@ struct DeliverReport {
     scenario: &'static str,
     machine: Machine,
     pairs: usize,
-    window: usize,
+    windows: Vec<Windows>,
     rate: f64,
     as_fast_as_they_can: Vec<Runs>,
     at_a_rate: Vec<Runs>,
     verdicts: Vec<Verdict>,
+}
+
+/// How many messages under way suit a side best.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Windows {
+    side: Side,
+    /// The rate that each number tried came to, per second.
+    trials: Vec<(usize, f64)>,
+    /// The number that was kept.
+    kept: usize,
 }
 
 /// Runs it; returns whether the goals were met.
@@ -77,7 +89,9 @@ struct DeliverReport {
 pub async fn run(common: &Common, args: &Args) -> Result<bool> {
     args.sides.check()?;
     check_number("--pairs", args.pairs, 1, 100_000)?;
-    check_number("--window", args.window, 1, 64)?;
+    for window in &args.windows {
+        check_number("--window", *window, 1, 64)?;
+    }
     check_number("--rounds", args.rounds, 1, 1000)?;
     check_number("--rate-rounds", args.rate_rounds, 1, 1000)?;
     check_seconds(&[args.round_seconds, args.rate_seconds])?;
@@ -100,7 +114,7 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
 async fn measure(servers: &mut Servers<'_>, args: &Args) -> Result<DeliverReport> {
     let machine = Machine::describe(&mut servers.databases.connect_to_server().await?).await?;
     require_durable(machine.durable)?;
-    let fast = as_fast_as_they_can(servers, args).await?;
+    let (fast, windows) = as_fast_as_they_can(servers, args).await?;
     let at_a_rate = if args.connections == 0 {
         Vec::new()
     } else {
@@ -126,7 +140,7 @@ async fn measure(servers: &mut Servers<'_>, args: &Args) -> Result<DeliverReport
         scenario: "deliver",
         machine,
         pairs: args.pairs,
-        window: args.window,
+        windows,
         rate: args.rate,
         as_fast_as_they_can: fast,
         at_a_rate,
@@ -134,23 +148,65 @@ async fn measure(servers: &mut Servers<'_>, args: &Args) -> Result<DeliverReport
     })
 }
 
-async fn as_fast_as_they_can(servers: &Servers<'_>, args: &Args) -> Result<Vec<Runs>> {
-    let mut stages = Vec::new();
-    for side in servers.sides() {
-        stages.push(Stage::set(servers, *side, &Plan::pairs(args.pairs)).await?);
-    }
+async fn as_fast_as_they_can(
+    servers: &Servers<'_>,
+    args: &Args,
+) -> Result<(Vec<Runs>, Vec<Windows>)> {
     let duration = Duration::from_secs_f64(args.round_seconds);
+    let mut stages = Vec::new();
+    let mut windows = Vec::new();
+    for side in servers.sides() {
+        let mut stage = Stage::set(servers, *side, &Plan::pairs(args.pairs)).await?;
+        windows.push(try_windows(&mut stage, &args.windows, duration / 2).await?);
+        stages.push(stage);
+    }
+    let kept = |side| {
+        let of_side = windows.iter().find(|windows| windows.side == side);
+        of_side.map_or(1, |windows| windows.kept)
+    };
     for round in 0..args.rounds {
         for stage in in_turns(&mut stages, round) {
+            let window = kept(stage.side);
             stage
                 .round(
-                    async |fleet| fleet.talk(args.window, duration / 2).await,
-                    async |fleet| fleet.talk(args.window, duration).await,
+                    async |fleet| fleet.talk(window, duration / 2).await,
+                    async |fleet| fleet.talk(window, duration).await,
                 )
                 .await?;
         }
     }
-    finish_all(stages)
+    Ok((finish_all(stages)?, windows))
+}
+
+/// Tries each of `windows` for `duration`, after as long to warm up.
+async fn try_windows(stage: &mut Stage, windows: &[usize], duration: Duration) -> Result<Windows> {
+    let mut trials = Vec::with_capacity(windows.len());
+    if windows.len() > 1 {
+        for window in windows {
+            let tally = stage
+                .trial(
+                    async |fleet| fleet.talk(*window, duration).await,
+                    async |fleet| fleet.talk(*window, duration).await,
+                )
+                .await?;
+            let (name, rate) = (stage.side.name(), tally.message_rate());
+            out::progress(format_args!(
+                "{name}, {window} under way: {}/s",
+                thousands(rate)
+            ));
+            trials.push((*window, rate));
+        }
+    }
+    let only = windows.first().copied().unwrap_or(1);
+    Ok(Windows {
+        side: stage.side,
+        kept: if trials.is_empty() {
+            only
+        } else {
+            best_of(&trials)
+        },
+        trials,
+    })
 }
 
 async fn at_a_rate(servers: &Servers<'_>, args: &Args) -> Result<Vec<Runs>> {
@@ -188,10 +244,20 @@ impl Report for DeliverReport {
     }
 
     fn print(&self) {
-        out::line(format_args!(
-            "load:    {} pairs, each with {} under way\n",
-            self.pairs, self.window
-        ));
+        out::line(format_args!("load:    {} pairs", self.pairs));
+        for windows in &self.windows {
+            let tried = windows.trials.iter();
+            let tried: Vec<String> = tried
+                .map(|(window, rate)| format!("; {window}: {}/s", thousands(*rate)))
+                .collect();
+            out::line(format_args!(
+                "         {}: each with {} under way{}",
+                windows.side.name(),
+                windows.kept,
+                tried.concat()
+            ));
+        }
+        out::line("");
         print_rates(&self.as_fast_as_they_can, "messages", |runs| runs.messages);
         if !self.at_a_rate.is_empty() {
             out::line(format_args!("\nat {} messages a second:\n", self.rate));
