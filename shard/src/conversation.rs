@@ -528,7 +528,7 @@ impl Change {
             .await?
             .filter(Membership::is_active)
             .ok_or(Error::NotMember)?;
-        head.writers.move_on(&mut me);
+        head.writers.move_on([&mut me]);
         Ok(Self {
             connection,
             before: head.clone(),

@@ -203,9 +203,7 @@ pub async fn progress(
     }
     let everybody = usize::from(u16::MAX);
     let mut members = member::page(connection, id, &[], everybody).await?;
-    for member in &mut members {
-        writers.move_on(member);
-    }
+    writers.move_on(&mut members);
     Ok(Progress::of(members))
 }
 

@@ -613,7 +613,7 @@ async fn members_of<'a>(
         if let Some(head) = heads.get(&id)
             && let Some(mut membership) = read.remove(&(id, user.clone()))
         {
-            head.writers.move_on(&mut membership);
+            head.writers.move_on([&mut membership]);
             memberships.put(head, membership.clone());
             members.insert(key, membership);
         }

@@ -230,7 +230,7 @@ impl EntryUpdate {
     /// What `head` means for the list of `member`, who was read after it.
     #[must_use]
     pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {
-        head.writers.move_on(&mut member);
+        head.writers.move_on([&mut member]);
         let entry = Entry {
             conversation: head.id,
             kind: head.kind,

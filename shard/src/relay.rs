@@ -106,13 +106,16 @@ pub async fn run(
         if waiting.is_empty() {
             // A new round: at once after a quiet time, else when the interval is over.
             tokio::select! {
-                hint = hints.recv() => waiting.extend(hint),
+                Some(hint) = hints.recv() => drop(waiting.insert(hint)),
                 _ = sweep.tick() => {
                     let found = find_marks(&shard, swept_to).await.unwrap_or_default();
                     swept_to = found.last().copied();
                     waiting.extend(found);
                 }
                 () = closing.cancelled() => {}
+            }
+            if waiting.is_empty() && !closing.is_cancelled() {
+                continue; // a sweep that finds nothing is no round: the next change need not wait for it
             }
             closing
                 .run_until_cancelled(tokio::time::sleep_until(round_from))

@@ -241,7 +241,7 @@ impl Default for WriteSettings {
     fn default() -> Self {
         Self {
             lanes: 1,
-            max_batch: 128,
+            max_batch: 512,
             queue: 4096,
             max_retries: 10,
             member_cache: 50_000,

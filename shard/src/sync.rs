@@ -115,9 +115,7 @@ pub async fn delta(
         members.retain(|member| member.rev < last);
         through = through.min(members.last().map_or(rev, |member| member.rev));
     }
-    for member in &mut members {
-        access.writers.move_on(member);
-    }
+    access.writers.move_on(&mut members);
     messages.retain(|message| message.rev <= through);
     members.retain(|member| member.rev <= through);
     let to_message = |stored: StoredMessage| -> Result<Message> {

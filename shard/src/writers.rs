@@ -50,11 +50,13 @@ impl Writers {
         fallen
     }
 
-    /// Moves the watermarks of a member, read after the head, to their newest message if it is one of these.
-    pub fn move_on(&self, member: &mut Membership) {
-        if let Some((_, seq)) = self.0.iter().find(|(writer, _)| *writer == member.user) {
-            member.read_seq = member.read_seq.max(*seq);
-            member.delivered_seq = member.delivered_seq.max(*seq);
+    /// Moves the watermarks of members, read after the head, to their newest message if it is one of these.
+    pub fn move_on<'a>(&self, members: impl IntoIterator<Item = &'a mut Membership>) {
+        for member in members {
+            if let Some((_, seq)) = self.0.iter().find(|(writer, _)| *writer == member.user) {
+                member.read_seq = member.read_seq.max(*seq);
+                member.delivered_seq = member.delivered_seq.max(*seq);
+            }
         }
     }
 }
@@ -90,7 +92,7 @@ mod tests {
         let moved = |name: UserId, read: u64| {
             let mut member = Membership::unknown(name);
             member.read_seq = Seq(read);
-            writers.move_on(&mut member);
+            writers.move_on([&mut member]);
             (member.read_seq.0, member.delivered_seq.0)
         };
         assert_eq!(moved(user(1), 3), (5, 5));

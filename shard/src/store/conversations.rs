@@ -388,9 +388,7 @@ fn check_title(title: &str) -> Result<String> {
 
 /// A conversation as `me` sees it.
 fn view(head: Head, mut me: Membership, mut members: Vec<Membership>) -> Result<Conversation> {
-    for member in members.iter_mut().chain([&mut me]) {
-        head.writers.move_on(member);
-    }
+    head.writers.move_on(members.iter_mut().chain([&mut me]));
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,

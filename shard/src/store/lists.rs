@@ -291,7 +291,7 @@ async fn heads_for(
         .collect();
     let with_mine = |head: Head| {
         let mut me = mine.remove(&head.id)?;
-        head.writers.move_on(&mut me);
+        head.writers.move_on([&mut me]);
         Some((head, me.read_seq))
     };
     Ok(heads.into_iter().filter_map(with_mine).collect())

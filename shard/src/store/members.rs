@@ -50,8 +50,7 @@ impl Store {
                     let access =
                         history::access(&mut connection, &shard, &assignment, reader).await?;
                     let mut page = member::page(&mut connection, id, after, limit + 1).await?;
-                    page.iter_mut()
-                        .for_each(|member| access.writers.move_on(member));
+                    access.writers.move_on(&mut page);
                     Ok(page)
                 },
             )

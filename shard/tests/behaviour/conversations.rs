@@ -346,6 +346,8 @@ async fn large_conversations_are_listed_with_their_heads(bed: &Bed) {
         "at once: nothing is relayed"
     );
     assert_eq!(store.unread_count(&caller("carol")).await.unwrap().total, 1);
+    let writer = store.unread_count(&caller("bob")).await.unwrap();
+    assert_eq!(writer.total, 0, "who writes has read");
     store
         .mark_read(&caller("carol"), large, None)
         .await

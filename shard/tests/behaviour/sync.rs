@@ -15,6 +15,7 @@ crate::on_every_backend!(
     too_far_behind_is_told_to_resync,
     long_absences_come_in_pages,
     leaving_is_told,
+    who_joins_and_writes_has_read,
 );
 
 /// A client that keeps everything it is told.
@@ -123,6 +124,36 @@ async fn a_client_that_was_away_catches_up_in_one_go(bed: &Bed) {
             .changes
             .is_empty()
     );
+}
+
+async fn who_joins_and_writes_has_read(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    bed.say("alice", id, "before").await;
+    bed.settle().await;
+    let mut bob = Client::default();
+    bob.catch_up(bed, "bob").await;
+    let add = NewMembers {
+        members: vec![user("carol"), user("dave")],
+        role: Role::Member,
+    };
+    bed.store
+        .add_members(&caller("alice"), id, add)
+        .await
+        .unwrap();
+    let hello = bed.say("carol", id, "hello").await;
+    bed.settle().await;
+    let request = SyncRequest {
+        cursor: bob.cursor,
+        conversations: bob.revs,
+    };
+    let page = bed.store.sync(&caller("bob"), request).await.unwrap();
+    let told: BTreeMap<&str, Seq> = page.changes[0]
+        .members
+        .iter()
+        .map(|member| (member.user_id.as_str(), member.read_seq))
+        .collect();
+    assert_eq!(told.get("carol"), Some(&hello.seq), "{told:?}");
+    assert!(told["dave"] < hello.seq, "{told:?}");
 }
 
 /// INV-PUSH from the store's side: whatever happens between, and whenever it asks, the client ends with exactly the log.

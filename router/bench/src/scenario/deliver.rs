@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, default_value_t = 500)]
     pairs: usize,
     /// How many messages each of them has under way; the best is kept for each side
-    #[arg(long = "window", value_delimiter = ',', default_value = "1,16")]
+    #[arg(long = "window", value_delimiter = ',', default_value = "1,4,16")]
     windows: Vec<usize>,
     /// How many rounds each side has
     #[arg(long, default_value_t = 5)]
