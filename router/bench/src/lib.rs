@@ -44,6 +44,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::harness::bare::{ANSWER, answer};
 use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
     Common, archive, cold, deliver, fanout, history, idle, isolation, send, storm,
@@ -86,6 +87,9 @@ enum Scenario {
     /// What `storm` starts processes for
     #[command(name = FOLLOW, hide = true)]
     Follow,
+    /// A server for `send`
+    #[command(name = ANSWER, hide = true)]
+    Answer,
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -103,7 +107,11 @@ pub fn main() -> ExitCode {
 
 /// One thread generates all load: on a small machine, more would take from what is measured.
 fn measure(cli: &Cli) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut builder = match cli.scenario {
+        Scenario::Answer => tokio::runtime::Builder::new_multi_thread(), // as the router has
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
@@ -133,6 +141,7 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Idle(args) => idle::run(common, args).await,
             Scenario::Storm(args) => storm::run(common, args).await,
             Scenario::Follow => follow().await.map(|()| true),
+            Scenario::Answer => answer().await.map(|()| true),
         }
     })
 }

@@ -119,7 +119,15 @@ impl Sender {
     /// # Errors
     /// When the router does not listen.
     pub async fn open(world: &Arc<World>, drafts: Drafts) -> Result<Self> {
-        let connection = Connection::open(world.address).await?;
+        Self::open_at(world.address, world, drafts).await
+    }
+
+    /// The same, to another server.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub async fn open_at(address: SocketAddr, world: &Arc<World>, drafts: Drafts) -> Result<Self> {
+        let connection = Connection::open(address).await?;
         Ok(Self {
             world: Arc::clone(world),
             connection,
@@ -139,10 +147,23 @@ impl Sender {
         count: usize,
         conversations: &Conversations,
     ) -> Result<Vec<Self>> {
+        Self::open_many_at(world.address, world, count, conversations).await
+    }
+
+    /// The same, to another server.
+    ///
+    /// # Errors
+    /// As for [`Sender::open_at`].
+    pub async fn open_many_at(
+        address: SocketAddr,
+        world: &Arc<World>,
+        count: usize,
+        conversations: &Conversations,
+    ) -> Result<Vec<Self>> {
         let mut senders = Vec::with_capacity(count);
         for _ in 0..count {
             let drafts = Drafts::new(rand::random(), Arc::clone(conversations), world.members)?;
-            senders.push(Self::open(world, drafts).await?);
+            senders.push(Self::open_at(address, world, drafts).await?);
         }
         Ok(senders)
     }

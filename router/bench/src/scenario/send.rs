@@ -1,5 +1,5 @@
-//! `send`: messages acknowledged over HTTP against rows inserted one by one, on the same durable server, in one run;
-//! then latency at half of the maximum rate; then everything is read back.
+//! `send`: messages acknowledged over HTTP against rows inserted one by one, on the same durable server, in one run, and
+//! beside them the same requests to a server that only answers; then latency at half of the maximum rate; then everything is read back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::drafts::Texts;
+use crate::harness::bare::Bare;
 use crate::harness::databases::{Databases, require_durable, with_databases};
 use crate::harness::machine::Machine;
 use crate::harness::router::Router;
-use crate::harness::usage::Watched;
+use crate::harness::usage::{Watched, generator};
 use crate::ledger::{Findings, Ledger};
 use crate::load::open_loop;
 use crate::out;
@@ -83,6 +84,7 @@ struct SendReport {
     shards: usize,
     rows: Side,
     backscroll: Side,
+    bare: Side,
     ratio: f64,
     half_rate: HalfRate,
     repeated: usize,
@@ -138,7 +140,7 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
     let tables = copy_tables(databases, args, &world).await?;
     let mut ledger = Ledger::default();
 
-    let (mut senders, rows, backscroll) =
+    let (mut senders, [rows, backscroll, bare]) =
         rounds(databases, args, &watched, (&world, &tables), &mut ledger).await?;
     let half_rate = half_rate(&mut senders, backscroll.rate.median / 2.0, args).await?;
     collect(&mut senders, &mut ledger);
@@ -161,6 +163,7 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         shards: args.shards,
         rows,
         backscroll,
+        bare,
         ratio,
         half_rate,
         repeated,
@@ -177,7 +180,7 @@ async fn rounds(
     watched: &[Watched],
     (world, tables): (&Arc<World>, &Arc<Tables>),
     ledger: &mut Ledger,
-) -> Result<(Vec<Sender>, Side, Side)> {
+) -> Result<(Vec<Sender>, [Side; 3])> {
     let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
     let mut inserters = Inserter::open_many(databases, tables, most(&args.row_connections)).await?;
     let trial = Duration::from_secs_f64(args.trial_seconds);
@@ -196,7 +199,13 @@ async fn rounds(
     inserters.truncate(row_best);
     senders.truncate(best);
 
+    let server = Bare::start().await?;
+    let bare_watched = [generator(), server.process()?];
+    let mut askers =
+        Sender::open_many_at(server.address, world, best, &world.conversations()).await?;
+
     let (mut row_rounds, mut rounds) = (Rounds::default(), Rounds::default());
+    let mut bare_rounds = Rounds::default();
     let duration = Duration::from_secs_f64(args.round_seconds);
     for round in 0..args.rounds {
         // Who goes first alternates, so that neither side always follows the other.
@@ -215,12 +224,16 @@ async fn rounds(
                 .run("rows", &mut inserters, watched, duration)
                 .await?;
         }
+        bare_rounds
+            .run("bare answers", &mut askers, &bare_watched, duration)
+            .await?;
     }
-    Ok((
-        senders,
+    let sides = [
         row_rounds.finish(row_trials, row_best)?,
         rounds.finish(trials, best)?,
-    ))
+        bare_rounds.finish(Vec::new(), best)?,
+    ];
+    Ok((senders, sides))
 }
 
 async fn half_rate(senders: &mut Vec<Sender>, rate: f64, args: &Args) -> Result<HalfRate> {
@@ -339,8 +352,10 @@ impl Report for SendReport {
             self.size.conversations, self.size.members, self.size.users, self.shards
         ));
         let sides = [("row by row", &self.rows), ("backscroll", &self.backscroll)];
+        let [rows, backscroll] = sides;
+        let all = [rows, backscroll, ("bare HTTP", &self.bare)];
         let half = &self.half_rate;
-        let mut table = rate_table(&sides);
+        let mut table = rate_table(&all);
         let mut cells = vec![
             self.backscroll.connections.to_string(),
             thousands(half.acknowledged_rate),
@@ -349,7 +364,7 @@ impl Report for SendReport {
         cells.extend(half.latency.cells());
         table.row("backscroll, half rate", cells);
         out::line(&table);
-        out::line(usage_table(&sides));
+        out::line(usage_table(&all));
         print_trials(&sides);
     }
 }
