@@ -145,9 +145,10 @@ impl Gateway {
         let mut answers: Vec<Answer> = Vec::with_capacity(data.len());
         let mut to: Vec<(ConversationId, Vec<usize>, Vec<NewMessage>)> = Vec::new();
         for (place, data) in data.iter().enumerate() {
-            let command = self
-                .admit_command(session)
-                .and_then(|()| parse(data.as_ref()));
+            let command = self.admit_command(session).and_then(|()| {
+                session.acted();
+                parse(data.as_ref())
+            });
             let (id, message) = match command.map(SendMessage::into_message) {
                 Ok(message) => message,
                 Err(failure) => {
@@ -164,11 +165,12 @@ impl Gateway {
                 None => to.push((id, vec![place], vec![message])),
             }
         }
-        session.acted();
         let caller = caller(session, started);
         let sending = to.into_iter().map(async |(id, places, messages)| {
             let sent = self.hub.store().send_all(&caller, id, messages).await;
-            session.stopped_typing(id); // who is told of the messages knows
+            if sent.iter().any(Result::is_ok) {
+                session.stopped_typing(id); // who is told of the message knows
+            }
             places.into_iter().zip(sent)
         });
         for (place, sent) in futures_util::future::join_all(sending)

@@ -227,7 +227,7 @@ impl Default for PoolSettings {
 pub struct WriteSettings {
     /// Write lanes per shard, a connection each (SQLite has one writer, and so one lane).
     pub lanes: u32,
-    /// Most messages in one transaction.
+    /// Most messages in one transaction, beside up to 15 that came together with the last of them.
     pub max_batch: u32,
     /// Most messages waiting in one lane; beyond, a send is refused at once with `overloaded`.
     pub queue: u32,

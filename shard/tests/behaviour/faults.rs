@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use backscroll_shard::db::{Connection, Database, Value};
+use backscroll_shard::db::{Connection, Database, Dialect, Value};
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, KeyFunction, Seq, ShardName, UserKey};
 use backscroll_shard::map::Assignment;
@@ -26,6 +26,7 @@ crate::on_every_backend!(
     a_router_starts_without_the_directory,
     lists_are_exact_after_a_crashed_relay,
     members_changed_by_another_process_are_known_at_once,
+    what_the_database_refuses_fails_alone,
     migrating_twice_and_at_once_is_harmless,
 );
 
@@ -75,6 +76,51 @@ async fn set_fence(connection: &mut Connection, assignment: &Assignment, state: 
             .unwrap(),
         1
     );
+}
+
+/// Whatever the checks before it miss, the database may still refuse: that keeps back nobody else's messages, and none of
+/// the sender's own.
+async fn what_the_database_refuses_fails_alone(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    let mut connection = connect(bed, &home_of(bed, "alice").shard).await;
+    let refuse = match connection.dialect() {
+        Dialect::MySql => "ALTER TABLE messages ADD CONSTRAINT refused CHECK (content <> 'poison')",
+        Dialect::Sqlite => {
+            "CREATE TRIGGER refused BEFORE INSERT ON messages WHEN NEW.content = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        }
+    };
+    connection.execute(refuse, &[]).await.unwrap();
+    drop(connection);
+    let content = |n: usize, poison: usize| match n {
+        n if n == poison => "poison".to_owned(),
+        n => n.to_string(),
+    };
+    let (alice, bob) = (caller("alice"), caller("bob"));
+    let together = (0..20).map(|n| text(&content(n, 7))).collect();
+    let alone = (0..10).map(|n| {
+        let message = text(&content(n, 3));
+        bed.store.send(&bob, id, message)
+    });
+    let (together, alone) = futures_util::join!(
+        bed.store.send_all(&alice, id, together),
+        futures_util::future::join_all(alone)
+    );
+    for (outcomes, poison) in [(&together, 7), (&alone, 3)] {
+        for (n, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Ok(sent) => assert_eq!(sent.message.content, content(n, usize::MAX)),
+                Err(error) => assert!(
+                    n == poison && matches!(error, Error::Database(_) | Error::Corrupt(_)),
+                    "{n}: {error:?}"
+                ),
+            }
+            assert_eq!(outcome.is_err(), n == poison, "{n}");
+        }
+    }
+    let stored = together.iter().flatten().map(|sent| sent.message.seq);
+    assert!(stored.is_sorted(), "in their order");
+    assert_eq!(bed.log("bob", id).await.len(), 28);
 }
 
 /// INV-OWNER: a router that slept through a move is turned away by the old owner, and finds the new one.
