@@ -1,5 +1,6 @@
 //! Commands: what a client asks of its session, checked, done and answered. The same for every door.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -21,8 +22,10 @@ use crate::protocol::{
 use crate::push::Topic;
 use crate::session::Session;
 
-/// The command that sends a message.
-pub(crate) const SEND: &str = "send_message";
+const SEND: &str = "send_message";
+const JOIN: &str = "join_conversation";
+/// Commands of which those that come one right after the other are done together.
+pub(crate) const TOGETHER: [&str; 2] = [SEND, JOIN];
 
 /// Commands that clients give by themselves: they do not show that somebody is there.
 const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
@@ -80,6 +83,20 @@ impl Gateway {
         outcome
     }
 
+    /// Does commands of `session` that came one right after the other, all `name`, which is one of [`TOGETHER`]. Gives each
+    /// its answer.
+    pub async fn commands(
+        &self,
+        session: &Arc<Session>,
+        name: &str,
+        data: &[impl AsRef<str>],
+    ) -> Vec<Answer> {
+        match name {
+            SEND => self.sends(session, data).await,
+            _ => self.joins(session, data).await,
+        }
+    }
+
     /// Whether `session` may give another command already.
     fn admit_command(&self, session: &Session) -> Result<(), Failure> {
         let (rate, burst) = (
@@ -101,7 +118,7 @@ impl Gateway {
         data: &str,
     ) -> Answer {
         match name {
-            "join_conversation" => Box::pin(self.join(session, parse(data)?)).await,
+            JOIN => Box::pin(self.join(session, parse(data)?)).await,
             "leave_conversation" => self.leave(session, parse(data)?),
             "edit_message" => Box::pin(self.edit(caller, parse(data)?)).await,
             "delete_message" => Box::pin(self.delete(caller, parse(data)?)).await,
@@ -140,7 +157,7 @@ impl Gateway {
 
     /// Does sends that `session` gave one right after the other, each with `data` as JSON text: together, so that many cost
     /// hardly more than one. Those to one conversation keep their order. Gives each its answer.
-    pub async fn sends(&self, session: &Session, data: &[impl AsRef<str>]) -> Vec<Answer> {
+    async fn sends(&self, session: &Session, data: &[impl AsRef<str>]) -> Vec<Answer> {
         let started = Instant::now();
         let mut answers: Vec<Answer> = Vec::with_capacity(data.len());
         let mut to: Vec<(ConversationId, Vec<usize>, Vec<NewMessage>)> = Vec::new();
@@ -182,6 +199,38 @@ impl Gateway {
             answers[place] = sent.and_then(|sent| answer(&sent.message));
         }
         done(session, started, answers.len());
+        answers
+    }
+
+    /// Joins for which there surely is room are done at the same time, so that what they ask the databases goes into the
+    /// same batches; the others after them, one by one.
+    async fn joins(&self, session: &Arc<Session>, data: &[impl AsRef<str>]) -> Vec<Answer> {
+        let most = self.settings.joined_conversations;
+        let room = most.saturating_sub(session.joined_count());
+        let mut first = HashSet::new();
+        let mut fits = |data: &str| {
+            let command = parse::<InConversation>(data);
+            first.len() < room && command.is_ok_and(|to| first.insert(to.conversation_id))
+        };
+        let at_once = data.iter().map(|data| {
+            let data = data.as_ref();
+            let fits = fits(data);
+            async move {
+                if fits {
+                    Some(self.command(session, JOIN, data).await)
+                } else {
+                    None
+                }
+            }
+        });
+        let done = futures_util::future::join_all(at_once.collect::<Vec<_>>()).await;
+        let mut answers = Vec::with_capacity(data.len());
+        for (data, done) in data.iter().zip(done) {
+            answers.push(match done {
+                Some(answer) => answer,
+                None => self.command(session, JOIN, data.as_ref()).await,
+            });
+        }
         answers
     }
 

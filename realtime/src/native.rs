@@ -2,7 +2,7 @@
 //!
 //! One task a connection. It reads the next command once the one before is done, so that a client's commands are done in
 //! order and a flood waits in the client's own buffers; meanwhile what the client is told goes out. Sends that have come
-//! one right after the other are one command in this: they are done together. A write that makes
+//! one right after the other are one command in this: they are done together; so are joins. A write that makes
 //! no progress for [`WRITE_TIMEOUT`] ends the connection, as a full queue does. Buffers are small, as most connections are
 //! idle.
 //!
@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use crate::command::SEND;
+use crate::command::TOGETHER;
 use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Identity, Place};
 use crate::opening;
 use crate::outbox::{Event, Item};
@@ -263,7 +263,7 @@ async fn converse(
                 session.heard();
                 match message {
                     Some(Ok(Message::Text(text))) => {
-                        command = begin(gateway, session, &text, words, || send_behind(socket, &mut ahead));
+                        command = begin(gateway, session, &text, words, |name| behind(socket, &mut ahead, name));
                         if command.is_none() {
                             return Close::InvalidFrame.into();
                         }
@@ -286,12 +286,16 @@ async fn next(socket: &mut WebSocket, ahead: &mut Ahead) -> Option<Result<Messag
     }
 }
 
-/// Another send, if one has come already: the number of its answer, and its data.
-fn send_behind(socket: &mut WebSocket, ahead: &mut Ahead) -> Option<(Option<u64>, Box<str>)> {
+/// Another command of that name, if one has come already: the number of its answer, and its data.
+fn behind(
+    socket: &mut WebSocket,
+    ahead: &mut Ahead,
+    name: &str,
+) -> Option<(Option<u64>, Box<str>)> {
     let next = socket.next().now_or_never()?;
     if let Some(Ok(Message::Text(text))) = &next
         && let Ok(frame) = serde_json::from_str::<Frame<'_>>(text)
-        && frame.event == SEND
+        && frame.event == name
     {
         return Some((frame.ack, frame.data().into()));
     }
@@ -299,13 +303,13 @@ fn send_behind(socket: &mut WebSocket, ahead: &mut Ahead) -> Option<(Option<u64>
     None
 }
 
-/// The command that `text` is; none when it is none. A send takes those along that `more_sends` gives.
+/// The command that `text` is; none when it is none. One of [`TOGETHER`] takes those of its name along that `more` gives.
 fn begin(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
     text: &str,
     words: Words,
-    mut more_sends: impl FnMut() -> Option<(Option<u64>, Box<str>)>,
+    mut more: impl FnMut(&str) -> Option<(Option<u64>, Box<str>)>,
 ) -> Option<Pending> {
     let (gateway, session) = (Arc::clone(gateway), Arc::clone(session));
     if words == Words::Plain {
@@ -316,20 +320,20 @@ fn begin(
     }
     let frame: Frame<'_> = serde_json::from_str(text).ok()?;
     let (ack, data): (_, Box<str>) = (frame.ack, frame.data().into());
-    if frame.event == SEND {
-        let (mut acks, mut sends) = (vec![ack], vec![data]);
-        while sends.len() < TOGETHER_MAX
-            && let Some((ack, data)) = more_sends()
+    let name = frame.event.into_owned();
+    if TOGETHER.contains(&&*name) {
+        let (mut acks, mut all) = (vec![ack], vec![data]);
+        while all.len() < TOGETHER_MAX
+            && let Some((ack, data)) = more(&name)
         {
             acks.push(ack);
-            sends.push(data);
+            all.push(data);
         }
         return Some(Box::pin(async move {
-            let answers = gateway.sends(&session, &sends).await;
+            let answers = gateway.commands(&session, &name, &all).await;
             acks.into_iter().zip(answers).collect()
         }));
     }
-    let name = frame.event.into_owned();
     Some(Box::pin(async move {
         vec![(ack, gateway.command(&session, &name, &data).await)]
     }))

@@ -16,7 +16,7 @@ use super::dialect::{DIALECTS, Dialect};
 use super::inbox::{Command, Inbox};
 use super::server::{Application, Event, Line, Malformed, Unsent, WRITE_TIMEOUT};
 use super::{Admitted, NAMESPACE, packet};
-use crate::command::SEND;
+use crate::command::TOGETHER;
 use crate::gateway::{Gateway, Place};
 use crate::outbox::Item;
 use crate::protocol::{self, Authenticate, Close, Failure};
@@ -253,23 +253,23 @@ impl Conversation<'_> {
     fn begin(&self, command: Command, mut last: Last, inbox: &Inbox) -> Pending {
         let (gateway, session) = (Arc::clone(self.gateway), Arc::clone(&self.session));
         let dialect = self.dialect;
-        let sends = |command: &Command| *command.name == *SEND && !command.binary;
-        if dialect.is_none() && sends(&command) {
-            // Sends that have come one right after the other are done together.
-            let (mut acks, mut data) = (vec![command.ack], vec![command.data]);
-            while data.len() < TOGETHER_MAX
-                && let Some(command) = inbox.next_if(sends)
+        if dialect.is_none() && !command.binary && TOGETHER.contains(&&*command.name) {
+            // What has come one right after the other is done together.
+            let Command {
+                name, data, ack, ..
+            } = command;
+            let (mut acks, mut all) = (vec![ack], vec![data]);
+            while all.len() < TOGETHER_MAX
+                && let Some(next) = inbox.next_if(|next| next.name == name && !next.binary)
             {
-                acks.push(command.ack);
-                data.push(command.data);
+                acks.push(next.ack);
+                all.push(next.data);
             }
             return Box::pin(async move {
-                let answers = gateway.sends(&session, &data).await;
+                let answers = gateway.commands(&session, &name, &all).await;
                 let outcomes = acks.into_iter().zip(answers);
-                (
-                    outcomes.map(|(ack, answer)| (ack, None, answer)).collect(),
-                    last,
-                )
+                let outcomes = outcomes.map(|(ack, answer)| (ack, None, answer));
+                (outcomes.collect(), last)
             });
         }
         Box::pin(async move {

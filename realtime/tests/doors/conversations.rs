@@ -497,6 +497,26 @@ async fn only_so_many_are_open(door: Door) {
         .unwrap();
     let code = alice.fails("join_conversation", ids[2].clone()).await;
     assert_eq!(code, "limit_reached");
+    // Those that come together are done together, as if one after the other.
+    let foreign = json!({"conversationId": bed.group("bob", &["carol"]).await});
+    let mut phone = bed.connect(door, "alice").await;
+    let asked = [&foreign, &ids[0], &ids[1], &ids[0], &json!({}), &ids[2]];
+    let joins = asked.map(|data| ("join_conversation", data.clone()));
+    let mut answers = Vec::new();
+    for ack in phone.begin_all(&joins).await {
+        let answer = phone.reply(ack).await;
+        answers.push(answer.map_or_else(
+            |error| error["code"].clone(),
+            |joined| joined["conversationId"].clone(),
+        ));
+    }
+    let id = |n: usize| ids[n]["conversationId"].clone();
+    let expected = [json!("not_a_member"), id(0), id(1), id(0)];
+    assert_eq!(answers[..4], expected);
+    assert_eq!(
+        answers[4..],
+        [json!("invalid_request"), json!("limit_reached")]
+    );
     alice
         .ask("leave_conversation", ids[0].clone())
         .await

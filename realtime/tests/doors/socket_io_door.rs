@@ -301,8 +301,8 @@ async fn a_connection_without_a_namespace_is_closed() {
     let sid = open_polling(&bed).await.sid;
     let path = format!("{WEBSOCKET}&sid={sid}");
     let upgrade = Client::websocket(bed.address, &path, &[]).await.unwrap();
-    drop(upgrade);
     assert_eq!(bed.gateway.count(), 3);
+    drop(upgrade);
     while tokio::time::timeout(Duration::from_secs(15), idle.next())
         .await
         .expect("it is kept")
