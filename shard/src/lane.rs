@@ -10,7 +10,10 @@
 //! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
 //! alone: the batch is halved until it is found. Deadlocks and lock waits are run again.
 //!
-//! The queue is bounded: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
+//! Messages that a caller gives at once are one job, so they are never apart and keep their order, and the head is written
+//! once for all of them.
+//!
+//! The queue is bounded in messages: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
 //! otherwise.
 
 mod cache;
@@ -240,7 +243,7 @@ impl Lane {
                 continue;
             }
             #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
-            batch_size.record(weight as f64);
+            batch_size.record(batch.iter().map(|job| job.work.weight()).sum::<usize>() as f64);
             self.commit_all(std::mem::take(&mut batch)).await;
             if self.shard.primary().dialect() == Dialect::Sqlite {
                 self.connection = None; // the only writer; others wait for it

@@ -114,19 +114,11 @@ struct Stored {
 }
 
 impl Sender {
-    /// Opens a connection that sends `drafts`.
+    /// Opens a connection to `address` that sends `drafts`.
     ///
     /// # Errors
-    /// When the router does not listen.
-    pub async fn open(world: &Arc<World>, drafts: Drafts) -> Result<Self> {
-        Self::open_at(world.address, world, drafts).await
-    }
-
-    /// The same, to another server.
-    ///
-    /// # Errors
-    /// When it does not listen.
-    pub async fn open_at(address: SocketAddr, world: &Arc<World>, drafts: Drafts) -> Result<Self> {
+    /// When nothing listens there.
+    pub async fn open(address: SocketAddr, world: &Arc<World>, drafts: Drafts) -> Result<Self> {
         let connection = Connection::open(address).await?;
         Ok(Self {
             world: Arc::clone(world),
@@ -153,7 +145,7 @@ impl Sender {
     /// The same, to another server.
     ///
     /// # Errors
-    /// As for [`Sender::open_at`].
+    /// As for [`Sender::open`].
     pub async fn open_many_at(
         address: SocketAddr,
         world: &Arc<World>,
@@ -163,7 +155,7 @@ impl Sender {
         let mut senders = Vec::with_capacity(count);
         for _ in 0..count {
             let drafts = Drafts::new(rand::random(), Arc::clone(conversations), world.members)?;
-            senders.push(Self::open_at(address, world, drafts).await?);
+            senders.push(Self::open(address, world, drafts).await?);
         }
         Ok(senders)
     }

@@ -66,12 +66,14 @@ impl Store {
             .map(|checked| checked.map(|draft| drafts.push(draft)).err())
             .collect();
         let mut sent = Vec::with_capacity(drafts.len());
-        for together in drafts.chunks(TOGETHER_MAX) {
-            match self.append(caller, id, together.into()).await {
+        while !drafts.is_empty() {
+            let rest = drafts.split_off(drafts.len().min(TOGETHER_MAX));
+            let together: Arc<[Draft]> = std::mem::replace(&mut drafts, rest).into();
+            match self.append(caller, id, Arc::clone(&together)).await {
                 Ok(outcomes) => sent.extend(outcomes),
                 // One of them is at fault: each by itself, as a lane does with callers.
                 Err(Error::Database(_) | Error::Corrupt(_)) if together.len() > 1 => {
-                    for draft in together {
+                    for draft in &*together {
                         sent.push(self.append_one(caller, id, draft.clone()).await);
                     }
                 }
