@@ -15,7 +15,7 @@ use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
 use backscroll_shard::model::RawJson;
 use backscroll_shard::seams::Left;
 
-use crate::outbox::Event;
+use crate::client_event::ClientEvent;
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
 
@@ -48,13 +48,13 @@ pub(crate) enum Start {
 #[derive(Clone, Debug)]
 struct Kept {
     rev: Rev,
-    kind: PushKind,
-    event: Arc<Event>,
+    /// None for a change that is no event for clients.
+    event: Option<Arc<ClientEvent>>,
 }
 
 impl Kept {
     fn bytes(&self) -> usize {
-        self.event.data.get().len()
+        self.event.as_ref().map_or(0, |event| event.data().len())
     }
 }
 
@@ -171,17 +171,17 @@ impl Channel {
         &mut self,
         session: &Arc<Session>,
         after: Rev,
-        first: Option<&Arc<Event>>,
+        first: Option<&Arc<ClientEvent>>,
     ) -> Start {
         if self.kept_since(after).is_none() && self.rev.is_some() {
             return Start::NotKept;
         }
         if let Some(first) = first {
-            session.outbox.event(first);
+            session.outbox.put_event(first);
         }
         for kept in self.kept.iter().filter(|kept| kept.rev > after) {
-            if kept.kind != PushKind::ConversationChanged {
-                session.outbox.event(&kept.event);
+            if let Some(event) = &kept.event {
+                session.outbox.put_event(event);
             }
         }
         self.unlisten(session);
@@ -251,10 +251,15 @@ impl Channel {
 
     /// Tells that the member `user` came or went to those who are told so, have not said whom they watch, and are not in
     /// `told` yet.
-    pub(crate) fn tell_member(&self, user: &UserId, event: &Arc<Event>, told: &mut HashSet<u64>) {
+    pub(crate) fn tell_member(
+        &self,
+        user: &UserId,
+        event: &Arc<ClientEvent>,
+        told: &mut HashSet<u64>,
+    ) {
         for Listener { session, .. } in self.listeners.iter().filter(|one| one.sees_members) {
             if session.user != *user && !session.names_watched() && told.insert(session.id) {
-                session.outbox.event(event);
+                session.outbox.put_event(event);
             }
         }
     }
@@ -336,7 +341,7 @@ impl Channel {
 
     /// Tells that a user came or went, unless that was told last. Gives what was told, for the conversations in which it is
     /// told too.
-    pub(crate) fn tell_presence(&mut self, push: &Push) -> Option<Arc<Event>> {
+    pub(crate) fn tell_presence(&mut self, push: &Push) -> Option<Arc<ClientEvent>> {
         if self
             .last_state
             .as_ref()
@@ -344,24 +349,26 @@ impl Channel {
         {
             return None;
         }
+        let event = Arc::new(ClientEvent::of(&self.topic, push)?);
         self.last_state = Some(Arc::clone(&push.data));
-        let event = Arc::new(Event::of(&self.topic, push));
         for listener in &self.listeners {
-            listener.session.outbox.event(&event);
+            listener.session.outbox.put_event(&event);
         }
         Some(event)
     }
 
     /// Tells what is in no log.
     fn tell_at_once(&mut self, push: &Push) {
-        let event = Arc::new(Event::of(&self.topic, push));
+        let Some(event) = ClientEvent::of(&self.topic, push).map(Arc::new) else {
+            return;
+        };
         for listener in &self.listeners {
             // One's own typing is no news, and what one has read comes by one's own topic.
             let own = matches!(self.topic, Topic::Conversation(_))
                 && matches!(push.kind, PushKind::UserTyping | PushKind::MessagesRead)
                 && push.user.as_ref() == Some(&listener.session.user);
             if !own {
-                listener.session.outbox.event(&event);
+                listener.session.outbox.put_event(&event);
             }
         }
     }
@@ -383,16 +390,15 @@ impl Channel {
         }
         let kept = Kept {
             rev,
-            kind: push.kind,
-            event: Arc::new(Event::of(&self.topic, push)),
+            event: ClientEvent::of(&self.topic, push).map(Arc::new),
         };
         self.told_at = Instant::now();
-        let recheck = match push.kind {
-            PushKind::ConversationChanged => self.part_with(push),
-            _ => {
+        let recheck = match &kept.event {
+            None => self.part_with(push),
+            Some(event) => {
                 for listener in &self.listeners {
                     if rev > listener.after {
-                        listener.session.outbox.event(&kept.event);
+                        listener.session.outbox.put_event(event);
                     }
                 }
                 false
@@ -487,7 +493,7 @@ impl Channel {
     }
 
     /// Too much is missing: `told` is told to everybody, and changes are told from `rev` on.
-    pub(crate) fn skip_to(&mut self, rev: Rev, head: Seq, told: &Arc<Event>) -> Todo {
+    pub(crate) fn skip_to(&mut self, rev: Rev, head: Seq, told: &Arc<ClientEvent>) -> Todo {
         self.kept.clear();
         self.kept_bytes = 0;
         self.kept_after = rev;
@@ -495,7 +501,7 @@ impl Channel {
         self.head = head;
         for listener in &mut self.listeners {
             listener.after = listener.after.min(rev);
-            listener.session.outbox.event(told);
+            listener.session.outbox.put_event(told);
         }
         self.tell_held()
     }
@@ -514,8 +520,7 @@ impl Channel {
             .filter(|change| change.rev > after && change.rev <= self.kept_after)
             .map(|change| Kept {
                 rev: change.rev,
-                kind: change.kind,
-                event: Arc::new(Event::of(&self.topic, &change)),
+                event: ClientEvent::of(&self.topic, &change).map(Arc::new),
             })
             .collect();
         let kept = std::mem::take(&mut self.kept);
@@ -558,16 +563,10 @@ mod tests {
             session.outbox.next(&mut items, 10_000).await.unwrap();
         }
         let number = |item| match item {
-            Item::Event(event) => Event::data_number(&event),
+            Item::Event(event) => event.data().parse().unwrap(),
             other => panic!("{other:?}"),
         };
         items.into_iter().map(number).collect()
-    }
-
-    impl Event {
-        fn data_number(event: &Arc<Event>) -> u64 {
-            event.data.get().parse().unwrap()
-        }
     }
 
     #[tokio::test]
@@ -631,7 +630,7 @@ mod tests {
         let mut channel = channel(5);
         let (alice, bob) = (Session::test("alice"), Session::test("bob"));
         for session in [&alice, &bob] {
-            assert!(session.joined(ConversationId::new(UserKey(1), 2)));
+            assert!(session.record_join(ConversationId::new(UserKey(1), 2)));
             channel.listen(session, Rev(5), None);
         }
         channel.take(change(7));
@@ -647,7 +646,7 @@ mod tests {
         let [Item::Event(event)] = &items[..] else {
             panic!("{items:?}");
         };
-        assert_eq!(event.name, "left_conversation");
+        assert_eq!(event.name(), "left_conversation");
         assert!(!bob.has_joined(ConversationId::new(UserKey(1), 2)));
         let deleted = Push::change(PushKind::ConversationChanged, Rev(8), &Left::Everybody);
         channel.take(deleted);

@@ -1,19 +1,30 @@
-//! Commands: what a client asks of its session, checked, done and answered. The same for every door.
+//! Carries out commands: the same for every door.
+//!
+//! A door gives one command after the other ([`Commands::run`]) and waits for each answer, so that a client's commands are
+//! carried out in order. Sends and joins that arrived back to back are given as one ([`Commands::run_batch`]): sends share
+//! the store's transactions, joins share the questions to the databases. Every read and write is authorised by the store
+//! (INV-MEMBER). Each command has [`COMMAND_TIMEOUT`], and the rate of each session is bounded (INV-BOUND).
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, Seq, UserId};
-use backscroll_shard::model::{Caller, NewMessage, RawJson, SyncRequest};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use backscroll_shard::error::{Error, Result as StoreResult};
+use backscroll_shard::ids::{ConversationId, MessageId, Seq};
+use backscroll_shard::model::{
+    Caller, ConversationHead, Message, NewMessage, Notification, SyncPage, SyncRequest, Timestamp,
+    UnreadCount, UnreadNotifications, Watermarks,
+};
+use tokio_util::task::TaskTracker;
 
 use crate::bus::Status;
-use crate::gateway::{COMMAND_TIMEOUT, Gateway, WATCHED_MAX};
-use crate::hub::Joined;
+use crate::edge::{self, Edge};
+use crate::hub::{Hub, Joined};
+use crate::presence::PresenceKeeper;
+use crate::protocol::commands::{
+    Answer, BatchedCommand, CommandHandler, CommandName, dispatch, encode, parse,
+};
 use crate::protocol::{
     Close, DeleteMessage, Done, EditMessage, Failure, InConversation, MarkDelivered,
     MarkNotificationRead, MarkRead, PresenceSubscribe, PresenceUpdate, React, RefreshToken,
@@ -21,150 +32,106 @@ use crate::protocol::{
 };
 use crate::push::Topic;
 use crate::session::Session;
+use crate::settings::RealtimeSettings;
 
-const SEND: &str = "send_message";
-const JOIN: &str = "join_conversation";
-/// Commands of which those that come one right after the other are done together.
-pub(crate) const TOGETHER: [&str; 2] = [SEND, JOIN];
+/// How long one command may take.
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most users that one session watches.
+pub(crate) const WATCHED_MAX: usize = 200;
+/// As many watched users cost as much of a session's rate as one command.
+const WATCHED_PER_COMMAND: u32 = 10;
 
-/// Commands that clients give by themselves: they do not show that somebody is there.
-const AUTOMATIC: [&str; 4] = ["ping", "refresh_token", "mark_delivered", "sync"];
-
-/// How many watched users cost as much as a command.
-const WATCHED_FOR_ONE: u32 = 10;
-
-/// What an answer holds.
-type Answer = Result<Arc<RawJson>, Failure>;
-
-fn answer(data: &impl Serialize) -> Answer {
-    Ok(Arc::new(RawJson::of(data)))
+/// Carries out the commands of a node's sessions.
+pub(crate) struct Commands {
+    hub: Arc<Hub>,
+    presence: Arc<PresenceKeeper>,
+    edge: Arc<dyn Edge>,
+    settings: RealtimeSettings,
+    tasks: TaskTracker,
 }
 
-fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
-    serde_json::from_str(data).map_err(|error| Failure::invalid(format!("data: {error}")))
-}
-
-/// Who gives a command of `session`, and until when it may take.
-fn caller(session: &Session, started: Instant) -> Caller {
-    Caller {
-        user: session.user.clone(),
-        deadline: started + COMMAND_TIMEOUT,
+impl Commands {
+    /// Commands that work on `hub` and `presence`; joins go on in `tasks` after their answer.
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        presence: Arc<PresenceKeeper>,
+        edge: Arc<dyn Edge>,
+        settings: RealtimeSettings,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            hub,
+            presence,
+            edge,
+            settings,
+            tasks,
+        }
     }
-}
 
-/// Notes that commands given together are done.
-fn done(session: &Session, started: Instant, commands: usize) {
-    session.heard(); // while they were done, nothing else was read
-    metrics::histogram!("backscroll_realtime_command_seconds")
-        .record_many(started.elapsed().as_secs_f64(), commands);
-}
-
-impl Gateway {
-    /// Does a command of `session`: `name`, with `data` as JSON text. The caller waits for the answer before it gives the
-    /// next, so that a client's commands are done in order.
+    /// Carries out a command of `session`: `name`, with `data` as JSON text.
     ///
     /// # Errors
-    /// What the client is answered instead.
-    pub async fn command(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
-        if name == SEND {
-            let mut answers = self.sends(session, &[data]).await;
-            return answers
-                .pop()
-                .unwrap_or_else(|| Err(self.failure(Error::Closing)));
+    /// The failure that the client receives as the answer.
+    pub(crate) async fn run(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
+        self.charge(session, 1)?;
+        if !CommandName::parse(name).is_some_and(CommandName::is_automatic) {
+            session.note_command();
         }
-        self.admit_command(session)?;
-        if !AUTOMATIC.contains(&name) {
-            session.acted();
-        }
-        let started = Instant::now();
-        let caller = caller(session, started);
-        let outcome = self.perform(session, &caller, name, data).await;
-        done(session, started, 1);
-        outcome
+        let invocation = self.invocation(session);
+        let answer = dispatch(&invocation, name, data).await;
+        invocation.finish(1);
+        answer
     }
 
-    /// Does commands of `session` that came one right after the other, all `name`, which is one of [`TOGETHER`]. Gives each
-    /// its answer.
-    pub async fn commands(
+    /// Carries out commands of `session` that arrived back to back, all `command`, each with its data as JSON text. The
+    /// answers are in the order of the data.
+    pub(crate) async fn run_batch(
         &self,
         session: &Arc<Session>,
-        name: &str,
+        command: BatchedCommand,
         data: &[impl AsRef<str>],
     ) -> Vec<Answer> {
-        match name {
-            SEND => self.sends(session, data).await,
-            _ => self.joins(session, data).await,
+        match command {
+            BatchedCommand::Send => self.send_together(session, data).await,
+            BatchedCommand::Join => self.join_together(session, data).await,
         }
     }
 
-    /// Whether `session` may give another command already.
-    fn admit_command(&self, session: &Session) -> Result<(), Failure> {
+    fn invocation<'a>(&'a self, session: &'a Arc<Session>) -> Invocation<'a> {
+        let started = Instant::now();
+        Invocation {
+            commands: self,
+            session,
+            started,
+            caller: Caller {
+                user: session.user.clone(),
+                deadline: started + COMMAND_TIMEOUT,
+            },
+        }
+    }
+
+    /// Takes `cost` commands from the rate of `session`.
+    fn charge(&self, session: &Session, cost: u32) -> Result<(), Failure> {
         let (rate, burst) = (
             self.settings.commands_per_second,
             self.settings.command_burst,
         );
-        session.admit(rate, burst, 1).map_err(|wait| {
+        session.charge(rate, burst, cost).map_err(|wait| {
             metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
             Failure::rate_limited(wait)
         })
     }
 
-    /// Receipts are what there is most of. The others are on the heap, so that these are small.
-    async fn perform(
-        &self,
-        session: &Arc<Session>,
-        caller: &Caller,
-        name: &str,
-        data: &str,
-    ) -> Answer {
-        match name {
-            JOIN => Box::pin(self.join(session, parse(data)?)).await,
-            "leave_conversation" => self.leave(session, parse(data)?),
-            "edit_message" => Box::pin(self.edit(caller, parse(data)?)).await,
-            "delete_message" => Box::pin(self.delete(caller, parse(data)?)).await,
-            "react" => Box::pin(self.react(caller, parse(data)?)).await,
-            "typing_start" => self.typing(session, parse(data)?, true),
-            "typing_stop" => self.typing(session, parse(data)?, false),
-            "mark_read" => self.mark_read(caller, parse(data)?).await,
-            "mark_delivered" => self.mark_delivered(caller, parse(data)?).await,
-            "sync" => Box::pin(self.sync(caller, parse(data)?)).await,
-            "presence_subscribe" => Box::pin(self.watch(session, parse(data)?)).await,
-            "presence_update" => self.show(session, parse(data)?),
-            "unread_count" => {
-                let count = Box::pin(self.hub.store().unread_count(caller)).await;
-                answer(&count.map_err(|error| self.failure(error))?)
-            }
-            "mark_notification_read" => {
-                Box::pin(self.read_notification(caller, parse(data)?)).await
-            }
-            "mark_notifications_read" => {
-                let read = Box::pin(self.hub.store().read_notifications(caller)).await;
-                read.map_err(|error| self.failure(error))?;
-                answer(&Done {})
-            }
-            "unread_notifications" => {
-                let count = Box::pin(self.hub.store().unread_notifications(caller)).await;
-                answer(&count.map_err(|error| self.failure(error))?)
-            }
-            "refresh_token" => Box::pin(self.refresh_token(session, parse(data)?)).await,
-            "ping" => answer(&Done {}),
-            unknown => Err(Failure::invalid(format!(
-                "there is no command `{}`",
-                shorten(unknown)
-            ))),
-        }
-    }
-
-    /// Does sends that `session` gave one right after the other, each with `data` as JSON text: together, so that many cost
-    /// hardly more than one. Those to one conversation keep their order. Gives each its answer.
-    async fn sends(&self, session: &Session, data: &[impl AsRef<str>]) -> Vec<Answer> {
-        let started = Instant::now();
+    /// Sends to one conversation are one batch of the store and keep their order; those to different conversations are at the
+    /// same time.
+    async fn send_together(&self, session: &Arc<Session>, data: &[impl AsRef<str>]) -> Vec<Answer> {
+        let invocation = self.invocation(session);
         let mut answers: Vec<Answer> = Vec::with_capacity(data.len());
-        let mut to: Vec<(ConversationId, Vec<usize>, Vec<NewMessage>)> = Vec::new();
+        let mut batches: Vec<(ConversationId, Vec<usize>, Vec<NewMessage>)> = Vec::new();
         for (place, data) in data.iter().enumerate() {
-            let command = self.admit_command(session).and_then(|()| {
-                session.acted();
-                parse(data.as_ref())
+            let command = self.charge(session, 1).and_then(|()| {
+                session.note_command();
+                parse::<SendMessage>(data.as_ref())
             });
             let (id, message) = match command.map(SendMessage::into_message) {
                 Ok(message) => message,
@@ -173,277 +140,300 @@ impl Gateway {
                     continue;
                 }
             };
-            answers.push(Err(Failure::invalid("it was not sent"))); // until it is
-            match to.iter_mut().find(|(other, ..)| *other == id) {
+            answers.push(Err(Failure::invalid("the message was not sent"))); // replaced by what the store answers
+            match batches.iter_mut().find(|(other, ..)| *other == id) {
                 Some((_, places, messages)) => {
                     places.push(place);
                     messages.push(message);
                 }
-                None => to.push((id, vec![place], vec![message])),
+                None => batches.push((id, vec![place], vec![message])),
             }
         }
-        let caller = caller(session, started);
-        let sending = to.into_iter().map(async |(id, places, messages)| {
-            let sent = self.hub.store().send_all(&caller, id, messages).await;
-            if sent.iter().any(Result::is_ok) {
-                session.stopped_typing(id); // who is told of the message knows
-            }
-            places.into_iter().zip(sent)
-        });
-        for (place, sent) in futures_util::future::join_all(sending)
-            .await
+        let sending = batches
             .into_iter()
-            .flatten()
-        {
-            let sent = sent.map_err(|error| self.failure(error));
-            answers[place] = sent.and_then(|sent| answer(&sent.message));
+            .map(async |(id, places, messages)| (places, invocation.send_all(id, messages).await));
+        for (places, sent) in futures_util::future::join_all(sending).await {
+            for (place, sent) in places.into_iter().zip(sent) {
+                answers[place] = sent.and_then(|message| encode(&message));
+            }
         }
-        done(session, started, answers.len());
+        invocation.finish(answers.len());
         answers
     }
 
-    /// Joins for which there surely is room are done at the same time, so that what they ask the databases goes into the
-    /// same batches; the others after them, one by one.
-    async fn joins(&self, session: &Arc<Session>, data: &[impl AsRef<str>]) -> Vec<Answer> {
+    /// Joins that certainly stay within the session's bound run at the same time; the others follow one by one.
+    async fn join_together(&self, session: &Arc<Session>, data: &[impl AsRef<str>]) -> Vec<Answer> {
+        const JOIN: CommandName = CommandName::Join;
         let most = self.settings.joined_conversations;
         let room = most.saturating_sub(session.joined_count());
-        let mut first = HashSet::new();
+        let mut wanted = HashSet::new();
         let mut fits = |data: &str| {
             let command = parse::<InConversation>(data);
-            first.len() < room && command.is_ok_and(|to| first.insert(to.conversation_id))
+            wanted.len() < room && command.is_ok_and(|data| wanted.insert(data.conversation_id))
         };
-        let at_once = data.iter().map(|data| {
+        let concurrent = data.iter().map(|data| {
             let data = data.as_ref();
             let fits = fits(data);
             async move {
                 if fits {
-                    Some(self.command(session, JOIN, data).await)
+                    Some(self.run(session, JOIN.name(), data).await)
                 } else {
                     None
                 }
             }
         });
-        let done = futures_util::future::join_all(at_once.collect::<Vec<_>>()).await;
+        let done = futures_util::future::join_all(concurrent.collect::<Vec<_>>()).await;
         let mut answers = Vec::with_capacity(data.len());
         for (data, done) in data.iter().zip(done) {
             answers.push(match done {
                 Some(answer) => answer,
-                None => self.command(session, JOIN, data.as_ref()).await,
+                None => self.run(session, JOIN.name(), data.as_ref()).await,
             });
         }
         answers
     }
+}
 
-    async fn join(&self, session: &Arc<Session>, command: InConversation) -> Answer {
-        let id = command.conversation_id;
-        let most = self.settings.joined_conversations;
-        if !session.has_joined(id) && session.joined_count() >= most {
-            return Err(Failure {
-                code: "limit_reached",
-                message: format!("open conversations: at most {most}; leave one first"),
-                retry_after_ms: None,
-            });
+/// Commands of one session that are being carried out.
+struct Invocation<'a> {
+    commands: &'a Commands,
+    session: &'a Arc<Session>,
+    started: Instant,
+    caller: Caller,
+}
+
+impl Invocation<'_> {
+    fn hub(&self) -> &Hub {
+        &self.commands.hub
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        self.commands.edge.failure(error)
+    }
+
+    fn answer<T>(&self, outcome: StoreResult<T>) -> Result<T, Failure> {
+        outcome.map_err(|error| self.failure(error))
+    }
+
+    /// Notes that `commands` commands are done.
+    fn finish(&self, commands: usize) {
+        self.session.note_activity(); // nothing else was read meanwhile
+        metrics::histogram!("backscroll_realtime_command_seconds")
+            .record_many(self.started.elapsed().as_secs_f64(), commands);
+    }
+
+    /// Sends messages to one conversation, in order.
+    async fn send_all(
+        &self,
+        id: ConversationId,
+        messages: Vec<NewMessage>,
+    ) -> Vec<Result<Message, Failure>> {
+        let store = self.hub().store();
+        let sent = store.send_all(&self.caller, id, messages).await;
+        if sent.iter().any(Result::is_ok) {
+            self.session.stop_typing(id); // the message tells the others as much
         }
-        let nothing = AtomicUsize::new(0);
-        let joining = self.hub.join(session, id, None, &nothing);
-        let joined = tokio::time::timeout(COMMAND_TIMEOUT, joining)
-            .await
-            .unwrap_or(Err(Error::DeadlineExceeded));
-        let (Joined::Whole(head) | Joined::Refused(head)) =
-            joined.map_err(|error| self.failure(error))?;
-        if !session.names_watched() && self.hub.is_small(id) {
-            let (presence, session) = (Arc::clone(&self.presence), Arc::clone(session));
-            self.tasks()
-                .spawn(async move { presence.show_members(&session, id).await });
-        }
-        answer(&head)
+        let sent = sent.into_iter().map(|sent| self.answer(sent));
+        sent.map(|sent| Ok(sent?.message)).collect()
     }
 
-    fn leave(&self, session: &Arc<Session>, command: InConversation) -> Answer {
-        let id = command.conversation_id;
-        if session.stopped_typing(id) {
-            self.tell_typing(session, id, false);
-        }
-        self.hub.leave(session, &Topic::Conversation(id));
-        session.left(id);
-        answer(&Done {})
-    }
-
-    async fn edit(&self, caller: &Caller, command: EditMessage) -> Answer {
-        let store = self.hub.store();
-        let edited = store
-            .edit_message(caller, command.message_id, command.content)
-            .await;
-        answer(&edited.map_err(|error| self.failure(error))?)
-    }
-
-    async fn delete(&self, caller: &Caller, command: DeleteMessage) -> Answer {
-        let deleted = self
-            .hub
-            .store()
-            .delete_message(caller, command.message_id)
-            .await;
-        answer(&deleted.map_err(|error| self.failure(error))?)
-    }
-
-    async fn react(&self, caller: &Caller, command: React) -> Answer {
-        let store = self.hub.store();
-        let reacted = if command.remove {
-            store
-                .unreact(caller, command.message_id, &command.emoji)
-                .await
-        } else {
-            store
-                .react(caller, command.message_id, &command.emoji)
-                .await
-        };
-        answer(&reacted.map_err(|error| self.failure(error))?)
-    }
-
-    /// Only who has the conversation open, and so is a member, is heard typing there.
-    fn typing(&self, session: &Session, command: InConversation, is_typing: bool) -> Answer {
-        let id = command.conversation_id;
-        if !session.has_joined(id) {
+    /// Typing is published for sessions that have the conversation open, and so are members'.
+    fn typing(&self, id: ConversationId, is_typing: bool) -> Result<Done, Failure> {
+        if !self.session.has_joined(id) {
             return Err(Failure::invalid("join the conversation first"));
         }
-        let told = if is_typing {
-            self.hub.is_small(id) && session.typing(id)
+        let changed = if is_typing {
+            self.hub().is_small(id) && self.session.start_typing(id)
         } else {
-            session.stopped_typing(id)
+            self.session.stop_typing(id)
         };
-        if told {
-            self.tell_typing(session, id, is_typing);
+        if changed {
+            self.hub().publish_typing(self.session, id, is_typing);
         }
-        answer(&Done {})
+        Ok(Done {})
     }
 
-    async fn mark_read(&self, caller: &Caller, command: MarkRead) -> Answer {
-        let id = command.conversation_id;
-        let seq = match (command.seq, command.message_ids) {
+    /// Replaces the token of the session, which must be of the same user.
+    async fn renew(&self, token: &str) -> Result<Timestamp, (Close, Failure)> {
+        let identity = edge::authenticate(&self.commands.edge, token).await?;
+        if identity.user != self.session.user {
+            let failure = Failure {
+                code: "token_invalid",
+                message: "the token is another user's".to_owned(),
+                retry_after_ms: None,
+            };
+            return Err((Close::TokenInvalid, failure));
+        }
+        let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
+        self.session.expires_at.store(expires_at, Ordering::Relaxed);
+        Ok(Timestamp(expires_at.saturating_mul(1000)))
+    }
+}
+
+impl CommandHandler for Invocation<'_> {
+    async fn join(&self, data: InConversation) -> Result<ConversationHead, Failure> {
+        let (id, session) = (data.conversation_id, self.session);
+        let most = self.commands.settings.joined_conversations;
+        if !session.has_joined(id) && session.joined_count() >= most {
+            return Err(Failure::limit_reached(format!(
+                "open conversations: at most {most}; leave one first"
+            )));
+        }
+        let no_replay = AtomicUsize::new(0);
+        let joining = self.hub().join(session, id, None, &no_replay);
+        let joined = tokio::time::timeout(COMMAND_TIMEOUT, joining).await;
+        let joined = joined.unwrap_or(Err(Error::DeadlineExceeded));
+        let (Joined::Whole(head) | Joined::Refused(head)) = self.answer(joined)?;
+        if !session.names_watched() && self.hub().is_small(id) {
+            let presence = Arc::clone(&self.commands.presence);
+            let session = Arc::clone(session);
+            let show = async move { presence.show_members(&session, id).await };
+            self.commands.tasks.spawn(show);
+        }
+        Ok(head)
+    }
+
+    async fn leave(&self, data: InConversation) -> Result<Done, Failure> {
+        let id = data.conversation_id;
+        if self.session.stop_typing(id) {
+            self.hub().publish_typing(self.session, id, false);
+        }
+        self.hub().leave(self.session, &Topic::Conversation(id));
+        self.session.record_leave(id);
+        Ok(Done {})
+    }
+
+    async fn send(&self, data: SendMessage) -> Result<Message, Failure> {
+        let (id, message) = data.into_message();
+        let mut sent = self.send_all(id, vec![message]).await;
+        sent.pop()
+            .unwrap_or_else(|| Err(self.failure(Error::Closing)))
+    }
+
+    async fn edit(&self, data: EditMessage) -> Result<Message, Failure> {
+        let store = self.hub().store();
+        self.answer(
+            store
+                .edit_message(&self.caller, data.message_id, data.content)
+                .await,
+        )
+    }
+
+    async fn delete(&self, data: DeleteMessage) -> Result<Message, Failure> {
+        let store = self.hub().store();
+        self.answer(store.delete_message(&self.caller, data.message_id).await)
+    }
+
+    async fn react(&self, data: React) -> Result<Message, Failure> {
+        let (store, caller) = (self.hub().store(), &self.caller);
+        let (id, emoji) = (data.message_id, &data.emoji);
+        self.answer(if data.remove {
+            store.unreact(caller, id, emoji).await
+        } else {
+            store.react(caller, id, emoji).await
+        })
+    }
+
+    async fn start_typing(&self, data: InConversation) -> Result<Done, Failure> {
+        self.typing(data.conversation_id, true)
+    }
+
+    async fn stop_typing(&self, data: InConversation) -> Result<Done, Failure> {
+        self.typing(data.conversation_id, false)
+    }
+
+    async fn mark_read(&self, data: MarkRead) -> Result<Watermarks, Failure> {
+        let id = data.conversation_id;
+        let seq = match (data.seq, data.message_ids) {
             (Some(_), Some(_)) => {
                 return Err(Failure::invalid("give either `seq` or `messageIds`"));
             }
             (seq, None) => seq,
-            (None, Some(messages)) => Some(newest(id, &messages)?),
+            (None, Some(messages)) => Some(newest_of(id, &messages)?),
         };
-        let watermarks = self.hub.store().mark_read(caller, id, seq).await;
-        answer(&watermarks.map_err(|error| self.failure(error))?)
+        self.answer(self.hub().store().mark_read(&self.caller, id, seq).await)
     }
 
-    async fn mark_delivered(&self, caller: &Caller, command: MarkDelivered) -> Answer {
-        let store = self.hub.store();
-        let watermarks = store
-            .mark_delivered(caller, command.conversation_id, command.seq)
-            .await;
-        answer(&watermarks.map_err(|error| self.failure(error))?)
+    async fn mark_delivered(&self, data: MarkDelivered) -> Result<Watermarks, Failure> {
+        let store = self.hub().store();
+        self.answer(
+            store
+                .mark_delivered(&self.caller, data.conversation_id, data.seq)
+                .await,
+        )
     }
 
-    async fn sync(&self, caller: &Caller, request: SyncRequest) -> Answer {
-        let page = self.hub.store().sync(caller, request).await;
-        answer(&page.map_err(|error| self.failure(error))?)
+    async fn sync(&self, data: SyncRequest) -> Result<SyncPage, Failure> {
+        self.answer(self.hub().store().sync(&self.caller, data).await)
     }
 
-    async fn read_notification(&self, caller: &Caller, command: MarkNotificationRead) -> Answer {
-        let store = self.hub.store();
-        let read = store
-            .read_notification(caller, command.notification_id)
-            .await;
-        answer(&read.map_err(|error| self.failure(error))?)
-    }
-
-    async fn watch(&self, session: &Arc<Session>, command: PresenceSubscribe) -> Answer {
-        let mut users = command.user_ids;
+    async fn watch(&self, data: PresenceSubscribe) -> Result<Watched, Failure> {
+        let mut users = data.user_ids;
         users.sort_unstable();
         users.dedup();
         if users.len() > WATCHED_MAX {
-            return Err(Failure {
-                code: "limit_reached",
-                message: format!("watched users: at most {WATCHED_MAX}"),
-                retry_after_ms: None,
-            });
+            return Err(Failure::limit_reached(format!(
+                "watched users: at most {WATCHED_MAX}"
+            )));
         }
-        let (rate, burst) = (
-            self.settings.commands_per_second,
-            self.settings.command_burst,
-        );
-        let cost = u32::try_from(users.len()).unwrap_or(u32::MAX) / WATCHED_FOR_ONE;
-        if let Err(wait) = session.admit(rate, burst, cost) {
-            return Err(Failure::rate_limited(wait));
-        }
-        let Some(before) = session.watch(users.clone()) else {
-            return answer(&Done {});
-        };
-        for user in before
-            .into_iter()
-            .filter(|user| users.binary_search(user).is_err())
-        {
-            self.hub.leave(session, &Topic::Presence(user));
-        }
-        // Watched first, looked up then: what changes meanwhile is told.
-        let watching = users
-            .iter()
-            .map(|user| self.hub.watch(session, user.clone()));
-        futures_util::future::join_all(watching).await;
-        if session.watch(users.clone()).is_none() {
-            for user in &users {
-                self.hub.leave(session, &Topic::Presence(user.clone()));
-            }
-        }
-        let users = self.presence.look_up(&users).await;
-        users.iter().for_each(|user| self.hub.note_presence(user));
-        answer(&Watched { users })
+        let cost = u32::try_from(users.len()).unwrap_or(u32::MAX) / WATCHED_PER_COMMAND;
+        self.commands.charge(self.session, cost)?;
+        let users = self.commands.presence.watch(self.session, users).await;
+        Ok(Watched { users })
     }
 
-    fn show(&self, session: &Session, command: PresenceUpdate) -> Answer {
-        if command.status == Status::Idle {
+    async fn show(&self, data: PresenceUpdate) -> Result<Done, Failure> {
+        if data.status == Status::Idle {
             return Err(Failure::invalid(
                 "status: one of online, away, busy and offline",
             ));
         }
-        session.show(command.status);
-        self.presence.touched(&session.user);
-        answer(&Done {})
+        self.session.show(data.status);
+        self.commands.presence.touched(&self.session.user);
+        Ok(Done {})
     }
 
-    async fn refresh_token(&self, session: &Session, command: RefreshToken) -> Answer {
-        match self.refresh(session, &command.token).await {
-            Ok(expires_at) => answer(&Refreshed { expires_at }),
-            Err((Close::Internal, failure)) => Err(failure),
+    async fn unread_count(&self, _: Done) -> Result<UnreadCount, Failure> {
+        self.answer(self.hub().store().unread_count(&self.caller).await)
+    }
+
+    async fn read_notification(&self, data: MarkNotificationRead) -> Result<Notification, Failure> {
+        let store = self.hub().store();
+        self.answer(
+            store
+                .read_notification(&self.caller, data.notification_id)
+                .await,
+        )
+    }
+
+    async fn read_notifications(&self, _: Done) -> Result<Done, Failure> {
+        let read = self.hub().store().read_notifications(&self.caller).await;
+        self.answer(read)?;
+        Ok(Done {})
+    }
+
+    async fn unread_notifications(&self, _: Done) -> Result<UnreadNotifications, Failure> {
+        self.answer(self.hub().store().unread_notifications(&self.caller).await)
+    }
+
+    async fn refresh_token(&self, data: RefreshToken) -> Result<Refreshed, Failure> {
+        match self.renew(&data.token).await {
+            Ok(expires_at) => Ok(Refreshed { expires_at }),
+            Err((Close::Internal, failure)) => Err(failure), // the token could not be checked
             Err((close, failure)) => {
-                session.outbox.close(close);
+                self.session.outbox.close(close);
                 Err(failure)
             }
         }
     }
 
-    /// The direct conversation with another user, made when there is none: for front-ends that name a person, not a
-    /// conversation.
-    ///
-    /// # Errors
-    /// What the client is answered instead.
-    pub async fn direct(
-        &self,
-        session: &Session,
-        other: UserId,
-    ) -> Result<ConversationId, Failure> {
-        let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
-        let new = backscroll_shard::model::NewConversation {
-            kind: backscroll_shard::model::ConversationKind::Direct,
-            members: vec![other],
-            title: None,
-            metadata: None,
-        };
-        let store = self.hub.store();
-        let created = store.create_conversation(&caller, new, None).await;
-        Ok(created.map_err(|error| self.failure(error))?.0.id)
+    async fn ping(&self, _: Done) -> Result<Done, Failure> {
+        Ok(Done {})
     }
 }
 
-/// The newest of some messages, which must be of one conversation.
-fn newest(
-    id: ConversationId,
-    messages: &[backscroll_shard::ids::MessageId],
-) -> Result<Seq, Failure> {
+/// The newest of `messages`, which must all be of one conversation.
+fn newest_of(id: ConversationId, messages: &[MessageId]) -> Result<Seq, Failure> {
     if messages.iter().any(|message| message.conversation != id) {
         return Err(Failure::invalid(
             "messageIds: they are not all of this conversation",
@@ -453,10 +443,6 @@ fn newest(
     newest.ok_or_else(|| Failure::invalid("messageIds: name at least one"))
 }
 
-fn shorten(name: &str) -> String {
-    name.chars().take(40).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,10 +450,10 @@ mod tests {
     /// It is on the heap once for each command in flight, and moved there.
     #[test]
     fn what_a_command_holds_is_small() {
-        fn size<F: Future>(_: impl Fn(&'static Gateway, &'static Arc<Session>) -> F) -> usize {
+        fn size<F: Future>(_: impl Fn(&'static Commands, &'static Arc<Session>) -> F) -> usize {
             size_of::<F>()
         }
-        let size = size(|gateway, session| gateway.command(session, "", ""));
+        let size = size(|commands, session| commands.run(session, "", ""));
         assert!(size < 4096, "{size} bytes");
     }
 }

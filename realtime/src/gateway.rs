@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, Rev, UserId};
+use backscroll_shard::ids::{ConversationId, Rev};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
 use backscroll_shard::sync::{parse_cursor, to_cursor};
@@ -22,58 +21,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::{Bus, Roster};
-use crate::hub::{Hub, Joined, REPLAY_MAX, resync};
+use crate::client_event::ClientEvent;
+use crate::command::{Commands, WATCHED_MAX};
+use crate::edge::{self, Edge, Identity};
+use crate::hub::{Hub, Joined, REPLAY_MAX};
 use crate::outbox::Item;
 use crate::presence::PresenceKeeper;
-use crate::protocol::{
-    self, Close, Failure, Hello, InConversation, Reconnect, Resume, SessionLimits, UserTyping,
-};
-use crate::push::{Push, PushKind, Topic};
-use crate::session::{Session, seconds};
+use crate::protocol::events::EventName;
+use crate::protocol::{Close, Failure, Hello, Reconnect, Resume, SessionLimits};
+use crate::push::Topic;
+use crate::session::{Ended, Session, seconds};
 use crate::settings::RealtimeSettings;
 
-/// How long a client has to present a token.
-pub const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(10);
-/// Most users that one connection watches.
-pub const WATCHED_MAX: usize = 200;
 /// How long after its heartbeat interval a silent connection is kept.
 const HEARTBEAT_SLACK: u32 = 10;
 /// How often in an interval each connection is looked at.
 const HEARTBEAT_LOOKS: u32 = 5;
 /// How long a connection is kept after its token has ended.
 const EXPIRY_GRACE: i64 = 25;
-/// How long one command may take.
-pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Into how many parts sessions are divided; the heartbeat takes them in turn.
 const PARTS: usize = 64;
 /// How long to wait before a conversation that could not be resumed is tried again, about.
 const JOIN_AGAIN: Duration = Duration::from_secs(3);
-
-/// Who a valid token says the caller is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The user.
-    pub user: UserId,
-    /// When the token ends, in seconds since 1970.
-    pub expires_at: u64,
-}
-
-/// What a gateway is given by the service around it.
-#[async_trait]
-pub trait Edge: Send + Sync {
-    /// Who the bearer of `token` is. It asks no database.
-    ///
-    /// # Errors
-    /// Why the token is not accepted, and the code with which the connection is closed for it.
-    async fn authenticate(
-        &self,
-        token: &str,
-        deadline: Instant,
-    ) -> Result<Identity, (Close, Failure)>;
-
-    /// What a client may know of an error.
-    fn failure(&self, error: Error) -> Failure;
-}
 
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +81,7 @@ pub struct Gateway {
     pub(crate) hub: Arc<Hub>,
     pub(crate) presence: Arc<PresenceKeeper>,
     pub(crate) settings: RealtimeSettings,
+    commands: Commands,
     edge: Arc<dyn Edge>,
     places: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
@@ -148,17 +118,26 @@ impl Gateway {
     ) -> Arc<Self> {
         let hub = Hub::start(store, bus, settings);
         let presence = PresenceKeeper::new(Arc::clone(&hub), roster);
+        let tasks = TaskTracker::new();
+        let commands = Commands::new(
+            Arc::clone(&hub),
+            Arc::clone(&presence),
+            Arc::clone(&edge),
+            settings.clone(),
+            tasks.clone(),
+        );
         let gateway = Arc::new(Self {
             hub,
             presence,
             settings: settings.clone(),
+            commands,
             edge,
             places: AtomicUsize::new(0),
             addresses: Mutex::default(),
             admitted: (AtomicI64::new(0), AtomicUsize::new(0)),
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             draining: AtomicBool::new(false),
-            tasks: TaskTracker::new(),
+            tasks,
             closing: CancellationToken::new(),
         });
         let closing = gateway.closing.clone();
@@ -262,23 +241,21 @@ impl Gateway {
         count.fetch_add(1, Ordering::Relaxed) < most
     }
 
-    /// Who the bearer of `token` is.
+    /// Checks a token.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// Why it is not accepted, and the code with which the connection is closed.
     pub async fn authenticate(&self, token: &str) -> Result<Identity, (Close, Failure)> {
-        let deadline = Instant::now() + AUTHENTICATE_WITHIN;
-        let outcome = self.edge.authenticate(token, deadline).await;
-        if let Err((_, failure)) = &outcome {
-            metrics::counter!("backscroll_realtime_refused_total", "reason" => failure.code)
-                .increment(1);
-        }
-        outcome
+        edge::authenticate(&self.edge, token).await
     }
 
-    /// What a client may know of an error.
-    #[must_use]
-    pub fn failure(&self, error: Error) -> Failure {
+    /// Carries out commands.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// The part of an error that a client may know.
+    pub(crate) fn failure(&self, error: Error) -> Failure {
         self.edge.failure(error)
     }
 
@@ -329,7 +306,9 @@ impl Gateway {
             recovered,
             limits: self.limits(),
         };
-        session.outbox.first(protocol::event("hello", &hello));
+        session
+            .outbox
+            .put_first(ClientEvent::new(EventName::Hello, &hello));
         let outcome = match (resumed, recovered) {
             (false, _) => "fresh",
             (true, true) => "recovered",
@@ -377,11 +356,8 @@ impl Gateway {
                 Ok(Joined::Whole(_)) => {}
                 Ok(Joined::Refused(head)) => refused.push(head),
                 Err(Error::NotMember) => {
-                    let data = InConversation {
-                        conversation_id: id,
-                    };
-                    let left = protocol::event("left_conversation", &data);
-                    session.outbox.event(&Arc::new(left));
+                    let left = ClientEvent::left_conversation(id);
+                    session.outbox.put_event(&Arc::new(left));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a conversation cannot be resumed yet");
@@ -392,7 +368,7 @@ impl Gateway {
         let recovered = resumed && !list && refused.is_empty() && failed.is_empty();
         if list || !refused.is_empty() {
             // Before what is told of these already, and after hello.
-            session.outbox.first(resync(refused, list));
+            session.outbox.put_first(ClientEvent::resync(refused, list));
         }
         if !failed.is_empty() {
             let retrying = Arc::clone(self).join_later(Arc::clone(session), failed);
@@ -418,14 +394,13 @@ impl Gateway {
             for id in ids {
                 match self.hub.join(&session, id, Some(Rev(0)), &nothing).await {
                     Ok(Joined::Whole(head) | Joined::Refused(head)) => {
-                        session.outbox.event(&Arc::new(resync(vec![head], false)));
+                        session
+                            .outbox
+                            .put_event(&Arc::new(ClientEvent::resync(vec![head], false)));
                     }
                     Err(Error::NotMember) => {
-                        let data = InConversation {
-                            conversation_id: id,
-                        };
-                        let left = protocol::event("left_conversation", &data);
-                        session.outbox.event(&Arc::new(left));
+                        let left = ClientEvent::left_conversation(id);
+                        session.outbox.put_event(&Arc::new(left));
                     }
                     Err(_) => again.push(id),
                 }
@@ -434,38 +409,20 @@ impl Gateway {
         }
     }
 
-    /// Goes on with a new token of the same user; gives when it ends.
-    ///
-    /// # Errors
-    /// Why it is not accepted; the connection is closed for it.
-    pub(crate) async fn refresh(
-        &self,
-        session: &Session,
-        token: &str,
-    ) -> Result<Timestamp, (Close, Failure)> {
-        let identity = self.authenticate(token).await?;
-        if identity.user != session.user {
-            let failure = Failure {
-                code: "token_invalid",
-                message: "the token is another user's".to_owned(),
-                retry_after_ms: None,
-            };
-            return Err((Close::TokenInvalid, failure));
-        }
-        let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
-        session.expires_at.store(expires_at, Ordering::Relaxed);
-        Ok(Timestamp(expires_at.saturating_mul(1000)))
-    }
-
     /// Ends a session whose connection is gone.
     pub fn end(&self, session: &Arc<Session>) {
-        let Some((joined, watched, typing)) = session.end() else {
+        let Some(Ended {
+            joined,
+            watched,
+            typing,
+        }) = session.end()
+        else {
             return;
         };
         session.outbox.close(Close::Internal);
         self.part(session.id).remove(&session.id);
         for id in typing {
-            self.tell_typing(session, id, false);
+            self.hub.publish_typing(session, id, false);
         }
         for id in joined {
             self.hub.leave(session, &Topic::Conversation(id));
@@ -476,24 +433,6 @@ impl Gateway {
         self.hub.leave(session, &Topic::User(session.user.clone()));
         self.presence.went(session);
         metrics::gauge!("backscroll_realtime_sessions").decrement(1.0);
-    }
-
-    /// Tells those who have the conversation open that somebody types, or no longer does.
-    pub(crate) fn tell_typing(
-        &self,
-        session: &Session,
-        conversation_id: ConversationId,
-        is_typing: bool,
-    ) {
-        let data = UserTyping {
-            conversation_id,
-            user_id: &session.user,
-            is_typing,
-        };
-        let push = Push::state(PushKind::UserTyping, session.user.clone(), &data);
-        self.hub
-            .bus()
-            .publish(&Topic::Conversation(conversation_id), &push);
     }
 
     /// Asks silent sessions for signs of life, and ends those that give none or whose token has ended. It looks at each
@@ -562,8 +501,8 @@ impl Gateway {
 
     fn send_away(&self, session: &Session) {
         let after_ms = rand::random_range(0..1000);
-        let event = protocol::event("reconnect", &Reconnect { after_ms });
-        session.outbox.event(&Arc::new(event));
+        let event = ClientEvent::new(EventName::Reconnect, &Reconnect { after_ms });
+        session.outbox.put_event(&Arc::new(event));
         session.outbox.close(Close::ShuttingDown);
     }
 

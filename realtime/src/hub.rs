@@ -30,8 +30,9 @@ use tokio_util::task::TaskTracker;
 use crate::batch::Batcher;
 use crate::bus::{Bus, Receiver, Status};
 use crate::channel::{Channel, SMALL_MEMBERS_MAX, Start, Todo};
-use crate::outbox::Event;
-use crate::protocol::{self, Presence, Resync};
+use crate::client_event::ClientEvent;
+use crate::protocol::events::EventName;
+use crate::protocol::{Presence, UserTyping};
 use crate::publisher::{entry_push, message_push};
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
@@ -261,7 +262,7 @@ impl Hub {
         };
         self.follow_up(&entry, begun);
         // Noted before it listens, so that who is expelled meanwhile is told.
-        if !session.joined(id) {
+        if !session.record_join(id) {
             return Err(Error::Closing);
         }
         let whole = match known {
@@ -270,7 +271,7 @@ impl Hub {
             None => false,
         };
         if !whole {
-            let announced = Arc::new(protocol::event("joined_conversation", &head));
+            let announced = Arc::new(ClientEvent::new(EventName::JoinedConversation, &head));
             let first = known.is_none().then_some(&announced);
             // From where it stands; what came since is kept, or it stands there anew.
             let mut after = head.rev;
@@ -399,7 +400,7 @@ impl Hub {
             let mut channel = entry.channel();
             if channel.rev().is_none() && !channel.is_empty() {
                 // Others listen since it could not be asked: what they missed is not known.
-                let told = Arc::new(resync(Vec::new(), true));
+                let told = Arc::new(ClientEvent::resync(Vec::new(), true));
                 channel.skip_to(rev, Seq(0), &told)
             } else {
                 channel.begin(rev, Seq(0), 0)
@@ -438,9 +439,9 @@ impl Hub {
         channel.kept_since(through)?;
         for (rev, changed) in &entries {
             let push = entry_push(*rev, changed);
-            session
-                .outbox
-                .event(&Arc::new(Event::of(&entry.topic, &push)));
+            if let Some(event) = ClientEvent::of(&entry.topic, &push) {
+                session.outbox.put_event(&Arc::new(event));
+            }
         }
         (channel.listen(session, through, None) == Start::Whole).then_some(after)
     }
@@ -735,7 +736,7 @@ impl Hub {
                 Ok(todo)
             }
             Ok(Log::TooMuch(head)) => {
-                let told = Arc::new(resync(vec![head], false));
+                let told = Arc::new(ClientEvent::resync(vec![head], false));
                 let mut todo = entry.channel().skip_to(head.rev, head.head_seq, &told);
                 todo.recheck = true;
                 Ok(todo)
@@ -965,7 +966,7 @@ impl Hub {
     /// What was told is not known, or not the log's any more, as after a failover that lost something: it has to be loaded.
     fn set_back(&self, entry: &Cell, log: Rev) {
         if matches!(entry.topic, Topic::User(_)) {
-            let told = Arc::new(resync(Vec::new(), true));
+            let told = Arc::new(ClientEvent::resync(Vec::new(), true));
             let todo = entry.channel().skip_to(log, Seq(0), &told);
             self.follow_up(entry, todo);
         } else {
@@ -975,6 +976,23 @@ impl Hub {
             };
             self.follow_up(entry, todo);
         }
+    }
+
+    /// Publishes that the user of `session` types in a conversation, or no longer does.
+    pub(crate) fn publish_typing(
+        &self,
+        session: &Session,
+        conversation_id: ConversationId,
+        is_typing: bool,
+    ) {
+        let data = UserTyping {
+            conversation_id,
+            user_id: &session.user,
+            is_typing,
+        };
+        let push = Push::state(PushKind::UserTyping, session.user.clone(), &data);
+        self.bus
+            .publish(&Topic::Conversation(conversation_id), &push);
     }
 
     /// The log.
@@ -1015,18 +1033,6 @@ fn change(message: &Message, head: Seq) -> Push {
 /// Whether a message is as it was sent.
 fn is_untouched(message: &Message) -> bool {
     message.edited_at.is_none() && message.reactions.get() == "{}"
-}
-
-/// Says what has to be loaded.
-pub(crate) fn resync(conversations: Vec<ConversationHead>, list: bool) -> Event {
-    metrics::counter!("backscroll_realtime_resyncs_total").increment(1);
-    protocol::event(
-        "resync",
-        &Resync {
-            conversations,
-            list,
-        },
-    )
 }
 
 impl Receiver for Hub {

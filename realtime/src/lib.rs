@@ -26,7 +26,9 @@
 mod batch;
 pub mod bus;
 mod channel;
+pub mod client_event;
 mod command;
+pub mod edge;
 pub mod gateway;
 pub mod hub;
 pub mod in_process;

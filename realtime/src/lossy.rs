@@ -64,7 +64,7 @@ impl Fate {
         } else {
             self.stateful.fetch_add(1, Ordering::Relaxed)
         };
-        let what = format!("{topic} {} {number}", push.kind.event());
+        let what = format!("{topic} {:?} {number}", push.kind);
         let drawn = XxHash3_64::oneshot_with_seed(self.seed, what.as_bytes());
         #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
         let loses = (drawn as f64 / u64::MAX as f64) < self.loss;

@@ -26,11 +26,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use crate::command::TOGETHER;
-use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Identity, Place};
+use crate::client_event::ClientEvent;
+use crate::edge::{AUTHENTICATE_WITHIN, Identity};
+use crate::gateway::{Gateway, Place};
 use crate::opening;
-use crate::outbox::{Event, Item};
-use crate::protocol::{self, Authenticate, Close, Failure};
+use crate::outbox::Item;
+use crate::protocol::commands::BatchedCommand;
+use crate::protocol::events::EventName;
+use crate::protocol::{Authenticate, Close, Failure};
 use crate::session::Session;
 
 pub use self::plain::token_in;
@@ -98,7 +101,7 @@ enum Words {
 }
 
 impl Words {
-    fn frame(self, event: &Event) -> Utf8Bytes {
+    fn frame(self, event: &ClientEvent) -> Utf8Bytes {
         match self {
             Self::Api => event.frame(),
             Self::Plain => plain::frame(event),
@@ -174,7 +177,7 @@ async fn authenticate(
     match gateway.authenticate(token).await {
         Ok(identity) => Ok(identity),
         Err((close, failure)) => {
-            let text = words.frame(&protocol::event("error", &failure));
+            let text = words.frame(&ClientEvent::new(EventName::Error, &failure));
             let _ = tokio::time::timeout(WRITE_TIMEOUT, socket.send(Message::Text(text))).await;
             Err(close.into())
         }
@@ -260,7 +263,7 @@ async fn converse(
                 }
             }
             message = next(socket, &mut ahead), if idle => {
-                session.heard();
+                session.note_activity();
                 match message {
                     Some(Ok(Message::Text(text))) => {
                         command = begin(gateway, session, &text, words, |name| behind(socket, &mut ahead, name));
@@ -303,7 +306,7 @@ fn behind(
     None
 }
 
-/// The command that `text` is; none when it is none. One of [`TOGETHER`] takes those of its name along that `more` gives.
+/// The command that `text` is; none when it is none. One of [`BatchedCommand`] takes those of its name along that `more` gives.
 fn begin(
     gateway: &Arc<Gateway>,
     session: &Arc<Session>,
@@ -321,7 +324,7 @@ fn begin(
     let frame: Frame<'_> = serde_json::from_str(text).ok()?;
     let (ack, data): (_, Box<str>) = (frame.ack, frame.data().into());
     let name = frame.event.into_owned();
-    if TOGETHER.contains(&&*name) {
+    if let Some(batched) = BatchedCommand::parse(&name) {
         let (mut acks, mut all) = (vec![ack], vec![data]);
         while all.len() < TOGETHER_MAX
             && let Some((ack, data)) = more(&name)
@@ -330,12 +333,12 @@ fn begin(
             all.push(data);
         }
         return Some(Box::pin(async move {
-            let answers = gateway.commands(&session, &name, &all).await;
+            let answers = gateway.commands().run_batch(&session, batched, &all).await;
             acks.into_iter().zip(answers).collect()
         }));
     }
     Some(Box::pin(async move {
-        vec![(ack, gateway.command(&session, &name, &data).await)]
+        vec![(ack, gateway.commands().run(&session, &name, &data).await)]
     }))
 }
 
@@ -353,7 +356,7 @@ fn answer(session: &Session, ack: Option<u64>, outcome: Result<Arc<RawJson>, Fai
         (Some(ack), outcome) => session.outbox.put(Item::Reply { ack, outcome }),
         (None, Err(failure)) => session
             .outbox
-            .event(&Arc::new(protocol::event("error", &failure))),
+            .put_event(&Arc::new(ClientEvent::new(EventName::Error, &failure))),
         (None, Ok(_)) => {}
     }
 }

@@ -11,9 +11,10 @@ use backscroll_shard::ids::{ConversationId, Rev};
 use backscroll_shard::model::Caller;
 use serde::Deserialize;
 
-use crate::gateway::{COMMAND_TIMEOUT, Gateway};
+use crate::client_event::ClientEvent;
+use crate::command::COMMAND_TIMEOUT;
+use crate::gateway::Gateway;
 use crate::hub::REPLAY_MAX;
-use crate::outbox::Event;
 use crate::session::Session;
 
 /// How many conversations a session opens when it begins: the first of its list.
@@ -43,11 +44,11 @@ pub(crate) async fn begin(gateway: &Gateway, session: &Arc<Session>) {
 }
 
 /// Opens a conversation that `event` says is new in the list.
-pub(crate) async fn heard(gateway: &Gateway, session: &Arc<Session>, event: &Event) {
-    if event.name != "conversation_updated" {
+pub(crate) async fn heard(gateway: &Gateway, session: &Arc<Session>, event: &ClientEvent) {
+    if event.name() != "conversation_updated" {
         return;
     }
-    let Ok(Updated { conversation }) = serde_json::from_str(event.data.get()) else {
+    let Ok(Updated { conversation }) = serde_json::from_str(event.data()) else {
         return;
     };
     let most = gateway.settings.joined_conversations;

@@ -1,96 +1,43 @@
-//! What waits for one connection: a queue bounded in bytes (INV-BOUND).
+//! The queue of one session: what waits to be sent to its client, bounded in bytes (INV-BOUND).
 //!
-//! Filling it never waits. Beyond a quarter of the bound, state replaces what waits of the same kind and
-//! user, or is dropped: only its latest counts. At the bound the connection is condemned: it is told so, and heals by resuming
-//! (INV-PUSH). An event is encoded once for all connections of a door.
+//! Filling the queue never waits. Three marks decide what happens when a client reads slowly:
+//!
+//! - beyond a quarter of the bound, an event that carries state replaces the event with the same state that waits already, or
+//!   is dropped: only the latest state counts;
+//! - at the bound, the queue is emptied and closed with [`Close::SlowConsumer`]: the client resumes, and so misses nothing
+//!   (INV-PUSH);
+//! - one item always finds room in an empty queue, however large it is.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use axum::extract::ws::Utf8Bytes;
 use backscroll_shard::model::RawJson;
-use engineioxide::Str;
 use futures_util::task::AtomicWaker;
 
+use crate::client_event::{ClientEvent, StateKey};
 use crate::protocol::{Close, Failure};
-use crate::push::{Push, Topic};
-use crate::socket_io::{self, packet};
+use crate::push::Topic;
 
-/// How many queued items are looked through for one to replace.
+/// How many queued items are searched for one that an event replaces.
 const MERGE_LOOKBACK: usize = 64;
-/// What an item takes beside its text, about.
+/// Estimated memory of an item beside its text, in bytes.
 const ITEM_OVERHEAD: usize = 64;
 
-/// An event for clients, shared by all who are told.
-#[derive(Debug)]
-pub struct Event {
-    /// Its name.
-    pub name: &'static str,
-    /// Its data.
-    pub data: Arc<RawJson>,
-    /// What it replaces, when it is state: what was told before in the same topic of the same user.
-    state_of: Option<(Topic, String)>,
-    frame: OnceLock<Utf8Bytes>,
-    packet: OnceLock<Str>,
-}
-
-impl Event {
-    /// An event that must arrive, or end the connection.
-    #[must_use]
-    pub fn new(name: &'static str, data: Arc<RawJson>) -> Self {
-        Self {
-            name,
-            data,
-            state_of: None,
-            frame: OnceLock::new(),
-            packet: OnceLock::new(),
-        }
-    }
-
-    /// What clients are told of `push`.
-    #[must_use]
-    pub fn of(topic: &Topic, push: &Push) -> Self {
-        let user = push.user.as_ref().map_or("", |user| user.as_str());
-        Self {
-            state_of: push
-                .kind
-                .is_state()
-                .then(|| (topic.clone(), user.to_owned())),
-            ..Self::new(push.kind.event(), Arc::clone(&push.data))
-        }
-    }
-
-    /// The native door's frame: `{"event": name, "data": data}`.
-    pub fn frame(&self) -> Utf8Bytes {
-        let encode = || {
-            let (name, data) = (self.name, self.data.get());
-            Utf8Bytes::from(format!(r#"{{"event":"{name}","data":{data}}}"#))
-        };
-        self.frame.get_or_init(encode).clone()
-    }
-
-    /// The Socket.IO door's packet, for the namespace with the API.
-    pub fn packet(&self) -> Str {
-        let encode = || packet::event(socket_io::NAMESPACE, self.name, self.data.get()).into();
-        self.packet.get_or_init(encode).clone()
-    }
-}
-
-/// Something to be sent to one client.
+/// Something to send to one client.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// An event.
-    Event(Arc<Event>),
+    Event(Arc<ClientEvent>),
     /// The answer to a command.
     Reply {
-        /// The number the client gave it.
+        /// The number that the client gave the command.
         ack: u64,
-        /// What came of it.
+        /// The answer.
         outcome: Result<Arc<RawJson>, Failure>,
     },
-    /// Ask for a sign of life.
+    /// A ping, which asks the client for a sign of life.
     Ping,
 }
 
@@ -98,7 +45,7 @@ impl Item {
     fn bytes(&self) -> usize {
         ITEM_OVERHEAD
             + match self {
-                Self::Event(event) => event.data.get().len(),
+                Self::Event(event) => event.data().len(),
                 Self::Reply { outcome, .. } => match outcome {
                     Ok(data) => data.get().len(),
                     Err(failure) => failure.message.len(),
@@ -108,7 +55,7 @@ impl Item {
     }
 }
 
-/// One connection's queue.
+/// The queue of one session.
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -135,30 +82,29 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing in here panics half-way through a change.
+        // No change panics half-way, so the queue behind a poisoned lock is whole.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues `item`, or condemns the connection when there is no room.
+    /// Queues `item`; closes the queue when there is no room.
     pub fn put(&self, item: Item) {
         let mut queue = self.lock();
-        // The answer to the command that ends the connection still comes.
-        let answers = matches!(item, Item::Reply { .. });
+        // The answer to the command that ends the connection is still sent.
+        let is_reply = matches!(item, Item::Reply { .. });
         if queue
             .closed
-            .is_some_and(|reason| !answers || reason == Close::SlowConsumer)
+            .is_some_and(|reason| !is_reply || reason == Close::SlowConsumer)
         {
             return;
         }
         if queue.bytes > self.limit / 4
             && let Item::Event(event) = &item
-            && let Some(key) = &event.state_of
-            && merge(&mut queue, event, key)
+            && let Some(state) = event.state_of()
+            && merge(&mut queue, event, state)
         {
             return;
         }
         let bytes = item.bytes();
-        // One item finds room in an empty queue, however large it is.
         if queue.bytes + bytes > self.limit && !queue.items.is_empty() {
             metrics::counter!("backscroll_realtime_slow_consumers_total").increment(1);
             queue.items.clear();
@@ -173,12 +119,12 @@ impl Outbox {
     }
 
     /// Queues an event.
-    pub fn event(&self, event: &Arc<Event>) {
+    pub fn put_event(&self, event: &Arc<ClientEvent>) {
         self.put(Item::Event(Arc::clone(event)));
     }
 
-    /// Puts `event` before everything that waits.
-    pub fn first(&self, event: Event) {
+    /// Queues an event ahead of everything that waits, whether there is room or not.
+    pub fn put_first(&self, event: ClientEvent) {
         let item = Item::Event(Arc::new(event));
         let mut queue = self.lock();
         queue.bytes += item.bytes();
@@ -187,29 +133,28 @@ impl Outbox {
         self.wake.wake();
     }
 
-    /// No event is queued from now on; the connection is closed for `reason` after what waits.
+    /// Takes no more events. The connection is closed with `reason` once the queue is empty; the first reason counts.
     pub fn close(&self, reason: Close) {
         self.lock().closed.get_or_insert(reason);
         self.wake.wake();
     }
 
-    /// Why it is closed.
+    /// The reason with which the queue was closed; none while it is open.
     #[must_use]
     pub fn closed(&self) -> Option<Close> {
         self.lock().closed
     }
 
-    /// How much waits, in bytes.
+    /// The size of everything that waits, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
-    /// Waits for the next items, at most `most`, and appends them to `items`; an error once nothing is left and the
-    /// connection is to be closed. One reader at a time.
+    /// Waits for the next items and appends them to `items`, at most `most` at a time. One reader at a time.
     ///
     /// # Errors
-    /// Why the connection is to be closed.
+    /// The reason with which the connection is to be closed, once the queue is closed and empty.
     pub async fn next(&self, items: &mut Vec<Item>, most: usize) -> Result<(), Close> {
         poll_fn(|context| {
             self.wake.register(context.waker());
@@ -234,16 +179,18 @@ impl Outbox {
     }
 }
 
-/// Replaces what waits of the same kind and user. Without that the event is dropped, except that somebody came or went:
-/// nothing would tell that later. Says whether it is done with.
-fn merge(queue: &mut Queue, event: &Arc<Event>, key: &(Topic, String)) -> bool {
-    let presence = matches!(key.0, Topic::Presence(_));
+/// Handles an event with `state` in a queue that is filling up; says whether the event is dealt with.
+///
+/// The event takes the place of the one with the same state that waits. When none waits it is dropped, except for presence,
+/// which no later read would make up for.
+fn merge(queue: &mut Queue, event: &Arc<ClientEvent>, state: &StateKey) -> bool {
+    let presence = matches!(state.topic, Topic::Presence(_));
     let Queue { items, bytes, .. } = queue;
     for item in items.iter_mut().rev().take(MERGE_LOOKBACK) {
         let before = item.bytes();
         if let Item::Event(waiting) = item
-            && (waiting.name == event.name || presence)
-            && waiting.state_of.as_ref() == Some(key)
+            && (waiting.name() == event.name() || presence)
+            && waiting.state_of() == Some(state)
         {
             *waiting = Arc::clone(event);
             *bytes = *bytes - before + item.bytes();
@@ -263,38 +210,36 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::push::PushKind;
+    use crate::protocol::events::EventName;
+    use crate::push::{Push, PushKind};
 
     fn event(text: &str) -> Item {
-        Item::Event(Arc::new(Event::new(
-            "new_message",
-            Arc::new(RawJson::of(&text)),
-        )))
+        Item::Event(Arc::new(ClientEvent::new(EventName::NewMessage, &text)))
     }
 
     fn receipt(user: &str, seq: u64) -> Item {
         let user = UserId::new(user).unwrap();
         let topic = Topic::User(user.clone());
         let push = Push::state(PushKind::MessagesRead, user, &json!({"seq": seq}));
-        Item::Event(Arc::new(Event::of(&topic, &push)))
+        Item::Event(Arc::new(ClientEvent::of(&topic, &push).unwrap()))
     }
 
     async fn texts(outbox: &Outbox) -> Vec<String> {
         let mut items = Vec::new();
         outbox.next(&mut items, 100).await.unwrap();
         let text = |item: Item| match item {
-            Item::Event(event) => event.data.get().to_owned(),
+            Item::Event(event) => event.data().to_owned(),
             other => format!("{other:?}"),
         };
         items.into_iter().map(text).collect()
     }
 
     #[tokio::test]
-    async fn what_is_put_comes_in_order_and_hello_first() {
+    async fn items_come_in_order_and_hello_first() {
         let outbox = Outbox::new(10_000);
         outbox.put(event("a"));
         outbox.put(event("b"));
-        outbox.first(Event::new("hello", Arc::new(RawJson::of(&"h"))));
+        outbox.put_first(ClientEvent::new(EventName::Hello, &"h"));
         assert_eq!(texts(&outbox).await, [r#""h""#, r#""a""#, r#""b""#]);
         assert_eq!(outbox.bytes(), 0);
     }
@@ -335,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_at_the_end_is_still_given() {
+    async fn items_that_wait_when_the_queue_closes_are_still_given() {
         let outbox = Outbox::new(1000);
         outbox.put(event("last"));
         outbox.close(Close::ShuttingDown);

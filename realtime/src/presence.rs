@@ -19,8 +19,10 @@ use backscroll_shard::model::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Roster, Status};
+use crate::client_event::ClientEvent;
 use crate::hub::Hub;
-use crate::protocol::{self, Presence};
+use crate::protocol::Presence;
+use crate::protocol::events::EventName;
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
 
@@ -163,10 +165,36 @@ impl PresenceKeeper {
                     status,
                     last_seen: None,
                 };
-                let event = protocol::event("user_online", &presence);
-                session.outbox.event(&Arc::new(event));
+                let event = ClientEvent::new(EventName::UserOnline, &presence);
+                session.outbox.put_event(&Arc::new(event));
             }
         }
+    }
+
+    /// Makes `users` those that `session` watches, and returns their presence.
+    pub(crate) async fn watch(&self, session: &Arc<Session>, users: Vec<UserId>) -> Vec<Presence> {
+        let Some(before) = session.watch(users.clone()) else {
+            return Vec::new();
+        };
+        for user in before
+            .into_iter()
+            .filter(|user| users.binary_search(user).is_err())
+        {
+            self.hub.leave(session, &Topic::Presence(user));
+        }
+        // Watched first, looked up then: what changes meanwhile is told.
+        let watching = users
+            .iter()
+            .map(|user| self.hub.watch(session, user.clone()));
+        futures_util::future::join_all(watching).await;
+        if session.watch(users.clone()).is_none() {
+            for user in &users {
+                self.hub.leave(session, &Topic::Presence(user.clone()));
+            }
+        }
+        let users = self.look_up(&users).await;
+        users.iter().for_each(|user| self.hub.note_presence(user));
+        users
     }
 
     /// Of some users: whether they are online, and since when they are not.

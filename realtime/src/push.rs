@@ -80,25 +80,6 @@ pub enum PushKind {
 }
 
 impl PushKind {
-    /// The event's name in the client protocol.
-    #[must_use]
-    pub fn event(self) -> &'static str {
-        match self {
-            Self::NewMessage => "new_message",
-            Self::MessageUpdated => "message_updated",
-            Self::MessageDeleted => "message_deleted",
-            Self::ConversationChanged => "conversation_changed",
-            Self::MessagesDelivered => "messages_delivered",
-            Self::MessagesRead => "messages_read",
-            Self::UserTyping => "user_typing",
-            Self::ConversationUpdated => "conversation_updated",
-            Self::UserOnline => "user_online",
-            Self::UserOffline => "user_offline",
-            Self::Notification => "notification",
-            Self::NotificationsRead => "notifications_read",
-        }
-    }
-
     /// Whether it is state of a user, of which only the latest counts: dropped or replaced for one that is slow.
     #[must_use]
     pub fn is_state(self) -> bool {

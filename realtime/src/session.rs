@@ -1,8 +1,9 @@
-//! One connection of one user, whatever its door.
+//! A session: one connection of one user, whatever its door.
 //!
-//! Commands go in by [`Gateway::command`](crate::gateway::Gateway::command), one after the other; what the client is told waits in
-//! the session's bounded queue ([`Outbox`]), which its door empties. The state here is what one connection may hold: it
-//! is small, as there are many of them.
+//! The client's commands go to [`Commands`](crate::command::Commands), one after the other; its events wait in the session's
+//! bounded queue ([`Outbox`]), which its door empties. A node has many sessions, so that the state here is small, and
+//! everything that one session may hold is bounded by `realtime.*` settings (INV-BOUND). A session is gone with its
+//! connection; its client resumes in another.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,30 +12,30 @@ use std::time::Instant;
 use backscroll_shard::ids::{ConversationId, UserId};
 
 use crate::bus::Status;
+use crate::client_event::ClientEvent;
 use crate::outbox::Outbox;
-use crate::protocol::{self, InConversation};
 
-/// How often one connection may say that its user is typing in one conversation.
+/// While a user goes on typing in a conversation, the others are notified at most this often.
 const TYPING_EVERY_MS: u64 = 3000;
 
-/// A connection.
+/// A session.
 #[derive(Debug)]
 pub struct Session {
-    /// Names it in logs; also where the heartbeat finds it.
+    /// Identifies the session in logs and in the registry of sessions.
     pub id: u64,
-    /// Whose it is.
+    /// The user whose token opened the session.
     pub user: UserId,
-    /// What waits for it.
+    /// Events and answers that wait to be sent.
     pub outbox: Outbox,
-    /// Whether the heartbeat asks it for signs of life; where the door has a heartbeat of its own, it does not.
+    /// Whether the gateway pings the client. A door with a heartbeat of its own does that itself.
     pub(crate) pinged: bool,
-    /// When its token ends, in seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     pub(crate) expires_at: AtomicI64,
-    /// When something came from it last, in seconds since the node started.
-    heard_at: AtomicU32,
-    /// When a command came from it last, likewise.
+    /// When the client sent something last, in seconds since the node started.
+    active_at: AtomicU32,
+    /// When the client gave a command last, likewise.
     commanded_at: AtomicU32,
-    /// Whether it has said whom it watches: then it is told of nobody else's presence.
+    /// Whether the client has named the users that it watches: then it receives nobody else's presence.
     names_watched: AtomicBool,
     bucket: Bucket,
     state: Mutex<State>,
@@ -46,20 +47,31 @@ struct State {
     watched: Vec<UserId>,
     typing: Vec<Typing>,
     status: Option<Status>,
-    closed: bool,
+    ended: bool,
 }
 
-/// Where its user types, or did a moment ago.
+/// A conversation in which the user types, or did a moment ago.
 #[derive(Debug)]
 struct Typing {
     conversation: ConversationId,
-    /// When others were told last.
-    told: u64,
+    /// When the others were notified last, in milliseconds since the node started.
+    published_at: u64,
     now: bool,
 }
 
+/// What a session held when it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its open conversations.
+    pub(crate) joined: Vec<ConversationId>,
+    /// The users that it watched.
+    pub(crate) watched: Vec<UserId>,
+    /// The conversations in which its user was typing.
+    pub(crate) typing: Vec<ConversationId>,
+}
+
 impl Session {
-    /// A session that was let in.
+    /// An authenticated session.
     #[must_use]
     pub(crate) fn new(user: UserId, expires_at: i64, queue_bytes: usize, pinged: bool) -> Self {
         let now = seconds();
@@ -69,7 +81,7 @@ impl Session {
             outbox: Outbox::new(queue_bytes),
             pinged,
             expires_at: AtomicI64::new(expires_at),
-            heard_at: AtomicU32::new(now),
+            active_at: AtomicU32::new(now),
             commanded_at: AtomicU32::new(now),
             names_watched: AtomicBool::new(false),
             bucket: Bucket::default(),
@@ -81,63 +93,63 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something came from the client.
-    pub fn heard(&self) {
-        self.heard_at.store(seconds(), Ordering::Relaxed);
+    /// Notes that the client sent something.
+    pub fn note_activity(&self) {
+        self.active_at.store(seconds(), Ordering::Relaxed);
     }
 
-    /// For how many seconds nothing has come.
+    /// How long the client has sent nothing, in seconds.
     #[must_use]
     pub fn silent_for(&self) -> u32 {
-        seconds().saturating_sub(self.heard_at.load(Ordering::Relaxed))
+        seconds().saturating_sub(self.active_at.load(Ordering::Relaxed))
     }
 
-    /// For how many seconds no command has come.
+    /// Notes that the user gave a command.
+    pub(crate) fn note_command(&self) {
+        self.commanded_at.store(seconds(), Ordering::Relaxed);
+    }
+
+    /// How long the user has given no command, in seconds.
     #[must_use]
     pub fn inactive_for(&self) -> u32 {
         seconds().saturating_sub(self.commanded_at.load(Ordering::Relaxed))
     }
 
-    /// Its user did something.
-    pub(crate) fn acted(&self) {
-        self.commanded_at.store(seconds(), Ordering::Relaxed);
-    }
-
-    /// A command came that counts as `cost`: whether there is room for it, else after how many milliseconds there is. `rate` is a second, 0 for
+    /// Takes `cost` commands from the session's rate of `rate` a second, of which `burst` may come at once. A `rate` of 0 is
     /// no limit.
     ///
     /// # Errors
-    /// In how many milliseconds there is room.
-    pub(crate) fn admit(&self, rate: u32, burst: u32, cost: u32) -> Result<(), u64> {
+    /// In how many milliseconds the rate has room for them.
+    pub(crate) fn charge(&self, rate: u32, burst: u32, cost: u32) -> Result<(), u64> {
         if rate == 0 {
             return Ok(());
         }
         self.bucket.take(milliseconds(), rate, burst, cost)
     }
 
-    /// Whether it has the conversation open.
+    /// Whether the session has the conversation open.
     #[must_use]
     pub fn has_joined(&self, id: ConversationId) -> bool {
         self.state().joined.contains(&id)
     }
 
-    /// How many conversations it has open.
+    /// How many conversations the session has open.
     #[must_use]
     pub(crate) fn joined_count(&self) -> usize {
         self.state().joined.len()
     }
 
-    /// Notes that a conversation is open. `false` when the session has ended meanwhile.
-    pub(crate) fn joined(&self, id: ConversationId) -> bool {
+    /// Records that a conversation is open. `false` when the session has ended meanwhile.
+    pub(crate) fn record_join(&self, id: ConversationId) -> bool {
         let mut state = self.state();
-        if !state.closed && !state.joined.contains(&id) {
+        if !state.ended && !state.joined.contains(&id) {
             state.joined.push(id);
         }
-        !state.closed
+        !state.ended
     }
 
-    /// Notes that a conversation is no longer open; says whether it was.
-    pub(crate) fn left(&self, id: ConversationId) -> bool {
+    /// Records that a conversation is no longer open; says whether it was.
+    pub(crate) fn record_leave(&self, id: ConversationId) -> bool {
         let mut state = self.state();
         let before = state.joined.len();
         state.joined.retain(|joined| *joined != id);
@@ -145,48 +157,42 @@ impl Session {
         state.joined.len() < before
     }
 
-    /// Ends an open conversation of one who is no longer a member, and tells so.
+    /// Closes an open conversation of which the user is no longer a member, and sends `left_conversation`.
     pub(crate) fn expel(&self, id: ConversationId) {
-        if self.left(id) {
-            let data = InConversation {
-                conversation_id: id,
-            };
-            let event = protocol::event("left_conversation", &data);
-            self.outbox.event(&Arc::new(event));
+        if self.record_leave(id) {
+            let event = ClientEvent::left_conversation(id);
+            self.outbox.put_event(&Arc::new(event));
         }
     }
 
-    /// Whether it has said whom it watches.
+    /// Whether the client has named the users that it watches.
     #[must_use]
     pub(crate) fn names_watched(&self) -> bool {
         self.names_watched.load(Ordering::Relaxed)
     }
 
-    /// Replaces the users it watches; gives those watched before. None when the session has ended meanwhile.
+    /// Replaces the users that the session watches and returns the previous ones. None when the session has ended meanwhile.
     pub(crate) fn watch(&self, users: Vec<UserId>) -> Option<Vec<UserId>> {
         self.names_watched.store(true, Ordering::Relaxed);
         let mut state = self.state();
-        (!state.closed).then(|| std::mem::replace(&mut state.watched, users))
+        (!state.ended).then(|| std::mem::replace(&mut state.watched, users))
     }
 
-    /// Begins or renews typing; whether others are to be told (again).
-    pub(crate) fn typing(&self, id: ConversationId) -> bool {
+    /// Records that the user types; says whether the others have to be notified (again).
+    pub(crate) fn start_typing(&self, id: ConversationId) -> bool {
         let now = milliseconds();
         let mut state = self.state();
-        let known = state
-            .typing
-            .iter_mut()
-            .find(|typing| typing.conversation == id);
-        match known {
-            Some(typing) if now < typing.told + TYPING_EVERY_MS => false,
+        let mut all = state.typing.iter_mut();
+        match all.find(|typing| typing.conversation == id) {
+            Some(typing) if now < typing.published_at + TYPING_EVERY_MS => false,
             Some(typing) => {
-                (typing.told, typing.now) = (now, true);
+                (typing.published_at, typing.now) = (now, true);
                 true
             }
             None => {
                 state.typing.push(Typing {
                     conversation: id,
-                    told: now,
+                    published_at: now,
                     now: true,
                 });
                 true
@@ -194,42 +200,37 @@ impl Session {
         }
     }
 
-    /// Ends typing; whether it had begun.
-    pub(crate) fn stopped_typing(&self, id: ConversationId) -> bool {
+    /// Records that the user no longer types; says whether they did.
+    pub(crate) fn stop_typing(&self, id: ConversationId) -> bool {
         let mut state = self.state();
-        let typing = state
-            .typing
-            .iter_mut()
-            .find(|typing| typing.conversation == id);
+        let mut all = state.typing.iter_mut();
+        let typing = all.find(|typing| typing.conversation == id);
         typing.is_some_and(|typing| std::mem::replace(&mut typing.now, false))
     }
 
-    /// What the client said its user shows; none where it said nothing.
+    /// The status that the client chose; none before it chose one.
     pub(crate) fn status(&self) -> Option<Status> {
         self.state().status
     }
 
-    /// Takes what the client says its user shows.
+    /// Records the status that the client chose.
     pub(crate) fn show(&self, status: Status) {
         self.state().status = Some(status);
     }
 
-    /// Ends it; gives what it held: open conversations, watched users, and where its user was typing. None the second time.
-    pub(crate) fn end(&self) -> Option<(Vec<ConversationId>, Vec<UserId>, Vec<ConversationId>)> {
+    /// Ends the session and returns what it held. None from the second time on.
+    pub(crate) fn end(&self) -> Option<Ended> {
         let mut state = self.state();
-        if std::mem::replace(&mut state.closed, true) {
+        if std::mem::replace(&mut state.ended, true) {
             return None;
         }
-        let typing = std::mem::take(&mut state.typing);
-        Some((
-            std::mem::take(&mut state.joined),
-            std::mem::take(&mut state.watched),
-            typing
-                .into_iter()
-                .filter(|typing| typing.now)
-                .map(|typing| typing.conversation)
-                .collect(),
-        ))
+        let typing = std::mem::take(&mut state.typing).into_iter();
+        let typing = typing.filter(|typing| typing.now);
+        Some(Ended {
+            joined: std::mem::take(&mut state.joined),
+            watched: std::mem::take(&mut state.watched),
+            typing: typing.map(|typing| typing.conversation).collect(),
+        })
     }
 
     #[cfg(test)]
@@ -239,14 +240,14 @@ impl Session {
     }
 }
 
-/// A token bucket (the generic cell rate algorithm, ITU-T I.371): one number, the time at which it is empty again.
+/// A token bucket (the generic cell rate algorithm, ITU-T I.371) in one number: the time at which it will be empty.
 #[derive(Debug, Default)]
 struct Bucket {
     empty_at: AtomicU64,
 }
 
 impl Bucket {
-    /// Takes `cost` tokens at `now`; there are `rate` a second and at most `burst` at once.
+    /// Takes `cost` tokens at `now`, in milliseconds; `rate` is tokens a second, of which `burst` may be taken at once.
     fn take(&self, now: u64, rate: u32, burst: u32, cost: u32) -> Result<(), u64> {
         let each = 1_000_000 / u64::from(rate.max(1)); // microseconds
         let now = now * 1000;
@@ -256,7 +257,7 @@ impl Bucket {
         if empty_at - now > room {
             return Err((empty_at - now - room).div_ceil(1000));
         }
-        self.empty_at.store(empty_at, Ordering::Relaxed); // commands of a session come one after the other
+        self.empty_at.store(empty_at, Ordering::Relaxed); // a session's commands come one after the other
         Ok(())
     }
 }
@@ -295,11 +296,16 @@ mod tests {
     fn a_session_ends_once() {
         let session = Session::test("alice");
         let id = ConversationId::new(backscroll_shard::ids::UserKey(1), 1);
-        assert!(session.joined(id));
-        assert!(session.typing(id));
-        assert!(!session.typing(id), "told a moment ago");
-        assert_eq!(session.end(), Some((vec![id], vec![], vec![id])));
+        assert!(session.record_join(id));
+        assert!(session.start_typing(id));
+        assert!(!session.start_typing(id), "published a moment ago");
+        let ended = Ended {
+            joined: vec![id],
+            watched: vec![],
+            typing: vec![id],
+        };
+        assert_eq!(session.end(), Some(ended));
         assert_eq!(session.end(), None);
-        assert!(!session.joined(id));
+        assert!(!session.record_join(id));
     }
 }

@@ -48,13 +48,12 @@ use tower::{Layer, Service};
 use self::chat::Chat;
 use self::server::{Application, Server, Settings, WRITE_TIMEOUT};
 use self::upgrade::Bounded;
-use crate::gateway::{AUTHENTICATE_WITHIN, Gateway, Place, Refused};
+use crate::edge::AUTHENTICATE_WITHIN;
+use crate::gateway::{Gateway, Place, Refused};
 use crate::settings::RealtimeSettings;
 
 /// Where Socket.IO is served.
 pub const PATH: &str = "/socket.io";
-/// The namespace with the API.
-pub const NAMESPACE: &str = "/chat";
 /// How long a client may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The least that a body of long polling may hold: several packets travel in one.

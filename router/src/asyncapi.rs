@@ -2,16 +2,9 @@
 //!
 //! What the types cannot say is in `realtime/PROTOCOL.md`. A test compares the document with the recorded one.
 
-use backscroll_realtime::protocol::{
-    Authenticate, Close, ConversationUpdated, DeleteMessage, Done, EditMessage, Failure, Hello,
-    InConversation, MarkDelivered, MarkNotificationRead, MarkRead, MessageEvent, NotificationEvent,
-    NotificationsRead, Presence, PresenceSubscribe, PresenceUpdate, React, Receipt, Reconnect,
-    RefreshToken, Refreshed, Resync, SendMessage, UserTyping, Watched,
-};
-use backscroll_shard::model::{
-    ConversationHead, Message, Notification, SyncPage, SyncRequest, UnreadCount,
-    UnreadNotifications, Watermarks,
-};
+use backscroll_realtime::protocol::commands::{CommandDocument, describe_commands};
+use backscroll_realtime::protocol::events::{EventDocument, describe_events};
+use backscroll_realtime::protocol::{Authenticate, Close, Done};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -29,48 +22,8 @@ pub fn document() -> Value {
         "authenticate",
         "The first frame of a native connection; not answered",
     );
-    api.command::<InConversation, ConversationHead>("join_conversation", "Open a conversation");
-    api.command::<InConversation, Done>("leave_conversation", "Close a conversation");
-    api.command::<SendMessage, Message>("send_message", "Send a message");
-    api.command::<EditMessage, Message>("edit_message", "Edit one's own message");
-    api.command::<DeleteMessage, Message>("delete_message", "Delete a message");
-    api.command::<React, Message>("react", "React to a message, or take that back");
-    api.command::<InConversation, Done>("typing_start", "Begin typing");
-    api.command::<InConversation, Done>("typing_stop", "Stop typing");
-    api.command::<MarkRead, Watermarks>("mark_read", "Move one's read watermark");
-    api.command::<MarkDelivered, Watermarks>("mark_delivered", "Move one's delivered watermark");
-    api.command::<SyncRequest, SyncPage>("sync", "What changed since");
-    api.command::<PresenceSubscribe, Watched>("presence_subscribe", "Watch users");
-    api.command::<PresenceUpdate, Done>("presence_update", "Say what one shows");
-    api.command::<Done, UnreadCount>("unread_count", "Unread messages and conversations");
-    api.command::<MarkNotificationRead, Notification>(
-        "mark_notification_read",
-        "Say that one has read a notification",
-    );
-    api.command::<Done, Done>("mark_notifications_read", "The same of all of them");
-    api.command::<Done, UnreadNotifications>("unread_notifications", "How many one has not read");
-    api.command::<RefreshToken, Refreshed>("refresh_token", "Go on with a new token");
-    api.command::<Done, Done>("ping", "Ask for a sign of life");
-    api.event::<Hello<'_>>("hello", "The first event of a connection");
-    api.event::<ConversationHead>("joined_conversation", "A conversation is open");
-    api.event::<InConversation>("left_conversation", "A conversation is no longer one's own");
-    api.event::<MessageEvent<'_>>("new_message", "A message was sent");
-    api.event::<MessageEvent<'_>>("message_updated", "A message was edited, or reacted to");
-    api.event::<MessageEvent<'_>>("message_deleted", "A message was deleted");
-    api.event::<Receipt<'_>>("messages_read", "A member read up to a message");
-    api.event::<Receipt<'_>>("messages_delivered", "A member received up to a message");
-    api.event::<UserTyping<'_>>("user_typing", "A member types, or no longer does");
-    api.event::<ConversationUpdated<'_>>("conversation_updated", "An entry of one's list changed");
-    api.event::<Presence>(
-        "user_online",
-        "A watched user came, or changed their status",
-    );
-    api.event::<Presence>("user_offline", "A watched user went");
-    api.event::<NotificationEvent<'_>>("notification", "One was sent a notification");
-    api.event::<NotificationsRead>("notifications_read", "One has read notifications");
-    api.event::<Resync>("resync", "What has to be loaded over REST");
-    api.event::<Reconnect>("reconnect", "The server goes away");
-    api.event::<Failure>("error", "A command without an acknowledgement failed");
+    describe_commands(&mut api);
+    describe_events(&mut api);
     api.finish()
 }
 
@@ -81,8 +34,7 @@ struct Api {
     operations: Map<String, Value>,
 }
 
-impl Api {
-    /// What a client sends, and is answered.
+impl CommandDocument for Api {
     fn command<Data: ToSchema, Reply: ToSchema>(&mut self, name: &str, summary: &str) {
         let reply = format!("{name}_reply");
         self.message::<Data>(name, summary);
@@ -96,8 +48,9 @@ impl Api {
         });
         self.operations.insert(name.to_owned(), operation);
     }
+}
 
-    /// What the server sends.
+impl EventDocument for Api {
     fn event<Data: ToSchema>(&mut self, name: &str, summary: &str) {
         self.message::<Data>(name, summary);
         let operation = json!({
@@ -108,7 +61,9 @@ impl Api {
         });
         self.operations.insert(name.to_owned(), operation);
     }
+}
 
+impl Api {
     fn message<Data: ToSchema>(&mut self, name: &str, summary: &str) {
         let mut schemas = vec![(Data::name().into_owned(), Data::schema())];
         Data::schemas(&mut schemas);

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::client_event::ClientEvent;
 use crate::gateway::Gateway;
-use crate::outbox::Event;
 use crate::protocol::{Authenticate, Failure, InConversation};
 use crate::session::Session;
 
@@ -71,9 +71,12 @@ impl Command {
         let data = Value::from(self.data).to_string();
         let opened = |id: InConversation| session.has_joined(id.conversation_id);
         if self.name == "typing_start" && !serde_json::from_str(&data).is_ok_and(opened) {
-            gateway.command(session, "join_conversation", &data).await?;
+            gateway
+                .commands()
+                .run(session, "join_conversation", &data)
+                .await?;
         }
-        gateway.command(session, &self.name, &data).await
+        gateway.commands().run(session, &self.name, &data).await
     }
 }
 
@@ -85,12 +88,12 @@ pub fn token_in(address: &Uri) -> Option<&str> {
 }
 
 /// The frame that tells of an event: its name as `type`, and as `event` as in the API.
-pub(super) fn frame(event: &Event) -> Utf8Bytes {
-    let name = match event.name {
+pub(super) fn frame(event: &ClientEvent) -> Utf8Bytes {
+    let name = match event.name() {
         "user_typing" => "typing",
         name => name,
     };
-    let data = event.data.get();
+    let data = event.data();
     let bare: Option<MessageData<'_>> = match name {
         "new_message" => serde_json::from_str(data).ok(),
         _ => None,
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     fn told(name: &'static str, data: &Value) -> Value {
-        let frame = frame(&Event::new(name, Arc::new(RawJson::of(data))));
+        let frame = frame(&ClientEvent::named(name, Arc::new(RawJson::of(data))));
         serde_json::from_str(&frame).unwrap()
     }
 

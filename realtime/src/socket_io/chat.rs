@@ -14,12 +14,15 @@ use engineioxide::Str;
 
 use super::dialect::{DIALECTS, Dialect};
 use super::inbox::{Command, Inbox};
+use super::packet::NAMESPACE;
 use super::server::{Application, Event, Line, Malformed, Unsent, WRITE_TIMEOUT};
-use super::{Admitted, NAMESPACE, packet};
-use crate::command::TOGETHER;
+use super::{Admitted, packet};
+use crate::client_event::ClientEvent;
 use crate::gateway::{Gateway, Place};
 use crate::outbox::Item;
-use crate::protocol::{self, Authenticate, Close, Failure};
+use crate::protocol::commands::BatchedCommand;
+use crate::protocol::events::EventName;
+use crate::protocol::{Authenticate, Close, Failure};
 use crate::session::Session;
 
 /// Most items that are taken from the queue at once.
@@ -241,7 +244,7 @@ impl Conversation<'_> {
                 }
                 next = inbox.next(), if idle => match next {
                     Ok(next) => {
-                        session.heard();
+                        session.note_activity();
                         command = Some(self.begin(next, last.take(), inbox));
                     }
                     Err(close) => return close,
@@ -253,7 +256,8 @@ impl Conversation<'_> {
     fn begin(&self, command: Command, mut last: Last, inbox: &Inbox) -> Pending {
         let (gateway, session) = (Arc::clone(self.gateway), Arc::clone(&self.session));
         let dialect = self.dialect;
-        if dialect.is_none() && !command.binary && TOGETHER.contains(&&*command.name) {
+        let batched = BatchedCommand::parse(&command.name);
+        if let Some(batched) = batched.filter(|_| dialect.is_none() && !command.binary) {
             // What has come one right after the other is done together.
             let Command {
                 name, data, ack, ..
@@ -266,7 +270,7 @@ impl Conversation<'_> {
                 all.push(next.data);
             }
             return Box::pin(async move {
-                let answers = gateway.commands(&session, &name, &all).await;
+                let answers = gateway.commands().run_batch(&session, batched, &all).await;
                 let outcomes = acks.into_iter().zip(answers);
                 let outcomes = outcomes.map(|(ack, answer)| (ack, None, answer));
                 (outcomes.collect(), last)
@@ -285,7 +289,7 @@ impl Conversation<'_> {
                 let asked = (&*name, &*data);
                 Box::pin(dialect.command(&gateway, &session, &mut last, asked)).await
             } else {
-                (None, gateway.command(&session, &name, &data).await)
+                (None, gateway.commands().run(&session, &name, &data).await)
             };
             (vec![(ack, event, outcome)], last)
         })
@@ -306,10 +310,12 @@ impl Conversation<'_> {
         let outbox = &self.session.outbox;
         match (ack, outcome) {
             (Some(ack), outcome) => outbox.put(Item::Reply { ack, outcome }),
-            (None, Err(failure)) => outbox.event(&Arc::new(protocol::event("error", &failure))),
+            (None, Err(failure)) => {
+                outbox.put_event(&Arc::new(ClientEvent::new(EventName::Error, &failure)))
+            }
             (None, Ok(data)) => {
                 if let Some(event) = event {
-                    outbox.event(&Arc::new(crate::outbox::Event::new(event, data)));
+                    outbox.put_event(&Arc::new(ClientEvent::named(event, data)));
                 }
             }
         }

@@ -7,15 +7,16 @@
 use std::sync::Arc;
 
 use backscroll_shard::ids::{ConversationId, UserId};
-use backscroll_shard::model::RawJson;
+use backscroll_shard::model::{Caller, ConversationKind, NewConversation, RawJson};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::packet;
+use crate::client_event::ClientEvent;
+use crate::command::COMMAND_TIMEOUT;
 use crate::gateway::Gateway;
 use crate::opening;
-use crate::outbox::Event;
 use crate::protocol::Failure;
 use crate::session::Session;
 
@@ -137,12 +138,12 @@ impl Dialect {
     }
 
     /// The packet that tells `user` of an event; none for what is not told.
-    pub(super) fn packet(&self, event: &Event, user: &UserId) -> Option<String> {
-        let (_, told) = self.events.iter().find(|(name, _)| *name == event.name)?;
+    pub(super) fn packet(&self, event: &ClientEvent, user: &UserId) -> Option<String> {
+        let (_, told) = self.events.iter().find(|(name, _)| *name == event.name())?;
         match told {
-            Told::As(name) => Some(packet::event(self.namespace, name, event.data.get())),
+            Told::As(name) => Some(packet::event(self.namespace, name, event.data())),
             Told::Message { sent, received } => {
-                let data: MessageData<'_> = serde_json::from_str(event.data.get()).ok()?;
+                let data: MessageData<'_> = serde_json::from_str(event.data()).ok()?;
                 let message: MessageHead = serde_json::from_str(data.message.get()).ok()?;
                 if message.sender_id == *user {
                     let data = format!(
@@ -159,7 +160,7 @@ impl Dialect {
                 Some(packet::event(self.namespace, received, &data))
             }
             Told::Notification(name) => {
-                let data: NotificationData<'_> = serde_json::from_str(event.data.get()).ok()?;
+                let data: NotificationData<'_> = serde_json::from_str(event.data()).ok()?;
                 let body: NotificationBody<'_> =
                     serde_json::from_str(data.notification.get()).ok()?;
                 let fields = data.notification.get().strip_prefix('{')?;
@@ -178,7 +179,12 @@ impl Dialect {
     }
 
     /// Opens a conversation that `event` says is new in the list.
-    pub(super) async fn heard(&self, gateway: &Gateway, session: &Arc<Session>, event: &Event) {
+    pub(super) async fn heard(
+        &self,
+        gateway: &Gateway,
+        session: &Arc<Session>,
+        event: &ClientEvent,
+    ) {
         if self.opens {
             opening::heard(gateway, session, event).await;
         }
@@ -197,14 +203,15 @@ impl Dialect {
     ) -> (Option<&'static str>, Result<Arc<RawJson>, Failure>) {
         let command = self.commands.iter().find(|(theirs, _)| *theirs == name);
         match command.map(|(_, command)| *command) {
-            None => (None, gateway.command(session, name, data).await),
-            Some(Command::Plain(ours)) => (None, gateway.command(session, ours, data).await),
-            Some(Command::Told(ours, answer)) => {
-                (Some(answer), gateway.command(session, ours, data).await)
-            }
+            None => (None, gateway.commands().run(session, name, data).await),
+            Some(Command::Plain(ours)) => (None, gateway.commands().run(session, ours, data).await),
+            Some(Command::Told(ours, answer)) => (
+                Some(answer),
+                gateway.commands().run(session, ours, data).await,
+            ),
             Some(Command::InConversation(ours)) => {
                 let outcome = match address(gateway, session, last, data).await {
-                    Ok(data) => gateway.command(session, ours, &data).await,
+                    Ok(data) => gateway.commands().run(session, ours, &data).await,
                     Err(failure) => Err(failure),
                 };
                 (None, outcome)
@@ -236,9 +243,9 @@ async fn address(
                 gateway.settings.command_burst,
             );
             session
-                .admit(rate, burst, 1)
+                .charge(rate, burst, 1)
                 .map_err(Failure::rate_limited)?;
-            let id = gateway.direct(session, receiver.clone()).await?;
+            let id = direct(gateway, session, receiver.clone()).await?;
             *last = Some((receiver, id));
             id
         }
@@ -248,6 +255,24 @@ async fn address(
     }
     data.insert("conversationId".to_owned(), json!(id));
     Ok(Value::from(data).to_string())
+}
+
+/// The direct conversation with another user, which is created when there is none.
+async fn direct(
+    gateway: &Gateway,
+    session: &Session,
+    other: UserId,
+) -> Result<ConversationId, Failure> {
+    let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
+    let new = NewConversation {
+        kind: ConversationKind::Direct,
+        members: vec![other],
+        title: None,
+        metadata: None,
+    };
+    let store = gateway.hub.store();
+    let created = store.create_conversation(&caller, new, None).await;
+    Ok(created.map_err(|error| gateway.failure(error))?.0.id)
 }
 
 #[derive(Deserialize)]
@@ -286,7 +311,7 @@ mod tests {
     #[test]
     fn a_message_is_told_to_its_sender_and_to_others() {
         let data = json!({"conversationId": "c", "message": {"id": "c-1", "senderId": "alice", "content": "hi"}});
-        let event = Event::new("new_message", Arc::new(RawJson::of(&data)));
+        let event = ClientEvent::named("new_message", Arc::new(RawJson::of(&data)));
         let messaging = Dialect::of("/messaging").unwrap();
         assert_eq!(
             messaging.packet(&event, &user("bob")).unwrap(),
@@ -302,7 +327,7 @@ mod tests {
         let notifications = Dialect::of("/notifications").unwrap();
         assert_eq!(notifications.packet(&event, &user("bob")), None);
         let data = json!({"notification": {"id": "7", "title": "a", "body": "b \"c\""}});
-        let event = Event::new("notification", Arc::new(RawJson::of(&data)));
+        let event = ClientEvent::named("notification", Arc::new(RawJson::of(&data)));
         assert_eq!(
             notifications.packet(&event, &user("bob")).unwrap(),
             r#"2/notifications,["notification:new",{"message":"b \"c\"","read":false,"body":"b \"c\"","id":"7","title":"a"}]"#

@@ -7,6 +7,8 @@ use serde_json::value::RawValue;
 
 /// The namespace that needs no name.
 pub const MAIN: &str = "/";
+/// The namespace of the API.
+pub const NAMESPACE: &str = "/chat";
 
 /// What sort of packet a client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -115,7 +115,7 @@ async fn long_polling_hears_why_it_ends() {
     let error = client.next(&bed, r#"42/chat,["error","#);
     error.await;
     while client.get(&bed).await.0 == 200 {}
-    assert_eq!(bed.gateway.count(), 0);
+    bed.holds(0).await;
     bed.close().await;
 }
 

@@ -1,0 +1,79 @@
+//! The table of events: name, data and summary of each.
+//!
+//! The table makes [`EventName`] and the description of the events for the AsyncAPI document ([`describe_events`]). An event
+//! that the bus carries between nodes also needs a [`PushKind`](crate::push::PushKind), which `client_event.rs` maps to its
+//! name.
+
+use backscroll_shard::model::ConversationHead;
+use utoipa::ToSchema;
+
+use super::data::{
+    ConversationUpdated, Failure, Hello, InConversation, MessageEvent, NotificationEvent,
+    NotificationsRead, Presence, Receipt, Reconnect, Resync, UserTyping,
+};
+
+/// Takes down the events for a document.
+pub trait EventDocument {
+    /// An event: the type of its data, its name, and a line that says what it means.
+    fn event<Data: ToSchema>(&mut self, name: &str, summary: &str);
+}
+
+macro_rules! events {
+    ($($(#[doc = $summary:literal])+ $event:ident = $name:literal: $data:ty;)+) => {
+        /// The events by their names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EventName {
+            $($(#[doc = $summary])+ $event,)+
+        }
+
+        impl EventName {
+            /// The name that clients use.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$event => $name,)+ }
+            }
+        }
+
+        /// Adds every event to `document`, in the order of the table.
+        pub fn describe_events(document: &mut impl EventDocument) {
+            $(document.event::<$data>($name, concat!($($summary),+).trim_ascii());)+
+        }
+    };
+}
+
+events! {
+    /// The first event of a connection
+    Hello = "hello": Hello<'_>;
+    /// A conversation is open
+    JoinedConversation = "joined_conversation": ConversationHead;
+    /// A conversation is no longer one's own
+    LeftConversation = "left_conversation": InConversation;
+    /// A message was sent
+    NewMessage = "new_message": MessageEvent<'_>;
+    /// A message was edited, or reacted to
+    MessageUpdated = "message_updated": MessageEvent<'_>;
+    /// A message was deleted
+    MessageDeleted = "message_deleted": MessageEvent<'_>;
+    /// A member read up to a message
+    MessagesRead = "messages_read": Receipt<'_>;
+    /// A member received up to a message
+    MessagesDelivered = "messages_delivered": Receipt<'_>;
+    /// A member types, or no longer does
+    UserTyping = "user_typing": UserTyping<'_>;
+    /// An entry of one's list changed
+    ConversationUpdated = "conversation_updated": ConversationUpdated<'_>;
+    /// A watched user came, or changed their status
+    UserOnline = "user_online": Presence;
+    /// A watched user went
+    UserOffline = "user_offline": Presence;
+    /// One was sent a notification
+    Notification = "notification": NotificationEvent<'_>;
+    /// One has read notifications
+    NotificationsRead = "notifications_read": NotificationsRead;
+    /// What has to be loaded over REST
+    Resync = "resync": Resync;
+    /// The server goes away
+    Reconnect = "reconnect": Reconnect;
+    /// A command without an acknowledgement failed
+    Error = "error": Failure;
+}
