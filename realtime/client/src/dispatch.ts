@@ -9,9 +9,8 @@ import { ChatError } from "./errors.js";
 import type { ConversationListStore } from "./list.js";
 import type { Outbox } from "./outbox.js";
 import type { Presence } from "./presence.js";
-import type { ServerEvents } from "./protocol.js";
 import type { Syncer } from "./syncer.js";
-import type { ConversationId, Message, MessageEvent, Notification, NotificationsRead, UserId } from "./types.gen.js";
+import type { ConversationId, Message, MessageEvent, Notification, NotificationsRead, ServerEvents, UserId } from "./types.gen.js";
 
 /** Whom events concern. */
 export interface Listeners {

@@ -767,3 +767,85 @@ export interface Watermarks {
   /** `headSeq - readSeq`. */
   unreadCount: number;
 }
+
+/** Commands by their names: the data that goes and the answer that comes back. */
+export interface Commands {
+  /** The first frame of a native connection; not answered */
+  authenticate: [Authenticate, Done];
+  /** Delete a message */
+  delete_message: [DeleteMessage, Message];
+  /** Edit one's own message */
+  edit_message: [EditMessage, Message];
+  /** Open a conversation */
+  join_conversation: [InConversation, ConversationHead];
+  /** Close a conversation */
+  leave_conversation: [InConversation, Done];
+  /** Move one's delivered watermark */
+  mark_delivered: [MarkDelivered, Watermarks];
+  /** Say that one has read a notification */
+  mark_notification_read: [MarkNotificationRead, Notification];
+  /** The same of all of them */
+  mark_notifications_read: [Done, Done];
+  /** Move one's read watermark */
+  mark_read: [MarkRead, Watermarks];
+  /** Ask for a sign of life */
+  ping: [Done, Done];
+  /** Watch users */
+  presence_subscribe: [PresenceSubscribe, Watched];
+  /** Say what one shows */
+  presence_update: [PresenceUpdate, Done];
+  /** React to a message, or take that back */
+  react: [React, Message];
+  /** Go on with a new token */
+  refresh_token: [RefreshToken, Refreshed];
+  /** Send a message */
+  send_message: [SendMessage, Message];
+  /** What changed since */
+  sync: [SyncRequest, SyncPage];
+  /** Begin typing */
+  typing_start: [InConversation, Done];
+  /** Stop typing */
+  typing_stop: [InConversation, Done];
+  /** Unread messages and conversations */
+  unread_count: [Done, UnreadCount];
+  /** How many one has not read */
+  unread_notifications: [Done, UnreadNotifications];
+}
+
+/** Events by their names: the data that comes. */
+export interface ServerEvents {
+  /** An entry of one's list changed */
+  conversation_updated: ConversationUpdated;
+  /** A command without an acknowledgement failed */
+  error: Failure;
+  /** The first event of a connection */
+  hello: Hello;
+  /** A conversation is open */
+  joined_conversation: ConversationHead;
+  /** A conversation is no longer one's own */
+  left_conversation: InConversation;
+  /** A message was deleted */
+  message_deleted: MessageEvent;
+  /** A message was edited, or reacted to */
+  message_updated: MessageEvent;
+  /** A member received up to a message */
+  messages_delivered: Receipt;
+  /** A member read up to a message */
+  messages_read: Receipt;
+  /** A message was sent */
+  new_message: MessageEvent;
+  /** One was sent a notification */
+  notification: NotificationEvent;
+  /** One has read notifications */
+  notifications_read: NotificationsRead;
+  /** The server goes away */
+  reconnect: Reconnect;
+  /** What has to be loaded over REST */
+  resync: Resync;
+  /** A watched user went */
+  user_offline: Presence;
+  /** A watched user came, or changed their status */
+  user_online: Presence;
+  /** A member types, or no longer does */
+  user_typing: UserTyping;
+}
