@@ -1,9 +1,19 @@
-//! The seam between nodes: what one publishes, those hear who have subscribed to its topic.
+//! The two seams between nodes: the bus, which carries pushes, and the roster, which knows the users connected to each node.
 //!
-//! [`Publisher`](crate::publisher::Publisher) publishes after each commit; a node's [`Hub`](crate::hub::Hub) subscribes
-//! to what its sessions need, once however many they are, and takes what comes. A bus is a hint and may lose anything:
-//! the hub compares revs with the log (INV-PUSH). Upholds INV-BOUND: publishing never waits, and what cannot be taken is
-//! dropped and counted. After a crash nothing is left but leases and windows, which expire.
+//! [`Publisher`](crate::publisher::Publisher) publishes a push on its topic after each commit. A node's
+//! [`Hub`](crate::hub::Hub) subscribes to the topics of its sessions, once however many sessions listen, and receives the
+//! pushes of these topics. A push is a hint and may be lost: the hub compares revs with the log (INV-PUSH). Publishing never
+//! waits; a push that finds no room is dropped and counted (INV-BOUND). A crash leaves only leases and windows behind, which
+//! expire.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`in_process`] | bus and roster of a single node |
+//! | [`redis`](crate::redis) | bus and roster of several nodes |
+//! | [`lossy`] | a bus that loses pushes, for tests |
+
+pub mod in_process;
+pub mod lossy;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::push::{Push, Topic};
 
-/// The bus cannot be used just now.
+/// How long a bus may go without a proof that pushes are received before it counts as down.
+pub const SILENCE_MAX: Duration = Duration::from_secs(6);
+
+/// The bus or the roster cannot be used now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bus is unavailable: {0}")]
 pub struct BusUnavailable(pub String);
@@ -22,48 +35,46 @@ pub struct BusUnavailable(pub String);
 /// Carries pushes between the nodes of a deployment.
 #[async_trait]
 pub trait Bus: Send + Sync {
-    /// From now on `receiver` is given what is published to the topics this node has subscribed to. Called once, before
-    /// anything else.
+    /// Sets the receiver of the pushes on the topics that this node subscribes to. Called once, before anything else.
     fn attach(&self, receiver: std::sync::Weak<dyn Receiver>);
 
-    /// Whether somebody may be listening to `topic`; where `false`, there is no need to make a push.
-    fn may_be_heard(&self, topic: &Topic) -> bool;
+    /// Whether a session may listen to `topic`. `false` spares the caller making a push.
+    fn may_have_listeners(&self, topic: &Topic) -> bool;
 
-    /// Tells `push` to every node that listens to `topic`, this one included. It never waits.
+    /// Publishes `push` to every node that has subscribed to `topic`, this one included. Never waits.
     fn publish(&self, topic: &Topic, push: &Push);
 
-    /// Subscribes this node to `topic`; doing so again changes nothing. What is published after this has returned `Ok`
-    /// reaches the receiver, until [`Receiver::interrupted`] says otherwise.
+    /// Subscribes this node to `topic`; doing so again changes nothing. Pushes that are published after this returned `Ok`
+    /// reach the receiver, until [`Receiver::interrupted`] is called.
     ///
     /// # Errors
-    /// When that cannot be had just now. The subscription is kept: it holds from when the bus is back, which
-    /// [`Receiver::interrupted`] tells.
+    /// When the bus is down. It subscribes as soon as it is back, and then calls [`Receiver::interrupted`].
     async fn subscribe(&self, topic: Topic) -> Result<(), BusUnavailable>;
 
-    /// Ends a subscription. Something may still come.
+    /// Ends a subscription. Pushes that are on their way may still arrive.
     fn unsubscribe(&self, topic: &Topic);
 
-    /// The changes of a conversation after `after` that were published lately on any node, in the order of their revs and
-    /// without a hole between the first and the last; empty when they are not known. Where it ends says nothing about the log.
+    /// The recent changes of a conversation after `after`, in the order of their revs and without a hole; empty when the bus
+    /// does not have them. The log may have more changes after the last of them.
     async fn recent(&self, conversation: ConversationId, after: Rev) -> Vec<Push>;
 
-    /// How long ago it was last proven that what this node publishes is received; none when there is nothing to prove.
+    /// How long ago the bus last proved that pushes are received; none for a bus that needs no proof.
     fn silence(&self) -> Option<Duration>;
 }
 
-/// Takes what a bus brings.
+/// Receives the pushes of a bus.
 pub trait Receiver: Send + Sync {
-    /// Whether this node listens to `topic`.
+    /// Whether a session of this node listens to `topic`.
     fn listens(&self, topic: &Topic) -> bool;
 
-    /// Takes `push`. It never waits.
+    /// Receives `push`. Never waits.
     fn received(&self, topic: Topic, push: Push);
 
-    /// Anything may have been lost until now.
+    /// Pushes may have been lost until now.
     fn interrupted(&self);
 }
 
-/// What a user shows of themselves while they are connected.
+/// The status of a user. They are in the order of precedence: of several sessions the greatest status counts.
 #[derive(
     Clone,
     Copy,
@@ -82,41 +93,41 @@ pub enum Status {
     /// Not connected, or hidden.
     #[default]
     Offline,
-    /// Connected, without a command for a while.
+    /// Connected, without a command for 5 minutes.
     Idle,
-    /// Said so.
+    /// Connected, chosen by the user.
     Away,
-    /// Said so.
+    /// Connected, chosen by the user.
     Busy,
     /// Connected.
     Online,
 }
 
-/// Who is connected to which node. What a node has told is forgotten when it no longer renews its lease, so that a
-/// node's death takes its users offline without anybody's help.
+/// The users who are connected to each node. Each node sets the statuses of its own users and renews a lease; when the lease
+/// ends, the roster forgets that node's users, so that the users of a dead node go offline.
 #[async_trait]
 pub trait Roster: Send + Sync {
-    /// Sets the status of users who are connected to this node; [`Status::Offline`] takes them out.
+    /// Sets the statuses of users on this node; [`Status::Offline`] removes a user.
     ///
     /// # Errors
-    /// When the roster is away. It is told again by [`Roster::renew`].
+    /// When the roster is down. The next [`Roster::renew`] that succeeds returns `false`.
     async fn set(&self, users: &[(UserId, Status)]) -> Result<(), BusUnavailable>;
 
-    /// The status of each user on any live node: the greatest where they differ. Who is absent is offline.
+    /// The status of each user on the live nodes: the greatest where they differ. An absent user is offline.
     ///
     /// # Errors
-    /// When the roster is away.
+    /// When the roster is down.
     async fn look_up(&self, users: &[UserId]) -> Result<HashMap<UserId, Status>, BusUnavailable>;
 
-    /// Renews this node's lease. `false` when the roster had forgotten this node: then everything has to be set again.
+    /// Renews this node's lease. `false` when the roster may lack users of this node: then all have to be set again.
     ///
     /// # Errors
-    /// When the roster is away.
+    /// When the roster is down.
     async fn renew(&self) -> Result<bool, BusUnavailable>;
 
-    /// The live nodes. When one is missing that was there before, its users may be offline.
+    /// The names of the live nodes. When one of them disappears, its users may be offline.
     ///
     /// # Errors
-    /// When the roster is away.
+    /// When the roster is down.
     async fn nodes(&self) -> Result<Vec<String>, BusUnavailable>;
 }

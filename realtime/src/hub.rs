@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
-use crate::bus::{Bus, Receiver, Status};
+use crate::bus::{Bus, Receiver, SILENCE_MAX, Status};
 use crate::channel::{Channel, SMALL_MEMBERS_MAX, Start, Todo};
 use crate::client_event::ClientEvent;
 use crate::protocol::events::EventName;
@@ -62,8 +62,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const RECHECKED_AT_ONCE: usize = 100;
 /// How often the logs are compared while the bus may be dead.
 const AUDIT_IN_DOUBT: Duration = Duration::from_secs(2);
-/// From when on a silent bus may be dead.
-const SILENCE: Duration = Duration::from_secs(6);
 /// Most topics compared at once.
 const AUDIT_BATCH: usize = 4096;
 /// Most changes that are told to one who comes back, in all their conversations together; beyond, they load pages.
@@ -227,7 +225,9 @@ impl Hub {
 
     /// Whether the bus may be dead.
     fn is_in_doubt(&self) -> bool {
-        self.bus.silence().is_some_and(|silence| silence > SILENCE)
+        self.bus
+            .silence()
+            .is_some_and(|silence| silence > SILENCE_MAX)
     }
 
     /// Opens a conversation for `session`, which knows it up to `known`; without that, from where it stands now, which it is

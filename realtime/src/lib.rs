@@ -4,9 +4,7 @@
 //! |---|---|
 //! | [`push`] | topics, and what is told on them |
 //! | [`bus`] | the seam between nodes: pushes, and the roster of who is connected where |
-//! | [`in_process`] | the bus and roster of a single node |
 //! | [`redis`] | the bus and roster of several nodes |
-//! | [`lossy`] | a bus that loses pushes, to test with |
 //! | [`publisher`] | listens to the store's commits and publishes them |
 //! | [`hub`] | a node's topics: who listens to what, and that all of it is told |
 //! | `channel` | one topic: revs in order, what is kept for those who come back |
@@ -31,8 +29,6 @@ mod command;
 pub mod edge;
 pub mod gateway;
 pub mod hub;
-pub mod in_process;
-pub mod lossy;
 pub mod native;
 mod opening;
 pub mod outbox;

@@ -372,7 +372,7 @@ impl PresenceKeeper {
 
     fn publish(&self, user: &UserId, push: &Push) {
         let topic = Topic::Presence(user.clone());
-        if self.hub.bus().may_be_heard(&topic) {
+        if self.hub.bus().may_have_listeners(&topic) {
             self.hub.bus().publish(&topic, push);
         }
     }

@@ -36,7 +36,7 @@ impl Publisher {
 
     fn message(&self, kind: PushKind, message: &Message) {
         let topic = Topic::Conversation(message.conversation_id);
-        if self.bus.may_be_heard(&topic) {
+        if self.bus.may_have_listeners(&topic) {
             self.bus.publish(&topic, &message_push(kind, message));
         }
     }
@@ -75,7 +75,7 @@ impl Publisher {
     /// Tells a user on all their devices what is in no log.
     fn tell_user(&self, user: UserId, kind: PushKind, data: &impl Serialize) {
         let topic = Topic::User(user);
-        if self.bus.may_be_heard(&topic) {
+        if self.bus.may_have_listeners(&topic) {
             let push = Push::change(kind, Rev(0), data);
             self.bus.publish(&topic, &push);
         }
@@ -89,7 +89,7 @@ impl Publisher {
         topics: impl Iterator<Item = &'a Topic>,
     ) {
         let topics: Vec<&Topic> = topics
-            .filter(|topic| self.bus.may_be_heard(topic))
+            .filter(|topic| self.bus.may_have_listeners(topic))
             .collect();
         if topics.is_empty() {
             return;
@@ -132,14 +132,14 @@ impl CommitListener for Publisher {
                     left,
                 } => {
                     let topic = Topic::Conversation(conversation);
-                    if self.bus.may_be_heard(&topic) {
+                    if self.bus.may_have_listeners(&topic) {
                         let push = Push::change(PushKind::ConversationChanged, rev, &left);
                         self.bus.publish(&topic, &push);
                     }
                 }
                 Event::ListChanged { user, rev, entry } => {
                     let topic = Topic::User(user);
-                    if self.bus.may_be_heard(&topic) {
+                    if self.bus.may_have_listeners(&topic) {
                         self.bus.publish(&topic, &entry_push(rev, &entry));
                     }
                 }

@@ -1,39 +1,48 @@
 //! The bus and the roster of several nodes, in a Redis that they share.
 //!
 //! A push goes to this node's receiver at once and then, over Redis's Pub/Sub, to the nodes that have subscribed to its
-//! topic: never a pattern, so that no node hears what nobody there follows. Each process signs what it publishes, and
-//! ignores what comes back to it. A conversation's latest changes are also kept for some minutes, so that a crowd that
-//! reconnects does not read them all from the databases.
+//! topic. There are no pattern subscriptions: a node receives only the topics of its own sessions. Each process signs its
+//! pushes, and ignores those that come back to it. The latest changes of each conversation also stay in a list (its window)
+//! for some minutes, so that a crowd of reconnecting clients does not read them all from the databases.
 //!
-//! There are three connections, each made anew whenever it is lost: one that hears, one that publishes and one for
+//! There are three connections, each replaced whenever it is lost: one that receives, one that publishes and one for
 //! commands, whose large answers thus delay no push.
 //!
-//! - INV-PUSH: Redis may lose anything. After each reconnect the subscriptions are replayed and then the receiver is
-//!   told that it was interrupted, so that it compares with the log. That a connection is open proves nothing: a canary
-//!   goes around every `redis.canary_interval`, its absence shows in [`Bus::silence`](crate::bus::Bus::silence), and in
-//!   the end makes everything start over.
-//! - INV-BOUND: publishing never waits. The queue has `redis.queue_pushes` and `redis.queue_bytes`, nothing in it gets
-//!   older than `redis.timeout`, and what is dropped is counted by reason. Every answer has a deadline, and retries have
-//!   a back-off. Subscriptions are as many as the hub's.
+//! | module | contents |
+//! |---|---|
+//! | `line` | a connection that is replaced whenever it is lost |
+//! | `listen` | subscriptions, and the pushes that arrive |
+//! | `publish_queue` | pushes to publish, and the task that publishes them |
+//! | `pulse`, `watchdog` | the proof that pushes arrive, and what happens without it |
+//! | `bus`, `roster` | the two seams |
+//! | `names`, `wire` | names of channels and keys, and their contents |
+//! | `running` | the tasks |
 //!
-//! A crash leaves in Redis the windows, which expire, the users of the process, which expire as well, and its name, which
-//! the next reader of the nodes removes. Without Redis a node goes on serving what it publishes itself.
+//! - INV-PUSH: Redis may lose anything. After each reconnect the subscriptions are replayed, and then the receiver learns
+//!   that it was interrupted and compares its revs with the log. An open connection proves nothing: a canary goes around
+//!   every `redis.canary_interval`, its absence shows in [`Bus::silence`](crate::bus::Bus::silence), and in the end makes
+//!   the watchdog replace all connections.
+//! - INV-BOUND: publishing never waits. The queue is bounded by `redis.queue_pushes` and `redis.queue_bytes`, no push in it
+//!   gets older than `redis.timeout`, and dropped pushes are counted by reason. Every answer has a deadline, and retries
+//!   have a back-off. There are as many subscriptions as topics in the hub.
+//!
+//! A crash leaves in Redis the windows and the users of the process, which expire, and the process's name, which the next
+//! node that reads the names removes. Without Redis a node still delivers its own pushes.
 
 mod bus;
 mod line;
 mod listen;
 mod names;
-mod outbox;
+mod publish_queue;
 mod pulse;
 mod roster;
+mod running;
 mod settings;
+mod watchdog;
 mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 pub use self::bus::RedisBus;
 pub use self::roster::RedisRoster;
@@ -42,8 +51,9 @@ pub use self::settings::RedisSettings;
 use self::line::Line;
 use self::listen::Listener;
 use self::names::Names;
-use self::outbox::Outbox;
+use self::publish_queue::PublishQueue;
 use self::pulse::Pulse;
+use self::running::Running;
 
 /// Why [`Redis::open`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,43 +67,14 @@ pub struct Redis {
     running: Arc<Running>,
 }
 
-/// The tasks behind bus and roster. They end when nobody has either.
-pub(crate) struct Running {
-    publishing: CancellationToken,
-    published: TaskTracker,
-    rest: CancellationToken,
-    tasks: TaskTracker,
-    _guards: [DropGuard; 2],
-}
-
-impl Running {
-    fn new() -> Self {
-        let (publishing, rest) = (CancellationToken::new(), CancellationToken::new());
-        Self {
-            _guards: [publishing.clone().drop_guard(), rest.clone().drop_guard()],
-            publishing,
-            published: TaskTracker::new(),
-            rest,
-            tasks: TaskTracker::new(),
-        }
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let rest = self.rest.clone();
-        self.tasks.spawn(async move {
-            rest.run_until_cancelled(task).await;
-        });
-    }
-}
-
 impl Redis {
-    /// Begins to connect `node`, and goes on trying: it does not wait until there is a Redis. Call it in a Tokio runtime.
+    /// Starts to connect `node`, and goes on trying in the background: it does not wait for Redis. Call it in a Tokio runtime.
     ///
     /// # Errors
-    /// When there is no address that could be right.
+    /// When `redis.url` is missing or malformed.
     pub fn open(settings: &RedisSettings, node: &str) -> Result<Self, BadAddress> {
         let Some(url) = &settings.url else {
-            return Err(BadAddress("there is none".to_owned()));
+            return Err(BadAddress("is not set".to_owned()));
         };
         let client = line::client(url).map_err(BadAddress)?;
         let line = |name| Line::new(name, client.clone(), settings.timeout.0);
@@ -107,32 +88,32 @@ impl Redis {
             Arc::new(Pulse::new(origin.clone())),
             settings.timeout.0,
         ));
-        let (outbox, waiting) = Outbox::new(settings);
+        let (queue, queued) = PublishQueue::new(settings);
 
         let running = Arc::new(Running::new());
         running.spawn(publishing.clone().keep());
         running.spawn(commands.clone().keep());
         running.spawn(listener.clone().run());
-        running.spawn(pulse::run(
+        running.spawn(watchdog::watch_delivery(
             listener.clone(),
-            outbox.clone(),
+            queue.clone(),
             publishing.clone(),
             commands.clone(),
             settings.clone(),
         ));
-        running.spawn(pulse::ask(commands.clone(), settings.clone()));
-        let publish = waiting.publish(publishing, settings.clone(), running.publishing.clone());
-        running.published.spawn(publish);
+        running.spawn(watchdog::watch_commands(commands.clone(), settings.clone()));
+        let publish = queued.run(publishing, settings.clone(), running.publishing.clone());
+        running.publisher.spawn(publish);
 
         let bus = Arc::new(RedisBus {
             listener,
-            outbox,
+            queue,
             commands: commands.clone(),
-            cut_every: match settings.window_messages as u64 {
+            trim_every: match settings.window_messages as u64 {
                 0 => 0,
                 messages => (messages / 8).max(1),
             },
-            recent: RedisBus::reads(),
+            reads: RedisBus::reads(),
             _running: running.clone(),
         });
         let roster = Arc::new(RedisRoster {
@@ -141,7 +122,7 @@ impl Redis {
             commands,
             lease: settings.lease.0,
             timeout: settings.timeout.0,
-            told_by: AtomicU64::new(0),
+            complete_on: AtomicU64::new(0),
             _running: running.clone(),
         });
         Ok(Self {
@@ -163,14 +144,9 @@ impl Redis {
         self.roster.clone()
     }
 
-    /// Publishes what waits, which takes at most some times `redis.timeout`, and disconnects. This node's users stay online
-    /// until the lease is over: those who reconnect to another node in time never were away.
+    /// Publishes the pushes that wait, which takes at most a few times `redis.timeout`, and disconnects. This node's users stay
+    /// online until its lease is over: a user who reconnects to another node in time is never seen offline.
     pub async fn close(&self) {
-        self.running.publishing.cancel();
-        self.running.published.close();
-        self.running.published.wait().await;
-        self.running.rest.cancel();
-        self.running.tasks.close();
-        self.running.tasks.wait().await;
+        self.running.close().await;
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Context as _;
 use backscroll_archiver::archive::{Hook, Step};
 use backscroll_realtime::bus::Bus;
-use backscroll_realtime::lossy::LossyBus;
+use backscroll_realtime::bus::lossy::LossyBus;
 
 /// The variable.
 pub const VARIABLE: &str = "BACKSCROLL_ABORT_AT";

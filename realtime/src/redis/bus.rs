@@ -8,43 +8,47 @@ use backscroll_shard::ids::{ConversationId, Rev};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::Running;
 use super::line::Line;
 use super::listen::Listener;
-use super::outbox::{Outbox, Window};
+use super::publish_queue::{PublishQueue, Window};
+use super::running::Running;
 use super::wire;
 use crate::bus::{Bus, BusUnavailable, Receiver};
 use crate::push::{Push, Topic};
 
-/// How long reading a window may take: whoever asks can also read the log.
+/// How long reading a window may take: its reader can also read the log.
 const RECENT_DEADLINE: Duration = Duration::from_secs(1);
-/// Most windows read at once. When everybody reconnects, the rest waits its turn until the deadline.
+/// Most windows read at the same time. In a wave of reconnects the other reads wait for their turn until their deadline.
 const RECENT_AT_ONCE: usize = 32;
 
 /// Carries pushes between nodes through Redis.
 pub struct RedisBus {
     pub(super) listener: Arc<Listener>,
-    pub(super) outbox: Outbox,
+    pub(super) queue: PublishQueue,
     pub(super) commands: Arc<Line>,
-    /// A window is cut at each so many changes of its conversation; 0 where none is kept.
-    pub(super) cut_every: u64,
-    pub(super) recent: Semaphore,
+    /// A window is trimmed by every change whose rev is a multiple of this; 0 for no windows.
+    pub(super) trim_every: u64,
+    pub(super) reads: Semaphore,
     pub(super) _running: Arc<Running>,
 }
 
 impl RedisBus {
+    /// The semaphore that bounds reads of windows.
     pub(super) fn reads() -> Semaphore {
         Semaphore::new(RECENT_AT_ONCE)
     }
 
+    /// The pushes in a conversation's window, as they are.
     async fn window(
         &self,
         conversation: ConversationId,
         deadline: Instant,
     ) -> Result<Vec<Push>, BusUnavailable> {
-        let turn = timeout_at(deadline.into(), self.recent.acquire()).await;
+        let turn = timeout_at(deadline.into(), self.reads.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err(BusUnavailable("too many windows are being read".to_owned()));
+            return Err(BusUnavailable(
+                "too many windows are read at the same time".to_owned(),
+            ));
         };
         let mut read = redis::pipe();
         let window = self.listener.names.window(conversation);
@@ -64,12 +68,12 @@ impl Bus for RedisBus {
         let _ = self.listener.receiver.set(receiver);
     }
 
-    /// Always: other nodes may listen.
-    fn may_be_heard(&self, _topic: &Topic) -> bool {
+    /// Always, as sessions of other nodes may listen.
+    fn may_have_listeners(&self, _topic: &Topic) -> bool {
         true
     }
 
-    /// This node's receiver has the push when this returns, whether there is a Redis or not.
+    /// This node's receiver has the push when this returns, with Redis or without.
     fn publish(&self, topic: &Topic, push: &Push) {
         if let Some(receiver) = self.listener.receiver() {
             receiver.received(topic.clone(), push.clone());
@@ -78,16 +82,16 @@ impl Bus for RedisBus {
             return;
         };
         let window = match topic {
-            Topic::Conversation(id) if push.kind.is_durable() && self.cut_every > 0 => {
+            Topic::Conversation(id) if push.kind.is_durable() && self.trim_every > 0 => {
                 Some(Window {
                     name: self.listener.names.window(*id),
-                    cut: push.rev.0.is_multiple_of(self.cut_every),
+                    trim: push.rev.0.is_multiple_of(self.trim_every),
                 })
             }
             _ => None,
         };
         let channel = self.listener.names.channel(topic);
-        self.outbox.put(channel, payload.into(), window);
+        self.queue.put(channel, payload.into(), window);
     }
 
     async fn subscribe(&self, topic: Topic) -> Result<(), BusUnavailable> {

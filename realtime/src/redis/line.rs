@@ -1,7 +1,7 @@
-//! A connection to Redis that is made anew whenever it is lost.
+//! A connection to Redis that is replaced whenever it is lost.
 //!
-//! Who uses a line takes the connection it has at the moment, or does without; nobody waits longer than they said. Attempts
-//! are spread in time, so that a Redis that comes back does not meet all nodes at once.
+//! A user of a line takes its current connection or does without: no use waits beyond its own deadline. Attempts to connect
+//! are spread over time, so that a Redis that comes back does not meet all nodes at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,15 +20,15 @@ use crate::bus::BusUnavailable;
 /// The wait before the second attempt to connect; each further one is at most twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// When the last attempt is so long ago, it made a good connection: the next one is a first one again.
+/// After a connection that lasted this long, the waits begin anew.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A client for `url`, or what is wrong with it.
+/// A client for `url`, or the reason why there can be none.
 pub(super) fn client(url: &DatabaseUrl) -> Result<Client, String> {
     if !url.0.starts_with("redis://") {
         return Err("it does not begin with `redis://` (TLS is not supported)".to_owned());
     }
-    // The errors do not repeat the address.
+    // These errors do not repeat the address, which may have a password in it.
     let problem = |error: RedisError| error.to_string();
     let info = url.0.as_str().into_connection_info().map_err(problem)?;
     let redis = info
@@ -42,13 +42,13 @@ pub(super) fn client(url: &DatabaseUrl) -> Result<Client, String> {
 /// One connection of a line.
 #[derive(Clone)]
 pub(super) struct Live {
-    /// Which of the line's connections; the first is 1.
+    /// The number of the connection on its line, from 1.
     pub(super) generation: u64,
     pub(super) connection: MultiplexedConnection,
     since: Instant,
 }
 
-/// A connection that is made anew whenever it is lost.
+/// A connection that is replaced whenever it is lost.
 pub(super) struct Line {
     name: &'static str,
     client: Client,
@@ -71,7 +71,7 @@ impl Line {
         }
     }
 
-    /// Keeps a connection that only commands are sent on, until the future is dropped.
+    /// Keeps a connection for commands, until the future is dropped.
     pub(super) async fn keep(self: std::sync::Arc<Self>) {
         let mut attempts = Attempts::default();
         loop {
@@ -89,7 +89,8 @@ impl Line {
         }
     }
 
-    /// Connects, however often it takes. `on_push` is called in the task that reads from the connection: it never waits.
+    /// Connects, with as many attempts as it takes. `on_push` runs in the task that reads from the connection, so it must not
+    /// wait.
     pub(super) async fn connect(
         &self,
         attempts: &mut Attempts,
@@ -118,12 +119,12 @@ impl Line {
                     };
                 }
                 Ok(Err(error)) => attempts.failed(self.name, &error.to_string()),
-                Err(_) => attempts.failed(self.name, "it takes too long to connect"),
+                Err(_) => attempts.failed(self.name, "connecting takes too long"),
             }
         }
     }
 
-    /// Lets others use `live` until it is lost.
+    /// Makes `live` the current connection until it is lost.
     pub(super) async fn serve(&self, live: &Live) {
         let name = self.name;
         metrics::counter!("backscroll_bus_connects_total", "line" => name).increment(1);
@@ -139,7 +140,7 @@ impl Line {
         let _ = lost.wait_for(|lost| *lost >= generation).await; // the sender is ours
     }
 
-    /// The connection of this generation, and those before it, are of no use.
+    /// Gives up the connection of this generation and those before it.
     pub(super) fn lose(&self, generation: u64) {
         self.lost.send_if_modified(|lost| {
             let news = *lost < generation;
@@ -148,24 +149,24 @@ impl Line {
         });
     }
 
-    /// What there is, is of no use.
+    /// Gives up the current connection.
     pub(super) fn lose_any(&self) {
         if let Some(live) = self.current() {
             self.lose(live.generation);
         }
     }
 
-    /// The connection there is.
+    /// The current connection.
     pub(super) fn current(&self) -> Option<Live> {
         self.live.borrow().clone()
     }
 
-    /// Since when there is a connection.
+    /// Since when the current connection exists.
     pub(super) fn since(&self) -> Option<Instant> {
         self.live.borrow().as_ref().map(|live| live.since)
     }
 
-    /// The connection there is before `deadline`.
+    /// The current connection, as soon as there is one; none at `deadline`.
     pub(super) async fn current_until(&self, deadline: Instant) -> Option<Live> {
         let mut live = self.live.subscribe();
         let there_is = live.wait_for(Option::is_some);
@@ -173,7 +174,7 @@ impl Line {
         found.clone()
     }
 
-    /// Runs `commands` on the connection there is. A late answer costs no more than the answer.
+    /// Runs `commands` on the current connection. When the answer is late the connection is kept.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
@@ -196,7 +197,7 @@ impl Line {
     }
 }
 
-/// Takes the connection away from the others, also when the task is dropped.
+/// Ends the current connection, also when the task is dropped.
 struct Hides<'a>(&'a Line);
 
 impl Drop for Hides<'_> {
@@ -213,7 +214,7 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Waits before another attempt.
+    /// Waits before the next attempt.
     async fn wait(&mut self) {
         let stable = |last: &Instant| last.elapsed() >= STABLE;
         if self.last.as_ref().is_some_and(stable) {

@@ -1,8 +1,8 @@
-//! The connection that hears: which topics this node has subscribed to, and what comes.
+//! The connection that receives: this node's subscriptions, and the pushes that arrive.
 //!
-//! The set of topics is the truth, and each connection is brought to agree with it: a new one replays the set, then what
-//! changes is told to Redis in batches, by one task, so that no two commands about a topic can overtake each other. While
-//! there is no connection the set only grows and shrinks.
+//! The set of wanted topics is the truth, and each connection is brought to agree with it. A new connection replays the whole
+//! set; after that, one task sends the changes in batches, so that no two commands about a topic can overtake each other.
+//! Without a connection only the set changes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -22,25 +22,25 @@ use crate::push::Topic;
 /// Most topics in one command.
 const BATCH: usize = 512;
 
-/// Hears for this node.
+/// Receives this node's pushes.
 pub(super) struct Listener {
     pub(super) names: Names,
     pub(super) origin: String,
     pub(super) line: Line,
     pub(super) pulse: Arc<Pulse>,
     pub(super) receiver: OnceLock<Weak<dyn Receiver>>,
-    /// How long Redis may take to confirm.
+    /// How long Redis may take to confirm a subscription.
     timeout: Duration,
-    topics: Mutex<Topics>,
+    topics: Mutex<Subscriptions>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Topics {
+struct Subscriptions {
     all: HashMap<Topic, State>,
-    /// Where the connection may not agree with `all`; each once.
+    /// Topics about which the connection may disagree with `all`; each once.
     changed: VecDeque<Topic>,
-    /// Whether there is a connection that has to agree.
+    /// Whether there is a connection.
     connected: bool,
     confirmed: usize,
 }
@@ -49,14 +49,14 @@ struct Topics {
 struct State {
     wanted: bool,
     confirmed: bool,
-    /// In `Topics::changed`.
+    /// Whether it is in `Subscriptions::changed`.
     changed: bool,
-    /// Who subscribed was told that it does not hold yet.
+    /// A caller gave up waiting: the receiver has to be interrupted once Redis confirms.
     owed: bool,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-impl Topics {
+impl Subscriptions {
     fn change(&mut self, topic: &Topic) -> bool {
         let Some(state) = self.all.get_mut(topic) else {
             return false;
@@ -69,7 +69,7 @@ impl Topics {
         true
     }
 
-    /// What to tell Redis next: to subscribe to these, and unsubscribe from those.
+    /// The next changes: topics to subscribe to, and topics to unsubscribe from.
     fn next_batch(&mut self) -> (Vec<Topic>, Vec<Topic>) {
         let (mut on, mut off) = (Vec::new(), Vec::new());
         while on.len().max(off.len()) < BATCH
@@ -94,7 +94,7 @@ impl Topics {
         (on, off)
     }
 
-    /// Redis has confirmed these. Whether somebody had been told that it did not.
+    /// Redis has confirmed these. Says whether a caller had given up waiting for one of them.
     fn confirm(&mut self, topics: &[Topic]) -> bool {
         let mut owed = false;
         for topic in topics {
@@ -112,7 +112,7 @@ impl Topics {
         owed
     }
 
-    /// The connection is gone, and with it all subscriptions.
+    /// The connection is lost, and all subscriptions with it.
     fn disconnected(&mut self) {
         self.all.retain(|_, state| state.wanted);
         for state in self.all.values_mut() {
@@ -122,12 +122,12 @@ impl Topics {
         (self.connected, self.confirmed) = (false, 0);
     }
 
-    /// There is a new connection: everything has to be told again.
+    /// There is a new connection: all topics have to be subscribed to again.
     fn connected(&mut self) {
         self.connected = true;
         self.changed = self.all.keys().cloned().collect();
         for state in self.all.values_mut() {
-            (state.changed, state.owed) = (true, false); // all are told when this is done
+            (state.changed, state.owed) = (true, false); // the receiver is interrupted anyway once this is done
         }
     }
 }
@@ -152,8 +152,8 @@ impl Listener {
         }
     }
 
-    fn topics(&self) -> MutexGuard<'_, Topics> {
-        // Nothing panics half-way through a change.
+    fn topics(&self) -> MutexGuard<'_, Subscriptions> {
+        // No change panics half-way, so the set behind a poisoned lock is whole.
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -183,7 +183,7 @@ impl Listener {
         }
     }
 
-    /// The caller will not wait longer, unless it was confirmed at the last moment.
+    /// Ends the wait for a confirmation, which may have come at the last moment.
     fn give_up(&self, topic: &Topic) -> Result<(), BusUnavailable> {
         let mut topics = self.topics();
         match topics.all.get_mut(topic) {
@@ -213,51 +213,51 @@ impl Listener {
         }
     }
 
-    /// Hears, over one connection after the other, until the future is dropped.
+    /// Receives, on one connection after the other, until the future is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut attempts = Attempts::default();
         loop {
             let listener = Arc::downgrade(&self);
             let on_push = move |generation, info| {
                 if let Some(listener) = listener.upgrade() {
-                    listener.heard(generation, info);
+                    listener.received(generation, info);
                 }
             };
             let live = self.line.connect(&mut attempts, on_push).await;
             if let Err(error) = self.follow(live).await {
-                tracing::warn!(%error, "Redis does not take subscriptions");
+                tracing::warn!(%error, "Redis refuses subscriptions");
             }
             self.topics().disconnected();
             metrics::gauge!("backscroll_bus_subscriptions").set(0.0);
         }
     }
 
-    /// Brings a new connection to agree with the set, and keeps it so until it is lost.
+    /// Brings a new connection to agree with the set, and keeps it in agreement until it is lost.
     async fn follow(&self, mut live: Live) -> RedisResult<()> {
         self.topics().connected();
         let canary = self.names.canary(&self.origin);
         self.confirmed_in_time(live.connection.subscribe(&canary))
             .await?;
-        while self.tell(&mut live).await? > 0 {}
+        while self.apply_changes(&mut live).await? > 0 {}
         if let Some(receiver) = self.receiver() {
             receiver.interrupted();
         }
         let generation = live.generation;
         let serving = self.line.serve(&live);
         tokio::pin!(serving);
-        let mut telling = live.clone();
+        let mut applying = live.clone();
         loop {
             tokio::select! {
                 () = &mut serving => return Ok(()),
                 () = self.changed.notified() => {}
             }
-            let told = async {
-                while self.tell(&mut telling).await? > 0 {}
+            let applied = async {
+                while self.apply_changes(&mut applying).await? > 0 {}
                 Ok(())
             };
             tokio::select! {
                 () = &mut serving => return Ok(()),
-                told = told => if let Err(error) = told {
+                applied = applied => if let Err(error) = applied {
                     self.line.lose(generation);
                     return Err(error);
                 }
@@ -265,8 +265,8 @@ impl Listener {
         }
     }
 
-    /// Tells Redis of one batch of changes; of how many.
-    async fn tell(&self, live: &mut Live) -> RedisResult<usize> {
+    /// Sends one batch of changes to Redis; returns how many.
+    async fn apply_changes(&self, live: &mut Live) -> RedisResult<usize> {
         let (on, off) = self.topics().next_batch();
         let channels = |topics: &[Topic]| -> Vec<String> {
             topics
@@ -304,29 +304,29 @@ impl Listener {
         }
     }
 
-    fn heard(&self, generation: u64, info: PushInfo) {
+    fn received(&self, generation: u64, info: PushInfo) {
         match (info.kind, info.data.as_slice()) {
             (PushKind::Disconnection, _) => self.line.lose(generation),
             (PushKind::Message, [Value::BulkString(channel), Value::BulkString(payload)]) => {
                 let read = self.message(channel, payload);
                 if read.is_none() {
                     metrics::counter!("backscroll_bus_undecodable_total").increment(1);
-                    tracing::debug!("something unreadable came over Redis");
+                    tracing::debug!("a message from Redis cannot be read");
                 }
             }
             _ => {}
         }
     }
 
-    /// Takes what came on a channel; none when it cannot be read.
+    /// Takes a message of a channel; none when it cannot be read.
     fn message(&self, channel: &[u8], payload: &[u8]) -> Option<()> {
         let channel = std::str::from_utf8(channel).ok()?;
         let (origin, rest) = wire::origin(payload)?;
         let Some(topic) = self.names.topic(channel) else {
-            return self.pulse.heard(origin, rest);
+            return self.pulse.receive(origin, rest);
         };
         if origin == self.origin {
-            return Some(()); // the receiver had it before it was published
+            return Some(()); // the receiver had the push before it was published
         }
         let push = wire::push(rest)?;
         metrics::counter!("backscroll_bus_received_total").increment(1);
@@ -345,14 +345,14 @@ mod tests {
         format!("u:{n}").parse().unwrap()
     }
 
-    fn want(topics: &mut Topics, topic: &Topic, wanted: bool) {
+    fn want(topics: &mut Subscriptions, topic: &Topic, wanted: bool) {
         topics.all.entry(topic.clone()).or_default().wanted = wanted;
         topics.change(topic);
     }
 
     #[test]
-    fn a_new_connection_is_told_everything_in_batches() {
-        let mut topics = Topics::default();
+    fn a_new_connection_subscribes_to_everything_in_batches() {
+        let mut topics = Subscriptions::default();
         for n in 0..1000 {
             want(&mut topics, &topic(n), true);
         }
@@ -371,8 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
-        let mut topics = Topics::default();
+    fn the_last_change_of_a_topic_counts() {
+        let mut topics = Subscriptions::default();
         topics.connected();
         let (a, b) = (topic(1), topic(2));
         want(&mut topics, &a, true);
@@ -383,7 +383,7 @@ mod tests {
         want(&mut topics, &a, true);
         want(&mut topics, &b, true);
         let (on, _) = topics.next_batch();
-        want(&mut topics, &a, false); // while Redis is being told
+        want(&mut topics, &a, false); // while Redis is asked to subscribe
         topics.confirm(&on);
         assert_eq!(topics.next_batch(), (vec![], vec![a.clone()]));
         want(&mut topics, &b, false);

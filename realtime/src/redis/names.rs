@@ -1,14 +1,14 @@
-//! How channels and keys are called.
+//! The names of channels and keys.
 //!
-//! Every name carries one of 256 partitions in the braces that Redis Cluster hashes by: `backscroll.{bs017}.c:…`. What
-//! belongs to one topic has the same partition, so the topics can be spread over more servers without being renamed.
+//! Every name has one of 256 partitions in the braces that Redis Cluster hashes by: `backscroll.{bs017}.c:…`. All names of one
+//! topic have the same partition, so that the topics can be spread over several servers without new names.
 
 use backscroll_shard::ids::ConversationId;
 use twox_hash::XxHash3_64;
 
 use crate::push::Topic;
 
-/// In how many parts topics can be spread over servers. For ever.
+/// The number of partitions. It must never change: nodes of two versions would no longer find each other.
 const PARTITIONS: u64 = 256;
 
 /// The names of one deployment.
@@ -40,24 +40,24 @@ impl Names {
         text.parse().ok()
     }
 
-    /// A conversation's latest changes.
+    /// The list of a conversation's latest changes.
     pub(super) fn window(&self, conversation: ConversationId) -> String {
         let topic = Topic::Conversation(conversation).to_string();
         self.within(partition(&topic), &format!("w:{conversation}"))
     }
 
-    /// The channel on which a process hears itself.
+    /// The channel of a process's own canaries.
     pub(super) fn canary(&self, origin: &str) -> String {
         let text = format!("n:{origin}");
         self.within(partition(&text), &text)
     }
 
-    /// The names of the nodes.
+    /// The set of the processes' names.
     pub(super) fn nodes(&self) -> String {
         self.within(partition("nodes"), "nodes")
     }
 
-    /// The users connected to `node`.
+    /// The hash of the users who are connected to `node`.
     pub(super) fn roster(&self, node: &str) -> String {
         let text = format!("r:{node}");
         self.within(partition(&text), &text)

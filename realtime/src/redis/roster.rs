@@ -1,12 +1,13 @@
-//! Who is connected to which node.
+//! The roster of several nodes: the users who are connected to each.
 //!
-//! Each process has one hash of its users, which expires unless it is renewed, and one set names all processes. So the
-//! hash is the lease: a process that dies takes its users along at one moment, by Redis's clock alone, and whatever
-//! is left of it is its name, which the next reader removes.
+//! Each process has a hash with its users' statuses, which expires unless it is renewed; one set has the names of all
+//! processes. The hash is the lease: when a process dies, all its users go offline at one moment, by Redis's clock alone, and
+//! only its name is left, which the next reader removes.
 //!
-//! The hash also holds a mark, a field that no user can have, set by nothing but `renew`. When it is not there, neither is
-//! what was told before. Nor is it certain to be there after a failure or on a new connection, which may lead to another
-//! server: then everything is told again, which changes nothing that was right.
+//! The hash also has a mark: a field that no user can have and that only `renew` sets. Without the mark the hash has expired,
+//! and the statuses in it may be incomplete. They may also be incomplete after a failed write, and on a new connection, which
+//! may lead to another server. In each of these cases `renew` returns `false` and the node sets all its users again, which
+//! is harmless where nothing was lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,31 +18,31 @@ use async_trait::async_trait;
 use backscroll_shard::ids::UserId;
 use redis::Pipeline;
 
-use super::Running;
 use super::line::Line;
 use super::names::Names;
+use super::running::Running;
 use crate::bus::{BusUnavailable, Roster, Status};
 
 /// Most users in one command.
 const BATCH: usize = 512;
-/// The field that says that the hash is whole: no user has an empty id.
+/// The field that marks a hash that has not expired: no user has an empty id.
 const MARK: &str = "";
 
-/// Who is connected to which node, in Redis.
+/// The roster of several nodes, in Redis.
 pub struct RedisRoster {
     pub(super) names: Names,
     pub(super) node: String,
     pub(super) commands: Arc<Line>,
     pub(super) lease: Duration,
     pub(super) timeout: Duration,
-    /// The connection by which everything was told; 0 when something may have been lost.
-    pub(super) told_by: AtomicU64,
+    /// The generation of the connection on which all users were set; 0 when a status may be missing.
+    pub(super) complete_on: AtomicU64,
     pub(super) _running: Arc<Running>,
 }
 
 impl RedisRoster {
-    /// This process's name in [`Roster::nodes`]: the node's, and a part that is another one each time it starts, so that
-    /// it does not keep the users of its predecessor alive.
+    /// This process's name in [`Roster::nodes`]: the node's name and a part that differs after each start, so that a process
+    /// does not keep its predecessor's users online.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.node
@@ -60,7 +61,7 @@ impl RedisRoster {
             .await
     }
 
-    /// The names of all processes that have not been found dead.
+    /// The names of all processes, including dead ones that no reader has removed yet.
     async fn known(&self) -> Result<Vec<String>, BusUnavailable> {
         let mut read = redis::pipe();
         read.cmd("SMEMBERS").arg(self.names.nodes());
@@ -77,7 +78,7 @@ impl Roster for RedisRoster {
         }
         let roster = self.names.roster(&self.node);
         let mut write = redis::pipe();
-        // In order: of a user named twice, the last counts.
+        // In order: of a user who is named twice, the last status counts.
         for batch in runs(users) {
             let gone = batch.iter().all(|(_, status)| *status == Status::Offline);
             let command = write.cmd(if gone { "HDEL" } else { "HSET" }).arg(&roster);
@@ -92,7 +93,7 @@ impl Roster for RedisRoster {
         write.cmd("PEXPIRE").arg(&roster).arg(self.lease()).ignore();
         let written = self.run::<()>(&write).await;
         if written.is_err() {
-            self.told_by.store(0, Ordering::SeqCst);
+            self.complete_on.store(0, Ordering::SeqCst);
         }
         written
     }
@@ -130,11 +131,11 @@ impl Roster for RedisRoster {
 
     async fn renew(&self) -> Result<bool, BusUnavailable> {
         let Some(live) = self.commands.current() else {
-            self.told_by.store(0, Ordering::SeqCst);
+            self.complete_on.store(0, Ordering::SeqCst);
             return Err(BusUnavailable("there is no connection to Redis".to_owned()));
         };
-        // From here on, what fails is told again.
-        let told_by = self.told_by.swap(live.generation, Ordering::SeqCst);
+        // A write that fails from here on resets this again.
+        let complete_on = self.complete_on.swap(live.generation, Ordering::SeqCst);
         let roster = self.names.roster(&self.node);
         let mut write = redis::pipe();
         write.cmd("HSETNX").arg(&roster).arg(MARK).arg(1);
@@ -142,9 +143,9 @@ impl Roster for RedisRoster {
         let nodes = self.names.nodes();
         write.cmd("SADD").arg(nodes).arg(&self.node).ignore();
         match self.run::<(bool,)>(&write).await {
-            Ok((had_gone,)) => Ok(!had_gone && told_by == live.generation),
+            Ok((had_gone,)) => Ok(!had_gone && complete_on == live.generation),
             Err(error) => {
-                self.told_by.store(0, Ordering::SeqCst);
+                self.complete_on.store(0, Ordering::SeqCst);
                 Err(error)
             }
         }
@@ -163,7 +164,7 @@ impl Roster for RedisRoster {
         let (live, dead): (Vec<_>, Vec<_>) =
             known.into_iter().zip(lives).partition(|(_, lives)| *lives);
         if !dead.is_empty() {
-            // One that comes back adds itself with its next renewal.
+            // A process that is back adds its name with its next renewal.
             let mut forget = redis::pipe();
             let command = forget.cmd("SREM").arg(self.names.nodes());
             for (node, _) in &dead {
@@ -177,7 +178,7 @@ impl Roster for RedisRoster {
     }
 }
 
-/// Cuts `users` where those who go and those who stay follow each other, and into batches.
+/// Divides `users` into runs that are set with one command: all offline or none, and at most [`BATCH`].
 fn runs(users: &[(UserId, Status)]) -> impl Iterator<Item = &[(UserId, Status)]> {
     let goes = |status: Status| status == Status::Offline;
     users

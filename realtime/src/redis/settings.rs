@@ -6,31 +6,32 @@ use serde::{Deserialize, Serialize};
 /// Longest `redis.prefix`.
 const PREFIX_MAX_BYTES: usize = 64;
 
-/// The Redis that a deployment's nodes share. Redis 6 or later, and what speaks its protocol; one server, without TLS:
-/// anyone who reaches it can make up events, so its network has to be private.
+/// The Redis that a deployment's nodes share: one server of Redis 6 or later, or a compatible one, without TLS. A program
+/// that can reach it can forge events, so its network has to be private.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisSettings {
-    /// `redis://user:password@host:port/database`. Without it there is one node, which needs none. `rediss` (TLS) is not
-    /// supported.
+    /// `redis://user:password@host:port/database`. Unset for a deployment of one node, which needs no Redis. `rediss` (TLS) is
+    /// not supported.
     pub url: Option<DatabaseUrl>,
-    /// What all names begin with, so that several deployments can share a Redis: letters, digits, `-`, `_` and `.`.
+    /// The first part of all names, so that several deployments can share a Redis: letters, digits, `-`, `_` and `.`.
     pub prefix: String,
-    /// How many of a conversation's latest changes are kept, at least, for those who reconnect; 0 for none. At most 10,000.
-    /// More are dropped when there are an eighth more, or a few more where some were never published.
+    /// How many of a conversation's latest changes are kept for clients that reconnect; 0 for none. At most 10,000. The list
+    /// is trimmed when it is an eighth longer.
     pub window_messages: usize,
-    /// How long they are kept after the last of them. 1 s to 1 h.
+    /// How long the changes are kept after the latest of them. 1 s to 1 h.
     pub window_age: Span,
     /// Most pushes that wait to be published; beyond, they are dropped. 1 to 1,000,000.
     pub queue_pushes: usize,
     /// Most bytes that wait to be published; beyond, they are dropped. 1 MiB to 4 GiB.
     pub queue_bytes: usize,
-    /// Longest wait for Redis, to connect and to answer; and how long a push waits for Redis to be back. 100 ms to 1 min.
+    /// Longest wait for Redis to accept a connection or to answer, and longest wait of a push for Redis to come back. 100 ms
+    /// to 1 min.
     pub timeout: Span,
-    /// How often it is proven that what is published is received. After five times as long without a proof, all
-    /// connections are made anew. 100 ms to 1 min.
+    /// How often a node proves that it receives pushes. After five times as long without a proof it replaces all
+    /// connections. 100 ms to 1 min.
     pub canary_interval: Span,
-    /// After how long without a sign of life a node's users are offline. 3 s to 10 min.
+    /// How long after a node's last sign of life its users go offline. 3 s to 10 min.
     pub lease: Span,
 }
 
@@ -51,7 +52,7 @@ impl Default for RedisSettings {
 }
 
 impl RedisSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// The problems of these settings, each as a sentence that begins with the key; empty when there are none.
     #[must_use]
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -1,7 +1,6 @@
-//! What is published: a line that says which process published it, then the push as JSON.
+//! The format of published payloads: a line with the version and the name of the publishing process, then the push as JSON.
 //!
-//! The line begins with the version. Nodes of another version than this one's neighbours' drop what they cannot read,
-//! which is counted, and their clients find out from the log.
+//! A node drops and counts payloads of a version that it does not know; its sessions receive those changes from the log.
 
 use backscroll_shard::ids::Rev;
 
@@ -9,12 +8,12 @@ use crate::push::Push;
 
 const VERSION: &str = "bs1";
 
-/// A process's name on the bus: another one each time it starts, so that it never takes a predecessor's pushes for its own.
+/// A process's name on the bus. It differs after each start, so that a process never takes its predecessor's pushes for its own.
 pub(super) fn new_origin() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-/// `push` as published by `origin`; none if it cannot be written, which no push is known to do.
+/// The payload of `push` from `origin`; none when it cannot be encoded, which does not happen with any known push.
 pub(super) fn encode(origin: &str, push: &Push) -> Option<Vec<u8>> {
     let mut payload = signed(origin, b"");
     payload.reserve(128 + push.data.get().len());
@@ -22,12 +21,12 @@ pub(super) fn encode(origin: &str, push: &Push) -> Option<Vec<u8>> {
     Some(payload)
 }
 
-/// `rest` as published by `origin`.
+/// A payload from `origin` that ends with `rest`.
 pub(super) fn signed(origin: &str, rest: &[u8]) -> Vec<u8> {
     [VERSION.as_bytes(), b" ", origin.as_bytes(), b"\n", rest].concat()
 }
 
-/// Who published `payload`, and the rest of it.
+/// The process that published `payload`, and the rest of the payload.
 pub(super) fn origin(payload: &[u8]) -> Option<(&str, &[u8])> {
     let end = payload.iter().position(|byte| *byte == b'\n')?;
     let (line, rest) = (payload.get(..end)?, payload.get(end + 1..)?);
@@ -40,9 +39,10 @@ pub(super) fn push(rest: &[u8]) -> Option<Push> {
     serde_json::from_slice(rest).ok()
 }
 
-/// Of `found`, in any order and with repeats and holes: `after + 1` and what follows it without a hole.
+/// The pushes with the revs `after + 1`, `after + 2` and so on up to the first hole. `found` is in any order, with repeats and
+/// holes.
 pub(super) fn run_after(mut found: Vec<Push>, after: Rev) -> Vec<Push> {
-    found.reverse(); // of the same rev, what was published last
+    found.reverse(); // of equal revs the one that was published last counts
     found.sort_by_key(|push| push.rev);
     let mut last = after;
     found.retain(|push| {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_begins_after_what_is_known_and_ends_before_the_first_hole() {
+    fn a_run_begins_after_the_known_rev_and_ends_before_the_first_hole() {
         let revs = |found: &[u64], after: u64| -> Vec<u64> {
             let found = found.iter().map(|rev| change(*rev, "")).collect();
             run_after(found, Rev(after))

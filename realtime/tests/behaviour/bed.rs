@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use backscroll_realtime::bus::in_process::InProcessBus;
 use backscroll_realtime::bus::{Bus, Receiver};
-use backscroll_realtime::in_process::InProcessBus;
 use backscroll_realtime::push::{Push, PushKind, Topic};
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_shard::ids::{ConversationId, Rev, UserKey};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backscroll_realtime::lossy::LossyBus;
+use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_shard::ids::Rev;
 use backscroll_shard::settings::{DatabaseUrl, Span};
@@ -276,7 +276,7 @@ fn an_address_is_needed() {
         };
         Redis::open(&settings, "node").err().unwrap().to_string()
     };
-    assert_eq!(refused(None), "redis.url: there is none");
+    assert_eq!(refused(None), "redis.url: is not set");
     assert_eq!(
         refused(Some("rediss://u:secret@cache")),
         "redis.url: it does not begin with `redis://` (TLS is not supported)"

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backscroll_realtime::bus::in_process::InProcessRoster;
 use backscroll_realtime::bus::{BusUnavailable, Roster, Status};
-use backscroll_realtime::in_process::InProcessRoster;
 use backscroll_realtime::redis::{Redis, RedisRoster, RedisSettings};
 use backscroll_shard::ids::UserId;
 use backscroll_shard::settings::Span;

@@ -1,13 +1,13 @@
 //! For operators: is it alive, is it ready, its metrics, its documentation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
+use backscroll_realtime::bus::SILENCE_MAX;
 use backscroll_shard::store::{DependencyHealth, Health};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -99,9 +99,6 @@ struct TokenKeys {
     ok: bool,
 }
 
-/// From when on a silent bus is not as it should be: three signs of life were missed.
-const BUS_SILENCE: Duration = Duration::from_secs(6);
-
 /// Something that is needed.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -156,7 +153,7 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     let (health, objects) = tokio::join!(app.health(), app.objects_health());
     let keys_ok = app.auth.failure().is_none();
     let silence = app.gateway.bus_silence();
-    let bus_ok = silence.is_none_or(|silence| silence < BUS_SILENCE);
+    let bus_ok = silence.is_none_or(|silence| silence < SILENCE_MAX);
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {
         Readiness::Draining

@@ -1,8 +1,8 @@
-//! What waits to be published, and the task that publishes it.
+//! The queue of pushes to publish, and the task that publishes them.
 //!
-//! Publishing is part of a sender's path, so it only leaves the push here. One task sends what is here in pipelines, in
-//! order. What finds no room, or meets no Redis for as long as `redis.timeout`, is dropped and counted: an old push is
-//! worth nothing, since who would have heard it reads the log.
+//! Publishing is part of every send, so a send only leaves its push here. One task publishes them in pipelines, in order. A
+//! push that finds no room in the queue, or no Redis within `redis.timeout`, is dropped and counted: by then the nodes that
+//! missed it have read the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,23 +20,23 @@ use super::settings::RedisSettings;
 const PIPELINE_COMMANDS: usize = 512;
 /// Most bytes in one pipeline, unless one push alone has more.
 const PIPELINE_BYTES: usize = 256 << 10;
-/// Commands for a push that is also kept in its conversation's window, and for one that cuts it as well.
+/// Commands for a push that also goes into its conversation's window, and for one that trims the window as well.
 const WINDOW_COMMANDS: usize = 3;
-const CUT_COMMANDS: usize = 4;
+const TRIM_COMMANDS: usize = 4;
 
-/// The list that keeps a conversation's latest changes.
+/// The list in Redis that holds a conversation's latest changes.
 pub(super) struct Window {
     pub(super) name: String,
-    /// Whether it is cut to its length now. Between that it grows a little longer.
-    pub(super) cut: bool,
+    /// Whether this push trims the list to `redis.window_messages`. Between two trims the list is a little longer.
+    pub(super) trim: bool,
 }
 
-/// One push on its way to Redis.
+/// A push on its way to Redis.
 struct Outgoing {
     since: Instant,
     channel: String,
     payload: Arc<[u8]>,
-    /// The window that keeps it.
+    /// The window that it goes into.
     window: Option<Window>,
 }
 
@@ -53,47 +53,47 @@ impl Outgoing {
         self.window.as_ref().map(|window| window.name.as_str())
     }
 
-    fn cuts(&self) -> bool {
-        self.window.as_ref().is_some_and(|window| window.cut)
+    fn trims(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.trim)
     }
 
-    /// At most; those for its window are shared with pushes before and behind it.
+    /// How many commands the push needs at most: pushes that follow each other share those of their window.
     fn commands(&self) -> usize {
         match &self.window {
-            Some(window) if window.cut => CUT_COMMANDS,
+            Some(window) if window.trim => TRIM_COMMANDS,
             Some(_) => WINDOW_COMMANDS,
             None => 1,
         }
     }
 }
 
-/// Takes what is to be published. Clones are the same.
+/// Takes pushes to publish. Clones share one queue.
 #[derive(Clone)]
-pub(super) struct Outbox {
+pub(super) struct PublishQueue {
     waiting: mpsc::Sender<Outgoing>,
     bytes: Arc<AtomicUsize>,
     most_bytes: usize,
 }
 
-/// The other end of an [`Outbox`].
-pub(super) struct Waiting {
+/// The other end of a [`PublishQueue`].
+pub(super) struct Publishing {
     pushes: mpsc::Receiver<Outgoing>,
     bytes: Arc<AtomicUsize>,
 }
 
-impl Outbox {
-    pub(super) fn new(settings: &RedisSettings) -> (Self, Waiting) {
+impl PublishQueue {
+    pub(super) fn new(settings: &RedisSettings) -> (Self, Publishing) {
         let (waiting, pushes) = mpsc::channel(settings.queue_pushes.max(1));
         let bytes = Arc::new(AtomicUsize::new(0));
-        let outbox = Self {
+        let queue = Self {
             waiting,
             bytes: bytes.clone(),
             most_bytes: settings.queue_bytes,
         };
-        (outbox, Waiting { pushes, bytes })
+        (queue, Publishing { pushes, bytes })
     }
 
-    /// Publishes `payload` soon, or drops it. Never waits.
+    /// Queues `payload`, or drops it when there is no room. Never waits.
     pub(super) fn put(&self, channel: String, payload: Arc<[u8]>, window: Option<Window>) {
         let push = Outgoing {
             since: Instant::now(),
@@ -110,15 +110,16 @@ impl Outbox {
     }
 }
 
-/// `reason`: `full` (no room), `away` (no Redis), `late` (no answer in time; some may have been published), `refused`.
+/// Counts dropped pushes by `reason`: `full` (no room in the queue), `away` (no Redis), `late` (no answer in time; some may
+/// have been published), `refused` (Redis answered with an error).
 fn dropped(reason: &'static str, how_many: usize) {
     metrics::counter!("backscroll_bus_dropped_total", "reason" => reason)
         .increment(how_many as u64);
 }
 
-impl Waiting {
-    /// Publishes what is put in, until `closing`; then what is left.
-    pub(super) async fn publish(
+impl Publishing {
+    /// Publishes the queue until `closing`, and then what is left in it.
+    pub(super) async fn run(
         mut self,
         line: Arc<Line>,
         settings: RedisSettings,
@@ -149,7 +150,7 @@ impl Waiting {
                     if let Some(error) = problem
                         && !refusing
                     {
-                        tracing::warn!(%error, "Redis refuses what is published");
+                        tracing::warn!(%error, "Redis refuses pushes");
                     }
                     refusing = problem.is_some();
                     let refused = answers.iter().filter(|answer| answer.is_err()).count();
@@ -184,15 +185,15 @@ impl Waiting {
         Some(push)
     }
 
-    /// What is sent together with `first`; and what no longer fits.
-    fn batch(&mut self, first: Outgoing, patience: Duration) -> (Vec<Outgoing>, Option<Outgoing>) {
+    /// The pushes of one pipeline, which begins with `first`; and the next push when it no longer fits.
+    fn batch(&mut self, first: Outgoing, oldest: Duration) -> (Vec<Outgoing>, Option<Outgoing>) {
         let (mut commands, mut bytes) = (first.commands(), first.bytes());
         let mut batch = vec![first];
         while let Ok(push) = self.pushes.try_recv() {
             let Some(push) = self.taken(Some(push)) else {
                 break;
             };
-            if push.since.elapsed() > patience {
+            if push.since.elapsed() > oldest {
                 dropped("away", 1);
                 continue;
             }
@@ -207,19 +208,20 @@ impl Waiting {
     }
 }
 
-/// Each change is in its window before it is told, so that who hears of it finds those before it there.
+/// The commands for a batch. Each change goes into its window before it is published, so that a node that receives it finds
+/// the changes before it in the window.
 fn pipeline(batch: &[Outgoing], settings: &RedisSettings) -> Pipeline {
     let oldest_kept = -i64::try_from(settings.window_messages).unwrap_or(i64::MAX);
     let age = u64::try_from(settings.window_age.0.as_millis()).unwrap_or(u64::MAX);
     let mut commands = redis::pipe();
     commands.ignore_errors();
     let together =
-        |one: &Outgoing, next: &Outgoing| one.window_name() == next.window_name() && !one.cuts();
+        |one: &Outgoing, next: &Outgoing| one.window_name() == next.window_name() && !one.trims();
     for pushes in batch.chunk_by(together) {
         if let Some(name) = pushes[0].window_name() {
             let payloads: Vec<&[u8]> = pushes.iter().map(|push| push.payload.as_ref()).collect();
             commands.cmd("RPUSH").arg(name).arg(payloads);
-            if pushes.last().is_some_and(Outgoing::cuts) {
+            if pushes.last().is_some_and(Outgoing::trims) {
                 commands.cmd("LTRIM").arg(name).arg(oldest_kept).arg(-1);
             }
             commands.cmd("PEXPIRE").arg(name).arg(age);
@@ -244,67 +246,67 @@ mod tests {
         }
     }
 
-    fn put(outbox: &Outbox, bytes: usize, window: bool) {
+    fn put(queue: &PublishQueue, bytes: usize, window: bool) {
         let window = window.then(|| Window {
             name: "w".to_owned(),
-            cut: true,
+            trim: true,
         });
-        outbox.put("c".to_owned(), vec![0; bytes].into(), window);
+        queue.put("c".to_owned(), vec![0; bytes].into(), window);
     }
 
     #[test]
     fn count_and_bytes_are_bounded() {
-        let (outbox, mut waiting) = Outbox::new(&settings());
-        put(&outbox, 60, false);
-        put(&outbox, 60, false); // no room
-        put(&outbox, 30, false);
-        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 92);
-        put(&outbox, 1, false);
-        put(&outbox, 1, false); // too many
-        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 94);
-        while let Ok(push) = waiting.pushes.try_recv() {
-            waiting.taken(Some(push));
+        let (queue, mut publishing) = PublishQueue::new(&settings());
+        put(&queue, 60, false);
+        put(&queue, 60, false); // no room
+        put(&queue, 30, false);
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 92);
+        put(&queue, 1, false);
+        put(&queue, 1, false); // too many
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 94);
+        while let Ok(push) = publishing.pushes.try_recv() {
+            publishing.taken(Some(push));
         }
-        assert_eq!(outbox.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn pipelines_are_bounded_and_lose_nothing() {
-        let (outbox, mut waiting) = Outbox::new(&RedisSettings::default());
+        let (queue, mut publishing) = PublishQueue::new(&RedisSettings::default());
         for _ in 0..200 {
-            put(&outbox, 10, true);
+            put(&queue, 10, true);
         }
-        put(&outbox, PIPELINE_BYTES, false);
+        put(&queue, PIPELINE_BYTES, false);
         let mut sizes = Vec::new();
-        let mut next = waiting.pushes.try_recv().ok();
+        let mut next = publishing.pushes.try_recv().ok();
         while let Some(first) = next.take() {
             let batch;
-            (batch, next) = waiting.batch(first, Duration::from_secs(9));
+            (batch, next) = publishing.batch(first, Duration::from_secs(9));
             sizes.push(batch.len());
         }
         assert_eq!(sizes, [128, 72, 1]);
     }
 
     #[test]
-    fn what_waited_too_long_is_dropped() {
-        let (outbox, mut waiting) = Outbox::new(&settings());
-        put(&outbox, 1, false);
-        put(&outbox, 1, false);
+    fn a_push_that_waited_too_long_is_dropped() {
+        let (queue, mut publishing) = PublishQueue::new(&settings());
+        put(&queue, 1, false);
+        put(&queue, 1, false);
         std::thread::sleep(Duration::from_millis(2));
-        let first = waiting.pushes.try_recv().unwrap();
-        let (batch, next) = waiting.batch(first, Duration::from_millis(1));
+        let first = publishing.pushes.try_recv().unwrap();
+        let (batch, next) = publishing.batch(first, Duration::from_millis(1));
         assert_eq!((batch.len(), next.is_none()), (1, true));
     }
 
     #[test]
     fn changes_of_one_window_that_follow_each_other_are_put_into_it_together() {
-        let push = |name: &str, cut| Outgoing {
+        let push = |name: &str, trim| Outgoing {
             since: Instant::now(),
             channel: format!("channel of {name}"),
             payload: [0].as_slice().into(),
             window: (!name.is_empty()).then(|| Window {
                 name: name.to_owned(),
-                cut,
+                trim,
             }),
         };
         let batch = [

@@ -1,4 +1,4 @@
-//! A bus that loses pushes, to test with: whatever is lost, clients end with the log (INV-PUSH).
+//! A bus that loses pushes, for tests: clients end with the log, whatever is lost (INV-PUSH).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -11,10 +11,10 @@ use twox_hash::XxHash3_64;
 use crate::bus::{Bus, BusUnavailable, Receiver};
 use crate::push::{Push, Topic};
 
-/// Keeps a share of what comes from its receiver, whichever node published it.
+/// Withholds a share of the pushes from its receiver, whichever node published them.
 ///
-/// Which changes are lost depends on the seed and on what they are, not on when they come, so that a run can be repeated;
-/// of what has no rev, it depends on how many came before.
+/// The seed and a change's topic, kind and rev decide whether it is lost, not the time at which it arrives, so that a run can
+/// be repeated. For a push without a rev, the number of such pushes before it takes the place of the rev.
 pub struct LossyBus {
     inner: Arc<dyn Bus>,
     fate: Fate,
@@ -35,7 +35,7 @@ struct LossyReceiver {
 }
 
 impl LossyBus {
-    /// `inner`, of which the share `loss` (0 to 1) is lost.
+    /// `inner` without the share `loss` (0 to 1) of its pushes.
     #[must_use]
     pub fn new(inner: Arc<dyn Bus>, loss: f64, seed: u64) -> Self {
         Self {
@@ -50,7 +50,7 @@ impl LossyBus {
         }
     }
 
-    /// How many were lost.
+    /// How many pushes were lost.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.fate.lost.load(Ordering::Relaxed)
@@ -64,8 +64,8 @@ impl Fate {
         } else {
             self.stateful.fetch_add(1, Ordering::Relaxed)
         };
-        let what = format!("{topic} {:?} {number}", push.kind);
-        let drawn = XxHash3_64::oneshot_with_seed(self.seed, what.as_bytes());
+        let identity = format!("{topic} {:?} {number}", push.kind);
+        let drawn = XxHash3_64::oneshot_with_seed(self.seed, identity.as_bytes());
         #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
         let loses = (drawn as f64 / u64::MAX as f64) < self.loss;
         if loses {
@@ -109,8 +109,8 @@ impl Bus for LossyBus {
         self.inner.attach(lossy);
     }
 
-    fn may_be_heard(&self, topic: &Topic) -> bool {
-        self.inner.may_be_heard(topic)
+    fn may_have_listeners(&self, topic: &Topic) -> bool {
+        self.inner.may_have_listeners(topic)
     }
 
     fn publish(&self, topic: &Topic, push: &Push) {
@@ -141,13 +141,13 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::in_process::InProcessBus;
+    use crate::bus::in_process::InProcessBus;
     use crate::push::PushKind;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<Rev>>);
+    struct Received(Mutex<Vec<Rev>>);
 
-    impl Receiver for Heard {
+    impl Receiver for Received {
         fn listens(&self, _topic: &Topic) -> bool {
             true
         }
@@ -159,11 +159,11 @@ mod tests {
         fn interrupted(&self) {}
     }
 
-    fn heard(loss: f64, seed: u64) -> Vec<Rev> {
+    fn received(loss: f64, seed: u64) -> Vec<Rev> {
         let bus = LossyBus::new(Arc::new(InProcessBus::default()), loss, seed);
-        let heard = Arc::new(Heard::default());
-        let receiver: Weak<Heard> = Arc::downgrade(&heard);
-        bus.attach(receiver);
+        let receiver = Arc::new(Received::default());
+        let attached: Weak<Received> = Arc::downgrade(&receiver);
+        bus.attach(attached);
         let topic = Topic::Conversation(ConversationId::new(UserKey(7), 9));
         for rev in 1..=1000 {
             bus.publish(
@@ -171,18 +171,18 @@ mod tests {
                 &Push::change(PushKind::NewMessage, Rev(rev), &json!({})),
             );
         }
-        let heard = heard.0.lock().unwrap().clone();
-        assert_eq!(heard.len() as u64 + bus.lost(), 1000);
-        heard
+        let revs = receiver.0.lock().unwrap().clone();
+        assert_eq!(revs.len() as u64 + bus.lost(), 1000);
+        revs
     }
 
     #[test]
     fn the_seed_decides_what_is_lost() {
-        assert_eq!(heard(0.0, 1).len(), 1000);
-        assert_eq!(heard(1.0, 1).len(), 0);
-        let once = heard(0.1, 1);
+        assert_eq!(received(0.0, 1).len(), 1000);
+        assert_eq!(received(1.0, 1).len(), 0);
+        let once = received(0.1, 1);
         assert!((850..950).contains(&once.len()), "{}", once.len());
-        assert_eq!(heard(0.1, 1), once);
-        assert_ne!(heard(0.1, 2), once);
+        assert_eq!(received(0.1, 1), once);
+        assert_ne!(received(0.1, 2), once);
     }
 }

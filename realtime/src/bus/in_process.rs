@@ -1,4 +1,4 @@
-//! The bus and the roster of a single node.
+//! Bus and roster of a single node.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError, Weak};
@@ -10,7 +10,7 @@ use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use crate::bus::{Bus, BusUnavailable, Receiver, Roster, Status};
 use crate::push::{Push, Topic};
 
-/// A bus whose only node is this one. It loses nothing, and remembers nothing: the hub does.
+/// The bus of a single node. It loses no push and keeps none.
 #[derive(Default)]
 pub struct InProcessBus {
     receiver: OnceLock<Weak<dyn Receiver>>,
@@ -22,7 +22,7 @@ impl Bus for InProcessBus {
         let _ = self.receiver.set(receiver);
     }
 
-    fn may_be_heard(&self, topic: &Topic) -> bool {
+    fn may_have_listeners(&self, topic: &Topic) -> bool {
         let receiver = self.receiver.get().and_then(Weak::upgrade);
         receiver.is_some_and(|receiver| receiver.listens(topic))
     }
@@ -48,7 +48,7 @@ impl Bus for InProcessBus {
     }
 }
 
-/// Who is connected to the only node.
+/// The roster of a single node.
 #[derive(Debug, Default)]
 pub struct InProcessRoster {
     users: Mutex<HashMap<UserId, Status>>,
