@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::{Error, Result as StoreResult};
@@ -16,12 +16,15 @@ use backscroll_shard::model::{
     Caller, ConversationHead, Message, NewMessage, Notification, SyncPage, SyncRequest, Timestamp,
     UnreadCount, UnreadNotifications, Watermarks,
 };
+use backscroll_shard::store::Store;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::Status;
 use crate::edge::{self, Edge};
-use crate::hub::{Hub, Joined};
-use crate::presence::PresenceKeeper;
+use crate::hub::Hub;
+use crate::hub::joining::Joined;
+use crate::hub::log_reader::ReplayBudget;
+use crate::presence::keeper::PresenceKeeper;
 use crate::protocol::commands::{
     Answer, BatchedCommand, CommandHandler, CommandName, dispatch, encode, parse,
 };
@@ -30,7 +33,6 @@ use crate::protocol::{
     MarkNotificationRead, MarkRead, PresenceSubscribe, PresenceUpdate, React, RefreshToken,
     Refreshed, SendMessage, Watched,
 };
-use crate::push::Topic;
 use crate::session::Session;
 use crate::settings::RealtimeSettings;
 
@@ -45,16 +47,18 @@ const WATCHED_PER_COMMAND: u32 = 10;
 pub(crate) struct Commands {
     hub: Arc<Hub>,
     presence: Arc<PresenceKeeper>,
+    store: Arc<Store>,
     edge: Arc<dyn Edge>,
     settings: RealtimeSettings,
     tasks: TaskTracker,
 }
 
 impl Commands {
-    /// Commands that work on `hub` and `presence`; joins go on in `tasks` after their answer.
+    /// Commands on `hub`, `presence` and `store`. The presence of a joined conversation's members follows in `tasks`.
     pub(crate) fn new(
         hub: Arc<Hub>,
         presence: Arc<PresenceKeeper>,
+        store: Arc<Store>,
         edge: Arc<dyn Edge>,
         settings: RealtimeSettings,
         tasks: TaskTracker,
@@ -62,6 +66,7 @@ impl Commands {
         Self {
             hub,
             presence,
+            store,
             edge,
             settings,
             tasks,
@@ -207,6 +212,10 @@ impl Invocation<'_> {
         &self.commands.hub
     }
 
+    fn store(&self) -> &Store {
+        &self.commands.store
+    }
+
     fn failure(&self, error: Error) -> Failure {
         self.commands.edge.failure(error)
     }
@@ -228,7 +237,7 @@ impl Invocation<'_> {
         id: ConversationId,
         messages: Vec<NewMessage>,
     ) -> Vec<Result<Message, Failure>> {
-        let store = self.hub().store();
+        let store = self.store();
         let sent = store.send_all(&self.caller, id, messages).await;
         if sent.iter().any(Result::is_ok) {
             self.session.stop_typing(id); // the message tells the others as much
@@ -279,7 +288,7 @@ impl CommandHandler for Invocation<'_> {
                 "open conversations: at most {most}; leave one first"
             )));
         }
-        let no_replay = AtomicUsize::new(0);
+        let no_replay = ReplayBudget::none();
         let joining = self.hub().join(session, id, None, &no_replay);
         let joined = tokio::time::timeout(COMMAND_TIMEOUT, joining).await;
         let joined = joined.unwrap_or(Err(Error::DeadlineExceeded));
@@ -298,7 +307,7 @@ impl CommandHandler for Invocation<'_> {
         if self.session.stop_typing(id) {
             self.hub().publish_typing(self.session, id, false);
         }
-        self.hub().leave(self.session, &Topic::Conversation(id));
+        self.hub().leave(self.session, id);
         self.session.record_leave(id);
         Ok(Done {})
     }
@@ -311,7 +320,7 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn edit(&self, data: EditMessage) -> Result<Message, Failure> {
-        let store = self.hub().store();
+        let store = self.store();
         self.answer(
             store
                 .edit_message(&self.caller, data.message_id, data.content)
@@ -320,12 +329,12 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn delete(&self, data: DeleteMessage) -> Result<Message, Failure> {
-        let store = self.hub().store();
+        let store = self.store();
         self.answer(store.delete_message(&self.caller, data.message_id).await)
     }
 
     async fn react(&self, data: React) -> Result<Message, Failure> {
-        let (store, caller) = (self.hub().store(), &self.caller);
+        let (store, caller) = (self.store(), &self.caller);
         let (id, emoji) = (data.message_id, &data.emoji);
         self.answer(if data.remove {
             store.unreact(caller, id, emoji).await
@@ -351,11 +360,11 @@ impl CommandHandler for Invocation<'_> {
             (seq, None) => seq,
             (None, Some(messages)) => Some(newest_of(id, &messages)?),
         };
-        self.answer(self.hub().store().mark_read(&self.caller, id, seq).await)
+        self.answer(self.store().mark_read(&self.caller, id, seq).await)
     }
 
     async fn mark_delivered(&self, data: MarkDelivered) -> Result<Watermarks, Failure> {
-        let store = self.hub().store();
+        let store = self.store();
         self.answer(
             store
                 .mark_delivered(&self.caller, data.conversation_id, data.seq)
@@ -364,7 +373,7 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn sync(&self, data: SyncRequest) -> Result<SyncPage, Failure> {
-        self.answer(self.hub().store().sync(&self.caller, data).await)
+        self.answer(self.store().sync(&self.caller, data).await)
     }
 
     async fn watch(&self, data: PresenceSubscribe) -> Result<Watched, Failure> {
@@ -389,16 +398,16 @@ impl CommandHandler for Invocation<'_> {
             ));
         }
         self.session.show(data.status);
-        self.commands.presence.touched(&self.session.user);
+        self.commands.presence.mark_changed(&self.session.user);
         Ok(Done {})
     }
 
     async fn unread_count(&self, _: Done) -> Result<UnreadCount, Failure> {
-        self.answer(self.hub().store().unread_count(&self.caller).await)
+        self.answer(self.store().unread_count(&self.caller).await)
     }
 
     async fn read_notification(&self, data: MarkNotificationRead) -> Result<Notification, Failure> {
-        let store = self.hub().store();
+        let store = self.store();
         self.answer(
             store
                 .read_notification(&self.caller, data.notification_id)
@@ -407,13 +416,13 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn read_notifications(&self, _: Done) -> Result<Done, Failure> {
-        let read = self.hub().store().read_notifications(&self.caller).await;
+        let read = self.store().read_notifications(&self.caller).await;
         self.answer(read)?;
         Ok(Done {})
     }
 
     async fn unread_notifications(&self, _: Done) -> Result<UnreadNotifications, Failure> {
-        self.answer(self.hub().store().unread_notifications(&self.caller).await)
+        self.answer(self.store().unread_notifications(&self.caller).await)
     }
 
     async fn refresh_token(&self, data: RefreshToken) -> Result<Refreshed, Failure> {

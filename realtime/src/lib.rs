@@ -2,32 +2,31 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`push`] | topics, and what is told on them |
-//! | [`bus`] | the seam between nodes: pushes, and the roster of who is connected where |
-//! | [`redis`] | the bus and roster of several nodes |
-//! | [`publisher`] | listens to the store's commits and publishes them |
-//! | [`hub`] | a node's topics: who listens to what, and that all of it is told |
-//! | `channel` | one topic: revs in order, what is kept for those who come back |
-//! | `batch` | questions of many connections, asked together |
-//! | [`session`], [`outbox`] | a connection, and what waits for it |
-//! | [`gateway`], `command` | admission, sessions, commands, heartbeat, drain |
+//! | [`push`] | topics and pushes |
+//! | [`protocol`] | the client protocol: commands, events, close codes |
+//! | [`client_event`] | events as clients receive them |
+//! | [`bus`], [`redis`] | the seams between nodes, and what stands behind them |
+//! | [`publisher`] | publishes the store's commits |
+//! | [`session`], [`outbox`], `sessions` | sessions, their queues, their registry |
+//! | [`hub`] | a node's topics: which sessions listen to what, and delivery to them |
+//! | [`presence`] | which users are online |
+//! | [`edge`], [`admission`], `resume`, `command`, `heartbeat` | the parts of the gateway |
+//! | [`gateway`] | the life of a connection |
 //! | [`native`] | the door for WebSocket |
-//! | `opening` | conversations that a session opens by itself |
 //! | [`socket_io`] | the door for Socket.IO |
-//! | [`presence`] | who is online |
-//! | [`protocol`] | the client protocol's types |
+//! | `opening` | conversations that a session opens by itself |
 //! | [`settings`] | the bounds |
 //!
-//! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. Who
-//! misses one sees it by the next `rev`, or by comparing with the log, and reads it there.
+//! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. A node that
+//! misses one finds out by the next `rev`, or by comparing with the log, and reads the change there.
 
-mod batch;
+pub mod admission;
 pub mod bus;
-mod channel;
 pub mod client_event;
 mod command;
 pub mod edge;
 pub mod gateway;
+mod heartbeat;
 pub mod hub;
 pub mod native;
 mod opening;
@@ -37,6 +36,8 @@ pub mod protocol;
 pub mod publisher;
 pub mod push;
 pub mod redis;
+mod resume;
 pub mod session;
+mod sessions;
 pub mod settings;
 pub mod socket_io;

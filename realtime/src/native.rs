@@ -26,9 +26,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
+use crate::admission::ConnectionPermit;
 use crate::client_event::ClientEvent;
 use crate::edge::{AUTHENTICATE_WITHIN, Identity};
-use crate::gateway::{Gateway, Place};
+use crate::gateway::Gateway;
 use crate::opening;
 use crate::outbox::Item;
 use crate::protocol::commands::BatchedCommand;
@@ -112,7 +113,7 @@ impl Words {
 /// Serves one connection until it ends.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    place: Place,
+    permit: ConnectionPermit,
     mut socket: WebSocket,
     credentials: Credentials,
 ) {
@@ -124,7 +125,7 @@ pub async fn serve(
     let end = converse(&gateway, &session, &mut socket, words).await;
     gateway.end(&session);
     Box::pin(finish(&mut socket, end)).await;
-    drop(place);
+    drop(permit);
 }
 
 /// Why a connection ends.
@@ -430,7 +431,9 @@ mod tests {
     /// It is what an idle connection holds, besides its buffers.
     #[test]
     fn a_connection_s_task_is_small() {
-        fn size<F: Future>(_: impl Fn(Arc<Gateway>, Place, WebSocket, Credentials) -> F) -> usize {
+        fn size<F: Future>(
+            _: impl Fn(Arc<Gateway>, ConnectionPermit, WebSocket, Credentials) -> F,
+        ) -> usize {
             size_of::<F>()
         }
         let size = size(serve);

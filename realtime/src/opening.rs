@@ -4,7 +4,6 @@
 //! for any other session (INV-MEMBER), and no more are open than may be (INV-BOUND).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Rev};
@@ -14,7 +13,7 @@ use serde::Deserialize;
 use crate::client_event::ClientEvent;
 use crate::command::COMMAND_TIMEOUT;
 use crate::gateway::Gateway;
-use crate::hub::REPLAY_MAX;
+use crate::hub::log_reader::ReplayBudget;
 use crate::session::Session;
 
 /// How many conversations a session opens when it begins: the first of its list.
@@ -25,8 +24,8 @@ const CAUGHT_UP: u64 = 20;
 /// Opens the conversations of a session that begins.
 pub(crate) async fn begin(gateway: &Gateway, session: &Arc<Session>) {
     let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
-    let store = gateway.hub.store();
-    let most = u32::try_from(gateway.settings.joined_conversations).unwrap_or(OPENED);
+    let store = gateway.store();
+    let most = u32::try_from(gateway.settings().joined_conversations).unwrap_or(OPENED);
     let list = store
         .list_conversations(&caller, None, OPENED.min(most))
         .await;
@@ -51,7 +50,7 @@ pub(crate) async fn heard(gateway: &Gateway, session: &Arc<Session>, event: &Cli
     let Ok(Updated { conversation }) = serde_json::from_str(event.data()) else {
         return;
     };
-    let most = gateway.settings.joined_conversations;
+    let most = gateway.settings().joined_conversations;
     let known = session.has_joined(conversation.id);
     if known || conversation.removed || session.joined_count() >= most {
         return;
@@ -69,11 +68,8 @@ pub(crate) async fn open(
     id: ConversationId,
     known: Option<Rev>,
 ) {
-    match gateway
-        .hub
-        .join(session, id, known, &AtomicUsize::new(REPLAY_MAX))
-        .await
-    {
+    let budget = ReplayBudget::full();
+    match gateway.hub().join(session, id, known, &budget).await {
         Ok(_) | Err(Error::NotMember) => {}
         Err(error) => tracing::warn!(%error, "a conversation cannot be opened"),
     }

@@ -48,8 +48,9 @@ use tower::{Layer, Service};
 use self::chat::Chat;
 use self::server::{Application, Server, Settings, WRITE_TIMEOUT};
 use self::upgrade::Bounded;
+use crate::admission::{ConnectionPermit, Refused};
 use crate::edge::AUTHENTICATE_WITHIN;
-use crate::gateway::{Gateway, Place, Refused};
+use crate::gateway::Gateway;
 use crate::settings::RealtimeSettings;
 
 /// Where Socket.IO is served.
@@ -91,7 +92,7 @@ impl SocketIoDoor {
     }
 }
 
-type Admission = Arc<dyn Fn(Option<IpAddr>) -> Result<Place, Refused> + Send + Sync>;
+type Admission = Arc<dyn Fn(Option<IpAddr>) -> Result<ConnectionPermit, Refused> + Send + Sync>;
 
 /// Engine.IO with an [`Application`] behind it, as a layer.
 pub struct Door<A: Application> {
@@ -200,7 +201,7 @@ impl<A: Application> Door<A> {
 
 /// A connection's first request as Engine.IO keeps it for as long as the connection lasts: without headers, which would
 /// keep the whole buffer that they were read into.
-fn kept(request: Request<Body>, place: Option<Place>) -> Request<Body> {
+fn kept(request: Request<Body>, place: Option<ConnectionPermit>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map(ToString::to_string);
     let target = target.and_then(|target| target.parse::<Uri>().ok());
@@ -219,14 +220,14 @@ fn kept(request: Request<Body>, place: Option<Place>) -> Request<Body> {
 
 /// A place that travels with a connection's first request.
 #[derive(Clone)]
-struct Admitted(Arc<Mutex<Option<Place>>>);
+struct Admitted(Arc<Mutex<Option<ConnectionPermit>>>);
 
 impl Admitted {
-    fn new(place: Place) -> Self {
+    fn new(place: ConnectionPermit) -> Self {
         Self(Arc::new(Mutex::new(Some(place))))
     }
 
-    fn take(&self) -> Option<Place> {
+    fn take(&self) -> Option<ConnectionPermit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

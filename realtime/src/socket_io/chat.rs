@@ -17,8 +17,9 @@ use super::inbox::{Command, Inbox};
 use super::packet::NAMESPACE;
 use super::server::{Application, Event, Line, Malformed, Unsent, WRITE_TIMEOUT};
 use super::{Admitted, packet};
+use crate::admission::ConnectionPermit;
 use crate::client_event::ClientEvent;
-use crate::gateway::{Gateway, Place};
+use crate::gateway::Gateway;
 use crate::outbox::Item;
 use crate::protocol::commands::BatchedCommand;
 use crate::protocol::events::EventName;
@@ -57,13 +58,13 @@ pub struct Member(Arc<Inbox>);
 
 impl Application for Chat {
     type Member = Member;
-    type Place = Place;
+    type Place = ConnectionPermit;
 
     fn namespaces(&self) -> &[&'static str] {
         &self.namespaces
     }
 
-    fn place(&self, request: &Parts) -> Option<Place> {
+    fn place(&self, request: &Parts) -> Option<ConnectionPermit> {
         request
             .extensions
             .get::<Admitted>()
@@ -71,7 +72,7 @@ impl Application for Chat {
     }
 
     fn enter(self: &Arc<Self>, line: Line<Self>, auth: &str) -> Member {
-        let inbox = Arc::new(Inbox::new(self.gateway.settings.queue_bytes));
+        let inbox = Arc::new(Inbox::new(self.gateway.settings().queue_bytes));
         let member = Member(Arc::clone(&inbox));
         let (gateway, auth) = (Arc::clone(&self.gateway), auth.to_owned());
         self.gateway
@@ -108,7 +109,7 @@ impl Application for Chat {
     }
 
     fn max_packet(&self) -> usize {
-        self.gateway.settings.max_frame
+        self.gateway.settings().max_frame
     }
 }
 

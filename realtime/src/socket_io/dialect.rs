@@ -239,8 +239,8 @@ async fn address(
         Some((user, id)) if *user == receiver => *id,
         _ => {
             let (rate, burst) = (
-                gateway.settings.commands_per_second,
-                gateway.settings.command_burst,
+                gateway.settings().commands_per_second,
+                gateway.settings().command_burst,
             );
             session
                 .charge(rate, burst, 1)
@@ -270,7 +270,7 @@ async fn direct(
         title: None,
         metadata: None,
     };
-    let store = gateway.hub.store();
+    let store = gateway.store();
     let created = store.create_conversation(&caller, new, None).await;
     Ok(created.map_err(|error| gateway.failure(error))?.0.id)
 }

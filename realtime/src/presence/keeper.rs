@@ -1,0 +1,407 @@
+//! Follows the users of this node: their sessions, their status, and when they go offline.
+//!
+//! Changes are gathered for [`PUBLISH_EVERY`], set in the roster and published. A user whose last session ended goes offline
+//! [`GRACE`] later, and not at all when a session comes back before, or when the node is draining: a deployment is not visible.
+//! The roster forgets a node that does not renew its lease, so that the users of a dead node go offline; the other nodes then
+//! look up the users that their sessions watch.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::model::Timestamp;
+use backscroll_shard::store::Store;
+use tokio_util::sync::CancellationToken;
+
+use super::fan_out::PresenceFanOut;
+use crate::bus::{Bus, Roster, Status};
+use crate::client_event::ClientEvent;
+use crate::protocol::Presence;
+use crate::protocol::events::EventName;
+use crate::push::{Push, PushKind, Topic};
+use crate::session::Session;
+
+/// How often changes are published.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+/// How often the lease is renewed, the nodes are compared, and users without commands become idle.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How long a user stays online after their last session ended.
+const GRACE: Duration = Duration::from_secs(10);
+/// After how many seconds without a command a user is idle.
+const IDLE_AFTER: u32 = 300;
+/// Most users in one call of the roster.
+const BATCH: usize = 500;
+/// How long the store may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A user with sessions on this node.
+#[derive(Debug, Default)]
+struct Local {
+    sessions: Vec<Arc<Session>>,
+    /// The status that was set in the roster and published last.
+    published: Status,
+    /// When the last session ended.
+    gone_since: Option<(Instant, Timestamp)>,
+}
+
+impl Local {
+    /// The greatest status that a session chose; idle instead of online when no session gave a command for a while.
+    fn status(&self) -> Status {
+        let chosen = self.sessions.iter().filter_map(|session| session.status());
+        let chosen = chosen.max();
+        let mut sessions = self.sessions.iter();
+        let active = sessions.any(|session| session.inactive_for() < IDLE_AFTER);
+        match chosen {
+            Some(Status::Online) | None if !active => Status::Idle,
+            Some(status) => status,
+            None => Status::Online,
+        }
+    }
+}
+
+/// A user whose last session ended [`GRACE`] ago.
+struct Gone {
+    user: UserId,
+    at: Timestamp,
+    published: Status,
+}
+
+/// Keeps the presence of this node's users.
+pub struct PresenceKeeper {
+    fan_out: Arc<PresenceFanOut>,
+    roster: Arc<dyn Roster>,
+    bus: Arc<dyn Bus>,
+    store: Arc<Store>,
+    users: Mutex<HashMap<UserId, Local>>,
+    /// Users whose status may have changed since the last publication.
+    changed: Mutex<HashSet<UserId>>,
+    draining: AtomicBool,
+}
+
+impl PresenceKeeper {
+    /// A keeper without users.
+    pub(crate) fn new(
+        fan_out: Arc<PresenceFanOut>,
+        roster: Arc<dyn Roster>,
+        bus: Arc<dyn Bus>,
+        store: Arc<Store>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            fan_out,
+            roster,
+            bus,
+            store,
+            users: Mutex::default(),
+            changed: Mutex::default(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<UserId, Local>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) -> MutexGuard<'_, HashSet<UserId>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the status of `user` may have changed.
+    pub(crate) fn mark_changed(&self, user: &UserId) {
+        self.changed().insert(user.clone());
+    }
+
+    /// Adds a session. `false` when its user has `most` sessions already.
+    #[must_use]
+    pub(crate) fn session_opened(&self, session: &Arc<Session>, most: usize) -> bool {
+        let mut users = self.users();
+        let local = users.entry(session.user.clone()).or_default();
+        if local.sessions.len() >= most {
+            return false;
+        }
+        local.sessions.push(Arc::clone(session));
+        local.gone_since = None;
+        drop(users);
+        self.mark_changed(&session.user);
+        true
+    }
+
+    /// Removes a session.
+    pub(crate) fn session_ended(&self, session: &Arc<Session>) {
+        let mut users = self.users();
+        let Some(local) = users.get_mut(&session.user) else {
+            return;
+        };
+        local.sessions.retain(|other| !Arc::ptr_eq(other, session));
+        if local.sessions.is_empty() {
+            local.gone_since = Some((Instant::now(), Timestamp::now()));
+        } else {
+            drop(users);
+            self.mark_changed(&session.user);
+        }
+    }
+
+    /// From now on no user goes offline: their clients connect to other nodes.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The statuses of users, on any node; an absent user is offline. Without the roster, those of this node's users.
+    async fn statuses(&self, users: &[UserId]) -> HashMap<UserId, Status> {
+        self.roster.look_up(users).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the presence of users on other nodes is not known");
+            let local = self.users();
+            let status = |user: &UserId| Some((user.clone(), local.get(user)?.published));
+            users.iter().filter_map(status).collect()
+        })
+    }
+
+    /// Makes `users`, which are sorted, those that `session` watches, and returns their presence.
+    pub(crate) async fn watch(&self, session: &Arc<Session>, users: Vec<UserId>) -> Vec<Presence> {
+        let Some(before) = session.watch(users.clone()) else {
+            return Vec::new();
+        };
+        for user in before {
+            if users.binary_search(&user).is_err() {
+                self.fan_out.unwatch(session, &user);
+            }
+        }
+        // Watched first and looked up then, so that a change in between is delivered.
+        let watching = users
+            .iter()
+            .map(|user| self.fan_out.watch(session, user.clone()));
+        futures_util::future::join_all(watching).await;
+        if session.watch(users.clone()).is_none() {
+            for user in &users {
+                self.fan_out.unwatch(session, user); // the session has ended meanwhile
+            }
+        }
+        let users = self.look_up(&users).await;
+        for presence in &users {
+            self.fan_out.note_reply(presence);
+        }
+        users
+    }
+
+    /// The presence of users: their status, and when offline ones were seen last.
+    async fn look_up(&self, users: &[UserId]) -> Vec<Presence> {
+        let statuses = self.statuses(users).await;
+        let status = |user: &UserId| statuses.get(user).copied().unwrap_or_default();
+        let offline = users.iter().filter(|user| status(user) == Status::Offline);
+        let offline: Vec<UserId> = offline.cloned().collect();
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        let seen = self.store.last_seen(&offline, deadline).await;
+        let presence = |user: &UserId| Presence {
+            user_id: user.clone(),
+            status: status(user),
+            last_seen: seen.get(user).copied(),
+        };
+        users.iter().map(presence).collect()
+    }
+
+    /// Delivers the presence of a small conversation's members to `session`, which has opened it and watches nobody by name:
+    /// now those who are online, from now on every change.
+    pub(crate) async fn show_members(&self, session: &Arc<Session>, id: ConversationId) {
+        let members = match self.fan_out.add_onlooker(session, id).await {
+            Ok(members) => members,
+            Err(error) => {
+                tracing::debug!(%error, "the presence of a conversation's members is not delivered");
+                return;
+            }
+        };
+        let statuses = self.statuses(&members).await;
+        if session.names_watched() || !session.has_joined(id) {
+            return; // since then
+        }
+        for (user_id, status) in statuses {
+            if status != Status::Offline && user_id != session.user {
+                let presence = Presence {
+                    user_id,
+                    status,
+                    last_seen: None,
+                };
+                let event = ClientEvent::new(EventName::UserOnline, &presence);
+                session.outbox.put_event(&Arc::new(event));
+            }
+        }
+    }
+
+    /// Publishes changes and renews the lease until `closing`.
+    pub(crate) async fn run(self: Arc<Self>, closing: CancellationToken) {
+        let mut nodes: HashSet<String> = HashSet::new();
+        let mut renewed = Instant::now() - RENEW_EVERY;
+        loop {
+            let pause = tokio::time::sleep(PUBLISH_EVERY);
+            if closing.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+            if renewed.elapsed() >= RENEW_EVERY {
+                renewed = Instant::now();
+                self.renew(&mut nodes).await;
+            }
+            self.publish_changes().await;
+            self.take_offline().await;
+        }
+    }
+
+    /// Renews the lease, marks users who have become idle, and looks up watched users when one of the live `nodes` is gone.
+    async fn renew(&self, nodes: &mut HashSet<String>) {
+        if let Ok(false) = self.roster.renew().await {
+            self.restore_roster().await;
+        }
+        {
+            let users = self.users();
+            let stale = users.iter().filter(|(_, local)| {
+                !local.sessions.is_empty() && local.published != local.status()
+            });
+            self.changed().extend(stale.map(|(user, _)| user.clone()));
+        }
+        if let Ok(live) = self.roster.nodes().await {
+            let live: HashSet<String> = live.into_iter().collect();
+            let lost = nodes.difference(&live).next().is_some();
+            *nodes = live;
+            if lost {
+                self.look_up_watched().await;
+            }
+        }
+    }
+
+    /// Sets all users of this node again, as the roster may lack some. Watchers know them already.
+    async fn restore_roster(&self) {
+        let all: Vec<(UserId, Status)> = {
+            let users = self.users();
+            let published = users
+                .iter()
+                .map(|(user, local)| (user.clone(), local.published));
+            published
+                .filter(|(_, status)| *status != Status::Offline)
+                .collect()
+        };
+        for batch in all.chunks(BATCH) {
+            if let Err(error) = self.roster.set(batch).await {
+                tracing::warn!(%error, "the roster lacks users of this node");
+                return; // the next renewal comes back to it
+            }
+        }
+    }
+
+    /// Delivers to this node's watchers that the users they watch are offline, where the roster says so: a node is gone.
+    async fn look_up_watched(&self) {
+        for users in self.fan_out.watched().chunks(BATCH) {
+            let Ok(statuses) = self.roster.look_up(users).await else {
+                return;
+            };
+            for user in users.iter().filter(|user| !statuses.contains_key(*user)) {
+                // Not published: every node looks up the users of its own watchers.
+                let push = presence_push(user, Status::Offline, Some(Timestamp::now()));
+                self.fan_out.deliver_offline(user, &push);
+            }
+        }
+    }
+
+    /// Sets and publishes the statuses that have changed.
+    async fn publish_changes(&self) {
+        let mut changes: Vec<(UserId, Status)> = Vec::new();
+        {
+            let changed = std::mem::take(&mut *self.changed());
+            let mut users = self.users();
+            for user in changed {
+                let local = users.get_mut(&user);
+                if let Some(local) = local.filter(|local| !local.sessions.is_empty()) {
+                    let status = local.status();
+                    if local.published != status {
+                        local.published = status;
+                        changes.push((user, status));
+                    }
+                }
+            }
+        }
+        for batch in changes.chunks(BATCH) {
+            if let Err(error) = self.roster.set(batch).await {
+                tracing::warn!(%error, "the roster lacks users of this node");
+                let mut users = self.users();
+                for (user, _) in batch {
+                    if let Some(local) = users.get_mut(user) {
+                        local.published = Status::Offline; // published again at the next renewal
+                    }
+                }
+            }
+        }
+        for (user, status) in &changes {
+            let seen = (*status == Status::Offline).then(Timestamp::now);
+            self.publish(user, &presence_push(user, *status, seen));
+        }
+    }
+
+    /// Takes the users offline whose last session ended [`GRACE`] ago.
+    async fn take_offline(&self) {
+        if self.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        self.users().retain(|user, local| match local.gone_since {
+            Some((since, at)) if now - since >= GRACE => {
+                gone.push(Gone {
+                    user: user.clone(),
+                    at,
+                    published: local.published,
+                });
+                false
+            }
+            _ => true,
+        });
+        for batch in gone.chunks(BATCH) {
+            self.take_batch_offline(batch).await;
+        }
+    }
+
+    /// Marks users offline who have no session on another node, and saves when they were seen last. A user whose status was
+    /// offline already (hidden) is skipped: watchers never received that they came.
+    async fn take_batch_offline(&self, gone: &[Gone]) {
+        let users: Vec<UserId> = gone.iter().map(|gone| gone.user.clone()).collect();
+        let statuses: Vec<(UserId, Status)> = users
+            .iter()
+            .map(|user| (user.clone(), Status::Offline))
+            .collect();
+        let _ = self.roster.set(&statuses).await; // when it fails, the end of the lease does the same
+        let elsewhere = self.roster.look_up(&users).await.unwrap_or_default();
+        let mut seen = Vec::new();
+        for Gone {
+            user,
+            at,
+            published,
+        } in gone
+        {
+            if *published != Status::Offline && !elsewhere.contains_key(user) {
+                self.publish(user, &presence_push(user, Status::Offline, Some(*at)));
+                seen.push((user.clone(), *at));
+            }
+        }
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        if let Err(error) = self.store.saw(&seen, deadline).await {
+            tracing::warn!(%error, "the times at which users were seen last are not saved");
+        }
+    }
+
+    fn publish(&self, user: &UserId, push: &Push) {
+        let topic = Topic::Presence(user.clone());
+        if self.bus.may_have_listeners(&topic) {
+            self.bus.publish(&topic, push);
+        }
+    }
+}
+
+fn presence_push(user: &UserId, status: Status, last_seen: Option<Timestamp>) -> Push {
+    let kind = match status {
+        Status::Offline => PushKind::UserOffline,
+        _ => PushKind::UserOnline,
+    };
+    let data = Presence {
+        user_id: user.clone(),
+        status,
+        last_seen,
+    };
+    Push::state(kind, user.clone(), &data)
+}
