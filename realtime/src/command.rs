@@ -116,7 +116,7 @@ impl Commands {
     }
 
     /// Takes `cost` commands from the rate of `session`.
-    fn charge(&self, session: &Session, cost: u32) -> Result<(), Failure> {
+    pub(crate) fn charge(&self, session: &Session, cost: u32) -> Result<(), Failure> {
         let (rate, burst) = (
             self.settings.commands_per_second,
             self.settings.command_burst,

@@ -12,9 +12,9 @@
 //! | [`presence`] | which users are online |
 //! | [`edge`], [`admission`], `resume`, `command`, `heartbeat` | the parts of the gateway |
 //! | [`gateway`] | the life of a connection |
-//! | [`native`] | the door for WebSocket |
-//! | [`socket_io`] | the door for Socket.IO |
-//! | `opening` | conversations that a session opens by itself |
+//! | `door` | the loop of a connection, the same for both doors |
+//! | [`native`], [`socket_io`] | the doors: WebSocket, and Socket.IO |
+//! | `legacy` | front-ends that were written for other servers |
 //! | [`settings`] | the bounds |
 //!
 //! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. A node that
@@ -24,12 +24,13 @@ pub mod admission;
 pub mod bus;
 pub mod client_event;
 mod command;
+mod door;
 pub mod edge;
 pub mod gateway;
 mod heartbeat;
 pub mod hub;
+mod legacy;
 pub mod native;
-mod opening;
 pub mod outbox;
 pub mod presence;
 pub mod protocol;

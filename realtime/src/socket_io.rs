@@ -1,83 +1,67 @@
 //! The Socket.IO door (protocol 5 over Engine.IO 4), as `PROTOCOL.md` describes it: namespace `/chat`, and the namespaces of
 //! older front-ends.
 //!
-//! A client that may not connect is refused with 503 before anything is kept for it, and tries again by itself; one that
-//! may not enter the namespace hears `connect_error` with `data: {code, retryAfterMs?}`. Each namespace a client enters is
-//! a session of its own, served by one task: it does commands one after the other, and sends what waits in the session's
-//! queue. Engine.IO holds a few packets more; when those stand still for [`server::WRITE_TIMEOUT`] the client is
-//! cut off, so that nothing durable is ever dropped silently (INV-PUSH).
+//! A connection that is not admitted is answered with 503 before the server holds anything for it, and its client tries again.
+//! A client that may not enter the namespace receives `connect_error` with `data: {code, retryAfterMs?}`. Each namespace that a
+//! client enters is a session of its own, served by one task. Engine.IO holds a few packets more than the session's queue; when
+//! those make no progress for [`WRITE_TIMEOUT`] the connection is closed, so that no durable event is ever dropped silently
+//! (INV-PUSH).
 //!
-//! To be closed, a client hears `error {code, message}` first. For a reason that it may come back from, the transport is
-//! closed under it, and client libraries connect again by themselves; otherwise it is sent out of the namespace, and they do
-//! not.
+//! A client that is closed receives `error {code, message}` first. If it may come back, the transport is closed, and client
+//! libraries connect again by themselves; if not, the client is sent out of the namespace, and they do not.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
-//! | [`packet`] | the text of packets |
-//! | [`server`] | namespaces over Engine.IO |
-//! | `upgrade` | the WebSocket handshake |
-//! | `inbox` | commands that wait |
-//! | `chat` | the namespaces' sessions |
-//! | `dialect` | the words of older front-ends |
+//! | [`packet`] | packets as text |
+//! | [`application`] | the seam between namespaces and sessions |
+//! | [`server`], [`idle`] | namespaces over Engine.IO; connections that are in none |
+//! | [`settings`] | the configuration of Engine.IO |
+//! | `first_request`, `upgrade` | a connection's first request, and its WebSocket handshake |
+//! | `chat`, `inbox` | the sessions behind the namespaces, and their commands that wait |
 
+pub mod application;
 mod chat;
-mod dialect;
+mod first_request;
+pub mod idle;
 mod inbox;
 pub mod packet;
 pub mod server;
+pub mod settings;
 mod upgrade;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response, StatusCode, Uri, header};
+use axum::http::{Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use engineioxide::service::{EngineIoService, NotFoundService};
 use engineioxide::socket::Sid;
 use futures_util::future::{BoxFuture, Either};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
+use self::application::Application;
 use self::chat::Chat;
-use self::server::{Application, Server, Settings, WRITE_TIMEOUT};
+use self::first_request::kept;
+use self::server::Server;
+use self::settings::Settings;
 use self::upgrade::Bounded;
 use crate::admission::{ConnectionPermit, Refused};
-use crate::edge::AUTHENTICATE_WITHIN;
 use crate::gateway::Gateway;
-use crate::settings::RealtimeSettings;
 
-/// Where Socket.IO is served.
-pub const PATH: &str = "/socket.io";
-/// How long a client may take to answer a ping.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// The least that a body of long polling may hold: several packets travel in one.
-const MIN_PAYLOAD: usize = 100_000;
-/// When one that was refused a place may try again, in seconds.
+pub use self::settings::PATH;
+pub use crate::door::WRITE_TIMEOUT;
+
+/// After how many seconds a client that was not admitted may try again.
 const RETRY_AFTER: u32 = 1;
 
-impl Settings {
-    /// What Engine.IO is told in a deployment.
-    #[must_use]
-    pub fn of(settings: &RealtimeSettings) -> Self {
-        Self {
-            ping_interval: settings.heartbeat.0,
-            ping_timeout: PING_TIMEOUT,
-            max_payload: settings.max_frame.max(MIN_PAYLOAD),
-            connect_timeout: AUTHENTICATE_WITHIN,
-            long_polling: settings.long_polling,
-        }
-    }
-}
-
-/// The layer that serves Socket.IO at [`PATH`] and leaves every other request to what it is put around.
-pub type SocketIoDoor = Door<Chat>;
+/// The layer that serves Socket.IO at [`PATH`] and leaves every other request to the service that it wraps.
+pub type SocketIoDoor = SocketIo<Chat>;
 
 impl SocketIoDoor {
     /// A node's door. One is enough: all its clones and layers share their connections.
@@ -95,14 +79,14 @@ impl SocketIoDoor {
 type Admission = Arc<dyn Fn(Option<IpAddr>) -> Result<ConnectionPermit, Refused> + Send + Sync>;
 
 /// Engine.IO with an [`Application`] behind it, as a layer.
-pub struct Door<A: Application> {
+pub struct SocketIo<A: Application> {
     server: Arc<Server<A>>,
     engine: EngineIoService<Server<A>, NotFoundService>,
     tasks: TaskTracker,
     admission: Option<Admission>,
 }
 
-impl<A: Application> Clone for Door<A> {
+impl<A: Application> Clone for SocketIo<A> {
     fn clone(&self) -> Self {
         Self {
             server: Arc::clone(&self.server),
@@ -113,8 +97,8 @@ impl<A: Application> Clone for Door<A> {
     }
 }
 
-impl<A: Application> Door<A> {
-    /// A door to `application`, which admits everybody.
+impl<A: Application> SocketIo<A> {
+    /// A door to `application` that admits every connection.
     #[must_use]
     pub fn serving(
         application: Arc<A>,
@@ -149,14 +133,14 @@ impl<A: Application> Door<A> {
             switching => switching,
         };
         if sid.is_none() {
-            let place = match &self.admission {
+            let permit = match &self.admission {
                 None => None,
                 Some(admission) => match admission(address(&request)) {
-                    Ok(place) => Some(place),
+                    Ok(permit) => Some(permit),
                     Err(refused) => return refusal(refused),
                 },
             };
-            request = kept(request, place);
+            request = kept(request, permit);
         } else if switching.is_some() {
             request = kept(request, None);
         }
@@ -172,7 +156,7 @@ impl<A: Application> Door<A> {
         }
     }
 
-    /// Gives the connection to Engine.IO once it has been switched to WebSocket.
+    /// Hands the connection to Engine.IO once it is switched to WebSocket.
     fn upgrade(self, mut request: Request<Body>, sid: Option<Sid>) {
         let switched = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
@@ -193,42 +177,9 @@ impl<A: Application> Door<A> {
             let bounded = Bounded::new(TokioIo::new(connection), WRITE_TIMEOUT, &lingering, at_end);
             let request = Request::from_parts(parts, ());
             if let Err(error) = Service::call(&mut engine, (bounded, request)).await {
-                tracing::debug!(%error, "a connection is not one for Engine.IO");
+                tracing::debug!(%error, "Engine.IO does not take a connection");
             }
         });
-    }
-}
-
-/// A connection's first request as Engine.IO keeps it for as long as the connection lasts: without headers, which would
-/// keep the whole buffer that they were read into.
-fn kept(request: Request<Body>, place: Option<ConnectionPermit>) -> Request<Body> {
-    let (mut parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map(ToString::to_string);
-    let target = target.and_then(|target| target.parse::<Uri>().ok());
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = target.unwrap_or_default();
-    let extensions = request.extensions_mut();
-    if let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() {
-        extensions.insert(upgrade);
-    }
-    if let Some(place) = place {
-        extensions.insert(Admitted::new(place));
-    }
-    request
-}
-
-/// A place that travels with a connection's first request.
-#[derive(Clone)]
-struct Admitted(Arc<Mutex<Option<ConnectionPermit>>>);
-
-impl Admitted {
-    fn new(place: ConnectionPermit) -> Self {
-        Self(Arc::new(Mutex::new(Some(place))))
-    }
-
-    fn take(&self) -> Option<ConnectionPermit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -257,24 +208,24 @@ fn refusal(refused: Refused) -> Response<Body> {
     (status, headers).into_response()
 }
 
-impl<A: Application, S> Layer<S> for Door<A> {
-    type Service = DoorService<A, S>;
+impl<A: Application, S> Layer<S> for SocketIo<A> {
+    type Service = SocketIoService<A, S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        DoorService {
+        SocketIoService {
             door: self.clone(),
             inner,
         }
     }
 }
 
-/// What [`Door`] puts around a service.
-pub struct DoorService<A: Application, S> {
-    door: Door<A>,
+/// A service that [`SocketIo`] wraps.
+pub struct SocketIoService<A: Application, S> {
+    door: SocketIo<A>,
     inner: S,
 }
 
-impl<A: Application, S: Clone> Clone for DoorService<A, S> {
+impl<A: Application, S: Clone> Clone for SocketIoService<A, S> {
     fn clone(&self) -> Self {
         Self {
             door: self.door.clone(),
@@ -283,7 +234,7 @@ impl<A: Application, S: Clone> Clone for DoorService<A, S> {
     }
 }
 
-impl<A, S> Service<Request<Body>> for DoorService<A, S>
+impl<A, S> Service<Request<Body>> for SocketIoService<A, S>
 where
     A: Application,
     S: Service<Request<Body>, Response = Response<Body>>,
@@ -308,7 +259,7 @@ where
 }
 
 /// A door as a service of its own, for a route at [`PATH`].
-impl<A: Application> Service<Request<Body>> for Door<A> {
+impl<A: Application> Service<Request<Body>> for SocketIo<A> {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;

@@ -1,39 +1,31 @@
-//! The sessions behind the namespaces: one task each, from the first packet to the last.
+//! The sessions behind the namespaces: one task each, from the packet that enters to the packet that leaves.
 
 use std::borrow::Cow;
-use std::future::{Future, pending};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
-use backscroll_shard::ids::{ConversationId, UserId};
-use backscroll_shard::lane::TOGETHER_MAX;
 use backscroll_shard::model::RawJson;
 use engineioxide::Str;
+use serde::Serialize;
 
-use super::dialect::{DIALECTS, Dialect};
-use super::inbox::{Command, Inbox};
-use super::packet::NAMESPACE;
-use super::server::{Application, Event, Line, Malformed, Unsent, WRITE_TIMEOUT};
-use super::{Admitted, packet};
+use super::application::{Application, IncomingEvent, Line, Malformed, Unsent};
+use super::inbox::Inbox;
+use super::packet::{self, NAMESPACE};
 use crate::admission::ConnectionPermit;
-use crate::client_event::ClientEvent;
+use crate::door::{self, Command, Dialect, Door, End, WRITE_TIMEOUT};
 use crate::gateway::Gateway;
+use crate::legacy::namespaces;
 use crate::outbox::Item;
-use crate::protocol::commands::BatchedCommand;
-use crate::protocol::events::EventName;
 use crate::protocol::{Authenticate, Close, Failure};
 use crate::session::Session;
 
-/// Most items that are taken from the queue at once.
-const FLUSH_ITEMS: usize = 2 * TOGETHER_MAX;
-/// How many more commands may be refused than done, before a client is cut off.
-const REFUSED_MAX: u32 = 100;
-/// How long the reason for an end may take to be sent.
-const FAREWELL: Duration = Duration::from_secs(2);
+use super::first_request;
+
+/// How long sending the reason for an end may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client with long polling has to fetch the reason.
-const FETCH: Duration = Duration::from_secs(1);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The namespaces of the API and of older front-ends.
 pub struct Chat {
@@ -43,45 +35,41 @@ pub struct Chat {
 
 impl Chat {
     pub(super) fn new(gateway: Arc<Gateway>) -> Self {
-        let dialects = DIALECTS.iter().map(|dialect| dialect.namespace);
-        let namespaces = std::iter::once(NAMESPACE).chain(dialects).collect();
+        let namespaces = std::iter::once(NAMESPACE).chain(namespaces::names());
         Self {
             gateway,
-            namespaces,
+            namespaces: namespaces.collect(),
         }
     }
 }
 
-/// A namespace that a client is in, or asks to enter.
+/// A client in a namespace, or one that asks to enter.
 #[derive(Clone)]
-pub struct Member(Arc<Inbox>);
+pub struct Participant(Arc<Inbox>);
 
 impl Application for Chat {
-    type Member = Member;
-    type Place = ConnectionPermit;
+    type Participant = Participant;
+    type Permit = ConnectionPermit;
 
     fn namespaces(&self) -> &[&'static str] {
         &self.namespaces
     }
 
-    fn place(&self, request: &Parts) -> Option<ConnectionPermit> {
-        request
-            .extensions
-            .get::<Admitted>()
-            .and_then(Admitted::take)
+    fn permit(&self, request: &Parts) -> Option<ConnectionPermit> {
+        first_request::permit(request)
     }
 
-    fn enter(self: &Arc<Self>, line: Line<Self>, auth: &str) -> Member {
+    fn enter(self: &Arc<Self>, line: Line<Self>, auth: &str) -> Participant {
         let inbox = Arc::new(Inbox::new(self.gateway.settings().queue_bytes));
-        let member = Member(Arc::clone(&inbox));
+        let participant = Participant(Arc::clone(&inbox));
         let (gateway, auth) = (Arc::clone(&self.gateway), auth.to_owned());
         self.gateway
             .tasks()
             .spawn(async move { serve(&gateway, &line, &inbox, &auth).await });
-        member
+        participant
     }
 
-    fn event(&self, Member(inbox): &Member, event: Event<'_>) {
+    fn event(&self, Participant(inbox): &Participant, event: IncomingEvent<'_>) {
         let Some((name, data)) = event.arguments.split_first() else {
             return;
         };
@@ -96,11 +84,11 @@ impl Application for Chat {
         });
     }
 
-    fn left(&self, Member(inbox): &Member) {
+    fn left(&self, Participant(inbox): &Participant) {
         inbox.end(None);
     }
 
-    fn malformed(&self, Member(inbox): &Member, why: Malformed) -> bool {
+    fn malformed(&self, Participant(inbox): &Participant, why: Malformed) -> bool {
         inbox.end(Some(match why {
             Malformed::Form => Close::InvalidFrame,
             Malformed::Length => Close::FrameTooLarge,
@@ -113,52 +101,24 @@ impl Application for Chat {
     }
 }
 
-/// Serves one namespace of a client until it ends.
+/// Serves a client in one namespace until it ends.
 async fn serve(gateway: &Arc<Gateway>, line: &Line<Chat>, inbox: &Inbox, auth: &str) {
-    // What comes once is on the heap, so that a session's task is no larger than what stays.
+    // What happens once is on the heap, so that a session's task is no larger than what stays.
     let session = match Box::pin(enter(gateway, auth)).await {
         Ok(session) => session,
-        Err(failure) => {
-            #[derive(serde::Serialize)]
-            #[serde(rename_all = "camelCase")]
-            struct Data {
-                code: &'static str,
-                #[serde(skip_serializing_if = "Option::is_none")]
-                retry_after_ms: Option<u64>,
-            }
-            let data = RawJson::of(&Data {
-                code: failure.code,
-                retry_after_ms: failure.retry_after_ms,
-            });
-            return Box::pin(line.refuse(&failure.message, data.get())).await;
-        }
+        Err(failure) => return Box::pin(refuse(line, &failure)).await,
     };
-    let mut conversation = Conversation {
-        gateway,
-        session: Arc::clone(&session),
+    let dialect = namespaces::dialect(line.namespace());
+    let mut door = ChatDoor {
         line,
-        dialect: Dialect::of(line.namespace()),
-        refused: 0,
+        inbox,
+        session: &session,
+        dialect: dialect.as_deref(),
     };
-    let ending = Ending(gateway, session);
-    let close = conversation.run(inbox).await;
-    drop(ending);
-    if let Some(close) = close {
-        Box::pin(farewell(line, inbox, close)).await;
-    }
-    line.leave();
+    door::serve(gateway, &session, &mut door, dialect.as_ref()).await;
 }
 
-/// Ends the session, also where its task is dropped.
-struct Ending<'a>(&'a Arc<Gateway>, Arc<Session>);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.end(&self.1);
-    }
-}
-
-/// Finds out who it is, and opens a session.
+/// Authenticates the client and opens its session.
 async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failure> {
     let unauthenticated = |message: String| Failure {
         code: Close::Unauthenticated.name(),
@@ -178,173 +138,35 @@ async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failu
     })
 }
 
-/// What came of a command: the number of its answer, the event that brings the answer where there is no number, and the
-/// answer.
-type Outcome = (
-    Option<u64>,
-    Option<&'static str>,
-    Result<Arc<RawJson>, Failure>,
-);
-type Pending = Pin<Box<dyn Future<Output = (Vec<Outcome>, Last)> + Send>>;
-/// Whom the last command named, and the conversation with them.
-type Last = Option<(UserId, ConversationId)>;
-
-struct Conversation<'a> {
-    gateway: &'a Arc<Gateway>,
-    session: Arc<Session>,
-    line: &'a Line<Chat>,
-    dialect: Option<&'static Dialect>,
-    refused: u32,
+async fn refuse(line: &Line<Chat>, failure: &Failure) {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        code: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    }
+    let data = RawJson::of(&Data {
+        code: failure.code,
+        retry_after_ms: failure.retry_after_ms,
+    });
+    line.refuse(&failure.message, data.get()).await;
 }
 
-impl Conversation<'_> {
-    /// Takes commands and sends what waits, until one side ends it. Gives the reason when it is ours.
-    async fn run(&mut self, inbox: &Inbox) -> Option<Close> {
-        let sid = format!("{:016x}", self.session.id);
-        if self.line.accept(&sid).await.is_err() {
-            return None;
-        }
-        if let Some(dialect) = self.dialect {
-            Box::pin(dialect.begin(self.gateway, &self.session)).await;
-        }
-        let session = Arc::clone(&self.session);
-        let mut items: Vec<Item> = Vec::new();
-        let mut command: Option<Pending> = None;
-        let mut last: Last = None;
-        loop {
-            let idle = command.is_none();
-            let done = async {
-                match command.as_mut() {
-                    Some(command) => command.await,
-                    None => pending().await,
-                }
-            };
-            tokio::select! {
-                // Answers first, so that they and what was told meanwhile go out together.
-                biased;
-                (outcomes, named) = done => {
-                    command = None;
-                    last = named;
-                    for outcome in outcomes {
-                        if let Some(close) = self.answer(outcome) {
-                            return Some(close);
-                        }
-                    }
-                    tokio::task::yield_now().await; // as the native door does
-                }
-                waiting = session.outbox.next(&mut items, FLUSH_ITEMS) => {
-                    let sent = match waiting {
-                        Ok(()) => self.send_all(&mut items, inbox).await,
-                        Err(close) => return Some(close),
-                    };
-                    match sent {
-                        Ok(()) => {}
-                        Err(Unsent::Gone) => return None,
-                        Err(Unsent::Stalled) => return Some(Close::SlowConsumer),
-                    }
-                }
-                next = inbox.next(), if idle => match next {
-                    Ok(next) => {
-                        session.note_activity();
-                        command = Some(self.begin(next, last.take(), inbox));
-                    }
-                    Err(close) => return close,
-                }
-            }
-        }
-    }
+/// A client in a namespace as a [`Door`].
+struct ChatDoor<'a> {
+    line: &'a Line<Chat>,
+    inbox: &'a Inbox,
+    session: &'a Session,
+    dialect: Option<&'a dyn Dialect>,
+}
 
-    fn begin(&self, command: Command, mut last: Last, inbox: &Inbox) -> Pending {
-        let (gateway, session) = (Arc::clone(self.gateway), Arc::clone(&self.session));
-        let dialect = self.dialect;
-        let batched = BatchedCommand::parse(&command.name);
-        if let Some(batched) = batched.filter(|_| dialect.is_none() && !command.binary) {
-            // What has come one right after the other is done together.
-            let Command {
-                name, data, ack, ..
-            } = command;
-            let (mut acks, mut all) = (vec![ack], vec![data]);
-            while all.len() < TOGETHER_MAX
-                && let Some(next) = inbox.next_if(|next| next.name == name && !next.binary)
-            {
-                acks.push(next.ack);
-                all.push(next.data);
-            }
-            return Box::pin(async move {
-                let answers = gateway.commands().run_batch(&session, batched, &all).await;
-                let outcomes = acks.into_iter().zip(answers);
-                let outcomes = outcomes.map(|(ack, answer)| (ack, None, answer));
-                (outcomes.collect(), last)
-            });
-        }
-        Box::pin(async move {
-            let Command {
-                name,
-                data,
-                ack,
-                binary,
-            } = command;
-            let (event, outcome) = if binary {
-                (None, Err(Failure::invalid("no command takes binary data")))
-            } else if let Some(dialect) = dialect {
-                let asked = (&*name, &*data);
-                Box::pin(dialect.command(&gateway, &session, &mut last, asked)).await
-            } else {
-                (None, gateway.commands().run(&session, &name, &data).await)
-            };
-            (vec![(ack, event, outcome)], last)
-        })
-    }
-
-    fn answer(&mut self, (ack, event, outcome): Outcome) -> Option<Close> {
-        let limited = outcome
-            .as_ref()
-            .is_err_and(|failure| failure.code == "rate_limited");
-        self.refused = if limited {
-            self.refused + 1
-        } else {
-            self.refused.saturating_sub(1)
-        };
-        if self.refused > REFUSED_MAX {
-            return Some(Close::RateLimited);
-        }
-        let outbox = &self.session.outbox;
-        match (ack, outcome) {
-            (Some(ack), outcome) => outbox.put(Item::Reply { ack, outcome }),
-            (None, Err(failure)) => {
-                outbox.put_event(&Arc::new(ClientEvent::new(EventName::Error, &failure)))
-            }
-            (None, Ok(data)) => {
-                if let Some(event) = event {
-                    outbox.put_event(&Arc::new(ClientEvent::named(event, data)));
-                }
-            }
-        }
-        None
-    }
-
-    async fn send_all(&self, items: &mut Vec<Item>, inbox: &Inbox) -> Result<(), Unsent> {
-        for item in items.drain(..) {
-            if let (Some(dialect), Item::Event(event)) = (self.dialect, &item) {
-                Box::pin(dialect.heard(self.gateway, &self.session, event)).await;
-            }
-            let Some(packet) = self.encode(item) else {
-                continue;
-            };
-            if inbox.ended() {
-                return Ok(()); // the reason is found there
-            }
-            self.line.send(packet, WRITE_TIMEOUT).await?;
-        }
-        *items = Vec::new(); // an idle connection keeps no memory
-        Ok(())
-    }
-
+impl ChatDoor<'_> {
     fn encode(&self, item: Item) -> Option<Str> {
         match item {
             Item::Event(event) => match self.dialect {
                 None => Some(event.packet()),
-                Some(dialect) => dialect.packet(&event, &self.session.user).map(Str::from),
+                Some(dialect) => dialect.write(&event, &self.session.user).map(Str::from),
             },
             Item::Reply { ack, outcome } => {
                 let namespace = self.line.namespace();
@@ -357,36 +179,80 @@ impl Conversation<'_> {
                 };
                 Some(text.into())
             }
-            Item::Ping => None, // Engine.IO asks for signs of life
+            Item::Ping => None, // Engine.IO pings
         }
     }
 }
 
-/// Says why, and ends it so that the client comes back, or does not.
+impl Door for ChatDoor<'_> {
+    async fn open(&mut self) -> Result<(), End> {
+        let sid = format!("{:016x}", self.session.id);
+        self.line.accept(&sid).await.map_err(|_| End::Gone)
+    }
+
+    async fn next_command(&mut self) -> Result<Option<Command>, End> {
+        match self.inbox.next().await {
+            Ok(command) => Ok(Some(command)),
+            Err(Some(close)) => Err(close.into()),
+            Err(None) => Err(End::Gone),
+        }
+    }
+
+    fn next_same(&mut self, name: &str) -> Option<Command> {
+        self.inbox
+            .next_if(|next| *next.name == *name && !next.binary)
+    }
+
+    async fn send(&mut self, items: Vec<Item>) -> Result<(), End> {
+        for item in items {
+            let Some(packet) = self.encode(item) else {
+                continue;
+            };
+            if self.inbox.ended() {
+                return Ok(()); // the next command is the reason
+            }
+            match self.line.send(packet, WRITE_TIMEOUT).await {
+                Ok(()) => {}
+                Err(Unsent::Gone) => return Err(End::Gone),
+                Err(Unsent::Stalled) => return Err(Close::SlowConsumer.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self, end: End) {
+        if let End::Close(close) = end {
+            farewell(self.line, self.inbox, close).await;
+        }
+        self.line.leave();
+    }
+}
+
+/// Sends the reason, and ends the connection so that the client's library connects again, or does not.
 async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
-    metrics::counter!("backscroll_realtime_closed_total", "reason" => close.name()).increment(1);
-    #[derive(serde::Serialize)]
+    #[derive(Serialize)]
     struct Reason {
         code: &'static str,
         message: &'static str,
     }
+    metrics::counter!("backscroll_realtime_closed_total", "reason" => close.name()).increment(1);
     let reason = RawJson::of(&Reason {
         code: close.name(),
         message: close.meaning(),
     });
     let packet = packet::event(line.namespace(), "error", reason.get());
-    let told = line.send(packet.into(), FAREWELL).await.is_ok();
+    let sent = line.send(packet.into(), CLOSE_TIMEOUT).await.is_ok();
     inbox.end(None);
     line.leave(); // first, as the client may ask again as soon as it is out
-    if told && close.is_final() {
+    if sent && close.is_final() {
         let packet = packet::disconnected(line.namespace());
-        let _ = line.send(packet.into(), FAREWELL).await;
+        let _ = line.send(packet.into(), CLOSE_TIMEOUT).await;
     }
-    if told && line.is_polling() {
-        tokio::time::sleep(FETCH).await;
+    if sent && line.is_polling() {
+        tokio::time::sleep(FETCH_TIMEOUT).await;
     }
     if close.is_final() {
-        line.close_when_alone();
+        line.close_when_idle();
     } else {
         line.close();
     }

@@ -1,7 +1,7 @@
-//! Commands of one connection that wait for those before them, bounded in number and bytes (INV-BOUND).
+//! The queue of a session's commands that wait for those before them, bounded in number and bytes (INV-BOUND).
 //!
-//! Engine.IO hands over what comes as it comes, so a flood cannot wait in the client's own buffers as with the native door.
-//! A connection that fills its queue is cut off.
+//! Engine.IO hands packets over as they arrive, so that a flood cannot wait in the client's own buffers as with the native
+//! door. A client that fills its queue is closed.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,25 +10,13 @@ use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 
+use crate::door::Command;
 use crate::protocol::Close;
 
 /// Most commands that wait.
 const COMMANDS_MAX: usize = 256;
 
-/// A command as it came.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Command {
-    /// Its name.
-    pub name: Box<str>,
-    /// JSON text.
-    pub data: Box<str>,
-    /// The number of its answer.
-    pub ack: Option<u64>,
-    /// It came with binary frames, which no command takes.
-    pub binary: bool,
-}
-
-/// One connection's commands.
+/// The commands of one session.
 #[derive(Debug)]
 pub(super) struct Inbox {
     queue: Mutex<Queue>,
@@ -40,7 +28,7 @@ pub(super) struct Inbox {
 struct Queue {
     commands: VecDeque<Command>,
     bytes: usize,
-    /// Nothing more comes; why, when it is for us to say.
+    /// Takes no more commands; and the reason, when the server closes the connection.
     ended: Option<Option<Close>>,
 }
 
@@ -70,7 +58,7 @@ impl Inbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a command; without room the connection is condemned.
+    /// Queues a command; ends the queue when there is no room.
     pub(super) fn put(&self, command: Command) {
         let mut queue = self.lock();
         if queue.ended.is_some() {
@@ -87,7 +75,7 @@ impl Inbox {
         self.wake.wake();
     }
 
-    /// Nothing more comes, and what waits is forgotten; `reason` when the connection is to be closed for it.
+    /// Takes no more commands and drops those that wait. With a `reason`, the connection is to be closed.
     pub(super) fn end(&self, reason: Option<Close>) {
         let mut queue = self.lock();
         queue.ended.get_or_insert(reason);
@@ -97,12 +85,15 @@ impl Inbox {
         self.wake.wake();
     }
 
-    /// Whether nothing more comes.
+    /// Whether the queue has ended.
     pub(super) fn ended(&self) -> bool {
         self.lock().ended.is_some()
     }
 
     /// Waits for the next command. One reader at a time.
+    ///
+    /// # Errors
+    /// The end of the queue, and its reason.
     pub(super) async fn next(&self) -> Result<Command, Option<Close>> {
         poll_fn(|context| {
             self.wake.register(context.waker());
@@ -117,7 +108,7 @@ impl Inbox {
         .await
     }
 
-    /// The next command, if one waits that is `wanted`.
+    /// The next command, if it waits already and is `wanted`.
     pub(super) fn next_if(&self, wanted: impl Fn(&Command) -> bool) -> Option<Command> {
         self.lock().take(wanted)
     }
@@ -154,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_condemns_the_connection() {
+    async fn a_flood_ends_the_queue() {
         let many = Inbox::new(1 << 20);
         for _ in 0..=COMMANDS_MAX {
             many.put(command("a"));

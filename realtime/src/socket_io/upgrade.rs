@@ -1,9 +1,10 @@
-//! The WebSocket handshake (RFC 6455, section 4.2), and a connection whose writes may not stall.
+//! The WebSocket handshake (RFC 6455, section 4.2), and a connection with a bound on its writes.
 //!
-//! Engine.IO writes without a deadline: a client that no longer reads would hold its connection, and all that waits for it,
-//! until the system gives up on it. And it drops a connection without reading what is still under way, for which the system
-//! takes back what was said last: why it ends. So the door makes the handshake itself and gives Engine.IO a [`Bounded`]
-//! connection, which breaks once a write has made no progress for too long, and lingers when it is dropped.
+//! Two faults of Engine.IO are mended here. It writes without a deadline: a client that no longer reads would hold its
+//! connection, and everything that waits for it, until the operating system gives up. And it drops a connection without
+//! reading the bytes that are on their way, upon which the system resets the connection and discards the last packet, which
+//! has the reason for the end. So the door makes the handshake itself and hands Engine.IO a [`Bounded`] connection, which fails
+//! once a write has made no progress for too long, and lingers when it is dropped.
 
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
@@ -22,7 +23,7 @@ use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
-/// The answer to a WebSocket handshake: 101, or why not.
+/// The answer to a WebSocket handshake: 101, or the status of a refusal.
 pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
     let answer = |status| {
         let mut response = Response::new(Body::empty());
@@ -61,7 +62,7 @@ pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
     response
 }
 
-/// Whether a header's list has `word`.
+/// Whether the list in a header has `word`.
 fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     headers.get_all(name).iter().any(|value| {
         let mut words = value.to_str().unwrap_or_default().split(',');
@@ -69,38 +70,38 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     })
 }
 
-/// How long a connection lingers for the other side to have read all.
+/// How long a connection lingers, so that the client can read all of it.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What is done when a connection is dropped.
+/// A function to call when a connection is dropped.
 pub(super) type AtEnd = Box<dyn FnOnce() + Send>;
 
-/// A connection that breaks when a write makes no progress for `patience`, and lingers in `tasks` when it is dropped.
+/// A connection that fails when a write makes no progress for `timeout`, and lingers in `tasks` when it is dropped.
 pub(super) struct Bounded<S: Linger> {
-    /// There until it is dropped.
+    /// Taken when it is dropped.
     inner: Option<S>,
-    patience: Duration,
+    timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The other side has closed it, or it broke.
+    /// The client has closed it, or it failed.
     over: bool,
     tasks: TaskTracker,
     at_end: Option<AtEnd>,
 }
 
-/// What can linger.
+/// A connection that can linger.
 pub(super) trait Linger: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Linger for S {}
 
 impl<S: Linger> Bounded<S> {
     pub(super) fn new(
         inner: S,
-        patience: Duration,
+        timeout: Duration,
         tasks: &TaskTracker,
         at_end: Option<AtEnd>,
     ) -> Self {
         Self {
             inner: Some(inner),
-            patience,
+            timeout,
             stalled: None,
             over: false,
             tasks: tasks.clone(),
@@ -108,7 +109,7 @@ impl<S: Linger> Bounded<S> {
         }
     }
 
-    /// What `call` makes of the connection, unless that has been pending for too long.
+    /// The outcome of `call` on the connection; an error when it is pending for too long.
     fn bound<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -123,10 +124,10 @@ impl<S: Linger> Bounded<S> {
             self.over |= outcome.is_err();
             return Poll::Ready(outcome);
         }
-        let patience = self.patience;
+        let timeout = self.timeout;
         let stalled = self
             .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(stalled.as_mut().poll(context));
         self.over = true;
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
@@ -146,7 +147,7 @@ impl<S: Linger> Drop for Bounded<S> {
     }
 }
 
-/// Says that nothing more comes, and reads until the other side has said so too.
+/// Shuts the connection down for writing, and reads until the client has done the same.
 async fn linger(mut inner: impl Linger) -> io::Result<()> {
     inner.shutdown().await?;
     let mut unread = [0; 512];
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_stalls_breaks_the_connection() {
+    async fn a_write_that_stalls_fails_the_connection() {
         let (ours, theirs) = tokio::io::duplex(16);
         let tasks = TaskTracker::new();
         let mut bounded = Bounded::new(ours, Duration::from_secs(10), &tasks, None);
@@ -215,9 +216,9 @@ mod tests {
             theirs.write_all(b"still under way").await.unwrap();
             bounded.write_all(b"why").await.unwrap();
             drop(bounded);
-            let mut heard = String::new();
-            theirs.read_to_string(&mut heard).await.unwrap();
-            assert_eq!(heard, "why");
+            let mut read = String::new();
+            theirs.read_to_string(&mut read).await.unwrap();
+            assert_eq!(read, "why");
             let begun = tokio::time::Instant::now();
             let theirs = Some(theirs).filter(|_| !closes);
             tasks.wait().await;

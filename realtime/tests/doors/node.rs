@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::request::Parts;
+use backscroll_realtime::socket_io::application::{Application, IncomingEvent, Line, Malformed};
 use backscroll_realtime::socket_io::packet::{self, MAIN};
-use backscroll_realtime::socket_io::server::{
-    Application, Event, Line, Malformed, Settings, WRITE_TIMEOUT,
-};
-use backscroll_realtime::socket_io::{Door, PATH};
+use backscroll_realtime::socket_io::settings::Settings;
+use backscroll_realtime::socket_io::{PATH, SocketIo, WRITE_TIMEOUT};
 use bytes::Bytes;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::service::EngineIoService;
@@ -117,7 +116,7 @@ async fn serve(router: Router) -> String {
 async fn the_socket_io_suite_passes() {
     installed().await;
     let tasks = TaskTracker::new();
-    let door = Door::serving(Arc::new(Echo), &SUITE, &tasks, CancellationToken::new());
+    let door = SocketIo::serving(Arc::new(Echo), &SUITE, &tasks, CancellationToken::new());
     let url = serve(Router::new().layer(door)).await;
     run("npm", &["run", "socket.io"], &[("SERVER_URL", url)]).await;
 }
@@ -140,14 +139,14 @@ struct Echo;
 struct Echoed(Arc<Line<Echo>>);
 
 impl Application for Echo {
-    type Member = Echoed;
-    type Place = ();
+    type Participant = Echoed;
+    type Permit = ();
 
     fn namespaces(&self) -> &[&'static str] {
         &[MAIN, "/custom"]
     }
 
-    fn place(&self, _: &Parts) -> Option<()> {
+    fn permit(&self, _: &Parts) -> Option<()> {
         None
     }
 
@@ -163,7 +162,7 @@ impl Application for Echo {
         Echoed(line)
     }
 
-    fn event(&self, Echoed(line): &Echoed, event: Event<'_>) {
+    fn event(&self, Echoed(line): &Echoed, event: IncomingEvent<'_>) {
         let arguments: Vec<&str> = event.arguments.iter().map(|one| one.get()).collect();
         let (name, arguments) = arguments.split_first().unwrap();
         let arguments = arguments.join(",");

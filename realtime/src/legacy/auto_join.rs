@@ -1,0 +1,93 @@
+//! Joins conversations for front-ends that join none and expect the messages of all.
+//!
+//! A session joins the first conversations of its list when it opens, and a conversation that is new in the list when the list
+//! says so. Membership is checked as for any other join (INV-MEMBER), and the bound on open conversations holds (INV-BOUND).
+
+use std::sync::Arc;
+
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::{ConversationId, Rev};
+use backscroll_shard::model::Caller;
+use serde::Deserialize;
+
+use crate::client_event::ClientEvent;
+use crate::command::COMMAND_TIMEOUT;
+use crate::gateway::Gateway;
+use crate::hub::log_reader::ReplayBudget;
+use crate::protocol::events::EventName;
+use crate::session::Session;
+
+/// How many conversations a session joins when it opens: the first of its list.
+const JOINED_AT_FIRST: u32 = 100;
+/// Most messages that a session receives of a conversation that is new in the list.
+const MISSED_MAX: u64 = 20;
+
+/// Joins the first conversations of the list.
+pub(super) async fn session_opened(gateway: &Gateway, session: &Arc<Session>) {
+    let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
+    let most = u32::try_from(gateway.settings().joined_conversations).unwrap_or(JOINED_AT_FIRST);
+    let list = gateway
+        .store()
+        .list_conversations(&caller, None, JOINED_AT_FIRST.min(most))
+        .await;
+    let conversations = match list {
+        Ok(list) => list.conversations,
+        Err(error) => {
+            tracing::warn!(%error, "the conversations of a session cannot be joined");
+            return;
+        }
+    };
+    let joining = conversations
+        .into_iter()
+        .map(|entry| join(gateway, session, entry.id, None));
+    futures_util::future::join_all(joining).await;
+}
+
+/// Joins the conversation that `event` shows to be new in the list.
+pub(super) async fn before_event(gateway: &Gateway, session: &Arc<Session>, event: &ClientEvent) {
+    if event.name() != EventName::ConversationUpdated.name() {
+        return;
+    }
+    let Ok(Updated { conversation }) = serde_json::from_str(event.data()) else {
+        return;
+    };
+    let most = gateway.settings().joined_conversations;
+    let joined = session.has_joined(conversation.id);
+    if joined || conversation.removed || session.joined_count() >= most {
+        return;
+    }
+    // Its latest changes made the list show it, and the session has not received them. Each unread message is a change, so
+    // that their number is a fair estimate of the changes.
+    let missed = conversation.unread_count.clamp(1, MISSED_MAX);
+    let known = Rev(conversation.rev.0.saturating_sub(missed));
+    join(gateway, session, conversation.id, Some(known)).await;
+}
+
+/// Joins a conversation for `session`, which has its changes up to `known`.
+pub(super) async fn join(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    id: ConversationId,
+    known: Option<Rev>,
+) {
+    let budget = ReplayBudget::full();
+    match gateway.hub().join(session, id, known, &budget).await {
+        Ok(_) | Err(Error::NotMember) => {}
+        Err(error) => tracing::warn!(%error, "a conversation cannot be joined"),
+    }
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    conversation: UpdatedEntry,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UpdatedEntry {
+    id: ConversationId,
+    rev: Rev,
+    unread_count: u64,
+    #[serde(default)]
+    removed: bool,
+}
