@@ -7,7 +7,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`admission`](crate::admission) | bounds the connections |
-//! | [`edge`](crate::edge) | tokens and error codes, which the service around the gateway knows |
+//! | [`edge`] | tokens and error codes, which the service around the gateway knows |
 //! | `resume` | follows the list, opens conversations again |
 //! | `command` | carries out commands |
 //! | `heartbeat` | pings silent sessions, ends expired ones |
@@ -207,7 +207,7 @@ impl Gateway {
         let queue = self.settings.queue_bytes;
         let session = Arc::new(Session::new(identity.user, expires_at, queue, pinged));
         let most = self.settings.sessions_per_user;
-        if !self.presence.session_opened(&session, most) {
+        if !self.presence.users().session_opened(&session, most) {
             return Err(Close::TooManyConnections);
         }
         metrics::gauge!("backscroll_realtime_sessions").increment(1.0);
@@ -287,7 +287,7 @@ impl Gateway {
             self.hub.presence().unwatch(session, &user);
         }
         self.hub.unfollow_list(session);
-        self.presence.session_ended(session);
+        self.presence.users().session_ended(session);
         metrics::gauge!("backscroll_realtime_sessions").decrement(1.0);
     }
 

@@ -1,4 +1,4 @@
-//! Real-time delivery: what was committed reaches those who are connected.
+//! Real-time delivery: the changes that the store commits reach the clients that are connected.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -2,7 +2,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`keeper`] | follows the users of this node: sets them in the roster, publishes what changes |
+//! | [`local`] | the users of this node, and which statuses were published |
+//! | [`keeper`] | sets them in the roster, publishes changes, answers which users are online |
 //! | [`fan_out`] | delivers presence to the sessions of this node that watch |
 //! | [`watchers`] | the state of one user's presence topic |
 //! | [`members`] | the members of a small conversation, for sessions that watch nobody by name |
@@ -20,6 +21,7 @@
 //! A crash leaves the node's users in the roster until its lease ends.
 
 pub(crate) mod fan_out;
-pub mod keeper;
+pub(crate) mod keeper;
+pub(crate) mod local;
 pub(crate) mod members;
 pub(crate) mod watchers;

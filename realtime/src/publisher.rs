@@ -1,7 +1,7 @@
-//! Publishes what the store has committed.
+//! Publishes the store's commits on the bus.
 //!
-//! The store calls it after each commit and waits for it, so it does no more than encode each event once, and only where
-//! somebody may hear it. Who did what is decided by the transaction; this adds nothing and asks nothing.
+//! The store calls the publisher after each commit and waits for it, so that it only encodes each push once, and only for
+//! topics that may have listeners. The transaction decides what happened; the publisher adds nothing and reads nothing.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::protocol::{
 };
 use crate::push::{Push, PushKind, Topic};
 
-/// In larger conversations members are not told how far others have read: each message would be answered by all of them.
+/// In larger conversations no receipts are published: each message would cause one for every member.
 const RECEIPT_MEMBERS_MAX: u64 = 100;
-/// Most messages named by a receipt; its `seq` tells of all.
+/// Most messages that a receipt names. Its `seq` covers all of them.
 const RECEIPT_MESSAGES_MAX: u64 = 100;
 
 /// Publishes commits on a bus.
@@ -41,8 +41,9 @@ impl Publisher {
         }
     }
 
-    /// A member's watermarks concern all members, in a conversation that is not large, and their own other devices. Reading
-    /// is receiving, so what is delivered is told only where it is further than what is read.
+    /// Publishes a member's moved watermarks: to all members of a conversation that is not large, and to the member's other
+    /// devices. A message that was read was also delivered, so that a delivered watermark is published only beyond the read
+    /// one.
     fn watermarks(
         &self,
         user: &UserId,
@@ -50,19 +51,19 @@ impl Publisher {
         (now, members): (Watermarks, u64),
     ) {
         let id = now.conversation_id;
-        let everybody = (members <= RECEIPT_MEMBERS_MAX).then_some(Topic::Conversation(id));
+        let members_topic = (members <= RECEIPT_MEMBERS_MAX).then_some(Topic::Conversation(id));
         if now.delivered_seq > delivered && now.delivered_seq > now.read_seq {
             let kind = PushKind::MessagesDelivered;
             self.receipt(
                 kind,
                 user,
                 (id, delivered, now.delivered_seq),
-                everybody.iter(),
+                members_topic.iter(),
             );
         }
         if now.read_seq > read {
             let own = Topic::User(user.clone());
-            let topics = everybody.iter().chain([&own]);
+            let topics = members_topic.iter().chain([&own]);
             self.receipt(
                 PushKind::MessagesRead,
                 user,
@@ -72,8 +73,8 @@ impl Publisher {
         }
     }
 
-    /// Tells a user on all their devices what is in no log.
-    fn tell_user(&self, user: UserId, kind: PushKind, data: &impl Serialize) {
+    /// Publishes to a user's devices what is in no log.
+    fn to_user(&self, user: UserId, kind: PushKind, data: &impl Serialize) {
         let topic = Topic::User(user);
         if self.bus.may_have_listeners(&topic) {
             let push = Push::change(kind, Rev(0), data);
@@ -147,19 +148,19 @@ impl CommitListener for Publisher {
                     let data = NotificationEvent {
                         notification: &notification,
                     };
-                    self.tell_user(user, PushKind::Notification, &data);
+                    self.to_user(user, PushKind::Notification, &data);
                 }
                 Event::NotificationsRead { user, ids } => {
                     let (from, through) = ids;
                     let data = NotificationsRead { from, through };
-                    self.tell_user(user, PushKind::NotificationsRead, &data);
+                    self.to_user(user, PushKind::NotificationsRead, &data);
                 }
             }
         }
     }
 }
 
-/// What tells of a message as it is now.
+/// The push that carries a message as it is now.
 #[must_use]
 pub fn message_push(kind: PushKind, message: &Message) -> Push {
     let data = MessageEvent {
@@ -169,7 +170,7 @@ pub fn message_push(kind: PushKind, message: &Message) -> Push {
     Push::change(kind, message.rev, &data)
 }
 
-/// What tells of an entry of a user's list, and the user's rev of that change.
+/// The push that carries an entry of a user's list as it is now. `rev` is the user's, of the entry's change.
 #[must_use]
 pub fn entry_push(rev: Rev, entry: &ListEntry) -> Push {
     let data = ConversationUpdated {

@@ -1,4 +1,4 @@
-//! Topics, and what is told on them.
+//! Topics, and the pushes that nodes publish on them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use backscroll_shard::model::{RawJson, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// What one listens to.
+/// A topic: the unit of subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
-    /// What concerns a user on all their devices. Its revs are the user's, over their list entries.
+    /// Changes that concern one user on all their devices. Its revs are the user's, over the entries of their list.
     User(UserId),
-    /// What happens in a conversation that somebody has open. Its revs are the conversation's.
+    /// Changes of a conversation that sessions have open. Its revs are the conversation's.
     Conversation(ConversationId),
-    /// Whether a user is online. It has no revs.
+    /// The presence of a user. It has no revs.
     Presence(UserId),
 }
 
@@ -42,36 +42,36 @@ impl std::str::FromStr for Topic {
     }
 }
 
-/// A text that no topic has.
+/// A text that is not a topic's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a topic")]
 pub struct NotATopic;
 
-/// What a push is about.
+/// The kind of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushKind {
     /// A message was sent: `{conversationId, message}`.
     NewMessage,
-    /// A message was edited, or reacted to: `{conversationId, message}`.
+    /// A message was edited, or a reaction was added or removed: `{conversationId, message}`.
     MessageUpdated,
     /// A message was deleted: `{conversationId, message}`, the message being empty.
     MessageDeleted,
-    /// The conversation's title, metadata or members changed, or it was deleted: who is no longer a member
-    /// ([`Left`](backscroll_shard::seams::Left)). Nobody is told this as it is: members see it in their list, and those who
-    /// left hear nothing more.
+    /// The conversation's title, metadata or members changed, or it was deleted. The data says who is no longer a member
+    /// ([`Left`](backscroll_shard::seams::Left)). It is no event for clients: members receive the change by their list, and
+    /// the sessions of former members are expelled.
     ConversationChanged,
-    /// A member's devices received further: `{conversationId, seq, messageIds, readBy}`.
+    /// A member's delivered watermark moved: `{conversationId, seq, messageIds, readBy}`.
     MessagesDelivered,
-    /// A member read further, and so received as far: `{conversationId, seq, messageIds, readBy}`.
+    /// A member's read watermark moved, and with it the delivered one: `{conversationId, seq, messageIds, readBy}`.
     MessagesRead,
     /// A member began or stopped typing: `{conversationId, userId, isTyping}`.
     UserTyping,
     /// An entry of a user's list changed: `{conversation, cursor}`.
     ConversationUpdated,
-    /// A user came, or changed their status: `{userId, status}`.
+    /// A user came online, or their status changed: `{userId, status}`.
     UserOnline,
-    /// A user went: `{userId, lastSeen}`.
+    /// A user went offline: `{userId, lastSeen}`.
     UserOffline,
     /// A user was sent a notification: `{notification}`.
     Notification,
@@ -80,7 +80,7 @@ pub enum PushKind {
 }
 
 impl PushKind {
-    /// Whether it is state of a user, of which only the latest counts: dropped or replaced for one that is slow.
+    /// Whether it is state of a user, of which only the latest counts: for a slow client it may be replaced or dropped.
     #[must_use]
     pub fn is_state(self) -> bool {
         matches!(
@@ -93,7 +93,7 @@ impl PushKind {
         )
     }
 
-    /// Whether it is a change of a log: it has a rev, comes in the order of revs, and is never dropped for one that is slow.
+    /// Whether it is a change of a log: it has a rev, is delivered in the order of revs, and is never dropped.
     #[must_use]
     pub fn is_durable(self) -> bool {
         matches!(
@@ -107,19 +107,19 @@ impl PushKind {
     }
 }
 
-/// Something to tell. It is encoded once and shared by all who are told: a clone copies no text.
+/// A push. Its data is encoded once and shared: a clone copies no text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Push {
-    /// What it is about.
+    /// Its kind.
     #[serde(rename = "k")]
     pub kind: PushKind,
-    /// The change in its topic's log; 0 where it is none.
+    /// The rev of the change in its topic's log; 0 for a push that is no change.
     #[serde(rename = "r")]
     pub rev: Rev,
-    /// Of whom it tells: state replaces what was told before of the same user.
+    /// The user whose state it is. The latest state of the same user and kind replaces earlier ones.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
-    /// When it was published, by the publisher's clock.
+    /// When it was published, by the publishing node's clock.
     #[serde(rename = "t", with = "milliseconds")]
     pub at: Timestamp,
     /// The event's data, as JSON text.

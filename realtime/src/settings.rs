@@ -3,7 +3,7 @@
 use backscroll_shard::settings::Span;
 use serde::{Deserialize, Serialize};
 
-/// Bounds of real-time delivery.
+/// The bounds of real-time delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RealtimeSettings {
@@ -11,11 +11,11 @@ pub struct RealtimeSettings {
     pub max_sessions: usize,
     /// Most connections of one user to one node. 1 to 10,000.
     pub sessions_per_user: usize,
-    /// Most connections from one address to one node; 0 for no limit, as behind a load balancer that has only one.
+    /// Most connections from one address to one node; 0 for no limit, as behind a load balancer with one address.
     pub sessions_per_ip: usize,
     /// Most new connections a second on one node; 0 for no limit.
     pub connects_per_second: u32,
-    /// Most commands a second of one connection, over a while; 0 for no limit.
+    /// Most commands a second of one connection, on average; 0 for no limit.
     pub commands_per_second: u32,
     /// Most commands of one connection at once. At least 1.
     pub command_burst: u32,
@@ -23,13 +23,13 @@ pub struct RealtimeSettings {
     pub joined_conversations: usize,
     /// Longest frame that a client may send, in bytes. 1,024 to 16 MiB.
     pub max_frame: usize,
-    /// Most bytes that wait for one connection; beyond, it is closed. 16 KiB to 256 MiB.
+    /// Most bytes that wait for one connection. A connection beyond it is closed. 16 KiB to 256 MiB.
     pub queue_bytes: usize,
-    /// How often a silent connection is asked for a sign of life. 1 s to 10 min.
+    /// How often a silent connection is pinged. 1 s to 10 min.
     pub heartbeat: Span,
-    /// How long a node that stops takes to send its clients away. At most 10 min.
+    /// How long a node that stops takes to send its clients to other nodes. At most 10 min.
     pub drain_window: Span,
-    /// How often a node compares what it was told with the logs. 1 s to 10 min.
+    /// How often a node compares the changes that it delivered with the logs. 1 s to 10 min.
     pub audit_interval: Span,
     /// Whether Socket.IO's long polling is served. With several nodes it needs sticky sessions.
     pub long_polling: bool,
@@ -56,7 +56,7 @@ impl Default for RealtimeSettings {
 }
 
 impl RealtimeSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// The problems of these settings, each as a sentence that begins with the key; empty when there are none.
     #[must_use]
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -1,8 +1,7 @@
-//! Questions that many connections ask at once, asked together.
+//! Batches questions that many sessions ask at the same time.
 //!
-//! A question that comes alone is asked at once; those that follow it within [`PACE`] are asked together. So a storm of
-//! reconnects is some batches a second, however many there are. Upholds INV-BOUND: the queue is bounded, and beyond it a
-//! question is not asked.
+//! The first question is asked at once; those that follow within [`PACE`] are asked together. So a wave of reconnects costs a
+//! few batches a second, however large it is. The queue is bounded; a question that finds no room is not asked (INV-BOUND).
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -33,7 +32,7 @@ where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// A batcher that asks `ask`, whose answer lacks what it could not tell, until `closing`.
+    /// A batcher that puts the questions to `ask` until `closing`. A question that cannot be answered is absent from the answer.
     pub(crate) fn start<F>(
         (tasks, closing): (&TaskTracker, &CancellationToken),
         ask: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
@@ -55,7 +54,7 @@ where
                 keys.retain(|key| seen.insert(key.clone()));
                 let answers = ask(keys).await;
                 for (key, reply) in batch.drain(..) {
-                    let _ = reply.send(answers.get(&key).cloned()); // whoever no longer waits went away
+                    let _ = reply.send(answers.get(&key).cloned()); // fails when the session has ended meanwhile
                 }
                 tokio::time::sleep_until(next).await;
             }
@@ -63,7 +62,7 @@ where
         Self { queue }
     }
 
-    /// The answer; none when it could not be had.
+    /// The answer to a question; none when it cannot be answered.
     pub(crate) async fn ask(&self, key: K) -> Option<V> {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send((key, reply)).ok()?;

@@ -1,13 +1,13 @@
-//! Follows the users of this node: their sessions, their status, and when they go offline.
+//! Sets the users of this node in the roster, publishes their changes, and answers which users are online.
 //!
 //! Changes are gathered for [`PUBLISH_EVERY`], set in the roster and published. A user whose last session ended goes offline
-//! [`GRACE`] later, and not at all when a session comes back before, or when the node is draining: a deployment is not visible.
+//! [`GRACE`](super::local::GRACE) later, and not at all when a session comes back before, or when the node is draining: a deployment is not visible.
 //! The roster forgets a node that does not renew its lease, so that the users of a dead node go offline; the other nodes then
 //! look up the users that their sessions watch.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backscroll_shard::ids::{ConversationId, UserId};
@@ -16,6 +16,7 @@ use backscroll_shard::store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::fan_out::PresenceFanOut;
+use super::local::{Gone, LocalUsers};
 use crate::bus::{Bus, Roster, Status};
 use crate::client_event::ClientEvent;
 use crate::protocol::Presence;
@@ -27,56 +28,18 @@ use crate::session::Session;
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How often the lease is renewed, the nodes are compared, and users without commands become idle.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How long a user stays online after their last session ended.
-const GRACE: Duration = Duration::from_secs(10);
-/// After how many seconds without a command a user is idle.
-const IDLE_AFTER: u32 = 300;
 /// Most users in one call of the roster.
 const BATCH: usize = 500;
 /// How long the store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A user with sessions on this node.
-#[derive(Debug, Default)]
-struct Local {
-    sessions: Vec<Arc<Session>>,
-    /// The status that was set in the roster and published last.
-    published: Status,
-    /// When the last session ended.
-    gone_since: Option<(Instant, Timestamp)>,
-}
-
-impl Local {
-    /// The greatest status that a session chose; idle instead of online when no session gave a command for a while.
-    fn status(&self) -> Status {
-        let chosen = self.sessions.iter().filter_map(|session| session.status());
-        let chosen = chosen.max();
-        let mut sessions = self.sessions.iter();
-        let active = sessions.any(|session| session.inactive_for() < IDLE_AFTER);
-        match chosen {
-            Some(Status::Online) | None if !active => Status::Idle,
-            Some(status) => status,
-            None => Status::Online,
-        }
-    }
-}
-
-/// A user whose last session ended [`GRACE`] ago.
-struct Gone {
-    user: UserId,
-    at: Timestamp,
-    published: Status,
-}
-
 /// Keeps the presence of this node's users.
-pub struct PresenceKeeper {
+pub(crate) struct PresenceKeeper {
     fan_out: Arc<PresenceFanOut>,
     roster: Arc<dyn Roster>,
     bus: Arc<dyn Bus>,
     store: Arc<Store>,
-    users: Mutex<HashMap<UserId, Local>>,
-    /// Users whose status may have changed since the last publication.
-    changed: Mutex<HashSet<UserId>>,
+    users: LocalUsers,
     draining: AtomicBool,
 }
 
@@ -93,53 +56,14 @@ impl PresenceKeeper {
             roster,
             bus,
             store,
-            users: Mutex::default(),
-            changed: Mutex::default(),
+            users: LocalUsers::default(),
             draining: AtomicBool::new(false),
         })
     }
 
-    fn users(&self) -> MutexGuard<'_, HashMap<UserId, Local>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn changed(&self) -> MutexGuard<'_, HashSet<UserId>> {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that the status of `user` may have changed.
-    pub(crate) fn mark_changed(&self, user: &UserId) {
-        self.changed().insert(user.clone());
-    }
-
-    /// Adds a session. `false` when its user has `most` sessions already.
-    #[must_use]
-    pub(crate) fn session_opened(&self, session: &Arc<Session>, most: usize) -> bool {
-        let mut users = self.users();
-        let local = users.entry(session.user.clone()).or_default();
-        if local.sessions.len() >= most {
-            return false;
-        }
-        local.sessions.push(Arc::clone(session));
-        local.gone_since = None;
-        drop(users);
-        self.mark_changed(&session.user);
-        true
-    }
-
-    /// Removes a session.
-    pub(crate) fn session_ended(&self, session: &Arc<Session>) {
-        let mut users = self.users();
-        let Some(local) = users.get_mut(&session.user) else {
-            return;
-        };
-        local.sessions.retain(|other| !Arc::ptr_eq(other, session));
-        if local.sessions.is_empty() {
-            local.gone_since = Some((Instant::now(), Timestamp::now()));
-        } else {
-            drop(users);
-            self.mark_changed(&session.user);
-        }
+    /// The users of this node.
+    pub(crate) fn users(&self) -> &LocalUsers {
+        &self.users
     }
 
     /// From now on no user goes offline: their clients connect to other nodes.
@@ -151,9 +75,7 @@ impl PresenceKeeper {
     async fn statuses(&self, users: &[UserId]) -> HashMap<UserId, Status> {
         self.roster.look_up(users).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the presence of users on other nodes is not known");
-            let local = self.users();
-            let status = |user: &UserId| Some((user.clone(), local.get(user)?.published));
-            users.iter().filter_map(status).collect()
+            self.users.published_of(users)
         })
     }
 
@@ -250,13 +172,7 @@ impl PresenceKeeper {
         if let Ok(false) = self.roster.renew().await {
             self.restore_roster().await;
         }
-        {
-            let users = self.users();
-            let stale = users.iter().filter(|(_, local)| {
-                !local.sessions.is_empty() && local.published != local.status()
-            });
-            self.changed().extend(stale.map(|(user, _)| user.clone()));
-        }
+        self.users.mark_stale();
         if let Ok(live) = self.roster.nodes().await {
             let live: HashSet<String> = live.into_iter().collect();
             let lost = nodes.difference(&live).next().is_some();
@@ -269,16 +185,7 @@ impl PresenceKeeper {
 
     /// Sets all users of this node again, as the roster may lack some. Watchers know them already.
     async fn restore_roster(&self) {
-        let all: Vec<(UserId, Status)> = {
-            let users = self.users();
-            let published = users
-                .iter()
-                .map(|(user, local)| (user.clone(), local.published));
-            published
-                .filter(|(_, status)| *status != Status::Offline)
-                .collect()
-        };
-        for batch in all.chunks(BATCH) {
+        for batch in self.users.published().chunks(BATCH) {
             if let Err(error) = self.roster.set(batch).await {
                 tracing::warn!(%error, "the roster lacks users of this node");
                 return; // the next renewal comes back to it
@@ -302,30 +209,11 @@ impl PresenceKeeper {
 
     /// Sets and publishes the statuses that have changed.
     async fn publish_changes(&self) {
-        let mut changes: Vec<(UserId, Status)> = Vec::new();
-        {
-            let changed = std::mem::take(&mut *self.changed());
-            let mut users = self.users();
-            for user in changed {
-                let local = users.get_mut(&user);
-                if let Some(local) = local.filter(|local| !local.sessions.is_empty()) {
-                    let status = local.status();
-                    if local.published != status {
-                        local.published = status;
-                        changes.push((user, status));
-                    }
-                }
-            }
-        }
+        let changes = self.users.take_changes();
         for batch in changes.chunks(BATCH) {
             if let Err(error) = self.roster.set(batch).await {
                 tracing::warn!(%error, "the roster lacks users of this node");
-                let mut users = self.users();
-                for (user, _) in batch {
-                    if let Some(local) = users.get_mut(user) {
-                        local.published = Status::Offline; // published again at the next renewal
-                    }
-                }
+                self.users.forget_published(batch);
             }
         }
         for (user, status) in &changes {
@@ -334,25 +222,12 @@ impl PresenceKeeper {
         }
     }
 
-    /// Takes the users offline whose last session ended [`GRACE`] ago.
+    /// Takes the users offline whose last session ended [`GRACE`](super::local::GRACE) ago.
     async fn take_offline(&self) {
         if self.draining.load(Ordering::Relaxed) {
             return;
         }
-        let now = Instant::now();
-        let mut gone = Vec::new();
-        self.users().retain(|user, local| match local.gone_since {
-            Some((since, at)) if now - since >= GRACE => {
-                gone.push(Gone {
-                    user: user.clone(),
-                    at,
-                    published: local.published,
-                });
-                false
-            }
-            _ => true,
-        });
-        for batch in gone.chunks(BATCH) {
+        for batch in self.users.take_gone().chunks(BATCH) {
             self.take_batch_offline(batch).await;
         }
     }

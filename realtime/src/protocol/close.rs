@@ -1,8 +1,9 @@
-//! Why the server ends a connection: one table for the codes, their names, and the documents.
+//! The reasons for which the server closes a connection: one table of their codes, names and meanings.
 
 macro_rules! closes {
     ($($(#[doc = $doc:literal])+ $close:ident = $code:literal, $name:literal;)+) => {
-        /// Why the server ends a connection. Below 4500: reconnect and resume; from there on: do not.
+        /// The reason for which the server closes a connection. Below 4500 the client reconnects and resumes; from 4500 on it does
+        /// not.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Close {
             $($(#[doc = $doc])+ $close,)+
@@ -18,13 +19,13 @@ macro_rules! closes {
                 match self { $(Self::$close => $code,)+ }
             }
 
-            /// Its name.
+            /// The name of the reason.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$close => $name,)+ }
             }
 
-            /// What it means.
+            /// The meaning of the reason.
             #[must_use]
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$close => concat!($($doc),+).trim_ascii(),)+ }
@@ -36,21 +37,21 @@ macro_rules! closes {
 closes! {
     /// The node stops. Reconnect to another.
     ShuttingDown = 4000, "shutting_down";
-    /// Something failed here.
+    /// The server failed.
     Internal = 4001, "internal";
-    /// Nothing was heard from the client for too long.
+    /// The client sent nothing for too long.
     Idle = 4002, "idle";
     /// The client does not read fast enough.
     SlowConsumer = 4008, "slow_consumer";
-    /// Too many commands, for too long.
+    /// The client sent too many commands for too long.
     RateLimited = 4029, "rate_limited";
-    /// No token was given in time.
+    /// The client presented no token in time.
     Unauthenticated = 4500, "unauthenticated";
-    /// The token has ended. Get a new one first.
+    /// The token has expired. Get a new one first.
     TokenExpired = 4501, "token_expired";
-    /// The token is not valid, or another user's.
+    /// The token is invalid, or another user's.
     TokenInvalid = 4502, "token_invalid";
-    /// A frame was not of the form that the protocol has.
+    /// A frame breaks the protocol.
     InvalidFrame = 4503, "invalid_frame";
     /// A frame was larger than allowed.
     FrameTooLarge = 4504, "frame_too_large";
@@ -59,7 +60,7 @@ closes! {
 }
 
 impl Close {
-    /// Whether the client is not to come back by itself.
+    /// Whether the client must not reconnect by itself.
     #[must_use]
     pub fn is_final(self) -> bool {
         self.code() >= 4500

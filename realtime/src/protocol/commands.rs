@@ -99,37 +99,37 @@ commands! {
     Leave, leave = "leave_conversation": InConversation => Done;
     /// Send a message
     Send, send = "send_message": SendMessage => Message;
-    /// Edit one's own message
+    /// Edit an own message
     Edit, edit = "edit_message": EditMessage => Message;
     /// Delete a message
     Delete, delete = "delete_message": DeleteMessage => Message;
-    /// React to a message, or take that back
+    /// Add or remove a reaction
     React, react = "react": React => Message;
     /// Begin typing
     StartTyping, start_typing = "typing_start": InConversation => Done;
     /// Stop typing
     StopTyping, stop_typing = "typing_stop": InConversation => Done;
-    /// Move one's read watermark
+    /// Move the read watermark
     MarkRead, mark_read = "mark_read": MarkRead => Watermarks;
-    /// Move one's delivered watermark
+    /// Move the delivered watermark
     MarkDelivered, mark_delivered = "mark_delivered": MarkDelivered => Watermarks;
-    /// What changed since
+    /// Read the changes since a position
     Sync, sync = "sync": SyncRequest => SyncPage;
-    /// Watch users
+    /// Watch the presence of users
     Watch, watch = "presence_subscribe": PresenceSubscribe => Watched;
-    /// Say what one shows
+    /// Choose the status to show
     Show, show = "presence_update": PresenceUpdate => Done;
-    /// Unread messages and conversations
+    /// Count unread messages and conversations
     UnreadCount, unread_count = "unread_count": Done => UnreadCount;
-    /// Say that one has read a notification
+    /// Mark a notification as read
     ReadNotification, read_notification = "mark_notification_read": MarkNotificationRead => Notification;
-    /// The same of all of them
+    /// Mark all notifications as read
     ReadNotifications, read_notifications = "mark_notifications_read": Done => Done;
-    /// How many one has not read
+    /// Count unread notifications
     UnreadNotifications, unread_notifications = "unread_notifications": Done => UnreadNotifications;
-    /// Go on with a new token
+    /// Replace the token
     RefreshToken, refresh_token = "refresh_token": RefreshToken => Refreshed;
-    /// Ask for a sign of life
+    /// Measure the round trip
     Ping, ping = "ping": Done => Done;
 }
 

@@ -14,16 +14,16 @@ use utoipa::ToSchema;
 
 use crate::bus::Status;
 
-/// Why a command was not done.
+/// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 #[error("{code}: {message}")]
 pub struct Failure {
-    /// What went wrong, for programs: a code of REST's problems.
+    /// The kind of failure, for programs: a code of REST's problems.
     pub code: &'static str,
-    /// What happened this time, in words that may change.
+    /// The failure in words, which may change.
     pub message: String,
-    /// When the same command may succeed, in milliseconds from now. Absent when it has to change first.
+    /// After how many milliseconds the same command may succeed. Absent when it has to change first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }
@@ -60,14 +60,14 @@ impl Failure {
     }
 }
 
-/// What a client remembers of the connection it lost.
+/// The position up to which a client received changes on its last connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resume {
-    /// The last cursor it was given.
+    /// The last cursor that it received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// Open conversations, each with the greatest rev it has.
+    /// Open conversations, each with the rev up to which the client has all changes.
     #[schema(value_type = BTreeMap<String, Rev>)]
     pub conversations: BTreeMap<ConversationId, Rev>,
 }
@@ -77,7 +77,7 @@ pub struct Resume {
 pub struct Authenticate {
     /// The token.
     pub token: String,
-    /// What was missed is wanted.
+    /// The position from which to resume.
     #[serde(default)]
     pub resume: Option<Resume>,
 }
@@ -94,17 +94,17 @@ pub struct InConversation {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SendMessage {
-    /// Where to.
+    /// The conversation.
     pub conversation_id: ConversationId,
     /// The text.
     pub content: String,
-    /// What it carries.
+    /// The type of the message.
     #[serde(default)]
     pub message_type: MessageType,
-    /// The sender's own id for it.
+    /// The sender's own id for the message, which makes a repetition harmless.
     #[serde(default)]
     pub client_msg_id: Option<String>,
-    /// The message it answers.
+    /// The message that it replies to.
     #[serde(default)]
     pub reply_to: Option<MessageId>,
     /// At most 10 objects, 8 KiB together.
@@ -118,7 +118,7 @@ pub struct SendMessage {
 }
 
 impl SendMessage {
-    /// Where to, and what.
+    /// The conversation and the message.
     pub(crate) fn into_message(self) -> (ConversationId, NewMessage) {
         let message = NewMessage {
             content: self.content,
@@ -136,7 +136,7 @@ impl SendMessage {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EditMessage {
-    /// Which.
+    /// The message.
     pub message_id: MessageId,
     /// The new text.
     pub content: String,
@@ -146,7 +146,7 @@ pub struct EditMessage {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeleteMessage {
-    /// Which.
+    /// The message.
     pub message_id: MessageId,
 }
 
@@ -154,11 +154,11 @@ pub struct DeleteMessage {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct React {
-    /// To which message.
+    /// The message.
     pub message_id: MessageId,
-    /// With what.
+    /// The reaction.
     pub emoji: String,
-    /// Take it back.
+    /// Remove the reaction.
     #[serde(default)]
     pub remove: bool,
 }
@@ -167,12 +167,12 @@ pub struct React {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MarkRead {
-    /// Where.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// Up to which message; without it and without ids, the newest.
+    /// The last message that was read. Without it and without ids: the newest.
     #[serde(default)]
     pub seq: Option<Seq>,
-    /// Messages that were read: everything up to the newest of them.
+    /// Messages that were read. All messages up to the newest of them count as read.
     #[serde(default)]
     pub message_ids: Option<Vec<MessageId>>,
 }
@@ -181,9 +181,9 @@ pub struct MarkRead {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MarkDelivered {
-    /// Where.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// Up to which message; without it, the newest.
+    /// The last message that was received. Without it: the newest.
     #[serde(default)]
     pub seq: Option<Seq>,
 }
@@ -192,7 +192,7 @@ pub struct MarkDelivered {
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MarkNotificationRead {
-    /// Which.
+    /// The notification.
     pub notification_id: NotificationId,
 }
 
@@ -200,14 +200,14 @@ pub struct MarkNotificationRead {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PresenceSubscribe {
-    /// Whom to watch, in place of those watched before.
+    /// The users to watch, in place of those watched before.
     pub user_ids: Vec<UserId>,
 }
 
 /// `presence_update`.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 pub struct PresenceUpdate {
-    /// What to show.
+    /// The status to show to watchers.
     pub status: Status,
 }
 
@@ -218,7 +218,7 @@ pub struct RefreshToken {
     pub token: String,
 }
 
-/// An answer, or a command, without data.
+/// The data of a command or an answer that has none.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Done {}
 
@@ -230,26 +230,26 @@ impl<'de> Deserialize<'de> for Done {
     }
 }
 
-/// What `presence_subscribe` answers.
+/// The answer to `presence_subscribe`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Watched {
-    /// Of each user: whether they are online, and since when they are not.
+    /// The presence of each watched user.
     pub users: Vec<Presence>,
 }
 
-/// What `refresh_token` answers.
+/// The answer to `refresh_token`.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Refreshed {
-    /// When the new token ends.
+    /// When the new token expires.
     pub expires_at: Timestamp,
 }
 
-/// `reconnect`: connect again after a while.
+/// `reconnect`: the client has to connect again.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconnect {
-    /// After how many milliseconds.
+    /// After how many milliseconds to connect.
     pub after_ms: u64,
 }
 
@@ -257,28 +257,28 @@ pub struct Reconnect {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Hello<'a> {
-    /// This connection, for logs.
+    /// The session, for logs.
     pub session_id: &'a str,
-    /// Who the token says one is.
+    /// The user that the token names.
     pub user_id: &'a UserId,
-    /// How often the server asks for a sign of life.
+    /// How often the server pings a silent connection.
     pub heartbeat_interval_ms: u64,
-    /// When the token ends.
+    /// When the token expires.
     pub expires_at: Timestamp,
-    /// Where the conversation list stands: what changes after it is told. Absent when that could not be asked.
+    /// The position of the conversation list: every later change follows as an event. Absent when it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
-    /// Whether everything that was missed follows. False too when nothing was asked for.
+    /// Whether all missed changes follow. Also false when the client did not resume.
     pub recovered: bool,
-    /// What this connection may do.
+    /// The bounds of the connection.
     pub limits: SessionLimits,
 }
 
-/// What a connection may do.
+/// The bounds of a connection.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionLimits {
-    /// Longest frame.
+    /// Longest frame, in bytes.
     pub frame_bytes: usize,
     /// Most open conversations.
     pub joined_conversations: usize,
@@ -292,9 +292,9 @@ pub struct SessionLimits {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageEvent<'a> {
-    /// Where.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// As it is now.
+    /// The message as it is now.
     pub message: &'a Message,
 }
 
@@ -302,13 +302,13 @@ pub struct MessageEvent<'a> {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt<'a> {
-    /// Where.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// Up to which message.
+    /// The last message that was read or received.
     pub seq: Seq,
-    /// Those newly so, at most the last 100.
+    /// The messages for which that is new, at most the last 100.
     pub message_ids: Vec<MessageId>,
-    /// Who read, or received.
+    /// The member who read or received them.
     pub read_by: &'a UserId,
 }
 
@@ -316,11 +316,11 @@ pub struct Receipt<'a> {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserTyping<'a> {
-    /// Where.
+    /// The conversation.
     pub conversation_id: ConversationId,
-    /// Who.
+    /// The member who types.
     pub user_id: &'a UserId,
-    /// Whether they began, or stopped.
+    /// Whether the member types, or stopped.
     pub is_typing: bool,
 }
 
@@ -336,36 +336,36 @@ pub struct ConversationUpdated<'a> {
 /// `notification`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NotificationEvent<'a> {
-    /// What the user is told.
+    /// The notification.
     pub notification: &'a Notification,
 }
 
-/// `notifications_read`: the user has read these, on whatever device.
+/// `notifications_read`: the user read notifications, on any device.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct NotificationsRead {
-    /// The first of them.
+    /// The first notification that was read.
     pub from: NotificationId,
-    /// The last of them.
+    /// The last notification that was read.
     pub through: NotificationId,
 }
 
-/// A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of.
+/// The presence of a user: `user_online`, `user_offline`, and an entry of the answer to `presence_subscribe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Presence {
-    /// Who.
+    /// The user.
     pub user_id: UserId,
-    /// What they show.
+    /// The status of the user.
     pub status: Status,
-    /// When they were connected last, when they are not and that is known.
+    /// When an offline user was last connected, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
 }
 
-/// `resync`: load these over REST.
+/// `resync`: the client has to load these over REST.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Resync {
-    /// From where on each is told again.
+    /// Conversations, each with the head after which changes follow again.
     pub conversations: Vec<ConversationHead>,
     /// Whether the conversation list has to be loaded too.
     pub list: bool,

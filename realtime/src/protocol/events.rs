@@ -46,34 +46,34 @@ events! {
     Hello = "hello": Hello<'_>;
     /// A conversation is open
     JoinedConversation = "joined_conversation": ConversationHead;
-    /// A conversation is no longer one's own
+    /// The user is no longer a member of a conversation
     LeftConversation = "left_conversation": InConversation;
     /// A message was sent
     NewMessage = "new_message": MessageEvent<'_>;
-    /// A message was edited, or reacted to
+    /// A message was edited, or its reactions changed
     MessageUpdated = "message_updated": MessageEvent<'_>;
     /// A message was deleted
     MessageDeleted = "message_deleted": MessageEvent<'_>;
-    /// A member read up to a message
+    /// A member read messages
     MessagesRead = "messages_read": Receipt<'_>;
-    /// A member received up to a message
+    /// A member received messages
     MessagesDelivered = "messages_delivered": Receipt<'_>;
-    /// A member types, or no longer does
+    /// A member types, or stopped
     UserTyping = "user_typing": UserTyping<'_>;
-    /// An entry of one's list changed
+    /// An entry of the user's conversation list changed
     ConversationUpdated = "conversation_updated": ConversationUpdated<'_>;
-    /// A watched user came, or changed their status
+    /// A watched user came online, or their status changed
     UserOnline = "user_online": Presence;
-    /// A watched user went
+    /// A watched user went offline
     UserOffline = "user_offline": Presence;
-    /// One was sent a notification
+    /// The user received a notification
     Notification = "notification": NotificationEvent<'_>;
-    /// One has read notifications
+    /// The user read notifications
     NotificationsRead = "notifications_read": NotificationsRead;
-    /// What has to be loaded over REST
+    /// The client has to load something over REST
     Resync = "resync": Resync;
-    /// The server goes away
+    /// The client has to connect to another node
     Reconnect = "reconnect": Reconnect;
-    /// A command without an acknowledgement failed
+    /// A command without `ack` failed
     Error = "error": Failure;
 }

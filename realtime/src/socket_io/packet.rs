@@ -1,7 +1,6 @@
 //! Packets of the Socket.IO protocol, version 5, as text: `<type>[<attachments>-][<namespace>,][<ack>][<JSON>]`.
 //!
-//! JSON is passed through as it stands: data of ours goes out unparsed, and of what comes in only the outermost array is taken
-//! apart.
+//! JSON is passed through as it is: outgoing data is not parsed, and of incoming data only the outermost array is.
 
 use serde_json::value::RawValue;
 
@@ -10,31 +9,31 @@ pub const MAIN: &str = "/";
 /// The namespace of the API.
 pub const NAMESPACE: &str = "/chat";
 
-/// What sort of packet a client sent.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It enters a namespace.
+    /// The client asks to enter a namespace.
     Connect,
-    /// It leaves a namespace.
+    /// The client leaves a namespace.
     Disconnect,
     /// An event.
     Event,
-    /// The answer to an event of ours.
+    /// The answer to an event of the server.
     Ack,
 }
 
-/// A packet as it came.
+/// A packet of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// Its sort.
+    /// Its kind.
     pub kind: Kind,
     /// How many binary frames follow it.
     pub attachments: usize,
-    /// Where it belongs.
+    /// Its namespace.
     pub namespace: &'a str,
-    /// The number under which an answer is awaited.
+    /// The number under which the client awaits an answer, or answers.
     pub ack: Option<u64>,
-    /// JSON text: nothing or an object with `Connect`, an array with an event or an answer.
+    /// JSON text: empty or an object with `Connect`, an array with an event or an answer.
     pub data: &'a str,
 }
 
@@ -102,13 +101,13 @@ fn is_event(data: &str) -> bool {
     arguments.is_some_and(|all| all.first().is_some_and(|name| name.get().starts_with('"')))
 }
 
-/// The elements of a JSON array; none when it is none.
+/// The elements of a JSON array; none when the text is no array.
 #[must_use]
 pub fn arguments(data: &str) -> Option<Vec<&RawValue>> {
     serde_json::from_str(data).ok()
 }
 
-/// Where a packet goes, as it is written.
+/// A namespace as it is written in a packet, and the comma behind it.
 fn prefix(namespace: &str) -> (&str, &str) {
     if namespace == MAIN {
         ("", "")
@@ -117,7 +116,7 @@ fn prefix(namespace: &str) -> (&str, &str) {
     }
 }
 
-/// The client has entered: `sid` names it.
+/// The client has entered the namespace, under the name `sid`.
 #[must_use]
 pub fn connected(namespace: &str, sid: &str) -> String {
     let (namespace, comma) = prefix(namespace);
@@ -149,14 +148,14 @@ pub fn event(namespace: &str, name: &str, data: &str) -> String {
     format!(r#"2{namespace}{comma}["{name}",{data}]"#)
 }
 
-/// The answer to the event that came under the number `ack`; `data` is JSON text.
+/// The answer to the event with the number `ack`; `data` is JSON text.
 #[must_use]
 pub fn answer(namespace: &str, ack: u64, data: &str) -> String {
     let (namespace, comma) = prefix(namespace);
     format!("3{namespace}{comma}{ack}[{data}]")
 }
 
-/// An event or an answer that `count` binary frames follow; without any it stays as it is.
+/// An event or an answer with `count` binary frames behind it; the same packet when there are none.
 #[must_use]
 pub fn with_attachments(packet: String, count: usize) -> String {
     match (count, packet.split_at_checked(1)) {
@@ -271,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_is_a_panic(text in r#"[0-6]?(/[a-z]{0,3},?)?[0-9]{0,3}.{0,20}"#) {
+        fn no_text_is_a_panic(text in r#"[0-6]?(/[a-z]{0,3},?)?[0-9]{0,3}.{0,20}"#) {
             let _ = Packet::parse(&text);
         }
     }
