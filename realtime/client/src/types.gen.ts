@@ -8,7 +8,7 @@ export interface Alive {
 
 /** `authenticate`: the first frame, where no header gave the token. */
 export interface Authenticate {
-  /** What was missed is wanted. */
+  /** The position from which to resume. */
   resume?: Resume | null;
   /** The token. */
   token: string;
@@ -116,7 +116,7 @@ export interface ConversationUpdated {
 
 /** `delete_message`. */
 export interface DeleteMessage {
-  /** Which. */
+  /** The message. */
   messageId: MessageId;
 }
 
@@ -131,7 +131,7 @@ export interface Dependency {
   ok: boolean;
 }
 
-/** An answer, or a command, without data. */
+/** The data of a command or an answer that has none. */
 export type Done = { [key: string]: unknown };
 
 /** An earlier content of an edited message. */
@@ -146,35 +146,35 @@ export interface Edit {
 export interface EditMessage {
   /** The new text. */
   content: string;
-  /** Which. */
+  /** The message. */
   messageId: MessageId;
 }
 
-/** Why a command was not done. */
+/** Why a command was not carried out. */
 export interface Failure {
-  /** What went wrong, for programs: a code of REST's problems. */
+  /** The kind of failure, for programs: a code of REST's problems. */
   code: string;
-  /** What happened this time, in words that may change. */
+  /** The failure in words, which may change. */
   message: string;
-  /** When the same command may succeed, in milliseconds from now. Absent when it has to change first. */
+  /** After how many milliseconds the same command may succeed. Absent when it has to change first. */
   retryAfterMs?: number | null;
 }
 
 /** The first event of a connection. */
 export interface Hello {
-  /** Where the conversation list stands: what changes after it is told. Absent when that could not be asked. */
+  /** The position of the conversation list: every later change follows as an event. Absent when it could not be read. */
   cursor?: string | null;
-  /** When the token ends. */
+  /** When the token expires. */
   expiresAt: Timestamp;
-  /** How often the server asks for a sign of life. */
+  /** How often the server pings a silent connection. */
   heartbeatIntervalMs: number;
-  /** What this connection may do. */
+  /** The bounds of the connection. */
   limits: SessionLimits;
-  /** Whether everything that was missed follows. False too when nothing was asked for. */
+  /** Whether all missed changes follow. Also false when the client did not resume. */
   recovered: boolean;
-  /** This connection, for logs. */
+  /** The session, for logs. */
   sessionId: string;
-  /** Who the token says one is. */
+  /** The user that the token names. */
   userId: UserId;
 }
 
@@ -236,25 +236,25 @@ export interface ListEntry {
 
 /** `mark_delivered`. */
 export interface MarkDelivered {
-  /** Where. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** Up to which message; without it, the newest. */
+  /** The last message that was received. Without it: the newest. */
   seq?: Seq | null;
 }
 
 /** `mark_notification_read`. */
 export interface MarkNotificationRead {
-  /** Which. */
+  /** The notification. */
   notificationId: NotificationId;
 }
 
 /** `mark_read`. */
 export interface MarkRead {
-  /** Where. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** Messages that were read: everything up to the newest of them. */
+  /** Messages that were read. All messages up to the newest of them count as read. */
   messageIds?: MessageId[] | null;
-  /** Up to which message; without it and without ids, the newest. */
+  /** The last message that was read. Without it and without ids: the newest. */
   seq?: Seq | null;
 }
 
@@ -328,9 +328,9 @@ export interface MessageEdit {
 
 /** `new_message`, `message_updated`, `message_deleted`. */
 export interface MessageEvent {
-  /** Where. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** As it is now. */
+  /** The message as it is now. */
   message: Message;
 }
 
@@ -432,7 +432,7 @@ export interface Notification {
 
 /** `notification`. */
 export interface NotificationEvent {
-  /** What the user is told. */
+  /** The notification. */
   notification: Notification;
 }
 
@@ -450,11 +450,11 @@ export interface NotificationList {
 /** How much a notification matters. It is told to clients and decides nothing here. */
 export type NotificationPriority = "low" | "normal" | "high" | "urgent";
 
-/** `notifications_read`: the user has read these, on whatever device. */
+/** `notifications_read`: the user read notifications, on any device. */
 export interface NotificationsRead {
-  /** The first of them. */
+  /** The first notification that was read. */
   from: NotificationId;
-  /** The last of them. */
+  /** The last notification that was read. */
   through: NotificationId;
 }
 
@@ -466,25 +466,25 @@ export interface Notified {
   sent: Sent[];
 }
 
-/** A user's presence: `user_online` and `user_offline`, and what `presence_subscribe` answers a list of. */
+/** The presence of a user: `user_online`, `user_offline`, and an entry of the answer to `presence_subscribe`. */
 export interface Presence {
-  /** When they were connected last, when they are not and that is known. */
+  /** When an offline user was last connected, if that is known. */
   lastSeen?: Timestamp | null;
-  /** What they show. */
+  /** The status of the user. */
   status: Status;
-  /** Who. */
+  /** The user. */
   userId: UserId;
 }
 
 /** `presence_subscribe`. */
 export interface PresenceSubscribe {
-  /** Whom to watch, in place of those watched before. */
+  /** The users to watch, in place of those watched before. */
   userIds: UserId[];
 }
 
 /** `presence_update`. */
 export interface PresenceUpdate {
-  /** What to show. */
+  /** The status to show to watchers. */
   status: Status;
 }
 
@@ -511,11 +511,11 @@ export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired
 
 /** `react`. */
 export interface React {
-  /** With what. */
+  /** The reaction. */
   emoji: string;
-  /** To which message. */
+  /** The message. */
   messageId: MessageId;
-  /** Take it back. */
+  /** Remove the reaction. */
   remove?: boolean;
 }
 
@@ -546,19 +546,19 @@ export interface Ready {
 
 /** `messages_read`, `messages_delivered`. */
 export interface Receipt {
-  /** Where. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** Those newly so, at most the last 100. */
+  /** The messages for which that is new, at most the last 100. */
   messageIds: MessageId[];
-  /** Who read, or received. */
+  /** The member who read or received them. */
   readBy: UserId;
-  /** Up to which message. */
+  /** The last message that was read or received. */
   seq: Seq;
 }
 
-/** `reconnect`: connect again after a while. */
+/** `reconnect`: the client has to connect again. */
 export interface Reconnect {
-  /** After how many milliseconds. */
+  /** After how many milliseconds to connect. */
   afterMs: number;
 }
 
@@ -568,23 +568,23 @@ export interface RefreshToken {
   token: string;
 }
 
-/** What `refresh_token` answers. */
+/** The answer to `refresh_token`. */
 export interface Refreshed {
-  /** When the new token ends. */
+  /** When the new token expires. */
   expiresAt: Timestamp;
 }
 
-/** What a client remembers of the connection it lost. */
+/** The position up to which a client received changes on its last connection. */
 export interface Resume {
-  /** Open conversations, each with the greatest rev it has. */
+  /** Open conversations, each with the rev up to which the client has all changes. */
   conversations?: { [key: string]: Rev };
-  /** The last cursor it was given. */
+  /** The last cursor that it received. */
   cursor?: string | null;
 }
 
-/** `resync`: load these over REST. */
+/** `resync`: the client has to load these over REST. */
 export interface Resync {
-  /** From where on each is told again. */
+  /** Conversations, each with the head after which changes follow again. */
   conversations: ConversationHead[];
   /** Whether the conversation list has to be loaded too. */
   list: boolean;
@@ -606,17 +606,17 @@ export interface RoleChange {
 export interface SendMessage {
   /** At most 10 objects, 8 KiB together. */
   attachments?: { [key: string]: unknown }[] | null;
-  /** The sender's own id for it. */
+  /** The sender's own id for the message, which makes a repetition harmless. */
   clientMsgId?: string | null;
   /** The text. */
   content: string;
-  /** Where to. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** What it carries. */
+  /** The type of the message. */
   messageType?: MessageType;
   /** An object of at most 4 KiB. */
   metadata?: { [key: string]: unknown } | null;
-  /** The message it answers. */
+  /** The message that it replies to. */
   replyTo?: MessageId | null;
 }
 
@@ -639,11 +639,11 @@ export interface SeqRange {
   toSeq: Seq;
 }
 
-/** What a connection may do. */
+/** The bounds of a connection. */
 export interface SessionLimits {
   /** Commands a second; 0 for no limit. */
   commandsPerSecond: number;
-  /** Longest frame. */
+  /** Longest frame, in bytes. */
   frameBytes: number;
   /** Most open conversations. */
   joinedConversations: number;
@@ -669,7 +669,7 @@ export interface Shard {
   replicas: Dependency[];
 }
 
-/** What a user shows of themselves while they are connected. */
+/** The status of a user. They are in the order of precedence: of several sessions the greatest status counts. */
 export type Status = "offline" | "idle" | "away" | "busy" | "online";
 
 /** What changed. */
@@ -736,17 +736,17 @@ export type UserId = string;
 
 /** `user_typing`. */
 export interface UserTyping {
-  /** Where. */
+  /** The conversation. */
   conversationId: ConversationId;
-  /** Whether they began, or stopped. */
+  /** Whether the member types, or stopped. */
   isTyping: boolean;
-  /** Who. */
+  /** The member who types. */
   userId: UserId;
 }
 
-/** What `presence_subscribe` answers. */
+/** The answer to `presence_subscribe`. */
 export interface Watched {
-  /** Of each user: whether they are online, and since when they are not. */
+  /** The presence of each watched user. */
   users: Presence[];
 }
 
@@ -774,78 +774,78 @@ export interface Commands {
   authenticate: [Authenticate, Done];
   /** Delete a message */
   delete_message: [DeleteMessage, Message];
-  /** Edit one's own message */
+  /** Edit an own message */
   edit_message: [EditMessage, Message];
   /** Open a conversation */
   join_conversation: [InConversation, ConversationHead];
   /** Close a conversation */
   leave_conversation: [InConversation, Done];
-  /** Move one's delivered watermark */
+  /** Move the delivered watermark */
   mark_delivered: [MarkDelivered, Watermarks];
-  /** Say that one has read a notification */
+  /** Mark a notification as read */
   mark_notification_read: [MarkNotificationRead, Notification];
-  /** The same of all of them */
+  /** Mark all notifications as read */
   mark_notifications_read: [Done, Done];
-  /** Move one's read watermark */
+  /** Move the read watermark */
   mark_read: [MarkRead, Watermarks];
-  /** Ask for a sign of life */
+  /** Measure the round trip */
   ping: [Done, Done];
-  /** Watch users */
+  /** Watch the presence of users */
   presence_subscribe: [PresenceSubscribe, Watched];
-  /** Say what one shows */
+  /** Choose the status to show */
   presence_update: [PresenceUpdate, Done];
-  /** React to a message, or take that back */
+  /** Add or remove a reaction */
   react: [React, Message];
-  /** Go on with a new token */
+  /** Replace the token */
   refresh_token: [RefreshToken, Refreshed];
   /** Send a message */
   send_message: [SendMessage, Message];
-  /** What changed since */
+  /** Read the changes since a position */
   sync: [SyncRequest, SyncPage];
   /** Begin typing */
   typing_start: [InConversation, Done];
   /** Stop typing */
   typing_stop: [InConversation, Done];
-  /** Unread messages and conversations */
+  /** Count unread messages and conversations */
   unread_count: [Done, UnreadCount];
-  /** How many one has not read */
+  /** Count unread notifications */
   unread_notifications: [Done, UnreadNotifications];
 }
 
 /** Events by their names: the data that comes. */
 export interface ServerEvents {
-  /** An entry of one's list changed */
+  /** An entry of the user's conversation list changed */
   conversation_updated: ConversationUpdated;
-  /** A command without an acknowledgement failed */
+  /** A command without `ack` failed */
   error: Failure;
   /** The first event of a connection */
   hello: Hello;
   /** A conversation is open */
   joined_conversation: ConversationHead;
-  /** A conversation is no longer one's own */
+  /** The user is no longer a member of a conversation */
   left_conversation: InConversation;
   /** A message was deleted */
   message_deleted: MessageEvent;
-  /** A message was edited, or reacted to */
+  /** A message was edited, or its reactions changed */
   message_updated: MessageEvent;
-  /** A member received up to a message */
+  /** A member received messages */
   messages_delivered: Receipt;
-  /** A member read up to a message */
+  /** A member read messages */
   messages_read: Receipt;
   /** A message was sent */
   new_message: MessageEvent;
-  /** One was sent a notification */
+  /** The user received a notification */
   notification: NotificationEvent;
-  /** One has read notifications */
+  /** The user read notifications */
   notifications_read: NotificationsRead;
-  /** The server goes away */
+  /** The client has to connect to another node */
   reconnect: Reconnect;
-  /** What has to be loaded over REST */
+  /** The client has to load something over REST */
   resync: Resync;
-  /** A watched user went */
+  /** A watched user went offline */
   user_offline: Presence;
-  /** A watched user came, or changed their status */
+  /** A watched user came online, or their status changed */
   user_online: Presence;
-  /** A member types, or no longer does */
+  /** A member types, or stopped */
   user_typing: UserTyping;
 }

@@ -52,21 +52,21 @@ pub(crate) fn change(rev: u64) -> Push {
     Push::change(PushKind::NewMessage, Rev(rev), &json!({"rev": rev}))
 }
 
-/// Remembers what it is told.
+/// Records the pushes that it receives.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct Recorder {
     pushes: Mutex<HashMap<Topic, Vec<Push>>>,
     interrupted: AtomicU64,
 }
 
-impl Heard {
+impl Recorder {
     pub(crate) fn revs(&self, topic: &Topic) -> Vec<u64> {
         let pushes = self.pushes.lock().unwrap();
         let pushes = pushes.get(topic).map(Vec::as_slice).unwrap_or_default();
         pushes.iter().map(|push| push.rev.0).collect()
     }
 
-    /// On how many topics something was heard.
+    /// On how many topics pushes arrived.
     pub(crate) fn topics(&self) -> usize {
         self.pushes.lock().unwrap().len()
     }
@@ -80,7 +80,7 @@ impl Heard {
     }
 }
 
-impl Receiver for Heard {
+impl Receiver for Recorder {
     fn listens(&self, _topic: &Topic) -> bool {
         true
     }
@@ -96,18 +96,18 @@ impl Receiver for Heard {
     }
 }
 
-/// A node: its bus, and what it hears.
+/// A node: its bus, and the pushes that arrive on it.
 pub(crate) struct Node {
     pub(crate) bus: Arc<dyn Bus>,
-    pub(crate) heard: Arc<Heard>,
+    pub(crate) recorded: Arc<Recorder>,
 }
 
 impl Node {
     pub(crate) fn new(bus: Arc<dyn Bus>) -> Self {
-        let heard = Arc::new(Heard::default());
-        let receiver: Weak<Heard> = Arc::downgrade(&heard);
+        let recorded = Arc::new(Recorder::default());
+        let receiver: Weak<Recorder> = Arc::downgrade(&recorded);
         bus.attach(receiver);
-        Self { bus, heard }
+        Self { bus, recorded }
     }
 
     pub(crate) fn redis(settings: &RedisSettings) -> Self {
@@ -131,16 +131,21 @@ impl Node {
         self.bus.silence().unwrap()
     }
 
-    /// Publishes on `from` until this node hears it.
-    pub(crate) async fn hears_again(&self, from: &Node, topic: &Topic) {
+    /// Publishes on `from` until a push arrives on this node.
+    pub(crate) async fn receives_again(&self, from: &Node, topic: &Topic) {
         let deadline = Instant::now() + SOON;
         for rev in 1_000_000.. {
             from.bus.publish(topic, &change(rev));
             tokio::time::sleep(Duration::from_millis(20)).await;
-            if self.heard.revs(topic).iter().any(|rev| *rev >= 1_000_000) {
+            if self
+                .recorded
+                .revs(topic)
+                .iter()
+                .any(|rev| *rev >= 1_000_000)
+            {
                 return;
             }
-            assert!(Instant::now() < deadline, "nothing is heard on {topic}");
+            assert!(Instant::now() < deadline, "no push arrives on {topic}");
         }
     }
 }
@@ -258,8 +263,8 @@ impl Drop for OwnRedis {
     }
 }
 
-/// Forwards to a server, until it is told to swallow: then connections stay open, and what is sent on them is gone. New
-/// ones work, as after the loss of a firewall's state.
+/// Forwards to a server, until it swallows: then connections stay open, and the bytes that are sent on them are lost. New
+/// connections work, as after the loss of a firewall's state.
 pub(crate) struct Swallower {
     pub(crate) address: SocketAddr,
     swallowed: watch::Sender<u64>,

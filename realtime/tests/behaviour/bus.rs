@@ -27,23 +27,26 @@ macro_rules! on_every_bus {
 }
 
 on_every_bus!(
-    what_is_published_is_heard_in_order,
+    pushes_arrive_in_order,
     topics_do_not_mix,
-    a_publisher_hears_itself_once_and_at_once,
+    a_publisher_receives_its_own_push_once_and_at_once,
     unsubscribing_is_final,
-    the_windows_of_the_unknown_are_empty,
+    an_unknown_conversation_has_an_empty_window,
 );
 
-async fn what_is_published_is_heard_in_order(bed: &Bed) {
+async fn pushes_arrive_in_order(bed: &Bed) {
     let topic = topic(1);
     bed.b.bus.subscribe(topic.clone()).await.unwrap();
     bed.b.bus.subscribe(topic.clone()).await.unwrap();
     for rev in 1..=3000 {
         bed.a.bus.publish(&topic, &change(rev));
     }
-    eventually("all is heard", || bed.b.heard.revs(&topic).len() >= 3000).await;
+    eventually("all pushes arrive", || {
+        bed.b.recorded.revs(&topic).len() >= 3000
+    })
+    .await;
     let all: Vec<u64> = (1..=3000).collect();
-    assert_eq!(bed.b.heard.revs(&topic), all);
+    assert_eq!(bed.b.recorded.revs(&topic), all);
 }
 
 async fn topics_do_not_mix(bed: &Bed) {
@@ -60,27 +63,30 @@ async fn topics_do_not_mix(bed: &Bed) {
     for (topic, rev) in topics.iter().zip(1..) {
         bed.a.bus.publish(topic, &change(rev));
     }
-    eventually("all are heard", || bed.b.heard.topics() == 4).await;
+    eventually("all pushes arrive", || bed.b.recorded.topics() == 4).await;
     for (topic, rev) in topics.iter().zip(1..) {
-        assert_eq!(bed.b.heard.revs(topic), [rev], "{topic}");
+        assert_eq!(bed.b.recorded.revs(topic), [rev], "{topic}");
     }
 }
 
-async fn a_publisher_hears_itself_once_and_at_once(bed: &Bed) {
+async fn a_publisher_receives_its_own_push_once_and_at_once(bed: &Bed) {
     let (first, last) = (topic(1), topic(2));
     for topic in [&first, &last] {
         bed.a.bus.subscribe(topic.clone()).await.unwrap();
         bed.b.bus.subscribe(topic.clone()).await.unwrap();
     }
     bed.a.bus.publish(&first, &change(1));
-    assert_eq!(bed.a.heard.revs(&first), [1]);
+    assert_eq!(bed.a.recorded.revs(&first), [1]);
     // Had Redis sent it back, that would have come before the other node's answer.
     bed.b.bus.publish(&last, &change(2));
-    eventually("the answer", || bed.a.heard.revs(&last) == [2]).await;
-    eventually("the other heard", || bed.b.heard.revs(&first) == [1]).await;
+    eventually("the answer", || bed.a.recorded.revs(&last) == [2]).await;
+    eventually("the other push arrives", || {
+        bed.b.recorded.revs(&first) == [1]
+    })
+    .await;
     bed.b.bus.publish(&last, &change(3));
-    eventually("the answer", || bed.a.heard.revs(&last) == [2, 3]).await;
-    assert_eq!(bed.a.heard.revs(&first), [1]);
+    eventually("the answer", || bed.a.recorded.revs(&last) == [2, 3]).await;
+    assert_eq!(bed.a.recorded.revs(&first), [1]);
 }
 
 async fn unsubscribing_is_final(bed: &Bed) {
@@ -92,19 +98,22 @@ async fn unsubscribing_is_final(bed: &Bed) {
     bed.b.bus.unsubscribe(&topic(3)); // never subscribed to
     bed.b.bus.subscribe(left.clone()).await.unwrap(); // the last word counts
     bed.a.bus.publish(&left, &change(1));
-    eventually("it is heard", || bed.b.heard.revs(&left) == [1]).await;
+    eventually("the push arrives", || bed.b.recorded.revs(&left) == [1]).await;
     assert!(bed.a.bus.may_have_listeners(&left));
     bed.b.bus.unsubscribe(&left);
     bed.a.bus.publish(&kept, &change(2));
-    eventually("the other is heard", || bed.b.heard.revs(&kept) == [2]).await;
+    eventually("the other push arrives", || {
+        bed.b.recorded.revs(&kept) == [2]
+    })
+    .await;
 }
 
-async fn the_windows_of_the_unknown_are_empty(bed: &Bed) {
+async fn an_unknown_conversation_has_an_empty_window(bed: &Bed) {
     assert!(bed.b.bus.recent(conversation(1), Rev(0)).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_is_subscribed_to_what_is_wanted_and_nothing_else() {
+async fn redis_has_subscriptions_to_the_wanted_topics_only() {
     let url = backscroll_testkit::redis_url();
     let settings = settings(&url);
     let bed = Bed::with(&settings).await;
@@ -137,8 +146,8 @@ async fn redis_is_subscribed_to_what_is_wanted_and_nothing_else() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     bed.a.bus.publish(&topic(7), &change(1));
-    bed.b.hears_again(&bed.a, &topic(u64::MAX)).await;
-    assert!(bed.b.heard.revs(&topic(7)).is_empty());
+    bed.b.receives_again(&bed.a, &topic(u64::MAX)).await;
+    assert!(bed.b.recorded.revs(&topic(7)).is_empty());
 }
 
 async fn subscriptions(redis: &mut redis::aio::MultiplexedConnection, prefix: &str) -> usize {
@@ -152,14 +161,14 @@ async fn subscriptions(redis: &mut redis::aio::MultiplexedConnection, prefix: &s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deployments_do_not_hear_each_other() {
+async fn deployments_do_not_receive_each_other_s_pushes() {
     let (one, other) = (Bed::redis().await, Bed::redis().await);
     one.b.bus.subscribe(topic(1)).await.unwrap();
     other.b.bus.subscribe(topic(1)).await.unwrap();
     one.a.bus.publish(&topic(1), &change(1));
-    other.b.hears_again(&other.a, &topic(1)).await;
-    eventually("it is heard", || one.b.heard.revs(&topic(1)) == [1]).await;
-    assert!(!other.b.heard.revs(&topic(1)).contains(&1));
+    other.b.receives_again(&other.a, &topic(1)).await;
+    eventually("the push arrives", || one.b.recorded.revs(&topic(1)) == [1]).await;
+    assert!(!other.b.recorded.revs(&topic(1)).contains(&1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +184,7 @@ async fn garbage_is_ignored() {
         .query_async(&mut redis)
         .await
         .unwrap();
-    let interrupted = bed.b.heard.interruptions();
+    let interrupted = bed.b.recorded.interruptions();
     for channel in &channels {
         for garbage in [
             &b""[..],
@@ -193,15 +202,15 @@ async fn garbage_is_ignored() {
         }
     }
     bed.a.bus.publish(&topic(1), &change(1));
-    eventually("what follows is heard", || {
-        bed.b.heard.revs(&topic(1)) == [1]
+    eventually("the pushes after that arrive", || {
+        bed.b.recorded.revs(&topic(1)) == [1]
     })
     .await;
-    assert_eq!(bed.b.heard.interruptions(), interrupted);
+    assert_eq!(bed.b.recorded.interruptions(), interrupted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_publishes_what_waits() {
+async fn closing_publishes_the_pushes_that_wait() {
     let settings = settings(&backscroll_testkit::redis_url());
     let bed = Bed::with(&settings).await;
     bed.b.bus.subscribe(topic(1)).await.unwrap();
@@ -210,6 +219,9 @@ async fn closing_publishes_what_waits() {
         leaving.bus().publish(&topic(1), &change(rev));
     }
     leaving.close().await;
-    eventually("all is heard", || bed.b.heard.revs(&topic(1)).len() == 2000).await;
+    eventually("all pushes arrive", || {
+        bed.b.recorded.revs(&topic(1)).len() == 2000
+    })
+    .await;
     leaving.bus().publish(&topic(1), &change(2001)); // goes nowhere, and does not wait
 }

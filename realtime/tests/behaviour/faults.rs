@@ -37,8 +37,8 @@ async fn subscriptions_outlive_a_restart() {
     for subscribed in subscribing.join_all().await {
         subscribed.unwrap();
     }
-    hears_all(&bed, 1).await;
-    let interrupted = bed.b.heard.interruptions();
+    receives_all(&bed, 1).await;
+    let interrupted = bed.b.recorded.interruptions();
 
     redis.stop();
     for n in 0..500 {
@@ -47,33 +47,33 @@ async fn subscriptions_outlive_a_restart() {
     let error = bed.b.bus.subscribe(topic(2000)).await.unwrap_err();
     assert!(!error.0.is_empty());
     redis.restart();
-    eventually("it is told of the interruption", || {
-        bed.b.heard.interruptions() > interrupted
+    eventually("the receiver is interrupted", || {
+        bed.b.recorded.interruptions() > interrupted
     })
     .await;
     bed.b.bus.subscribe(topic(2000)).await.unwrap();
     bed.a.proven().await;
 
-    bed.b.heard.clear();
+    bed.b.recorded.clear();
     for n in 0..=2000 {
         bed.a.bus.publish(&topic(n), &change(2));
     }
-    eventually("all are heard", || bed.b.heard.topics() >= 1501).await;
+    eventually("all pushes arrive", || bed.b.recorded.topics() >= 1501).await;
     for n in 500..=2000 {
-        assert_eq!(bed.b.heard.revs(&topic(n)), [2]);
+        assert_eq!(bed.b.recorded.revs(&topic(n)), [2]);
     }
-    assert_eq!(bed.b.heard.topics(), 1501);
+    assert_eq!(bed.b.recorded.topics(), 1501);
 }
 
-async fn hears_all(bed: &Bed, rev: u64) {
+async fn receives_all(bed: &Bed, rev: u64) {
     for n in 0..2000 {
         bed.a.bus.publish(&topic(n), &change(rev));
     }
-    eventually("all are heard", || bed.b.heard.topics() >= 2000).await;
+    eventually("all pushes arrive", || bed.b.recorded.topics() >= 2000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_a_node_serves_itself_and_later_the_others() {
+async fn without_redis_a_node_receives_its_own_pushes_and_later_the_others() {
     let mut redis = OwnRedis::start();
     let settings = settings(&redis.url());
     redis.stop();
@@ -87,18 +87,21 @@ async fn without_redis_a_node_serves_itself_and_later_the_others() {
         a.bus.publish(&topic(1), &change(rev));
     }
     assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
-    assert_eq!(a.heard.revs(&topic(1)).len(), 10_000);
+    assert_eq!(a.recorded.revs(&topic(1)).len(), 10_000);
     assert!(a.bus.recent(conversation(1), Rev(0)).await.is_empty());
     tokio::time::sleep(settings.timeout.0).await; // until they are too old
 
-    assert_eq!(b.heard.interruptions(), 0);
+    assert_eq!(b.recorded.interruptions(), 0);
     redis.restart();
-    eventually("it is told that it hears from now on", || {
-        b.heard.interruptions() > 0
+    eventually("the receiver is interrupted", || {
+        b.recorded.interruptions() > 0
     })
     .await;
-    b.hears_again(&a, &topic(1)).await;
-    assert!(b.heard.revs(&topic(1))[0] > 10_000, "an old push was kept");
+    b.receives_again(&a, &topic(1)).await;
+    assert!(
+        b.recorded.revs(&topic(1))[0] > 10_000,
+        "an old push was kept"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,24 +120,28 @@ async fn a_full_queue_drops_and_does_not_wait() {
     }
     assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
     proxy.set(Mode::Pass).await;
-    bed.b.hears_again(&bed.a, &topic(1)).await;
-    let heard = bed.b.heard.revs(&topic(1));
-    assert!(heard.is_sorted() && heard.len() < 2000, "{}", heard.len());
+    bed.b.receives_again(&bed.a, &topic(1)).await;
+    let recorded = bed.b.recorded.revs(&topic(1));
+    assert!(
+        recorded.is_sorted() && recorded.len() < 2000,
+        "{}",
+        recorded.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_grows_while_redis_is_away_and_ends() {
+async fn silence_grows_while_redis_is_down_and_ends() {
     let (proxy, bed) = behind_proxy().await;
     for mode in [Mode::Cut, Mode::Hang] {
-        let interrupted = bed.b.heard.interruptions();
+        let interrupted = bed.b.recorded.interruptions();
         proxy.set(mode).await;
         eventually("silence", || bed.b.silence() > Duration::from_millis(800)).await;
         proxy.set(Mode::Pass).await;
         bed.b.proven().await;
-        bed.b.heard.clear();
-        bed.b.hears_again(&bed.a, &topic(1)).await;
+        bed.b.recorded.clear();
+        bed.b.receives_again(&bed.a, &topic(1)).await;
         if mode == Mode::Cut {
-            assert!(bed.b.heard.interruptions() > interrupted);
+            assert!(bed.b.recorded.interruptions() > interrupted);
         }
     }
 }
@@ -147,52 +154,52 @@ async fn a_closed_connection_is_noticed_at_once() {
         ..settings(&proxy.url(&redis_url()))
     };
     let bed = Bed::with(&settings).await;
-    let interrupted = bed.b.heard.interruptions();
+    let interrupted = bed.b.recorded.interruptions();
     let cut = Instant::now();
     proxy.set(Mode::Cut).await;
     proxy.set(Mode::Pass).await;
-    eventually("it is told of the interruption", || {
-        bed.b.heard.interruptions() > interrupted
+    eventually("the receiver is interrupted", || {
+        bed.b.recorded.interruptions() > interrupted
     })
     .await;
     assert!(cut.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_only_look_open_are_given_up() {
+async fn connections_that_only_look_open_are_replaced() {
     let swallower = Swallower::start(socket_address(&redis_url())).await;
     let mut settings = settings(&format!("redis://{}/", swallower.address));
     settings.timeout = Span::millis(700);
     let bed = Bed::with(&settings).await;
     bed.b.bus.subscribe(topic(1)).await.unwrap();
     assert_eq!(swallower.opened(), 6);
-    let interrupted = bed.b.heard.interruptions();
+    let interrupted = bed.b.recorded.interruptions();
 
     swallower.swallow();
-    eventually("it is told of the interruption", || {
-        bed.b.heard.interruptions() > interrupted
+    eventually("the receiver is interrupted", || {
+        bed.b.recorded.interruptions() > interrupted
     })
     .await;
-    bed.b.hears_again(&bed.a, &topic(1)).await;
+    bed.b.receives_again(&bed.a, &topic(1)).await;
     bed.b.proven().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_confirmation_is_noticed() {
     let (proxy, bed) = behind_proxy().await;
-    let interrupted = bed.b.heard.interruptions();
+    let interrupted = bed.b.recorded.interruptions();
     proxy.set(Mode::Hang).await;
     bed.b.bus.subscribe(topic(2)).await.unwrap_err();
     proxy.set(Mode::Pass).await;
-    eventually("it is told that it holds", || {
-        bed.b.heard.interruptions() > interrupted
+    eventually("the receiver is interrupted", || {
+        bed.b.recorded.interruptions() > interrupted
     })
     .await;
-    bed.b.hears_again(&bed.a, &topic(2)).await;
+    bed.b.receives_again(&bed.a, &topic(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_confirmation_is_told() {
+async fn a_late_confirmation_interrupts_the_receiver() {
     let proxy = Proxy::start(socket_address(&redis_url()));
     let settings = RedisSettings {
         canary_interval: Span::secs(2), // canaries are held up as well, and what is behind them
@@ -204,17 +211,17 @@ async fn a_late_confirmation_is_told() {
     let mut first = tokio::task::JoinSet::new();
     first.spawn(async move { node.bus.subscribe(topic(1)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let interrupted = bed.b.heard.interruptions();
-    // Redis is told of it when the first is confirmed, and answers after the deadline.
+    let interrupted = bed.b.recorded.interruptions();
+    // The command is sent when the first subscription is confirmed, and answered after the deadline.
     bed.b.bus.subscribe(topic(2)).await.unwrap_err();
     first.join_all().await.remove(0).unwrap();
-    assert_eq!(bed.b.heard.interruptions(), interrupted);
-    eventually("it is told that it holds", || {
-        bed.b.heard.interruptions() > interrupted
+    assert_eq!(bed.b.recorded.interruptions(), interrupted);
+    eventually("the receiver is interrupted", || {
+        bed.b.recorded.interruptions() > interrupted
     })
     .await;
     proxy.set(Mode::Pass).await;
-    bed.b.hears_again(&bed.a, &topic(2)).await;
+    bed.b.receives_again(&bed.a, &topic(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,8 +232,11 @@ async fn a_far_away_redis_works() {
     for rev in 1..=100 {
         bed.a.bus.publish(&topic(2), &change(rev));
     }
-    eventually("all is heard", || bed.b.heard.revs(&topic(2)).len() == 100).await;
-    assert!(bed.b.heard.revs(&topic(2)).is_sorted());
+    eventually("all pushes arrive", || {
+        bed.b.recorded.revs(&topic(2)).len() == 100
+    })
+    .await;
+    assert!(bed.b.recorded.revs(&topic(2)).is_sorted());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,7 +251,7 @@ async fn a_lying_connection_is_survived() {
         }
     }
     proxy.set(Mode::Pass).await;
-    bed.b.hears_again(&bed.a, &topic(1)).await;
+    bed.b.receives_again(&bed.a, &topic(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,19 +266,22 @@ async fn a_lossy_bus_loses_on_every_node() {
     for rev in 1..=1000 {
         node_a.bus.publish(&topic(1), &change(rev));
     }
-    eventually("all is heard or lost", || {
-        node_b.heard.revs(&topic(1)).len() as u64 + b.lost() >= 1000
+    eventually("all pushes arrive or are lost", || {
+        node_b.recorded.revs(&topic(1)).len() as u64 + b.lost() >= 1000
     })
     .await;
     for (node, lost) in [(&node_a, a.lost()), (&node_b, b.lost())] {
         assert!((100..300).contains(&lost), "{lost}");
-        assert_eq!(node.heard.revs(&topic(1)).len() as u64 + lost, 1000);
+        assert_eq!(node.recorded.revs(&topic(1)).len() as u64 + lost, 1000);
     }
-    assert_ne!(node_a.heard.revs(&topic(1)), node_b.heard.revs(&topic(1)));
+    assert_ne!(
+        node_a.recorded.revs(&topic(1)),
+        node_b.recorded.revs(&topic(1))
+    );
 }
 
 #[test]
-fn an_address_is_needed() {
+fn an_address_is_required() {
     let refused = |url: Option<&str>| {
         let settings = RedisSettings {
             url: url.map(|url| DatabaseUrl(url.to_owned())),

@@ -1,4 +1,4 @@
-//! Who is connected where.
+//! The roster.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ async fn every_roster_shows_what_was_set() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_greatest_status_is_shown_and_a_dead_node_takes_its_users_along() {
+async fn the_greatest_status_counts_and_the_users_of_a_dead_node_go_offline() {
     let settings = short_lease(&redis_url());
     let (a, b) = (open(&settings, "a").await, open(&settings, "b").await);
     a.set(&[(user(0), Status::Idle), (user(1), Status::Online)])
@@ -151,7 +151,7 @@ async fn a_successor_does_not_keep_its_predecessors_users() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_forgotten_is_told_so() {
+async fn a_node_that_was_forgotten_learns_it() {
     let mut redis = OwnRedis::start();
     let settings = settings(&redis.url());
     let roster = open(&settings, "a").await;
@@ -174,7 +174,7 @@ async fn who_was_forgotten_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_ran_out_is_told() {
+async fn a_node_whose_lease_ended_learns_it() {
     let settings = short_lease(&redis_url());
     let roster = open(&settings, "a").await;
     roster.set(&[(user(0), Status::Online)]).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_lease_that_ran_out_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_could_not_be_told_is_told_again() {
+async fn users_that_could_not_be_set_are_set_again() {
     let proxy = Proxy::start(socket_address(&redis_url()));
     let mut settings = settings(&proxy.url(&redis_url()));
     settings.timeout = Span::millis(300);

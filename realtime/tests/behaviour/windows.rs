@@ -26,7 +26,7 @@ async fn publish(bed: &Bed, revs: &[u64]) {
     for rev in revs {
         bed.a.bus.publish(&topic(1), &change(*rev));
     }
-    bed.b.hears_again(&bed.a, &topic(2)).await;
+    bed.b.receives_again(&bed.a, &topic(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,7 +42,7 @@ async fn a_window_is_whole_or_ends_before_a_hole() {
     }
     bed.b.bus.publish(&topic(1), &change(7)); // another node had it
     bed.a.bus.subscribe(topic(3)).await.unwrap();
-    bed.a.hears_again(&bed.b, &topic(3)).await;
+    bed.a.receives_again(&bed.b, &topic(3)).await;
     assert_eq!(recent(&bed, 3).await, [4, 5, 6, 7, 8, 9]);
 }
 
@@ -88,7 +88,7 @@ async fn only_changes_of_conversations_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_windows_nothing_is_kept() {
+async fn without_windows_no_change_is_kept() {
     let (bed, settings) = bed(|settings| settings.window_messages = 0).await;
     bed.b.bus.subscribe(topic(2)).await.unwrap();
     publish(&bed, &[1]).await;

@@ -103,14 +103,14 @@ impl Bed {
         self.store.close(Instant::now() + PATIENCE).await;
     }
 
-    /// A connection of `token`'s bearer that has heard `hello`.
+    /// A connection that has received `hello`.
     pub(crate) async fn connect(&self, door: Door, token: &str) -> Client {
         let mut client = self.dial(door, json!({"token": token})).await.unwrap();
         client.event("hello").await;
         client
     }
 
-    /// A connection that has heard nothing yet.
+    /// A connection that has received nothing yet.
     pub(crate) async fn dial(&self, door: Door, auth: Value) -> Result<Client, Refusal> {
         Client::dial(self.address, door, auth).await
     }
@@ -162,8 +162,8 @@ impl Bed {
         }
     }
 
-    /// `name` is online, and nobody is told.
-    pub(crate) async fn shows_untold(&self, name: &str) {
+    /// Sets `name` online in the roster without a push.
+    pub(crate) async fn shows_unpublished(&self, name: &str) {
         let online = [(user(name), Status::Online)];
         self.roster.set(&online).await.unwrap();
     }

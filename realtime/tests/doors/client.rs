@@ -182,7 +182,7 @@ impl Client {
         Ok(socket)
     }
 
-    /// A connection that said who it is.
+    /// An authenticated connection.
     pub(crate) async fn dial(
         address: SocketAddr,
         door: Door,
@@ -376,18 +376,18 @@ impl Client {
     }
 
     /// Asserts that no event of that name comes.
-    pub(crate) async fn hears_no(&mut self, name: &str) {
+    pub(crate) async fn receives_no(&mut self, name: &str) {
         let begun = tokio::time::Instant::now();
         while tokio::time::timeout_at(begun + QUIET, self.take())
             .await
             .is_ok_and(|open| open)
         {}
-        let heard = self.events.iter().find(|(other, _)| other == name);
-        assert_eq!(heard, None);
+        let arrived = self.events.iter().find(|(other, _)| other == name);
+        assert_eq!(arrived, None);
     }
 
     /// Names of the events that came and were not asked for.
-    pub(crate) fn heard(&self) -> Vec<&str> {
+    pub(crate) fn events_so_far(&self) -> Vec<&str> {
         self.events.iter().map(|(name, _)| name.as_str()).collect()
     }
 

@@ -1,4 +1,4 @@
-//! What is told of conversations, to whom, and in what order.
+//! The events of conversations: which sessions receive them, and in what order.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use serde_json::{Value, json};
 use crate::bed::{Bed, caller, user};
 use crate::client::{Client, Door, PATIENCE, QUIET};
 
-/// After what time it has been told who came or went.
+/// After how long a change of presence has certainly been delivered.
 const TOLD: Duration = Duration::from_millis(1500);
 
 super::through_both_doors!(
     a_conversation_is_joined_and_left,
-    messages_are_told_in_order_and_answered,
-    sends_that_come_together_are_done_together_and_in_order,
-    edits_deletions_and_reactions_are_told,
-    typing_is_told_to_others,
+    messages_are_delivered_in_order_and_answered,
+    sends_back_to_back_are_carried_out_together_and_in_order,
+    edits_deletions_and_reactions_are_delivered,
+    typing_is_delivered_to_the_other_members,
     typing_ends_with_the_connection,
-    members_of_an_open_conversation_are_seen_to_come_and_go,
-    who_names_whom_they_watch_sees_nobody_else,
-    who_is_no_longer_a_member_sees_nobody_come,
-    members_of_a_large_conversation_are_not_seen,
+    the_presence_of_an_open_conversation_s_members_is_delivered,
+    a_session_that_names_users_receives_no_other_presence,
+    a_former_member_receives_no_presence,
+    the_presence_of_a_large_conversation_s_members_is_not_delivered,
     receipts_name_the_messages,
-    the_list_is_told_without_joining,
-    sync_answers_what_was_missed,
-    what_was_missed_follows_hello,
-    too_much_is_refused_and_named,
-    who_is_no_longer_a_member_hears_nothing_more,
-    a_foreign_conversation_is_closed,
-    only_so_many_are_open,
+    changes_of_the_list_are_delivered_without_joining,
+    sync_answers_the_missed_changes,
+    missed_changes_follow_hello,
+    too_many_missed_changes_are_refused_by_name,
+    a_former_member_receives_no_more_events,
+    a_client_cannot_use_a_foreign_conversation,
+    open_conversations_are_bounded,
     a_send_that_is_repeated_is_stored_once,
 );
 
@@ -53,21 +53,21 @@ async fn a_conversation_is_joined_and_left(door: Door) {
     assert!(head["rev"].as_u64().unwrap() > 0);
     assert_eq!(bob.event("joined_conversation").await, head);
     let message = bed.say("alice", id, "now").await;
-    let told = bob.event("new_message").await;
-    assert_eq!(told["conversationId"], json!(id));
-    assert_eq!(told["message"]["id"], json!(message.id));
-    assert_eq!(told["message"]["content"], "now");
+    let received = bob.event("new_message").await;
+    assert_eq!(received["conversationId"], json!(id));
+    assert_eq!(received["message"]["id"], json!(message.id));
+    assert_eq!(received["message"]["content"], "now");
     assert_eq!(
         bob.ask("leave_conversation", data).await,
         Ok(json!({})),
         "left"
     );
     bed.say("alice", id, "after").await;
-    bob.hears_no("new_message").await;
+    bob.receives_no("new_message").await;
     bed.close().await;
 }
 
-async fn messages_are_told_in_order_and_answered(door: Door) {
+async fn messages_are_delivered_in_order_and_answered(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut alice = joined(&bed, door, "alice", id).await;
@@ -82,16 +82,16 @@ async fn messages_are_told_in_order_and_answered(door: Door) {
     }
     for client in [&mut alice, &mut bob] {
         for n in 0..30_u64 {
-            let told = client.event("new_message").await;
-            assert_eq!(told["message"]["seq"], n + 1);
-            assert_eq!(told["message"]["content"], format!("ü\"{n}"));
+            let received = client.event("new_message").await;
+            assert_eq!(received["message"]["seq"], n + 1);
+            assert_eq!(received["message"]["content"], format!("ü\"{n}"));
         }
-        client.hears_no("new_message").await;
+        client.receives_no("new_message").await;
     }
     bed.close().await;
 }
 
-async fn sends_that_come_together_are_done_together_and_in_order(door: Door) {
+async fn sends_back_to_back_are_carried_out_together_and_in_order(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let other = bed.group("alice", &["carol"]).await;
@@ -111,7 +111,7 @@ async fn sends_that_come_together_are_done_together_and_in_order(door: Door) {
     commands[20] = ("send_message", json!({"conversationId": id, "words": "?"}));
     commands[25] = ("mark_read", json!({"conversationId": id}));
     let acks = alice.begin_all(&commands).await;
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     let mut made = Vec::new();
     for (n, ack) in acks.into_iter().enumerate() {
         let answer = alice.reply(ack).await;
@@ -119,13 +119,13 @@ async fn sends_that_come_together_are_done_together_and_in_order(door: Door) {
             11 => assert_eq!(answer.unwrap_err()["code"], "not_a_member"),
             20 => assert_eq!(answer.unwrap_err()["code"], "invalid_request"),
             // What comes behind sends finds them done, and what is behind it is not done yet.
-            25 => assert_eq!(answer.unwrap()["readSeq"], told.len()),
+            25 => assert_eq!(answer.unwrap()["readSeq"], received.len()),
             n => {
                 let message = answer.unwrap();
                 assert_eq!(message["content"], n.to_string());
                 made.push(message["createdAt"].clone());
                 if n != 5 && n != 30 {
-                    told.push(message);
+                    received.push(message);
                 }
             }
         }
@@ -136,17 +136,17 @@ async fn sends_that_come_together_are_done_together_and_in_order(door: Door) {
         "{} transactions for 37 messages",
         made.len()
     );
-    for (n, message) in told.iter().enumerate() {
+    for (n, message) in received.iter().enumerate() {
         assert_eq!(message["seq"], n + 1);
         for client in [&mut alice, &mut bob] {
             assert_eq!(&client.event("new_message").await["message"], message);
         }
     }
-    bob.hears_no("new_message").await;
+    bob.receives_no("new_message").await;
     bed.close().await;
 }
 
-async fn edits_deletions_and_reactions_are_told(door: Door) {
+async fn edits_deletions_and_reactions_are_delivered(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let message = json!(bed.say("alice", id, "first").await.id);
@@ -155,29 +155,29 @@ async fn edits_deletions_and_reactions_are_told(door: Door) {
     let edit = json!({"messageId": message, "content": "second"});
     let edited = alice.ask("edit_message", edit.clone()).await.unwrap();
     assert_eq!(edited["content"], "second");
-    let told = bob.event("message_updated").await;
-    assert_eq!(told["message"]["content"], "second");
-    assert_eq!(told["conversationId"], json!(id));
+    let received = bob.event("message_updated").await;
+    assert_eq!(received["message"]["content"], "second");
+    assert_eq!(received["conversationId"], json!(id));
     assert_eq!(bob.fails("edit_message", edit).await, "forbidden");
     let react = json!({"messageId": message, "emoji": "👍"});
     let reacted = bob.ask("react", react).await.unwrap();
     assert_eq!(reacted["reactions"], json!({"👍": ["bob"]}));
     alice.event("message_updated").await; // its own edit
-    let told = alice.event("message_updated").await;
-    assert_eq!(told["message"]["reactions"], json!({"👍": ["bob"]}));
+    let received = alice.event("message_updated").await;
+    assert_eq!(received["message"]["reactions"], json!({"👍": ["bob"]}));
     let take_back = json!({"messageId": message, "emoji": "👍", "remove": true});
     let reacted = bob.ask("react", take_back).await.unwrap();
     assert_eq!(reacted["reactions"], json!({}));
     let delete = json!({"messageId": message});
     let deleted = alice.ask("delete_message", delete).await.unwrap();
     assert_eq!(deleted["content"], "");
-    let told = bob.event("message_deleted").await;
-    assert_eq!(told["message"]["content"], "");
-    assert!(told["message"]["deletedAt"].is_string());
+    let received = bob.event("message_deleted").await;
+    assert_eq!(received["message"]["content"], "");
+    assert!(received["message"]["deletedAt"].is_string());
     bed.close().await;
 }
 
-async fn typing_is_told_to_others(door: Door) {
+async fn typing_is_delivered_to_the_other_members(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut alice = joined(&bed, door, "alice", id).await;
@@ -191,8 +191,8 @@ async fn typing_is_told_to_others(door: Door) {
     assert_eq!(bob.event("user_typing").await, typing(true));
     alice.ask("typing_stop", data.clone()).await.unwrap();
     assert_eq!(bob.event("user_typing").await, typing(false));
-    bob.hears_no("user_typing").await;
-    alice.hears_no("user_typing").await;
+    bob.receives_no("user_typing").await;
+    alice.receives_no("user_typing").await;
     let mut carol = bed.connect(door, "bob").await;
     let code = carol.fails("typing_start", data).await;
     assert_eq!(code, "invalid_request", "not joined");
@@ -208,20 +208,20 @@ async fn typing_ends_with_the_connection(door: Door) {
     alice.ask("typing_start", data).await.unwrap();
     assert_eq!(bob.event("user_typing").await["isTyping"], true);
     drop(alice);
-    let told = bob.event("user_typing").await;
+    let received = bob.event("user_typing").await;
     assert_eq!(
-        told,
+        received,
         json!({"conversationId": id, "userId": "alice", "isTyping": false})
     );
     bed.close().await;
 }
 
-async fn members_of_an_open_conversation_are_seen_to_come_and_go(door: Door) {
+async fn the_presence_of_an_open_conversation_s_members_is_delivered(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob", "carol"]).await;
     let mut bob = bed.connect(door, "bob").await;
     bed.shows("bob").await;
-    // Who is there is told, and who comes.
+    // The members who are online, and those who come online.
     let mut alice = joined(&bed, door, "alice", id).await;
     let online = alice.event("user_online").await;
     assert_eq!(online, json!({"userId": "bob", "status": "online"}));
@@ -232,11 +232,11 @@ async fn members_of_an_open_conversation_are_seen_to_come_and_go(door: Door) {
     let offline = alice.event("user_offline").await;
     assert_eq!(offline["userId"], "carol");
     assert!(offline["lastSeen"].is_string());
-    // Nobody hears of others, and nobody of themselves.
+    // No presence of users who are no members, and none of the user.
     let _mallory = bed.connect(door, "mallory").await;
-    alice.hears_no("user_online").await;
-    bob.hears_no("user_online").await;
-    // Who is added is seen from then on.
+    alice.receives_no("user_online").await;
+    bob.receives_no("user_online").await;
+    // The presence of a new member.
     let added = NewMembers {
         members: vec![user("dave")],
         role: Role::Member,
@@ -251,11 +251,11 @@ async fn members_of_an_open_conversation_are_seen_to_come_and_go(door: Door) {
     alice.ask("leave_conversation", data).await.unwrap();
     bob.ask("presence_update", hide).await.unwrap();
     tokio::time::sleep(TOLD).await;
-    alice.hears_no("user_offline").await;
+    alice.receives_no("user_offline").await;
     bed.close().await;
 }
 
-async fn who_names_whom_they_watch_sees_nobody_else(door: Door) {
+async fn a_session_that_names_users_receives_no_other_presence(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob", "carol"]).await;
     let mut alice = bed.connect(door, "alice").await;
@@ -267,11 +267,11 @@ async fn who_names_whom_they_watch_sees_nobody_else(door: Door) {
     bed.shows("bob").await;
     let _carol = bed.connect(door, "carol").await;
     assert_eq!(alice.event("user_online").await["userId"], "carol");
-    alice.hears_no("user_online").await;
+    alice.receives_no("user_online").await;
     bed.close().await;
 }
 
-async fn who_is_no_longer_a_member_sees_nobody_come(door: Door) {
+async fn a_former_member_receives_no_presence(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob", "carol"]).await;
     let mut bob = joined(&bed, door, "bob", id).await;
@@ -285,16 +285,16 @@ async fn who_is_no_longer_a_member_sees_nobody_come(door: Door) {
     tokio::time::sleep(QUIET).await;
     let _carol = bed.connect(door, "carol").await;
     assert_eq!(alice.event("user_online").await["userId"], "carol");
-    bob.hears_no("user_online").await;
+    bob.receives_no("user_online").await;
     // Nor is he seen any more.
     let hide = json!({"status": "offline"});
     bob.ask("presence_update", hide).await.unwrap();
     tokio::time::sleep(TOLD).await;
-    alice.hears_no("user_offline").await;
+    alice.receives_no("user_offline").await;
     bed.close().await;
 }
 
-async fn members_of_a_large_conversation_are_not_seen(door: Door) {
+async fn the_presence_of_a_large_conversation_s_members_is_not_delivered(door: Door) {
     let bed = Bed::new().await;
     let others: Vec<String> = (0..50).map(|n| format!("u{n}")).collect();
     let others: Vec<&str> = others.iter().map(String::as_str).collect();
@@ -302,7 +302,7 @@ async fn members_of_a_large_conversation_are_not_seen(door: Door) {
     let _other = bed.connect(door, "u1").await;
     bed.shows("u1").await;
     let mut alice = joined(&bed, door, "alice", id).await;
-    alice.hears_no("user_online").await;
+    alice.receives_no("user_online").await;
     bed.close().await;
 }
 
@@ -329,7 +329,7 @@ async fn receipts_name_the_messages(door: Door) {
     let expected =
         json!({"conversationId": id, "seq": 2, "messageIds": messages[..2], "readBy": "bob"});
     assert_eq!(alice.event("messages_read").await, expected);
-    // The reader's other devices hear it without joining.
+    // The reader's other devices receive it without joining.
     assert_eq!(phone.event("messages_read").await, expected);
     let rest = json!({"conversationId": id});
     let marks = bob.ask("mark_read", rest).await.unwrap();
@@ -347,22 +347,22 @@ async fn receipts_name_the_messages(door: Door) {
     bed.close().await;
 }
 
-async fn the_list_is_told_without_joining(door: Door) {
+async fn changes_of_the_list_are_delivered_without_joining(door: Door) {
     let bed = Bed::new().await;
     let mut bob = bed.connect(door, "bob").await;
     let id = bed.group("alice", &["bob"]).await;
-    let told = bob.event("conversation_updated").await;
-    assert_eq!(told["conversation"]["id"], json!(id));
-    assert!(told["cursor"].is_string());
+    let received = bob.event("conversation_updated").await;
+    assert_eq!(received["conversation"]["id"], json!(id));
+    assert!(received["cursor"].is_string());
     bed.say("alice", id, "hello").await;
-    let told = bob.event("conversation_updated").await;
-    assert_eq!(told["conversation"]["unreadCount"], 1);
-    assert_eq!(told["conversation"]["lastMessage"]["content"], "hello");
-    bob.hears_no("new_message").await;
+    let received = bob.event("conversation_updated").await;
+    assert_eq!(received["conversation"]["unreadCount"], 1);
+    assert_eq!(received["conversation"]["lastMessage"]["content"], "hello");
+    bob.receives_no("new_message").await;
     bed.close().await;
 }
 
-async fn sync_answers_what_was_missed(door: Door) {
+async fn sync_answers_the_missed_changes(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut bob = joined(&bed, door, "bob", id).await;
@@ -375,7 +375,7 @@ async fn sync_answers_what_was_missed(door: Door) {
     bed.close().await;
 }
 
-async fn what_was_missed_follows_hello(door: Door) {
+async fn missed_changes_follow_hello(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut bob = bed.dial(door, json!({"token": "bob"})).await.unwrap();
@@ -393,20 +393,20 @@ async fn what_was_missed_follows_hello(door: Door) {
     let hello = bob.event("hello").await;
     assert_eq!(hello["recovered"], true);
     for n in 0..20 {
-        let told = bob.event("new_message").await;
-        assert_eq!(told["message"]["content"], format!("{n}"));
+        let received = bob.event("new_message").await;
+        assert_eq!(received["message"]["content"], format!("{n}"));
     }
     // The list may follow in several steps.
     while bob.event("conversation_updated").await["conversation"]["unreadCount"] != 20 {}
     // And it is open again.
     bed.say("alice", id, "live").await;
-    let told = bob.event("new_message").await;
-    assert_eq!(told["message"]["content"], "live");
-    bob.hears_no("resync").await;
+    let received = bob.event("new_message").await;
+    assert_eq!(received["message"]["content"], "live");
+    bob.receives_no("resync").await;
     bed.close().await;
 }
 
-async fn too_much_is_refused_and_named(door: Door) {
+async fn too_many_missed_changes_are_refused_by_name(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let foreign = bed.group("alice", &["carol"]).await;
@@ -423,12 +423,12 @@ async fn too_much_is_refused_and_named(door: Door) {
     let left = bob.event("left_conversation").await;
     assert_eq!(left, json!({"conversationId": foreign}));
     bed.say("alice", id, "live").await;
-    let told = bob.event("new_message").await;
-    assert_eq!(told["message"]["content"], "live");
+    let received = bob.event("new_message").await;
+    assert_eq!(received["message"]["content"], "live");
     bed.close().await;
 }
 
-async fn who_is_no_longer_a_member_hears_nothing_more(door: Door) {
+async fn a_former_member_receives_no_more_events(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob", "carol"]).await;
     let mut bob = joined(&bed, door, "bob", id).await;
@@ -438,13 +438,13 @@ async fn who_is_no_longer_a_member_hears_nothing_more(door: Door) {
     let left = bob.event("left_conversation").await;
     assert_eq!(left, json!({"conversationId": id}));
     bed.say("alice", id, "secret").await;
-    bob.hears_no("new_message").await;
+    bob.receives_no("new_message").await;
     let data = json!({"conversationId": id});
     assert_eq!(bob.fails("join_conversation", data).await, "not_a_member");
     bed.close().await;
 }
 
-async fn a_foreign_conversation_is_closed(door: Door) {
+async fn a_client_cannot_use_a_foreign_conversation(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let message = bed.say("alice", id, "secret").await.id;
@@ -472,11 +472,11 @@ async fn a_foreign_conversation_is_closed(door: Door) {
         .await;
     assert_eq!(mallory.event("error").await["code"], "not_a_member");
     bed.say("alice", id, "secret").await;
-    mallory.hears_no("new_message").await;
+    mallory.receives_no("new_message").await;
     bed.close().await;
 }
 
-async fn only_so_many_are_open(door: Door) {
+async fn open_conversations_are_bounded(door: Door) {
     let bed = Bed::with(|settings| settings.joined_conversations = 2).await;
     let mut alice = bed.connect(door, "alice").await;
     let mut ids = Vec::new();
@@ -543,6 +543,6 @@ async fn a_send_that_is_repeated_is_stored_once(door: Door) {
         "conflict_idempotency"
     );
     bob.event("new_message").await;
-    bob.hears_no("new_message").await;
+    bob.receives_no("new_message").await;
     bed.close().await;
 }

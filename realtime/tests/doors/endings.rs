@@ -10,15 +10,15 @@ use crate::bed::Bed;
 use crate::client::{Client, Door};
 
 super::through_both_doors!(
-    a_client_that_reads_too_slowly_is_told_and_cut_off,
-    a_client_that_never_reads_is_forgotten,
+    a_client_that_reads_too_slowly_is_closed_with_the_reason,
+    a_client_that_never_reads_is_dropped,
 );
 
 /// Bytes of one message.
 const LARGE: usize = 16 << 10;
 
-/// A client that has a conversation open, of which it is told a lot.
-async fn told_a_lot(bed: &Bed, door: Door, megabytes: usize) -> Client {
+/// A client that has a conversation with many events open.
+async fn with_many_events(bed: &Bed, door: Door, megabytes: usize) -> Client {
     let id = bed.group("alice", &["bob"]).await;
     let mut bob = bed.connect(door, "bob").await;
     let data = json!({"conversationId": id});
@@ -40,17 +40,17 @@ fn publish(bed: &Bed, id: ConversationId, rev: u64) {
     bed.bus.publish(&Topic::Conversation(id), &push);
 }
 
-async fn a_client_that_reads_too_slowly_is_told_and_cut_off(door: Door) {
+async fn a_client_that_reads_too_slowly_is_closed_with_the_reason(door: Door) {
     let bed = Bed::with(|settings| settings.queue_bytes = 256 << 10).await;
-    let mut bob = told_a_lot(&bed, door, 64).await;
+    let mut bob = with_many_events(&bed, door, 64).await;
     // What it reads now is what was sent before, in order and without a hole, and then the reason.
     let mut last = None;
     let end = bob.end().await;
     assert_eq!(end, "slow_consumer");
     assert!(!bob.is_final(), "it may come back");
-    while bob.heard().contains(&"new_message") {
-        let told = bob.event("new_message").await;
-        let rev = told["message"]["rev"].as_u64().unwrap();
+    while bob.events_so_far().contains(&"new_message") {
+        let received = bob.event("new_message").await;
+        let rev = received["message"]["rev"].as_u64().unwrap();
         assert!(
             last.is_none_or(|last| rev == last + 1),
             "{rev} after {last:?}"
@@ -62,10 +62,10 @@ async fn a_client_that_reads_too_slowly_is_told_and_cut_off(door: Door) {
     bed.close().await;
 }
 
-async fn a_client_that_never_reads_is_forgotten(door: Door) {
+async fn a_client_that_never_reads_is_dropped(door: Door) {
     let bed = Bed::with(|settings| settings.queue_bytes = 256 << 10).await;
     let begun = Instant::now();
-    let bob = told_a_lot(&bed, door, 64).await;
+    let bob = with_many_events(&bed, door, 64).await;
     // Within the time that one write may take, the farewell, and what the connection needs to break.
     let limit = Duration::from_secs(25);
     while bed.gateway.count() > 0 {

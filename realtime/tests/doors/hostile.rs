@@ -1,4 +1,4 @@
-//! What the native door does to those who break the protocol: bytes on a raw connection, and the close code that follows.
+//! Clients that break the protocol: bytes on a raw connection to the native door, and the close code that follows.
 //!
 //! What breaks RFC 6455 itself is closed with that document's codes, 1002 and 1007; the others are in `PROTOCOL.md`, also
 //! that of a frame that is too large.
@@ -152,7 +152,7 @@ async fn broken_frames_have_their_codes() {
         let mut raw = Raw::enter(&bed).await;
         raw.bytes(&bytes).await;
         assert_eq!(raw.closed().await, Some(code), "{name}");
-        // The same before it has said who it is.
+        // The same before it has authenticated.
         let mut raw = Raw::open(&bed).await;
         raw.bytes(&bytes).await;
         let early = raw.closed().await;
@@ -191,7 +191,7 @@ async fn fragments_make_one_frame_of_bounded_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deep_nesting_is_no_danger() {
+async fn deep_nesting_does_no_harm() {
     let bed = Bed::with(|settings| settings.max_frame = 16 << 20).await;
     let nested = "[".repeat(5 << 20) + &"]".repeat(5 << 20);
     let mut raw = Raw::enter(&bed).await;
@@ -212,7 +212,7 @@ async fn deep_nesting_is_no_danger() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_commands_is_cut_off() {
+async fn a_flood_of_commands_is_closed() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut bob = bed.connect(Door::Native, "bob").await;
@@ -241,7 +241,7 @@ async fn a_flood_of_commands_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_say_who_they_are_is_closed() {
+async fn a_client_without_a_token_is_closed() {
     let bed = Bed::new().await;
     let begun = Instant::now();
     let mut silent = Raw::open(&bed).await;
@@ -270,7 +270,7 @@ async fn who_does_not_say_who_they_are_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_frame_keeps_nobody_alive() {
+async fn half_a_frame_is_no_sign_of_life() {
     let bed = Bed::with(|settings| {
         settings.heartbeat = backscroll_shard::settings::Span::secs(1);
     })
@@ -284,7 +284,7 @@ async fn half_a_frame_keeps_nobody_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_just_breaks_is_forgotten() {
+async fn a_connection_that_breaks_is_dropped() {
     let bed = Bed::new().await;
     for _ in 0..50 {
         let raw = Raw::enter(&bed).await;

@@ -1,13 +1,13 @@
 //! The behaviour of both doors, over sockets, on a store of SQLite files.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | `bed` | a server of a test's own |
 //! | `client` | one client with two codecs: native, and Socket.IO written by hand |
-//! | `sessions`, `conversations`, `endings` | what both doors do, each test through each door |
-//! | `native_door`, `socket_io_door` | what only one of them does |
-//! | `plain` | front-ends with a plain WebSocket and their own words |
-//! | `hostile` | what the native door does to those who break the protocol |
+//! | `sessions`, `conversations`, `endings` | behaviour of both doors, each test through each door |
+//! | `native_door`, `socket_io_door` | behaviour of one door |
+//! | `plain` | front-ends with a plain WebSocket |
+//! | `hostile` | clients that break the protocol, at the native door |
 //! | `node` | the client library of Socket.IO, and the protocol's own test suite; needs Node.js |
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

@@ -9,7 +9,7 @@ use crate::client::{Client, Door};
 const PATH: &str = "/ws/chat";
 
 #[tokio::test]
-async fn a_header_lets_in() {
+async fn a_header_authenticates() {
     let bed = Bed::new().await;
     let headers = [("authorization", "Bearer alice")];
     let socket = Client::websocket(bed.address, PATH, &headers)
@@ -24,7 +24,7 @@ async fn a_header_lets_in() {
 }
 
 #[tokio::test]
-async fn a_subprotocol_lets_in() {
+async fn a_subprotocol_authenticates() {
     let bed = Bed::new().await;
     let headers = [("sec-websocket-protocol", "bearer, alice")];
     let socket = Client::websocket(bed.address, PATH, &headers)
@@ -67,7 +67,7 @@ async fn a_silent_client_is_pinged_and_one_that_answers_stays() {
     })
     .await;
     let mut alice = bed.connect(Door::Native, "alice").await;
-    alice.hears_no("error").await;
+    alice.receives_no("error").await;
     // The library answers pings while something is read.
     let begun = tokio::time::Instant::now();
     let two_seconds = begun + std::time::Duration::from_secs(2);

@@ -153,11 +153,11 @@ impl Application for Echo {
     fn enter(self: &Arc<Self>, line: Line<Self>, auth: &str) -> Echoed {
         let line = Arc::new(line);
         let auth = if auth.is_empty() { "{}" } else { auth };
-        let told = packet::event(line.namespace(), "auth", auth);
+        let received = packet::event(line.namespace(), "auth", auth);
         let entering = Arc::clone(&line);
         TaskTracker::new().spawn(async move {
             entering.accept("a-session").await.unwrap();
-            let _ = entering.send(told.into(), WRITE_TIMEOUT).await;
+            let _ = entering.send(received.into(), WRITE_TIMEOUT).await;
         });
         Echoed(line)
     }

@@ -14,7 +14,7 @@ async fn open(bed: &Bed, query: &str) -> Client {
     Client::native(socket)
 }
 
-/// One that has been let in, and hears of its conversations.
+/// An authenticated client with its conversations open.
 async fn enter(bed: &Bed, name: &str) -> Client {
     let mut client = open(bed, &format!("?token={name}")).await;
     assert_eq!(client.event("hello").await["userId"], name);
@@ -38,34 +38,34 @@ async fn say(client: &mut Client, message: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_come_bare_without_joining() {
+async fn a_plain_client_receives_bare_messages_without_joining() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     bed.say("alice", id, "before").await;
     let mut bob = enter(&bed, "bob").await;
     let message = bed.say("alice", id, "now").await;
-    let told = bob.event("new_message").await;
-    assert_eq!(told["id"], json!(message.id));
-    assert_eq!(told["conversationId"], json!(id));
-    assert_eq!(told["content"], "now");
-    assert_eq!(told["senderId"], "alice");
+    let received = bob.event("new_message").await;
+    assert_eq!(received["id"], json!(message.id));
+    assert_eq!(received["conversationId"], json!(id));
+    assert_eq!(received["content"], "now");
+    assert_eq!(received["senderId"], "alice");
     // What the user sends, wherever, comes to all their devices.
     let message = bed.say("bob", id, "mine").await;
     assert_eq!(bob.event("new_message").await["id"], json!(message.id));
-    bob.hears_no("new_message").await;
-    // A conversation that is made now is heard of too, from its first message on.
+    bob.receives_no("new_message").await;
+    // The messages of a new conversation arrive too, from the first on.
     let new = bed.group("carol", &["bob"]).await;
     bed.say("carol", new, "first").await;
-    let told = bob.event("new_message").await;
+    let received = bob.event("new_message").await;
     assert_eq!(
-        (&told["conversationId"], &told["content"]),
+        (&received["conversationId"], &received["content"]),
         (&json!(new), &json!("first"))
     );
     bed.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn typing_is_said_and_heard_as_typing() {
+async fn a_plain_client_sends_and_receives_typing() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut alice = enter(&bed, "alice").await;
@@ -78,7 +78,7 @@ async fn typing_is_said_and_heard_as_typing() {
     let ends = json!({"type": "typing", "data": {"conversationId": id, "isTyping": false}});
     say(&mut alice, ends).await;
     assert_eq!(bob.event("typing").await["isTyping"], false);
-    alice.hears_no("typing").await;
+    alice.receives_no("typing").await;
     // The same session does what the API's words say.
     let message = json!({"type": "send_message", "conversationId": id, "content": "hi"});
     let sent = ask(&mut alice, message).await.unwrap();
@@ -92,7 +92,7 @@ async fn typing_is_said_and_heard_as_typing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_message_may_say_who_it_is() {
+async fn the_first_message_may_authenticate() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     for first in [
@@ -158,7 +158,7 @@ async fn a_header_or_a_subprotocol_counts_before_the_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_the_form_is_closed() {
+async fn a_malformed_frame_closes_the_connection() {
     let bed = Bed::new().await;
     let deep = format!(
         r#"{{"type":"ping","a":{}1{}}}"#,
@@ -186,7 +186,7 @@ async fn what_breaks_the_form_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_conversation_is_closed_in_these_words_too() {
+async fn a_plain_client_cannot_use_a_foreign_conversation() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut alice = enter(&bed, "alice").await;
@@ -209,9 +209,9 @@ async fn a_foreign_conversation_is_closed_in_these_words_too() {
     say(&mut mallory, json!({"type": "typing"})).await;
     assert_eq!(mallory.event("error").await["code"], "invalid_request");
     bed.say("alice", id, "secret").await;
-    mallory.hears_no("new_message").await;
-    alice.hears_no("typing").await;
-    // Who is removed hears nothing more.
+    mallory.receives_no("new_message").await;
+    alice.receives_no("typing").await;
+    // A member who was removed receives no more events.
     let mut bob = enter(&bed, "bob").await;
     let (owner, member) = (caller("alice"), user("bob"));
     let removed = bed.store.remove_member(&owner, id, &member).await;
@@ -219,12 +219,12 @@ async fn a_foreign_conversation_is_closed_in_these_words_too() {
     bob.event("left_conversation").await;
     tokio::time::sleep(QUIET).await;
     bed.say("alice", id, "secret").await;
-    bob.hears_no("new_message").await;
+    bob.receives_no("new_message").await;
     bed.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_in_these_words_is_cut_off() {
+async fn a_flood_of_a_plain_client_is_closed() {
     let bed = Bed::with(|settings| {
         settings.commands_per_second = 1;
         settings.command_burst = 5;

@@ -1,4 +1,4 @@
-//! Who is let in, what a session is told, and what it may do.
+//! Authentication, the events of a session, and its bounds.
 
 use std::time::Duration;
 
@@ -9,27 +9,31 @@ use crate::bed::Bed;
 use crate::client::{Client, Door, Refusal};
 
 super::through_both_doors!(
-    a_token_lets_in_and_hello_comes_first,
+    a_token_authenticates_and_hello_comes_first,
     a_bad_token_is_refused_with_the_reason,
     a_user_has_a_bounded_number_of_connections,
     a_node_has_a_bounded_number_of_connections,
     a_token_is_refreshed,
-    a_token_that_ended_ends_the_connection,
-    presence_is_told_to_those_who_watch,
-    presence_is_told_whatever_who_came_later_was_answered,
-    notifications_are_told_counted_and_read,
-    a_flood_is_refused_and_then_cut_off,
-    commands_are_done_in_order,
-    what_is_no_command_fails,
-    a_node_that_drains_sends_everybody_away,
-    a_session_that_is_gone_leaves_nothing,
+    an_expired_token_ends_the_connection,
+    presence_is_delivered_to_watchers,
+    a_change_is_delivered_even_if_a_later_watcher_received_another_presence,
+    notifications_are_delivered_counted_and_read,
+    a_flood_is_refused_and_then_closed,
+    commands_are_carried_out_in_order,
+    an_unknown_command_fails,
+    a_node_that_drains_sends_all_clients_away,
+    a_session_that_ended_leaves_nothing_behind,
 );
 
-async fn a_token_lets_in_and_hello_comes_first(door: Door) {
+async fn a_token_authenticates_and_hello_comes_first(door: Door) {
     let bed = Bed::new().await;
     let mut alice = bed.dial(door, json!({"token": "alice"})).await.unwrap();
     let hello = alice.event("hello").await;
-    assert_eq!(alice.heard(), Vec::<&str>::new(), "hello is the first");
+    assert_eq!(
+        alice.events_so_far(),
+        Vec::<&str>::new(),
+        "hello is the first"
+    );
     assert_eq!(hello["userId"], "alice");
     assert_eq!(hello["heartbeatIntervalMs"], 25_000);
     assert_eq!(hello["recovered"], false);
@@ -107,7 +111,7 @@ async fn a_token_is_refreshed(door: Door) {
     bed.close().await;
 }
 
-async fn a_token_that_ended_ends_the_connection(door: Door) {
+async fn an_expired_token_ends_the_connection(door: Door) {
     let bed = Bed::with(|settings| settings.heartbeat = Span::secs(1)).await;
     let mut alice = bed.connect(door, "alice~-60").await;
     assert_eq!(alice.end().await, "token_expired");
@@ -116,7 +120,7 @@ async fn a_token_that_ended_ends_the_connection(door: Door) {
     bed.close().await;
 }
 
-async fn presence_is_told_to_those_who_watch(door: Door) {
+async fn presence_is_delivered_to_watchers(door: Door) {
     let bed = Bed::new().await;
     let mut alice = bed.connect(door, "alice").await;
     let watched = alice
@@ -151,14 +155,14 @@ async fn presence_is_told_to_those_who_watch(door: Door) {
     bed.close().await;
 }
 
-/// One who comes while nobody has heard of it yet knows it before the others.
-async fn presence_is_told_whatever_who_came_later_was_answered(door: Door) {
+/// A new watcher may learn a presence from its reply before the others receive the push.
+async fn a_change_is_delivered_even_if_a_later_watcher_received_another_presence(door: Door) {
     let bed = Bed::new().await;
     let watched = || json!({"userIds": ["bob"]});
     let mut alice = bed.connect(door, "alice").await;
     let offline = alice.ask("presence_subscribe", watched()).await.unwrap();
     assert_eq!(offline["users"][0]["status"], "offline");
-    bed.shows_untold("bob").await;
+    bed.shows_unpublished("bob").await;
     let mut carol = bed.connect(door, "carol").await;
     let online = carol.ask("presence_subscribe", watched()).await.unwrap();
     assert_eq!(online["users"][0]["status"], "online");
@@ -169,7 +173,7 @@ async fn presence_is_told_whatever_who_came_later_was_answered(door: Door) {
     bed.close().await;
 }
 
-async fn notifications_are_told_counted_and_read(door: Door) {
+async fn notifications_are_delivered_counted_and_read(door: Door) {
     let bed = Bed::new().await;
     let mut bob = bed.connect(door, "bob").await;
     let mut phone = bed.connect(door, "bob").await;
@@ -181,9 +185,9 @@ async fn notifications_are_told_counted_and_read(door: Door) {
     for n in 1..=3 {
         let sent = bed.notify("bob", &format!("offer {n}")).await;
         for client in [&mut bob, &mut phone] {
-            let told = client.event("notification").await;
-            assert_eq!(told, json!({"notification": sent}));
-            assert_eq!(told["notification"]["id"], n.to_string());
+            let received = client.event("notification").await;
+            assert_eq!(received, json!({"notification": sent}));
+            assert_eq!(received["notification"]["id"], n.to_string());
         }
     }
     assert_eq!(
@@ -193,25 +197,25 @@ async fn notifications_are_told_counted_and_read(door: Door) {
     let mark = json!({"notificationId": "2"});
     let read = bob.ask("mark_notification_read", mark.clone()).await;
     assert!(read.unwrap()["readAt"].is_string());
-    let told = phone.event("notifications_read").await;
-    assert_eq!(told, json!({"from": "2", "through": "2"}));
+    let received = phone.event("notifications_read").await;
+    assert_eq!(received, json!({"from": "2", "through": "2"}));
     let code = alice.fails("mark_notification_read", mark).await;
     assert_eq!(code, "not_found", "another user's");
     let all = bob.ask("mark_notifications_read", json!({})).await;
     assert_eq!(all, Ok(json!({})));
-    let told = phone.event("notifications_read").await;
-    assert_eq!(told, json!({"from": "1", "through": "3"}));
+    let received = phone.event("notifications_read").await;
+    assert_eq!(received, json!({"from": "1", "through": "3"}));
     assert_eq!(unread(&mut phone).await, 0);
     for id in [json!(1), json!("0"), json!("x"), json!(null)] {
         let mark = json!({"notificationId": id});
         let code = bob.fails("mark_notification_read", mark).await;
         assert_eq!(code, "invalid_request");
     }
-    alice.hears_no("notification").await;
+    alice.receives_no("notification").await;
     bed.close().await;
 }
 
-async fn a_flood_is_refused_and_then_cut_off(door: Door) {
+async fn a_flood_is_refused_and_then_closed(door: Door) {
     let bed = Bed::with(|settings| {
         settings.commands_per_second = 1;
         settings.command_burst = 5;
@@ -235,7 +239,7 @@ async fn a_flood_is_refused_and_then_cut_off(door: Door) {
     bed.close().await;
 }
 
-async fn commands_are_done_in_order(door: Door) {
+async fn commands_are_carried_out_in_order(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut alice = bed.connect(door, "alice").await;
@@ -252,7 +256,7 @@ async fn commands_are_done_in_order(door: Door) {
     bed.close().await;
 }
 
-async fn what_is_no_command_fails(door: Door) {
+async fn an_unknown_command_fails(door: Door) {
     let bed = Bed::new().await;
     let mut alice = bed.connect(door, "alice").await;
     assert_eq!(
@@ -273,7 +277,7 @@ async fn what_is_no_command_fails(door: Door) {
     bed.close().await;
 }
 
-async fn a_node_that_drains_sends_everybody_away(door: Door) {
+async fn a_node_that_drains_sends_all_clients_away(door: Door) {
     let bed = Bed::new().await;
     let mut alice = bed.connect(door, "alice").await;
     let mut bob = bed.connect(door, "bob").await;
@@ -290,7 +294,7 @@ async fn a_node_that_drains_sends_everybody_away(door: Door) {
     bed.close().await;
 }
 
-async fn a_session_that_is_gone_leaves_nothing(door: Door) {
+async fn a_session_that_ended_leaves_nothing_behind(door: Door) {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     for _ in 0..5 {

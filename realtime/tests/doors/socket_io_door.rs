@@ -77,7 +77,7 @@ async fn open_polling(bed: &Bed) -> Poller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_polling_does_the_same() {
+async fn a_polling_client_has_the_same_commands_and_events() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob"]).await;
     let mut client = open_polling(&bed).await;
@@ -96,8 +96,8 @@ async fn long_polling_does_the_same() {
     let head = client.next(&bed, "43/chat,7").await;
     assert_eq!(head[0]["conversationId"], json!(id));
     bed.say("alice", id, "hello").await;
-    let told = client.next(&bed, r#"42/chat,["new_message","#).await;
-    assert_eq!(told, Value::Null, "read as far as its name");
+    let received = client.next(&bed, r#"42/chat,["new_message","#).await;
+    assert_eq!(received, Value::Null, "read as far as its name");
     assert_eq!(bed.gateway.count(), 1);
     assert_eq!(client.post(&bed, "1").await, 200);
     bed.holds(0).await;
@@ -105,7 +105,7 @@ async fn long_polling_does_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_polling_hears_why_it_ends() {
+async fn a_polling_client_receives_the_reason_of_its_end() {
     let bed = Bed::new().await;
     let mut client = open_polling(&bed).await;
     client.post(&bed, r#"40/chat,{"token":"bob"}"#).await;
@@ -197,7 +197,7 @@ async fn malformed_packets_end_the_connection() {
         }
         assert_eq!(alice.end().await, code, "{packet:.40}");
         assert!(alice.is_final());
-        // Nobody is in a namespace: there is nobody to tell.
+        // No client is in a namespace that could receive the reason.
         let mut socket = open(&bed).await;
         for packet in packet.split('|') {
             say(&mut socket, packet).await;
@@ -248,7 +248,7 @@ async fn odd_events_do_no_harm() {
         alice.text(packet).await;
     }
     assert_eq!(alice.ask("ping", json!({})).await, Ok(json!({})));
-    alice.hears_no("hello").await;
+    alice.receives_no("hello").await;
     bed.close().await;
 }
 
@@ -277,7 +277,7 @@ async fn namespaces_of_one_connection_are_sessions_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_enters_too_often_is_cut_off() {
+async fn a_client_that_enters_too_often_is_closed() {
     let bed = Bed::new().await;
     let mut socket = open(&bed).await;
     for _ in 0..20 {
@@ -345,19 +345,19 @@ async fn an_older_front_end_names_a_person() {
     alice.emit("NEW_MESSAGE", message).await;
     let sent = alice.event("MESSAGE_SENT").await;
     for (client, event) in [(&mut bob, "NEW_MESSAGE"), (&mut tablet, "message:new")] {
-        let told = client.event(event).await;
-        assert_eq!(told["content"], "hello");
-        assert_eq!(told["senderId"], "alice");
-        assert_eq!(told["receiverId"], "bob");
-        assert_eq!(told["id"], sent["messageId"]);
-        assert!(told["createdAt"].is_string());
+        let received = client.event(event).await;
+        assert_eq!(received["content"], "hello");
+        assert_eq!(received["senderId"], "alice");
+        assert_eq!(received["receiverId"], "bob");
+        assert_eq!(received["id"], sent["messageId"]);
+        assert!(received["createdAt"].is_string());
     }
-    alice.hears_no("NEW_MESSAGE").await;
+    alice.receives_no("NEW_MESSAGE").await;
     let read = json!({"receiverId": "alice"});
     bob.ask("MESSAGE_READ_UPDATE", read).await.unwrap();
-    let told = alice.event("MESSAGE_READ_UPDATE").await;
-    assert_eq!(told["readBy"], "bob");
-    assert_eq!(told["messageIds"], json!([sent["messageId"]]));
+    let received = alice.event("MESSAGE_READ_UPDATE").await;
+    assert_eq!(received["readBy"], "bob");
+    assert_eq!(received["messageIds"], json!([sent["messageId"]]));
     // A reply, with a callback and with what they also send.
     let reply = json!({"content": "hi", "receiverId": "alice", "senderId": "bob"});
     let stored = bob.ask("NEW_MESSAGE", reply).await.unwrap();
@@ -368,9 +368,9 @@ async fn an_older_front_end_names_a_person() {
     );
     let typing = json!({"receiverId": "bob"});
     alice.emit("TYPING_START", typing.clone()).await;
-    let told = bob.event("USER_TYPING").await;
+    let received = bob.event("USER_TYPING").await;
     assert_eq!(
-        (&told["userId"], &told["isTyping"]),
+        (&received["userId"], &received["isTyping"]),
         (&json!("alice"), &json!(true))
     );
     alice.emit("TYPING_STOP", typing).await;
@@ -384,7 +384,7 @@ async fn an_older_front_end_names_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_front_end_hears_conversations_that_there_were() {
+async fn an_older_front_end_receives_earlier_conversations() {
     let bed = Bed::new().await;
     let id = bed.group("alice", &["bob", "carol"]).await;
     bed.say("alice", id, "before").await;
@@ -394,15 +394,15 @@ async fn an_older_front_end_hears_conversations_that_there_were() {
         .unwrap();
     tokio::time::sleep(QUIET).await;
     let message = bed.say("alice", id, "now").await;
-    let told = bob.event("NEW_MESSAGE").await;
-    assert_eq!(told["id"], json!(message.id));
-    assert_eq!(told["receiverId"], json!(user("bob")));
-    bob.hears_no("NEW_MESSAGE").await;
+    let received = bob.event("NEW_MESSAGE").await;
+    assert_eq!(received["id"], json!(message.id));
+    assert_eq!(received["receiverId"], json!(user("bob")));
+    bob.receives_no("NEW_MESSAGE").await;
     bed.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_front_end_is_told_notifications_and_marks_them() {
+async fn an_older_front_end_receives_notifications_and_marks_them() {
     let bed = Bed::new().await;
     bed.notify("bob", "before").await;
     let auth = json!({"token": "bob"});
@@ -412,11 +412,11 @@ async fn an_older_front_end_is_told_notifications_and_marks_them() {
     bob.emit("notification:get_unread_count", json!({})).await;
     assert_eq!(bob.event("notification:unread_count").await["total"], 1);
     let sent = bed.notify("bob", "now").await;
-    let told = bob.event("notification:new").await;
-    assert_eq!(told["id"], json!(sent.id));
-    assert_eq!(told["title"], "now");
-    assert_eq!(told["message"], "about now");
-    assert_eq!(told["read"], false);
+    let received = bob.event("notification:new").await;
+    assert_eq!(received["id"], json!(sent.id));
+    assert_eq!(received["title"], "now");
+    assert_eq!(received["message"], "about now");
+    assert_eq!(received["read"], false);
     let mark = json!({"notificationId": sent.id});
     bob.emit("notification:mark_read", mark).await;
     let count = json!({});
@@ -424,6 +424,6 @@ async fn an_older_front_end_is_told_notifications_and_marks_them() {
     assert_eq!(count.unwrap()["total"], 1);
     let mark = json!({"notificationId": "7"});
     assert_eq!(bob.fails("notification:mark_read", mark).await, "not_found");
-    bob.hears_no("notification:new").await;
+    bob.receives_no("notification:new").await;
     bed.close().await;
 }
