@@ -41,7 +41,7 @@ import type {
   UserId,
 } from "./types.gen.js";
 
-/** What {@link ChatClient.on} can listen to. */
+/** The events of {@link ChatClient.on}. */
 export interface ChatEvents {
   /** The connection's state, transport, quality or latency changed. */
   connection: ConnectionInfo;
@@ -53,7 +53,7 @@ export interface ChatEvents {
   notification: Notification;
   /** The user has read those from the one id to the other, on whatever device. */
   notificationsRead: NotificationsRead;
-  /** What went wrong where no call could tell. */
+  /** A failure that no call could report. */
   error: ChatError;
 }
 
@@ -62,7 +62,7 @@ export class ChatClient {
   readonly connection = new Observable<ConnectionInfo>(CLOSED);
   /** All conversations of the user, kept live, in the order to show them. */
   readonly conversations: ConversationListStore;
-  /** Who of the watched users is there. */
+  /** The presence of the watched users. */
   readonly presence: Presence;
   private readonly events = new Emitter<ChatEvents>();
   private readonly opened = new OpenConversations((id) => this.makeView(id));
@@ -101,7 +101,7 @@ export class ChatClient {
     this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
   }
 
-  /** Who the user is, as soon as the token is known. */
+  /** The user that the token names, as soon as the token is known. */
   get userId(): UserId | undefined {
     return this.user;
   }
@@ -205,7 +205,7 @@ export class ChatClient {
     return this.calls.changeConversation(conversationId, patch).finally(() => this.fallback.hurry());
   }
 
-  /** What the server counts as unread; `conversations.unread` has the same, kept live. */
+  /** The unread counts from the server; `conversations.unread` has the same, kept live. */
   unreadCount(): Promise<UnreadCount> {
     return this.calls.unreadCount();
   }
@@ -316,7 +316,7 @@ export class ChatClient {
   }
 
   private async identify(): Promise<void> {
-    const token = await this.tokens.get().catch(() => undefined); // who connects is told
+    const token = await this.tokens.get().catch(() => undefined); // connecting reports the failure
     const user = token === undefined ? undefined : userOf(token);
     if (user !== undefined) await this.serve(user);
   }

@@ -16,7 +16,7 @@ import type { Hello, Resume } from "./types.gen.js";
 export type Phase = "stopped" | "connecting" | "open" | "waiting";
 
 export interface ConnectionHandlers {
-  /** What to resume, asked at every attempt. */
+  /** The position to resume from, requested at every attempt. */
   resume(): Resume | undefined;
   /** Connected. `resumed` is what was asked for. */
   up(hello: Hello, resumed: Resume | undefined): void;
@@ -99,7 +99,7 @@ export class Connection {
     this.retry.start(Math.max(0, this.notBefore - Date.now()), () => void this.connect());
   }
 
-  /** Drops the socket, as if the network had; it connects again at once. For what tells that it is dead. */
+  /** Drops the socket, as if the network had, and connects again at once: for callers that find it dead. */
   drop(reason: ChatError): void {
     this.socket?.close(reason);
   }

@@ -1,5 +1,5 @@
 /**
- * An open conversation: its messages, who types, who has read, and what one can do in it.
+ * An open conversation: its messages, typing users, receipts, and its actions.
  *
  * Invariant: {@link ConversationState} is immutable and replaced at every change. An own message is in it exactly once:
  * as pending until the server has it, as stored from then on.
@@ -19,7 +19,7 @@ import { Timer } from "./timer.js";
 import { OthersTyping, OwnTyping } from "./typing.js";
 import type { ConversationChanges, ConversationHead, ConversationId, ListEntry, Message, MessageEvent, Receipt, Rev, Seq, SeqRange, UserId, UserTyping } from "./types.gen.js";
 
-/** A message as it is shown; `state` tells the two apart. */
+/** A message as it is shown; `state` distinguishes the two kinds. */
 export type ChatMessage = StoredMessage | PendingMessage;
 
 export interface ConversationState {
@@ -35,13 +35,13 @@ export interface ConversationState {
   readonly headSeq: Seq;
   /** Messages between the kept ones that cannot be had just now. */
   readonly missing: readonly SeqRange[];
-  /** Who else types now, in the order in which they began. */
+  /** The other users who type now, in the order in which they began. */
   readonly typingUsers: readonly UserId[];
   /** Up to where members have received and read, as far as is known. */
   readonly watermarks: ReadonlyMap<UserId, Watermark>;
 }
 
-/** What a conversation needs of its client. */
+/** The part of the client that a conversation needs. */
 export interface ConversationContext {
   readonly calls: Calls;
   readonly settings: Settings;
@@ -66,7 +66,7 @@ const EMPTY: ConversationState = {
 };
 
 export class ConversationView {
-  /** What to show. */
+  /** The state to show. */
   readonly state = new Observable<ConversationState>(EMPTY);
   /** Resolves when the first page is there; rejects when it cannot be opened. Need not be looked at. */
   readonly ready: Promise<void>;

@@ -12,7 +12,7 @@ import type { Presence } from "./presence.js";
 import type { Syncer } from "./syncer.js";
 import type { ConversationId, Message, MessageEvent, Notification, NotificationsRead, ServerEvents, UserId } from "./types.gen.js";
 
-/** Whom events concern. */
+/** The parts that events concern. */
 export interface Listeners {
   readonly list: ConversationListStore;
   readonly outbox: Outbox;

@@ -8,7 +8,7 @@
 /** Ends a subscription; calling it twice is harmless. */
 export type Unsubscribe = () => void;
 
-/** What an event's listener looks like. */
+/** The listener of an event. */
 export type Listener<T> = (event: T) => void;
 
 export class Emitter<Events extends object> {
@@ -30,7 +30,7 @@ export class Emitter<Events extends object> {
   }
 }
 
-/** A value that tells when it changes: what a user interface subscribes to. */
+/** A value that notifies its subscribers when it changes, such as a user interface. */
 export class Observable<T> {
   private readonly listeners = new Set<() => void>();
 
@@ -45,7 +45,7 @@ export class Observable<T> {
     return () => this.listeners.delete(listener);
   };
 
-  /** Changes it; the same value tells nobody. */
+  /** Changes the value; setting the same value notifies no subscriber. */
   set(next: T): void {
     if (Object.is(next, this.current)) return;
     this.current = next;

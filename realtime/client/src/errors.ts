@@ -1,5 +1,5 @@
 /**
- * What can go wrong, as one type with the server's own code.
+ * Failures, as one type with the server's own codes.
  *
  * Invariant: a command or request that was not answered is `unknown`, never a failure. It may have happened, so it may
  * only be repeated where repeating is safe.
@@ -69,7 +69,7 @@ export class ChatError extends Error {
   override readonly name = "ChatError";
 
   constructor(
-    /** What happened, for programs. A server may know codes that this client does not. */
+    /** The kind of failure, for programs. A server may have codes that this client does not know. */
     readonly code: ErrorCode | (string & {}),
     message: string,
     /** When the same may succeed, in milliseconds from now; from the server only. */

@@ -47,7 +47,7 @@ export class ConversationListStore {
     return this.held.get(id)?.entry;
   }
 
-  /** Something before what events tell is missing: the cursor stays until it was synced. */
+  /** Changes before the next event are missing: the cursor stays until they are synced. */
   distrust(): void {
     this.complete = false;
   }
@@ -72,7 +72,7 @@ export class ConversationListStore {
     this.publish();
   }
 
-  /** A new message in an open conversation: large ones are not told of otherwise. */
+  /** A new message in an open conversation: large conversations cause no other event. */
   sawMessage(message: Message): void {
     const held = this.held.get(message.conversationId);
     if (!held || message.seq <= held.entry.headSeq) return;

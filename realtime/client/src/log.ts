@@ -89,7 +89,7 @@ export class ConversationLog {
     this.check();
   }
 
-  /** The server could not tell what came before `head.rev`. */
+  /** The server does not resume the changes before `head.rev`. */
   resync(head: ConversationHead): void {
     this.joined = true;
     this.timeline.sawHead(head.headSeq);

@@ -11,7 +11,7 @@ import type { OutboxStore, SavedMessage } from "./storage.js";
 import { fullJitter, Timer } from "./timer.js";
 import type { ConversationId, Message, MessageType, NewMessage, Timestamp, UserId } from "./types.gen.js";
 
-/** What may be given with a message's text. */
+/** The options of a message beside its text. */
 export type SendOptions = Omit<NewMessage, "content">;
 
 /** A message that the server does not have yet, as far as is known. */
@@ -32,7 +32,7 @@ export interface PendingMessage {
   readonly error?: ChatError;
 }
 
-/** What {@link Outbox.add} gives. */
+/** The result of {@link Outbox.add}. */
 export interface Outgoing {
   readonly clientMsgId: string;
   /** The message as stored; rejects when it failed for good or was discarded. Need not be looked at. */
@@ -138,7 +138,7 @@ export class Outbox {
     found.entry.reject(new ChatError("discarded", "the message was discarded"));
   }
 
-  /** The server told of a message: if it waits here, it is stored. */
+  /** An event brought a message: if it waits here, it is stored. */
   confirm(message: Message): void {
     if (!message.clientMsgId || message.senderId !== this.user) return;
     const lane = this.lanes.get(message.conversationId);
@@ -156,7 +156,7 @@ export class Outbox {
     }
   }
 
-  /** What waits for a conversation, in order. */
+  /** The messages that wait for a conversation, in order. */
   pendingOf(conversationId: ConversationId): PendingMessage[] {
     const entries = this.lanes.get(conversationId)?.entries ?? [];
     return entries.map((entry) => ({
@@ -275,6 +275,6 @@ export class Outbox {
 function newEntry(message: Entry["message"], createdAt: Timestamp): { entry: Entry; stored: Promise<Message> } {
   let settle: Pick<Entry, "resolve" | "reject"> | undefined;
   const stored = new Promise<Message>((resolve, reject) => (settle = { resolve, reject }));
-  stored.catch(() => undefined); // whoever is interested looks at it; nobody has to
+  stored.catch(() => undefined); // a caller may ignore the promise
   return { entry: { message, createdAt, error: undefined, attempts: 0, ...settle! }, stored };
 }

@@ -46,7 +46,7 @@ export class Position {
     this.live = { base: from, top: from };
   }
 
-  /** The server could not tell what came before `rev`; from there on it does. */
+  /** The server does not resume the changes before `rev`; later ones follow. */
   resync(rev: Rev): void {
     if (this.resumedAt !== undefined && this.complete !== undefined) this.complete = Math.min(this.complete, this.resumedAt);
     this.resumedAt = undefined;

@@ -1,5 +1,5 @@
 /**
- * Who of the watched users is there, and what this user says of themselves.
+ * The presence of the watched users, and this user's own status.
  *
  * Invariant: what was asked for is asked for again on every connection. Without a WebSocket nothing is known, and
  * nothing is claimed.
@@ -12,7 +12,7 @@ import { Task } from "./task.js";
 import type { Presence as UserPresence, UserId } from "./types.gen.js";
 
 export class Presence {
-  /** By user, of those who are watched. Immutable: a change makes a new map. Empty while there is no connection. */
+  /** The presence of each watched user. Immutable: a change makes a new map. Empty while there is no connection. */
   readonly users = new Observable<ReadonlyMap<UserId, UserPresence>>(new Map());
   private watched: ReadonlySet<UserId> = new Set();
   private subscribed = false;

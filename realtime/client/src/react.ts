@@ -14,7 +14,7 @@ import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPre
 
 const ChatContext = createContext<ChatClient | undefined>(undefined);
 
-/** Gives the client to the hooks below it. Connecting and closing stay with whoever made the client. */
+/** Provides the client to the hooks below it. The code that made the client also connects and closes it. */
 export function ChatProvider({ client, children }: { client: ChatClient; children?: ReactNode }) {
   return createElement(ChatContext.Provider, { value: client }, children);
 }
@@ -26,7 +26,7 @@ export function useChatClient(): ChatClient {
   return client;
 }
 
-/** What {@link useChat} gives: the conversation's state and what one can do. */
+/** The result of {@link useChat}: the conversation's state and its actions. */
 export interface Chat extends ConversationState {
   readonly isConnected: boolean;
   readonly connectionState: ConnectionInfo["state"];
@@ -98,7 +98,7 @@ export function useConversations(client?: ChatClient): { conversations: readonly
   };
 }
 
-/** Who of the watched users is there. */
+/** The presence of the watched users. */
 export function usePresence(client?: ChatClient): ReadonlyMap<UserId, UserPresence> {
   const provided = useContext(ChatContext);
   const { users } = required(client ?? provided).presence;

@@ -1,17 +1,17 @@
 /**
  * How far each member has received and read.
  *
- * Invariant: watermarks only grow. What everybody has read is derived only when every member is known.
+ * Invariant: watermarks only grow. The seq that all members have read is derived only when every member is known.
  */
 import type { Conversation, Member, Seq, UserId } from "./types.gen.js";
 
-/** Up to where a member has come. Whoever has read has received. */
+/** A member's watermarks. A message that was read was also received. */
 export interface Watermark {
   readonly readSeq: Seq;
   readonly deliveredSeq: Seq;
 }
 
-/** Members kept at most; receipts of larger conversations are of use to nobody. */
+/** Most members; receipts of larger conversations are of no use. */
 const MEMBERS_MAX = 1_000;
 const NOTHING: Watermark = { readSeq: 0, deliveredSeq: 0 };
 
@@ -24,14 +24,14 @@ export class Receipts {
     return this.marks;
   }
 
-  /** What the conversation's own record says. */
+  /** The conversation's own record. */
   learn(conversation: Conversation): void {
     const everybody = conversation.members.length === conversation.memberCount && conversation.kind !== "channel";
     this.members = everybody ? new Set(conversation.members.map((member) => member.userId)) : undefined;
     for (const member of conversation.members) this.raise(member.userId, member);
   }
 
-  /** Members who joined, left or changed. */
+  /** Members that joined, left or changed. */
   learnMembers(members: readonly Member[]): void {
     const known = new Set(this.members);
     for (const member of members) {

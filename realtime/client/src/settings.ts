@@ -1,5 +1,5 @@
 /**
- * What can be set, its defaults, and the times and bounds that follow from the protocol.
+ * The settings and their defaults, and the times and bounds that follow from the protocol.
  *
  * Invariant (INV-BOUND): every queue, cache, wait and repetition of this package has its bound here.
  */
@@ -50,7 +50,7 @@ export interface Timing {
   holeGraceMs: number;
   /** How long a conversation may lag behind the list before it is compared with the log. */
   lagGraceMs: number;
-  /** How long read and delivered marks are collected before they are told. */
+  /** How long read and delivered marks are collected before they are sent. */
   marksEveryMs: number;
   /** Least time between two `typing_start`. */
   typingEveryMs: number;
@@ -108,7 +108,7 @@ export const DEFAULT_BOUNDS: Bounds = {
   commandsWaiting: 500,
 };
 
-/** What the server takes, from `hello`; these until it has said so. */
+/** The server's limits, from `hello`; these values until it arrives. */
 export const DEFAULT_LIMITS = { frameBytes: 65_536, joinedConversations: 100, presenceUsers: 200, commandsPerSecond: 20 };
 
 /** Most messages in a page of history; the server's bound. */
@@ -120,7 +120,7 @@ export const SYNC_CONVERSATIONS_MAX = 200;
 export interface ChatClientOptions {
   /** The server's address, such as `https://chat.example.org`; a path before `/chat` may follow. */
   url: string;
-  /** Who the user is. */
+  /** The user. */
   token: TokenSource;
   /** Only where there is no global `WebSocket`, or another is wanted; `null`: HTTP only. */
   WebSocket?: WebSocketConstructor | null;

@@ -71,7 +71,7 @@ export class Socket {
     this.heard();
   }
 
-  /** What the server takes. */
+  /** The server's limits. */
   get limits(): SessionLimits {
     return this.takes;
   }

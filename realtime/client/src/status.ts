@@ -1,5 +1,5 @@
 /**
- * What the application is told of the connection.
+ * The state of the connection, for the application.
  */
 import type { Connection } from "./connection.js";
 import type { ChatError } from "./errors.js";

@@ -1,7 +1,7 @@
 /**
  * Keeps unsent messages over a restart.
  *
- * Invariant: what is stored belongs to one user; another user's client never reads it. What cannot be read back is
+ * Invariant: stored messages belong to one user; another user's client never reads them. A message that cannot be read back is
  * dropped, so that a damaged entry does not stop the client.
  */
 import type { ConversationId, NewMessage, Timestamp, UserId } from "./types.gen.js";
@@ -55,7 +55,7 @@ export class OutboxStore {
     });
   }
 
-  /** What was to be stored is. */
+  /** Resolves once all pending writes are done. */
   async saved(): Promise<void> {
     await this.writing;
   }

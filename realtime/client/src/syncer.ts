@@ -1,8 +1,8 @@
 /**
- * Catches up over HTTP: one request tells what changed in the list and in every open conversation.
+ * Catches up over HTTP: one request for the changes of the list and of every open conversation.
  *
  * Invariant (INV-PUSH): when it has succeeded, the list and all loaded conversations hold everything the server had
- * when it began. What was too much to be told change by change is loaded anew.
+ * when it began. A conversation with too many changes is loaded anew.
  */
 import type { Calls } from "./calls.js";
 import { ChatError } from "./errors.js";
@@ -46,7 +46,7 @@ export class Syncer {
     this.task.request();
   }
 
-  /** Catches up once and tells how it went: whether anything was new. */
+  /** Catches up once; resolves to whether anything was new. */
   async once(): Promise<boolean> {
     let anything = false;
     for (let pages = 0; pages < PAGES_MAX; pages++) {

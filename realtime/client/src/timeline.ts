@@ -40,7 +40,7 @@ export class Timeline {
     return this.list.at(-1)?.seq ?? this.from - 1;
   }
 
-  /** The greatest seq heard of. */
+  /** The greatest known seq. */
   get headSeq(): Seq {
     return this.knownHead;
   }

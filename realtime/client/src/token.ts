@@ -53,7 +53,7 @@ export class TokenKeeper {
   }
 }
 
-/** Who a token is for, read without checking it: the server does that. Undefined when it cannot be read. */
+/** The user of a token, read without checking it: the server does that. Undefined when it cannot be read. */
 export function userOf(token: string): UserId | undefined {
   const payload = token.split(".")[1];
   if (payload === undefined) return undefined;

@@ -39,7 +39,7 @@ export class OwnTyping {
 /** Users shown as typing at most. */
 const SHOWN_MAX = 20;
 
-/** Who else types in one conversation. */
+/** The other users who type in one conversation. */
 export class OthersTyping {
   private readonly timers = new Map<UserId, Timer>();
   private shown: readonly UserId[] = [];
