@@ -22,7 +22,7 @@ use backscroll_realtime::publisher::Publisher;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_realtime::socket_io::SocketIoDoor;
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
     Caller, ConversationKind, Message, NewConversation, NewMessage, NewNotification, Notification,
@@ -125,6 +125,20 @@ impl Bed {
         let owner = caller(owner);
         let created = self.store.create_conversation(&owner, new, None).await;
         created.unwrap().0.id
+    }
+
+    /// Waits until the list of `name` has an entry; its rev.
+    pub(crate) async fn listed(&self, name: &str) -> Rev {
+        let begun = Instant::now();
+        let users = [user(name)];
+        loop {
+            let revs = self.store.list_revs(&users, begun + PATIENCE).await;
+            match revs.get(&users[0]) {
+                Some(rev) if *rev > Rev(0) => return *rev,
+                _ => assert!(begun.elapsed() < PATIENCE, "{name} has no list"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) async fn say(&self, name: &str, id: ConversationId, content: &str) -> Message {

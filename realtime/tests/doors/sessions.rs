@@ -1,11 +1,12 @@
 //! Authentication, the events of a session, and its bounds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use backscroll_realtime::push::{Push, PushKind, Topic};
 use backscroll_shard::settings::Span;
 use serde_json::json;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, PATIENCE, user};
 use crate::client::{Client, Door, Refusal};
 
 super::through_both_doors!(
@@ -21,6 +22,7 @@ super::through_both_doors!(
     a_flood_is_refused_and_then_closed,
     commands_are_carried_out_in_order,
     an_unknown_command_fails,
+    a_list_is_followed_while_its_shard_is_down,
     a_node_that_drains_sends_all_clients_away,
     a_session_that_ended_leaves_nothing_behind,
 );
@@ -274,6 +276,25 @@ async fn an_unknown_command_fails(door: Door) {
     let error = alice.event("error").await;
     assert_eq!(error["code"], "invalid_request");
     alice.ask("ping", json!({})).await.unwrap();
+    bed.close().await;
+}
+
+/// A session that opens while the list cannot be read listens from where the node has delivered its changes.
+async fn a_list_is_followed_while_its_shard_is_down(door: Door) {
+    let bed = Bed::new().await;
+    bed.group("alice", &["bob"]).await;
+    let rev = bed.listed("alice").await;
+    let mut first = bed.dial(door, json!({"token": "alice"})).await.unwrap();
+    assert_eq!(first.event("hello").await["cursor"], rev.0.to_string());
+    bed.store.close(Instant::now() + PATIENCE).await;
+    let mut second = bed.dial(door, json!({"token": "alice"})).await.unwrap();
+    assert_eq!(second.event("hello").await["cursor"], rev.0.to_string());
+    let data = json!({"cursor": rev.next().0.to_string()});
+    let push = Push::change(PushKind::ConversationUpdated, rev.next(), &data);
+    bed.bus.publish(&Topic::User(user("alice")), &push);
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.event("conversation_updated").await, data);
+    }
     bed.close().await;
 }
 
