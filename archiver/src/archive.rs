@@ -3,25 +3,27 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`run`] | the archive job: from hot rows to published segments |
-//! | [`erase`] | deleted content out of archived objects; ended retentions and superseded copies too |
+//! | [`erase`] | deleted content out of archived objects; ended retentions too |
 //! | [`collect`] | objects that nothing names: found, kept for a while, deleted |
 //! | [`verify`] | the scrub: bucket against index, both ways, and every frame |
 //! | [`restore`] | a conversation back to hot rows |
 //! | [`rebuild`] | the index from the bucket alone |
 //! | [`status`] | what there is, what is waiting, what was done |
 //! | [`schedule`] | the jobs of a running service |
-//! | `draft` | writing one segment |
+//! | `source`, `settle` | of the archive job: the rows that it reads, and taking away those that are published |
+//! | `draft`, `rewrite` | writing one segment; writing one anew without what must go or is superseded |
 //! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
 //!
 //! The order of the archive job, each step safe to die after (INV-TIER, INV-OBJECT):
 //!
-//! 1. lease of the shard's ranges, which gives the generation;
-//! 2. intent row, with the segment's unique name;
+//! 1. lease of the shard's ranges;
+//! 2. intent row, with the segment's unique name and the next number;
 //! 3. rows read, digested, compressed and uploaded, in one stream;
 //! 4. everything read back, decoded and compared with the digest of the rows;
 //! 5. published: index rows and registry, one transaction;
 //! 6. hot rows deleted in bounded batches, those only that are still at an archived rev;
-//! 7. settled: the heads know what their oldest hot message is.
+//! 7. settled: the heads know what their oldest hot message is, except those with rows that were changed meanwhile, which
+//!    come last, so that a run does not find a conversation a second time.
 //!
 //! A crash leaves, after 2–4, an intent and perhaps an object that nothing names (collected after a grace period), and
 //! after 5 and 6 rows that are in both tiers, which readers do not notice and the next run goes on deleting.
@@ -32,8 +34,11 @@ pub mod erase;
 mod others;
 pub mod rebuild;
 pub mod restore;
+mod rewrite;
 pub mod run;
 pub mod schedule;
+mod settle;
+mod source;
 pub mod status;
 mod throttle;
 pub mod verify;
@@ -55,12 +60,16 @@ use tokio_util::task::TaskTracker;
 use crate::object_store::{ObjectStore, StoreError};
 use crate::segment::SegmentError;
 use crate::settings::ArchiveSettings;
+use crate::tier::Tier;
 
 /// How long one transaction of a job may take.
 const STEP: Duration = Duration::from_secs(30);
 
 /// How often a lease is renewed; also how exactly a replica's lag is known.
 const RENEWAL: Duration = Duration::from_secs(1);
+
+/// How much of what jobs read is kept: neighbours are mostly in one frame.
+const JOBS_CACHE_BYTES: u64 = 16 << 20;
 
 /// How often a transaction is run again after contention.
 const RETRIES: u32 = 10;
@@ -235,6 +244,8 @@ pub struct Archive {
     router: Arc<Router>,
     objects: Arc<dyn ObjectStore>,
     settings: Arc<ArchiveSettings>,
+    /// How jobs read single messages.
+    frames: Tier,
     hook: Option<Hook>,
     tasks: TaskTracker,
 }
@@ -253,8 +264,13 @@ impl Archive {
         objects: Arc<dyn ObjectStore>,
         settings: ArchiveSettings,
     ) -> Self {
+        let own_cache = ArchiveSettings {
+            cache_bytes: JOBS_CACHE_BYTES,
+            ..settings.clone()
+        };
         Self {
             router,
+            frames: Tier::new(objects.clone(), &own_cache),
             objects,
             settings: Arc::new(settings),
             hook: None,

@@ -26,7 +26,7 @@ pub mod writer;
 use std::fmt;
 use std::ops::Range;
 
-use backscroll_shard::archive::{ArchivedRun, SegmentId};
+use backscroll_shard::archive::{ArchivedRun, Generation, SegmentId};
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::model::Timestamp;
 use twox_hash::XxHash3_64;
@@ -38,10 +38,6 @@ pub const VERSION: u32 = 1;
 
 /// Most plain bytes of one frame: a reader refuses to unpack more.
 pub const FRAME_MAX_BYTES: usize = 64 << 20;
-
-/// Which copy of a message counts: the one of the greatest generation. It grows with every archive job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Generation(pub u64);
 
 /// XXH3-64 of a frame's compressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +62,7 @@ impl fmt::Display for FrameDigest {
 pub struct SegmentHeader {
     /// The object's key.
     pub name: ObjectKey,
-    /// Which copy counts.
+    /// The number that it had on the shard that wrote it.
     pub generation: Generation,
     /// When it was begun.
     pub created_at: Timestamp,
@@ -102,6 +98,8 @@ pub struct IndexEntry {
     pub last_seq: Seq,
     /// How many.
     pub count: u32,
+    /// The smallest rev among them.
+    pub first_rev: Rev,
     /// The greatest rev among them.
     pub last_rev: Rev,
     /// When the earliest was sent.
@@ -119,7 +117,8 @@ impl IndexEntry {
         ArchivedRun {
             first_seq: self.first_seq,
             last_seq: self.last_seq,
-            generation: generation.0,
+            generation,
+            first_rev: self.first_rev,
             last_rev: self.last_rev,
             last_at: self.last_at,
             segment: Some(segment),

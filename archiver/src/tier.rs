@@ -6,7 +6,7 @@
 //! asked has given up, so that a client with less patience than the object store needs does not start it anew each time.
 //!
 //! - INV-TIER: a frame is compared with the digest that the index has of it, and each of its lines checked, before
-//!   anything of it is shown; damage is fetched once more and then reported with the names of segment and frame.
+//!   anything of it is shown; what is damaged is fetched once more and then an error with the names of segment and frame.
 //! - INV-BOUND: `archive.max_reads` frames are fetched and unpacked at once, sixteen times as many may wait, and the cache
 //!   has `archive.cache_bytes`. No database connection is held meanwhile: readers of the archive cannot starve others.
 
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use backscroll_shard::archive::{self, ArchivedRun, SegmentId};
+use backscroll_shard::archive::{ArchivedRun, Copies, SegmentId};
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
@@ -249,8 +249,9 @@ fn place_of(run: &ArchivedRun) -> Option<(FrameId, FrameLocation)> {
 fn messages_of(
     frame: &Frame,
     conversation: ConversationId,
-    (run, (first, last)): &ColdPart,
+    part: &ColdPart,
 ) -> Result<Vec<StoredMessage>> {
+    let (run, (first, last)) = (part.run(), part.bounds());
     let messages = frame
         .run(conversation, run.first_seq, run.last_seq)
         .and_then(|messages| {
@@ -311,12 +312,9 @@ impl Inner {
                 .into_iter()
                 .next()
                 .unwrap_or(Err(Failure::Unavailable));
+            // Whether it is damage or was written anew meanwhile, those know who look at the index again.
             if let Err(Failure::Damaged(problem)) = &*outcome {
-                metrics::counter!("backscroll_archive_damaged_reads_total").increment(1);
-                tracing::error!(
-                    problem,
-                    "archived messages cannot be read; run `backscroll archive verify`"
-                );
+                tracing::warn!(problem, "an archived frame cannot be read");
             }
         }
         metrics::histogram!("backscroll_archive_read_seconds")
@@ -369,10 +367,13 @@ impl ColdTier for Tier {
         parts: &[ColdPart],
         deadline: Instant,
     ) -> Vec<Result<Vec<StoredMessage>>> {
-        let wanted = parts.iter().filter_map(|(run, _)| place_of(run)).collect();
+        let wanted = parts
+            .iter()
+            .filter_map(|part| place_of(part.run()))
+            .collect();
         let frames = self.frames(wanted, deadline).await;
         let read = |part: &ColdPart| {
-            let (id, _) = place_of(&part.0).ok_or(Error::NotFound("message"))?;
+            let (id, _) = place_of(part.run()).ok_or(Error::NotFound("message"))?;
             let frame = frames.get(&id).cloned();
             let frame = frame.unwrap_or(Err(Failure::Unavailable))?;
             messages_of(&frame, conversation, part)
@@ -393,10 +394,12 @@ impl ColdTier for Tier {
             let deadline = Instant::now() + AHEAD_DEADLINE;
             let ahead = async {
                 let mut connection = shard.reader(deadline).await?;
-                let runs = archive::locate(&mut connection, conversation, (wanted, wanted)).await?;
+                let range = (wanted, wanted);
+                let copies = Copies::find(&mut connection, conversation, range).await?;
                 drop(connection);
-                let wanted = runs.last().and_then(place_of).into_iter().collect();
-                let frames = tier.frames(wanted, deadline).await;
+                let parts = copies.plan(&[wanted].into()).parts();
+                let places = parts.iter().filter_map(|part| place_of(part.run()));
+                let frames = tier.frames(places.collect(), deadline).await;
                 frames
                     .into_values()
                     .try_for_each(|frame| frame.map(drop).map_err(Error::from))

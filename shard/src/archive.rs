@@ -4,8 +4,19 @@
 //! The index of archived runs is on the conversation's own shard, beside its hot rows, so that publishing a segment is
 //! one transaction, a page needs no other database, and one dead shard concerns only its own conversations.
 //!
+//! | module | what it holds |
+//! |---|---|
+//! | `run` | the index: which messages are in which frame of which segment |
+//! | `copies` | which of several copies of a message counts, and how the index is read for messages |
+//! | `segment` | the registry of segments, and the numbers that they take |
+//! | `lease`, `job` | the right to run a job, and the history of jobs |
+//! | `erasure`, `hold` | deleted content on its way out, and legal holds |
+//! | `survey` | looking over the whole index |
+//! | `about` | what a segment says of its conversations |
+//!
 //! - INV-TIER: [`delete_run`] removes hot rows only at or below the rev they were archived with; a message that was
 //!   changed since then stays hot.
+//! - INV-COPY: of several copies the greatest rev counts ([`Copies`]); no clock and no job decides.
 //! - INV-OBJECT: a segment is published only while its intent row says `writing` ([`publish`]), and an object is deleted
 //!   only after that row has left every state in which it could be published or read ([`begin_deletion`]).
 //! - A job holds the lease of its range. Every transaction of the job checks it ([`check_lease`]), so that a job whose
@@ -13,45 +24,41 @@
 //!
 //! A crash leaves rows that say how far a job came; the next holder of the lease goes on from there.
 
-/// The columns of a run after `conversation_id`, in the order that [`ArchivedRun::from_row`] reads them.
+/// The columns of a run after `conversation_id`, in the order that [`ArchivedRun::from_row`] reads them; the table is `r`.
 macro_rules! run_columns {
     () => {
-        "first_seq, last_seq, generation, last_rev, last_at, segment, frame_offset, frame_length, frame_digest"
+        "r.first_seq, r.last_seq, r.generation, r.first_rev, r.last_rev, r.last_at, r.segment, r.frame_offset, \
+         r.frame_length, r.frame_digest"
     };
 }
 mod about;
+mod copies;
 mod erasure;
 mod hold;
 mod job;
 mod lease;
+mod run;
 mod segment;
 mod survey;
 
 use std::fmt;
 
-use crate::db::{Connection, Row, Value, rows_of, values};
+use crate::db::{Connection, Row, Value, values};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Rev, Seq};
+use crate::ids::{COUNTER_MAX, ConversationId, Rev, Seq};
 use crate::map::Assignment;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::Timestamp;
 
 pub use about::*;
+pub use copies::*;
 pub use erasure::*;
 pub use hold::*;
 pub use job::*;
 pub use lease::*;
+pub use run::*;
 pub use segment::*;
 pub use survey::*;
-
-/// Most messages of a run: what bounds a look-up in the index to the few rows that can matter.
-pub const RUN_MAX: u64 = 4096;
-
-/// How many columns `run_columns` names.
-const RUN_COLUMN_COUNT: usize = 9;
-
-/// Most runs that a segment's publication or a look-up handles in one statement.
-const STATEMENT_ROWS: usize = 256;
 
 /// A segment's name: 128 random bits, so that keys are unique and spread whatever makes them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,202 +107,34 @@ impl fmt::Debug for SegmentId {
     }
 }
 
-/// Where consecutive messages of a conversation are archived: a row of the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArchivedRun {
-    /// The first message.
-    pub first_seq: Seq,
-    /// The last one; at most [`RUN_MAX`] in all.
-    pub last_seq: Seq,
-    /// Of two copies of a message the one of the greater generation counts.
-    pub generation: u64,
-    /// The greatest rev among the messages.
-    pub last_rev: Rev,
-    /// When the latest of them was sent.
-    pub last_at: Timestamp,
-    /// The segment; `None` for messages that were dropped when their retention ended.
-    pub segment: Option<SegmentId>,
-    /// Bytes of the segment before the frame.
-    pub offset: u64,
-    /// The frame's compressed bytes.
-    pub length: u32,
-    /// XXH3-64 of these bytes.
-    pub digest: u64,
-}
+/// A number that a segment takes when it is begun, and a new one when it is superseded: the archive's own clock on a shard.
+/// It only grows, whatever the machines' clocks say. It keeps rows of different segments apart and tells what was
+/// superseded before what; which copy of a message counts it does not tell ([`Copies`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
 
-impl ArchivedRun {
-    fn from_row(row: &Row, first: usize) -> Result<Self> {
-        let count = |column: usize| Ok::<_, Error>(row.int(first + column)?.cast_unsigned());
-        Ok(Self {
-            first_seq: Seq::from_i64(row.int(first)?),
-            last_seq: Seq::from_i64(row.int(first + 1)?),
-            generation: count(2)?,
-            last_rev: Rev::from_i64(row.int(first + 3)?),
-            last_at: Timestamp(row.int(first + 4)?),
-            segment: row
-                .opt_bytes(first + 5)?
-                .map(|bytes| SegmentId::from_bytes(&bytes))
-                .transpose()?,
-            offset: count(6)?,
-            length: u32::try_from(count(7)?)
-                .map_err(|_| Error::Corrupt("a frame's length".into()))?,
-            digest: count(8)?,
+impl Generation {
+    /// The one after it.
+    ///
+    /// # Errors
+    /// When there is none: a stored number is damaged.
+    pub fn next(self) -> Result<Self> {
+        let next = self.0.checked_add(1).filter(|next| *next <= COUNTER_MAX);
+        next.map(Self).ok_or_else(|| {
+            Error::Corrupt("the number of a segment is the greatest there is".into())
         })
     }
 
-    fn values(&self) -> [Value<'_>; RUN_COLUMN_COUNT] {
-        values![
-            self.first_seq,
-            self.last_seq,
-            self.generation.cast_signed(),
-            self.last_rev,
-            self.last_at.0,
-            self.segment.as_ref().map(SegmentId::as_bytes),
-            self.offset.cast_signed(),
-            i64::from(self.length),
-            self.digest.cast_signed(),
-        ]
-    }
-
-    /// Whether `seq` is in it.
+    /// From its stored form.
     #[must_use]
-    pub fn holds(&self, seq: Seq) -> bool {
-        (self.first_seq..=self.last_seq).contains(&seq)
+    pub fn from_i64(stored: i64) -> Self {
+        Self(stored.max(0).cast_unsigned())
     }
 
-    /// How many messages it has.
+    /// As stored.
     #[must_use]
-    pub fn messages(&self) -> u64 {
-        (self.last_seq.0 + 1).saturating_sub(self.first_seq.0)
-    }
-}
-
-/// By the primary key: no run is longer than [`RUN_MAX`], so the rows that can overlap the stretch end within it or
-/// soon after it.
-const LOCATE: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM archive_runs WHERE conversation_id = ? AND last_seq >= ? AND last_seq < ? AND first_seq <= ? ORDER BY generation"
-);
-/// By the index `archive_runs_rev`.
-const CHANGED_RUNS: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM archive_runs WHERE conversation_id = ? AND last_rev > ? ORDER BY last_rev LIMIT ?"
-);
-const INSERT_RUNS: &str = concat!(
-    "INSERT INTO archive_runs (conversation_id, ",
-    run_columns!(),
-    ") VALUES "
-);
-const KEEP_RUNS: &str =
-    " {on_duplicate conversation_id, last_seq, generation} first_seq = {new first_seq}";
-/// By the index `archive_runs_segment`.
-const RUNS_OF_SEGMENT: &str = concat!(
-    "SELECT conversation_id, ",
-    run_columns!(),
-    " FROM archive_runs {by archive_runs_segment} WHERE segment = ? AND conversation_id >= ? \
-     AND (conversation_id > ? OR last_seq > ?) ORDER BY conversation_id, last_seq LIMIT ?"
-);
-/// By the primary key.
-const UNNAME_RUN: &str =
-    "DELETE FROM archive_runs WHERE conversation_id = ? AND last_seq = ? AND generation = ?";
-
-/// The runs that hold any of the messages from `first` to `last`, the greatest generation last.
-///
-/// # Errors
-/// When the database fails.
-pub async fn locate(
-    connection: &mut Connection,
-    conversation: ConversationId,
-    (first, last): (Seq, Seq),
-) -> Result<Vec<ArchivedRun>> {
-    let end = Seq(last.0.saturating_add(RUN_MAX).min(i64::MAX.cast_unsigned()));
-    let rows = connection
-        .fetch_all(LOCATE, &values![&conversation, first, end, last])
-        .await?;
-    rows.iter()
-        .map(|row| ArchivedRun::from_row(row, 0))
-        .collect()
-}
-
-/// At most `limit` runs with a message that was changed after `rev`.
-///
-/// # Errors
-/// When the database fails.
-pub async fn changed_runs(
-    connection: &mut Connection,
-    conversation: ConversationId,
-    rev: Rev,
-    limit: usize,
-) -> Result<Vec<ArchivedRun>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = connection
-        .fetch_all(CHANGED_RUNS, &values![&conversation, rev, limit])
-        .await?;
-    rows.iter()
-        .map(|row| ArchivedRun::from_row(row, 0))
-        .collect()
-}
-
-/// In a write transaction: adds rows to the index; those that are there already stay.
-///
-/// # Errors
-/// When the database fails.
-pub async fn insert_runs(
-    connection: &mut Connection,
-    runs: &[(ConversationId, ArchivedRun)],
-) -> Result<()> {
-    for chunk in runs.chunks(STATEMENT_ROWS) {
-        let mut args: Vec<Value<'_>> = Vec::with_capacity(chunk.len() * (RUN_COLUMN_COUNT + 1));
-        for (conversation, run) in chunk {
-            args.push(conversation.into());
-            args.extend(run.values());
-        }
-        let rows = rows_of(chunk.len(), RUN_COLUMN_COUNT + 1);
-        connection
-            .execute(&format!("{INSERT_RUNS}{rows}{KEEP_RUNS}"), &args)
-            .await?;
-    }
-    Ok(())
-}
-
-/// The next `limit` runs that name a segment, after the one given, in order of conversation and seq.
-///
-/// # Errors
-/// When the database fails.
-pub async fn runs_of_segment(
-    connection: &mut Connection,
-    segment: SegmentId,
-    after: Option<(ConversationId, Seq)>,
-    limit: usize,
-) -> Result<Vec<(ConversationId, ArchivedRun)>> {
-    let (conversation, seq): (&[u8], Seq) =
-        after.as_ref().map_or((&[], Seq(0)), |(conversation, seq)| {
-            (conversation.as_bytes(), *seq)
-        });
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let args = values![segment.as_bytes(), conversation, conversation, seq, limit];
-    let rows = connection.fetch_all(RUNS_OF_SEGMENT, &args).await?;
-    rows.iter()
-        .map(|row| Ok((row.conversation(0)?, ArchivedRun::from_row(row, 1)?)))
-        .collect()
-}
-
-/// In a write transaction: removes every row of the index that names a segment.
-///
-/// # Errors
-/// When the database fails.
-pub async fn unname_segment(connection: &mut Connection, segment: SegmentId) -> Result<()> {
-    loop {
-        let runs = runs_of_segment(connection, segment, None, STATEMENT_ROWS).await?;
-        if runs.is_empty() {
-            return Ok(());
-        }
-        for (conversation, run) in &runs {
-            let args = values![conversation, run.last_seq, run.generation.cast_signed()];
-            connection.execute(UNNAME_RUN, &args).await?;
-        }
+    pub fn as_i64(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 }
 
@@ -325,9 +164,13 @@ const ROWS_AFTER: &str = concat!(
 /// By the primary key: only rows as they were archived.
 const DELETE_RUN: &str =
     "DELETE FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? AND rev <= ?";
-const DELETED_ROWS: &str = "SELECT seq FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? AND deleted_at IS NOT NULL";
+/// By the primary key.
+const DELETED_ROWS: &str = "SELECT seq FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? AND rev > ? \
+     AND deleted_at IS NOT NULL";
+/// By the primary keys. The lock makes MySQL read what is there now: of the heads that this has to wait for, writers have
+/// changed the rows since the statement began.
 const SETTLE_HEADS: &str = "UPDATE conversations SET oldest_hot_at = (SELECT m.created_at FROM messages m \
-     WHERE m.conversation_id = conversations.id ORDER BY m.seq LIMIT 1) WHERE id IN (";
+     WHERE m.conversation_id = conversations.id ORDER BY m.seq LIMIT 1 {for_share}) WHERE id IN (";
 
 /// The next conversations of a range whose first hot message was sent before `cutoff`, the longest waiting first. Held
 /// and deleted ones are passed over.
@@ -396,14 +239,30 @@ pub async fn delete_run(
         .execute(DELETE_RUN, &values![&conversation, first, last, last_rev])
         .await?;
     if deleted < (last.0 + 1).saturating_sub(first.0) {
-        let left = connection
-            .fetch_all(DELETED_ROWS, &values![&conversation, first, last])
-            .await?;
-        for row in left {
-            request_erasure(connection, conversation, Seq::from_i64(row.int(0)?), now).await?;
-        }
+        request_erasures(connection, conversation, (first, last), last_rev, now).await?;
     }
     Ok(deleted)
+}
+
+/// In a job's transaction: puts hot rows from `first` to `last` down for erasure that were deleted after `rev`: those whose
+/// archived copy may be one with their content.
+///
+/// # Errors
+/// When the database fails.
+pub async fn request_erasures(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+    rev: Rev,
+    now: Timestamp,
+) -> Result<()> {
+    let deleted = connection
+        .fetch_all(DELETED_ROWS, &values![&conversation, first, last, rev])
+        .await?;
+    for row in deleted {
+        request_erasure(connection, conversation, Seq::from_i64(row.int(0)?), now).await?;
+    }
+    Ok(())
 }
 
 /// In a job's transaction: brings `oldest_hot_at` of conversations (no two alike) up to date after rows left.

@@ -221,7 +221,7 @@ macro_rules! wrapper_values {
     };
 }
 
-wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId; crate::ids::ConversationId, crate::ids::UserId);
+wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId, crate::archive::Generation; crate::ids::ConversationId, crate::ids::UserId);
 
 /// A row of an answer.
 #[derive(Debug)]
@@ -800,6 +800,25 @@ impl Connection {
             Dialect::MySql if self.begins_by_itself => {}
             Dialect::MySql => self.execute_raw("START TRANSACTION").await?,
             Dialect::Sqlite => self.execute_raw("BEGIN IMMEDIATE").await?,
+        }
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    /// Begins a transaction that only reads, all of it as of one moment; [`Connection::commit`] ends it.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`].
+    pub async fn begin_snapshot(&mut self) -> Result<()> {
+        match self.dialect() {
+            Dialect::MySql => {
+                // For this transaction only: in READ COMMITTED each statement would read as of its own moment.
+                self.execute_raw("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    .await?;
+                self.execute_raw("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+                    .await?;
+            }
+            Dialect::Sqlite => self.execute_raw("BEGIN").await?,
         }
         self.in_transaction = true;
         Ok(())

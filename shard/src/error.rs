@@ -135,13 +135,14 @@ pub fn is_contention(error: &sqlx::Error) -> bool {
     matches!(sqlite_code(database), Some(5 | 6)) // SQLITE_BUSY, SQLITE_LOCKED
 }
 
-/// Whether a column that was to be added is there already. Source: MySQL 8.4 error reference, `ER_DUP_FIELDNAME`.
+/// Whether a column or an index that was to be added is there already. Source: MySQL 8.4 error reference,
+/// `ER_DUP_FIELDNAME` and `ER_DUP_KEYNAME`.
 #[must_use]
-pub(crate) fn is_column_there(error: &sqlx::Error) -> bool {
+pub(crate) fn is_there_already(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
         .and_then(|database| database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
-        .is_some_and(|mysql| mysql.number() == 1060)
+        .is_some_and(|mysql| matches!(mysql.number(), 1060 | 1061))
 }
 
 /// SQLite's primary result code, without what extends it: <https://sqlite.org/rescode.html>

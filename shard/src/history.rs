@@ -1,19 +1,15 @@
 //! Reading a conversation by `seq`: a page is arithmetic.
 //!
 //! Messages are numbered without a hole, so `before = 501, limit = 50` is exactly 451–500, wherever they are. A seq that
-//! no hot row holds is archived: the index says where, and the cold tier reads it. A hot row wins over an archived copy,
-//! and of two copies that of the greater generation (INV-TIER). Hot rows are read before the index, and leave only after
-//! the index names their copy, so every message is found in one of the two.
+//! no hot row holds is archived; [`crate::stretch`] reads both tiers.
 //! The membership, the fence and the head are read in one statement before the page (INV-MEMBER, INV-OWNER): the page is
 //! current as of then.
 //!
 //! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::archive::{self, ArchivedRun};
 use crate::conversation::{self, kind_of};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
@@ -22,9 +18,10 @@ use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
 use crate::message::{StoredMessage, message_columns};
-use crate::model::{ConversationKind, HistoryPage, Position, SeqRange, Tiers};
+use crate::model::{ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
-use crate::seams::{ColdPart, ColdTier};
+use crate::seams::ColdTier;
+use crate::stretch::Stretch;
 use crate::writers::Writers;
 
 /// Most messages in a page.
@@ -39,6 +36,12 @@ pub const PAGE: &str = concat!(
     "SELECT ",
     message_columns!(),
     " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+);
+/// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
+const LOCK_ROW: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages WHERE conversation_id = ? AND seq = ? {for_update}"
 );
 const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
 
@@ -163,8 +166,14 @@ pub async fn page(
         }
     };
     let progress = progress(&mut connection, id, (access.kind, &access.writers)).await?;
-    drop(connection); // the archive may take its time
-    let merged = merge(shard, cold, id, (first, last), hot, deadline).await?;
+    let stretch = Stretch {
+        shard,
+        cold,
+        id,
+        range: (first, last),
+        deadline,
+    };
+    let merged = stretch.read(connection, (access.rev, hot)).await?;
     if let (Position::Latest | Position::Before(_), Some(before)) = (position, merged.cold_from)
         && first.0 < before.0.saturating_add(2 * u64::from(limit))
     {
@@ -224,7 +233,23 @@ pub async fn rows(
         .collect()
 }
 
-/// The same from a replica, if it has seen everything up to `rev`; a replica that is behind or down is passed over.
+/// In a write transaction that has locked the head: one hot row, locked.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_row(
+    connection: &mut Connection,
+    id: ConversationId,
+    seq: Seq,
+) -> Result<Option<StoredMessage>> {
+    let row = connection
+        .fetch_optional(LOCK_ROW, &values![&id, seq])
+        .await?;
+    row.map(|row| StoredMessage::from_row(&row, 0)).transpose()
+}
+
+/// The hot rows of a stretch from a replica, if it has seen everything up to `rev`; a replica that is behind or down is
+/// passed over.
 async fn replica_rows(
     shard: &Shard,
     id: ConversationId,
@@ -254,128 +279,6 @@ async fn replica_rows(
     };
     metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
     outcome.ok().flatten()
-}
-
-/// A stretch of messages out of both tiers.
-#[derive(Debug)]
-pub struct Merged {
-    /// In order.
-    pub messages: Vec<StoredMessage>,
-    /// Where they came from.
-    pub tiers: Tiers,
-    /// What is archived and cannot be read just now.
-    pub unavailable: Option<SeqRange>,
-    /// Some of it was dropped when its retention ended, and so was everything before.
-    pub dropped: bool,
-    /// Where the earliest archived run that was read begins.
-    pub cold_from: Option<Seq>,
-}
-
-/// Adds what no hot row holds from the cold tier. `hot` must have been read before: rows leave only after their archived
-/// copy is published, so a seq is in one of the two.
-///
-/// # Errors
-/// [`Error::ArchiveUnavailable`] or [`Error::ArchiveDamaged`] when nothing else can be shown.
-pub async fn merge(
-    shard: &Shard,
-    cold: &dyn ColdTier,
-    id: ConversationId,
-    (first, last): (Seq, Seq),
-    hot: Vec<StoredMessage>,
-    deadline: Instant,
-) -> Result<Merged> {
-    let hot_count = hot.len() as u64;
-    let mut merged = Merged {
-        messages: hot,
-        tiers: Tiers {
-            hot: hot_count,
-            archive: 0,
-        },
-        unavailable: None,
-        dropped: false,
-        cold_from: None,
-    };
-    if hot_count == (last.0 + 1).saturating_sub(first.0) {
-        return Ok(merged);
-    }
-    let mut missing: BTreeSet<Seq> = (first.0..=last.0).map(Seq).collect();
-    for message in &merged.messages {
-        missing.remove(&message.seq);
-    }
-    let (Some(&lowest), Some(&highest)) = (missing.first(), missing.last()) else {
-        return Ok(merged);
-    };
-    let mut connection = shard.reader(deadline).await?;
-    let runs = archive::locate(&mut connection, id, (lowest, highest)).await?;
-    drop(connection); // the archive may take its time
-    let wanted = claim(&runs, &mut missing);
-    if let Some(seq) = missing.first() {
-        return Err(Error::Corrupt(format!(
-            "conversation {id} has no message {seq}"
-        )));
-    }
-    let mut lost: Vec<Seq> = Vec::new();
-    let mut failure = None;
-    let (kept, dropped): (Vec<_>, Vec<_>) = wanted
-        .into_iter()
-        .partition(|(run, _)| run.segment.is_some());
-    merged.dropped = !dropped.is_empty();
-    let part = |(run, seqs): &(&ArchivedRun, BTreeSet<Seq>)| {
-        let first = seqs.first().copied().unwrap_or(run.first_seq);
-        let last = seqs.last().copied().unwrap_or(run.last_seq);
-        (**run, (first, last))
-    };
-    let parts: Vec<ColdPart> = kept.iter().map(part).collect();
-    let reads = cold.read(id, &parts, deadline).await;
-    for ((run, seqs), read) in kept.iter().zip(reads) {
-        match read {
-            Ok(messages) => {
-                let wanted = messages
-                    .into_iter()
-                    .filter(|message| seqs.contains(&message.seq));
-                merged.messages.extend(wanted);
-                merged.cold_from = merged.cold_from.into_iter().chain([run.first_seq]).min();
-            }
-            Err(error @ (Error::ArchiveUnavailable | Error::ArchiveDamaged(_))) => {
-                lost.extend(seqs);
-                failure = Some(error);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    merged.messages.sort_unstable_by_key(|message| message.seq);
-    merged.tiers.archive = merged.messages.len() as u64 - hot_count;
-    match failure {
-        Some(error) if merged.messages.is_empty() => Err(error),
-        _ => {
-            let range = lost.iter().min().zip(lost.iter().max());
-            merged.unavailable = range.map(|(from, to)| SeqRange {
-                from_seq: *from,
-                to_seq: *to,
-            });
-            Ok(merged)
-        }
-    }
-}
-
-/// Which messages to take from which run: each from the one of the greatest generation. What is claimed is no longer
-/// missing.
-fn claim<'a>(
-    runs: &'a [ArchivedRun],
-    missing: &mut BTreeSet<Seq>,
-) -> Vec<(&'a ArchivedRun, BTreeSet<Seq>)> {
-    let mut wanted = Vec::new();
-    for run in runs.iter().rev() {
-        let claimed: BTreeSet<Seq> = missing
-            .range(run.first_seq..=run.last_seq)
-            .copied()
-            .collect();
-        if !claimed.is_empty() {
-            missing.retain(|seq| !claimed.contains(seq));
-            wanted.push((run, claimed));
-        }
-    }
-    wanted
 }
 
 #[cfg(test)]

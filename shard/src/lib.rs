@@ -11,7 +11,7 @@
 //! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
-//! | [`history`], [`sync`] | reading it, by `seq` and by `rev` |
+//! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`import`] | bulk append with given times, and export |
@@ -20,8 +20,8 @@
 //! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
 //! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
 //!
-//! Design names used throughout: INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-MEMBER and INV-BOUND
-//! are explained in `ARCHITECTURE` section of the repository's README.
+//! Design names used throughout: INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-COPY, INV-MEMBER and
+//! INV-BOUND are explained in `ARCHITECTURE` section of the repository's README.
 
 pub mod archive;
 pub mod conversation;
@@ -48,5 +48,6 @@ pub mod seams;
 pub mod seen;
 pub mod settings;
 pub mod store;
+pub mod stretch;
 pub mod sync;
 mod writers;

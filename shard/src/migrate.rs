@@ -1,7 +1,7 @@
 //! Schema migrations of the directory and of every shard.
 //!
 //! A migration is one statement in one file under `migrations/`, applied in the order of the names and recorded in
-//! `schema_migrations`. Every statement can be run again (`IF NOT EXISTS`; a column that is there already is not added),
+//! `schema_migrations`. Every statement can be run again (`IF NOT EXISTS`; a column or an index that is there already is not added),
 //! because MySQL commits DDL by itself: after a crash between a statement and its record the next run repeats it and goes on. Changes expand first and contract in a
 //! later release, so that the old and the new binary run side by side.
 //!
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::db::{Connection, Database, Dialect, values};
 use crate::directory;
-use crate::error::{Error, Result, is_column_there, is_contention};
+use crate::error::{Error, Result, is_contention, is_there_already};
 use crate::model::Timestamp;
 use crate::settings::{DatabaseUrl, PoolSettings, Span, StoreSettings};
 
@@ -39,7 +39,8 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
     "0007_list_entries", "0008_imports", "0009_archive_runs", "0010_archive_segments", "0011_leases", "0012_archive_jobs",
     "0013_erasures", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
-    "0018_conversations_writers", "0019_conversations_defaults",
+    "0018_conversations_writers", "0019_conversations_defaults", "0021_archive_runs_first_rev",
+    "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -48,7 +49,8 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0009_archive_runs", "0009_archive_runs_rev", "0009_archive_runs_segment", "0010_archive_segments",
     "0010_archive_segments_state", "0011_leases", "0012_archive_jobs", "0012_archive_jobs_started", "0013_erasures",
     "0013_erasures_open", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
-    "0017_notifications_unread", "0018_conversations_writers",
+    "0017_notifications_unread", "0018_conversations_writers", "0021_archive_runs_first_rev",
+    "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
 );
 
 /// Which schema a database has.
@@ -198,7 +200,7 @@ async fn run(
     if !dry_run {
         for migration in &pending {
             match connection.execute_raw(migration.sql).await {
-                Err(Error::Database(error)) if is_column_there(&error) => {}
+                Err(Error::Database(error)) if is_there_already(&error) => {}
                 outcome => outcome?,
             }
             connection
@@ -294,9 +296,14 @@ mod tests {
                     migration.name
                 );
                 assert!(
-                    ["IF NOT EXISTS", " ADD COLUMN ", " SET DEFAULT "]
-                        .iter()
-                        .any(|words| sql.contains(words)),
+                    [
+                        "IF NOT EXISTS",
+                        " ADD COLUMN ",
+                        " ADD KEY ",
+                        " SET DEFAULT "
+                    ]
+                    .iter()
+                    .any(|words| sql.contains(words)),
                     "{folder}/{} can be run again",
                     migration.name
                 );

@@ -7,15 +7,12 @@ use std::time::Instant;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::archive::ArchivedRun;
+pub use crate::archive::ColdPart;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, NotificationId, Rev, Seq, UserId};
 use crate::message::StoredMessage;
 use crate::model::{ListEntry, Message, Notification, Watermarks};
 use crate::node::Shard;
-
-/// Archived messages of a conversation: those of a run from the first to the last, both included and both in it.
-pub type ColdPart = (ArchivedRun, (Seq, Seq));
 
 /// Reads messages that no hot row holds any more (INV-TIER).
 #[async_trait]

@@ -5,20 +5,26 @@
 //! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given. Changes to
 //! messages that have been archived since are read from the archive; a client that needs too much of it, or comes while
 //! the archive is away, is told to fetch from the head: whole or refused.
+//!
+//! Where hot rows and members carry every rev since the client's, nothing has been archived since and the index is not
+//! asked. Elsewhere it is asked after the hot rows; if it names a changed run, or the conversation's rev has moved
+//! meanwhile (a row may have become hot in between: see [`crate::stretch`]), both are read in one snapshot.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::archive::{self, ArchivedRun};
+use crate::archive::{Copies, Plan};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::history::{self, Access};
 use crate::ids::{ConversationId, Rev, Seq};
-use crate::member;
+use crate::member::{self, Membership};
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
-use crate::seams::{ColdPart, ColdTier};
+use crate::node::Shard;
+use crate::seams::ColdTier;
+use crate::stretch;
 
 /// Most conversations whose rev a client may send at once.
 pub const CONVERSATIONS_MAX: usize = 200;
@@ -31,6 +37,9 @@ const MEMBERS_MAX: usize = 2000;
 
 /// Most archived runs looked through for one conversation's changes.
 const RUNS_MAX: usize = 16;
+
+/// How often archived changes are read because what the index named was gone a moment later.
+const ATTEMPTS: usize = 4;
 
 /// By the index `messages_rev`.
 const CHANGED: &str = concat!(
@@ -63,7 +72,7 @@ pub enum Delta {
 /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
 pub async fn delta(
     mut connection: Connection,
-    cold: &dyn ColdTier,
+    (shard, cold): (&Shard, &dyn ColdTier),
     id: ConversationId,
     access: Access,
     rev: Rev,
@@ -82,28 +91,24 @@ pub async fn delta(
         return Ok(Delta::Resync(head));
     }
     let mut through = access.rev;
-    let limit = i64::try_from(room + 1).unwrap_or(i64::MAX);
-    let rows = connection
-        .fetch_all(CHANGED, &values![&id, rev, through, limit])
-        .await?;
-    let mut messages = rows
-        .iter()
-        .map(|row| StoredMessage::from_row(row, 0))
-        .collect::<Result<Vec<_>>>()?;
+    let window = Window {
+        id,
+        since: rev,
+        through,
+        limit: room + 1,
+    };
+    let mut messages = window.hot(&mut connection).await?;
     let mut members = member::changed(&mut connection, id, (rev, through), MEMBERS_MAX + 1).await?;
     let progress = history::progress(&mut connection, id, (access.kind, &access.writers)).await?;
-    // Hot rows first: what leaves them meanwhile is in the index by then.
-    let runs = archive::changed_runs(&mut connection, id, rev, RUNS_MAX + 1).await?;
-    drop(connection);
-    if runs.len() > RUNS_MAX {
-        return Ok(Delta::Resync(head));
-    }
-    match changed_in_archive(cold, id, &runs, (rev, through), deadline).await {
-        Ok(archived) => messages = newest_of_each(messages, archived),
-        Err(Error::ArchiveUnavailable | Error::ArchiveDamaged(_)) => {
-            return Ok(Delta::Resync(head));
+    if !window.has_every_rev(&messages, &members) {
+        let copies = Copies::changed(&mut connection, id, rev, 1).await?;
+        if copies.rev() != through || !copies.runs().is_empty() {
+            let reader = (cold, deadline);
+            match window.of_both_tiers(connection, shard, reader).await? {
+                Some(changed) => messages = changed,
+                None => return Ok(Delta::Resync(head)),
+            }
         }
-        Err(error) => return Err(error),
     }
     if messages.len() > room {
         messages.truncate(room);
@@ -141,28 +146,101 @@ pub async fn delta(
     })
 }
 
-/// The archived messages whose rev is after `since`, up to `through`.
-async fn changed_in_archive(
-    cold: &dyn ColdTier,
+/// Which changes of a conversation are wanted: those after `since`, up to `through`.
+struct Window {
     id: ConversationId,
-    runs: &[ArchivedRun],
-    (since, through): (Rev, Rev),
-    deadline: Instant,
-) -> Result<Vec<StoredMessage>> {
-    let kept = runs.iter().filter(|run| run.segment.is_some());
-    let parts: Vec<ColdPart> = kept
-        .map(|run| (*run, (run.first_seq, run.last_seq)))
-        .collect();
-    let mut messages = Vec::new();
-    for read in cold.read(id, &parts, deadline).await {
-        let changed = |message: &StoredMessage| message.rev > since && message.rev <= through;
-        messages.extend(read?.into_iter().filter(changed));
+    since: Rev,
+    through: Rev,
+    /// Most hot rows that are read.
+    limit: usize,
+}
+
+impl Window {
+    /// Those of hot rows, by rev.
+    async fn hot(&self, connection: &mut Connection) -> Result<Vec<StoredMessage>> {
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        let args = values![&self.id, self.since, self.through, limit];
+        let rows = connection.fetch_all(CHANGED, &args).await?;
+        rows.iter()
+            .map(|row| StoredMessage::from_row(row, 0))
+            .collect()
     }
-    Ok(messages)
+
+    /// Whether these carry every rev that is wanted: then there is nothing else.
+    fn has_every_rev(&self, messages: &[StoredMessage], members: &[Membership]) -> bool {
+        let revs = messages.iter().map(|message| message.rev);
+        let revs: BTreeSet<Rev> = revs
+            .chain(members.iter().map(|member| member.rev))
+            .collect();
+        revs.len() as u64 == self.through.0 - self.since.0
+    }
+
+    /// Those of hot rows and of archived messages, by rev, each message as it was changed last; `None` when that is too
+    /// much, or the archive does not give it.
+    async fn of_both_tiers(
+        &self,
+        mut connection: Connection,
+        shard: &Shard,
+        (cold, deadline): (&dyn ColdTier, Instant),
+    ) -> Result<Option<Vec<StoredMessage>>> {
+        let mut found = self.look(&mut connection).await?;
+        drop(connection); // the archive may take its time
+        for _ in 0..ATTEMPTS {
+            let Some((hot, plan)) = found else {
+                return Ok(None);
+            };
+            let reads = cold.read(self.id, &plan.parts(), deadline).await;
+            let newest = plan.newest(reads)?;
+            match &newest.failure {
+                None => {
+                    let archived = newest.messages.into_values();
+                    let wanted =
+                        archived.filter(|it| it.rev > self.since && it.rev <= self.through);
+                    return Ok(Some(newest_of_each(hot, wanted)));
+                }
+                Some(Error::ArchiveDamaged(_)) => {}
+                Some(_) => return Ok(None),
+            }
+            let mut connection = shard.reader(deadline).await?;
+            found = self.look(&mut connection).await?;
+            if found.as_ref().is_some_and(|(_, again)| *again == plan) {
+                newest.failure.iter().for_each(stretch::report_damage);
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The hot rows, and what is to be read of the archive, as of one moment; `None` when that is too much.
+    async fn look(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<Option<(Vec<StoredMessage>, Plan)>> {
+        connection.begin_snapshot().await?;
+        let hot = self.hot(connection).await?;
+        let changed = Copies::changed(connection, self.id, self.since, RUNS_MAX + 1).await?;
+        let mut copies = Copies::default();
+        let mut wanted: BTreeSet<Seq> = BTreeSet::new();
+        if changed.runs().len() <= RUNS_MAX {
+            for run in changed.runs() {
+                let range = (run.first_seq, run.last_seq);
+                copies.extend(Copies::find(connection, self.id, range).await?);
+                wanted.extend((range.0.0..=range.1.0).map(Seq));
+            }
+        }
+        connection.commit().await?;
+        if changed.runs().len() > RUNS_MAX {
+            return Ok(None);
+        }
+        Ok(Some((hot, copies.plan(&wanted).changed_after(self.since))))
+    }
 }
 
 /// Both lists by rev, each message once, as it was changed last.
-fn newest_of_each(hot: Vec<StoredMessage>, archived: Vec<StoredMessage>) -> Vec<StoredMessage> {
+fn newest_of_each(
+    hot: Vec<StoredMessage>,
+    archived: impl Iterator<Item = StoredMessage>,
+) -> Vec<StoredMessage> {
     let mut by_seq: BTreeMap<Seq, StoredMessage> = BTreeMap::new();
     for message in hot.into_iter().chain(archived) {
         match by_seq.entry(message.seq) {

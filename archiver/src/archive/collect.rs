@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::archive::{self, Lease, SegmentId, SegmentRecord, SegmentState, check_lease};
+use backscroll_shard::archive::{
+    self, Generation, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
+};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
@@ -65,7 +67,7 @@ impl Archive {
             let orphans = std::mem::take(&mut orphans); // the first shard sees to them
             if dry_run {
                 let mut figures = CollectFigures::default();
-                self.due(&shard, u64::MAX, now, &mut figures).await?;
+                self.due(&shard, now, &mut figures).await?;
                 figures.orphans = orphans.due.len() as u64;
                 figures.in_grace += orphans.in_grace;
                 outcomes.push(ShardOutcome {
@@ -99,11 +101,11 @@ impl Archive {
         i64::try_from(self.settings.gc_grace.0.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// The registered segments whose objects may be deleted now, by a holder of a lease of this generation.
+    /// The registered segments whose objects may be deleted now, by the holder of the lease: what is still being written is
+    /// the work of a job that died.
     async fn due(
         &self,
         shard: &Shard,
-        generation: u64,
         now: Timestamp,
         figures: &mut CollectFigures,
     ) -> Result<Vec<SegmentRecord>> {
@@ -119,7 +121,7 @@ impl Archive {
             let all = archive::segments_in(&mut connection, state, Timestamp::MAX, PAGE).await?;
             let (old, young): (Vec<_>, Vec<_>) = all
                 .into_iter()
-                .partition(|record| record.changed_at <= until && record.generation < generation);
+                .partition(|record| record.changed_at <= until);
             figures.in_grace += young.len() as u64;
             match state {
                 SegmentState::Writing => figures.abandoned += old.len() as u64,
@@ -139,7 +141,7 @@ impl Archive {
     ) -> Result<()> {
         loop {
             let mut counted = CollectFigures::default();
-            let due = self.due(shard, lease.generation, now, &mut counted).await?;
+            let due = self.due(shard, now, &mut counted).await?;
             let mut deleted = 0;
             for record in &due {
                 deleted += u64::from(self.delete_segment(shard, lease, record).await?);
@@ -279,7 +281,7 @@ impl Archive {
             let now = Timestamp::now();
             let record = SegmentRecord {
                 id: *id,
-                generation: 0,
+                generation: Generation(0), // before every receipt
                 state: SegmentState::Deleting,
                 bytes: *bytes,
                 messages: 0,

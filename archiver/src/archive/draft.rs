@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    About, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
-    register_segment,
+    About, ArchivedRun, Generation, Lease, SegmentId, begin_segment, check_lease,
 };
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::message::StoredMessage;
@@ -26,9 +25,7 @@ use super::{Archive, ArchiveError, Result, Step, transaction};
 use crate::object_store::{ObjectKey, StoreError, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::writer::{FinishedFrame, SegmentWriter};
-use crate::segment::{
-    FrameLocation, Generation, IndexEntry, SegmentError, SegmentHeader, object_key,
-};
+use crate::segment::{FrameLocation, IndexEntry, SegmentError, SegmentHeader, object_key};
 
 /// Frames that wait to be uploaded.
 const FRAMES_WAITING: usize = 4;
@@ -145,23 +142,13 @@ impl Draft {
     pub(super) async fn begin(archive: &Archive, shard: &Shard, lease: &Lease) -> Result<Self> {
         let id = SegmentId::random();
         let now = Timestamp::now();
-        let record = SegmentRecord {
-            id,
-            generation: lease.generation,
-            state: SegmentState::Writing,
-            bytes: 0,
-            messages: 0,
-            created_at: now,
-            changed_at: now,
-        };
-        transaction(shard, async |connection| {
+        let generation = transaction(shard, async |connection| {
             check_lease(connection, lease).await?;
-            register_segment(connection, &record).await
+            begin_segment(connection, lease, id, now).await
         })
         .await?;
         archive.passed(Step::Intended);
         let key = object_key(id);
-        let generation = Generation(lease.generation);
         let header = SegmentHeader {
             name: key.clone(),
             generation,

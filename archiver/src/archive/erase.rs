@@ -1,35 +1,27 @@
-//! What must go from archived objects: deleted content, ended retentions, superseded copies (INV-ERASE).
+//! What must go from archived objects: deleted content and ended retentions (INV-ERASE).
 //!
-//! Objects never change (INV-OBJECT), so a segment with something that must go is written anew without it, under another
-//! name; one transaction then names the new one in place of the old. The old object is deleted by [`super::collect`]
-//! after a short grace period for who is reading it, and only then the erasure has its receipt. What a new segment gets
-//! is, of each message that only the old one has, the copy that counts; what is hot or archived again elsewhere is left
-//! out.
+//! Segments with something that must go are written anew without it ([`super::rewrite`]). The old objects are deleted by
+//! [`super::collect`] after a short grace period, and only then the erasure has its receipt. A message is erased when no
+//! copy of it is left but that of its deletion.
 //!
-//! A crash leaves an intent that is collected later, or both objects with one of them named; the erasure is still put
-//! down and is done again, which finds nothing to do.
+//! A crash leaves the erasure as it was put down: it is done again, which finds nothing to do. Of ended retentions it
+//! leaves those segments that were not written anew yet, and the next job finds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    self, ArchivedRun, Erasure, Lease, SegmentId, SegmentState, check_lease,
+    self, ArchivedRun, Copies, Lease, RUN_MAX, SegmentId, check_lease,
 };
 use backscroll_shard::db::Connection;
-use backscroll_shard::ids::{ConversationId, Seq};
-use backscroll_shard::message::StoredMessage;
+use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
-use super::draft::{Batch, Draft, Written};
-use super::run::RunFigures;
-use super::{
-    Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
-};
-use crate::segment::reader::Frame;
-use crate::segment::{FrameDigest, FrameLocation, object_key};
+use super::rewrite::{Rewritten, Without, runs_of};
+use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, transaction};
 
 /// Most erasures in one round, and runs looked up at once.
 const PAGE: usize = 256;
@@ -42,6 +34,8 @@ pub struct EraseFigures {
     pub erasures: u64,
     /// Erasures that wait because their conversation is under a legal hold.
     pub held: u64,
+    /// Deleted messages that were not erased because the newest copy of them is not deleted: something has undone it.
+    pub undone: u64,
     /// Runs of messages that were dropped because their retention ended.
     pub dropped_runs: u64,
     /// Segments that were written anew, or were not needed any more.
@@ -95,67 +89,80 @@ impl Archive {
         lease: &Lease,
         figures: &mut EraseFigures,
     ) -> Result<()> {
-        let mut held: BTreeSet<(ConversationId, Seq)> = BTreeSet::new();
+        let mut aside: BTreeSet<(ConversationId, Seq)> = BTreeSet::new();
         loop {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let page = archive::pending_erasures(&mut connection, PAGE + held.len()).await?;
+            let page = archive::pending_erasures(&mut connection, PAGE + aside.len()).await?;
             let mut round = Vec::new();
             for erasure in page {
                 let key = (erasure.conversation_id, erasure.seq);
-                if held.contains(&key) {
+                if aside.contains(&key) {
                     continue;
                 }
                 if archive::is_held(&mut connection, erasure.conversation_id).await? {
-                    held.insert(key);
+                    aside.insert(key);
                     figures.held += 1;
                 } else {
-                    round.push(erasure);
+                    round.push(key);
                 }
             }
             drop(connection);
             if round.is_empty() {
                 return Ok(());
             }
-            self.erase_round(shard, lease, &round, figures).await?;
-            figures.erasures += round.len() as u64;
+            let undone = self.erase_round(shard, lease, &round, figures).await?;
+            figures.erasures += (round.len() - undone.len()) as u64;
+            figures.undone += undone.len() as u64;
+            aside.extend(undone);
         }
     }
 
+    /// Erases what it can of these, and gives the others.
     async fn erase_round(
         &self,
         shard: &Arc<Shard>,
         lease: &Lease,
-        round: &[Erasure],
+        round: &[(ConversationId, Seq)],
         figures: &mut EraseFigures,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<(ConversationId, Seq)>> {
         let mut segments: BTreeSet<SegmentId> = BTreeSet::new();
-        let mut gone: BTreeSet<ConversationId> = BTreeSet::new();
-        for erasure in round {
-            let id = erasure.conversation_id;
-            let runs = if erasure.seq == Seq(0) {
-                gone.insert(id);
-                self.purge(shard, lease, id).await?;
-                all_runs(shard, id).await?
-            } else {
+        let mut without = Without::default();
+        for (id, seq) in round {
+            let runs = if *seq == Seq(0) {
+                without.conversations.insert(*id);
+                self.purge(shard, lease, *id).await?;
                 let mut connection = shard.reader(Instant::now() + STEP).await?;
-                archive::locate(&mut connection, id, (erasure.seq, erasure.seq)).await?
+                all_runs(&mut connection, *id).await?
+            } else {
+                without.messages.insert((*id, *seq));
+                let mut connection = shard.reader(Instant::now() + STEP).await?;
+                let copies = Copies::find(&mut connection, *id, (*seq, *seq)).await?;
+                copies.runs().to_vec()
             };
             segments.extend(runs.iter().filter_map(|run| run.segment));
         }
+        let mut undone = BTreeSet::new();
         for segment in segments {
-            self.rewrite(shard, lease, segment, &gone, figures).await?;
+            let rewritten = self.rewrite(shard, lease, segment, &without).await?;
+            figures.count(&rewritten);
+            undone.extend(rewritten.undone);
+        }
+        for (conversation, seq) in &undone {
+            tracing::error!(
+                %conversation,
+                %seq,
+                "a deleted message has its content back; it is not erased"
+            );
         }
         transaction(shard, async |connection| {
             check_lease(connection, lease).await?;
-            for erasure in round {
-                let now = Timestamp::now();
-                let id = erasure.conversation_id;
-                archive::erasure_rewritten(connection, id, erasure.seq, now).await?;
+            for (id, seq) in round.iter().filter(|key| !undone.contains(key)) {
+                archive::erasure_rewritten(connection, *id, *seq, Timestamp::now()).await?;
             }
             Ok(())
         })
         .await?;
-        Ok(())
+        Ok(undone)
     }
 
     /// Deletes the hot rows of a deleted conversation.
@@ -172,7 +179,8 @@ impl Archive {
         }
     }
 
-    /// Drops the archived beginning of each conversation as far as all of it is older than the retention.
+    /// Drops the archived beginning of each conversation as far as all of it is older than the retention: segment by
+    /// segment, each written anew in the transaction that says so in the index.
     async fn drop_old(
         &self,
         shard: &Arc<Shard>,
@@ -191,170 +199,38 @@ impl Archive {
             let Some(last) = heads.last() else { break };
             after = Some(last.id);
             for head in heads.iter().filter(|head| owns(lease, head.id)) {
-                if archive::is_held(&mut connection, head.id).await? {
-                    continue;
-                }
-                let old = old_runs(&mut connection, head.id, cutoff).await?;
-                if old.is_empty() {
-                    continue;
-                }
-                transaction(shard, async |connection| {
-                    check_lease(connection, lease).await?;
-                    for run in &old {
-                        archive::drop_run(connection, head.id, run).await?;
-                    }
-                    Ok(())
-                })
-                .await?;
-                figures.dropped_runs += old.len() as u64;
+                let old = droppable(&mut connection, head.id, cutoff).await?;
                 segments.extend(old.iter().filter_map(|run| run.segment));
             }
         }
         for segment in segments {
-            self.rewrite(shard, lease, segment, &BTreeSet::new(), figures)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Writes segments anew of which the `new` ones have archived messages again, once less than half of what they were
-    /// written with is only there: so that superseded copies take no more room than what counts.
-    pub(super) async fn compact(
-        &self,
-        shard: &Arc<Shard>,
-        lease: &Lease,
-        new: &[SegmentId],
-        figures: &mut RunFigures,
-    ) -> Result<()> {
-        let mut overtaken: BTreeSet<SegmentId> = BTreeSet::new();
-        for id in new {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            overtaken.extend(archive::overtaken_by(&mut connection, *id).await?);
-        }
-        for id in overtaken {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let record = archive::segment(&mut connection, id).await?;
-            drop(connection);
-            let Some(record) = record.filter(|it| it.state == SegmentState::Settled) else {
-                continue;
-            };
-            let mut live = 0;
-            for (conversation, run) in runs_of(shard, id).await? {
-                live += only_here(shard, conversation, &run).await?.len() as u64;
-            }
-            if live * 2 < record.messages {
-                let mut rewritten = EraseFigures::default();
-                self.rewrite(shard, lease, id, &BTreeSet::new(), &mut rewritten)
-                    .await?;
-                figures.compacted += rewritten.rewritten;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a segment anew with the messages that only it has, without those of the conversations that are `gone`.
-    async fn rewrite(
-        &self,
-        shard: &Arc<Shard>,
-        lease: &Lease,
-        old: SegmentId,
-        gone: &BTreeSet<ConversationId>,
-        figures: &mut EraseFigures,
-    ) -> Result<()> {
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let record = archive::segment(&mut connection, old).await?;
-        let state = record.map_or(SegmentState::Settled, |record| record.state);
-        drop(connection);
-        let kept = self.write_kept(shard, lease, old, gone).await?;
-        transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            archive::unname_segment(connection, old).await?;
-            let now = Timestamp::now();
-            if let Some(new) = &kept {
-                archive::publish(
-                    connection,
-                    new.id,
-                    (new.bytes, new.messages),
-                    &new.runs,
-                    now,
-                )
-                .await?;
-                // What it has is nowhere among the hot rows.
-                let settled = (SegmentState::Published, SegmentState::Settled);
-                archive::change_segment(connection, new.id, settled, now).await?;
-            }
-            let step = (state, SegmentState::Superseded);
-            archive::change_segment(connection, old, step, now).await
-        })
-        .await?;
-        self.passed(Step::Rewritten);
-        figures.rewritten += 1;
-        figures.bytes += kept.map_or(0, |new| new.bytes);
-        Ok(())
-    }
-
-    async fn write_kept(
-        &self,
-        shard: &Arc<Shard>,
-        lease: &Lease,
-        old: SegmentId,
-        gone: &BTreeSet<ConversationId>,
-    ) -> Result<Option<Written>> {
-        let mut runs = runs_of(shard, old).await?;
-        runs.retain(|(id, _)| !gone.contains(id));
-        // In the order of the file, so that each frame is read once.
-        runs.sort_by_key(|(id, run)| (run.offset, *id, run.first_seq));
-        let mut draft: Option<Draft> = None;
-        let mut current: Option<(u64, Frame)> = None;
-        let mut described: BTreeSet<ConversationId> = BTreeSet::new();
-        for (id, run) in &runs {
-            let wanted = only_here(shard, *id, run).await?;
-            if wanted.is_empty() {
-                continue;
-            }
-            let frame = match current.take() {
-                Some((offset, frame)) if offset == run.offset => frame,
-                _ => self.read_frame(old, run).await?,
-            };
-            let messages = frame.run(*id, run.first_seq, run.last_seq);
-            let messages =
-                messages.ok_or_else(|| ArchiveError::NotAsWritten(object_key(old).to_string()))?;
-            let kept: Vec<(ConversationId, StoredMessage)> = messages
-                .iter()
-                .filter(|message| wanted.contains(&message.seq))
-                .map(|message| (*id, message.clone()))
-                .collect();
-            current = Some((run.offset, frame));
-            let mut target = match draft.take() {
-                Some(draft) => draft,
-                None => Draft::begin(self, shard, lease).await?,
-            };
-            let mut abouts = Vec::new();
-            if described.insert(*id) {
+            let mut runs = runs_of(shard, segment).await?;
+            let ids: BTreeSet<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
+            let mut old: BTreeMap<ConversationId, Vec<ArchivedRun>> = BTreeMap::new();
+            for id in ids.into_iter().filter(|id| owns(lease, *id)) {
                 let mut connection = shard.reader(Instant::now() + STEP).await?;
-                abouts.extend(archive::describe(&mut connection, &[*id]).await?);
+                old.insert(id, droppable(&mut connection, id, cutoff).await?);
             }
-            target.push(Batch { abouts, rows: kept }).await?;
-            draft = Some(target);
+            runs.retain(|(id, run)| old.get(id).is_some_and(|old| old.contains(run)));
+            if runs.is_empty() {
+                continue; // placed under a hold meanwhile
+            }
+            figures.dropped_runs += runs.len() as u64;
+            let without = Without {
+                runs,
+                ..Without::default()
+            };
+            let rewritten = self.rewrite(shard, lease, segment, &without).await?;
+            figures.count(&rewritten);
         }
-        match draft {
-            Some(draft) => draft.finish(self, None).await.map(Some),
-            None => Ok(None),
-        }
+        Ok(())
     }
+}
 
-    /// A frame as the index has it.
-    pub(super) async fn read_frame(&self, segment: SegmentId, run: &ArchivedRun) -> Result<Frame> {
-        let key = object_key(segment);
-        let location = FrameLocation {
-            offset: run.offset,
-            length: run.length,
-            digest: FrameDigest(run.digest),
-        };
-        let end = run.offset + u64::from(run.length);
-        let bytes = self.objects.get_range(&key, run.offset..end).await?;
-        let read = tokio::task::spawn_blocking(move || Frame::read(&key, &location, &bytes));
-        Ok(read.await.map_err(|_| ArchiveError::Stopped)??)
+impl EraseFigures {
+    fn count(&mut self, rewritten: &Rewritten) {
+        self.rewritten += 1;
+        self.bytes += rewritten.bytes;
     }
 }
 
@@ -377,64 +253,68 @@ pub(super) fn owns(lease: &Lease, id: ConversationId) -> bool {
         .any(|assignment| assignment.range.contains(key))
 }
 
-/// The archived beginning of a conversation that was sent before `cutoff`, as far as it is not dropped yet.
+/// What can be dropped of a conversation; nothing under a legal hold.
+async fn droppable(
+    connection: &mut Connection,
+    id: ConversationId,
+    cutoff: Timestamp,
+) -> Result<Vec<ArchivedRun>> {
+    if archive::is_held(connection, id).await? {
+        return Ok(Vec::new());
+    }
+    old_runs(connection, id, cutoff).await
+}
+
+/// The archived beginning of a conversation that can be dropped: runs of messages sent before `cutoff`, as far as every
+/// copy of every message before them was, too. What is dropped already is left out.
 async fn old_runs(
     connection: &mut Connection,
     id: ConversationId,
     cutoff: Timestamp,
 ) -> Result<Vec<ArchivedRun>> {
-    let mut old = Vec::new();
-    let mut after = None;
+    let mut runs: Vec<ArchivedRun> = Vec::new();
+    // Runs that end far behind one that is not old begin behind it.
+    let is_far = |runs: &[ArchivedRun]| {
+        let young = runs.iter().find(|run| run.last_at >= cutoff);
+        let last = runs.last();
+        young
+            .zip(last)
+            .is_some_and(|(young, last)| last.last_seq.0 - young.last_seq.0 >= RUN_MAX)
+    };
     loop {
-        let page = archive::runs_of_conversation(connection, id, after.as_ref(), PAGE).await?;
-        let count = page.iter().take_while(|run| run.last_at < cutoff).count();
-        old.extend(page.iter().take(count).filter(|run| run.segment.is_some()));
-        match page.last() {
-            Some(last) if count == page.len() => after = Some(*last),
-            _ => return Ok(old),
+        let page = archive::runs_of_conversation(connection, id, runs.last(), PAGE).await?;
+        let is_end = page.is_empty();
+        runs.extend(page);
+        if is_end || is_far(&runs) {
+            break;
         }
     }
+    runs.retain(|run| run.segment.is_some());
+    let mut stays = Seq(COUNTER_MAX);
+    loop {
+        let staying = runs
+            .iter()
+            .filter(|run| run.last_at >= cutoff || run.last_seq >= stays);
+        match staying.map(|run| run.first_seq).min() {
+            Some(first) if first < stays => stays = first,
+            _ => break,
+        }
+    }
+    runs.retain(|run| run.last_seq < stays);
+    Ok(runs)
 }
 
 /// All runs of a conversation.
-pub(super) async fn all_runs(shard: &Shard, id: ConversationId) -> Result<Vec<ArchivedRun>> {
+pub(super) async fn all_runs(
+    connection: &mut Connection,
+    id: ConversationId,
+) -> Result<Vec<ArchivedRun>> {
     let mut runs: Vec<ArchivedRun> = Vec::new();
     loop {
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let page = archive::runs_of_conversation(&mut connection, id, runs.last(), PAGE).await?;
+        let page = archive::runs_of_conversation(connection, id, runs.last(), PAGE).await?;
         if page.is_empty() {
             return Ok(runs);
         }
         runs.extend(page);
     }
-}
-
-/// All runs that name a segment.
-async fn runs_of(shard: &Shard, segment: SegmentId) -> Result<Vec<(ConversationId, ArchivedRun)>> {
-    let mut runs: Vec<(ConversationId, ArchivedRun)> = Vec::new();
-    loop {
-        let after = runs.last().map(|(id, run)| (*id, run.last_seq));
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let page = archive::runs_of_segment(&mut connection, segment, after, PAGE).await?;
-        if page.is_empty() {
-            return Ok(runs);
-        }
-        runs.extend(page);
-    }
-}
-
-/// Which of a run's messages are neither hot nor in a run of a greater generation.
-async fn only_here(shard: &Shard, id: ConversationId, run: &ArchivedRun) -> Result<BTreeSet<Seq>> {
-    let range = (run.first_seq, run.last_seq);
-    let mut connection = shard.reader(Instant::now() + STEP).await?;
-    let others = archive::locate(&mut connection, id, range).await?;
-    let hot = archive::hot_seqs(&mut connection, id, range).await?;
-    let mut wanted: BTreeSet<Seq> = (range.0.0..=range.1.0).map(Seq).collect();
-    wanted.retain(|seq| {
-        hot.binary_search(seq).is_err()
-            && !others
-                .iter()
-                .any(|other| other.generation > run.generation && other.holds(*seq))
-    });
-    Ok(wanted)
 }

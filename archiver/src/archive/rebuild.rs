@@ -5,18 +5,20 @@
 //! members, and its newest archived message as its head. What was hot is lost with the database; a conversation goes on
 //! after its newest archived message.
 //!
-//! What is in the index already stays, and a segment that a shard has given up stays so, so that it may be run again after
-//! a crash, and on shards that lack only a part. The
-//! leases of all shards are held meanwhile: nothing is archived, moved or collected.
+//! What is in the index already and agrees with its segment stays, what does not agree is replaced, and a segment that a
+//! shard has given up stays so; so it may be run again after a crash, and on shards that lack only a part. Which copy of a
+//! message counts is as ever a matter of revs, whatever order the segments come in (INV-COPY). Content of deleted messages
+//! that an old object brings back into the index is put down for erasure (INV-ERASE). The leases of all shards are held
+//! meanwhile: nothing is archived, moved or collected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    self, ArchivedRun, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
+    self, ArchivedRun, Copies, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
 };
-use backscroll_shard::ids::{ConversationId, ShardName};
+use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
@@ -24,7 +26,7 @@ use serde::Serialize;
 
 use super::{Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, transaction};
 use crate::object_store::{KeyPrefix, ObjectMeta, transfer};
-use crate::segment::reader::Frame;
+use crate::segment::reader::{Frame, Run};
 use crate::segment::seek_table::{FOOTER, FrameSpan, SeekTable};
 use crate::segment::{KEY_PREFIX, SegmentError, SegmentHeader, segment_of};
 
@@ -112,7 +114,7 @@ impl Archive {
         let Ok(prefix) = KeyPrefix::new(KEY_PREFIX) else {
             return Ok(());
         };
-        let mut traces: HashMap<ConversationId, Traces> = HashMap::new();
+        let mut told = Told::default();
         let mut listing = std::pin::pin!(transfer::list(self.objects.as_ref(), &prefix));
         while let Some(object) = listing.try_next().await? {
             let Some(id) = segment_of(&object.key) else {
@@ -121,7 +123,7 @@ impl Archive {
             if given_up(leases, id).await? {
                 continue;
             }
-            let scanned = self.scan(&object, id, &mut traces).await;
+            let scanned = self.scan(&object, id, &mut told).await;
             let (header, runs, messages) = match scanned {
                 Ok(scanned) => scanned,
                 Err(ArchiveError::Segment(error)) => {
@@ -144,8 +146,8 @@ impl Archive {
                 now.bytes = figures.bytes;
             });
         }
-        figures.conversations = self.recreate(leases, traces).await?;
-        Ok(())
+        figures.conversations = self.recreate(leases, told.traces).await?;
+        self.erase_again(leases, told.deleted).await
     }
 
     /// Reads a whole segment: its header, its runs, and what they tell of their conversations.
@@ -153,7 +155,7 @@ impl Archive {
         &self,
         object: &ObjectMeta,
         id: SegmentId,
-        traces: &mut HashMap<ConversationId, Traces>,
+        told: &mut Told,
     ) -> Result<(SegmentHeader, Vec<(ConversationId, ArchivedRun)>, u64)> {
         let table = self.seek_table(object).await?;
         let mut header = None;
@@ -195,7 +197,7 @@ impl Archive {
             for (frame, entries) in frames {
                 for run in frame.runs {
                     messages += run.messages.len() as u64;
-                    trace(traces, run);
+                    told.add(run);
                 }
                 let entered = entries
                     .iter()
@@ -235,7 +237,7 @@ impl Archive {
         }
         let record = SegmentRecord {
             id,
-            generation: header.generation.0,
+            generation: header.generation,
             state: SegmentState::Settled,
             bytes: object.size,
             messages,
@@ -249,8 +251,33 @@ impl Archive {
             };
             transaction(shard, async |connection| {
                 check_lease(connection, lease).await?;
-                archive::register_segment(connection, &record).await?;
-                archive::insert_runs(connection, &runs).await
+                archive::enter_segment(connection, &record, &runs).await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Puts down for erasure what was deleted and has more than the copy of its deletion: an object that was not deleted
+    /// yet when the databases were lost may hold the content.
+    async fn erase_again(
+        &self,
+        leases: &[(Arc<Shard>, Lease)],
+        deleted: BTreeSet<(ConversationId, Seq)>,
+    ) -> Result<()> {
+        let map = self.router.map();
+        for (id, seq) in deleted {
+            let name = &map.locate(id.owner_key()).shard;
+            let Some((shard, lease)) = leases.iter().find(|(shard, _)| shard.name() == name) else {
+                continue;
+            };
+            transaction(shard, async |connection| {
+                check_lease(connection, lease).await?;
+                let copies = Copies::find(connection, id, (seq, seq)).await?;
+                if copies.runs().len() > 1 {
+                    archive::request_erasure(connection, id, seq, Timestamp::now()).await?;
+                }
+                Ok(())
             })
             .await?;
         }
@@ -293,21 +320,35 @@ async fn given_up(leases: &[(Arc<Shard>, Lease)], id: SegmentId) -> Result<bool>
     Ok(false)
 }
 
-/// Takes what a run tells of its conversation in.
-fn trace(traces: &mut HashMap<ConversationId, Traces>, run: crate::segment::reader::Run) {
-    let mut messages = run.messages.iter();
-    let Some(first) = messages.next() else { return };
-    let known = traces
-        .entry(run.conversation)
-        .and_modify(|known| known.add(first))
-        .or_insert_with(|| Traces::of(first));
-    messages.for_each(|message| known.add(message));
-    // Segments come in no order; that of the newest message has told of the conversation last.
-    let is_newest = run
-        .messages
-        .last()
-        .is_some_and(|last| last.seq == known.last.seq);
-    if is_newest || known.about.is_none() {
-        known.about = run.about.or(known.about.take());
+/// What all segments tell.
+#[derive(Default)]
+struct Told {
+    traces: HashMap<ConversationId, Traces>,
+    /// Messages of which there is the copy of their deletion.
+    deleted: BTreeSet<(ConversationId, Seq)>,
+}
+
+impl Told {
+    /// Takes what a run tells of its conversation in.
+    fn add(&mut self, run: Run) {
+        let id = run.conversation;
+        let deleted = run.messages.iter().filter(|it| it.deleted_at.is_some());
+        self.deleted
+            .extend(deleted.map(|message| (id, message.seq)));
+        let mut messages = run.messages.iter();
+        let Some(first) = messages.next() else { return };
+        let known = self
+            .traces
+            .entry(id)
+            .and_modify(|known| known.add(first))
+            .or_insert_with(|| Traces::of(first));
+        messages.for_each(|message| known.add(message));
+        // Segments come in no order; that of the newest message has told of the conversation last.
+        let last = run.messages.last();
+        let is_newest =
+            last.is_some_and(|last| (last.seq, last.rev) == (known.last.seq, known.last_rev));
+        if is_newest || known.about.is_none() {
+            known.about = run.about.or(known.about.take());
+        }
     }
 }

@@ -1,24 +1,20 @@
 //! A conversation back to hot rows: for a database that is to be copied, or somebody who will read all of it.
 //!
-//! Its archived copies stay, and hot rows win over them. The next archive job takes it away again, unless it is under a
+//! Of several copies of a message the newest becomes hot (INV-COPY). The copies stay, and hot rows count before them. The
+//! next archive job takes it away again, unless it is under a
 //! hold. A crash leaves part of it hot; restoring again goes on.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::archive::{self, Lease, check_lease};
+use backscroll_shard::archive::{self, Copies, Lease, check_lease};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
+use backscroll_shard::seams::ColdTier as _;
 use serde::Serialize;
 
-use super::{
-    Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
-};
-use crate::segment::object_key;
-
-/// Most runs looked up at once.
-const PAGE: usize = 64;
+use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 
 /// What a restoration did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,45 +56,53 @@ impl Archive {
         conversation: ConversationId,
         (figures, progress): (&mut RestoreFigures, &Progress),
     ) -> Result<()> {
-        let mut after = None;
+        let batch = u64::from(self.settings.delete_batch.max(1));
+        let mut after = Seq(0);
         loop {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let page =
-                archive::runs_of_conversation(&mut connection, conversation, after.as_ref(), PAGE)
-                    .await?;
+            let next = archive::next_archived(&mut connection, conversation, after).await?;
             drop(connection);
-            let Some(last) = page.last() else { break };
-            after = Some(*last);
-            for run in &page {
-                let Some(segment) = run.segment else { continue };
-                let frame = self.read_frame(segment, run).await?;
-                let messages = frame.run(conversation, run.first_seq, run.last_seq);
-                let messages = messages
-                    .ok_or_else(|| ArchiveError::NotAsWritten(object_key(segment).to_string()))?;
-                for chunk in messages.chunks(self.settings.delete_batch as usize) {
-                    let restored = transaction(shard, async |connection| {
-                        check_lease(connection, lease).await?;
-                        let range = (run.first_seq, run.last_seq);
-                        let others = archive::locate(connection, conversation, range).await?;
-                        let is_newest = |seq: Seq| {
-                            !others
-                                .iter()
-                                .any(|other| other.generation > run.generation && other.holds(seq))
-                        };
-                        let newest: Vec<StoredMessage> = chunk
-                            .iter()
-                            .filter(|message| is_newest(message.seq))
-                            .cloned()
-                            .collect();
-                        archive::restore_rows(connection, conversation, newest).await
-                    })
-                    .await?;
-                    self.passed(Step::Restored);
-                    figures.messages += restored;
-                    progress.update(|now| now.messages += restored);
-                }
+            let Some((mut first, end)) = next else {
+                return Ok(());
+            };
+            while first <= end {
+                let last = Seq(end.0.min(first.0 + batch - 1));
+                let messages = self.archived(shard, conversation, (first, last)).await?;
+                let restored = transaction(shard, async |connection| {
+                    check_lease(connection, lease).await?;
+                    archive::restore_rows(connection, conversation, messages.clone()).await
+                })
+                .await?;
+                self.passed(Step::Restored);
+                figures.messages += restored;
+                progress.update(|now| now.messages += restored);
+                first = last.next();
             }
+            after = end;
         }
-        Ok(())
+    }
+
+    /// The newest archived copies of messages. None is archived or dropped meanwhile, since the job holds the lease.
+    async fn archived(
+        &self,
+        shard: &Shard,
+        conversation: ConversationId,
+        (first, last): (Seq, Seq),
+    ) -> Result<Vec<StoredMessage>> {
+        let deadline = Instant::now() + STEP;
+        let mut connection = shard.reader(deadline).await?;
+        let hot = archive::hot_revs(&mut connection, conversation, (first, last)).await?;
+        let copies = Copies::find(&mut connection, conversation, (first, last)).await?;
+        drop(connection);
+        let seqs = (first.0..=last.0).map(Seq);
+        let cold = seqs.filter(|seq| !hot.contains_key(seq)).collect();
+        let plan = copies.plan(&cold);
+        let parts = plan.parts();
+        let reads = self.frames.read(conversation, &parts, deadline).await;
+        let newest = plan.newest(reads)?;
+        match newest.failure.filter(|_| !newest.lost.is_empty()) {
+            Some(error) => Err(error.into()),
+            None => Ok(newest.messages.into_values().collect()),
+        }
     }
 }

@@ -1,33 +1,32 @@
 //! The archive job: from hot rows to published segments; [`super`] has its order.
 //!
 //! While one segment's rows are deleted the next one is read, compressed and uploaded. Reading and deleting go
-//! conversation by conversation, in the order of the primary key.
+//! conversation by conversation.
+//!
+//! Rows that were changed since they were read stay hot, and their conversation's head is brought up to date only at the
+//! end: until then it says what it said before, and the run does not find the conversation again because of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::archive::{
-    self, About, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
+    self, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
 };
-use backscroll_shard::ids::{ConversationId, Rev, Seq, ShardName};
-use backscroll_shard::map::Assignment;
+use backscroll_shard::ids::{ConversationId, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
-use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::draft::{Batch, Draft, Written};
+use super::draft::{Draft, Written};
+use super::settle::Heads;
+use super::source::{CANDIDATES, Source};
 use super::throttle::{Pace, Throttle};
 use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 
 /// Most rows read at once.
 const READ_ROWS: usize = 1000;
-/// How many transactions delete rows at once.
-const DELETES_AT_ONCE: usize = 2;
-/// Most candidates looked up at once.
-const CANDIDATES: usize = 256;
-/// Most runs or segments looked up at once, and heads brought up to date in one transaction.
+/// Most segments, or jobs, looked up at once.
 const PAGE: usize = 128;
 /// Bytes a message takes in the archive, until this deployment's own average is known: measured on real chat.
 const USUAL_BYTES: u64 = 31;
@@ -121,23 +120,29 @@ impl Archive {
         let mut reading = Pace::new();
         let mut new: Vec<SegmentId> = Vec::new();
         let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;
+        // Conversations whose heads are brought up to date at the end.
+        let mut later: BTreeSet<ConversationId> = BTreeSet::new();
         loop {
             progress.update(|now| now.phase = "archiving");
             let on_write = (throttle, &mut reading, progress);
             let write = self.write_segment(shard, lease, &mut source, on_write);
             let settle = async {
-                match unsettled.take() {
-                    Some(id) => {
-                        self.settle(shard, lease, id, (throttle, &mut deleting, progress))
-                            .await
-                    }
-                    None => Ok(0),
-                }
+                let Some((id, continues)) = unsettled.take() else {
+                    return Ok(0);
+                };
+                let heads = Heads {
+                    continues,
+                    later: &mut later,
+                };
+                let on_delete = (throttle, &mut deleting, progress);
+                self.settle(shard, lease, (id, heads), on_delete).await
             };
             let (written, deleted) = futures_util::future::join(write, settle).await;
             figures.deleted += deleted?;
             let Some(written) = written? else {
-                self.settle_heads(shard, lease, &source.empty).await?;
+                later.extend(&source.empty);
+                let later: Vec<ConversationId> = later.into_iter().collect();
+                self.settle_heads(shard, lease, &later).await?;
                 return self.compact(shard, lease, &new, figures).await;
             };
             self.publish(shard, lease, &written).await?;
@@ -168,10 +173,17 @@ impl Archive {
             }
             progress.update(|now| now.phase = "resuming");
             for SegmentRecord { id, .. } in found {
-                figures.deleted += self
-                    .settle(shard, lease, (id, None), (throttle, pace, progress))
-                    .await?;
+                let mut later = BTreeSet::new();
+                let heads = Heads {
+                    continues: None,
+                    later: &mut later,
+                };
+                let on_delete = (throttle, &mut *pace, progress);
+                figures.deleted += self.settle(shard, lease, (id, heads), on_delete).await?;
                 figures.resumed += 1;
+                // This run has not taken them yet.
+                let later: Vec<ConversationId> = later.into_iter().collect();
+                self.settle_heads(shard, lease, &later).await?;
             }
         }
     }
@@ -239,105 +251,6 @@ impl Archive {
         Ok(())
     }
 
-    /// Deletes the hot rows of a published segment and says how many there were. Those of a conversation that was put
-    /// under a hold meanwhile stay. `continues` is the conversation that goes on in the next segment: its head is brought up
-    /// to date with that one, or it would be a candidate again while its other rows are still there.
-    async fn settle(
-        &self,
-        shard: &Shard,
-        lease: &Lease,
-        (id, continues): (SegmentId, Option<ConversationId>),
-        (throttle, pace, progress): Throttled<'_>,
-    ) -> Result<u64> {
-        let mut after = None;
-        let mut deleted = 0;
-        loop {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let runs = archive::runs_of_segment(&mut connection, id, after, PAGE).await?;
-            let Some((conversation, run)) = runs.last() else {
-                break;
-            };
-            after = Some((*conversation, run.last_seq));
-            let held = archive::holds(&mut connection).await?;
-            let is_held = |id: &ConversationId| held.iter().any(|hold| hold.conversation_id == *id);
-            drop(connection);
-            let mut stretches: VecDeque<Stretch> = runs
-                .iter()
-                .filter(|(id, _)| !is_held(id))
-                .map(|(id, run)| (*id, (run.first_seq, run.last_seq), run.last_rev))
-                .collect();
-            while !stretches.is_empty() {
-                let begin = Instant::now();
-                let most = throttle.amount(self.settings.delete_batch as usize) as u64;
-                let batches: Vec<Vec<Stretch>> =
-                    std::iter::repeat_with(|| cut(&mut stretches, most))
-                        .take(throttle.at_once(DELETES_AT_ONCE))
-                        .collect();
-                let deletes = batches
-                    .iter()
-                    .map(|batch| self.delete(shard, lease, batch, progress));
-                let now = try_join_all(deletes).await?.into_iter().sum();
-                deleted += now;
-                throttle.pause(pace, now, begin).await;
-            }
-            let mut conversations: Vec<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
-            conversations.dedup();
-            conversations.retain(|id| Some(*id) != continues);
-            self.settle_heads(shard, lease, &conversations).await?;
-        }
-        self.passed(Step::Emptied);
-        transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            let step = (SegmentState::Published, SegmentState::Settled);
-            archive::change_segment(connection, id, step, Timestamp::now()).await
-        })
-        .await?;
-        self.passed(Step::Settled);
-        Ok(deleted)
-    }
-
-    async fn settle_heads(
-        &self,
-        shard: &Shard,
-        lease: &Lease,
-        conversations: &[ConversationId],
-    ) -> Result<()> {
-        for conversations in conversations.chunks(PAGE) {
-            transaction(shard, async |connection| {
-                check_lease(connection, lease).await?;
-                archive::settle_heads(connection, conversations).await
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn delete(
-        &self,
-        shard: &Shard,
-        lease: &Lease,
-        batch: &[Stretch],
-        progress: &Progress,
-    ) -> Result<u64> {
-        if batch.is_empty() {
-            return Ok(0);
-        }
-        let deleted = transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            let now = Timestamp::now();
-            let mut deleted = 0;
-            for (conversation, range, rev) in batch {
-                deleted +=
-                    archive::delete_run(connection, *conversation, *range, *rev, now).await?;
-            }
-            Ok(deleted)
-        })
-        .await?;
-        self.passed(Step::Deleted);
-        progress.update(|now| now.deleted += deleted);
-        Ok(deleted)
-    }
-
     /// What [`Archive::run`] would do with this cut-off. Changes nothing, and needs no lease.
     ///
     /// # Errors
@@ -401,131 +314,9 @@ async fn experience(shard: &Shard) -> Result<(u64, Option<u64>)> {
     )
 }
 
-/// Takes about the first `most` rows off.
-fn cut(stretches: &mut VecDeque<Stretch>, most: u64) -> Vec<Stretch> {
-    let mut batch = Vec::new();
-    let mut room = most;
-    while room > 0
-        && let Some((conversation, (first, last), rev)) = stretches.pop_front()
-    {
-        let end = Seq(last.0.min(first.0 + room - 1));
-        if end < last {
-            stretches.push_front((conversation, (end.next(), last), rev));
-        }
-        room -= end.0 + 1 - first.0;
-        batch.push((conversation, (first, end), rev));
-    }
-    batch
-}
-
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What slows a stream of the job down, how far it is, and who is told.
-type Throttled<'a> = (&'a Throttle<'a>, &'a mut Pace, &'a Progress);
-
-/// Hot rows to be deleted: from the first to the last, as far as their rev is not beyond this one.
-type Stretch = (ConversationId, (Seq, Seq), Rev);
-
-/// The messages of a shard that are old enough, conversation by conversation.
-struct Source<'a> {
-    shard: &'a Shard,
-    ranges: std::slice::Iter<'a, Assignment>,
-    range: Option<&'a Assignment>,
-    cutoff: Timestamp,
-    last: Option<Candidate>,
-    candidates: VecDeque<Candidate>,
-    /// The conversation that is being read, and how far.
-    current: Option<(Candidate, Seq)>,
-    abouts: HashMap<ConversationId, About>,
-    conversations: u64,
-    /// Candidates with nothing to archive, or nothing more: their heads say otherwise.
-    empty: Vec<ConversationId>,
-}
-
-impl<'a> Source<'a> {
-    fn new(shard: &'a Shard, ranges: &'a [Assignment], cutoff: Timestamp) -> Self {
-        let mut ranges = ranges.iter();
-        Self {
-            shard,
-            range: ranges.next(),
-            ranges,
-            cutoff,
-            last: None,
-            candidates: VecDeque::new(),
-            current: None,
-            abouts: HashMap::new(),
-            conversations: 0,
-            empty: Vec::new(),
-        }
-    }
-
-    /// About `wanted` messages, in order; `None` at the end.
-    async fn next(&mut self, wanted: usize) -> Result<Option<Batch>> {
-        let mut batch = Batch::default();
-        while batch.rows.len() < wanted {
-            let Some((candidate, after)) = self.conversation().await? else {
-                break;
-            };
-            let id = candidate.conversation;
-            let limit = wanted - batch.rows.len();
-            let mut connection = self.shard.reader(Instant::now() + STEP).await?;
-            let mut read = archive::rows_after(&mut connection, id, after, limit).await?;
-            drop(connection);
-            let more = read.len() == limit;
-            // The first that is not old enough ends the conversation.
-            let young = read.iter().position(|row| row.created_at >= self.cutoff);
-            read.truncate(young.unwrap_or(read.len()));
-            let reached = read.last().map_or(after, |row| row.seq);
-            self.current = (more && young.is_none()).then_some((candidate, reached));
-            if read.is_empty() {
-                self.empty.push(id);
-            }
-            // What has changed since the conversation was looked at stays hot.
-            read.retain(|row| row.rev <= candidate.rev);
-            self.conversations += u64::from(after == Seq(0) && !read.is_empty());
-            if after == Seq(0)
-                && let Some(about) = self.abouts.remove(&id)
-            {
-                batch.abouts.push((id, about));
-            }
-            batch.rows.extend(read.into_iter().map(|row| (id, row)));
-        }
-        Ok((!batch.rows.is_empty()).then_some(batch))
-    }
-
-    /// The conversation of which more is to be read.
-    fn continues(&self) -> Option<ConversationId> {
-        let (candidate, _) = self.current?;
-        Some(candidate.conversation)
-    }
-
-    /// The conversation to read from, and after which message.
-    async fn conversation(&mut self) -> Result<Option<(Candidate, Seq)>> {
-        if let Some(current) = self.current.take() {
-            return Ok(Some(current));
-        }
-        while self.candidates.is_empty() {
-            let Some(range) = self.range else {
-                return Ok(None);
-            };
-            let mut connection = self.shard.reader(Instant::now() + STEP).await?;
-            let last = self.last.as_ref();
-            let page =
-                archive::candidates(&mut connection, range, self.cutoff, last, CANDIDATES).await?;
-            match page.last() {
-                Some(last) => self.last = Some(*last),
-                None => {
-                    self.last = None;
-                    self.range = self.ranges.next();
-                }
-            }
-            let ids: Vec<ConversationId> = page.iter().map(|found| found.conversation).collect();
-            self.abouts = archive::describe(&mut connection, &ids).await?;
-            self.candidates.extend(page);
-        }
-        let next = self.candidates.pop_front();
-        Ok(next.map(|candidate| (candidate, Seq(0))))
-    }
-}
+pub(super) type Throttled<'a> = (&'a Throttle<'a>, &'a mut Pace, &'a Progress);

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use backscroll_shard::archive::{self, ArchivedRun, SegmentId, SegmentState};
 use backscroll_shard::conversation::Head;
+use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
@@ -277,11 +278,15 @@ async fn verify_conversations(
         after = Some(last.id);
         for head in heads.iter().filter(|head| head.deleted_at.is_none()) {
             report.conversations += 1;
-            // A row may leave for the archive between two looks, never back within one.
-            let mut missing = missing_messages(shard, head).await?;
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let mut missing = missing_messages(&mut connection, head).await?;
             if missing.is_some() {
-                missing = missing_messages(shard, head).await?;
+                // Rows may have gone from one tier to the other between the two looks.
+                connection.begin_snapshot().await?;
+                missing = missing_messages(&mut connection, head).await?;
+                connection.commit().await?;
             }
+            drop(connection);
             if let Some((first, last, count)) = missing {
                 report.add(Problem {
                     shard: shard.name().clone(),
@@ -298,9 +303,11 @@ async fn verify_conversations(
 }
 
 /// The first stretch outside the archived runs that has fewer hot rows than seqs, and how many it lacks.
-async fn missing_messages(shard: &Arc<Shard>, head: &Head) -> Result<Option<(Seq, Seq, u64)>> {
-    // Hot rows of what is not archived yet may be archived before they are counted: the index is read again then.
-    let mut runs = all_runs(shard, head.id).await?;
+async fn missing_messages(
+    connection: &mut Connection,
+    head: &Head,
+) -> Result<Option<(Seq, Seq, u64)>> {
+    let mut runs = all_runs(connection, head.id).await?;
     runs.sort_by_key(|run| run.first_seq);
     let mut next = Seq(1);
     let end = head.head_seq.next();
@@ -308,8 +315,7 @@ async fn missing_messages(shard: &Arc<Shard>, head: &Head) -> Result<Option<(Seq
     for (first, after) in bounds.chain([(end, end)]) {
         if first > next {
             let last = Seq(first.0 - 1);
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let hot = archive::hot_count(&mut connection, head.id, (next, last)).await?;
+            let hot = archive::hot_count(connection, head.id, (next, last)).await?;
             let wanted = first.0 - next.0;
             if hot < wanted {
                 return Ok(Some((next, last, wanted - hot)));

@@ -4,7 +4,7 @@
 //! that every line is what the format allows, then that the run asked for is there. Whatever does not hold is
 //! [`SegmentError::Damaged`], which names the segment and the frame. Memory is bounded by [`FRAME_MAX_BYTES`].
 
-use backscroll_shard::archive::About;
+use backscroll_shard::archive::{About, Generation};
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
@@ -13,8 +13,8 @@ use zstd::zstd_safe;
 
 use super::line::{self, AnyFileLine, Cursor, FILE_KIND, FileLine, RunLine};
 use super::{
-    FRAME_MAX_BYTES, FrameDigest, FrameLocation, Generation, IndexEntry, Place, SegmentError,
-    SegmentHeader, VERSION,
+    FRAME_MAX_BYTES, FrameDigest, FrameLocation, IndexEntry, Place, SegmentError, SegmentHeader,
+    VERSION,
 };
 use crate::object_store::ObjectKey;
 
@@ -122,12 +122,14 @@ impl Run {
 
     fn entry(&self, frame: FrameLocation) -> Option<IndexEntry> {
         let times = || self.messages.iter().map(|message| message.created_at);
+        let revs = || self.messages.iter().map(|message| message.rev);
         Some(IndexEntry {
             conversation: self.conversation,
             first_seq: self.first(),
             last_seq: self.last(),
             count: u32::try_from(self.messages.len()).ok()?,
-            last_rev: self.messages.iter().map(|message| message.rev).max()?,
+            first_rev: revs().min()?,
+            last_rev: revs().max()?,
             first_at: times().min()?,
             last_at: times().max()?,
             frame,

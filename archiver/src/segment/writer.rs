@@ -78,6 +78,7 @@ struct Run {
     count: u32,
     at: Timestamp,
     rev: u64,
+    first_rev: Rev,
     last_rev: Rev,
     earliest: Timestamp,
     latest: Timestamp,
@@ -159,6 +160,7 @@ impl SegmentWriter {
         }
         run.last = message.seq;
         run.count += 1;
+        run.first_rev = run.first_rev.min(message.rev);
         run.last_rev = run.last_rev.max(message.rev);
         run.earliest = run.earliest.min(message.created_at);
         run.latest = run.latest.max(message.created_at);
@@ -197,6 +199,7 @@ impl SegmentWriter {
             count: 0,
             at: message.created_at,
             rev: message.rev.0,
+            first_rev: message.rev,
             last_rev: message.rev,
             earliest: message.created_at,
             latest: message.created_at,
@@ -233,6 +236,7 @@ impl SegmentWriter {
             first_seq: run.first,
             last_seq: run.last,
             count: run.count,
+            first_rev: run.first_rev,
             last_rev: run.last_rev,
             first_at: run.earliest,
             last_at: run.latest,

@@ -2,7 +2,7 @@
 CREATE TABLE IF NOT EXISTS archive_runs (
     conversation_id BINARY(16) NOT NULL,
     last_seq        BIGINT     NOT NULL,
-    generation      BIGINT     NOT NULL, -- of two copies of a message the one of the greater generation counts
+    generation      BIGINT     NOT NULL, -- the segment's number; keeps rows of different segments apart
     first_seq       BIGINT     NOT NULL,
     last_rev        BIGINT     NOT NULL, -- the greatest rev of its messages
     last_at         BIGINT     NOT NULL, -- when the latest of its messages was sent

@@ -2,7 +2,7 @@
 CREATE TABLE IF NOT EXISTS archive_runs (
     conversation_id BLOB    NOT NULL,
     last_seq        INTEGER NOT NULL,
-    generation      INTEGER NOT NULL, -- of two copies of a message the one of the greater generation counts
+    generation      INTEGER NOT NULL, -- the segment's number; keeps rows of different segments apart
     first_seq       INTEGER NOT NULL,
     last_rev        INTEGER NOT NULL, -- the greatest rev of its messages
     last_at         INTEGER NOT NULL, -- when the latest of its messages was sent

@@ -77,6 +77,8 @@ pub async fn describe(
 pub struct Traces {
     /// The newest archived message.
     pub last: MessagePreview,
+    /// Of the copy that `last` is of.
+    pub last_rev: Rev,
     /// The greatest rev of them.
     pub rev: Rev,
     /// Who wrote, and when first.
@@ -158,8 +160,10 @@ pub async fn recreate(
 impl Traces {
     /// Takes another archived message in.
     pub fn add(&mut self, message: &StoredMessage) {
-        if message.seq > self.last.seq {
+        // Segments come in no order, so of the newest message an older copy may come last.
+        if (message.seq, message.rev) > (self.last.seq, self.last_rev) {
             self.last = message.preview();
+            self.last_rev = message.rev;
         }
         self.rev = self.rev.max(message.rev);
         let first = self
@@ -174,6 +178,7 @@ impl Traces {
     pub fn of(message: &StoredMessage) -> Self {
         Self {
             last: message.preview(),
+            last_rev: message.rev,
             rev: message.rev,
             senders: BTreeMap::from([(message.sender.clone(), message.created_at)]),
             about: None,

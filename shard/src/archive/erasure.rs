@@ -1,8 +1,12 @@
 //! Deleted content that archived objects still hold, and the receipts of what was removed (INV-ERASE).
+//!
+//! Once no index names the content, an erasure notes the greatest number of a segment ([`Generation`]). Every object that
+//! may still hold the content has at most that number: it was superseded by then, or it is the work of a job that died
+//! before. The receipt is given when no such object is left. No clock has a say.
 
 use serde::Serialize;
 
-use super::SegmentState;
+use super::{Generation, SegmentState, newest_generation};
 use crate::db::{Connection, Row, values};
 use crate::error::Result;
 use crate::ids::{ConversationId, Seq};
@@ -41,19 +45,21 @@ const PENDING: &str = concat!(
     erasure_columns!(),
     " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at IS NULL ORDER BY requested_at LIMIT ?"
 );
-const REWRITTEN: &str =
-    "UPDATE erasures SET rewritten_at = ? WHERE conversation_id = ? AND seq = ?";
+const REWRITTEN: &str = "UPDATE erasures SET rewritten_at = ?, rewritten_generation = ? WHERE conversation_id = ? AND seq = ?";
 /// By the index `erasures_open`.
 const REWRITTEN_BEFORE: &str = concat!(
     "SELECT ",
     erasure_columns!(),
-    " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at < ? ORDER BY rewritten_at LIMIT ?"
+    " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at IS NOT NULL \
+     AND (? IS NULL OR rewritten_generation < ?) ORDER BY rewritten_at LIMIT ?"
 );
 /// By the primary key.
 const ERASED: &str = "UPDATE erasures SET erased_at = ? WHERE conversation_id = ? AND seq = ?";
-/// By the index `archive_segments_state`.
-const OLDEST_IN_STATE: &str = "SELECT changed_at FROM archive_segments {by archive_segments_state} \
-     WHERE state = ? ORDER BY changed_at LIMIT 1";
+/// By the index `archive_segments_state`: of segments that are no part of the archive there are few.
+const FIRST_NOT_GONE: &str = "SELECT MIN(generation) FROM archive_segments {by archive_segments_state} WHERE state IN (?, ?, ?)";
+/// By the primary key.
+const REOPEN: &str = "UPDATE erasures SET rewritten_at = NULL, rewritten_generation = NULL, erased_at = NULL \
+     WHERE conversation_id = ? AND (seq = 0 OR seq BETWEEN ? AND ?) AND rewritten_at IS NOT NULL";
 const OPEN: &str =
     "SELECT COUNT(*), MIN(requested_at) FROM erasures {by erasures_open} WHERE erased_at IS NULL";
 /// By the primary key.
@@ -103,7 +109,8 @@ pub async fn pending_erasures(connection: &mut Connection, limit: usize) -> Resu
         .collect()
 }
 
-/// In a job's transaction: no index names this content any more.
+/// In a job's transaction: no index names this content any more. Segments that were superseded for it must be so by now,
+/// in this transaction or before.
 ///
 /// # Errors
 /// When the database fails.
@@ -113,10 +120,25 @@ pub async fn erasure_rewritten(
     seq: Seq,
     now: Timestamp,
 ) -> Result<()> {
+    let newest = newest_generation(connection).await?;
     connection
-        .execute(REWRITTEN, &values![now.0, &conversation, seq])
+        .execute(REWRITTEN, &values![now.0, newest, &conversation, seq])
         .await
         .map(drop)
+}
+
+/// In a job's transaction: content of messages from `first` to `last` may be named again, as when a rebuild has found an old
+/// object; what was deleted of it is to be erased once more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn reopen_erasures(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<()> {
+    let args = values![&conversation, first, last];
+    connection.execute(REOPEN, &args).await.map(drop)
 }
 
 /// In a write transaction: gives the receipts for what no object holds any more, and says how many.
@@ -124,18 +146,11 @@ pub async fn erasure_rewritten(
 /// # Errors
 /// When the database fails.
 pub async fn finish_erasures(connection: &mut Connection, now: Timestamp) -> Result<u64> {
-    // What was rewritten is gone once every segment that was superseded by then is deleted. Of one that is being deleted it
-    // is not known any more when that was.
-    let being_deleted = fetch_oldest(connection, SegmentState::Deleting).await?;
-    if being_deleted.is_some() {
-        return Ok(0);
-    }
-    let oldest = fetch_oldest(connection, SegmentState::Superseded).await?;
-    let before = oldest.unwrap_or(Timestamp::MAX);
+    let first = first_not_gone(connection).await?;
     let mut finished = 0;
     loop {
         let rows = connection
-            .fetch_all(REWRITTEN_BEFORE, &values![before.0, RECEIPTS])
+            .fetch_all(REWRITTEN_BEFORE, &values![first, first, RECEIPTS])
             .await?;
         if rows.is_empty() {
             return Ok(finished);
@@ -150,14 +165,18 @@ pub async fn finish_erasures(connection: &mut Connection, now: Timestamp) -> Res
     }
 }
 
-async fn fetch_oldest(
-    connection: &mut Connection,
-    state: SegmentState,
-) -> Result<Option<Timestamp>> {
-    let row = connection
-        .fetch_optional(OLDEST_IN_STATE, &values![state.name()])
-        .await?;
-    Ok(row.map(|row| row.int(0)).transpose()?.map(Timestamp))
+/// The smallest number of a segment whose object may be there although it is no part of the archive.
+async fn first_not_gone(connection: &mut Connection) -> Result<Option<Generation>> {
+    let states = [
+        SegmentState::Writing,
+        SegmentState::Superseded,
+        SegmentState::Deleting,
+    ];
+    let [writing, superseded, deleting] = states.map(SegmentState::name);
+    let args = values![writing, superseded, deleting];
+    let row = connection.fetch_optional(FIRST_NOT_GONE, &args).await?;
+    let stored = row.map(|row| row.opt_int(0)).transpose()?.flatten();
+    Ok(stored.map(Generation::from_i64))
 }
 
 /// How many erasures have no receipt yet, and when the oldest of them was asked for.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::newest_generation;
 use crate::db::{Connection, Value, placeholders, values};
 use crate::error::{Error, Result};
 use crate::fence;
@@ -16,7 +17,7 @@ pub struct Lease {
     pub shard: ShardName,
     /// The ranges, each of this shard.
     pub ranges: Vec<Assignment>,
-    /// Greater than that of every holder before; also that of the segments written under it.
+    /// Greater than that of every holder before, and than the number of every segment so far.
     pub generation: u64,
 }
 
@@ -38,8 +39,7 @@ pub async fn take_lease(
 ) -> Result<Lease> {
     require_owner(connection, shard, &ranges).await?;
     let starts = starts(&ranges);
-    // Milliseconds, so that it also grows when a range has moved to another shard.
-    let mut generation = now.0.max(0).cast_unsigned();
+    let mut generation = newest_generation(connection).await?.next()?.0;
     for row in fetch(connection, &starts, "{for_update}").await? {
         let (before, expires_at, other) = (row.int(0)?.cast_unsigned(), row.int(1)?, row.text(2)?);
         if expires_at > now.0 {

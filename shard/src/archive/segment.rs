@@ -1,11 +1,20 @@
-//! The registry of segments.
+//! The registry of segments, and their numbers.
+//!
+//! A number is taken in the transaction that begins a segment, and again in the one that supersedes it: one more than the
+//! greatest that the shard has given out. Leases take theirs from beyond it too, so that it does not go back when the
+//! segment with the greatest number is forgotten.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{ArchivedRun, SegmentId, insert_runs};
+use super::{
+    ArchivedRun, Generation, Lease, SegmentId, all_runs_of_segment, insert_runs, reopen_erasures,
+    request_erasures, runs_in_the_way, unname_runs,
+};
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
-use crate::ids::ConversationId;
+use crate::ids::{ConversationId, Rev, Seq};
 use crate::model::Timestamp;
 
 /// What became of a segment.
@@ -57,8 +66,8 @@ impl SegmentState {
 pub struct SegmentRecord {
     /// Its name.
     pub id: SegmentId,
-    /// Of the lease under which it was written.
-    pub generation: u64,
+    /// Its number.
+    pub generation: Generation,
     /// What became of it.
     pub state: SegmentState,
     /// Its size; 0 until it is published.
@@ -80,8 +89,17 @@ macro_rules! segment_columns {
 const INSERT: &str = concat!(
     "INSERT INTO archive_segments (",
     segment_columns!(),
-    ") VALUES (?, ?, ?, ?, ?, ?, ?) {on_duplicate id} generation = archive_segments.generation"
+    ") VALUES (?, ?, ?, ?, ?, ?, ?) {on_duplicate id} generation = {greatest}(archive_segments.generation, {new generation})"
 );
+const SUPERSEDE: &str = concat!(
+    "INSERT INTO archive_segments (",
+    segment_columns!(),
+    ") VALUES (?, ?, ?, ?, ?, ?, ?) {on_duplicate id} generation = {new generation}, state = {new state}, \
+     changed_at = {new changed_at}"
+);
+/// By the index `archive_segments_generation`.
+const NEWEST_GENERATION: &str =
+    "SELECT MAX(generation) FROM archive_segments {by archive_segments_generation}";
 /// By the index `archive_segments_state`.
 const IN_STATE: &str = concat!(
     "SELECT ",
@@ -104,14 +122,14 @@ const CHANGE: &str =
     "UPDATE archive_segments SET state = ?, changed_at = ? WHERE id = ? AND state = ?";
 const FORGET: &str = "DELETE FROM archive_segments WHERE id = ? AND state = ?";
 /// By the index `archive_runs_segment`.
-const NAMED: &str = "SELECT generation FROM archive_runs WHERE segment = ? LIMIT 1";
+const NAMED: &str = "SELECT last_seq FROM archive_runs WHERE segment = ? LIMIT 1";
 
 impl SegmentRecord {
     fn from_row(row: &Row) -> Result<Self> {
         let count = |column: usize| Ok::<_, Error>(row.int(column)?.cast_unsigned());
         Ok(Self {
             id: SegmentId::from_bytes(&row.bytes(0)?)?,
-            generation: count(1)?,
+            generation: Generation::from_i64(row.int(1)?),
             state: SegmentState::parse(&row.text(2)?)?,
             bytes: count(3)?,
             messages: count(4)?,
@@ -121,22 +139,154 @@ impl SegmentRecord {
     }
 }
 
-/// In a write transaction: registers a segment. A job does so before it uploads anything (`writing`), a rebuild when it
-/// has found one. One that is registered stays as it is.
+/// The greatest number that a segment of the shard has.
+///
+/// # Errors
+/// When the database fails.
+pub async fn newest_generation(connection: &mut Connection) -> Result<Generation> {
+    let row = connection.fetch_optional(NEWEST_GENERATION, &[]).await?;
+    let stored = row.map(|row| row.opt_int(0)).transpose()?.flatten();
+    Ok(stored.map(Generation::from_i64).unwrap_or_default())
+}
+
+/// In a job's transaction: puts down that a segment is about to be written, before anything is uploaded, and gives its
+/// number.
+///
+/// # Errors
+/// When the database fails.
+pub async fn begin_segment(
+    connection: &mut Connection,
+    lease: &Lease,
+    id: SegmentId,
+    now: Timestamp,
+) -> Result<Generation> {
+    let newest = newest_generation(connection).await?;
+    let record = SegmentRecord {
+        id,
+        generation: newest.max(Generation(lease.generation)).next()?,
+        state: SegmentState::Writing,
+        bytes: 0,
+        messages: 0,
+        created_at: now,
+        changed_at: now,
+    };
+    register_segment(connection, &record).await?;
+    Ok(record.generation)
+}
+
+/// In a write transaction: registers a segment that was found. One that is registered keeps its state, and the greater
+/// number.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn register_segment(connection: &mut Connection, record: &SegmentRecord) -> Result<()> {
+    write(connection, INSERT, record).await
+}
+
+async fn write(connection: &mut Connection, statement: &str, record: &SegmentRecord) -> Result<()> {
     let args = values![
         record.id.as_bytes(),
-        record.generation.cast_signed(),
+        record.generation,
         record.state.name(),
         record.bytes.cast_signed(),
         record.messages.cast_signed(),
         record.created_at.0,
         record.changed_at.0,
     ];
-    connection.execute(INSERT, &args).await.map(drop)
+    connection.execute(statement, &args).await.map(drop)
+}
+
+/// In a job's transaction: a segment is no part of the archive any more, since what counted of it is named elsewhere. It
+/// takes the next number, by which receipts of erasures know whether it was there when content was unnamed (INV-ERASE).
+///
+/// # Errors
+/// When the database fails.
+pub async fn supersede(connection: &mut Connection, id: SegmentId, now: Timestamp) -> Result<()> {
+    let record = SegmentRecord {
+        id,
+        generation: newest_generation(connection).await?.next()?,
+        state: SegmentState::Superseded,
+        bytes: 0,
+        messages: 0,
+        created_at: now,
+        changed_at: now,
+    };
+    write(connection, SUPERSEDE, &record).await
+}
+
+/// In a job's transaction: makes the index say of a segment that was found what the segment itself says: `runs` are all
+/// that it has on this shard. Rows that are right stay, also under another number; what was dropped stays dropped.
+/// Gives how many rows it put in.
+///
+/// # Errors
+/// When the database fails.
+pub async fn enter_segment(
+    connection: &mut Connection,
+    record: &SegmentRecord,
+    runs: &[(ConversationId, ArchivedRun)],
+) -> Result<u64> {
+    let known = segment(connection, record.id).await?;
+    let mut generation = known.map_or(record.generation, |known| known.generation);
+    let right: HashMap<RunKey, &ArchivedRun> = runs.iter().map(|it| (key(it), &it.1)).collect();
+    let ours: HashSet<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
+    let (mut there, mut wrong) = (HashSet::new(), Vec::new());
+    for row in all_runs_of_segment(connection, record.id).await? {
+        let same = |right: &&ArchivedRun| is_same(right, &row.1);
+        if right.get(&key(&row)).copied().is_some_and(|run| same(&run)) {
+            there.insert(key(&row));
+        } else if ours.contains(&row.0) {
+            wrong.push(row);
+        }
+    }
+    unname_runs(connection, &wrong).await?;
+    let numbered = |generation| {
+        let missing = runs.iter().filter(|run| !there.contains(&key(run)));
+        let numbered = missing.map(|(id, run)| (*id, ArchivedRun { generation, ..*run }));
+        numbered.collect::<Vec<_>>()
+    };
+    let in_the_way = runs_in_the_way(connection, &numbered(generation)).await?;
+    if !in_the_way.is_empty() {
+        generation = newest_generation(connection)
+            .await?
+            .max(generation)
+            .next()?;
+    }
+    let dropped = in_the_way.iter().filter(|row| row.1.segment.is_none());
+    let dropped: HashSet<RunKey> = dropped.map(key).collect();
+    let mut missing = numbered(generation);
+    missing.retain(|run| !dropped.contains(&key(run)));
+    insert_runs(connection, &missing).await?;
+    let mut entered: BTreeMap<ConversationId, (Seq, Seq)> = BTreeMap::new();
+    for (id, run) in &missing {
+        let range = entered.entry(*id).or_insert((run.first_seq, run.last_seq));
+        *range = (range.0.min(run.first_seq), range.1.max(run.last_seq));
+    }
+    for (id, range) in entered {
+        reopen_erasures(connection, id, range).await?;
+        request_erasures(connection, id, range, Rev(0), record.changed_at).await?;
+    }
+    register_segment(
+        connection,
+        &SegmentRecord {
+            generation,
+            ..*record
+        },
+    )
+    .await?;
+    Ok(missing.len() as u64)
+}
+
+/// Which messages a run has.
+type RunKey = (ConversationId, Seq, Seq);
+
+fn key((id, run): &(ConversationId, ArchivedRun)) -> RunKey {
+    (*id, run.first_seq, run.last_seq)
+}
+
+/// Whether two rows of a segment say the same, whatever number they were entered under.
+fn is_same(one: &ArchivedRun, other: &ArchivedRun) -> bool {
+    let generation = other.generation;
+    ArchivedRun { generation, ..*one } == *other
 }
 
 /// In a job's transaction: makes a segment that was uploaded and read back part of the archive (INV-TIER).

@@ -1,27 +1,20 @@
 //! Looking over the whole index: for erasing, verifying, restoring and for operators.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{ArchivedRun, SegmentId};
+use super::SegmentId;
 use crate::conversation::{self, Head};
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Seq};
+use crate::ids::{ConversationId, Rev, Seq};
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 
 /// By the primary key.
-const RUNS_OF_CONVERSATION: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM archive_runs WHERE conversation_id = ? AND (last_seq > ? OR (last_seq = ? AND generation > ?)) \
-     ORDER BY last_seq, generation LIMIT ?"
-);
-/// By the primary key.
-const DROP_RUN: &str = "UPDATE archive_runs SET segment = NULL WHERE conversation_id = ? AND last_seq = ? AND generation = ?";
-/// By the primary key.
-const HOT_SEQS: &str =
-    "SELECT seq FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq";
+const HOT_REVS: &str =
+    "SELECT seq, rev FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
 /// By the primary key.
 const HOT_COUNT: &str =
     "SELECT COUNT(*) FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
@@ -31,11 +24,14 @@ const PURGE: &str = "DELETE FROM messages WHERE conversation_id = ? AND seq <= ?
 const NEXT_SEQ: &str = "SELECT seq FROM messages WHERE conversation_id = ? ORDER BY seq LIMIT 1";
 /// By the index `archive_runs_segment`.
 const NEXT_NAMED: &str = "SELECT segment FROM archive_runs {by archive_runs_segment} WHERE segment > ? ORDER BY segment LIMIT 1";
-/// By the index `archive_runs_segment`, and for each run found by the primary key: see [`super::locate`].
+/// By the index `archive_runs_segment`, and for each run found by the primary key: see [`super::Copies::find`].
 const OVERTAKEN: &str = "SELECT DISTINCT o.segment FROM archive_runs n {by archive_runs_segment} \
      JOIN archive_runs o ON o.conversation_id = n.conversation_id AND o.last_seq >= n.first_seq \
-     AND o.last_seq < n.last_seq + ? AND o.first_seq <= n.last_seq AND o.generation < n.generation \
-     WHERE n.segment = ? AND o.segment IS NOT NULL";
+     AND o.last_seq < n.last_seq + ? AND o.first_seq <= n.last_seq AND o.segment <> n.segment \
+     WHERE n.segment = ?";
+/// By the primary key.
+const NEXT_ARCHIVED: &str = "SELECT r.last_seq FROM archive_runs r WHERE r.conversation_id = ? AND r.last_seq > ? \
+     AND r.segment IS NOT NULL ORDER BY r.last_seq LIMIT 1";
 /// By the primary key.
 const CONVERSATIONS_AFTER: &str = "SELECT id FROM conversations WHERE id > ? ORDER BY id LIMIT ?";
 /// By the index `archive_segments_state`.
@@ -45,54 +41,41 @@ const SUMS: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS {signed}), 
 const OLDEST_HOT: &str = "SELECT oldest_hot_at FROM conversations {by conversations_oldest_hot} \
      WHERE oldest_hot_at IS NOT NULL ORDER BY oldest_hot_at LIMIT 1";
 
-/// The next `limit` runs of a conversation after the one given, by their last seq and generation.
+/// A stretch after message `after` that has the next archived messages of a conversation, at most [`super::RUN_MAX`] long;
+/// none when nothing after it is archived. Not all of the stretch need be archived.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn runs_of_conversation(
+pub async fn next_archived(
     connection: &mut Connection,
     conversation: ConversationId,
-    after: Option<&ArchivedRun>,
-    limit: usize,
-) -> Result<Vec<ArchivedRun>> {
-    let (seq, generation) = after.map_or((Seq(0), 0), |run| {
-        (run.last_seq, run.generation.cast_signed())
-    });
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let args = values![&conversation, seq, seq, generation, limit];
-    let rows = connection.fetch_all(RUNS_OF_CONVERSATION, &args).await?;
-    rows.iter()
-        .map(|row| ArchivedRun::from_row(row, 0))
-        .collect()
+    after: Seq,
+) -> Result<Option<(Seq, Seq)>> {
+    let row = connection
+        .fetch_optional(NEXT_ARCHIVED, &values![&conversation, after])
+        .await?;
+    let Some(last) = row.map(|row| row.int(0)).transpose()?.map(Seq::from_i64) else {
+        return Ok(None);
+    };
+    // What is archived between ends in this run or in a later one, and so begins no earlier than this.
+    let first = Seq((last.0 + 1).saturating_sub(super::RUN_MAX));
+    Ok(Some((first.max(after.next()), last)))
 }
 
-/// In a job's transaction: drops a run for good; its messages are not shown any more.
+/// The revs of a conversation's hot rows from `first` to `last`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn drop_run(
-    connection: &mut Connection,
-    conversation: ConversationId,
-    run: &ArchivedRun,
-) -> Result<()> {
-    let args = values![&conversation, run.last_seq, run.generation.cast_signed()];
-    connection.execute(DROP_RUN, &args).await.map(drop)
-}
-
-/// The seqs of a conversation's hot rows from `first` to `last`.
-///
-/// # Errors
-/// When the database fails.
-pub async fn hot_seqs(
+pub async fn hot_revs(
     connection: &mut Connection,
     conversation: ConversationId,
     (first, last): (Seq, Seq),
-) -> Result<Vec<Seq>> {
+) -> Result<BTreeMap<Seq, Rev>> {
     let rows = connection
-        .fetch_all(HOT_SEQS, &values![&conversation, first, last])
+        .fetch_all(HOT_REVS, &values![&conversation, first, last])
         .await?;
     rows.iter()
-        .map(|row| Ok(Seq::from_i64(row.int(0)?)))
+        .map(|row| Ok((Seq::from_i64(row.int(0)?), Rev::from_i64(row.int(1)?))))
         .collect()
 }
 
@@ -154,7 +137,7 @@ pub async fn next_named_segment(
         .transpose()
 }
 
-/// The segments of which a newer one has archived messages anew.
+/// The segments of which this one, the newest, has archived messages anew.
 ///
 /// # Errors
 /// When the database fails.
@@ -200,6 +183,9 @@ pub async fn heads_after(
 /// In a job's transaction: makes archived messages hot rows again, as they are; those that are hot already stay. Gives how
 /// many there were to restore.
 ///
+/// The rows keep their revs, and the conversation takes its next: who reads hot rows and the index one after the other
+/// sees by it that rows have become hot in between.
+///
 /// # Errors
 /// [`Error::NotFound`] without such a conversation.
 pub async fn restore_rows(
@@ -215,18 +201,23 @@ pub async fn restore_rows(
     };
     let head = conversation::heads(connection, &[conversation], true)
         .await?
-        .pop();
+        .pop()
+        .filter(|head| head.deleted_at.is_none());
     let mut head = head.ok_or(Error::NotFound("conversation"))?;
-    let hot = hot_seqs(connection, conversation, (first, last)).await?;
+    let hot = hot_revs(connection, conversation, (first, last)).await?;
     let cold = messages
         .into_iter()
-        .filter(|message| hot.binary_search(&message.seq).is_err());
+        .filter(|message| !hot.contains_key(&message.seq));
     let rows: Vec<(ConversationId, StoredMessage)> =
         cold.map(|message| (conversation, message)).collect();
+    if rows.is_empty() {
+        return Ok(0);
+    }
     for (_, message) in &rows {
         head.thaw(message);
     }
-    message::insert(connection, &rows).await?;
+    head.next_rev();
+    message::insert_again(connection, &rows).await?;
     conversation::save(connection, &[&head]).await?;
     Ok(rows.len() as u64)
 }

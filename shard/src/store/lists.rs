@@ -197,7 +197,7 @@ impl Store {
                     let room = (room, most);
                     sync::delta(
                         connection,
-                        self.cold.as_ref(),
+                        (&shard, self.cold.as_ref()),
                         id,
                         access,
                         rev,

@@ -226,7 +226,7 @@ impl Store {
                 let room = (sync::MESSAGES_MAX, most);
                 sync::delta(
                     connection,
-                    self.cold.as_ref(),
+                    (&shard, self.cold.as_ref()),
                     id,
                     access,
                     rev,

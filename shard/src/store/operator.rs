@@ -10,6 +10,7 @@ use crate::history;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::import;
 use crate::model::HistoryRecord;
+use crate::stretch::Stretch;
 
 /// How long one step of an import or export may take, retries included.
 const STEP: Duration = Duration::from_secs(60);
@@ -103,16 +104,14 @@ impl Store {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(deadline).await?;
-                fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                let head = conversation::heads(&mut connection, &[id], false)
-                    .await?
-                    .pop();
-                let head = head.ok_or(Error::NotFound("conversation"))?;
-                drop(connection);
-                let channel = head.title.clone().unwrap_or_else(|| id.to_string());
                 let mut last = after;
                 loop {
+                    let mut connection = shard.reader(deadline).await?;
+                    fence::require_read(&mut connection, shard.name(), &assignment).await?;
+                    let head = conversation::heads(&mut connection, &[id], false)
+                        .await?
+                        .pop();
+                    let head = head.ok_or(Error::NotFound("conversation"))?;
                     let range = (
                         last.next(),
                         Seq(last.0.saturating_add(u64::from(limit)).min(head.head_seq.0)),
@@ -120,15 +119,20 @@ impl Store {
                     if range.0 > range.1 {
                         return Ok(Vec::new());
                     }
-                    let mut connection = shard.reader(deadline).await?;
                     let hot = history::rows(&mut connection, id, range).await?;
-                    drop(connection);
-                    let cold = self.cold.as_ref();
-                    let merged = history::merge(&shard, cold, id, range, hot, deadline).await?;
+                    let stretch = Stretch {
+                        shard: &shard,
+                        cold: self.cold.as_ref(),
+                        id,
+                        range,
+                        deadline,
+                    };
+                    let merged = stretch.read(connection, (head.rev, hot)).await?;
                     if merged.unavailable.is_some() {
                         return Err(Error::ArchiveUnavailable);
                     }
                     if !merged.messages.is_empty() {
+                        let channel = head.title.unwrap_or_else(|| id.to_string());
                         let records = merged.messages.into_iter();
                         return records
                             .map(|message| import::to_record(message, &channel))

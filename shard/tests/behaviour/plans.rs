@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backscroll_shard::archive::{self, ArchivedRun, SegmentState};
+use backscroll_shard::archive::{self, ArchivedRun, Copies, SegmentState};
 use backscroll_shard::db::{Database, Dialect, explain};
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
@@ -20,7 +20,7 @@ use backscroll_shard::settings::StoreSettings;
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 16] = [
+const LARGE: [&str; 17] = [
     "messages",
     "members",
     "conversations",
@@ -37,6 +37,7 @@ const LARGE: [&str; 16] = [
     "c",
     "n",
     "o",
+    "r",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,20 +229,12 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
             let rows = archive::rows_after(connection, id, Seq(0), 150).await?;
             let segment = archive::SegmentId::random();
             segments.push((id, segment));
-            let record = archive::SegmentRecord {
-                id: segment,
-                generation: lease.generation,
-                state: SegmentState::Writing,
-                bytes: 1,
-                messages: rows.len() as u64,
-                created_at: now,
-                changed_at: now,
-            };
-            archive::register_segment(connection, &record).await?;
+            let generation = archive::begin_segment(connection, &lease, segment, now).await?;
             let run = |chunk: &[StoredMessage]| ArchivedRun {
                 first_seq: chunk[0].seq,
                 last_seq: chunk[chunk.len() - 1].seq,
-                generation: lease.generation,
+                generation,
+                first_rev: chunk[0].rev,
                 last_rev: candidate.rev,
                 last_at: now,
                 segment: Some(segment),
@@ -262,12 +255,15 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         connection.begin().await?;
     }
     for (id, segment) in &segments {
-        archive::locate(connection, *id, (Seq(40), Seq(60))).await?;
-        archive::changed_runs(connection, *id, Rev(20), 5).await?;
+        let copies = Copies::find(connection, *id, (Seq(40), Seq(60))).await?;
+        assert!(copies.runs().len() == 7 && copies.rev() > Rev(0));
+        let changed = Copies::changed(connection, *id, Rev(20), 5).await?;
+        assert!(changed.runs().len() == 5 && changed.rev() == copies.rev());
+        archive::next_archived(connection, *id, Seq(40)).await?;
         let runs = archive::runs_of_conversation(connection, *id, None, 5).await?;
         let runs = archive::runs_of_conversation(connection, *id, runs.last(), 5).await?;
         archive::runs_of_segment(connection, *segment, Some((*id, Seq(9))), 5).await?;
-        archive::hot_seqs(connection, *id, (Seq(1), Seq(9))).await?;
+        archive::hot_revs(connection, *id, (Seq(1), Seq(9))).await?;
         archive::hot_count(connection, *id, (Seq(1), Seq(9))).await?;
         archive::delete_run(connection, *id, (Seq(1), Seq(9)), Rev(5), now).await?;
         archive::settle_heads(connection, &[*id]).await?;
@@ -290,8 +286,16 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     archive::finish_erasures(connection, now).await?;
     for (id, segment) in &segments {
         let published = (SegmentState::Published, SegmentState::Superseded);
-        archive::unname_segment(connection, *segment).await?;
+        let record = archive::segment(connection, *segment).await?.unwrap();
+        let runs = archive::all_runs_of_segment(connection, *segment).await?;
+        assert_eq!(
+            archive::enter_segment(connection, &record, &runs[1..]).await?,
+            0
+        );
+        assert_eq!(archive::enter_segment(connection, &record, &runs).await?, 1);
         archive::change_segment(connection, *segment, published, now).await?;
+        archive::unname_segment(connection, *segment).await?;
+        archive::supersede(connection, *segment, now).await?;
         let record = archive::segment(connection, *segment).await?.unwrap();
         assert!(archive::begin_deletion(connection, &record, now).await?);
         archive::forget_segment(connection, *segment).await?;

@@ -12,11 +12,13 @@ use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
-use backscroll_shard::ids::{ConversationId, Seq, UserId};
+use backscroll_shard::archive::Copies;
+use backscroll_shard::ids::{ConversationId, MessageId, Seq, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
     Caller, HistoryPage, HistoryRecord, Message, MessageType, Position, Timestamp,
 };
+use backscroll_shard::node::Shard;
 use backscroll_shard::seams::NoListener;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
@@ -44,6 +46,7 @@ pub(crate) struct Bed {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) faults: Faults,
     pub(crate) archive_settings: ArchiveSettings,
+    pub(crate) settings: StoreSettings,
     /// Between the store and the shards' server.
     pub(crate) proxy: Option<Proxy>,
     databases: Vec<TestDatabases>,
@@ -125,6 +128,7 @@ impl Bed {
             objects,
             faults,
             archive_settings,
+            settings,
             proxy,
             databases,
             _kept: vec![Box::new(folder)],
@@ -151,10 +155,25 @@ impl Bed {
 
     /// A channel of messages of long ago, a minute after one another, by two users in turn.
     pub(crate) async fn import(&self, channel: &str, count: u64) -> ConversationId {
+        self.import_after(channel, count, 0).await
+    }
+
+    /// The same, so many milliseconds later.
+    pub(crate) async fn import_after(
+        &self,
+        channel: &str,
+        count: u64,
+        later: i64,
+    ) -> ConversationId {
         let owner = user("alice");
         let (id, stored) = self.store.import_begin(channel, &owner).await.unwrap();
         assert_eq!(stored, 0);
-        let records: Vec<HistoryRecord> = (1..=count).map(|n| record(channel, n)).collect();
+        let record = |n| {
+            let usual = record(channel, n);
+            let at = usual.at + later;
+            HistoryRecord { at, ..usual }
+        };
+        let records: Vec<HistoryRecord> = (1..=count).map(record).collect();
         for (chunk, position) in records.chunks(500).zip((0u64..).step_by(500)) {
             self.store.import_append(id, position, chunk).await.unwrap();
         }
@@ -186,6 +205,56 @@ impl Bed {
             all.erased += outcome.figures.erased;
         }
         all
+    }
+
+    /// Erases what is put down, and drops what is too old.
+    pub(crate) async fn erase(&self) {
+        let (order, progress) = (order(), Progress::default());
+        for outcome in self.archive.erase(&order, &progress).await.unwrap() {
+            assert_eq!(outcome.error, None, "{outcome:?}");
+        }
+    }
+
+    /// Archives what is there, erases and collects, until nothing is left to do.
+    pub(crate) async fn all_jobs(&self) {
+        self.run().await;
+        self.erase().await;
+        self.collect().await;
+        self.collect().await;
+    }
+
+    /// Brings a conversation back, and says how many messages that were.
+    pub(crate) async fn restore(&self, id: ConversationId) -> u64 {
+        let (order, progress) = (order(), Progress::default());
+        let outcome = self.archive.restore(&order, id, &progress).await.unwrap();
+        assert_eq!(outcome.error, None);
+        outcome.figures.messages
+    }
+
+    /// Makes the index anew.
+    pub(crate) async fn rebuild(&self) {
+        let (order, progress) = (order(), Progress::default());
+        let outcome = self.archive.rebuild(&order, &progress).await.unwrap();
+        assert_eq!((outcome.error, outcome.figures.problems), (None, vec![]));
+    }
+
+    /// Alice edits one of her messages, which are those with even numbers.
+    pub(crate) async fn edit(&self, id: ConversationId, seq: u64, content: &str) -> Message {
+        let (alice, message) = (caller("alice"), message(id, seq));
+        let edited = self.store.edit_message(&alice, message, content.into());
+        edited.await.unwrap()
+    }
+
+    /// Alice, who owns every channel, deletes a message.
+    pub(crate) async fn delete(&self, id: ConversationId, seq: u64) {
+        let (alice, message) = (caller("alice"), message(id, seq));
+        self.store.delete_message(&alice, message).await.unwrap();
+    }
+
+    /// Bob reacts to a message.
+    pub(crate) async fn react(&self, id: ConversationId, seq: u64) -> Message {
+        let (bob, message) = (caller("bob"), message(id, seq));
+        self.store.react(&bob, message, "👍").await.unwrap()
     }
 
     pub(crate) async fn verify(&self) -> VerifyReport {
@@ -230,10 +299,53 @@ impl Bed {
             .unwrap()
     }
 
-    pub(crate) async fn hot_rows(&self, id: ConversationId) -> u64 {
+    /// The shard of a conversation.
+    pub(crate) fn shard(&self, id: ConversationId) -> Arc<Shard> {
         let map = self.store.map();
         let name = &map.locate(id.owner_key()).shard;
-        let shard = self.store.router().shard(name).unwrap();
+        self.store.router().shard(name).unwrap().clone()
+    }
+
+    /// Runs a statement on the shard of a conversation: to craft what another program, or another clock, left behind.
+    pub(crate) async fn execute(&self, id: ConversationId, statement: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut connection = self.shard(id).begin(deadline).await.unwrap();
+        connection.execute(statement, &[]).await.unwrap();
+        connection.commit().await.unwrap();
+    }
+
+    /// The number that a statement on the shard of a conversation gives.
+    pub(crate) async fn number(&self, id: ConversationId, statement: &str) -> i64 {
+        let shard = self.shard(id);
+        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
+        let row = connection.fetch_optional(statement, &[]).await.unwrap();
+        row.unwrap().int(0).unwrap()
+    }
+
+    /// Waits until a transaction on the conversation's shard waits for another's lock. SQLite has one writer at a time,
+    /// which waits before it reads anything.
+    pub(crate) async fn until_somebody_waits_for(&self, id: ConversationId) {
+        const WAITING: &str = "SELECT COUNT(*) FROM information_schema.innodb_trx t \
+             JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
+             WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
+        if self.proxy.is_none() {
+            return;
+        }
+        let shard = self.shard(id);
+        loop {
+            let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
+            let row = connection.fetch_optional(WAITING, &[]).await.unwrap();
+            if row.unwrap().int(0).unwrap() > 0 {
+                return;
+            }
+            drop(connection);
+            // InnoDB shows what it has shown before to who asks again within 100 ms, whoever asked; a few tests do.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    }
+
+    pub(crate) async fn hot_rows(&self, id: ConversationId) -> u64 {
+        let shard = self.shard(id);
         let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
         let all = (Seq(1), Seq(i64::MAX.cast_unsigned()));
         backscroll_shard::archive::hot_count(&mut connection, id, all)
@@ -243,12 +355,11 @@ impl Bed {
 
     /// Where the archived run begins that has message `seq`.
     pub(crate) async fn first_of_run(&self, id: ConversationId, seq: Seq) -> Seq {
-        let map = self.store.map();
-        let name = &map.locate(id.owner_key()).shard;
-        let shard = self.store.router().shard(name).unwrap();
+        let shard = self.shard(id);
         let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let runs = backscroll_shard::archive::locate(&mut connection, id, (seq, seq)).await;
-        runs.unwrap().last().unwrap().first_seq
+        let copies = Copies::find(&mut connection, id, (seq, seq)).await.unwrap();
+        let parts = copies.plan(&[seq].into()).parts();
+        parts[0].run().first_seq
     }
 
     /// The text of every object, unpacked.
@@ -328,6 +439,18 @@ pub(crate) fn record(channel: &str, n: u64) -> HistoryRecord {
 /// When message `n` of a channel was sent.
 pub(crate) fn sent_at(n: u64) -> Timestamp {
     Timestamp(LONG_AGO + i64::try_from(n).unwrap() * 60_000)
+}
+
+pub(crate) fn message(conversation: ConversationId, seq: u64) -> MessageId {
+    MessageId {
+        conversation,
+        seq: Seq(seq),
+    }
+}
+
+/// Lets a job of a hook, which cannot wait, do so.
+pub(crate) fn wait_for<T>(work: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(work))
 }
 
 pub(crate) fn user(name: &str) -> UserId {

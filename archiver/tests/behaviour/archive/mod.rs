@@ -2,8 +2,11 @@
 //! with a bucket.
 
 mod bed;
+mod between;
 mod cold_reads;
+mod copies;
 mod deaths;
 mod erasing;
 mod jobs;
+mod receipts;
 mod repairs;

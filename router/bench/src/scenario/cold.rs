@@ -16,7 +16,7 @@ use backscroll_archiver::object_store::{ObjectStore, Operation};
 use backscroll_archiver::segment::object_key;
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
-use backscroll_shard::archive::{ArchivedRun, Hold, locate, place_hold};
+use backscroll_shard::archive::{ArchivedRun, Copies, Hold, place_hold};
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{Caller, HistoryPage, Position, Timestamp};
@@ -379,12 +379,13 @@ impl Bench {
             let last = rng.random_range(limit..self.setup.head);
             let range = (Seq(last + 1 - limit), Seq(last));
             let mut connection = shard.reader(Instant::now() + PATIENCE).await?;
-            let runs = locate(&mut connection, self.setup.cold, range).await?;
+            let copies = Copies::find(&mut connection, self.setup.cold, range).await?;
+            let runs = copies.runs();
             drop(connection);
 
             // Which of the two goes first alternates.
             if n.is_multiple_of(2) {
-                self.bare(&runs, &mut times.bare).await?;
+                self.bare(runs, &mut times.bare).await?;
             }
             self.tier.replace(ReadAhead::Off);
             let before = self.faults.requests(Operation::GetRange);
@@ -401,7 +402,7 @@ impl Bench {
             requests.pages += 1;
             requests.gets += u64::from(gets);
             if !n.is_multiple_of(2) {
-                self.bare(&runs, &mut times.bare).await?;
+                self.bare(runs, &mut times.bare).await?;
             }
             // Its frame is in the cache now.
             if n.is_multiple_of(2) {

@@ -44,8 +44,8 @@ pub(super) async fn restore(archive: &Archive, args: RestoreArgs) -> anyhow::Res
 /// Make the index of archived messages anew, from the object store alone
 ///
 /// For shards whose databases were lost and are empty, and after a backup that is older than what was archived since. It
-/// reads every object, adds what the index lacks and makes lost conversations again; what is there stays. No job may run
-/// on any shard meanwhile.
+/// reads every object, adds what the index lacks, replaces what does not agree with its object and makes lost conversations
+/// again; everything else stays. No job may run on any shard meanwhile.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  backscroll migrate && backscroll archive rebuild-index --reason 'db2 was lost'"

@@ -195,6 +195,13 @@ fn show(
             out::grouped(held)
         ))?;
     }
+    let undone = count(|it| it.undone);
+    if undone > 0 {
+        let messages = out::counted(undone, "deleted message");
+        out::line(format_args!(
+            "not erased, since something has brought the content back: {messages}"
+        ))?;
+    }
     let dropped = count(|it| it.dropped_runs);
     if dropped > 0 {
         let runs = out::counted(dropped, "stretch of messages");

@@ -1,0 +1,340 @@
+//! Changing messages: edits, deletions, reactions; of archived ones too.
+//!
+//! A change locks the head, then the hot row, so that no job takes the row away from under it (INV-ACK). A message that is
+//! archived is read before the transaction and becomes a hot row again in it ("thaw"), if the index still says then that what
+//! was read is what counts (INV-COPY). A deleted message of which copies are archived is put down for erasure (INV-ERASE).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{HELD, Store};
+use crate::archive::{self, Copies, Plan};
+use crate::conversation::{Change, Told};
+use crate::db::{Connection, values};
+use crate::error::{Error, Result};
+use crate::history;
+use crate::ids::{ConversationId, MessageId};
+use crate::map::Assignment;
+use crate::message::{self, StoredMessage, check_content};
+use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
+use crate::node::Shard;
+use crate::seams::Event;
+use crate::stretch;
+
+/// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
+const EMOJI_MAX_BYTES: usize = 64;
+
+/// By the primary key.
+const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
+     edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
+
+impl Store {
+    /// Replaces the text of one's own message; the earlier text goes into its edit history.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
+    pub async fn edit_message(
+        &self,
+        caller: &Caller,
+        id: MessageId,
+        content: String,
+    ) -> Result<Message> {
+        check_content(&content, &self.settings().limits)?;
+        let kept = self.settings().limits.edits as usize;
+        self.change_message(caller, id, |change, message| {
+            if message.sender != caller.user {
+                return Err(Error::Forbidden("only the author can edit a message"));
+            }
+            if message.deleted_at.is_some() {
+                return Err(Error::Conflict("the message is deleted"));
+            }
+            if content.is_empty() && message.attachments.is_none() {
+                return Err(Error::invalid(
+                    "content",
+                    "a message needs text or attachments",
+                ));
+            }
+            if content == message.content {
+                return Ok(Touched::Unchanged);
+            }
+            let now = Timestamp::now().max(message.created_at);
+            let mut edits: Vec<Edit> = match &message.edit_history {
+                Some(json) => serde_json::from_str(json)
+                    .map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?,
+                None => Vec::new(),
+            };
+            edits.push(Edit {
+                content: std::mem::replace(&mut message.content, content.clone()),
+                replaced_at: now,
+            });
+            let surplus = edits.len().saturating_sub(kept);
+            message.edit_history = Some(RawJson::of(&&edits[surplus..]).get().to_owned());
+            message.edited_at = Some(now);
+            message.rev = change.head.next_rev();
+            Ok(Touched::Updated)
+        })
+        .await
+    }
+
+    /// Deletes a message: its place stays, marked and empty. Its author may, and admins of the conversation.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], and as [`Store::message`].
+    pub async fn delete_message(&self, caller: &Caller, id: MessageId) -> Result<Message> {
+        self.change_message(caller, id, |change, message| {
+            if message.sender != caller.user && !change.me.has(Role::Admin) {
+                return Err(Error::Forbidden(
+                    "only the author or an admin can delete a message",
+                ));
+            }
+            if message.deleted_at.is_some() {
+                return Ok(Touched::Unchanged);
+            }
+            message.content.clear();
+            message.attachments = None;
+            message.reactions = None;
+            message.metadata = None;
+            message.edit_history = None;
+            message.deleted_at = Some(Timestamp::now().max(message.created_at));
+            message.rev = change.head.next_rev();
+            Ok(Touched::Deleted)
+        })
+        .await
+    }
+
+    /// Adds the caller's reaction; the same again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no emoji, [`Error::LimitReached`], [`Error::Conflict`] for a deleted message, and as
+    /// [`Store::message`].
+    pub async fn react(&self, caller: &Caller, id: MessageId, emoji: &str) -> Result<Message> {
+        self.change_reaction(caller, id, emoji, true).await
+    }
+
+    /// Takes the caller's reaction back; if there is none, changes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::react`].
+    pub async fn unreact(&self, caller: &Caller, id: MessageId, emoji: &str) -> Result<Message> {
+        self.change_reaction(caller, id, emoji, false).await
+    }
+
+    async fn change_reaction(
+        &self,
+        caller: &Caller,
+        id: MessageId,
+        emoji: &str,
+        add: bool,
+    ) -> Result<Message> {
+        check_emoji(emoji)?;
+        let max = self.settings().limits.reactions;
+        self.change_message(caller, id, |change, message| {
+            if message.deleted_at.is_some() {
+                return Err(Error::Conflict("the message is deleted"));
+            }
+            let mut reactions: BTreeMap<String, Vec<String>> = match &message.reactions {
+                Some(json) => serde_json::from_str(json)
+                    .map_err(|error| Error::Corrupt(format!("reactions: {error}")))?,
+                None => BTreeMap::new(),
+            };
+            let users = reactions.entry(emoji.to_owned()).or_default();
+            let mine = users.iter().position(|user| user == caller.user.as_str());
+            match (mine, add) {
+                (Some(_), true) | (None, false) => return Ok(Touched::Unchanged),
+                (None, true) => users.push(caller.user.as_str().to_owned()),
+                (Some(at), false) => drop(users.remove(at)),
+            }
+            reactions.retain(|_, users| !users.is_empty());
+            if add && reactions.values().map(Vec::len).sum::<usize>() > max as usize {
+                return Err(Error::LimitReached {
+                    what: "reactions on a message",
+                    max: u64::from(max),
+                });
+            }
+            message.reactions =
+                (!reactions.is_empty()).then(|| RawJson::of(&reactions).get().to_owned());
+            message.rev = change.head.next_rev();
+            Ok(Touched::Updated)
+        })
+        .await
+    }
+
+    /// A change to one stored message, which takes the next rev if it changes anything. One that is archived is read
+    /// before the transaction, which then makes it a hot row again ("thaw") and so no lock is held while the archive
+    /// answers.
+    async fn change_message(
+        &self,
+        caller: &Caller,
+        id: MessageId,
+        work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+    ) -> Result<Message> {
+        let work = &work;
+        let change = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let mut read: Option<Thawed> = None;
+            for _ in 0..THAW_ATTEMPTS {
+                let outcome = self
+                    .try_change_message(&shard, &assignment, caller, id, read, work)
+                    .await?;
+                match outcome {
+                    Attempt::Done(message) => return Ok(*message),
+                    Attempt::Archived(plan) => {
+                        read = Some(self.read_archived(id, plan, caller).await?)
+                    }
+                }
+            }
+            Err(Error::ArchiveUnavailable) // archived anew each time we had read it
+        };
+        self.router
+            .call(id.conversation.owner_key(), caller.deadline, change)
+            .await
+    }
+
+    async fn read_archived(&self, id: MessageId, plan: Plan, caller: &Caller) -> Result<Thawed> {
+        if plan.dropped().contains(&id.seq) {
+            return Err(Error::NotFound("message"));
+        }
+        let parts = plan.parts();
+        let reads = self.cold.read(id.conversation, &parts, caller.deadline);
+        let mut newest = plan.newest(reads.await)?;
+        let message = match (newest.messages.remove(&id.seq), newest.failure) {
+            (Some(message), _) => Ok(message),
+            (None, Some(damaged @ Error::ArchiveDamaged(_))) => Err(damaged),
+            (None, _) => return Err(Error::ArchiveUnavailable),
+        };
+        Ok(Thawed { plan, message })
+    }
+
+    async fn try_change_message(
+        &self,
+        shard: &Shard,
+        assignment: &Assignment,
+        caller: &Caller,
+        id: MessageId,
+        read: Option<Thawed>,
+        work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+    ) -> Result<Attempt> {
+        let conversation = id.conversation;
+        let mut change = self.begin(shard, assignment, caller, conversation).await?;
+        if id.seq > change.head.head_seq {
+            return Err(Error::NotFound("message"));
+        }
+        let hot = history::lock_row(&mut change.connection, conversation, id.seq).await?;
+        let is_hot = hot.is_some();
+        let mut stored = match hot {
+            Some(stored) => stored,
+            None => {
+                // The head is locked, so nothing becomes hot now; what is not hot is in the index.
+                let range = (id.seq, id.seq);
+                let copies = Copies::find(&mut change.connection, conversation, range).await?;
+                let plan = copies.plan(&[id.seq].into());
+                match read {
+                    Some(read) if read.plan == plan => {
+                        read.message.inspect_err(stretch::report_damage)?
+                    }
+                    _ if plan.nowhere().is_empty() => return Ok(Attempt::Archived(plan)),
+                    _ => return Err(stretch::nowhere(conversation, id.seq)),
+                }
+            }
+        };
+        let touched = work(&mut change, &mut stored)?;
+        let head = (change.head.kind, &change.head.writers);
+        let progress = history::progress(&mut change.connection, conversation, head).await?;
+        let status = progress.status(&stored.sender, id.seq);
+        if touched == Touched::Unchanged {
+            let message = stored.into_message(conversation, status)?;
+            return Ok(Attempt::Done(Box::new(message)));
+        }
+        if touched == Touched::Deleted {
+            delete_everywhere(&mut change.connection, id).await?;
+        }
+        if is_hot {
+            update(&mut change.connection, conversation, &stored).await?;
+        } else {
+            change.head.thaw(&stored);
+            let row = [(conversation, stored)];
+            message::insert_again(&mut change.connection, &row).await?;
+            [(_, stored)] = row;
+        }
+        if stored.seq == change.head.head_seq {
+            change.told = Told::Members;
+        }
+        change.head.touch(&stored);
+        let message = stored.into_message(conversation, status)?;
+        change.events.push(match touched {
+            Touched::Deleted => Event::MessageDeleted(message.clone()),
+            _ => Event::MessageUpdated(message.clone()),
+        });
+        self.commit(shard, change).await?;
+        Ok(Attempt::Done(Box::new(message)))
+    }
+}
+
+/// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.
+async fn delete_everywhere(connection: &mut Connection, id: MessageId) -> Result<()> {
+    let conversation = id.conversation;
+    if archive::is_held(connection, conversation).await? {
+        return Err(Error::Conflict(HELD));
+    }
+    let copies = Copies::find(connection, conversation, (id.seq, id.seq)).await?;
+    if !copies.runs().is_empty() {
+        archive::request_erasure(connection, conversation, id.seq, Timestamp::now()).await?;
+    }
+    Ok(())
+}
+
+/// How often an archived message is read again because it was archived anew meanwhile.
+const THAW_ATTEMPTS: usize = 4;
+
+/// What came of a try to change a message.
+enum Attempt {
+    Done(Box<Message>),
+    /// It must be read from the archive first.
+    Archived(Plan),
+}
+
+/// An archived message that was read to be changed, if its copy is whole, and where the index said it was.
+struct Thawed {
+    plan: Plan,
+    message: Result<StoredMessage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touched {
+    Unchanged,
+    Updated,
+    Deleted,
+}
+
+async fn update(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    message: &StoredMessage,
+) -> Result<()> {
+    let args = values![
+        message.rev,
+        message.content.as_str(),
+        message.attachments.as_deref(),
+        message.reactions.as_deref(),
+        message.metadata.as_deref(),
+        message.edit_history.as_deref(),
+        message.edited_at.map(|at| at.0),
+        message.deleted_at.map(|at| at.0),
+        &conversation,
+        message.seq,
+    ];
+    match connection.execute(UPDATE, &args).await? {
+        1 => Ok(()),
+        _ => Err(stretch::nowhere(conversation, message.seq)), // it was locked, so it is there
+    }
+}
+
+fn check_emoji(emoji: &str) -> Result<()> {
+    let unsuitable = |c: char| c.is_control() || c.is_whitespace();
+    if emoji.is_empty() || emoji.len() > EMOJI_MAX_BYTES || emoji.chars().any(unsuitable) {
+        return Err(Error::invalid(
+            "emoji",
+            "1 to 64 bytes without spaces or control characters",
+        ));
+    }
+    Ok(())
+}

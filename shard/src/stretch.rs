@@ -1,0 +1,193 @@
+//! A stretch of a conversation out of both tiers: hot rows, and what no hot row holds from the archive.
+//!
+//! Hot rows are read first and the index after them, on the same connection; rows leave only after the index names their
+//! copy, so a message that does not change is in one of the two (INV-TIER). A message that is changed or restored in
+//! between becomes hot, and its older copies may be gone from the index by then. Whatever makes a row hot takes the
+//! conversation's next rev, and the statement that reads the index reads that rev too: if it is still the one that was
+//! read before the hot rows, what was read is whole and the newest (INV-COPY). If it is not, or if a message is in neither,
+//! both are read again in one snapshot. Pages of hot rows never come to that, and archived pages only where the
+//! conversation changed within those two statements.
+//!
+//! No connection is held while the archive answers, so a segment may be written anew and its object deleted meanwhile. What
+//! cannot be read is called damaged only when both tiers, looked at again, still say that it is there.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::archive::{Copies, Newest, Plan};
+use crate::db::Connection;
+use crate::error::{Error, Result};
+use crate::history;
+use crate::ids::{ConversationId, Rev, Seq};
+use crate::message::StoredMessage;
+use crate::model::{SeqRange, Tiers};
+use crate::node::Shard;
+use crate::seams::ColdTier;
+
+/// How often a stretch is read because what its index named was gone a moment later.
+const ATTEMPTS: usize = 4;
+
+/// Consecutive messages of a conversation that are to be read.
+#[derive(Clone, Copy)]
+pub struct Stretch<'a> {
+    /// The conversation's shard.
+    pub shard: &'a Shard,
+    /// Where archived messages are read.
+    pub cold: &'a dyn ColdTier,
+    /// The conversation.
+    pub id: ConversationId,
+    /// The first message and the last one; none when the last is before the first.
+    pub range: (Seq, Seq),
+    /// Until when.
+    pub deadline: Instant,
+}
+
+/// A stretch of messages out of both tiers. Each seq is in `messages`, or in `unavailable`, or was dropped.
+#[derive(Debug)]
+pub struct Merged {
+    /// In order.
+    pub messages: Vec<StoredMessage>,
+    /// Where they came from.
+    pub tiers: Tiers,
+    /// What is archived and cannot be read just now.
+    pub unavailable: Option<SeqRange>,
+    /// The first message was dropped when its retention ended, and so was everything before.
+    pub dropped: bool,
+    /// Where the earliest archived run that was read begins.
+    pub cold_from: Option<Seq>,
+}
+
+/// Where the messages of a stretch are, as of one moment.
+struct Look {
+    hot: Vec<StoredMessage>,
+    plan: Plan,
+}
+
+impl Stretch<'_> {
+    /// Reads it. `hot` are its hot rows, read when the conversation's rev was `rev` or later; `connection` is the one that
+    /// has read the rev.
+    ///
+    /// # Errors
+    /// [`Error::ArchiveUnavailable`] or [`Error::ArchiveDamaged`] when there is nothing to show but what the archive does
+    /// not give, [`Error::Corrupt`] when a message is in neither tier.
+    pub async fn read(
+        &self,
+        mut connection: Connection,
+        (rev, hot): (Rev, Vec<StoredMessage>),
+    ) -> Result<Merged> {
+        let (first, last) = self.range;
+        if hot.len() as u64 == (last.0 + 1).saturating_sub(first.0) {
+            return Ok(self.merge(hot, &Plan::default(), Newest::default()));
+        }
+        let mut look = self.look(&mut connection, rev, hot).await?;
+        drop(connection); // the archive may take its time
+        for _ in 0..ATTEMPTS {
+            let parts = look.plan.parts();
+            let reads = self.cold.read(self.id, &parts, self.deadline).await;
+            let newest = look.plan.newest(reads)?;
+            let damaged = matches!(newest.failure, Some(Error::ArchiveDamaged(_)));
+            if newest.lost.is_empty() || !damaged {
+                return self.finish(look, newest);
+            }
+            let mut connection = self.shard.reader(self.deadline).await?;
+            let again = self.snapshot(&mut connection).await?;
+            if again.plan == look.plan {
+                newest.failure.iter().for_each(report_damage);
+                return self.finish(again, newest);
+            }
+            look = again;
+        }
+        Err(Error::ArchiveUnavailable) // written anew each time
+    }
+
+    async fn look(
+        &self,
+        connection: &mut Connection,
+        rev: Rev,
+        hot: Vec<StoredMessage>,
+    ) -> Result<Look> {
+        let wanted = missing(self.range, &hot);
+        if let (Some(first), Some(last)) = (wanted.first(), wanted.last()) {
+            let copies = Copies::find(connection, self.id, (*first, *last)).await?;
+            let plan = copies.plan(&wanted);
+            if copies.rev() == rev && plan.nowhere().is_empty() {
+                return Ok(Look { hot, plan });
+            }
+        }
+        self.snapshot(connection).await
+    }
+
+    /// Both tiers as of one moment.
+    async fn snapshot(&self, connection: &mut Connection) -> Result<Look> {
+        connection.begin_snapshot().await?;
+        let hot = history::rows(connection, self.id, self.range).await?;
+        let wanted = missing(self.range, &hot);
+        let plan = match (wanted.first(), wanted.last()) {
+            (Some(first), Some(last)) => {
+                let copies = Copies::find(connection, self.id, (*first, *last)).await?;
+                copies.plan(&wanted)
+            }
+            _ => Plan::default(),
+        };
+        connection.commit().await?;
+        match plan.nowhere().first() {
+            Some(seq) => Err(nowhere(self.id, *seq)),
+            None => Ok(Look { hot, plan }),
+        }
+    }
+
+    fn finish(&self, look: Look, mut newest: Newest) -> Result<Merged> {
+        let failure = newest.failure.take().filter(|_| !newest.lost.is_empty());
+        let merged = self.merge(look.hot, &look.plan, newest);
+        match failure {
+            Some(error) if merged.messages.is_empty() => Err(error),
+            _ => Ok(merged),
+        }
+    }
+
+    fn merge(&self, hot: Vec<StoredMessage>, plan: &Plan, newest: Newest) -> Merged {
+        let tiers = Tiers {
+            hot: hot.len() as u64,
+            archive: newest.messages.len() as u64,
+        };
+        let lost = newest.lost.first().zip(newest.lost.last());
+        let unavailable = lost.map(|(from, to)| SeqRange {
+            from_seq: *from,
+            to_seq: *to,
+        });
+        let read = plan
+            .parts()
+            .into_iter()
+            .filter(|part| newest.messages.keys().any(|seq| part.run().holds(*seq)));
+        let cold_from = read.map(|part| part.run().first_seq).min();
+        let mut messages = hot;
+        messages.extend(newest.messages.into_values());
+        messages.sort_unstable_by_key(|message| message.seq);
+        Merged {
+            messages,
+            tiers,
+            unavailable,
+            dropped: plan.dropped().contains(&self.range.0),
+            cold_from,
+        }
+    }
+}
+
+/// Archived messages are damaged where the index, looked at again, still says that they are.
+pub(crate) fn report_damage(error: &Error) {
+    metrics::counter!("backscroll_archive_damaged_reads_total").increment(1);
+    tracing::error!(%error, "archived messages cannot be read; run `backscroll archive verify`");
+}
+
+/// A message is neither hot nor archived.
+pub(crate) fn nowhere(id: ConversationId, seq: Seq) -> Error {
+    Error::Corrupt(format!("conversation {id} has no message {seq}"))
+}
+
+fn missing((first, last): (Seq, Seq), hot: &[StoredMessage]) -> BTreeSet<Seq> {
+    let mut missing: BTreeSet<Seq> = (first.0..=last.0).map(Seq).collect();
+    for message in hot {
+        missing.remove(&message.seq);
+    }
+    missing
+}
