@@ -6,7 +6,7 @@ help: ## list the targets
 
 .PHONY: test
 test: ## run all tests, with a MariaDB and a Redis started for them
-	.ci/install node:nodejs npm:npm
+	.ci/install node:nodejs npm:npm faketime:faketime
 	.ci/servers mariadb redis -- cargo test --workspace --locked
 
 .PHONY: test-mysql

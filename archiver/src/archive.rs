@@ -47,7 +47,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backscroll_shard::archive::{self, Lease, begin_job, end_job};
+use backscroll_shard::archive::{self, HeldLease, Lease, begin_job, end_job};
+use backscroll_shard::clock;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::map::Assignment;
@@ -291,6 +292,30 @@ impl Archive {
         &self.settings
     }
 
+    /// The time by the clocks of the shards that `order` is about, of those that answer the earliest: what ages are counted
+    /// from.
+    ///
+    /// # Errors
+    /// [`Error::ClocksDiffer`] when this machine's clock does not agree with one of them; when no shard answers.
+    pub async fn now(&self, order: &Order) -> Result<Timestamp> {
+        let mut earliest = Err(ArchiveError::Stopped);
+        for shard in self.shards(order)? {
+            let asked = async {
+                let mut connection = shard.reader(Instant::now() + STEP).await?;
+                clock::agreed_now(&mut connection).await
+            };
+            match asked.await {
+                Ok(now) => {
+                    earliest = Ok(earliest.map_or(now, |earliest: Timestamp| earliest.min(now)))
+                }
+                Err(error @ Error::ClocksDiffer(_)) => return Err(error.into()),
+                Err(error) if earliest.is_err() => earliest = Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        earliest
+    }
+
     /// Messages sent before this are old enough to be archived now.
     #[must_use]
     pub fn cutoff(&self, now: Timestamp) -> Timestamp {
@@ -309,6 +334,30 @@ impl Archive {
             Some(name) => Ok(vec![self.router.shard(name)?.clone()]),
             None => Ok(self.router.shards().cloned().collect()),
         }
+    }
+
+    /// Frees the leases of jobs that died, and says which were held, shard by shard. A job that is not dead finds its lease lost
+    /// with its next transaction. The reason is kept in the history of jobs.
+    ///
+    /// # Errors
+    /// When there is no such shard, or one does not answer; those before it are done.
+    pub async fn clear_leases(&self, order: &Order) -> Result<Vec<(ShardName, Vec<HeldLease>)>> {
+        let mut cleared = Vec::new();
+        for shard in self.shards(order)? {
+            let held = transaction(&shard, async |connection| {
+                let held = archive::clear_leases(connection).await?;
+                let names = ("lease clear", order.actor.as_str(), order.reason.as_str());
+                let holders: Vec<&str> = held.iter().map(|lease| lease.holder.as_str()).collect();
+                if !held.is_empty() {
+                    let id = begin_job(connection, names).await?;
+                    let figures = serde_json::json!({ "held": holders }).to_string();
+                    end_job(connection, &id, ("done", &figures)).await?;
+                }
+                Ok(held)
+            });
+            cleared.push((shard.name().clone(), held.await?));
+        }
+        Ok(cleared)
     }
 
     /// A job on one shard: its lease taken and kept, its history written, whatever comes of it.
@@ -349,17 +398,15 @@ impl Archive {
         let holder = format!("archive {kind} ({})", order.actor);
         let ttl = self.settings.lease.0;
         let lease = transaction(shard, async |connection| {
+            // What a job does cannot be undone, and hangs on how old things are.
+            clock::agreed_now(connection).await?;
             let range = (shard.name(), ranges.clone());
-            archive::take_lease(connection, range, &holder, (Timestamp::now(), ttl)).await
+            archive::take_lease(connection, range, &holder, ttl).await
         })
         .await?;
         self.passed(Step::Leased);
-        let now = Timestamp::now();
         let names = (kind, order.actor.as_str(), order.reason.as_str());
-        let id = transaction(shard, async |connection| {
-            begin_job(connection, names, now).await
-        })
-        .await?;
+        let id = transaction(shard, async |connection| begin_job(connection, names).await).await?;
         let outcome = tokio::select! {
             outcome = work(&lease, figures) => outcome,
             error = self.keep(shard, &lease) => Err(error),
@@ -371,8 +418,8 @@ impl Archive {
         // Either may fail because the database is away: then the history says that the job never ended, and the lease
         // ends by itself.
         let closing = transaction(shard, async |connection| {
-            end_job(connection, &id, (&told, &numbers), Timestamp::now()).await?;
-            archive::renew_lease(connection, &lease, (Timestamp::now(), Duration::ZERO)).await
+            end_job(connection, &id, (&told, &numbers)).await?;
+            archive::give_up_lease(connection, &lease).await
         });
         if let Err(error) = closing.await {
             tracing::warn!(shard = %shard.name(), %error, "the end of an archive job could not be put down");
@@ -387,7 +434,7 @@ impl Archive {
         loop {
             tokio::time::sleep(RENEWAL).await;
             let renewal = transaction(shard, async |connection| {
-                archive::renew_lease(connection, lease, (Timestamp::now(), ttl)).await
+                archive::renew_lease(connection, lease, ttl).await
             });
             match renewal.await {
                 Ok(()) => renewed = Instant::now(),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use backscroll_shard::archive::LONGEST_LEASE;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::settings::Span;
 use jiff::tz::TimeZone;
@@ -139,7 +140,7 @@ pub struct ArchiveSettings {
     pub max_replica_lag: Span,
     /// Jobs wait while reading one row of a shard takes longer than this.
     pub max_latency: Span,
-    /// How long a job whose process died keeps others from its range.
+    /// How long a job whose process died keeps others from its range, 3 s to 1 hour.
     pub lease: Span,
     /// Most memory for frames that were read, in bytes.
     pub cache_bytes: u64,
@@ -213,8 +214,8 @@ impl ArchiveSettings {
             "max_threads_running: at least 1",
         );
         require(
-            self.lease >= Span::secs(3),
-            "lease: at least 3 s, which is three renewals",
+            (Span::secs(3)..=Span(LONGEST_LEASE)).contains(&self.lease),
+            "lease: 3 s, which is three renewals, to 1 hour: a lease that ends later is not believed",
         );
         require(self.max_reads > 0, "max_reads: at least 1");
         require(

@@ -1,22 +1,23 @@
-//! From a configuration to a running service: configuration → logs → address → secret → schema → store → serve → close.
+//! From a configuration to a running service: configuration → logs → address → lock of embedded data → secret → databases
+//! compared with what their addresses stand for → schema → store → serve → close.
 //!
 //! Each step fails with what to do about it. A crash at any point leaves nothing to mend: the secret and every migration
-//! are there whole or not at all.
+//! are there whole or not at all, and a deployment that was being made is made to its end by the next start.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use backscroll_shard::error::Error as StoreError;
-use backscroll_shard::migrate::migrate_all;
+use backscroll_shard::migrate::{Migrated, migrate_with};
 use backscroll_shard::store::Store;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::deployment::Deployment;
-use crate::schema::{self, DatabaseSchema};
-use crate::{server, telemetry};
+use crate::in_use::InUse;
+use crate::{failpoint, server, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,9 +47,10 @@ pub async fn serve(
     // Before anything is written, so that a second start on the same port changes nothing.
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
+    let _in_use = InUse::claim(&config)?;
     let config = config.with_secret(true)?;
     let deployment = open(&config).await?;
-    tell(&config, address, &deployment.objects.location());
+    tell(&config, address, &deployment);
 
     let ready = ready(Running {
         config: &config,
@@ -72,12 +74,18 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(hint)
 }
 
-fn tell(config: &Config, address: SocketAddr, objects: &str) {
+fn tell(config: &Config, address: SocketAddr, deployment: &Deployment) {
     let store = &config.store;
+    let objects = deployment.objects.location();
+    let deployed = deployment.store.router().deployed();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, algorithm = config.auth.algorithm.name(), "starting");
     tracing::info!(url = %store.directory.url.redacted(), "directory");
     for shard in &store.shards {
         tracing::info!(name = %shard.name, primary = %shard.primary.redacted(), replicas = shard.replicas.len(), "shard");
+    }
+    tracing::info!(id = %deployed.deployment(), "deployment");
+    for remark in deployed.remarks() {
+        tracing::warn!("{remark}");
     }
     let archive = &config.archive;
     let schedule = if archive.schedule.is_empty() {
@@ -92,14 +100,24 @@ fn tell(config: &Config, address: SocketAddr, objects: &str) {
 /// to do, at a moment the operator chooses.
 ///
 /// # Errors
-/// When the schema is not up to date, or the store or the object store cannot be opened.
+/// When a database is not the one that its address stands for, the schema is not up to date, or the store or the object
+/// store cannot be opened.
 pub async fn open(config: &Config) -> anyhow::Result<Deployment> {
     if config.is_embedded() {
         let hint = || format!("cannot prepare the data in {}", config.data_dir.display());
-        migrate_all(&config.store, false).await.with_context(hint)?;
-        return open_all(config).await;
+        migrate(config, false).await.with_context(hint)?;
     }
     open_existing(config).await
+}
+
+/// Brings the schema up to date, and makes the deployment where all databases are empty; with `dry_run`, says what that
+/// would be.
+///
+/// # Errors
+/// As [`migrate_with`].
+pub async fn migrate(config: &Config, dry_run: bool) -> anyhow::Result<Migrated> {
+    let hook = failpoint::making()?;
+    Ok(migrate_with(&config.store, dry_run, hook.as_ref()).await?)
 }
 
 /// Opens what is there already, and changes nothing about the databases.
@@ -107,48 +125,6 @@ pub async fn open(config: &Config) -> anyhow::Result<Deployment> {
 /// # Errors
 /// As [`open`].
 pub async fn open_existing(config: &Config) -> anyhow::Result<Deployment> {
-    let schemas = schema::inspect(&config.store).await;
-    let behind: Vec<String> = schemas.iter().filter_map(missing).collect();
-    if !behind.is_empty() {
-        let remedy = if config.is_embedded() {
-            format!(
-                "there is no data of this version in {}; start `backscroll serve` once, or import",
-                config.data_dir.display()
-            )
-        } else {
-            "the schema is not up to date; run `backscroll migrate` with this configuration, then try again".into()
-        };
-        bail!("{remedy}\n  {}", behind.join("\n  "));
-    }
-    // One database being away must not keep the others from being served.
-    for DatabaseSchema {
-        database,
-        url,
-        pending,
-    } in &schemas
-    {
-        if let Err(error) = pending {
-            tracing::warn!(database, url = %url.redacted(), %error, "cannot be reached; going on without it");
-        }
-    }
-    open_all(config).await
-}
-
-fn missing(schema: &DatabaseSchema) -> Option<String> {
-    let pending = schema
-        .pending
-        .as_ref()
-        .ok()
-        .filter(|pending| !pending.is_empty())?;
-    Some(format!(
-        "{} ({}) lacks {}",
-        schema.database,
-        schema.url.redacted(),
-        pending.join(", ")
-    ))
-}
-
-async fn open_all(config: &Config) -> anyhow::Result<Deployment> {
     let opened = Deployment::open(
         &config.store,
         &config.object_store,
@@ -157,31 +133,17 @@ async fn open_all(config: &Config) -> anyhow::Result<Deployment> {
         &config.redis,
     )
     .await;
-    match opened.map_err(|error| error.downcast::<StoreError>()) {
-        Ok(deployment) => Ok(deployment),
-        Err(Ok(error)) => Err(explain(error, config).await),
-        Err(Err(error)) => Err(error),
+    let error = match opened {
+        Ok(deployment) => return Ok(deployment),
+        Err(error) => error,
+    };
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::Unprepared(_)) if config.is_embedded() => Err(error.context(format!(
+            "there is no data of this version in {}; start `backscroll serve` once, or import",
+            config.data_dir.display()
+        ))),
+        _ => Err(error),
     }
-}
-
-/// `error`, with the databases that do not answer named.
-pub async fn explain(error: StoreError, config: &Config) -> anyhow::Error {
-    let schemas = schema::inspect(&config.store).await;
-    let unreachable: Vec<String> = schemas
-        .into_iter()
-        .filter_map(|schema| {
-            Some(format!(
-                "{} ({}): {}",
-                schema.database,
-                schema.url.redacted(),
-                schema.pending.err()?
-            ))
-        })
-        .collect();
-    if unreachable.is_empty() {
-        return error.into();
-    }
-    anyhow::anyhow!("cannot use\n  {}", unreachable.join("\n  "))
 }
 
 /// Closes what a command has opened.

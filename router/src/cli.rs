@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod export;
 mod import;
+mod lease;
 mod migrate;
 mod out;
 mod progress;
@@ -67,7 +68,10 @@ enum Command {
     /// The archive: messages that left the databases for the object store
     #[command(subcommand)]
     Archive(archive::Command),
-    /// The shards: which keys they own, whether they answer
+    /// The leases of jobs
+    #[command(subcommand)]
+    Lease(lease::Command),
+    /// The shards: which keys they own, whether they answer, which databases they are
     #[command(subcommand)]
     Shards(shards::Command),
     Doctor(doctor::Args),
@@ -117,6 +121,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
+        Command::Lease(command) => lease::run(load()?, command).await,
         Command::Shards(command) => shards::run(load()?, command).await,
         Command::Doctor(args) => doctor::run(load, args).await,
         Command::Config(command) => config::run(load, &command),

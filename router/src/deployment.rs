@@ -1,8 +1,8 @@
 //! What a configuration names, open: the store, which reads through to the archive; the object store behind it; and the
 //! archive's jobs.
 //!
-//! Opening asks nothing of databases that are away, nor of the object store: a service starts without them. What can never
-//! work, such as a folder that cannot be made, is an error.
+//! Databases that are away are left out, and nothing is asked of the object store: a service starts without them. What can
+//! never work, such as a folder that cannot be made or an address that leads to another database, is an error.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use backscroll_realtime::bus::{Bus, Roster};
 use backscroll_realtime::publisher::Publisher;
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_realtime::settings::RealtimeSettings;
+use backscroll_shard::identity;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
 
@@ -41,11 +42,10 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Opens everything. The schema must be there.
+    /// Opens everything, once every database was found to be the one that its address stands for.
     ///
     /// # Errors
-    /// When settings are wrong, the object store's folder cannot be made, or no shard map can be had
-    /// (a [`backscroll_shard::error::Error`]).
+    /// When settings are wrong or the object store's folder cannot be made; as [`identity::find`].
     pub async fn open(
         store: &StoreSettings,
         objects: &ObjectStoreSettings,
@@ -54,6 +54,8 @@ impl Deployment {
         redis: &RedisSettings,
     ) -> anyhow::Result<Self> {
         let hook = failpoint::from_environment()?;
+        // First: where it is refused, nothing is made.
+        let deployed = identity::find(store).await?;
         let objects = object_store::open(objects)
             .await
             .context("cannot use the object store that the section object_store describes")?;
@@ -71,7 +73,7 @@ impl Deployment {
             None => Arc::new(InProcessRoster::default()),
         };
         let publisher = Publisher::new(Arc::clone(&bus));
-        let store = Store::open(store, Arc::new(tier), Arc::new(publisher)).await?;
+        let store = Store::of(store, deployed, Arc::new(tier), Arc::new(publisher))?;
         let jobs = Archive::new(
             Arc::clone(store.router()),
             Arc::clone(&objects),

@@ -7,22 +7,21 @@ mod database;
 mod objects;
 mod redis;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use backscroll_shard::directory::Directory;
 use backscroll_shard::error::Error;
-use backscroll_shard::fence::{Fence, FenceState};
-use backscroll_shard::map::{Assignment, ShardMap};
-use backscroll_shard::settings::ShardSettings;
-use futures_util::future::{join, join_all};
+use backscroll_shard::fence::{self, Fence, FenceState};
+use backscroll_shard::identity::survey::Look;
+use backscroll_shard::identity::{self, Assessment, Deployed, Misplaced, Role, Survey};
+use backscroll_shard::ids::ShardName;
+use backscroll_shard::map::ShardMap;
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::auth::{Authenticator, TokenAlgorithm};
 use crate::config::Config;
-use crate::schema;
 
-use database::{Examination, Role};
+use database::{Examination, Use};
 
 /// Longest examination of one database or service.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -97,39 +96,40 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             return findings;
         }
     }
-    findings.extend(identity(config).await);
-    let (schemas, (databases, map), objects, redis) = futures_util::join!(
-        schema::inspect(&config.store),
-        join(databases(config), directory_map(config)),
+    findings.extend(token_keys(config).await);
+    let ((survey, assessment), objects, redis) = futures_util::join!(
+        identity::examine(&config.store),
         objects::examine(&config.object_store),
         redis::examine(&config.redis),
     );
-    for schema in &schemas {
-        findings.extend(schema_finding(schema));
-    }
-    let fences = databases
+    let misplaced: Vec<Role> = assessment
+        .problems
         .iter()
-        .filter_map(|(shard, examination)| Some((shard.as_ref()?, examination.fences.as_ref()?)));
-    let fences: Vec<(&ShardSettings, &Vec<Fence>)> = fences.collect();
-    let map_findings = match &map {
-        Ok(map) => fences
-            .iter()
-            .map(|(shard, fences)| ownership(map, shard, fences))
-            .collect(),
-        // When it does not answer, or has no schema yet, that is said already.
-        Err(Error::Database(_) | Error::DeadlineExceeded) => Vec::new(),
-        Err(error) => vec![Finding::failure(
-            "shard map",
-            error.to_string(),
-            "make the configuration agree with the directory",
-        )],
+        .map(|it| it.role.clone())
+        .collect();
+    findings.extend(assessment.problems.iter().map(identity_problem));
+    findings.extend(assessment.remarks.iter().map(|remark| {
+        let remedy = "make the configuration say what is there";
+        Finding::warning("configuration", remark, remedy)
+    }));
+    let looks = || {
+        survey
+            .looks()
+            .filter(|look| !misplaced.contains(&look.role))
     };
-    findings.extend(
-        databases
-            .into_iter()
-            .flat_map(|(_, examination)| examination.findings),
-    );
-    findings.extend(map_findings);
+    for look in looks() {
+        findings.extend(identity_finding(look));
+        findings.extend(schema_finding(look, &assessment));
+    }
+    // What belongs to something else is left alone.
+    let is_examined = |role: &Role| !misplaced.contains(role) && !assessment.is_outsider(role);
+    for examination in databases(config, is_examined).await {
+        findings.extend(examination.findings);
+    }
+    findings.extend(looks().filter_map(|look| ranges(look, assessment.known()?)));
+    if misplaced.is_empty() {
+        findings.extend(deployment_finding(&survey, assessment));
+    }
     findings.extend(objects);
     findings.extend(redis);
     findings
@@ -156,7 +156,7 @@ fn data_dir(config: &Config) -> Finding {
     let subject = format!("data folder {}", folder.display());
     let shards = config.store.shards.iter().map(|shard| &shard.primary);
     let mut databases = std::iter::once(&config.store.directory.url).chain(shards);
-    if !databases.any(|url| database::missing_file(url).is_none()) {
+    if !databases.any(|url| url.file().is_some_and(std::path::Path::exists)) {
         let remedy = "nothing to do: the first `backscroll serve` or `import` makes it";
         return Finding::warning(&subject, "there is no data yet", remedy);
     }
@@ -169,7 +169,7 @@ fn data_dir(config: &Config) -> Finding {
     }
 }
 
-async fn identity(config: &Config) -> Option<Finding> {
+async fn token_keys(config: &Config) -> Option<Finding> {
     if config.auth.algorithm == TokenAlgorithm::HS256 {
         return None; // its secret was checked with the configuration
     }
@@ -187,10 +187,32 @@ async fn identity(config: &Config) -> Option<Finding> {
     )
 }
 
-fn schema_finding(schema: &schema::DatabaseSchema) -> Option<Finding> {
-    // One that does not answer is reported by its own examination.
-    let pending = schema.pending.as_ref().ok()?;
-    let subject = format!("schema of {}", name_of(&schema.database));
+fn identity_problem(problem: &Misplaced) -> Finding {
+    let subject = format!("identity of {}", problem.role);
+    Finding::failure(&subject, &problem.what, &problem.remedy)
+}
+
+/// Of a database that says which it is; the others are told of by their schema.
+fn identity_finding(look: &Look) -> Option<Finding> {
+    let identity = look.found.as_ref().ok()?.identity.as_ref()?;
+    let subject = format!("identity of {}", look.role);
+    let detail = format!(
+        "{} of deployment {}, incarnation {}",
+        identity.role, identity.deployment, identity.incarnation
+    );
+    Some(Finding::ok(&subject, detail))
+}
+
+fn schema_finding(look: &Look, assessment: &Assessment) -> Option<Finding> {
+    // One that does not answer is reported by its own examination, one that is not used by a remark.
+    let pending = &look.found.as_ref().ok()?.pending;
+    if assessment.is_outsider(&look.role) {
+        return None;
+    }
+    let subject = match &look.role {
+        Role::Directory => "schema of directory".into(),
+        Role::Shard(name) => format!("schema of shard {name}"),
+    };
     Some(if pending.is_empty() {
         Finding::ok(&subject, "up to date")
     } else {
@@ -202,137 +224,100 @@ fn schema_finding(schema: &schema::DatabaseSchema) -> Option<Finding> {
     })
 }
 
-fn name_of(database: &str) -> String {
-    if database == "directory" {
-        database.to_owned()
-    } else {
-        format!("shard {database}")
+/// Why the deployment cannot be used, where nothing else has said so.
+fn deployment_finding(survey: &Survey, assessment: Assessment) -> Option<Finding> {
+    let lacks = |look: &Look| matches!(&look.found, Ok(found) if !found.pending.is_empty());
+    let (why, remedy) = match assessment.deployed() {
+        Ok(_) | Err(Error::DirectoryUnavailable(_)) => return None,
+        Err(Error::Unprepared(_)) if survey.looks().any(lacks) => return None,
+        Err(error @ Error::Unprepared(_)) => (error, "run `backscroll migrate`"),
+        Err(error) => (error, "make the configuration agree with the directory"),
+    };
+    Some(Finding::failure("deployment", why.to_string(), remedy))
+}
+
+fn ranges(look: &Look, deployed: &Deployed) -> Option<Finding> {
+    match (&look.role, &look.found) {
+        (Role::Shard(name), Ok(found)) if deployed.shard(name).is_some() => {
+            Some(ownership(deployed.map(), name, &found.fences))
+        }
+        _ => None,
     }
 }
 
-/// Every database, each with the shard whose primary it is.
-async fn databases(config: &Config) -> Vec<(Option<ShardSettings>, Examination)> {
+/// The databases that are to be examined.
+async fn databases(config: &Config, is_examined: impl Fn(&Role) -> bool) -> Vec<Examination> {
     let pool = &config.store.pool;
     let lanes = config.store.write.lanes;
-    let examine = |shard: Option<&ShardSettings>, subject: String, url, role| {
-        let shard = shard.cloned();
-        async move {
-            (
-                shard,
-                database::examine(&subject, url, role, pool, lanes).await,
-            )
-        }
+    let examine = |subject: String, url, used| async move {
+        database::examine(&subject, url, used, pool, lanes).await
     };
-    let directory = examine(
-        None,
-        "directory".into(),
-        &config.store.directory.url,
+    let directory = &config.store.directory.url;
+    let directory = (
         Role::Directory,
+        "directory".to_owned(),
+        directory,
+        Use::Directory,
     );
     let shards = config.store.shards.iter().flat_map(|shard| {
+        let role = Role::Shard(shard.name.clone());
+        let of_replica = role.clone();
         let replica = move |(number, url)| {
-            examine(
-                None,
-                format!("replica {number} of shard {}", shard.name),
-                url,
-                Role::Replica,
-            )
+            let subject = format!("replica {number} of shard {}", shard.name);
+            (of_replica.clone(), subject, url, Use::Replica)
         };
-        let primary = examine(
-            Some(shard),
+        let primary = (
+            role,
             format!("shard {}", shard.name),
             &shard.primary,
-            Role::Primary,
+            Use::Primary,
         );
         std::iter::once(primary).chain(shard.replicas.iter().enumerate().map(replica))
     });
-    join_all(std::iter::once(directory).chain(shards)).await
-}
-
-async fn directory_map(config: &Config) -> Result<Arc<ShardMap>, Error> {
-    let read = async {
-        let directory = Directory::open(&config.store, &[]).await?;
-        let map = directory.map();
-        directory.close().await;
-        Ok(map)
-    };
-    tokio::time::timeout(PATIENCE, read)
-        .await
-        .unwrap_or(Err(Error::DeadlineExceeded))
+    let all = std::iter::once(directory).chain(shards);
+    let examined = all.filter(|(role, ..)| is_examined(role));
+    join_all(examined.map(|(_, subject, url, used)| examine(subject, url, used))).await
 }
 
 /// Whether a shard's fences say the same as the map (INV-OWNER).
-fn ownership(map: &ShardMap, shard: &ShardSettings, fences: &[Fence]) -> Finding {
-    let subject = format!("ranges of shard {}", shard.name);
-    let owned: Vec<&Assignment> = map.ranges_of(&shard.name).collect();
-    let agrees = |assignment: &Assignment, fence: &Fence| {
-        fence.range == assignment.range && fence.epoch == assignment.epoch
-    };
-    let missing = owned.iter().filter(|assignment| {
-        !fences
-            .iter()
-            .any(|fence| agrees(assignment, fence) && fence.state != FenceState::Gone)
-    });
-    let live = fences
-        .iter()
-        .filter(|fence| fence.state != FenceState::Gone);
-    let extra = live
-        .clone()
-        .filter(|fence| !owned.iter().any(|assignment| agrees(assignment, fence)));
-    let frozen = live
-        .filter(|fence| fence.state == FenceState::Frozen)
-        .count();
-    let problems: Vec<String> = missing
-        .map(|assignment| {
-            format!(
-                "the map gives it {} at epoch {}, its fences do not",
-                assignment.range, assignment.epoch
-            )
-        })
-        .chain(extra.map(|fence| {
-            format!(
-                "it has a fence for {} at epoch {}, the map does not give it that",
-                fence.range, fence.epoch
-            )
-        }))
-        .collect();
-    if !problems.is_empty() {
-        let remedy = "run `backscroll migrate`, which adds the fences of a first start that was interrupted; otherwise make sure \
-                      that this is the database the directory means";
-        return Finding::failure(&subject, problems.join("; "), remedy);
-    }
-    if frozen > 0 {
-        return Finding::warning(
-            &subject,
-            format!("{frozen} frozen"),
-            "nothing, if a move is under way; it takes a moment",
+fn ownership(map: &ShardMap, shard: &ShardName, fences: &[Fence]) -> Finding {
+    let subject = format!("ranges of shard {shard}");
+    let disagreements = fence::disagreements(map, shard, fences);
+    if !disagreements.is_empty() {
+        let remedy = format!(
+            "nothing, if a move is under way; if this is a backup of the shard, `backscroll shards adopt {shard}` makes its fences agree"
         );
+        return Finding::failure(&subject, disagreements.join("; "), remedy);
     }
+    let frozen = fences
+        .iter()
+        .filter(|fence| fence.state == FenceState::Frozen);
+    let frozen = frozen.count();
+    if frozen > 0 {
+        let remedy = "nothing, if a move is under way; it takes a moment";
+        return Finding::warning(&subject, format!("{frozen} frozen"), remedy);
+    }
+    let owned = map.ranges_of(shard).count();
     Finding::ok(
         &subject,
-        format!("{} owned, fences agree with the map", owned.len()),
+        format!("{owned} owned, fences agree with the map"),
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use backscroll_shard::ids::{Epoch, ShardName};
+    use backscroll_shard::ids::Epoch;
+    use backscroll_shard::map::Assignment;
     use backscroll_shard::range::KeyRange;
-    use backscroll_shard::settings::DatabaseUrl;
 
     use super::*;
 
     #[test]
     fn fences_must_say_what_the_map_says() {
         let name = ShardName::new("a").unwrap();
-        let shard = ShardSettings {
-            name: name.clone(),
-            primary: DatabaseUrl("sqlite://a".into()),
-            replicas: vec![],
-        };
         let map = ShardMap::new(vec![Assignment {
             range: KeyRange::ALL,
-            shard: name,
+            shard: name.clone(),
             epoch: Epoch(2),
         }])
         .unwrap();
@@ -342,7 +327,7 @@ mod tests {
                 epoch: Epoch(*epoch),
                 state: *state,
             };
-            ownership(&map, &shard, &fences.iter().map(fence).collect::<Vec<_>>()).verdict
+            ownership(&map, &name, &fences.iter().map(fence).collect::<Vec<_>>()).verdict
         };
         assert_eq!(verdict(&[(2, FenceState::Open)]), Verdict::Ok);
         assert_eq!(verdict(&[(2, FenceState::Moving)]), Verdict::Ok);

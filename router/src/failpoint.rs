@@ -1,10 +1,10 @@
-//! Makes the process die at a step of an archive job, or lose pushes, for tests that look at what comes of it. In debug
-//! builds only.
+//! Makes the process die at a step of an archive job or of making a deployment, or lose pushes, for tests that look at what
+//! comes of it. In debug builds only.
 //!
-//! `BACKSCROLL_ABORT_AT=published:2` aborts the process (as `kill -9` would) when a job passes the step `published` for
-//! the second time; without a number, for the first. The steps are [`Step::ALL`]. It counts in one process, over all shards
-//! and jobs, in `archive` commands and in the schedule of `serve`. A release build refuses the variable as one that is no
-//! key of the configuration.
+//! `BACKSCROLL_ABORT_AT=published:2` aborts the process (as `kill -9` would) when it passes the step `published` for the
+//! second time; without a number, for the first. The steps are [`Step::ALL`] and [`making::Step::ALL`]. It counts in one
+//! process, over all shards and jobs, in commands and in the schedule of `serve`. A release build refuses the variable as one
+//! that is no key of the configuration.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,15 +13,41 @@ use anyhow::Context as _;
 use backscroll_archiver::archive::{Hook, Step};
 use backscroll_realtime::bus::Bus;
 use backscroll_realtime::bus::lossy::LossyBus;
+use backscroll_shard::error::Error;
+use backscroll_shard::identity::making;
 
 /// The variable.
 pub const VARIABLE: &str = "BACKSCROLL_ABORT_AT";
 
-/// What the environment asks for.
+/// What the environment asks for, of the steps of archive jobs.
 ///
 /// # Errors
 /// When the variable names no step.
 pub fn from_environment() -> anyhow::Result<Option<Hook>> {
+    let abort = abort_at()?;
+    Ok(abort.map(|abort| Arc::new(move |step: Step| abort(step.name())) as Hook))
+}
+
+/// Is told of the steps of making a deployment.
+pub type MakingHook = Box<dyn Fn(making::Step) -> Result<(), Error> + Send + Sync>;
+
+/// What the environment asks for, of the steps of making a deployment.
+///
+/// # Errors
+/// When the variable names no step.
+pub fn making() -> anyhow::Result<MakingHook> {
+    let abort = abort_at()?;
+    Ok(Box::new(move |step| {
+        if let Some(abort) = &abort {
+            abort(step.name());
+        }
+        Ok(())
+    }))
+}
+
+type Abort = Box<dyn Fn(&str) + Send + Sync>;
+
+fn abort_at() -> anyhow::Result<Option<Abort>> {
     if !cfg!(debug_assertions) {
         return Ok(None);
     }
@@ -30,21 +56,27 @@ pub fn from_environment() -> anyhow::Result<Option<Hook>> {
     };
     let text = text.to_string_lossy();
     let (step, count) = parse(&text).with_context(|| {
-        let steps = Step::ALL.map(Step::name).join(", ");
+        let steps: Vec<&str> = names().collect();
+        let steps = steps.join(", ");
         format!("{VARIABLE}={text} is none of the steps {steps}, with :N behind it or not")
     })?;
     let left = AtomicU64::new(count);
-    Ok(Some(Arc::new(move |passed| {
+    Ok(Some(Box::new(move |passed| {
         if passed == step && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::error!(step = step.name(), "aborting, as {VARIABLE} asks");
+            tracing::error!(step, "aborting, as {VARIABLE} asks");
             std::process::abort();
         }
     })))
 }
 
-fn parse(text: &str) -> Option<(Step, u64)> {
+fn names() -> impl Iterator<Item = &'static str> {
+    let jobs = Step::ALL.into_iter().map(Step::name);
+    jobs.chain(making::Step::ALL.into_iter().map(making::Step::name))
+}
+
+fn parse(text: &str) -> Option<(&'static str, u64)> {
     let (name, count) = text.split_once(':').unwrap_or((text, "1"));
-    let step = Step::ALL.into_iter().find(|step| step.name() == name)?;
+    let step = names().find(|step| *step == name)?;
     let count = count.parse().ok().filter(|count| *count > 0)?;
     Some((step, count))
 }
@@ -76,8 +108,9 @@ mod tests {
 
     #[test]
     fn a_step_and_a_number() {
-        assert_eq!(parse("published"), Some((Step::Published, 1)));
-        assert_eq!(parse("read-back:3"), Some((Step::ReadBack, 3)));
+        assert_eq!(parse("published"), Some(("published", 1)));
+        assert_eq!(parse("read-back:3"), Some(("read-back", 3)));
+        assert_eq!(parse("shard-marked:2"), Some(("shard-marked", 2)));
         for bad in ["", "publish", "published:", "published:0", "published:-1"] {
             assert_eq!(parse(bad), None, "{bad}");
         }

@@ -10,8 +10,9 @@
 //! | [`openapi`], [`asyncapi`] | the documents that describe it, generated from the same types |
 //! | [`server`] | connections, start and graceful stop |
 //! | [`telemetry`] | logs and metrics |
-//! | [`schema`], [`doctor`] | what is wrong with the databases, and what to do |
-//! | [`failpoint`] | dying at a step of an archive job, for tests |
+//! | [`in_use`] | one server at a time on embedded data |
+//! | [`doctor`] | what is wrong with what the configuration names, and what to do |
+//! | [`failpoint`] | dying at a step of a job, for tests |
 //! | [`demo`] | a made-up history to try everything on |
 
 pub mod asyncapi;
@@ -24,7 +25,7 @@ pub mod deployment;
 pub mod doctor;
 pub mod failpoint;
 pub mod http;
+pub mod in_use;
 pub mod openapi;
-pub mod schema;
 pub mod server;
 pub mod telemetry;

@@ -12,12 +12,15 @@
 //! | `{rows}` | nothing: `(a, b) IN ((?, ?), (?, ?))` | `VALUES` |
 //! | `{signed}` | `SIGNED` | `INTEGER` |
 //! | `{by index}` | `FORCE INDEX (index)`: a long list must not turn into a scan | nothing: it never does |
+//! | `{now}` | the server's clock, in milliseconds since 1970 | this process's clock, likewise |
 //!
 //! Every value is bound, never written into the text. Keys and ids are bytes in big-endian order and counters are
 //! signed 64-bit integers, so that both dialects sort alike.
 //!
 //! A connection is asked for with a deadline, which then holds for every statement on it. Dropped in the middle of a
 //! transaction it rolls back, dropped in the middle of a statement it is closed: nothing half-done is ever seen.
+//!
+//! A database that is opened under an identity is asked for it by every new connection; see `guard`.
 
 macro_rules! bound {
     ($sql:expr, $args:expr) => {{
@@ -36,21 +39,22 @@ macro_rules! bound {
 
 #[cfg(feature = "explain")]
 pub mod explain;
+mod guard;
+mod pools;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
+use sqlx::mysql::MySqlRow;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection as _, Executor, MySql, MySqlPool, Row as _, Sqlite,
-    SqlitePool,
-};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Executor, MySql, Row as _, Sqlite};
 
+use self::guard::Guard;
+use self::pools::{File, Pools, mysql_pools, sqlite_pools};
 use crate::error::{Error, Result};
+use crate::identity::{self, Identity};
+use crate::ids::Incarnation;
 use crate::settings::{DatabaseUrl, PoolSettings};
 
 /// Which SQL is spoken.
@@ -105,6 +109,13 @@ impl Dialect {
                 ("by", Self::MySql) => text.extend(["FORCE INDEX (", argument, ")"]),
                 ("signed", Self::MySql) => text.push_str("SIGNED"),
                 ("signed", Self::Sqlite) => text.push_str("INTEGER"),
+                // Every session is in UTC, so that no hour of its clock is there twice.
+                ("now", Self::MySql) => {
+                    text.push_str("CAST(ROUND(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)");
+                }
+                ("now", Self::Sqlite) => {
+                    text.push_str("CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER)");
+                }
                 ("for_update" | "for_share" | "by", Self::Sqlite) | ("rows", Self::MySql) => {}
                 _ => debug_assert!(false, "unknown word {word} in a statement"),
             }
@@ -221,7 +232,7 @@ macro_rules! wrapper_values {
     };
 }
 
-wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId, crate::archive::Generation; crate::ids::ConversationId, crate::ids::UserId);
+wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId, crate::ids::Incarnation, crate::archive::Generation; crate::ids::ConversationId, crate::ids::UserId);
 
 /// A row of an answer.
 #[derive(Debug)]
@@ -321,37 +332,60 @@ fn corrupt(what: &str) -> Error {
 #[derive(Clone, Debug)]
 pub struct Database {
     pools: Pools,
+    guard: Option<Arc<Guard>>,
     statement_timeout: Duration,
     acquire_timeout: Duration,
     #[cfg(feature = "explain")]
     watched: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-enum Pools {
-    MySql {
-        shared: MySqlPool,
-        lanes: MySqlPool,
-    },
-    /// SQLite has one writer at a time; queueing for it here is fair and has a deadline, its own lock has neither.
-    Sqlite {
-        readers: SqlitePool,
-        writer: SqlitePool,
-    },
-}
-
 impl Database {
-    /// Prepares the pools for `url`. Nothing is connected until it is needed, so a database that is down is no error here.
+    /// Prepares the pools for the database that has to be `identity`; no connection to another one is ever handed out. Nothing
+    /// is connected until it is needed, so a database that is down is no error here.
     ///
     /// # Errors
     /// When the address cannot be understood.
-    pub fn open(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result<Self> {
+    pub fn open(
+        url: &DatabaseUrl,
+        settings: &PoolSettings,
+        lanes: u32,
+        identity: Identity,
+    ) -> Result<Self> {
+        let guard = Arc::new(Guard::new(identity, url.clone()));
+        Self::prepare(url, settings, lanes, (File::Use, Some(guard)))
+    }
+
+    /// The database at `url`, whichever it is: for who looks after databases.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_any(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self> {
+        Self::prepare(url, settings, 1, (File::Use, None))
+    }
+
+    /// The same, only to look into it: nothing about it changes by being opened.
+    pub(crate) fn look_into(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self> {
+        Self::prepare(url, settings, 1, (File::Read, None))
+    }
+
+    /// The same; a SQLite file is made if it is not there.
+    pub(crate) fn make(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Self> {
+        Self::prepare(url, settings, 1, (File::Make, None))
+    }
+
+    fn prepare(
+        url: &DatabaseUrl,
+        settings: &PoolSettings,
+        lanes: u32,
+        (file, guard): (File, Option<Arc<Guard>>),
+    ) -> Result<Self> {
         let pools = match Dialect::of(url)? {
-            Dialect::MySql => mysql_pools(url, settings, lanes)?,
-            Dialect::Sqlite => sqlite_pools(url, settings)?,
+            Dialect::MySql => mysql_pools(url, settings, lanes, guard.as_ref())?,
+            Dialect::Sqlite => sqlite_pools(url, settings, file, guard.as_ref())?,
         };
         Ok(Self {
             pools,
+            guard,
             statement_timeout: settings.statement_timeout.0,
             acquire_timeout: settings.acquire_timeout.0,
             #[cfg(feature = "explain")]
@@ -382,7 +416,7 @@ impl Database {
                 .await
                 .map(Raw::Sqlite),
         };
-        Ok(self.connection(raw?, deadline))
+        self.checked(self.connection(raw?, deadline)).await
     }
 
     /// A connection for write transactions, until `deadline`.
@@ -399,7 +433,7 @@ impl Database {
                 .await
                 .map(Raw::Sqlite),
         };
-        Ok(self.connection(raw?, deadline))
+        self.checked(self.connection(raw?, deadline)).await
     }
 
     /// A connection for a write lane, until `deadline`; on MySQL it does not compete with the others.
@@ -410,7 +444,7 @@ impl Database {
         match &self.pools {
             Pools::MySql { lanes, .. } => {
                 let raw = self.timed(deadline, lanes.acquire()).await.map(Raw::MySql);
-                let mut connection = self.connection(raw?, deadline);
+                let mut connection = self.checked(self.connection(raw?, deadline)).await?;
                 connection.begins_by_itself = true;
                 Ok(connection)
             }
@@ -424,11 +458,29 @@ impl Database {
         acquire: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T> {
         let limit = deadline.min(Instant::now() + self.acquire_timeout);
-        match tokio::time::timeout_at(limit.into(), acquire).await {
+        let acquire = tokio::time::timeout_at(limit.into(), acquire);
+        let acquired = match &self.guard {
+            None => acquire.await,
+            // The pool would try the wrong database again and again until the time is up.
+            Some(guard) => tokio::select! {
+                biased;
+                acquired = acquire => acquired,
+                refusal = guard.refusal() => return Err(refusal),
+            },
+        };
+        match acquired {
             Ok(connection) => Ok(connection?),
             Err(_) if limit == deadline => Err(Error::DeadlineExceeded),
             Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
         }
+    }
+
+    /// Hands `connection` out, unless the database was found to be another one lately and still is.
+    async fn checked(&self, mut connection: Connection) -> Result<Connection> {
+        if self.guard.as_ref().is_some_and(|guard| guard.is_refused()) {
+            connection.identify().await?;
+        }
+        Ok(connection)
     }
 
     fn connection(&self, raw: Raw, deadline: Instant) -> Connection {
@@ -437,6 +489,7 @@ impl Database {
             raw: Some(raw),
             deadline,
             statement_timeout,
+            guard: self.guard.clone(),
             observer: None,
             busy: false,
             in_transaction: false,
@@ -446,16 +499,23 @@ impl Database {
         }
     }
 
-    /// Whether the database answers by `deadline`.
+    /// Whether the database answers by `deadline`, and still is the one that it has to be.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer; [`Error::WrongDatabase`].
     pub async fn ping(&self, deadline: Instant) -> Result<()> {
-        self.reader(deadline)
-            .await?
-            .fetch_optional("SELECT 1", &[])
-            .await
-            .map(drop)
+        let mut connection = self.reader(deadline).await?;
+        if self.guard.is_some() {
+            return connection.identify().await;
+        }
+        connection.fetch_optional("SELECT 1", &[]).await.map(drop)
+    }
+
+    /// How many databases have been this one, as far as is known: a database that was brought back from a backup, or took
+    /// the place of a lost one, has a greater number than that before it.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.guard.as_ref().map(|guard| guard.incarnation())
     }
 
     /// Open connections, and how many of them are idle.
@@ -487,116 +547,6 @@ impl Database {
             }
         }
     }
-}
-
-fn mysql_pools(url: &DatabaseUrl, settings: &PoolSettings, lanes: u32) -> Result<Pools> {
-    let invalid = |error: sqlx::Error| {
-        Error::invalid("database url", format!("`{}`: {error}", url.redacted()))
-    };
-    let options: MySqlConnectOptions = url.0.parse().map_err(invalid)?;
-    // A write lane prepares a statement per batch size and purpose; 512 covers them. Slow statements are seen in metrics.
-    let options = options
-        .charset("utf8mb4")
-        .collation("utf8mb4_bin")
-        .statement_cache_capacity(512)
-        .disable_statement_logging();
-    let pool = |size: u32, idle_timeout: Duration, session: &'static str| {
-        let settings = settings.clone();
-        MySqlPoolOptions::new()
-            .max_connections(size)
-            .acquire_timeout(settings.acquire_timeout.0)
-            .idle_timeout(idle_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    let stale = meta.idle_for > Duration::from_secs(1);
-                    Ok(!stale || connection.ping().await.is_ok())
-                })
-            })
-            .after_connect(move |connection, _meta| {
-                let settings = settings.clone();
-                Box::pin(async move {
-                    prepare_mysql_session(connection, &settings).await?;
-                    connection.execute(session).await.map(drop)
-                })
-            })
-            .connect_lazy_with(options.clone())
-    };
-    let shared = pool(
-        settings.max_connections,
-        settings.idle_timeout.0,
-        "SET autocommit = 1",
-    );
-    // Lanes keep their connection, and save the statement that would begin each of their transactions.
-    let lanes = pool(lanes, Duration::from_secs(3600), "SET autocommit = 0");
-    Ok(Pools::MySql { shared, lanes })
-}
-
-/// READ COMMITTED takes no gap locks, so that writers of neighbouring rows do not meet; every transaction here locks the
-/// heads it depends on. The server's own limit on a SELECT is MySQL's `max_execution_time` (milliseconds) or MariaDB's
-/// `max_statement_time` (seconds).
-async fn prepare_mysql_session(
-    connection: &mut sqlx::MySqlConnection,
-    settings: &PoolSettings,
-) -> sqlx::Result<()> {
-    let lock_wait = settings.lock_timeout.0.as_secs().max(1);
-    let common = format!(
-        "SET SESSION transaction_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = {lock_wait}, \
-         sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT'"
-    );
-    let maria = common.replace("transaction_isolation", "tx_isolation");
-    let version: String = sqlx::query("SELECT VERSION()")
-        .fetch_one(&mut *connection)
-        .await?
-        .try_get_unchecked(0)?;
-    let limit = settings.statement_timeout.0;
-    let (first, second) = if version.contains("MariaDB") {
-        (
-            maria,
-            format!("SET SESSION max_statement_time = {}", limit.as_secs_f64()),
-        )
-    } else {
-        (
-            common,
-            format!("SET SESSION max_execution_time = {}", limit.as_millis()),
-        )
-    };
-    connection.execute(AssertSqlSafe(first)).await?;
-    connection.execute(AssertSqlSafe(second)).await?;
-    Ok(())
-}
-
-fn sqlite_pools(url: &DatabaseUrl, settings: &PoolSettings) -> Result<Pools> {
-    let path = url.0.strip_prefix("sqlite://").unwrap_or_default();
-    if path.is_empty() || path.contains('?') {
-        return Err(Error::invalid(
-            "database url",
-            "write sqlite:// and then the path of the file",
-        ));
-    }
-    // synchronous = FULL: in WAL mode only this syncs every commit (INV-ACK). https://sqlite.org/pragma.html#pragma_synchronous
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(settings.lock_timeout.0)
-        .statement_cache_capacity(512)
-        .pragma("cache_size", "-16384")
-        .disable_statement_logging();
-    let pool = |size: u32| {
-        SqlitePoolOptions::new()
-            .max_connections(size)
-            .acquire_timeout(settings.acquire_timeout.0)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone())
-    };
-    Ok(Pools::Sqlite {
-        readers: pool(settings.max_connections.min(8)),
-        writer: pool(1),
-    })
 }
 
 #[derive(Debug)]
@@ -639,6 +589,7 @@ pub struct Connection {
     raw: Option<Raw>,
     deadline: Instant,
     statement_timeout: Duration,
+    guard: Option<Arc<Guard>>,
     observer: Option<Arc<dyn Observer>>,
     busy: bool,
     in_transaction: bool,
@@ -717,9 +668,22 @@ impl Connection {
         self.deadline = deadline;
     }
 
-    /// Whether it can be used again: nothing is under way on it and it did not fail.
+    /// Whether it can be used again: nothing is under way on it, it did not fail, and its database was not found to be
+    /// another one.
     pub(crate) fn is_usable(&self) -> bool {
-        self.raw.is_some() && !self.busy
+        let refused = self.guard.as_ref().is_some_and(|guard| guard.is_refused());
+        self.raw.is_some() && !self.busy && !refused
+    }
+
+    /// Asks the database which one it is; a connection to a wrong one is closed.
+    async fn identify(&mut self) -> Result<()> {
+        let Some(guard) = self.guard.clone() else {
+            return Ok(());
+        };
+        let found = identity::read(self).await?;
+        let compared = guard.compare(found.as_ref());
+        self.busy |= compared.is_err();
+        compared
     }
 
     /// The SQL it speaks.

@@ -5,9 +5,10 @@
 //! answer, because every shard checks its own fences. A router that starts while the directory is away puts the map
 //! together from those fences.
 //!
-//! The first map is written by `migrate`: in the directory first, in one transaction, then as fences on each shard. A
-//! crash in between is mended by the next run, which adds the fences that are missing at epoch 1.
+//! The tables of the directory are here, with what [`crate::identity`] reads and writes of them: the first map is written
+//! when the deployment is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,25 +16,34 @@ use tokio::sync::{Mutex, watch};
 
 use crate::db::{Connection, Database, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
-use crate::fence::{self, FenceState};
-use crate::ids::{Epoch, ShardName, UserKey};
+use crate::identity::Deployed;
+use crate::ids::{Epoch, Incarnation, ShardName, UserKey};
 use crate::map::{Assignment, ShardMap};
-use crate::model::Timestamp;
-use crate::node::Shard;
 use crate::range::KeyRange;
-use crate::settings::{PoolSettings, StoreSettings};
+use crate::settings::{KeyspaceSettings, PoolSettings, StoreSettings};
 
-/// How long the first map may take to be written.
-const INITIALISE: Duration = Duration::from_secs(60);
+/// The migration that brings the states of shards.
+pub(crate) const SHARDS_STATE: &str = "0004_shards_state";
+/// The tables that every version has had.
+pub(crate) const TABLES: [&str; 3] = ["shards", "ranges", "properties"];
 
 /// The whole table: one row a range.
 const ALL_RANGES: &str =
     "SELECT range_start, range_end, shard, epoch FROM ranges ORDER BY range_start";
 const INSERT_RANGES: &str = "INSERT INTO ranges (range_start, range_end, shard, epoch) VALUES ";
-const INSERT_SHARDS: &str = "INSERT INTO shards (name, added_at) VALUES ";
+const SHARDS: &str = "SELECT name, state, incarnation FROM shards ORDER BY name";
+/// As a version left the table that marked no database.
+const SHARDS_UNMARKED: &str = "SELECT name FROM shards ORDER BY name";
+const INSERT_SHARD: &str =
+    "INSERT INTO shards (name, added_at, state, incarnation) VALUES (?, {now}, ?, ?)";
+const SET_SHARD: &str = "UPDATE shards SET state = ?, incarnation = ? WHERE name = ?";
+const NEXT_EPOCH: &str = "UPDATE ranges SET epoch = epoch + 1 WHERE shard = ?";
 const PROPERTY: &str = "SELECT value FROM properties WHERE name = ?";
-/// Taken first by every transaction that changes the map, so that they come one after the other.
-const LOCK_KEY_FUNCTION: &str = "INSERT INTO properties (name, value) VALUES ('key_function', ?) {on_duplicate name} name = {new name}";
+const SET_PROPERTY: &str =
+    "INSERT INTO properties (name, value) VALUES (?, ?) {on_duplicate name} name = {new name}";
+const KEY_FUNCTION: &str = "key_function";
+/// A digest of [`first_ranges`].
+const FIRST_RANGES: &str = "first_ranges";
 
 /// The directory's database and this process's copy of the map.
 #[derive(Debug)]
@@ -45,28 +55,17 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Reads the map, from the directory or, when that is away, from the fences of `shards`.
+    /// Prepares its connections; the map is the one that `deployed` was found with.
     ///
     /// # Errors
-    /// When neither gives a whole map, or the deployment uses another key function than `settings`.
-    pub async fn open(settings: &StoreSettings, shards: &[Arc<Shard>]) -> Result<Self> {
+    /// When the address cannot be understood.
+    pub fn open(settings: &StoreSettings, deployed: &Deployed) -> Result<Self> {
         let pool = PoolSettings {
             max_connections: 4,
             ..settings.pool.clone()
         };
-        let database = Database::open(&settings.directory.url, &pool, 1)?;
-        let deadline = Instant::now() + settings.pool.statement_timeout.0;
-        let map = match load(&database, settings, deadline).await {
-            Ok(map) => map,
-            Err(
-                error @ (Error::Invalid(_) | Error::Corrupt(_) | Error::DirectoryUnavailable(_)),
-            ) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "the directory cannot be read; putting the map together from the shards' fences");
-                map_from_fences(shards, settings.pool.statement_timeout.0).await?
-            }
-        };
-        let (map, _) = watch::channel(Arc::new(map));
+        let database = Database::open(&settings.directory.url, &pool, 1, deployed.directory())?;
+        let (map, _) = watch::channel(Arc::new(deployed.map().clone()));
         Ok(Self {
             database,
             map,
@@ -123,54 +122,123 @@ impl Directory {
     }
 }
 
-async fn load(
-    database: &Database,
-    settings: &StoreSettings,
-    deadline: Instant,
-) -> Result<ShardMap> {
-    let mut connection = database.reader(deadline).await?;
-    check_key_function(&mut connection, settings).await?;
-    let map = read_map(&mut connection).await?;
-    for assignment in map.assignments() {
-        if !settings
-            .shards
-            .iter()
-            .any(|shard| shard.name == assignment.shard)
-        {
-            let missing = format!(
-                "the directory gives keys to shard `{}`, which is not configured",
-                assignment.shard
-            );
-            return Err(Error::invalid("shards", missing));
-        }
-    }
-    Ok(map)
+/// What the directory has, as it is stored.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    pub(crate) key_function: String,
+    /// What the map was made with; unknown where it was made by a version that did not note that.
+    pub(crate) first_ranges: Option<String>,
+    pub(crate) assignments: Vec<Assignment>,
+    pub(crate) members: BTreeMap<ShardName, Member>,
 }
 
-async fn check_key_function(connection: &mut Connection, settings: &StoreSettings) -> Result<()> {
-    let stored = connection
-        .fetch_optional(PROPERTY, &values!["key_function"])
-        .await?;
-    let Some(stored) = stored.map(|row| row.text(0)).transpose()? else {
-        return Err(Error::DirectoryUnavailable(
-            "it is empty; run `backscroll migrate` first".into(),
-        ));
-    };
-    let configured = settings.keyspace.function.name();
-    if stored != configured {
-        let rule = format!(
-            "this deployment's users are placed by `{stored}`, not by `{configured}`; that cannot be changed"
-        );
-        return Err(Error::invalid("keyspace.function", rule));
+/// A shard of the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) state: MemberState,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// What is known of a shard's database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemberState {
+    /// It was made by a version that marked none, and is to be marked.
+    Unmarked,
+    /// It is being made: it is empty, or is marked and about to be used.
+    Joining,
+    /// It is marked.
+    Joined,
+}
+
+impl MemberState {
+    const ALL: [Self; 3] = [Self::Unmarked, Self::Joining, Self::Joined];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unmarked => "unmarked",
+            Self::Joining => "joining",
+            Self::Joined => "joined",
+        }
     }
-    Ok(())
+}
+
+impl Entries {
+    /// The map.
+    pub(crate) fn map(&self) -> Result<ShardMap> {
+        map_of(self.assignments.clone())
+    }
+}
+
+/// Everything that the directory has; one of an older version has no states of its shards.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn entries(connection: &mut Connection, has_states: bool) -> Result<Entries> {
+    let statement = if has_states { SHARDS } else { SHARDS_UNMARKED };
+    let rows = connection.fetch_all(statement, &[]).await?;
+    let members = rows.iter().map(|row| member(row, has_states));
+    Ok(Entries {
+        key_function: property(connection, KEY_FUNCTION)
+            .await?
+            .unwrap_or_default(),
+        first_ranges: property(connection, FIRST_RANGES).await?,
+        assignments: assignments(connection).await?,
+        members: members.collect::<Result<_>>()?,
+    })
+}
+
+fn member(row: &Row, has_state: bool) -> Result<(ShardName, Member)> {
+    let name = ShardName::new(row.text(0)?).map_err(|error| Error::Corrupt(error.0.into()))?;
+    let mut member = Member {
+        state: MemberState::Unmarked,
+        incarnation: Incarnation::FIRST,
+    };
+    if has_state {
+        let text = row.text(1)?;
+        let state = MemberState::ALL.into_iter().find(|it| it.name() == text);
+        member.state =
+            state.ok_or_else(|| Error::Corrupt(format!("unknown state {text} of a shard")))?;
+        member.incarnation = Incarnation::from_i64(row.int(2)?);
+    }
+    Ok((name, member))
+}
+
+async fn property(connection: &mut Connection, name: &str) -> Result<Option<String>> {
+    let row = connection.fetch_optional(PROPERTY, &values![name]).await?;
+    row.map(|row| row.text(0)).transpose()
+}
+
+/// Where the ranges of a first map begin and whose they are: a digest, to know whether the configuration was changed since.
+pub(crate) fn first_ranges(assignments: &[Assignment]) -> String {
+    digest(assignments.iter().map(|a| (a.range.start, &a.shard)))
+}
+
+/// The same of the configuration; nothing where it leaves the cutting to Backscroll.
+pub(crate) fn configured_ranges(keyspace: &KeyspaceSettings) -> Option<String> {
+    let ranges = keyspace.ranges.iter();
+    let digest = || digest(ranges.map(|range| (range.from, &range.shard)));
+    (!keyspace.ranges.is_empty()).then(digest)
+}
+
+fn digest<'a>(ranges: impl Iterator<Item = (u64, &'a ShardName)>) -> String {
+    let text: String = ranges
+        .map(|(from, shard)| format!("{from} {shard}\n"))
+        .collect();
+    format!("{:016x}", twox_hash::XxHash3_64::oneshot(text.as_bytes()))
+}
+
+async fn assignments(connection: &mut Connection) -> Result<Vec<Assignment>> {
+    let rows = connection.fetch_all(ALL_RANGES, &[]).await?;
+    rows.iter().map(assignment).collect()
+}
+
+fn map_of(assignments: Vec<Assignment>) -> Result<ShardMap> {
+    ShardMap::new(assignments)
+        .map_err(|error| Error::Corrupt(format!("the directory's map: {error}")))
 }
 
 async fn read_map(connection: &mut Connection) -> Result<ShardMap> {
-    let rows = connection.fetch_all(ALL_RANGES, &[]).await?;
-    let assignments = rows.iter().map(assignment).collect::<Result<Vec<_>>>()?;
-    ShardMap::new(assignments)
-        .map_err(|error| Error::Corrupt(format!("the directory's map: {error}")))
+    map_of(assignments(connection).await?)
 }
 
 fn assignment(row: &Row) -> Result<Assignment> {
@@ -187,115 +255,75 @@ fn assignment(row: &Row) -> Result<Assignment> {
     })
 }
 
-async fn map_from_fences(shards: &[Arc<Shard>], timeout: Duration) -> Result<ShardMap> {
-    let mut assignments = Vec::new();
-    for shard in shards {
-        let fences =
-            async { fence::all(&mut shard.reader(Instant::now() + timeout).await?).await }.await;
-        let fences = fences.map_err(|error| {
-            Error::DirectoryUnavailable(format!("nor is shard {}: {error}", shard.name()))
-        })?;
-        let owned = fences
-            .into_iter()
-            .filter(|fence| fence.state != FenceState::Gone);
-        assignments.extend(owned.map(|f| Assignment {
-            range: f.range,
-            shard: shard.name().clone(),
-            epoch: f.epoch,
-        }));
-    }
-    ShardMap::new(assignments).map_err(|error| {
-        Error::DirectoryUnavailable(format!("and the fences make no map: {error}"))
-    })
-}
-
-/// Writes the first map into an empty directory, and the fences that its shards lack.
-///
-/// # Errors
-/// When a database fails, or the deployment was initialised with another key function.
-pub async fn initialise(settings: &StoreSettings) -> Result<()> {
-    let pool = PoolSettings {
-        max_connections: 1,
-        ..settings.pool.clone()
-    };
-    let database = Database::open(&settings.directory.url, &pool, 1)?;
-    let map = {
-        let mut connection = database.writer(Instant::now() + INITIALISE).await?;
-        connection.begin().await?;
-        let outcome = initialise_directory(&mut connection, settings).await;
-        match &outcome {
-            Ok(_) => connection.commit().await?,
-            Err(_) => connection.rollback().await,
-        }
-        outcome?
-    };
-    database.close().await;
-    for shard in &settings.shards {
-        let database = Database::open(&shard.primary, &pool, 1)?;
-        open_first_fences(
-            &mut database.writer(Instant::now() + INITIALISE).await?,
-            &map,
-            &shard.name,
-        )
+/// In a write transaction: keeps every other one that changes the map waiting, and says which key function was decided on:
+/// that of the first.
+pub(crate) async fn lock(connection: &mut Connection, settings: &StoreSettings) -> Result<()> {
+    let configured = settings.keyspace.function.name();
+    connection
+        .execute(SET_PROPERTY, &values![KEY_FUNCTION, configured])
         .await?;
-        database.close().await;
+    let stored = property(connection, KEY_FUNCTION).await?;
+    if stored.as_deref() != Some(configured) {
+        let rule = "another process makes this deployment with another key function";
+        return Err(Error::invalid("keyspace.function", rule));
     }
     Ok(())
 }
 
-async fn initialise_directory(
+/// In a write transaction, after [`lock`]: writes the first map, unless there is one, and notes what it was made with.
+pub(crate) async fn write_first_map(
     connection: &mut Connection,
     settings: &StoreSettings,
-) -> Result<ShardMap> {
-    connection
-        .execute(
-            LOCK_KEY_FUNCTION,
-            &values![settings.keyspace.function.name()],
-        )
-        .await?;
-    check_key_function(connection, settings).await?;
-    if connection.fetch_optional(ALL_RANGES, &[]).await?.is_some() {
-        return read_map(connection).await;
+) -> Result<()> {
+    let mut stored = assignments(connection).await?;
+    if stored.is_empty() {
+        let map = first_map(settings)?;
+        insert_ranges(connection, map.assignments()).await?;
+        for shard in &settings.shards {
+            let (name, state) = (shard.name.as_str(), MemberState::Joining.name());
+            let args = values![name, state, Incarnation::FIRST];
+            connection.execute(INSERT_SHARD, &args).await?;
+        }
+        stored = map.assignments().to_vec();
     }
-    let map = first_map(settings)?;
-    let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = map
-        .assignments()
+    let first = first_ranges(&stored);
+    let args = values![FIRST_RANGES, first.as_str()];
+    connection.execute(SET_PROPERTY, &args).await.map(drop)
+}
+
+async fn insert_ranges(connection: &mut Connection, assignments: &[Assignment]) -> Result<()> {
+    let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = assignments
         .iter()
         .map(|a| {
-            (
-                UserKey(a.range.start).to_bytes(),
-                a.range.end.map(|end| UserKey(end).to_bytes()),
-            )
+            let end = a.range.end.map(|end| UserKey(end).to_bytes());
+            (UserKey(a.range.start).to_bytes(), end)
         })
         .collect();
     let mut args: Vec<Value<'_>> = Vec::new();
-    for (assignment, (start, end)) in map.assignments().iter().zip(&bounds) {
-        args.extend(values![
-            start,
-            end.as_ref(),
-            assignment.shard.as_str(),
-            assignment.epoch
-        ]);
+    for (assignment, (start, end)) in assignments.iter().zip(&bounds) {
+        let shard = assignment.shard.as_str();
+        args.extend(values![start, end.as_ref(), shard, assignment.epoch]);
     }
-    connection
-        .execute(
-            &format!("{INSERT_RANGES}{}", rows_of(bounds.len(), 4)),
-            &args,
-        )
-        .await?;
-    let now = Timestamp::now().0;
-    let shards: Vec<Value<'_>> = settings
-        .shards
-        .iter()
-        .flat_map(|s| values![s.name.as_str(), now])
-        .collect();
-    connection
-        .execute(
-            &format!("{INSERT_SHARDS}{}", rows_of(settings.shards.len(), 2)),
-            &shards,
-        )
-        .await?;
-    Ok(map)
+    let rows = rows_of(bounds.len(), 4);
+    let statement = format!("{INSERT_RANGES}{rows}");
+    connection.execute(&statement, &args).await.map(drop)
+}
+
+/// In a write transaction, after [`lock`]: what is known of a shard's database.
+pub(crate) async fn set_member(
+    connection: &mut Connection,
+    shard: &ShardName,
+    member: Member,
+) -> Result<()> {
+    let args = values![member.state.name(), member.incarnation, shard.as_str()];
+    connection.execute(SET_SHARD, &args).await.map(drop)
+}
+
+/// In a write transaction, after [`lock`]: everything that a shard owns gets another owner, which is the same shard: what
+/// was its database until now answers nobody any more.
+pub(crate) async fn next_epoch(connection: &mut Connection, shard: &ShardName) -> Result<()> {
+    let args = values![shard.as_str()];
+    connection.execute(NEXT_EPOCH, &args).await.map(drop)
 }
 
 /// The ranges of the configuration, or an even split over its shards.
@@ -331,26 +359,4 @@ fn first_map(settings: &StoreSettings) -> Result<ShardMap> {
             .collect::<Result<Vec<_>>>()?
     };
     ShardMap::new(assignments).map_err(|error| Error::invalid("keyspace.ranges", error))
-}
-
-async fn open_first_fences(
-    connection: &mut Connection,
-    map: &ShardMap,
-    shard: &ShardName,
-) -> Result<()> {
-    connection.begin().await?;
-    let existing = fence::all(connection).await?;
-    let missing: Vec<&Assignment> = map
-        .ranges_of(shard)
-        .filter(|a| {
-            a.epoch == Epoch(1)
-                && existing
-                    .iter()
-                    .all(|fence| fence.range.start != a.range.start)
-        })
-        .collect();
-    if !missing.is_empty() {
-        fence::open_first(connection, &missing).await?;
-    }
-    connection.commit().await
 }

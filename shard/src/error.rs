@@ -61,6 +61,15 @@ pub enum Error {
     /// A job's lease ended and somebody else works on the range now; what the job had committed stays.
     #[error("another job has taken over the range on shard {0}")]
     LeaseLost(ShardName),
+    /// A database is not the one that its address stands for. The text names both, and says what to do; for operators.
+    #[error("{0}")]
+    WrongDatabase(String),
+    /// The deployment is not made yet, or not brought up to this version; the text says which command does that.
+    #[error("{0}")]
+    Unprepared(String),
+    /// This machine's clock and a database's differ by more than is believed.
+    #[error("{0}")]
+    ClocksDiffer(String),
     /// The directory has no usable map, or cannot be reached when there is none cached.
     #[error("the directory is unavailable: {0}")]
     DirectoryUnavailable(String),
@@ -86,6 +95,8 @@ impl Error {
             | Self::NotOwner(_)
             | Self::ArchiveUnavailable
             | Self::Busy(_)
+            | Self::WrongDatabase(_)
+            | Self::ClocksDiffer(_)
             | Self::DirectoryUnavailable(_)
             | Self::Closing => true,
             Self::Database(error) => is_transient(error),
@@ -101,6 +112,7 @@ impl Error {
             Self::Overloaded(shard) => Self::Overloaded(shard.clone()),
             Self::DeadlineExceeded => Self::DeadlineExceeded,
             Self::DirectoryUnavailable(why) => Self::DirectoryUnavailable(why.clone()),
+            Self::WrongDatabase(why) => Self::WrongDatabase(why.clone()),
             Self::Closing => Self::Closing,
             other => Self::Corrupt(other.to_string()),
         }
@@ -135,6 +147,14 @@ pub fn is_contention(error: &sqlx::Error) -> bool {
     matches!(sqlite_code(database), Some(5 | 6)) // SQLITE_BUSY, SQLITE_LOCKED
 }
 
+/// Whether a row with these values of a unique key is there already.
+#[must_use]
+pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+}
+
 /// Whether a column or an index that was to be added is there already. Source: MySQL 8.4 error reference,
 /// `ER_DUP_FIELDNAME` and `ER_DUP_KEYNAME`.
 #[must_use]
@@ -143,6 +163,19 @@ pub(crate) fn is_there_already(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(|database| database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
         .is_some_and(|mysql| matches!(mysql.number(), 1060 | 1061))
+}
+
+/// Whether a statement named a table that is not there. Source: MySQL 8.4 error reference, `ER_NO_SUCH_TABLE`; SQLite says
+/// so only in words.
+#[must_use]
+pub fn is_table_missing(error: &sqlx::Error) -> bool {
+    let Some(database) = error.as_database_error() else {
+        return false;
+    };
+    match database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        Some(mysql) => mysql.number() == 1146,
+        None => database.message().starts_with("no such table"),
+    }
 }
 
 /// SQLite's primary result code, without what extends it: <https://sqlite.org/rescode.html>

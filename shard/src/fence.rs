@@ -10,7 +10,7 @@
 use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardName, UserKey};
-use crate::map::Assignment;
+use crate::map::{Assignment, ShardMap};
 use crate::range::KeyRange;
 
 /// What may happen to a range's keys on this shard.
@@ -85,7 +85,9 @@ const ALL_FENCES: &str =
 const OPEN_FENCE: &str = "(SELECT 1 FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
      AND epoch = ? AND state = 'open' {for_share})";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
-const KEEP_FENCES: &str = " {on_duplicate range_start} range_start = {new range_start}";
+/// The whole table.
+const GIVE_ALL_UP: &str = "UPDATE fences SET state = ?";
+const REPLACE_FENCES: &str = " {on_duplicate range_start} range_end = {new range_end}, epoch = {new epoch}, state = {new state}";
 
 fn fence(row: &Row) -> Result<Fence> {
     let end = row.opt_bytes(1)?.map(|bytes| {
@@ -207,18 +209,48 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
         .collect()
 }
 
-/// Opens fences for ranges that get their first owner; one that exists already stays as it is.
+/// How a shard's fences differ from what the map gives it, in words; empty when they agree.
+#[must_use]
+pub fn disagreements(map: &ShardMap, shard: &ShardName, fences: &[Fence]) -> Vec<String> {
+    let owned: Vec<&Assignment> = map.ranges_of(shard).collect();
+    let agrees = |assignment: &Assignment, fence: &Fence| {
+        fence.range == assignment.range && fence.epoch == assignment.epoch
+    };
+    let live = || {
+        fences
+            .iter()
+            .filter(|fence| fence.state != FenceState::Gone)
+    };
+    let missing = owned
+        .iter()
+        .filter(|assignment| !live().any(|fence| agrees(assignment, fence)))
+        .map(|assignment| {
+            let (range, epoch) = (assignment.range, assignment.epoch);
+            format!("the map gives it {range} at epoch {epoch}, its fences do not")
+        });
+    let extra = live()
+        .filter(|fence| !owned.iter().any(|assignment| agrees(assignment, fence)))
+        .map(|fence| {
+            let (range, epoch) = (fence.range, fence.epoch);
+            format!("it has a fence for {range} at epoch {epoch}, the map does not give it that")
+        });
+    missing.chain(extra).collect()
+}
+
+/// In a write transaction: opens the fences of `assignments`, and no others. Only who makes a deployment does so, or gives a
+/// shard another database: it must be known that no other database has them.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn open_first(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
+pub(crate) async fn open(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
+    if assignments.is_empty() {
+        return Ok(());
+    }
     let bounds: Vec<([u8; 8], Option<[u8; 8]>)> = assignments
         .iter()
         .map(|a| {
-            (
-                UserKey(a.range.start).to_bytes(),
-                a.range.end.map(|end| UserKey(end).to_bytes()),
-            )
+            let end = a.range.end.map(|end| UserKey(end).to_bytes());
+            (UserKey(a.range.start).to_bytes(), end)
         })
         .collect();
     let mut args = Vec::with_capacity(4 * assignments.len());
@@ -230,14 +262,17 @@ pub async fn open_first(connection: &mut Connection, assignments: &[&Assignment]
             FenceState::Open.name()
         ]);
     }
-    connection
-        .execute(
-            &format!(
-                "{INSERT_FENCES}{}{KEEP_FENCES}",
-                rows_of(assignments.len(), 4)
-            ),
-            &args,
-        )
-        .await?;
-    Ok(())
+    let rows = rows_of(assignments.len(), 4);
+    let statement = format!("{INSERT_FENCES}{rows}{REPLACE_FENCES}");
+    connection.execute(&statement, &args).await.map(drop)
+}
+
+/// In a write transaction: opens the fences of `assignments`, and gives every other one up.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn reset(connection: &mut Connection, assignments: &[&Assignment]) -> Result<()> {
+    let args = values![FenceState::Gone.name()];
+    connection.execute(GIVE_ALL_UP, &args).await?;
+    open(connection, assignments).await
 }

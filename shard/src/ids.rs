@@ -323,6 +323,17 @@ counter! {
     Epoch
 }
 
+counter! {
+    /// Counts the databases that were a shard, one after the other: one that takes the place of a lost one, or comes back from
+    /// a backup, has a greater number, so that the earlier one is known as such when it turns up again.
+    Incarnation
+}
+
+impl Incarnation {
+    /// That of the databases that a deployment is made with.
+    pub const FIRST: Self = Self(1);
+}
+
 /// A message: `<conversationId>-<seq>`, which routes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {

@@ -30,7 +30,7 @@ use cache::MembershipCache;
 
 use crate::conversation::{self, Head};
 use crate::db::{Connection, Dialect, Value, in_rows, padded, values};
-use crate::error::{Error, Result, is_contention};
+use crate::error::{Error, Result, is_contention, is_unique_violation};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
@@ -315,7 +315,8 @@ impl Lane {
     /// The transaction, and whether its commit had been asked for when it failed.
     async fn attempt(&mut self, jobs: &[Job], look_up: bool) -> (Result<Committed>, bool) {
         let deadline = Instant::now() + BATCH_DEADLINE;
-        let mut connection = match self.connection.take() {
+        let kept = self.connection.take().filter(Connection::is_usable);
+        let mut connection = match kept {
             Some(connection) => connection,
             None => {
                 if self.shard.primary().dialect() == Dialect::MySql {
@@ -347,12 +348,6 @@ impl Lane {
         }
         (outcome, committing)
     }
-}
-
-fn is_unique_violation(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Whether running the jobs twice is the same as running them once.

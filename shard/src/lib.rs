@@ -5,8 +5,10 @@
 //! | [`ids`] | newtypes for ids and counters, and the key functions |
 //! | [`range`], [`map`] | half-open key ranges, and the checked map from key to shard |
 //! | [`directory`] | the database that names the shards and their ranges; its cached copy |
+//! | [`identity`] | which database of which deployment a database is; making a deployment |
 //! | [`fence`] | ownership rows on every shard, checked by every read and write |
 //! | [`db`] | the dialect seam: one set of statements for SQLite, MySQL and MariaDB |
+//! | [`clock`] | whose clock decides |
 //! | [`migrate`] | schema migrations of the directory and of every shard |
 //! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
 //! | [`lane`] | write lanes: group commit of sends |
@@ -24,12 +26,14 @@
 //! INV-BOUND are explained in `ARCHITECTURE` section of the repository's README.
 
 pub mod archive;
+pub mod clock;
 pub mod conversation;
 pub mod db;
 pub mod directory;
 pub mod error;
 pub mod fence;
 pub mod history;
+pub mod identity;
 pub mod ids;
 pub mod import;
 pub mod lane;

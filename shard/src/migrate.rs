@@ -7,17 +7,20 @@
 //!
 //! Two processes at once: MySQL takes a named lock per database, SQLite runs the whole migration in one write
 //! transaction; the second finds nothing to do.
+//!
+//! Before anything is written, every database is compared with what its address stands for ([`crate::identity`]); where all
+//! of them are empty, the deployment is made.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::db::{Connection, Database, Dialect, values};
-use crate::directory;
 use crate::error::{Error, Result, is_contention, is_there_already};
-use crate::model::Timestamp;
+use crate::identity::making::{Hook, Making, Step, writer};
+use crate::identity::survey::Look;
+use crate::identity::{self, Role};
 use crate::settings::{DatabaseUrl, PoolSettings, Span, StoreSettings};
 
 struct Migration {
@@ -31,15 +34,16 @@ macro_rules! migrations {
     };
 }
 
-const DIRECTORY_MYSQL: &[Migration] =
-    migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties");
-const DIRECTORY_SQLITE: &[Migration] =
-    migrations!("directory/sqlite": "0001_shards", "0002_ranges", "0003_properties");
+const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0005_identity");
+const DIRECTORY_SQLITE: &[Migration] = migrations!(
+    "directory/sqlite": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0004_shards_state_incarnation",
+    "0005_identity",
+);
 const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
     "0007_list_entries", "0008_imports", "0009_archive_runs", "0010_archive_segments", "0011_leases", "0012_archive_jobs",
     "0013_erasures", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
-    "0018_conversations_writers", "0019_conversations_defaults", "0021_archive_runs_first_rev",
+    "0018_conversations_writers", "0019_conversations_defaults", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
@@ -49,18 +53,25 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0009_archive_runs", "0009_archive_runs_rev", "0009_archive_runs_segment", "0010_archive_segments",
     "0010_archive_segments_state", "0011_leases", "0012_archive_jobs", "0012_archive_jobs_started", "0013_erasures",
     "0013_erasures_open", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
-    "0017_notifications_unread", "0018_conversations_writers", "0021_archive_runs_first_rev",
+    "0017_notifications_unread", "0018_conversations_writers", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
 );
 
 /// Which schema a database has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Schema {
+pub(crate) enum Schema {
     Directory,
     Shard,
 }
 
 impl Schema {
+    pub(crate) fn of(role: &Role) -> Self {
+        match role {
+            Role::Directory => Self::Directory,
+            Role::Shard(_) => Self::Shard,
+        }
+    }
+
     fn migrations(self, dialect: Dialect) -> &'static [Migration] {
         match (self, dialect) {
             (Self::Directory, Dialect::MySql) => DIRECTORY_MYSQL,
@@ -85,50 +96,125 @@ pub struct MigrationReport {
 /// Longest wait for another process that is migrating the same database, and longest run of one statement.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Where it is put down which migrations were applied.
+pub(crate) const TABLE: &str = "schema_migrations";
 const CREATE_RECORD: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (name VARCHAR(128) NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)";
 const APPLIED: &str = "SELECT name FROM schema_migrations";
-const RECORD: &str = "INSERT INTO schema_migrations (name, applied_at) VALUES (?, ?) {on_duplicate name} name = {new name}";
+const RECORD: &str = "INSERT INTO schema_migrations (name, applied_at) VALUES (?, {now}) {on_duplicate name} name = {new name}";
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('backscroll ', LEFT(DATABASE(), 50)), 600)";
 const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('backscroll ', LEFT(DATABASE(), 50)))";
 
-/// Migrates the directory and every shard, and writes the first map and its fences into an empty directory. Safe to run
-/// twice and from two processes at once. With `dry_run`, only says what it would do.
+/// Migrates the directory and every shard of the deployment, and makes the deployment where all databases are empty. Safe to
+/// run twice and from two processes at once. With `dry_run`, only says what it would do.
 ///
 /// # Errors
-/// At the first database that cannot be migrated; those before it are done, and the next run goes on from there.
+/// [`Error::WrongDatabase`] before anything is written; at the first database that cannot be migrated: those before it are
+/// done, and the next run goes on from there.
 pub async fn migrate_all(settings: &StoreSettings, dry_run: bool) -> Result<Vec<MigrationReport>> {
-    let mut reports = vec![
-        migrate(
-            "directory",
-            &settings.directory.url,
-            Schema::Directory,
-            dry_run,
-        )
-        .await?,
-    ];
-    for shard in &settings.shards {
-        reports.push(migrate(shard.name.as_str(), &shard.primary, Schema::Shard, dry_run).await?);
-    }
-    if !dry_run {
-        directory::initialise(settings).await?;
-    }
-    Ok(reports)
+    Ok(migrate_with(settings, dry_run, &|_| Ok(())).await?.reports)
 }
 
-async fn migrate(
-    database: &str,
-    url: &DatabaseUrl,
-    schema: Schema,
+/// What a migration run did, or with `dry_run` would do.
+#[derive(Debug)]
+pub struct Migrated {
+    /// Of each database.
+    pub reports: Vec<MigrationReport>,
+    /// What of the configuration has no effect, and may be thought to have one.
+    pub remarks: Vec<String>,
+}
+
+/// As [`migrate_all`]; `hook` is told of every step of making a deployment.
+///
+/// # Errors
+/// As [`migrate_all`].
+pub async fn migrate_with(
+    settings: &StoreSettings,
     dry_run: bool,
-) -> Result<MigrationReport> {
-    if Dialect::of(url)? == Dialect::Sqlite {
-        let exists = prepare_sqlite_file(url, dry_run)?;
-        if !exists {
-            return Ok(report(
-                database,
-                schema.migrations(Dialect::Sqlite).iter().collect(),
-            ));
+    hook: Hook<'_>,
+) -> Result<Migrated> {
+    let (survey, plan) = identity::look_to_migrate(settings).await?;
+    let looks = survey.looks().filter(|look| plan.concerns(&look.role));
+    let mut migrated = Migrated {
+        reports: Vec::new(),
+        remarks: plan.remarks.clone(),
+    };
+    if dry_run {
+        let reports =
+            looks.filter_map(|look| Some(report(&look.role, &look.found.as_ref().ok()?.pending)));
+        migrated.reports.extend(reports);
+        return Ok(migrated);
+    }
+    let mut making = None;
+    for look in looks {
+        migrated.reports.push(migrate(&look.role, &look.url).await?);
+        if plan.is_made {
+            continue;
         }
+        let database = Database::open_any(&look.url, &settings.pool)?;
+        let marked = mark(look, &database, (settings, &mut making), hook).await;
+        database.close().await;
+        marked?;
+    }
+    if let Some(making) = making {
+        let database = Database::open_any(&settings.directory.url, &settings.pool)?;
+        let finished = making.finish(&mut writer(&database).await?, settings).await;
+        database.close().await;
+        finished?;
+        hook(Step::Joined)?;
+    }
+    Ok(migrated)
+}
+
+/// The step of making a deployment that is about a database with its tables; the directory is the first.
+async fn mark(
+    look: &Look,
+    database: &Database,
+    (settings, making): (&StoreSettings, &mut Option<Making>),
+    hook: Hook<'_>,
+) -> Result<()> {
+    let mut connection = writer(database).await?;
+    match (&look.role, making) {
+        (Role::Directory, making) => {
+            hook(Step::DirectoryMigrated)?;
+            *making = Some(Making::begin(&mut connection, settings).await?);
+            hook(Step::DirectoryMarked)
+        }
+        (Role::Shard(shard), Some(making)) => {
+            hook(Step::ShardMigrated)?;
+            making.mark(&mut connection, shard, &look.url).await?;
+            hook(Step::ShardMarked)
+        }
+        (Role::Shard(_), None) => Ok(()),
+    }
+}
+
+/// What a database lacks after the migrations that were applied to it, in order.
+pub(crate) fn pending(
+    schema: Schema,
+    dialect: Dialect,
+    applied: &BTreeSet<String>,
+) -> Vec<&'static str> {
+    let all = schema.migrations(dialect).iter();
+    all.map(|migration| migration.name)
+        .filter(|name| !applied.contains(*name))
+        .collect()
+}
+
+/// The migrations that were applied to a database that records them.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn applied(connection: &mut Connection) -> Result<BTreeSet<String>> {
+    let rows = connection.fetch_all(APPLIED, &[]).await?;
+    rows.iter().map(|row| row.text(0)).collect()
+}
+
+pub(crate) async fn migrate(role: &Role, url: &DatabaseUrl) -> Result<MigrationReport> {
+    if let Some(folder) = url.file().and_then(std::path::Path::parent) {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            let what = format!("cannot make the folder {}: {error}", folder.display());
+            Error::invalid("database url", what)
+        })?;
     }
     let settings = PoolSettings {
         max_connections: 1,
@@ -136,32 +222,15 @@ async fn migrate(
         statement_timeout: Span(PATIENCE),
         ..PoolSettings::default()
     };
-    let pool = Database::open(url, &settings, 1)?;
+    let pool = Database::make(url, &settings)?;
     let mut connection = connect(&pool).await?;
-    let outcome = run(&mut connection, database, schema, dry_run).await;
+    let outcome = run(&mut connection, role).await;
     if outcome.is_err() {
         connection.rollback().await;
     }
     drop(connection);
     pool.close().await;
     outcome
-}
-
-/// Makes the file's folder; says whether there is (or may be made) a file to look into.
-fn prepare_sqlite_file(url: &DatabaseUrl, dry_run: bool) -> Result<bool> {
-    let path = Path::new(url.0.trim_start_matches("sqlite://"));
-    if dry_run {
-        return Ok(path.exists());
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            Error::invalid(
-                "database url",
-                format!("cannot make the folder {}: {error}", folder.display()),
-            )
-        })?;
-    }
-    Ok(true)
 }
 
 /// Two processes that open a new SQLite file at once may both want to switch it to WAL: the loser tries again.
@@ -177,16 +246,11 @@ async fn connect(pool: &Database) -> Result<Connection> {
     pool.writer(Instant::now() + PATIENCE).await
 }
 
-async fn run(
-    connection: &mut Connection,
-    database: &str,
-    schema: Schema,
-    dry_run: bool,
-) -> Result<MigrationReport> {
+async fn run(connection: &mut Connection, role: &Role) -> Result<MigrationReport> {
     let dialect = connection.dialect();
     match dialect {
         Dialect::Sqlite => connection.begin().await?,
-        Dialect::MySql if !dry_run => {
+        Dialect::MySql => {
             let row = connection.fetch_optional(LOCK, &[]).await?;
             if row.map(|row| row.opt_int(0)).transpose()?.flatten() != Some(1) {
                 return Err(Error::Conflict(
@@ -194,67 +258,42 @@ async fn run(
                 ));
             }
         }
-        Dialect::MySql => {}
     }
-    let pending = pending(connection, schema, dry_run).await?;
-    if !dry_run {
-        for migration in &pending {
-            match connection.execute_raw(migration.sql).await {
-                Err(Error::Database(error)) if is_there_already(&error) => {}
-                outcome => outcome?,
-            }
-            connection
-                .execute(RECORD, &values![migration.name, Timestamp::now().0])
-                .await?;
-            tracing::info!(database, migration = migration.name, "migrated");
+    connection.execute_raw(CREATE_RECORD).await?;
+    let applied = applied(connection).await?;
+    let schema = Schema::of(role);
+    let pending = pending(schema, dialect, &applied);
+    let migrations = schema.migrations(dialect).iter();
+    for migration in migrations.filter(|it| pending.contains(&it.name)) {
+        match connection.execute_raw(migration.sql).await {
+            Err(Error::Database(error)) if is_there_already(&error) => {}
+            outcome => outcome?,
         }
+        connection.execute(RECORD, &values![migration.name]).await?;
+        tracing::info!(database = %role, migration = migration.name, "migrated");
     }
     match dialect {
-        Dialect::Sqlite if dry_run => connection.rollback().await,
         Dialect::Sqlite => connection.commit().await?,
-        Dialect::MySql if !dry_run => drop(connection.fetch_optional(UNLOCK, &[]).await?),
-        Dialect::MySql => {}
+        Dialect::MySql => drop(connection.fetch_optional(UNLOCK, &[]).await?),
     }
-    Ok(report(database, pending))
+    Ok(report(role, &pending))
 }
 
-async fn pending(
-    connection: &mut Connection,
-    schema: Schema,
-    dry_run: bool,
-) -> Result<Vec<&'static Migration>> {
-    let all = schema.migrations(connection.dialect()).iter();
-    if !dry_run {
-        connection.execute_raw(CREATE_RECORD).await?;
-    }
-    let applied = match connection.fetch_all(APPLIED, &[]).await {
-        Ok(rows) => rows
-            .iter()
-            .map(|row| row.text(0))
-            .collect::<Result<BTreeSet<_>>>()?,
-        Err(Error::Database(error)) if dry_run && error.as_database_error().is_some() => {
-            BTreeSet::new()
-        } // no such table yet
-        Err(error) => return Err(error),
-    };
-    Ok(all
-        .filter(|migration| !applied.contains(migration.name))
-        .collect())
-}
-
-fn report(database: &str, pending: Vec<&Migration>) -> MigrationReport {
+fn report(role: &Role, pending: &[&str]) -> MigrationReport {
     MigrationReport {
-        database: database.to_owned(),
+        database: match role {
+            Role::Directory => "directory".into(),
+            Role::Shard(name) => name.to_string(),
+        },
         up_to_date: pending.is_empty(),
-        applied: pending
-            .into_iter()
-            .map(|migration| migration.name.to_owned())
-            .collect(),
+        applied: pending.iter().map(ToString::to_string).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

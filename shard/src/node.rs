@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::db::{Connection, Database, Observer};
 use crate::error::{Error, Result, is_connection};
+use crate::identity::Identity;
 use crate::ids::ShardName;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
 
@@ -32,19 +33,25 @@ pub struct Statements {
 }
 
 impl Shard {
-    /// Prepares the shard's pools; nothing is connected yet.
+    /// Prepares the pools of the shard that its database, and those of its replicas, have to say they are; nothing is connected
+    /// yet.
     ///
     /// # Errors
     /// When an address cannot be understood.
-    pub fn open(shard: &ShardSettings, pool: &PoolSettings, write: &WriteSettings) -> Result<Self> {
+    pub fn open(
+        shard: &ShardSettings,
+        pool: &PoolSettings,
+        write: &WriteSettings,
+        identity: Identity,
+    ) -> Result<Self> {
         let replicas = shard
             .replicas
             .iter()
-            .map(|url| Database::open(url, pool, 1))
+            .map(|url| Database::open(url, pool, 1, identity.clone()))
             .collect::<Result<_>>()?;
         Ok(Self {
             name: shard.name.clone(),
-            primary: Database::open(&shard.primary, pool, write.lanes)?,
+            primary: Database::open(&shard.primary, pool, write.lanes, identity)?,
             replicas,
             next_replica: AtomicUsize::new(0),
             watch: Arc::new(Watch {
@@ -274,6 +281,11 @@ impl Breaker {
         match failure {
             Some(Error::Database(error)) if is_connection(&error) => {
                 tracing::warn!(shard = %self.shard, %error, "the shard's database does not answer");
+                self.failed();
+                Some(Error::ShardUnavailable(self.shard.clone()))
+            }
+            Some(Error::WrongDatabase(why)) => {
+                tracing::error!(shard = %self.shard, why, "the shard's address leads to another database");
                 self.failed();
                 Some(Error::ShardUnavailable(self.shard.clone()))
             }

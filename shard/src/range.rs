@@ -39,6 +39,13 @@ impl KeyRange {
         key.0 >= self.start && self.end.is_none_or(|end| key.0 < end)
     }
 
+    /// Whether a key is in both ranges.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let begins_before = |end: Option<u64>, start: u64| end.is_none_or(|end| start < end);
+        begins_before(self.end, other.start) && begins_before(other.end, self.start)
+    }
+
     /// How many keys the range has.
     #[must_use]
     pub fn width(&self) -> u128 {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::directory::Directory;
 use crate::error::{Error, Result, is_contention};
+use crate::identity::{self, Deployed};
 use crate::ids::{ShardName, UserId, UserKey};
 use crate::map::{Assignment, ShardMap};
 use crate::node::{Shard, back_off};
@@ -18,37 +19,45 @@ const OWNER_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Router {
     settings: StoreSettings,
+    deployed: Deployed,
     directory: Directory,
     shards: BTreeMap<ShardName, Arc<Shard>>,
 }
 
 impl Router {
-    /// Prepares every shard's pools and reads the map.
+    /// Compares every database with what its address stands for, reads the map, and prepares the pools of every shard of the
+    /// deployment.
     ///
     /// # Errors
-    /// When an address cannot be understood, or no map can be had.
+    /// As [`identity::find`]; when an address cannot be understood.
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
-        let shards = settings
-            .shards
-            .iter()
-            .map(|shard| {
-                Ok(Arc::new(Shard::open(
-                    shard,
-                    &settings.pool,
-                    &settings.write,
-                )?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let directory = Directory::open(settings, &shards).await?;
-        let shards = shards
-            .into_iter()
-            .map(|shard| (shard.name().clone(), shard))
-            .collect();
+        Self::of(settings, identity::find(settings).await?)
+    }
+
+    /// The same for a deployment that was found already.
+    ///
+    /// # Errors
+    /// When an address cannot be understood.
+    pub fn of(settings: &StoreSettings, deployed: Deployed) -> Result<Self> {
+        let mut shards = BTreeMap::new();
+        for shard in &settings.shards {
+            if let Some(identity) = deployed.shard(&shard.name) {
+                let opened = Shard::open(shard, &settings.pool, &settings.write, identity)?;
+                shards.insert(shard.name.clone(), Arc::new(opened));
+            }
+        }
         Ok(Self {
             settings: settings.clone(),
-            directory,
+            directory: Directory::open(settings, &deployed)?,
+            deployed,
             shards,
         })
+    }
+
+    /// The deployment, as it was found.
+    #[must_use]
+    pub fn deployed(&self) -> &Deployed {
+        &self.deployed
     }
 
     /// The configuration it was opened with.

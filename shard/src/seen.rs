@@ -1,5 +1,7 @@
-//! When users were connected last, on their own shards. It only moves forward.
+//! When users were connected last, on their own shards. It only moves forward, except from a time that is still to come,
+//! which a node with a wrong clock has left.
 
+use crate::clock;
 use crate::db::{Connection, Value, padded, rows_of, values};
 use crate::error::Result;
 use crate::ids::{UserId, UserKey};
@@ -7,7 +9,7 @@ use crate::list;
 use crate::model::Timestamp;
 
 const SAVE: &str = "INSERT INTO last_seen (user_key, user_id, at) VALUES ";
-const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id} at = {greatest}(at, {new at})";
+const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id} at = {greatest}(CASE WHEN at > {now} + ? THEN 0 ELSE at END, {new at})";
 /// By the primary key.
 const SELECT: &str = "SELECT user_id, at FROM last_seen {by PRIMARY} WHERE ";
 
@@ -24,10 +26,11 @@ pub async fn save(
         .map(|(key, user, at)| (key.to_bytes(), *user, at.0))
         .collect();
     keyed.sort_unstable(); // everybody locks in the same order
-    let args: Vec<Value<'_>> = padded(&keyed)
+    let mut args: Vec<Value<'_>> = padded(&keyed)
         .flat_map(|(key, user, at)| values![key, *user, *at])
         .collect();
     let rows = rows_of(args.len() / 3, 3);
+    args.push(clock::tolerance_millis().into());
     connection
         .execute(&format!("{SAVE}{rows}{SAVE_UPDATE}"), &args)
         .await?;
@@ -47,7 +50,8 @@ pub async fn of(
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
     let rows = list::rows_of_users(connection, SELECT, &keyed).await?;
+    let now = Timestamp::now();
     rows.iter()
-        .map(|row| Ok((row.user(0)?, Timestamp(row.int(1)?))))
+        .map(|row| Ok((row.user(0)?, clock::believed(Timestamp(row.int(1)?), now))))
         .collect()
 }

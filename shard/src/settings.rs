@@ -1,6 +1,7 @@
 //! The store's part of the configuration, with its defaults. Every bound of INV-BOUND has its name here.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -55,6 +56,12 @@ impl<'de> Deserialize<'de> for Span {
 pub struct DatabaseUrl(pub String);
 
 impl DatabaseUrl {
+    /// The file of a SQLite database.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.0.strip_prefix("sqlite://").map(Path::new)
+    }
+
     /// The address with `***` for the password.
     #[must_use]
     pub fn redacted(&self) -> String {
@@ -134,14 +141,14 @@ impl StoreSettings {
     }
 }
 
-/// How users are placed on the key space. Fixed once the directory is initialised.
+/// How users are placed on the key space. Fixed once the deployment is made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeyspaceSettings {
     /// `hashed` (the default) or `numeric`.
     pub function: KeyFunction,
-    /// Where each shard's first range begins, when the directory is first initialised. Without it, the key space is cut
-    /// evenly, in the order of `shards`.
+    /// Where each shard's first range begins, when the deployment is made; later it has no effect. Without it, the key space
+    /// is cut evenly, in the order of `shards`.
     pub ranges: Vec<RangeSettings>,
 }
 

@@ -26,7 +26,8 @@ use tokio_util::task::TaskTracker;
 use crate::conversation::Change;
 use crate::db::Dialect;
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, ShardName, UserId};
+use crate::identity::{self, Deployed};
+use crate::ids::{ConversationId, Incarnation, ShardName, UserId};
 use crate::lane::{Lanes, Outcome, Work};
 use crate::map::{Assignment, ShardMap};
 use crate::model::Caller;
@@ -38,6 +39,9 @@ use crate::settings::StoreSettings;
 
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
+
+/// How often the databases that connections lead to are asked which they are.
+const IDENTIFY: Duration = Duration::from_secs(10);
 
 /// Why a deletion is refused.
 const HELD: &str =
@@ -57,16 +61,29 @@ pub struct Store {
 
 impl Store {
     /// Opens the directory and every shard's pools, and starts the write lanes and the relays. A shard that is down does
-    /// not fail it. The schema must be there: see [`crate::migrate`].
+    /// not fail it.
     ///
     /// # Errors
-    /// When the settings are wrong, or no shard map can be had from the directory nor from the shards.
+    /// As [`identity::find`]; when an address cannot be understood.
     pub async fn open(
         settings: &StoreSettings,
         cold: Arc<dyn ColdTier>,
         listener: Arc<dyn CommitListener>,
     ) -> Result<Arc<Self>> {
-        let router = Arc::new(Router::open(settings).await?);
+        Self::of(settings, identity::find(settings).await?, cold, listener)
+    }
+
+    /// The same for a deployment that was found already.
+    ///
+    /// # Errors
+    /// When an address cannot be understood.
+    pub fn of(
+        settings: &StoreSettings,
+        deployed: Deployed,
+        cold: Arc<dyn ColdTier>,
+        listener: Arc<dyn CommitListener>,
+    ) -> Result<Arc<Self>> {
+        let router = Arc::new(Router::of(settings, deployed)?);
         let (writers, background, closing) = (
             TaskTracker::new(),
             TaskTracker::new(),
@@ -88,6 +105,7 @@ impl Store {
             ));
         }
         background.spawn(watch_directory(router.clone(), closing.clone()));
+        background.spawn(watch_identities(router.clone(), closing.clone()));
         let lanes = std::sync::RwLock::new(lanes);
         Ok(Arc::new(Self {
             router,
@@ -282,6 +300,7 @@ impl Store {
             },
             primary,
             replicas,
+            incarnation: shard.primary().incarnation(),
             breaker: shard.breaker_state(),
             connections,
             idle_connections,
@@ -317,6 +336,22 @@ async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
     }
 }
 
+/// Asks every database now and then whether it still is the one that its address stands for, until `closing`.
+async fn watch_identities(router: Arc<Router>, closing: CancellationToken) {
+    while closing
+        .run_until_cancelled(tokio::time::sleep(IDENTIFY))
+        .await
+        .is_some()
+    {
+        for shard in router.shards() {
+            let asked = shard.primary().ping(Instant::now() + IDENTIFY).await;
+            if let Err(Error::WrongDatabase(why)) = asked {
+                tracing::error!(shard = %shard.name(), why, "the shard's address leads to another database");
+            }
+        }
+    }
+}
+
 async fn check(patience: Duration, ping: impl Future<Output = Result<()>>) -> DependencyHealth {
     let started = Instant::now();
     let outcome = tokio::time::timeout(patience, ping)
@@ -324,6 +359,7 @@ async fn check(patience: Duration, ping: impl Future<Output = Result<()>>) -> De
         .unwrap_or(Err(Error::DeadlineExceeded));
     DependencyHealth {
         ok: outcome.is_ok(),
+        wrong_database: matches!(outcome, Err(Error::WrongDatabase(_))),
         error: outcome.err().map(|error| error.to_string()),
         latency_ms: started.elapsed().as_secs_f64() * 1e3,
     }
@@ -345,6 +381,9 @@ pub struct Health {
 pub struct DependencyHealth {
     /// It answered.
     pub ok: bool,
+    /// It answered, and is not the database that its address stands for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wrong_database: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -362,6 +401,9 @@ pub struct ShardHealth {
     pub kind: &'static str,
     /// Where it takes writes.
     pub primary: DependencyHealth,
+    /// How many databases have been the shard so far, this one included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
     /// Its replicas, in the order of the configuration.
     pub replicas: Vec<DependencyHealth>,
     /// `closed` (it works), `open` (requests fail at once) or `half-open` (one may try).

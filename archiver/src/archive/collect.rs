@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backscroll_shard::archive::{
     self, Generation, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
@@ -27,8 +27,8 @@ use crate::segment::{KEY_PREFIX, object_key, segment_of};
 /// Most segments looked up at once.
 const PAGE: usize = 1000;
 
-/// How long the history of jobs is kept, in milliseconds: a year.
-const HISTORY: i64 = 366 * 86_400_000;
+/// How long the history of jobs is kept: a year.
+const HISTORY: Duration = Duration::from_secs(366 * 86_400);
 
 /// What a collection did, or with a dry run would do, on one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -60,7 +60,7 @@ impl Archive {
         order: &Order,
         dry_run: bool,
     ) -> Result<Vec<ShardOutcome<CollectFigures>>> {
-        let now = Timestamp::now();
+        let now = self.now(order).await?;
         let mut orphans = self.orphans(now).await?;
         let mut outcomes = Vec::new();
         for shard in self.shards(order)? {
@@ -79,6 +79,11 @@ impl Archive {
             }
             let work = async |lease: &Lease, figures: &mut CollectFigures| {
                 figures.in_grace = orphans.in_grace;
+                transaction(&shard, async |connection| {
+                    check_lease(connection, lease).await?;
+                    archive::believe_no_future(connection).await
+                })
+                .await?;
                 self.adopt(&shard, lease, &orphans.due, figures).await?;
                 self.collect_shard(&shard, lease, now, figures).await
             };
@@ -155,9 +160,9 @@ impl Archive {
             }
         }
         figures.erased = transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            archive::forget_jobs(connection, Timestamp(now.0 - HISTORY)).await?;
-            archive::finish_erasures(connection, Timestamp::now()).await
+            let now = check_lease(connection, lease).await?;
+            archive::forget_jobs(connection, HISTORY).await?;
+            archive::finish_erasures(connection, now).await
         })
         .await?;
         match transfer::abort_unfinished(self.objects.as_ref(), self.settings.gc_grace.0, now).await
@@ -182,8 +187,8 @@ impl Archive {
             return Ok(false);
         }
         let begun = transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            archive::begin_deletion(connection, record, Timestamp::now()).await
+            let now = check_lease(connection, lease).await?;
+            archive::begin_deletion(connection, record, now).await
         });
         if !begun.await? {
             return Ok(false);
@@ -278,18 +283,17 @@ impl Archive {
         figures: &mut CollectFigures,
     ) -> Result<()> {
         for (id, bytes) in orphans {
-            let now = Timestamp::now();
-            let record = SegmentRecord {
-                id: *id,
-                generation: Generation(0), // before every receipt
-                state: SegmentState::Deleting,
-                bytes: *bytes,
-                messages: 0,
-                created_at: now,
-                changed_at: now,
-            };
             transaction(shard, async |connection| {
-                check_lease(connection, lease).await?;
+                let now = check_lease(connection, lease).await?;
+                let record = SegmentRecord {
+                    id: *id,
+                    generation: Generation(0), // before every receipt
+                    state: SegmentState::Deleting,
+                    bytes: *bytes,
+                    messages: 0,
+                    created_at: now,
+                    changed_at: now,
+                };
                 archive::register_segment(connection, &record).await
             })
             .await?;

@@ -11,7 +11,6 @@ use backscroll_shard::archive::{
 };
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::message::StoredMessage;
-use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -141,10 +140,9 @@ impl Draft {
     /// Puts the intent down, and begins to upload.
     pub(super) async fn begin(archive: &Archive, shard: &Shard, lease: &Lease) -> Result<Self> {
         let id = SegmentId::random();
-        let now = Timestamp::now();
-        let generation = transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            begin_segment(connection, lease, id, now).await
+        let (generation, now) = transaction(shard, async |connection| {
+            let now = check_lease(connection, lease).await?;
+            Ok((begin_segment(connection, lease, id, now).await?, now))
         })
         .await?;
         archive.passed(Step::Intended);

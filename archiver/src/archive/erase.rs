@@ -14,6 +14,7 @@ use std::time::Instant;
 use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Lease, RUN_MAX, SegmentId, check_lease,
 };
+use backscroll_shard::clock;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::model::Timestamp;
@@ -155,9 +156,9 @@ impl Archive {
             );
         }
         transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
+            let now = check_lease(connection, lease).await?;
             for (id, seq) in round.iter().filter(|key| !undone.contains(key)) {
-                archive::erasure_rewritten(connection, *id, *seq, Timestamp::now()).await?;
+                archive::erasure_rewritten(connection, *id, *seq, now).await?;
             }
             Ok(())
         })
@@ -190,7 +191,10 @@ impl Archive {
         let Some(retain) = &self.settings.retain else {
             return Ok(());
         };
-        let cutoff = retain.before(Timestamp::now(), &self.settings.zone());
+        let mut connection = shard.reader(Instant::now() + STEP).await?;
+        let now = clock::agreed_now(&mut connection).await?;
+        drop(connection);
+        let cutoff = retain.before(now, &self.settings.zone());
         let mut segments: BTreeSet<SegmentId> = BTreeSet::new();
         let mut after = None;
         loop {

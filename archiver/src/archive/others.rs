@@ -74,6 +74,8 @@ impl Others {
 mod tests {
     use std::time::Duration;
 
+    use backscroll_shard::migrate::migrate_all;
+    use backscroll_shard::routing::Router;
     use backscroll_shard::settings::StoreSettings;
 
     use super::*;
@@ -130,7 +132,9 @@ mod tests {
     async fn the_process_counts_where_the_database_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 1);
-        let shard = Shard::open(&settings.shards[0], &settings.pool, &settings.write).unwrap();
+        migrate_all(&settings, false).await.unwrap();
+        let router = Router::open(&settings).await.unwrap();
+        let shard = router.shards().next().unwrap();
         let job = shard.apart();
         let ask = async |shard: &Shard| {
             let mut connection = shard.reader(Instant::now() + super::super::STEP).await?;
@@ -140,7 +144,7 @@ mod tests {
         for _ in 0..3 {
             ask(&job).await.unwrap();
         }
-        ask(&shard).await.unwrap();
+        ask(shard).await.unwrap();
         ask(&shard.apart()).await.unwrap();
         let after = Counts::of(&job).await.unwrap();
         assert_eq!((after.all - before.all, after.own - before.own), (5, 3));

@@ -19,7 +19,6 @@ use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
 };
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
-use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
@@ -235,22 +234,21 @@ impl Archive {
             let shard = map.locate(conversation.owner_key()).shard.clone();
             by_shard.entry(shard).or_default().push((conversation, run));
         }
-        let record = SegmentRecord {
-            id,
-            generation: header.generation,
-            state: SegmentState::Settled,
-            bytes: object.size,
-            messages,
-            created_at: header.created_at,
-            changed_at: Timestamp::now(),
-        };
         for (name, runs) in by_shard {
             let Some((shard, lease)) = leases.iter().find(|(shard, _)| *shard.name() == name)
             else {
                 continue;
             };
             transaction(shard, async |connection| {
-                check_lease(connection, lease).await?;
+                let record = SegmentRecord {
+                    id,
+                    generation: header.generation,
+                    state: SegmentState::Settled,
+                    bytes: object.size,
+                    messages,
+                    created_at: header.created_at,
+                    changed_at: check_lease(connection, lease).await?,
+                };
                 archive::enter_segment(connection, &record, &runs).await
             })
             .await?;
@@ -272,10 +270,10 @@ impl Archive {
                 continue;
             };
             transaction(shard, async |connection| {
-                check_lease(connection, lease).await?;
+                let now = check_lease(connection, lease).await?;
                 let copies = Copies::find(connection, id, (seq, seq)).await?;
                 if copies.runs().len() > 1 {
-                    archive::request_erasure(connection, id, seq, Timestamp::now()).await?;
+                    archive::request_erasure(connection, id, seq, now).await?;
                 }
                 Ok(())
             })

@@ -16,7 +16,6 @@ use backscroll_shard::archive::{
 };
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
-use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::seams::ColdTier as _;
 
@@ -65,12 +64,11 @@ impl Archive {
     ) -> Result<Rewritten> {
         let kept = self.write_kept(shard, lease, old, without).await?;
         transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
+            let now = check_lease(connection, lease).await?;
             for (conversation, run) in &without.runs {
                 archive::drop_run(connection, *conversation, run).await?;
             }
             archive::unname_segment(connection, old).await?;
-            let now = Timestamp::now();
             if let Some(new) = &kept.written {
                 let size = (new.bytes, new.messages);
                 archive::publish(connection, new.id, size, &new.runs, now).await?;

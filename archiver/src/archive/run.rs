@@ -236,9 +236,8 @@ impl Archive {
     /// Makes a segment part of the archive.
     async fn publish(&self, shard: &Shard, lease: &Lease, written: &Written) -> Result<()> {
         transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
+            let now = check_lease(connection, lease).await?;
             let size = (written.bytes, written.messages);
-            let now = Timestamp::now();
             archive::publish(connection, written.id, size, &written.runs, now).await
         })
         .await?;

@@ -82,8 +82,11 @@ async fn all_jobs(archive: &Archive) {
         shard: None,
     };
     let progress = Progress::default();
-    let cutoff = archive.cutoff(Timestamp::now());
-    match archive.run(&order, cutoff, &progress).await {
+    let run = async {
+        let cutoff = archive.cutoff(archive.now(&order).await?);
+        archive.run(&order, cutoff, &progress).await
+    };
+    match run.await {
         Ok(outcomes) => tell("run", &outcomes),
         Err(error) => tracing::warn!(%error, "nothing was archived"),
     }

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use backscroll_shard::archive::{self, ArchivedRun, Lease, SegmentId, SegmentState, check_lease};
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
-use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use futures_util::future::try_join_all;
 
@@ -88,9 +87,9 @@ impl Archive {
         }
         self.passed(Step::Emptied);
         transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
+            let now = check_lease(connection, lease).await?;
             let step = (SegmentState::Published, SegmentState::Settled);
-            archive::change_segment(connection, id, step, Timestamp::now()).await
+            archive::change_segment(connection, id, step, now).await
         })
         .await?;
         self.passed(Step::Settled);
@@ -125,8 +124,7 @@ impl Archive {
             return Ok((0, Vec::new()));
         }
         let (deleted, left) = transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
-            let now = Timestamp::now();
+            let now = check_lease(connection, lease).await?;
             let (mut deleted, mut left) = (0, Vec::new());
             for (conversation, range, rev) in batch {
                 let gone =
@@ -150,9 +148,8 @@ impl Archive {
             return Ok(());
         }
         transaction(shard, async |connection| {
-            check_lease(connection, lease).await?;
+            let now = check_lease(connection, lease).await?;
             for (conversation, range, rev) in stretches {
-                let now = Timestamp::now();
                 archive::request_erasures(connection, *conversation, *range, *rev, now).await?;
             }
             Ok(())

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    self, Candidate, Erasure, Hold, JobRecord, SegmentState, SegmentSums,
+    self, Candidate, Erasure, HeldLease, Hold, JobRecord, SegmentState, SegmentSums,
 };
+use backscroll_shard::clock;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
@@ -30,6 +31,8 @@ pub struct ShardStatus {
     /// Why it could not be asked; the rest is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// When it was asked, by the clock of its database.
+    pub as_of: Timestamp,
     /// When its oldest hot message was sent.
     pub oldest_hot_at: Option<Timestamp>,
     /// Conversations that the next run will look at, counted up to about 10,000: with messages old enough, and not held.
@@ -50,6 +53,8 @@ pub struct ShardStatus {
     pub oldest_erasure_at: Option<Timestamp>,
     /// Conversations under a legal hold.
     pub holds: u64,
+    /// The leases that jobs hold.
+    pub leases: Vec<HeldLease>,
     /// The latest jobs, the newest first.
     pub jobs: Vec<JobRecord>,
 }
@@ -75,11 +80,11 @@ impl Archive {
     }
 
     async fn shard_status(&self, shard: &Shard) -> Result<ShardStatus> {
-        let now = Timestamp::now();
-        let cutoff = self.cutoff(now);
         let mut connection = shard.reader(Instant::now() + STEP).await?;
         let connection = &mut connection;
         let mut status = ShardStatus::of(shard.name());
+        status.as_of = clock::now(connection).await?;
+        let cutoff = self.cutoff(status.as_of);
         status.oldest_hot_at = archive::oldest_hot(connection).await?;
         for range in self.router.map().ranges_of(shard.name()) {
             let mut after: Option<Candidate> = None;
@@ -116,6 +121,7 @@ impl Archive {
         (status.open_erasures, status.oldest_erasure_at) =
             archive::open_erasures(connection).await?;
         status.holds = archive::holds(connection).await?.len() as u64;
+        status.leases = archive::held_leases(connection).await?;
         status.jobs = archive::latest_jobs(connection, JOBS).await?;
         Ok(status)
     }
@@ -131,7 +137,7 @@ impl Archive {
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
                 metrics::gauge!(metric, "shard" => name.clone()).set(value as f64);
             };
-            let now = Timestamp::now().0;
+            let now = status.as_of.0;
             let seconds =
                 |since: Timestamp| (now.saturating_sub(since.0) / 1000).max(0).cast_unsigned();
             gauge(
@@ -168,15 +174,16 @@ impl Archive {
     /// # Errors
     /// When its shard cannot be written.
     pub async fn place_hold(&self, order: &Order, conversation_id: ConversationId) -> Result<Hold> {
-        let hold = Hold {
-            conversation_id,
-            placed_at: Timestamp::now(),
-            actor: order.actor.clone(),
-            reason: order.reason.clone(),
-        };
         let shard = self.shard_of(conversation_id)?;
-        transaction(&shard, async |connection| {
-            archive::place_hold(connection, &hold).await
+        let hold = transaction(&shard, async |connection| {
+            let hold = Hold {
+                conversation_id,
+                placed_at: clock::now(connection).await?,
+                actor: order.actor.clone(),
+                reason: order.reason.clone(),
+            };
+            archive::place_hold(connection, &hold).await?;
+            Ok(hold)
         })
         .await?;
         tracing::info!(conversation = %conversation_id, actor = hold.actor, reason = hold.reason, "legal hold placed");
@@ -240,6 +247,7 @@ impl ShardStatus {
         Self {
             shard: shard.clone(),
             error: None,
+            as_of: Timestamp(0),
             oldest_hot_at: None,
             waiting_conversations: 0,
             lag_millis: 0,
@@ -250,6 +258,7 @@ impl ShardStatus {
             open_erasures: 0,
             oldest_erasure_at: None,
             holds: 0,
+            leases: Vec::new(),
             jobs: Vec::new(),
         }
     }

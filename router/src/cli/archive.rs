@@ -46,16 +46,27 @@ struct Scope {
     json: bool,
 }
 
-fn parse_shard(text: &str) -> Result<ShardName, IdError> {
+pub(super) fn parse_shard(text: &str) -> Result<ShardName, IdError> {
     ShardName::new(text)
 }
 
 /// What every command that changes something takes.
 #[derive(Debug, clap::Args)]
-struct Why {
+pub(super) struct Why {
     /// Why, for the history of jobs
     #[arg(long, value_name = "TEXT", default_value = "by hand")]
-    reason: String,
+    pub(super) reason: String,
+}
+
+/// Most characters of a reason that has to be given.
+const REASON_CHARACTERS: usize = 128;
+
+pub(super) fn parse_reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > REASON_CHARACTERS {
+        return Err(format!("write 1 to {REASON_CHARACTERS} characters"));
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
@@ -77,20 +88,7 @@ impl Command {
             Self::Gc(args) => Some(&args.scope),
             _ => None,
         };
-        let Some(name) = scope.and_then(|scope| scope.shard.as_ref()) else {
-            return Ok(());
-        };
-        let mut names = config.store.shards.iter().map(|shard| &shard.name);
-        if names.any(|known| known == name) {
-            return Ok(());
-        }
-        let names: Vec<&str> = config
-            .store
-            .shards
-            .iter()
-            .map(|shard| shard.name.as_str())
-            .collect();
-        anyhow::bail!("there is no shard `{name}`; there are {}", names.join(", "))
+        require_shard(config, scope.and_then(|scope| scope.shard.as_ref()))
     }
 
     async fn execute(self, config: &Config, deployment: &Deployment) -> anyhow::Result<()> {
@@ -109,7 +107,17 @@ impl Command {
     }
 }
 
-fn order(shard: Option<ShardName>, why: Why) -> Order {
+/// There is such a shard, if one was named.
+pub(super) fn require_shard(config: &Config, name: Option<&ShardName>) -> anyhow::Result<()> {
+    let names = || config.store.shards.iter().map(|shard| &shard.name);
+    let Some(name) = name.filter(|name| !names().any(|known| known == *name)) else {
+        return Ok(());
+    };
+    let names: Vec<&str> = names().map(ShardName::as_str).collect();
+    anyhow::bail!("there is no shard `{name}`; there are {}", names.join(", "))
+}
+
+pub(super) fn order(shard: Option<ShardName>, why: Why) -> Order {
     Order {
         actor: actor(),
         reason: why.reason,
@@ -118,7 +126,7 @@ fn order(shard: Option<ShardName>, why: Why) -> Order {
 }
 
 /// Who runs this: the user's name as the machine's environment has it, or the number of the account.
-fn actor() -> String {
+pub(super) fn actor() -> String {
     let name = std::env::var("USER")
         .ok()
         .filter(|name| !name.trim().is_empty());

@@ -1,6 +1,6 @@
 //! `backscroll migrate`
 
-use backscroll_shard::migrate::{MigrationReport, migrate_all};
+use backscroll_shard::migrate::MigrationReport;
 
 use crate::boot;
 use crate::config::Config;
@@ -9,8 +9,14 @@ use super::out;
 
 /// Bring the schema of the directory and of every shard up to date
 ///
-/// The first run also writes the shard map. Running it again, or twice at once, is safe. Every change keeps the running
-/// version working, so migrate first and then replace the servers.
+/// Where all databases are empty it makes the deployment: it marks each database as the directory or a shard of it, and
+/// writes the shard map. From then on a database that is not what its address stands for is refused by every command.
+///
+/// A deployment of a version that marked no databases is marked by the first run, once, if the ranges that each database
+/// says it owns are those that the directory gives the shard.
+///
+/// Running it again, or twice at once, is safe. Every change keeps the running version working, so migrate first and then
+/// replace the servers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,18 +33,18 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
-    let reports = match migrate_all(&config.store, args.dry_run).await {
-        Ok(reports) => reports,
-        Err(error) => return Err(boot::explain(error, &config).await),
-    };
+    let migrated = boot::migrate(&config, args.dry_run).await?;
+    for remark in &migrated.remarks {
+        out::note(remark);
+    }
     if args.json {
-        return out::json(&reports);
+        return out::json(&migrated.reports);
     }
     for MigrationReport {
         database,
         applied,
         up_to_date,
-    } in &reports
+    } in &migrated.reports
     {
         match (up_to_date, args.dry_run) {
             (true, _) => out::line(format_args!("{database}: up to date"))?,

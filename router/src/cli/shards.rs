@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use backscroll_shard::identity::adoption::{self, Adoption};
+use backscroll_shard::ids::ShardName;
 use backscroll_shard::store::{DependencyHealth, Health, ShardHealth, Store};
 use serde::Serialize;
 
-use crate::boot;
 use crate::config::Config;
+use crate::{boot, failpoint};
 
+use super::archive::{actor, parse_reason, parse_shard, require_shard};
 use super::out;
 
 /// How long each database may take to answer.
@@ -22,6 +25,36 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    Adopt(AdoptArgs),
+}
+
+/// Take the database that the configuration names for a shard as the shard's
+///
+/// For an empty database in the place of a lost one, and for one that was brought back from a backup. It gets the shard's
+/// identity and exactly the fences of what the directory gives the shard. The database that was the shard's until then is
+/// not answered by any more, should it come back. Nothing else changes an identity or opens a fence once a deployment is made.
+///
+/// Refused when the database belongs to something else, when another one owns what it would own, and while one is away.
+/// Restart the servers afterwards: they remember what the shard had. After a loss, `backscroll archive rebuild-index` brings
+/// what was archived back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  backscroll shards adopt db2 --dry-run
+  backscroll shards adopt db2 --reason 'disk of db2 lost, backup of 3 May restored'")]
+pub(super) struct AdoptArgs {
+    /// The shard
+    #[arg(value_name = "NAME", value_parser = parse_shard)]
+    shard: ShardName,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Why; kept in the history of jobs
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason, required_unless_present = "dry_run")]
+    reason: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// A shard as `--json` prints it.
@@ -36,8 +69,54 @@ struct Listed {
 
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
-    let Command::List { json } = command;
-    let deployment = boot::open_existing(&config).await?;
+    match command {
+        Command::List { json } => list_all(&config, json).await,
+        Command::Adopt(args) => adopt(&config, args).await,
+    }
+}
+
+async fn adopt(config: &Config, args: AdoptArgs) -> anyhow::Result<()> {
+    require_shard(config, Some(&args.shard))?;
+    let (store, shard) = (&config.store, &args.shard);
+    let adoption = if args.dry_run {
+        adoption::plan(store, shard).await?
+    } else {
+        let reason = args.reason.as_deref().unwrap_or_default();
+        let hook = failpoint::making()?;
+        adoption::adopt(store, shard, (&actor(), reason), hook.as_ref()).await?
+    };
+    if args.json {
+        return out::json(&adoption);
+    }
+    tell(&adoption, args.dry_run)
+}
+
+fn tell(adoption: &Adoption, dry_run: bool) -> anyhow::Result<()> {
+    let Adoption {
+        shard,
+        address,
+        was,
+        incarnation,
+        ..
+    } = adoption;
+    let verb = if dry_run { "would become" } else { "is" };
+    out::line(format_args!(
+        "{address} ({was}) {verb} the database of shard {shard}, incarnation {incarnation}"
+    ))?;
+    for owned in &adoption.ranges {
+        out::line(format_args!("  {} at epoch {}", owned.range, owned.epoch))?;
+    }
+    if dry_run {
+        return Ok(out::line("nothing was done")?);
+    }
+    if adoption.is_empty {
+        out::note("it is empty; `backscroll archive rebuild-index` brings back what was archived");
+    }
+    Ok(())
+}
+
+async fn list_all(config: &Config, json: bool) -> anyhow::Result<()> {
+    let deployment = boot::open_existing(config).await?;
     let health = deployment.store.health(PATIENCE).await;
     let outcome = list(&deployment.store, health, json);
     boot::close(&deployment).await;

@@ -1,12 +1,10 @@
 //! One database: does it answer, may we write, does it keep what it acknowledges, is its clock right?
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use backscroll_shard::clock;
 use backscroll_shard::db::{Connection, Database, Dialect, Value};
-use backscroll_shard::error::{Error, Result};
-use backscroll_shard::fence::{self, Fence};
-use backscroll_shard::model::Timestamp;
+use backscroll_shard::error::{Error, Result, is_table_missing};
 use backscroll_shard::settings::{DatabaseUrl, PoolSettings};
 
 use super::{Finding, PATIENCE};
@@ -21,7 +19,6 @@ const MYSQL_PORT: u16 = 3306;
 
 const VERSION_MYSQL: &str = "SELECT VERSION()";
 const VERSION_SQLITE: &str = "SELECT 'SQLite ' || sqlite_version()";
-const CLOCK_MYSQL: &str = "SELECT CAST(ROUND(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)";
 const DURABILITY_MYSQL: &str = "SELECT CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
 const CONNECTIONS_MYSQL: &str = "SELECT CAST(@@max_connections AS SIGNED)";
 /// Rolled back. No conversation has this id: no owner has made it.
@@ -29,9 +26,9 @@ const TRY_SHARD: &str = "INSERT INTO imports (conversation_id, position) VALUES 
 const TRY_DIRECTORY: &str = "INSERT INTO properties (name, value) VALUES (?, 'rolled back')";
 const NOBODY: &[u8] = b"backscroll doct.";
 
-/// What a database is for.
+/// What a database is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Use {
     Directory,
     Primary,
     Replica,
@@ -41,25 +38,27 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(super) struct Examination {
     pub(super) findings: Vec<Finding>,
-    /// Of a primary that could tell.
-    pub(super) fences: Option<Vec<Fence>>,
 }
 
 /// Connects to `url` and looks at it.
 pub(super) async fn examine(
     subject: &str,
     url: &DatabaseUrl,
-    role: Role,
+    used: Use,
     pool: &PoolSettings,
     lanes: u32,
 ) -> Examination {
-    if let Some(file) = missing_file(url) {
+    if let Some(file) = url.file().filter(|file| !file.exists()) {
         let remedy = "`backscroll migrate` or `backscroll serve` makes it; if it was there before, bring it back from a backup first";
-        let finding = Finding::failure(subject, format!("there is no file {file}"), remedy);
+        let finding = Finding::failure(
+            subject,
+            format!("there is no file {}", file.display()),
+            remedy,
+        );
         return Examination::failed(finding);
     }
-    let needed = pool.max_connections + if role == Role::Primary { lanes } else { 0 };
-    match look_into(subject, url, role, needed, pool).await {
+    let needed = pool.max_connections + if used == Use::Primary { lanes } else { 0 };
+    match look_into(subject, url, used, needed, pool).await {
         Ok(examination) => examination,
         Err(error) => Examination::failed(unreachable(subject, url, &error).await),
     }
@@ -69,15 +68,8 @@ impl Examination {
     fn failed(finding: Finding) -> Self {
         Self {
             findings: vec![finding],
-            fences: None,
         }
     }
-}
-
-/// The SQLite file of `url`, if it is not there: opening it would make it.
-pub(super) fn missing_file(url: &DatabaseUrl) -> Option<&str> {
-    let file = url.0.strip_prefix("sqlite://")?;
-    (!Path::new(file).exists()).then_some(file)
 }
 
 async fn unreachable(subject: &str, url: &DatabaseUrl, error: &Error) -> Finding {
@@ -109,7 +101,7 @@ async fn network_error(url: &DatabaseUrl) -> Option<String> {
 async fn look_into(
     subject: &str,
     url: &DatabaseUrl,
-    role: Role,
+    used: Use,
     connections_needed: u32,
     pool: &PoolSettings,
 ) -> Result<Examination> {
@@ -117,8 +109,8 @@ async fn look_into(
         max_connections: 1,
         ..pool.clone()
     };
-    let database = Database::open(url, &one, 1)?;
-    let look = look(subject, url, role, connections_needed, &database);
+    let database = Database::open_any(url, &one)?;
+    let look = look(subject, url, used, connections_needed, &database);
     let outcome = tokio::time::timeout(PATIENCE, look).await;
     database.close().await;
     outcome.unwrap_or(Err(Error::DeadlineExceeded))
@@ -127,7 +119,7 @@ async fn look_into(
 async fn look(
     subject: &str,
     url: &DatabaseUrl,
-    role: Role,
+    used: Use,
     connections_needed: u32,
     database: &Database,
 ) -> Result<Examination> {
@@ -149,19 +141,13 @@ async fn look(
         format!("{} answers in {latency:.1} ms ({version})", url.redacted()),
     )];
     if dialect == Dialect::MySql {
-        findings.extend(clock(subject, &mut connection).await?);
-        findings.extend(server(subject, role, connections_needed, &mut connection).await?);
+        findings.extend(clocks(subject, &mut connection).await?);
+        findings.extend(server(subject, used, connections_needed, &mut connection).await?);
     }
-    if role != Role::Replica {
-        findings.extend(may_write(subject, role, &mut connection).await);
+    if used != Use::Replica {
+        findings.extend(may_write(subject, used, &mut connection).await);
     }
-    // Without its schema it has no fences; that is a finding of its own.
-    let fences = if role == Role::Primary {
-        fence::all(&mut connection).await.ok()
-    } else {
-        None
-    };
-    Ok(Examination { findings, fences })
+    Ok(Examination { findings })
 }
 
 async fn text(connection: &mut Connection, statement: &str) -> Result<String> {
@@ -176,34 +162,35 @@ fn first<T>(row: Option<T>) -> Result<T> {
     row.ok_or_else(|| Error::Corrupt("a SELECT of one value gave no row".into()))
 }
 
-async fn clock(subject: &str, connection: &mut Connection) -> Result<Option<Finding>> {
-    let before = Timestamp::now().0;
-    let theirs = int(connection, CLOCK_MYSQL).await?;
-    let after = Timestamp::now().0;
-    let ours = before.midpoint(after);
-    let off = Duration::from_millis(theirs.abs_diff(ours));
-    Ok((off > CLOCK_TOLERANCE).then(|| {
-        let detail = format!(
-            "its clock is {:.1} s {} this machine's",
-            off.as_secs_f64(),
-            if theirs > ours { "ahead of" } else { "behind" }
-        );
-        Finding::warning(
-            subject,
-            detail,
-            "synchronise the clocks of both machines (NTP): messages carry the router's time",
-        )
-    }))
+async fn clocks(subject: &str, connection: &mut Connection) -> Result<Option<Finding>> {
+    let offset = clock::offset(connection).await?;
+    let off = Duration::from_millis(offset.unsigned_abs());
+    let side = if offset < 0 { "ahead of" } else { "behind" };
+    let detail = format!(
+        "its clock is {:.1} s {side} this machine's",
+        off.as_secs_f64()
+    );
+    Ok(if off > clock::TOLERANCE {
+        let remedy = "synchronise the clocks of both machines (NTP): until then no archive job runs from here, and messages \
+                      carry this machine's time";
+        Some(Finding::failure(subject, detail, remedy))
+    } else if off > CLOCK_TOLERANCE {
+        let remedy =
+            "synchronise the clocks of both machines (NTP): messages carry the router's time";
+        Some(Finding::warning(subject, detail, remedy))
+    } else {
+        None
+    })
 }
 
 async fn server(
     subject: &str,
-    role: Role,
+    used: Use,
     connections_needed: u32,
     connection: &mut Connection,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    if role != Role::Replica && int(connection, DURABILITY_MYSQL).await? != 1 {
+    if used != Use::Replica && int(connection, DURABILITY_MYSQL).await? != 1 {
         let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
         findings.push(Finding::warning(
             subject,
@@ -225,9 +212,9 @@ async fn server(
     Ok(findings)
 }
 
-async fn may_write(subject: &str, role: Role, connection: &mut Connection) -> Option<Finding> {
-    let (statement, value) = match role {
-        Role::Directory => (TRY_DIRECTORY, Value::Text("doctor")),
+async fn may_write(subject: &str, used: Use, connection: &mut Connection) -> Option<Finding> {
+    let (statement, value) = match used {
+        Use::Directory => (TRY_DIRECTORY, Value::Text("doctor")),
         _ => (TRY_SHARD, Value::Bytes(NOBODY)),
     };
     let outcome = async {
@@ -238,7 +225,7 @@ async fn may_write(subject: &str, role: Role, connection: &mut Connection) -> Op
     connection.rollback().await;
     match outcome {
         Ok(_) => None,
-        Err(error) if is_unknown_table(&error) => None, // the schema is not there; that is a finding of its own
+        Err(Error::Database(error)) if is_table_missing(&error) => None, // the schema is not there; that is a finding of its own
         Err(error) => {
             let remedy = "grant the account SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER and INDEX on its database, and make sure that it is not read-only";
             Some(Finding::failure(
@@ -248,13 +235,4 @@ async fn may_write(subject: &str, role: Role, connection: &mut Connection) -> Op
             ))
         }
     }
-}
-
-fn is_unknown_table(error: &Error) -> bool {
-    let Error::Database(error) = error else {
-        return false;
-    };
-    let text = error.to_string();
-    // MySQL's ER_NO_SUCH_TABLE, and SQLite's only way to say it.
-    text.contains("1146") || text.contains("no such table")
 }

@@ -103,8 +103,11 @@ struct TokenKeys {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Dependency {
-    /// It answered.
+    /// It answered, and is what its address stands for.
     ok: bool,
+    /// It answered, but is another database than the one that its address stands for; it is not used. Absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    wrong_database: bool,
     /// How long that took, in milliseconds.
     latency_ms: f64,
 }
@@ -113,6 +116,7 @@ impl From<&DependencyHealth> for Dependency {
     fn from(health: &DependencyHealth) -> Self {
         Self {
             ok: health.ok,
+            wrong_database: health.wrong_database,
             latency_ms: health.latency_ms,
         }
     }
@@ -141,7 +145,8 @@ struct Shard {
 /// Should requests be sent here
 ///
 /// Names every dependency. One shard or the object store being away is `degraded`, not a reason to stop sending: what does
-/// not need them is served.
+/// not need them is served. A database that is not the one its address stands for is `unavailable`: the configuration of
+/// this server is wrong.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
     responses(
@@ -205,7 +210,9 @@ fn readiness(health: &Health, others_ok: bool) -> Readiness {
         .iter()
         .flat_map(|shard| &shard.replicas)
         .all(|replica| replica.ok);
-    if reachable == 0 {
+    let primaries = health.shards.iter().map(|shard| &shard.primary);
+    let mut used = std::iter::once(&health.directory).chain(primaries);
+    if reachable == 0 || used.any(|database| database.wrong_database) {
         Readiness::Unavailable
     } else if reachable < health.shards.len() || !replicas || !health.directory.ok || !others_ok {
         Readiness::Degraded

@@ -318,6 +318,7 @@ impl From<Error> for Problem {
                 "there is more to write than can be taken just now; nothing was written",
             ),
             Error::ShardUnavailable(_)
+            | Error::WrongDatabase(_)
             | Error::NotOwner(_)
             | Error::Busy(_)
             | Error::LeaseLost(_) => hidden(

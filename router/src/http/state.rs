@@ -126,6 +126,7 @@ impl App {
         }
         let health = DependencyHealth {
             ok: error.is_none(),
+            wrong_database: false,
             error,
             latency_ms: started.elapsed().as_secs_f64() * 1e3,
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 22] = [
+const COMMANDS: [&[&str]; 25] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -23,8 +23,11 @@ const COMMANDS: [&[&str]; 22] = [
     &["archive", "hold"],
     &["archive", "holds"],
     &["archive", "erasures"],
+    &["lease"],
+    &["lease", "clear"],
     &["shards"],
     &["shards", "list"],
+    &["shards", "adopt"],
     &["doctor"],
     &["config"],
     &["config", "check"],

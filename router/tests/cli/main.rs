@@ -4,6 +4,7 @@
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
+mod clocks;
 mod config;
 mod crash;
 mod databases;
@@ -12,6 +13,7 @@ mod demo;
 mod export;
 mod harness;
 mod help;
+mod identity;
 mod import;
 mod ledger;
 mod tiers;

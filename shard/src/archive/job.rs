@@ -1,5 +1,7 @@
 //! The history of jobs.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::db::{Connection, Row, values};
@@ -29,12 +31,12 @@ pub struct JobRecord {
     pub figures: RawJson,
 }
 
-const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, ?, ?)";
-const END: &str = "UPDATE archive_jobs SET ended_at = ?, outcome = ?, figures = ? WHERE id = ?";
+const BEGIN: &str = "INSERT INTO archive_jobs (id, kind, actor, reason, started_at, figures) VALUES (?, ?, ?, ?, {now}, ?)";
+const END: &str = "UPDATE archive_jobs SET ended_at = {now}, outcome = ?, figures = ? WHERE id = ?";
 /// By the index `archive_jobs_started`.
 const LATEST: &str = "SELECT id, kind, actor, reason, started_at, ended_at, outcome, figures FROM archive_jobs \
      {by archive_jobs_started} ORDER BY started_at DESC LIMIT ?";
-const FORGET: &str = "DELETE FROM archive_jobs WHERE started_at < ?";
+const FORGET: &str = "DELETE FROM archive_jobs WHERE started_at < {now} - ?";
 
 /// How much of a text a column of the history takes, in characters.
 const TEXT_CHARACTERS: usize = 128;
@@ -50,14 +52,13 @@ fn shortened(text: &str) -> String {
 pub async fn begin_job(
     connection: &mut Connection,
     (kind, actor, reason): (&str, &str, &str),
-    now: Timestamp,
 ) -> Result<[u8; 16]> {
     let id: [u8; 16] = rand::random();
     let (actor, reason) = (shortened(actor), shortened(reason));
     connection
         .execute(
             BEGIN,
-            &values![&id, kind, actor.as_str(), reason.as_str(), now.0, "{}"],
+            &values![&id, kind, actor.as_str(), reason.as_str(), "{}"],
         )
         .await?;
     Ok(id)
@@ -71,11 +72,10 @@ pub async fn end_job(
     connection: &mut Connection,
     id: &[u8; 16],
     (outcome, figures): (&str, &str),
-    now: Timestamp,
 ) -> Result<()> {
     let outcome = shortened(outcome);
     connection
-        .execute(END, &values![now.0, outcome.as_str(), figures, id])
+        .execute(END, &values![outcome.as_str(), figures, id])
         .await
         .map(drop)
 }
@@ -110,10 +110,11 @@ pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Ve
         .collect()
 }
 
-/// Forgets jobs that began before `before`.
+/// Forgets jobs that began longer than `keep` ago.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget_jobs(connection: &mut Connection, before: Timestamp) -> Result<u64> {
-    connection.execute(FORGET, &values![before.0]).await
+pub async fn forget_jobs(connection: &mut Connection, keep: Duration) -> Result<u64> {
+    let millis = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    connection.execute(FORGET, &values![millis]).await
 }

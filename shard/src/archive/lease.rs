@@ -1,14 +1,23 @@
 //! Who may run a job on a shard's ranges.
+//!
+//! Leases are taken, renewed and judged by the database's clock, in the statements themselves: no other clock has a say. A
+//! lease's generation, which every transaction of a job compares, is the one before it and one more.
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::newest_generation;
-use crate::db::{Connection, Value, placeholders, values};
+use crate::db::{Connection, Row, Value, placeholders, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::ShardName;
 use crate::map::Assignment;
 use crate::model::Timestamp;
+
+/// The longest time for which a lease is taken, and the most that `archive.lease` may be. An end that is further away was
+/// written while the clock was wrong, and keeps nobody out.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// The right to run a job on ranges of one shard, until it expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +30,33 @@ pub struct Lease {
     pub generation: u64,
 }
 
-const LEASES: &str = "SELECT generation, expires_at, holder FROM leases WHERE range_start IN (";
-const TAKE: &str = "INSERT INTO leases (range_start, holder, generation, expires_at) VALUES (?, ?, ?, ?) \
+/// A lease as its database sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldLease {
+    /// Who holds it, for people.
+    pub holder: String,
+    /// When it ends, by the clock of the shard's database.
+    pub expires_at: Timestamp,
+    /// How long that is from now, by the same clock, in milliseconds.
+    pub left_millis: i64,
+}
+
+/// By the primary key.
+const LEASES: &str =
+    "SELECT generation, expires_at, holder, {now} FROM leases WHERE range_start IN (";
+/// The whole table: a row a range.
+const ALL_LEASES: &str =
+    "SELECT generation, expires_at, holder, {now} FROM leases ORDER BY range_start";
+const TAKE: &str = "INSERT INTO leases (range_start, holder, generation, expires_at) VALUES (?, ?, ?, {now} + ?) \
      {on_duplicate range_start} holder = {new holder}, generation = {new generation}, expires_at = {new expires_at}";
-const RENEW: &str = "UPDATE leases SET expires_at = ? WHERE generation = ? AND range_start IN (";
+const RENEW: &str =
+    "UPDATE leases SET expires_at = {now} + ? WHERE generation = ? AND range_start IN (";
+/// Free, by any clock.
+const GIVE_UP: &str = "UPDATE leases SET expires_at = 0 WHERE generation = ? AND range_start IN (";
+/// Who holds one loses it: its generation is not the job's any more. The whole table: a row a range.
+const CLEAR: &str =
+    "UPDATE leases SET expires_at = 0, generation = generation + 1 WHERE expires_at > {now}";
 
 /// In a write transaction: takes the lease of all of `ranges`, at least one and each of `shard`, unless somebody else has
 /// one of them. `holder` is for people.
@@ -35,23 +67,19 @@ pub async fn take_lease(
     connection: &mut Connection,
     (shard, ranges): (&ShardName, Vec<Assignment>),
     holder: &str,
-    (now, ttl): (Timestamp, Duration),
+    ttl: Duration,
 ) -> Result<Lease> {
     require_owner(connection, shard, &ranges).await?;
     let starts = starts(&ranges);
     let mut generation = newest_generation(connection).await?.next()?.0;
     for row in fetch(connection, &starts, "{for_update}").await? {
-        let (before, expires_at, other) = (row.int(0)?.cast_unsigned(), row.int(1)?, row.text(2)?);
-        if expires_at > now.0 {
-            return Err(Error::Busy(format!(
-                "shard {shard} is being worked on by {other}; its lease ends in {} s",
-                (expires_at - now.0 + 999) / 1000
-            )));
+        if let Some(held) = held(&row)? {
+            return Err(Error::Busy(busy(shard, &held)));
         }
-        generation = generation.max(before + 1);
+        generation = generation.max(row.int(0)?.cast_unsigned().saturating_add(1));
     }
     for start in &starts {
-        let args = values![start, holder, generation.cast_signed(), expiry(now, ttl)];
+        let args = values![start, holder, generation.cast_signed(), millis(ttl)];
         connection.execute(TAKE, &args).await?;
     }
     Ok(Lease {
@@ -61,12 +89,24 @@ pub async fn take_lease(
     })
 }
 
+fn busy(shard: &ShardName, held: &HeldLease) -> String {
+    let (holder, until, left) = (
+        &held.holder,
+        held.expires_at,
+        (held.left_millis + 999) / 1000,
+    );
+    format!(
+        "shard {shard} is being worked on by {holder}; its lease ends at {until} by the clock of the shard's database, {left} s from \
+         now. If that job is dead, `backscroll lease clear --shard {shard} --reason TEXT` frees it now"
+    )
+}
+
 /// In a job's transaction: whether the lease is still the job's, and the ranges the shard's. Both stay so until the
-/// commit.
+/// commit. Gives the time by the database's clock, which is that of everything the job puts down.
 ///
 /// # Errors
 /// [`Error::LeaseLost`], [`Error::NotOwner`].
-pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<()> {
+pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<Timestamp> {
     require_owner(connection, &lease.shard, &lease.ranges).await?;
     let starts = starts(&lease.ranges);
     let rows = fetch(connection, &starts, "{for_share}").await?;
@@ -75,28 +115,77 @@ pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<(
             return Err(Error::LeaseLost(lease.shard.clone()));
         }
     }
-    if rows.len() == starts.len() {
-        Ok(())
-    } else {
-        Err(Error::LeaseLost(lease.shard.clone()))
+    match rows.first() {
+        Some(row) if rows.len() == starts.len() => row.int(3).map(Timestamp),
+        _ => Err(Error::LeaseLost(lease.shard.clone())),
     }
 }
 
-/// In a job's transaction: extends the lease; with no time at all, gives it up.
+/// In a job's transaction: extends the lease to `ttl` from now.
 ///
 /// # Errors
 /// [`Error::LeaseLost`] when somebody else has it.
-pub async fn renew_lease(
-    connection: &mut Connection,
-    lease: &Lease,
-    (now, ttl): (Timestamp, Duration),
-) -> Result<()> {
+pub async fn renew_lease(connection: &mut Connection, lease: &Lease, ttl: Duration) -> Result<()> {
     let starts = starts(&lease.ranges);
-    let mut args = values![expiry(now, ttl), lease.generation.cast_signed()].to_vec();
+    let mut args = values![millis(ttl), lease.generation.cast_signed()].to_vec();
     args.extend(starts.iter().map(Value::from));
     let statement = format!("{RENEW}{})", placeholders(starts.len()));
     connection.execute(&statement, &args).await?;
-    check_lease(connection, lease).await
+    check_lease(connection, lease).await.map(drop)
+}
+
+/// In a write transaction: gives the lease up, if it still is the job's. Whoever asks next finds it free.
+///
+/// # Errors
+/// When the database fails.
+pub async fn give_up_lease(connection: &mut Connection, lease: &Lease) -> Result<()> {
+    let starts = starts(&lease.ranges);
+    let mut args = values![lease.generation.cast_signed()].to_vec();
+    args.extend(starts.iter().map(Value::from));
+    let statement = format!("{GIVE_UP}{})", placeholders(starts.len()));
+    connection.execute(&statement, &args).await.map(drop)
+}
+
+/// In a write transaction: frees every lease of the shard, and says which were held. A job that holds one finds it lost with
+/// its next transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn clear_leases(connection: &mut Connection) -> Result<Vec<HeldLease>> {
+    let held = all(connection, "{for_update}").await?;
+    connection.execute(CLEAR, &[]).await?;
+    Ok(held)
+}
+
+/// The leases of the shard that are held, one for each holder.
+///
+/// # Errors
+/// When the database fails.
+pub async fn held_leases(connection: &mut Connection) -> Result<Vec<HeldLease>> {
+    all(connection, "").await
+}
+
+async fn all(connection: &mut Connection, lock: &str) -> Result<Vec<HeldLease>> {
+    let statement = format!("{ALL_LEASES} {lock}");
+    let rows = connection.fetch_all(&statement, &[]).await?;
+    let held: Vec<Option<HeldLease>> = rows.iter().map(held).collect::<Result<_>>()?;
+    let mut held: Vec<HeldLease> = held.into_iter().flatten().collect();
+    held.dedup_by(|one, other| one.holder == other.holder);
+    Ok(held)
+}
+
+/// The lease of a row, if somebody holds it.
+fn held(row: &Row) -> Result<Option<HeldLease>> {
+    let (expires_at, now) = (row.int(1)?, row.int(3)?);
+    let left_millis = expires_at.saturating_sub(now);
+    let held = HeldLease {
+        holder: row.text(2)?,
+        expires_at: Timestamp(expires_at),
+        left_millis,
+    };
+    Ok((1..=millis(LONGEST_LEASE))
+        .contains(&left_millis)
+        .then_some(held))
 }
 
 /// When the lease was renewed last, as this database knows it: a replica that is behind knows an earlier time.
@@ -124,11 +213,7 @@ async fn require_owner(
     }
 }
 
-async fn fetch(
-    connection: &mut Connection,
-    starts: &[[u8; 8]],
-    lock: &str,
-) -> Result<Vec<crate::db::Row>> {
+async fn fetch(connection: &mut Connection, starts: &[[u8; 8]], lock: &str) -> Result<Vec<Row>> {
     let args: Vec<Value<'_>> = starts.iter().map(Value::from).collect();
     let places = placeholders(args.len());
     let statement = format!("{LEASES}{places}) ORDER BY range_start {lock}");
@@ -140,7 +225,6 @@ fn starts(ranges: &[Assignment]) -> Vec<[u8; 8]> {
     ranges.iter().map(start).collect()
 }
 
-fn expiry(now: Timestamp, ttl: Duration) -> i64 {
-    now.0
-        .saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.min(LONGEST_LEASE).as_millis()).unwrap_or(i64::MAX)
 }

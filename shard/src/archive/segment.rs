@@ -12,6 +12,7 @@ use super::{
     ArchivedRun, Generation, Lease, SegmentId, all_runs_of_segment, insert_runs, reopen_erasures,
     request_erasures, runs_in_the_way, unname_runs,
 };
+use crate::clock;
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq};
@@ -120,6 +121,9 @@ const AFTER: &str = concat!(
 const PUBLISH: &str = "UPDATE archive_segments SET state = ?, bytes = ?, messages = ?, changed_at = ? WHERE id = ? AND state = ?";
 const CHANGE: &str =
     "UPDATE archive_segments SET state = ?, changed_at = ? WHERE id = ? AND state = ?";
+/// By the index `archive_segments_state`.
+const BELIEVE: &str =
+    "UPDATE archive_segments SET changed_at = {now} WHERE state = ? AND changed_at > {now} + ?";
 const FORGET: &str = "DELETE FROM archive_segments WHERE id = ? AND state = ?";
 /// By the index `archive_runs_segment`.
 const NAMED: &str = "SELECT last_seq FROM archive_runs WHERE segment = ? LIMIT 1";
@@ -328,6 +332,19 @@ pub async fn change_segment(
 ) -> Result<bool> {
     let args = values![to.name(), now.0, id.as_bytes(), from.name()];
     Ok(connection.execute(CHANGE, &args).await? == 1)
+}
+
+/// In a write transaction: segments that came into their state at a time which is still to come, by a clock that was wrong,
+/// came into it now. Their grace periods would not end before.
+///
+/// # Errors
+/// When the database fails.
+pub async fn believe_no_future(connection: &mut Connection) -> Result<()> {
+    for state in SegmentState::ALL {
+        let args = values![state.name(), clock::tolerance_millis()];
+        connection.execute(BELIEVE, &args).await?;
+    }
+    Ok(())
 }
 
 /// In a write transaction: marks a segment for deletion if nothing on this shard names it; from then on it cannot be

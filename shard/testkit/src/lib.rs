@@ -3,6 +3,7 @@
 //! - [`Proxy`]: a TCP proxy in front of a server that can be told to break: the "down, slow, lying" tests of whatever
 //!   talks to a database, a bus or an object store.
 //! - [`TestDatabases`]: empty databases of a test's own on the SQL server that the tests were given.
+//! - [`dump()`]: everything that is in a database, to compare.
 //! - [`s3_server`]: an S3 server in this process (feature `s3`).
 //! - [`sql_server_url`], [`redis_url`]: where the servers are.
 //!
@@ -14,6 +15,7 @@
 )]
 
 mod databases;
+mod dump;
 mod proxy;
 #[cfg(feature = "s3")]
 #[expect(clippy::unwrap_used, reason = "as above")]
@@ -21,5 +23,6 @@ pub mod s3_server;
 mod servers;
 
 pub use databases::TestDatabases;
+pub use dump::{Dump, dump};
 pub use proxy::{Mode, Proxy};
 pub use servers::{redis_url, socket_address, sql_server_url};

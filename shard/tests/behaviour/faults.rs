@@ -42,7 +42,7 @@ async fn connect(bed: &Bed, shard: &ShardName) -> Connection {
 }
 
 async fn connect_to(bed: &Bed, url: &DatabaseUrl) -> Connection {
-    Database::open(url, &bed.settings.pool, 1)
+    Database::open_any(url, &bed.settings.pool)
         .unwrap()
         .writer(Instant::now() + PATIENCE)
         .await
@@ -283,9 +283,10 @@ async fn a_freeze_stops_writers_exactly(bed: &Bed) {
 
 async fn a_router_starts_without_the_directory(bed: &Bed) {
     let mut settings = bed.settings.clone();
-    settings.directory.url = match settings.directory.url.0.starts_with("sqlite") {
-        true => DatabaseUrl("sqlite:///nowhere/at/all.db".into()),
-        false => DatabaseUrl("mysql://root@127.0.0.1:1/nowhere".into()),
+    settings.directory.url = match settings.directory.url.file() {
+        // A folder cannot be opened; a file that is not there would be another mistake.
+        Some(file) => DatabaseUrl(format!("sqlite://{}", file.parent().unwrap().display())),
+        None => DatabaseUrl("mysql://root@127.0.0.1:1/nowhere".into()),
     };
     let store = Bed::another(&settings).await;
     assert_eq!(*store.map(), *bed.store.map(), "the fences say the same");
@@ -613,7 +614,7 @@ async fn a_replica_is_used_only_while_it_is_current() {
         .primary;
     let name = |url: &DatabaseUrl| url.0.rsplit('/').next().unwrap().to_owned();
     let mut operator = connect_to(&bed, &replica_url).await;
-    for table in ["conversations", "messages"] {
+    for table in ["conversations", "messages", "identity"] {
         let (from, to) = (name(primary), name(&replica_url));
         operator
             .execute(
@@ -654,6 +655,17 @@ async fn a_replica_is_used_only_while_it_is_current() {
             .collect::<Vec<_>>()
     };
     assert_eq!(contents().await, ["from the replica", "from the replica"]);
+    let other = "UPDATE identity SET shard = 'another'";
+    operator.execute(other, &[]).await.unwrap();
+    let stranger = Bed::another(&settings).await;
+    let bob = caller("bob");
+    let page = stranger.history(&bob, id, Position::Latest, 1);
+    assert_eq!(
+        page.await.unwrap().messages[0].content,
+        "4",
+        "it is another shard's: the primary answers"
+    );
+    stranger.close(Instant::now() + PATIENCE).await;
     bed.say("bob", id, "news").await;
     assert_eq!(
         contents().await,

@@ -6,7 +6,10 @@
 
 mod bed;
 mod conversations;
+mod costs;
 mod faults;
+mod identity;
+mod leases;
 mod live;
 mod messages;
 mod notifications;

@@ -306,7 +306,7 @@ async fn a_range_that_is_frozen_fails_alone(bed: &Bed) {
     let shard = bed.settings.shards.iter();
     let mut shard = shard.filter(|shard| shard.name == home.shard);
     let primary = &shard.next().unwrap().primary;
-    let database = Database::open(primary, &bed.settings.pool, 1).unwrap();
+    let database = Database::open_any(primary, &bed.settings.pool).unwrap();
     let mut connection = database.writer(Instant::now() + PATIENCE).await.unwrap();
     let start = home.range.start.to_be_bytes();
     let args = [Value::from("frozen"), Value::from(&start)];

@@ -131,7 +131,7 @@ async fn fill(bed: &Bed) {
     }
     bed.settle().await;
     for shard in &bed.settings.shards {
-        let database = Database::open(&shard.primary, &bed.settings.pool, 1).unwrap();
+        let database = Database::open_any(&shard.primary, &bed.settings.pool).unwrap();
         let mut connection = database
             .writer(std::time::Instant::now() + PATIENCE)
             .await
@@ -209,11 +209,11 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     let ttl = Duration::from_secs(60);
     let mut connection = shard.begin(Instant::now() + PATIENCE).await?;
     let connection = &mut connection;
-    let lease =
-        archive::take_lease(connection, (shard.name(), ranges), "a test", (now, ttl)).await?;
+    let lease = archive::take_lease(connection, (shard.name(), ranges), "a test", ttl).await?;
     archive::check_lease(connection, &lease).await?;
-    archive::renew_lease(connection, &lease, (now, ttl)).await?;
+    archive::renew_lease(connection, &lease, ttl).await?;
     archive::lease_expiry(connection, &lease).await?;
+    archive::believe_no_future(connection).await?;
     let mut segments = Vec::new();
     let mut after = None;
     loop {

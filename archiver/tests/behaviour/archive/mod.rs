@@ -3,6 +3,7 @@
 
 mod bed;
 mod between;
+mod clocks;
 mod cold_reads;
 mod copies;
 mod deaths;

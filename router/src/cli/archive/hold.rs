@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::deployment::Deployment;
 
-use super::{Why, order, out};
+use super::{Why, order, out, parse_reason};
 
 /// Place a conversation under a legal hold, or lift it
 ///
@@ -33,17 +33,6 @@ pub(in crate::cli) struct HoldArgs {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Most characters of a reason.
-const REASON_CHARACTERS: usize = 128;
-
-fn parse_reason(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() || text.chars().count() > REASON_CHARACTERS {
-        return Err(format!("write 1 to {REASON_CHARACTERS} characters"));
-    }
-    Ok(text.to_owned())
 }
 
 pub(super) async fn hold(deployment: &Deployment, args: HoldArgs) -> anyhow::Result<()> {

@@ -77,7 +77,7 @@ enum Outcome<'a> {
 pub(super) async fn run(config: &Config, archive: &Archive, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let order = order(shard, args.why);
-    let now = Timestamp::now();
+    let now = archive.now(&order).await?;
     let cutoff = match &args.older_than {
         Some(age) => age.before(now, &config.archive.zone()),
         None => archive.cutoff(now),

@@ -11,6 +11,7 @@ use super::{Scope, Why, order, out};
 ///
 /// WAITING is the number of conversations with messages old enough, LAG how long the oldest of them has been. UNSETTLED
 /// objects are archived, but their rows are not deleted yet. `gc` deletes those TO COLLECT after their grace period.
+/// Below the table is who works on a shard, and until when; `backscroll lease clear` frees the lease of a job that died.
 /// --json also has the latest jobs, with who started them, why, and what came of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -60,6 +61,15 @@ fn show(shards: &[ShardStatus]) -> anyhow::Result<()> {
     ];
     out::table(header, &rows)?;
     for shard in shards {
+        for lease in &shard.leases {
+            out::line(format_args!(
+                "{} is being worked on by {}; its lease ends at {} by the clock of the shard's database, {} s from now",
+                shard.shard,
+                lease.holder,
+                lease.expires_at,
+                (lease.left_millis + 999) / 1000
+            ))?;
+        }
         if let Some(error) = &shard.error {
             out::note(format_args!("{}: {error}", shard.shard));
         }
