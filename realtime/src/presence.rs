@@ -9,16 +9,17 @@
 //! | [`members`] | the members of a small conversation, for sessions that watch nobody by name |
 //!
 //! A node sets the statuses of its own users in the roster and publishes their changes on their presence topics. Watchers are
-//! sessions that named the user, and sessions that opened a small conversation with the user and named nobody. All of it is a
-//! hint. What a node believes about users of other nodes is made up for in these ways:
+//! sessions that named the user, and sessions that opened a small conversation with the user and named nobody.
 //!
-//! | belief | is corrected by |
+//! Presence is a hint, without a log behind it. What nodes believe about each other's users, and what corrects it:
+//!
+//! | belief | corrected by |
 //! |---|---|
-//! | a watched user of another node is online | the end of that node's lease: its watched users are looked up in the roster |
-//! | the roster has this node's users | the next renewal of the lease, which says when the roster may lack some: all are set again |
-//! | a user was last seen at a time | the store, where it is saved when the user goes offline |
+//! | the watchers' node: a user of another node has this status | the user's next change; when the other node's lease ends, a look-up in the roster of all users that are watched |
+//! | the roster: a node's users have these statuses | the next renewal of that node's lease, which says when the roster may lack some: all are set again |
 //!
-//! A crash leaves the node's users in the roster until its lease ends.
+//! A push that is lost is not published again before the user's next change. A crash leaves the node's users in the roster
+//! until its lease ends.
 
 pub(crate) mod fan_out;
 pub(crate) mod keeper;
