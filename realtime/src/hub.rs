@@ -42,6 +42,7 @@ use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, Rev};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -152,7 +153,7 @@ impl Hub {
         &self.presence
     }
 
-    /// As [`Joiner::join`].
+    /// As [`Joiner::join`], on the heap: with all that it reads the future is a large one.
     ///
     /// # Errors
     /// As [`Joiner::join`].
@@ -163,7 +164,7 @@ impl Hub {
         known: Option<Rev>,
         budget: &ReplayBudget,
     ) -> Result<Joined> {
-        self.joiner.join(session, id, known, budget).await
+        self.joiner.join(session, id, known, budget).boxed().await
     }
 
     /// As [`Joiner::follow_list`].

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Rev};
 use backscroll_shard::model::Caller;
+use futures_util::FutureExt as _;
 use serde::Deserialize;
 
 use crate::client_event::ClientEvent;
@@ -26,11 +27,9 @@ const MISSED_MAX: u64 = 20;
 pub(super) async fn session_opened(gateway: &Gateway, session: &Arc<Session>) {
     let caller = Caller::new(session.user.clone(), COMMAND_TIMEOUT);
     let most = u32::try_from(gateway.settings().joined_conversations).unwrap_or(JOINED_AT_FIRST);
-    let list = gateway
-        .store()
-        .list_conversations(&caller, None, JOINED_AT_FIRST.min(most))
-        .await;
-    let conversations = match list {
+    let most = JOINED_AT_FIRST.min(most);
+    let listing = gateway.store().list_conversations(&caller, None, most);
+    let conversations = match listing.boxed().await {
         Ok(list) => list.conversations,
         Err(error) => {
             tracing::warn!(%error, "the conversations of a session cannot be joined");

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::model::{Caller, ConversationKind, NewConversation};
+use futures_util::FutureExt as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -251,10 +252,8 @@ impl Namespace {
             title: None,
             metadata: None,
         };
-        let created = gateway
-            .store()
-            .create_conversation(&caller, new, None)
-            .await;
+        let creating = gateway.store().create_conversation(&caller, new, None);
+        let created = creating.boxed().await; // rare, and large
         let (conversation, ..) = created.map_err(|error| gateway.failure(error))?;
         *last() = Some((other, conversation.id));
         Ok(conversation.id)

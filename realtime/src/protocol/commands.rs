@@ -12,6 +12,7 @@ use backscroll_shard::model::{
     ConversationHead, Message, Notification, RawJson, SyncPage, SyncRequest, UnreadCount,
     UnreadNotifications, Watermarks,
 };
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
@@ -69,14 +70,15 @@ macro_rules! commands {
 
         /// Parses `data`, has `handler` carry out the command `name`, and encodes its answer.
         ///
-        /// Each command is a future on the heap, so that the caller's is small whatever the largest command holds.
+        /// Each command is a future on the heap, of a type that the caller does not know: the caller's future is small whatever
+        /// the largest command holds.
         ///
         /// # Errors
         /// Why the command was not carried out: there is none of that name, its data is malformed, or the handler refused it.
         pub(crate) async fn dispatch<H: CommandHandler>(handler: &H, name: &str, data: &str) -> Answer {
             match CommandName::parse(name) {
                 $(Some(CommandName::$command) => {
-                    encode(&Box::pin(handler.$method(parse(data)?)).await?)
+                    encode(&handler.$method(parse(data)?).boxed().await?)
                 })+
                 None => {
                     let name: String = name.chars().take(UNKNOWN_NAME_MAX).collect();
