@@ -14,7 +14,9 @@
 //! | `draft`, `rewrite` | writing one segment; writing one anew without what must go or is superseded |
 //! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
 //!
-//! The order of the archive job, each step safe to die after (INV-TIER, INV-OBJECT):
+//! The archive job leaves messages hot that are younger than `limits.idempotency`, whatever cut-off it is given: a repeated
+//! send is recognised by the hot row of its message (INV-IDEM). Its order, each step safe to die after (INV-TIER,
+//! INV-OBJECT):
 //!
 //! 1. lease of the shard's ranges;
 //! 2. intent row, with the segment's unique name and the next number;
@@ -60,7 +62,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::object_store::{ObjectStore, StoreError};
 use crate::segment::SegmentError;
-use crate::settings::ArchiveSettings;
+use crate::settings::{Age, ArchiveSettings};
 use crate::tier::Tier;
 
 /// How long one transaction of a job may take.
@@ -316,10 +318,33 @@ impl Archive {
         earliest
     }
 
-    /// Messages sent before this are old enough to be archived now.
+    /// Messages sent before this are old enough to be archived now, as `archive.after` says.
     #[must_use]
     pub fn cutoff(&self, now: Timestamp) -> Timestamp {
-        self.settings.after.before(now, &self.settings.zone())
+        self.cutoff_of(&self.settings.after, now)
+    }
+
+    /// Messages sent before this are older than `age`, and not needed to recognise a repeat.
+    #[must_use]
+    pub fn cutoff_of(&self, age: &Age, now: Timestamp) -> Timestamp {
+        let older = age.before(now, &self.settings.zone());
+        older.min(self.latest_cutoff(now))
+    }
+
+    /// The latest cut-off that any job has: a repeat is recognised by the hot row of its message, which therefore stays for
+    /// as long as `limits.idempotency` says (INV-IDEM).
+    fn latest_cutoff(&self, now: Timestamp) -> Timestamp {
+        match self.router.settings().limits.idempotency.0 {
+            Duration::ZERO => Timestamp::MAX, // nothing is promised
+            span => now.minus(span),
+        }
+    }
+
+    /// `cutoff`, or the latest one that `shard` allows by whichever clock is behind: this machine's or its database's.
+    async fn bounded(&self, shard: &Shard, cutoff: Timestamp) -> Result<Timestamp> {
+        let mut connection = shard.reader(Instant::now() + STEP).await?;
+        let now = archive::clock(&mut connection).await?.min(Timestamp::now());
+        Ok(cutoff.min(self.latest_cutoff(now)))
     }
 
     fn passed(&self, step: Step) {

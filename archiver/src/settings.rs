@@ -11,11 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::segment::writer::SegmentOptions;
 
-/// Ages are compared as of 15 March 2026: the month before has 28 days, so that what is long enough then always is.
+/// Ages are compared as of 15 March 2026: the month before has 28 days, so an age that is long enough then always is.
 const SHORTEST_MONTH_BEHIND: Timestamp = Timestamp(1_773_532_800_000);
-
-/// How long a message id given by a client must stay findable among the hot rows (INV-IDEM), in days.
-const IDEMPOTENCY_DAYS: i64 = 30;
 
 /// A span of the calendar: `"6 months"`, `"7 years"`, `"90 days"`.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +34,13 @@ impl Age {
         moment.map_or(Timestamp(i64::MIN), |moment| {
             Timestamp(moment.timestamp().as_millisecond())
         })
+    }
+
+    /// Whether it is never shorter than `span`: a month counts 28 days.
+    #[must_use]
+    pub fn is_at_least(&self, span: Span) -> bool {
+        let now = SHORTEST_MONTH_BEHIND;
+        self.before(now, &TimeZone::UTC) <= now.minus(span.0)
     }
 }
 
@@ -107,7 +111,7 @@ impl<'de> Deserialize<'de> for Age {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArchiveSettings {
-    /// Messages older than this are archived; at least 30 days.
+    /// Messages older than this are archived; never below `limits.idempotency`.
     pub after: Age,
     /// The time zone of that calendar and of `schedule`, by its IANA name.
     pub time_zone: String,
@@ -222,13 +226,8 @@ impl ArchiveSettings {
             self.gc_grace >= Span::secs(3600),
             "gc_grace: at least an hour, so that no reader is still at the object",
         );
-        let now = SHORTEST_MONTH_BEHIND;
-        let oldest_key = Timestamp(now.0 - IDEMPOTENCY_DAYS * 86_400_000);
-        require(
-            self.after.before(now, &TimeZone::UTC) <= oldest_key,
-            "after: at least 30 days, for as long a repeated message is recognised",
-        );
         if let Some(retain) = &self.retain {
+            let now = SHORTEST_MONTH_BEHIND;
             require(
                 retain.before(now, &TimeZone::UTC) < self.after.before(now, &TimeZone::UTC),
                 "retain: longer than archive.after",
@@ -298,23 +297,22 @@ mod tests {
     }
 
     #[test]
-    fn a_month_may_be_too_short() {
-        let after = |text: &str| ArchiveSettings {
-            after: text.parse().unwrap(),
-            ..ArchiveSettings::default()
-        };
-        assert_eq!(after("1 month").check().len(), 1, "it may have 28 days");
-        assert_eq!(after("30 days").check(), Vec::<String>::new());
+    fn a_month_may_have_28_days() {
+        let age = |text: &str| text.parse::<Age>().unwrap();
+        let days = |n: u64| Span::secs(n * 86_400);
+        assert!(age("30 days").is_at_least(days(30)) && !age("30 days").is_at_least(days(31)));
+        assert!(age("1 month").is_at_least(days(28)) && !age("1 month").is_at_least(days(29)));
+        assert!(age("1 year").is_at_least(days(365)));
+        assert!(!age("1 year").is_at_least(Span(std::time::Duration::MAX)));
     }
 
     #[test]
     fn everything_wrong_is_named_at_once() {
         assert_eq!(ArchiveSettings::default().check(), Vec::<String>::new());
         let wrong = ArchiveSettings {
-            after: "20 days".parse().unwrap(),
             time_zone: "Atlantis".into(),
             schedule: "nightly".into(),
-            retain: Some("10 days".parse().unwrap()),
+            retain: Some("100 days".parse().unwrap()),
             level: 0,
             frame_bytes: 1,
             segment_bytes: 1,
@@ -326,6 +324,6 @@ mod tests {
             gc_grace: Span::secs(1),
             ..ArchiveSettings::default()
         };
-        assert_eq!(wrong.check().len(), 13, "{:?}", wrong.check());
+        assert_eq!(wrong.check().len(), 12, "{:?}", wrong.check());
     }
 }

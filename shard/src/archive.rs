@@ -285,6 +285,8 @@ pub async fn settle_heads(
 /// Part of one conversation's messages, weighed for a plan.
 const WEIGH: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(LENGTH(content)), 0) AS {signed}) FROM messages \
      WHERE conversation_id = ? AND created_at < ? AND rev <= ?";
+/// The time by the database's clock.
+const CLOCK: &str = "SELECT {now}";
 /// What a database is busy with, and how much it was asked since it started; MySQL and MariaDB only.
 const THREADS_RUNNING: &str = "SHOW GLOBAL STATUS LIKE 'Threads_running'";
 const QUESTIONS: &str = "SHOW GLOBAL STATUS LIKE 'Questions'";
@@ -303,6 +305,16 @@ pub async fn weigh(
         return Ok((0, 0));
     };
     Ok((row.int(0)?.cast_unsigned(), row.int(1)?.cast_unsigned()))
+}
+
+/// The time by the database's clock.
+///
+/// # Errors
+/// When the database fails.
+pub async fn clock(connection: &mut Connection) -> Result<Timestamp> {
+    let row = connection.fetch_optional(CLOCK, &[]).await?;
+    let row = row.ok_or_else(|| Error::Corrupt("a clock without a row".into()))?;
+    row.int(0).map(Timestamp)
 }
 
 /// How many statements the database runs just now; `None` where it does not say.

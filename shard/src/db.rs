@@ -11,6 +11,7 @@
 //! | `{greatest}` | `GREATEST` | `MAX` |
 //! | `{rows}` | nothing: `(a, b) IN ((?, ?), (?, ?))` | `VALUES` |
 //! | `{signed}` | `SIGNED` | `INTEGER` |
+//! | `{now}` | the database's clock, in milliseconds since 1970 | the same; it is this machine's |
 //! | `{by index}` | `FORCE INDEX (index)`: a long list must not turn into a scan | nothing: it never does |
 //! | `{now}` | the server's clock, in milliseconds since 1970 | this process's clock, likewise |
 //!

@@ -6,8 +6,9 @@
 //! conversation is always in the same lane of a process; between processes the head's row lock orders its messages
 //! (INV-SEQ). An answer always means committed (INV-ACK).
 //!
-//! Repeated sends (INV-IDEM) are found by the unique key on the client message id: the first attempt assumes there are
-//! none, and only when the key objects is the batch run again with a look-up. A message that the database refuses fails
+//! Repeated sends (INV-IDEM) are found by the unique key on the client message id of hot rows, which no job takes away
+//! while the promise holds (`limits.idempotency`): the first attempt assumes there are none, and only when the key objects
+//! is the batch run again with a look-up. A message that the database refuses fails
 //! alone: the batch is halved until it is found. Deadlocks and lock waits are run again.
 //!
 //! Messages that a caller gives at once are one job, so they are never apart and keep their order, and the head is written

@@ -45,6 +45,13 @@ impl Timestamp {
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_millisecond())
     }
+
+    /// The time this long before.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -252,7 +259,7 @@ pub struct Message {
     pub content: String,
     /// What it carries.
     pub message_type: MessageType,
-    /// The sender's own id for it, when they gave one.
+    /// The sender's own id for it, when they gave one. After a late repeat two messages may have the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_msg_id: Option<String>,
     /// The message it answers.
@@ -302,7 +309,8 @@ pub struct NewMessage {
     /// What it carries.
     #[serde(default)]
     pub message_type: MessageType,
-    /// An id of the sender's own choosing, 1 to 64 bytes: sending it again gives the same message back, not a second one.
+    /// An id of the sender's own choosing, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
+    /// back, not a second one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_msg_id: Option<String>,
     /// The message it answers, in the same conversation.

@@ -28,8 +28,21 @@ impl Span {
 
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let span = jiff::SignedDuration::try_from(self.0).map_err(serde::ser::Error::custom)?;
-        serializer.collect_str(&format_args!("{span:#}"))
+        serializer.collect_str(self)
+    }
+}
+
+/// As it is written in the configuration: `30 days`, `1s 500ms`.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: u64 = 86_400;
+        let days = self.0.as_secs() / DAY;
+        match jiff::SignedDuration::try_from(self.0) {
+            _ if days == 1 && self.0 == Duration::from_secs(DAY) => f.write_str("1 day"),
+            _ if days > 1 && self.0 == Duration::from_secs(days * DAY) => write!(f, "{days} days"),
+            Ok(span) => write!(f, "{span:#}"),
+            Err(_) => write!(f, "{:?}", self.0),
+        }
     }
 }
 
@@ -302,6 +315,9 @@ pub struct LimitSettings {
     pub sync_changes: u32,
     /// Most notifications kept of one user; the oldest go first. 1 to 10,000.
     pub notifications: u32,
+    /// For how long after a message was stored the same client message id gives that message again (INV-IDEM). No archive
+    /// job takes younger messages away. At least a day, and not above `archive.after`.
+    pub idempotency: Span,
 }
 
 impl Default for LimitSettings {
@@ -317,6 +333,7 @@ impl Default for LimitSettings {
             channel_members: 100_000,
             sync_changes: 5000,
             notifications: 500,
+            idempotency: Span::secs(30 * 86_400),
         }
     }
 }
@@ -347,5 +364,9 @@ mod tests {
             serde_json::to_string(&Span::millis(1500)).unwrap(),
             "\"1s 500ms\""
         );
+        for (secs, text) in [(86_400, "1 day"), (30 * 86_400, "30 days"), (90_000, "25h")] {
+            assert_eq!(Span::secs(secs).to_string(), text);
+            assert_eq!(read(text).unwrap(), Span::secs(secs));
+        }
     }
 }

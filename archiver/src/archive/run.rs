@@ -76,8 +76,8 @@ pub struct Plan {
 }
 
 impl Archive {
-    /// Archives what was sent before `cutoff`, shard by shard; a shard that fails does not keep the others from being
-    /// archived.
+    /// Archives what was sent before `cutoff` and is older than `limits.idempotency`, shard by shard; a shard that fails does
+    /// not keep the others from being archived.
     ///
     /// # Errors
     /// When there is no such shard.
@@ -113,6 +113,7 @@ impl Archive {
         cutoff: Timestamp,
         (figures, throttle, progress): (&mut RunFigures, &Throttle<'_>, &Progress),
     ) -> Result<()> {
+        let cutoff = self.bounded(shard, cutoff).await?;
         let mut deleting = Pace::new();
         self.resume(shard, lease, figures, (throttle, &mut deleting, progress))
             .await?;
@@ -257,6 +258,7 @@ impl Archive {
     pub async fn plan(&self, order: &Order, cutoff: Timestamp) -> Result<Vec<Plan>> {
         let mut plans = Vec::new();
         for shard in self.shards(order)? {
+            let cutoff = self.bounded(&shard, cutoff).await?;
             let (average, rate) = experience(&shard).await?;
             let mut plan = Plan {
                 shard: shard.name().clone(),

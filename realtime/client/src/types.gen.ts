@@ -286,7 +286,7 @@ export interface MemberList {
 export interface Message {
   /** A list of objects, as the sender gave it. */
   attachments: { [key: string]: unknown }[];
-  /** The sender's own id for it, when they gave one. */
+  /** The sender's own id for it, when they gave one. After a late repeat two messages may have the same. */
   clientMsgId?: string | null;
   /** The text; empty once deleted. */
   content: string;
@@ -378,7 +378,10 @@ export interface NewMembers {
 export interface NewMessage {
   /** At most 10 objects, 8 KiB together. */
   attachments?: { [key: string]: unknown }[] | null;
-  /** An id of the sender's own choosing, 1 to 64 bytes: sending it again gives the same message back, not a second one. */
+  /**
+   * An id of the sender's own choosing, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
+   * back, not a second one.
+   */
   clientMsgId?: string | null;
   /** The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL. */
   content: string;

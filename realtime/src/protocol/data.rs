@@ -101,7 +101,8 @@ pub struct SendMessage {
     /// The type of the message.
     #[serde(default)]
     pub message_type: MessageType,
-    /// The sender's own id for the message, which makes a repetition harmless.
+    /// The sender's own id for the message, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
+    /// back, not a second one.
     #[serde(default)]
     pub client_msg_id: Option<String>,
     /// The message that it replies to.

@@ -73,7 +73,7 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     log_for_people(&config)?;
     command.check(&config)?;
     let deployment = boot::open_existing(&config).await?;
-    let outcome = command.execute(&config, &deployment).await;
+    let outcome = command.execute(&deployment).await;
     boot::close(&deployment).await;
     outcome
 }
@@ -81,6 +81,9 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
 impl Command {
     /// What is wrong with it, as far as that can be known before anything is opened.
     fn check(&self, config: &Config) -> anyhow::Result<()> {
+        if let Self::Run(args) = self {
+            args.check(config)?;
+        }
         let scope = match self {
             Self::Run(args) => Some(&args.scope),
             Self::Status(args) => Some(&args.scope),
@@ -91,10 +94,10 @@ impl Command {
         require_shard(config, scope.and_then(|scope| scope.shard.as_ref()))
     }
 
-    async fn execute(self, config: &Config, deployment: &Deployment) -> anyhow::Result<()> {
+    async fn execute(self, deployment: &Deployment) -> anyhow::Result<()> {
         let archive = &deployment.archive;
         match self {
-            Self::Run(args) => run::run(config, archive, args).await,
+            Self::Run(args) => run::run(archive, args).await,
             Self::Status(args) => status::run(archive, args).await,
             Self::Verify(args) => verify::run(archive, args).await,
             Self::Restore(args) => repair::restore(archive, args).await,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
-use std::time::Duration;
 
+use backscroll_archiver::settings::Age;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::settings::{
@@ -48,6 +48,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     check.write(&store.write);
     check.relay(&store.relay);
     check.limits(&store.limits);
+    check.idempotency(store.limits.idempotency, &config.archive.after);
     check.span(
         "directory.refresh_interval",
         store.directory.refresh_interval,
@@ -73,16 +74,7 @@ impl Check<'_> {
 
     fn span(&mut self, key: &str, value: Span, least: Span, most: Span) {
         if value < least || value > most {
-            let text = |span: Span| humane(span.0);
-            self.report(
-                key,
-                format!(
-                    "{} is not between {} and {}",
-                    text(value),
-                    text(least),
-                    text(most)
-                ),
-            );
+            self.report(key, format!("{value} is not between {least} and {most}"));
         }
     }
 
@@ -282,6 +274,21 @@ impl Check<'_> {
         self.number("limits.sync_changes", limits.sync_changes, 1, 1_000_000);
         self.number("limits.notifications", limits.notifications, 1, 10_000);
     }
+
+    /// A repeated message is recognised by its hot row, so it must not be archived before the promise ends.
+    fn idempotency(&mut self, promised: Span, after: &Age) {
+        let least = Span::secs(86_400);
+        if promised < least {
+            self.report("limits.idempotency", format!("{promised} is below {least}"));
+        }
+        if !after.is_at_least(promised) {
+            let what = format!(
+                "{after} may be shorter than limits.idempotency, {promised}: for so long a message must not be archived, or \
+                 its repeat would be stored again"
+            );
+            self.report("archive.after", what);
+        }
+    }
 }
 
 /// Every database address with its key.
@@ -327,9 +334,4 @@ fn read_address(url: &DatabaseUrl) -> Result<(&'static str, String), String> {
         }
         Err(_) => Err(format!("is neither MySQL nor SQLite; {FORMS}")),
     }
-}
-
-fn humane(span: Duration) -> String {
-    jiff::SignedDuration::try_from(span)
-        .map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
 }

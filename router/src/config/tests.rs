@@ -439,6 +439,10 @@ fn values_must_fit_together() {
         ("[object_store]\nkind = \"s3\"".into(), "object_store.bucket"),
         ("[object_store]\nmax_requests = 0".into(), "object_store.max_requests"),
         ("[archive]\nafter = \"29 days\"".into(), "archive.after"),
+        ("[archive]\nafter = \"1 month\"".into(), "archive.after"),
+        ("[limits]\nidempotency = \"1 day\"\n[archive]\nafter = \"5 seconds\"".into(), "archive.after"),
+        ("[limits]\nidempotency = \"200 days\"".into(), "archive.after"),
+        ("[limits]\nidempotency = \"23 hours\"".into(), "limits.idempotency"),
         ("[archive]\nafter = \"5s\"".into(), "archive.after"),
         ("[archive]\nschedule = \"nightly\"".into(), "archive.schedule"),
     ];

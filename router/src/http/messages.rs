@@ -89,13 +89,15 @@ async fn history(
 
 /// Send a message
 ///
-/// With a `clientMsgId`, or an Idempotency-Key, which is the same thing, it is safe to send it again: the same message
-/// is answered, with 200.
+/// With a `clientMsgId`, or an Idempotency-Key, which is the same thing, it is safe to send it again. For 30 days (a setting,
+/// `limits.idempotency`) after a message was stored, the same id by the same sender in the same conversation is answered
+/// with 200 and that message as it is now, edited or deleted as it may be; another body under the id is 409
+/// `conflict_idempotency`. After that time a repeat may be stored as a new message, and the old one stays as it is.
 #[utoipa::path(
     post, path = "/conversations/{conversationId}/messages", tag = "messages", operation_id = "sendMessage",
     params(
         ("conversationId" = ConversationId, Path),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same as `clientMsgId`", min_length = 1, max_length = 64, nullable = false),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same as `clientMsgId`; if both are sent they must be equal", min_length = 1, max_length = 64, nullable = false),
     ),
     request_body(content = NewMessage, example = json!({"content": "Good morning!", "clientMsgId": "6f1c3a52"})),
     responses(

@@ -275,7 +275,7 @@ fn mistakes(archived: &Archived) {
     let nobody = "00000000000000000000000000000000";
     let long = "x".repeat(129);
     let mistakes: [(&[&str], i32, &str); 13] = [
-        (&["run", "--older-than", "29days"], 2, "at least 30 days"),
+        (&["run", "--older-than", "29days"], 1, "limits.idempotency"),
         (&["run", "--older-than", "soon"], 2, "is not an age"),
         (&["run", "--older-than", "-1year"], 2, ""),
         (

@@ -18,7 +18,8 @@ fn not_one_each() -> Error {
 }
 
 impl Store {
-    /// Appends a message. The same client message id again gives the same message, at any time (INV-IDEM).
+    /// Appends a message. The same client message id again gives the same message, for at least as long as
+    /// [`idempotency`](crate::settings::LimitSettings::idempotency) says (INV-IDEM); later it may be a new message.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::Overloaded`],

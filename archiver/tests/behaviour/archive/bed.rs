@@ -73,6 +73,16 @@ impl Bed {
     }
 
     pub(crate) async fn open_with(backend: Backend, archive_settings: ArchiveSettings) -> Self {
+        Self::open_promising(backend, archive_settings, Span::secs(0)).await
+    }
+
+    /// With a deployment that promises to recognise repeats for so long; the other beds promise nothing, so that messages
+    /// can be archived as soon as they are sent.
+    pub(crate) async fn open_promising(
+        backend: Backend,
+        archive_settings: ArchiveSettings,
+        idempotency: Span,
+    ) -> Self {
         let (objects, faults, kept): (_, _, Box<dyn Any + Send + Sync>) = match backend {
             Backend::Embedded => {
                 let bed = beds::disk().await;
@@ -83,7 +93,8 @@ impl Bed {
                 (bed.store.clone(), bed.faults.clone(), Box::new(bed))
             }
         };
-        let mut bed = Self::databases(backend, objects, faults, archive_settings).await;
+        let mut bed =
+            Self::databases(backend, objects, faults, (archive_settings, idempotency)).await;
         bed._kept.push(kept);
         bed
     }
@@ -92,10 +103,11 @@ impl Bed {
         backend: Backend,
         objects: Arc<dyn ObjectStore>,
         faults: Faults,
-        archive_settings: ArchiveSettings,
+        (archive_settings, idempotency): (ArchiveSettings, Span),
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
+        settings.limits.idempotency = idempotency;
         let mut databases = Vec::new();
         let mut proxy = None;
         if let Backend::Server = backend {
@@ -138,7 +150,9 @@ impl Bed {
     /// Empty databases beside the same bucket: what is left after they are lost.
     pub(crate) async fn databases_lost(&self, backend: Backend) -> Self {
         let (objects, faults) = (self.objects.clone(), self.faults.clone());
-        Self::databases(backend, objects, faults, self.archive_settings.clone()).await
+        let idempotency = self.store.settings().limits.idempotency;
+        let settings = (self.archive_settings.clone(), idempotency);
+        Self::databases(backend, objects, faults, settings).await
     }
 
     pub(crate) async fn close(self) {

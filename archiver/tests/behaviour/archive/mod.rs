@@ -11,3 +11,4 @@ mod erasing;
 mod jobs;
 mod receipts;
 mod repairs;
+mod repeats;

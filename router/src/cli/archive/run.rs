@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use backscroll_archiver::archive::erase::EraseFigures;
 use backscroll_archiver::archive::run::{Plan, RunFigures};
 use backscroll_archiver::archive::{Archive, Progress as Jobs, ShardOutcome};
-use backscroll_archiver::settings::{Age, ArchiveSettings};
+use backscroll_archiver::settings::Age;
 use backscroll_shard::model::Timestamp;
 use serde::Serialize;
 
@@ -30,8 +30,8 @@ pub(in crate::cli) struct Args {
     /// Only say what would be done: conversations, messages, bytes, objects, time
     #[arg(long)]
     dry_run: bool,
-    /// Archive what is older than this, as 6months, 90days or 1year, instead of archive.after; at least 30 days
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    /// Archive what is older than this, as 6months, 90days or 1year, instead of archive.after; at least limits.idempotency
+    #[arg(long, value_name = "AGE")]
     older_than: Option<Age>,
     #[command(flatten)]
     why: Why,
@@ -39,16 +39,17 @@ pub(in crate::cli) struct Args {
     pub(super) scope: Scope,
 }
 
-/// An age that a configuration may have as well.
-fn parse_age(text: &str) -> Result<Age, String> {
-    let after = text.parse()?;
-    let settings = ArchiveSettings {
-        after,
-        ..ArchiveSettings::default()
-    };
-    match settings.check().first() {
-        Some(problem) => Err(problem.trim_start_matches("archive.after: ").to_owned()),
-        None => Ok(after),
+impl Args {
+    /// Whether the configuration lets messages of that age go.
+    pub(super) fn check(&self, config: &Config) -> anyhow::Result<()> {
+        let promised = config.store.limits.idempotency;
+        if let Some(age) = self.older_than.filter(|age| !age.is_at_least(promised)) {
+            anyhow::bail!(
+                "--older-than {age} is below limits.idempotency, {promised}: for so long a message must not be archived, or \
+                 its repeat would be stored again. Name a greater age, or shorten that promise first; nothing was archived"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -74,12 +75,12 @@ enum Outcome<'a> {
     },
 }
 
-pub(super) async fn run(config: &Config, archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let order = order(shard, args.why);
     let now = archive.now(&order).await?;
     let cutoff = match &args.older_than {
-        Some(age) => age.before(now, &config.archive.zone()),
+        Some(age) => archive.cutoff_of(age, now),
         None => archive.cutoff(now),
     };
     let jobs = Jobs::default();
@@ -226,20 +227,4 @@ fn row(shard: String, figures: &RunFigures) -> [String; 9] {
             out::grouped(figures.messages * 1000 / figures.millis.max(1))
         },
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_below_the_memory_of_message_ids_are_refused_with_the_reason() {
-        assert_eq!(parse_age("6months").unwrap().to_string(), "6 months");
-        assert_eq!(parse_age("30days").unwrap().to_string(), "30 days");
-        let refused = parse_age("29days").unwrap_err();
-        assert!(refused.starts_with("at least 30 days"), "{refused}");
-        for bad in ["", "0days", "-1year", "soon", "5s", "99999999999999years"] {
-            assert!(parse_age(bad).is_err(), "{bad}");
-        }
-    }
 }
