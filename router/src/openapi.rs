@@ -153,7 +153,7 @@ pub(crate) mod problems {
         /// The same, asked for with a body.
         OwnBody = CALLER BODY MEMBER ARCHIVE;
         /// Starting a conversation.
-        Create = CALLER BODY STATE IDEMPOTENT;
+        Create = CALLER BODY MEMBER STATE IDEMPOTENT;
         /// Reading a conversation.
         Read = CALLER MEMBER;
         /// Reading its history.

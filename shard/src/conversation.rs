@@ -96,6 +96,9 @@ const APPENDED_COLUMN_COUNT: usize = 10;
 const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
      oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}";
+/// By the primary key. The digest is not one of the head's columns, because only the creation of a conversation reads it.
+const SET_REQUEST_DIGEST: &str = "UPDATE conversations SET request_digest = ? WHERE id = ?";
+const REQUEST_DIGEST: &str = "SELECT request_digest FROM conversations WHERE id = ?";
 /// By the primary key.
 const AT_REV: &str = "SELECT id FROM conversations {by PRIMARY} WHERE ";
 const UNMARK: &str = "UPDATE conversations {by PRIMARY} SET marked = NULL WHERE ";
@@ -397,12 +400,35 @@ fn appended_values<'a>(
     ]
 }
 
-/// Writes a conversation that is new.
+/// Writes a conversation that is new, with the digest of the request that makes it if a repeat is to be recognised.
 ///
 /// # Errors
 /// When the id is taken meanwhile (a unique violation), or the database fails.
-pub async fn insert(connection: &mut Connection, head: &Head) -> Result<()> {
-    write(connection, &[head], "").await
+pub async fn insert(
+    connection: &mut Connection,
+    head: &Head,
+    request_digest: Option<i64>,
+) -> Result<()> {
+    write(connection, &[head], "").await?;
+    if let Some(digest) = request_digest {
+        let args = values![digest, &head.id];
+        connection.execute(SET_REQUEST_DIGEST, &args).await?;
+    }
+    Ok(())
+}
+
+/// The digest that a conversation was [inserted](insert) with.
+///
+/// # Errors
+/// When the database fails.
+pub async fn request_digest(
+    connection: &mut Connection,
+    id: ConversationId,
+) -> Result<Option<i64>> {
+    let row = connection
+        .fetch_optional(REQUEST_DIGEST, &values![&id])
+        .await?;
+    row.map_or(Ok(None), |row| row.opt_int(0))
 }
 
 /// Marked conversations after `after`, in id order.

@@ -21,11 +21,9 @@ pub enum Error {
     /// A member whose role, or whose relation to the message, does not allow this.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// This idempotency key was used before for something else.
-    #[error(
-        "this client message id was used before with another body; use a new id for a new message"
-    )]
-    IdempotencyConflict,
+    /// This client message id or idempotency key was used before for something else; the text says for what.
+    #[error("{0}")]
+    IdempotencyConflict(&'static str),
     /// The state of the conversation does not allow this.
     #[error("{0}")]
     Conflict(&'static str),

@@ -49,6 +49,10 @@ const BATCH_DEADLINE: Duration = Duration::from_secs(30);
 /// Most messages that a caller gives a lane at once.
 pub const TOGETHER_MAX: usize = 16;
 
+/// Why a repeat is refused that is none.
+const OTHER_BODY: &str =
+    "this client message id was used before with another body; use a new id for a new message";
+
 /// What a lane does for one caller.
 #[derive(Clone, Debug)]
 pub enum Work {
@@ -495,7 +499,7 @@ impl<'a> Batch<'a> {
             .map(|client_msg_id| (id, &job.user, client_msg_id));
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
             if stored.body_digest != draft.body_digest {
-                return Err(Error::IdempotencyConflict);
+                return Err(Error::IdempotencyConflict(OTHER_BODY));
             }
             let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
             return Ok(Sent {

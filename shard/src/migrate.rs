@@ -45,6 +45,7 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0013_erasures", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
     "0018_conversations_writers", "0019_conversations_defaults", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
+    "0025_conversations_request_digest",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -55,6 +56,7 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0013_erasures_open", "0014_holds", "0015_last_seen", "0016_notification_heads", "0017_notifications",
     "0017_notifications_unread", "0018_conversations_writers", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
+    "0025_conversations_request_digest",
 );
 
 /// Which schema a database has.

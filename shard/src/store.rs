@@ -5,6 +5,7 @@
 
 mod changes;
 mod conversations;
+mod creating;
 mod lists;
 mod live;
 mod members;

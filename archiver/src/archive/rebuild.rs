@@ -5,6 +5,9 @@
 //! members, and its newest archived message as its head. What was hot is lost with the database; a conversation goes on
 //! after its newest archived message.
 //!
+//! Segments do not hold the digest of the request that made a conversation under an Idempotency-Key. A repeat of that
+//! request is recognised as long as the conversation is as the request asked for it, and is a conflict otherwise.
+//!
 //! What is in the index already and agrees with its segment stays, what does not agree is replaced, and a segment that a
 //! shard has given up stays so; so it may be run again after a crash, and on shards that lack only a part. Which copy of a
 //! message counts is as ever a matter of revs, whatever order the segments come in (INV-COPY). Content of deleted messages

@@ -285,7 +285,7 @@ impl Edge for TestEdge {
             Error::Invalid(_) => "invalid_request",
             Error::NotFound(_) => "not_found",
             Error::Forbidden(_) => "forbidden",
-            Error::IdempotencyConflict => "conflict_idempotency",
+            Error::IdempotencyConflict(_) => "conflict_idempotency",
             Error::LimitReached { .. } => "limit_reached",
             _ => "internal",
         };

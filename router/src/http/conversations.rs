@@ -73,11 +73,15 @@ async fn list(
 
 /// Start a conversation
 ///
-/// `direct` is create-or-get: there is one conversation for each pair of users. Groups and channels are new each time,
-/// unless an Idempotency-Key says that this is a repetition.
+/// `direct` is create-or-get: there is one conversation for each pair of users, whatever the Idempotency-Key. Groups and
+/// channels are new each time, unless an Idempotency-Key says that this is a repetition: the same request by the same
+/// caller is answered with 200 and the conversation that the first one made, as it is now, renamed or with other members as
+/// it may be. That holds for as long as the conversation exists. Another request under the key is 409
+/// `conflict_idempotency`: requests are the same when `kind`, `title`, `metadata` and the set of members are. So is every
+/// request after the conversation was deleted.
 #[utoipa::path(
     post, path = "/conversations", tag = "conversations", operation_id = "createConversation",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes it safe to repeat the request: the same key gives the same conversation", min_length = 1, max_length = 64, nullable = false)),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes it safe to repeat the request: the same key and request give the same conversation. Each caller has their own keys", min_length = 1, max_length = 64, nullable = false)),
     request_body(content = NewConversation, examples(
         ("direct" = (summary = "With one other user", value = json!({"kind": "direct", "members": ["bob"]}))),
         ("group" = (summary = "A group", value = json!({"kind": "group", "members": ["bob", "carol"], "title": "Lunch"}))),

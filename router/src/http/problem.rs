@@ -97,7 +97,7 @@ codes! {
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive", retry: Some(0);
     /// The state of the conversation does not allow this.
     Conflict = "conflict", CONFLICT, "Conflict", retry: None;
-    /// This client message id or Idempotency-Key was used before for something else. Use a new one for a new message.
+    /// This client message id or Idempotency-Key was used before for something else, as the detail says. Use a new one for a new message or conversation.
     ConflictIdempotency = "conflict_idempotency", CONFLICT, "Idempotency key was used before", retry: None;
     /// A configured limit is reached. The detail names it.
     LimitReached = "limit_reached", CONFLICT, "Limit reached", retry: None;
@@ -310,7 +310,7 @@ impl From<Error> for Problem {
             Error::NotFound(_) => shown(Code::NotFound),
             Error::NotMember => shown(Code::NotAMember),
             Error::Forbidden(_) => shown(Code::Forbidden),
-            Error::IdempotencyConflict => shown(Code::ConflictIdempotency),
+            Error::IdempotencyConflict(_) => shown(Code::ConflictIdempotency),
             Error::Conflict(_) => shown(Code::Conflict),
             Error::LimitReached { .. } => shown(Code::LimitReached),
             Error::Overloaded(_) => hidden(

@@ -6,6 +6,7 @@
 )]
 
 mod bodies;
+mod creating;
 mod documentation;
 mod harness;
 mod issuers;

@@ -78,20 +78,6 @@ async fn a_direct_conversation_is_created_once_for_both() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_makes_creating_a_group_repeatable() {
-    let service = Service::start().await;
-    let alice = service.user("alice");
-    let create = |title: &'static str| {
-        let request = alice
-            .request(Method::POST, "/chat/conversations")
-            .header("idempotency-key", "lunch-1");
-        Answer::of(request.json(&json!({ "kind": "group", "members": ["bob"], "title": title })))
-    };
-    let first = create("Lunch").await.expect(201);
-    assert_eq!(create("Lunch").await.expect(200)["id"], first["id"]);
-}
-
-#[tokio::test]
 async fn a_conversation_can_be_listed_changed_and_deleted() {
     let service = Service::start().await;
     let (alice, bob) = (service.user("alice"), service.user("bob"));

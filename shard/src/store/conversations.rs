@@ -1,202 +1,26 @@
-//! Creating, reading, renaming and deleting conversations.
+//! Reading, renaming and deleting conversations.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{HELD, Store};
 use crate::archive;
 use crate::conversation::{self, FIRST_MEMBERS, Head, Told};
-use crate::db::Connection;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::history;
-use crate::ids::{ConversationId, Seq, UserId};
-use crate::map::Assignment;
+use crate::ids::{ConversationId, Seq};
 use crate::member::{self, Membership};
 use crate::message::check_object;
 use crate::model::{
-    Caller, Conversation, ConversationKind, ConversationPatch, NewConversation, RawJson, Role,
-    Timestamp,
+    Caller, Conversation, ConversationKind, ConversationPatch, RawJson, Role, Timestamp,
 };
 use crate::node::Shard;
 use crate::seams::{Event, Left};
 
 /// Longest title in characters.
 const TITLE_MAX: usize = 255;
-/// Most members named when a conversation is created, or added at once.
-pub(super) const MEMBERS_AT_ONCE: usize = 1000;
-/// How many forged collisions a direct conversation's id steps over before it gives up.
-const PROBES: u64 = 16;
-
-/// A conversation that was checked and can be created.
-struct Plan {
-    head: Head,
-    members: Vec<(UserId, Role)>,
-    /// The id follows from the input, so that the same call again finds the same conversation.
-    repeatable: bool,
-}
-
-enum Created {
-    New,
-    Existing,
-    /// Another conversation has the id.
-    Taken,
-}
 
 impl Store {
-    /// Creates a conversation owned by the caller; says whether it is new. A direct one is created or found. With an
-    /// idempotency key, the same key by the same caller finds the conversation it made.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::LimitReached`], [`Error::IdempotencyConflict`], [`Error::ShardUnavailable`],
-    /// [`Error::DeadlineExceeded`].
-    pub async fn create_conversation(
-        &self,
-        caller: &Caller,
-        new: NewConversation,
-        idempotency_key: Option<&str>,
-    ) -> Result<(Conversation, bool)> {
-        for probe in 0..PROBES {
-            let plan = self.plan(caller, &new, idempotency_key, probe)?;
-            let id = plan.head.id;
-            match self.create(caller, &plan).await? {
-                Created::New => {
-                    self.listener.committed(vec![Event::ConversationChanged {
-                        conversation: id,
-                        rev: plan.head.rev,
-                        left: Left::Nobody,
-                    }]);
-                    self.relay_now(caller, id).await;
-                    return Ok((self.conversation(caller, id).await?, true));
-                }
-                Created::Existing => return Ok((self.conversation(caller, id).await?, false)),
-                Created::Taken if plan.repeatable && new.kind != ConversationKind::Direct => {
-                    return Err(Error::IdempotencyConflict);
-                }
-                Created::Taken => {}
-            }
-        }
-        Err(Error::Conflict(
-            "no free id was found for this conversation",
-        ))
-    }
-
-    /// Checks the input and chooses the id.
-    fn plan(
-        &self,
-        caller: &Caller,
-        new: &NewConversation,
-        key: Option<&str>,
-        probe: u64,
-    ) -> Result<Plan> {
-        let others: BTreeSet<&UserId> = new
-            .members
-            .iter()
-            .filter(|user| **user != caller.user)
-            .collect();
-        for user in &others {
-            self.key(user)?;
-        }
-        let my_key = self.key(&caller.user)?;
-        let (id, creator_role) = match new.kind {
-            ConversationKind::Direct => {
-                let [other] = others.iter().copied().collect::<Vec<_>>()[..] else {
-                    return Err(Error::invalid(
-                        "members",
-                        "a direct conversation has exactly one other member",
-                    ));
-                };
-                if new.title.is_some() {
-                    return Err(Error::invalid("title", "a direct conversation has none"));
-                }
-                (
-                    ConversationId::direct(
-                        (&caller.user, my_key),
-                        (other, self.key(other)?),
-                        probe,
-                    ),
-                    Role::Member,
-                )
-            }
-            ConversationKind::Group | ConversationKind::Channel => {
-                let id = match key {
-                    Some(key) => ConversationId::derived((&caller.user, my_key), "create", key),
-                    None => ConversationId::new(my_key, rand::random()),
-                };
-                (id, Role::Owner)
-            }
-        };
-        self.check_member_count(new.kind, others.len() as u64 + 1)?;
-        if others.len() > MEMBERS_AT_ONCE {
-            return Err(Error::LimitReached {
-                what: "members at once; add the others afterwards",
-                max: MEMBERS_AT_ONCE as u64,
-            });
-        }
-        let mut head = Head::new(id, new.kind, caller.user.clone(), Timestamp::now());
-        head.title = new.title.as_deref().map(check_title).transpose()?;
-        head.metadata = self.check_metadata(new.metadata.as_ref())?;
-        head.member_count = others.len() as u64 + 1;
-        head.set_relayed(self.settings().relay.max_members);
-        head.change_members();
-        head.marked = true;
-        let mut members = vec![(caller.user.clone(), creator_role)];
-        members.extend(others.into_iter().map(|user| (user.clone(), Role::Member)));
-        head.first_members = members
-            .iter()
-            .take(FIRST_MEMBERS)
-            .map(|(user, _)| user.clone())
-            .collect();
-        Ok(Plan {
-            head,
-            members,
-            repeatable: key.is_some() || new.kind == ConversationKind::Direct,
-        })
-    }
-
-    async fn create(&self, caller: &Caller, plan: &Plan) -> Result<Created> {
-        let attempt = || {
-            self.router.call(
-                plan.head.id.owner_key(),
-                caller.deadline,
-                |shard, assignment| async move {
-                    let mut connection = shard.begin(caller.deadline).await?;
-                    let created = create(&mut connection, &shard, &assignment, plan).await?;
-                    connection.commit().await?;
-                    Ok(created)
-                },
-            )
-        };
-        match attempt().await {
-            // Somebody created it between our look and our insert: look again.
-            Err(Error::Database(error))
-                if error
-                    .as_database_error()
-                    .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
-            {
-                attempt().await
-            }
-            outcome => outcome,
-        }
-    }
-
-    pub(super) fn check_member_count(&self, kind: ConversationKind, count: u64) -> Result<()> {
-        let limits = &self.settings().limits;
-        let (what, max) = match kind {
-            ConversationKind::Direct => ("members of a direct conversation", 2),
-            ConversationKind::Group => ("members of a group", u64::from(limits.group_members)),
-            ConversationKind::Channel => {
-                ("members of a channel", u64::from(limits.channel_members))
-            }
-        };
-        if count > max {
-            Err(Error::LimitReached { what, max })
-        } else {
-            Ok(())
-        }
-    }
-
-    fn check_metadata(&self, metadata: Option<&RawJson>) -> Result<Option<String>> {
+    pub(super) fn check_metadata(&self, metadata: Option<&RawJson>) -> Result<Option<String>> {
         let check = |json| check_object("metadata", json, self.settings().limits.metadata_bytes);
         Ok(metadata.map(check).transpose()?.flatten())
     }
@@ -327,54 +151,7 @@ impl Store {
     }
 }
 
-/// In a write transaction: creates the conversation unless its id is taken, by itself or by another.
-async fn create(
-    connection: &mut Connection,
-    shard: &Shard,
-    assignment: &Assignment,
-    plan: &Plan,
-) -> Result<Created> {
-    fence::require_write(connection, shard.name(), assignment).await?;
-    let id = plan.head.id;
-    if let Some(stored) = conversation::heads(connection, &[id], true).await?.pop() {
-        return is_the_same(connection, &stored, plan).await;
-    }
-    let membership = |(user, role): &(UserId, Role)| Membership {
-        user: user.clone(),
-        role: Some(*role),
-        read_seq: Seq(0),
-        delivered_seq: Seq(0),
-        rev: plan.head.rev,
-        joined_at: plan.head.created_at,
-    };
-    let members: Vec<Membership> = plan.members.iter().map(membership).collect();
-    conversation::insert(connection, &plan.head).await?;
-    member::save(connection, id, &members).await?;
-    Ok(Created::New)
-}
-
-/// Whether a stored conversation is the one that was asked for: for direct ones, whether its members are the pair (a
-/// forged collision must not open a stranger's conversation); else whether the same caller made it.
-async fn is_the_same(connection: &mut Connection, stored: &Head, plan: &Plan) -> Result<Created> {
-    if stored.kind != plan.head.kind || stored.deleted_at.is_some() || !plan.repeatable {
-        return Ok(Created::Taken);
-    }
-    let users: Vec<&UserId> = plan.members.iter().map(|(user, _)| user).collect();
-    let same = match stored.kind {
-        ConversationKind::Direct => {
-            let present = member::some(connection, stored.id, &users).await?;
-            present.len() == users.len()
-        }
-        _ => stored.created_by == plan.head.created_by && stored.title == plan.head.title,
-    };
-    Ok(if same {
-        Created::Existing
-    } else {
-        Created::Taken
-    })
-}
-
-fn check_title(title: &str) -> Result<String> {
+pub(super) fn check_title(title: &str) -> Result<String> {
     let title = title.trim();
     if title.is_empty() || title.chars().count() > TITLE_MAX || title.chars().any(char::is_control)
     {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Store;
-use super::conversations::MEMBERS_AT_ONCE;
+use super::creating::MEMBERS_AT_ONCE;
 use crate::conversation::{Change, FIRST_MEMBERS, Told};
 use crate::db::Connection;
 use crate::error::{Error, Result};

@@ -97,7 +97,7 @@ async fn a_repeated_creation_is_one_group(bed: &Bed) {
     assert!(!created && again.id == first.id);
     assert!(matches!(
         create("alice", "other plans").await,
-        Err(Error::IdempotencyConflict)
+        Err(Error::IdempotencyConflict(_))
     ));
     assert_ne!(
         create("carol", "plans").await.unwrap().0.id,

@@ -7,6 +7,7 @@
 mod bed;
 mod conversations;
 mod costs;
+mod creating;
 mod faults;
 mod identity;
 mod leases;

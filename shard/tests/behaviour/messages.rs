@@ -119,7 +119,7 @@ async fn a_repeated_send_is_one_message(bed: &Bed) {
     assert_eq!(again.message.id, first.message.id);
     assert!(matches!(
         send("alice", "k", "twice").await,
-        Err(Error::IdempotencyConflict)
+        Err(Error::IdempotencyConflict(_))
     ));
     assert!(
         send("bob", "k", "mine").await.unwrap().created,
@@ -334,7 +334,7 @@ async fn messages_sent_together_keep_their_order_and_have_outcomes_of_their_own(
     assert_eq!(repeated.message.id, ours[1].as_ref().unwrap().message.id);
     assert_eq!(once.message.id, twice.message.id);
     assert!(matches!(empty, Error::Invalid(_)) && matches!(beyond, Error::Invalid(_)));
-    assert!(matches!(other, Error::IdempotencyConflict));
+    assert!(matches!(other, Error::IdempotencyConflict(_)));
 
     let refused = send("mallory", vec![text("x"), text(""), text("x")]).await;
     assert!(

@@ -11,8 +11,8 @@ use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
-    ConversationPatch, HistoryRecord, MessageType, NewMembers, NewNotification, Position, Role,
-    SyncRequest, Timestamp,
+    ConversationKind, ConversationPatch, HistoryRecord, MessageType, NewConversation, NewMembers,
+    NewNotification, Position, Role, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::settings::StoreSettings;
@@ -310,6 +310,19 @@ async fn use_everything(bed: &Bed) {
     let friends: Vec<String> = (0..5).map(|n| format!("speaker{n}")).collect();
     let friends: Vec<&str> = friends.iter().map(String::as_str).collect();
     let id = bed.group("owner1", &friends).await;
+    for new in [true, false] {
+        let group = NewConversation {
+            kind: ConversationKind::Group,
+            members: friends.iter().map(|name| user(name)).collect(),
+            title: None,
+            metadata: None,
+        };
+        let (_, created) = store
+            .create_conversation(&me, group, Some("key"))
+            .await
+            .unwrap();
+        assert_eq!(created, new);
+    }
     let first = bed.say("owner1", id, "hello").await;
     let sends = (0..60).map(|n| {
         store

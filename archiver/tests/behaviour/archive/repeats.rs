@@ -2,17 +2,21 @@
 
 use std::time::Instant;
 
+use backscroll_archiver::archive::Progress;
 use backscroll_shard::archive;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{NewMessage, Sent, Timestamp};
+use backscroll_shard::model::{
+    Conversation, ConversationKind, ConversationPatch, NewConversation, NewMessage, Sent, Timestamp,
+};
 use backscroll_shard::settings::Span;
 
-use super::bed::{Backend, Bed, PATIENCE, caller, on_both, order, small};
+use super::bed::{Backend, Bed, PATIENCE, caller, on_both, order, small, user};
 
 on_both!(
     a_message_stays_hot_while_its_repeat_is_recognised,
     a_database_tells_the_time,
+    a_rebuilt_conversation_is_found_by_its_key_while_it_is_as_asked_for,
 );
 
 async fn send(bed: &Bed, id: ConversationId, content: &str) -> Result<Sent, Error> {
@@ -41,7 +45,7 @@ async fn a_message_stays_hot_while_its_repeat_is_recognised(backend: Backend) {
         assert!(!again.created && again.message.seq == sent.seq, "{again:?}");
         let other = send(&bed, id, "something else").await;
         assert!(
-            matches!(other, Err(Error::IdempotencyConflict)),
+            matches!(other, Err(Error::IdempotencyConflict(_))),
             "{other:?}"
         );
     };
@@ -74,5 +78,51 @@ async fn a_database_tells_the_time(backend: Backend) {
             "{before} {told} {after}"
         );
     }
+    bed.close().await;
+}
+
+/// The digest of the request is lost with the database; segments tell what the conversation was.
+async fn a_rebuilt_conversation_is_found_by_its_key_while_it_is_as_asked_for(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let create = async |bed: &Bed, others: &[&str]| -> Result<(Conversation, bool), Error> {
+        let new = NewConversation {
+            kind: ConversationKind::Group,
+            members: others.iter().map(|name| user(name)).collect(),
+            title: Some("Lunch".into()),
+            metadata: None,
+        };
+        let store = &bed.store;
+        store
+            .create_conversation(&caller("alice"), new, Some("key"))
+            .await
+    };
+    let (first, _) = create(&bed, &["bob", "carol"]).await.unwrap();
+    send(&bed, first.id, "kept").await.unwrap();
+    bed.run().await;
+    let lost = bed.databases_lost(backend).await;
+    let rebuilt = lost.archive.rebuild(&order(), &Progress::default()).await;
+    assert_eq!(rebuilt.unwrap().figures.conversations, 1);
+    let (again, created) = create(&lost, &["carol", "bob"]).await.unwrap();
+    assert!(!created && again.id == first.id);
+    let other = create(&lost, &["eve"]).await;
+    assert!(
+        matches!(other, Err(Error::IdempotencyConflict(_))),
+        "{other:?}"
+    );
+    let rename = ConversationPatch {
+        title: Some("Dinner".into()),
+        ..ConversationPatch::default()
+    };
+    let alice = caller("alice");
+    lost.store
+        .update_conversation(&alice, first.id, rename)
+        .await
+        .unwrap();
+    let renamed = create(&lost, &["bob", "carol"]).await;
+    assert!(
+        matches!(renamed, Err(Error::IdempotencyConflict(_))),
+        "{renamed:?}"
+    );
+    lost.close().await;
     bed.close().await;
 }
