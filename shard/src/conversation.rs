@@ -70,14 +70,58 @@ pub struct Head {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// The columns of a head, in the order that [`Head::from_row`] reads them; each with `$of` before it.
 macro_rules! head_columns {
     () => {
-        "id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members, \
-         last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, \
-         members_rev, writers"
+        head_columns!("")
+    };
+    ($of:literal) => {
+        concat!(
+            $of,
+            "id, ",
+            $of,
+            "kind, ",
+            $of,
+            "title, ",
+            $of,
+            "metadata, ",
+            $of,
+            "created_by, ",
+            $of,
+            "created_at, ",
+            $of,
+            "head_seq, ",
+            $of,
+            "rev, ",
+            $of,
+            "member_count, ",
+            $of,
+            "relayed, ",
+            $of,
+            "first_members, ",
+            $of,
+            "last_sender, ",
+            $of,
+            "last_type, ",
+            $of,
+            "last_preview, ",
+            $of,
+            "last_at, ",
+            $of,
+            "oldest_hot_at, ",
+            $of,
+            "deleted_at, ",
+            $of,
+            "marked, ",
+            $of,
+            "members_rev, ",
+            $of,
+            "writers",
+        )
     };
 }
-const HEAD_COLUMN_COUNT: usize = 20;
+pub(crate) use head_columns;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 20;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -136,7 +180,8 @@ impl Head {
         }
     }
 
-    fn from_row(row: &Row) -> Result<Self> {
+    /// Reads a row whose first columns are those of a head.
+    pub(crate) fn from_row(row: &Row) -> Result<Self> {
         let head_seq = Seq::from_i64(row.int(6)?);
         let last_at = Timestamp(row.int(14)?);
         let last = match (row.opt_user(11)?, row.opt_int(12)?, row.opt_text(13)?) {

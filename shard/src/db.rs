@@ -10,6 +10,7 @@
 //! | `{new column}` | `VALUES(column)` | `excluded.column` |
 //! | `{greatest}` | `GREATEST` | `MAX` |
 //! | `{rows}` | nothing: `(a, b) IN ((?, ?), (?, ?))` | `VALUES` |
+//! | `{part}` | nothing: `(SELECT … LIMIT ?) UNION ALL (SELECT …)` | `SELECT * FROM` before each of the two |
 //! | `{signed}` | `SIGNED` | `INTEGER` |
 //! | `{now}` | the database's clock, in milliseconds since 1970 | the same; it is this machine's |
 //! | `{by index}` | `FORCE INDEX (index)`: a long list must not turn into a scan | nothing: it never does |
@@ -117,7 +118,9 @@ impl Dialect {
                 ("now", Self::Sqlite) => {
                     text.push_str("CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER)");
                 }
-                ("for_update" | "for_share" | "by", Self::Sqlite) | ("rows", Self::MySql) => {}
+                ("part", Self::Sqlite) => text.push_str("SELECT * FROM "),
+                ("for_update" | "for_share" | "by", Self::Sqlite)
+                | ("rows" | "part", Self::MySql) => {}
                 _ => debug_assert!(false, "unknown word {word} in a statement"),
             }
         }

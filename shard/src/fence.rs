@@ -90,17 +90,22 @@ const GIVE_ALL_UP: &str = "UPDATE fences SET state = ?";
 const REPLACE_FENCES: &str = " {on_duplicate range_start} range_end = {new range_end}, epoch = {new epoch}, state = {new state}";
 
 fn fence(row: &Row) -> Result<Fence> {
-    let end = row.opt_bytes(1)?.map(|bytes| {
-        UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into()))
-    });
     Ok(Fence {
         range: KeyRange {
             start: row.key(0)?.0,
-            end: end.transpose()?.map(|key| key.0),
+            end: end_of(row, 1)?,
         },
         epoch: Epoch::from_i64(row.int(2)?),
         state: FenceState::parse(&row.text(3)?)?,
     })
+}
+
+/// The end of a fence's range, NULL at the end of the key space.
+fn end_of(row: &Row, column: usize) -> Result<Option<u64>> {
+    let end = row.opt_bytes(column)?.map(|bytes| {
+        UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into()))
+    });
+    Ok(end.transpose()?.map(|key| key.0))
 }
 
 async fn fetch(
@@ -192,6 +197,42 @@ pub async fn require_read(
     let fences = fetch(connection, &[assignment], "").await?;
     if fences.iter().any(|fence| fence.allows(assignment, false)) {
         return Ok(());
+    }
+    Err(Error::NotOwner(shard.clone()))
+}
+
+/// Within a read of a range's rows, which is then of one moment with its fence: [`READ_FENCE_COLUMNS`], and this after the
+/// other tables, with the value of [`read_fence_start`].
+pub(crate) const JOIN_READ_FENCE: &str = " LEFT JOIN fences f ON f.range_start = ?";
+pub(crate) const READ_FENCE_COLUMNS: &str = "f.range_end, f.epoch, f.state";
+
+/// Where the fence of `assignment` begins, as it is stored.
+pub(crate) fn read_fence_start(assignment: &Assignment) -> [u8; 8] {
+    UserKey(assignment.range.start).to_bytes()
+}
+
+/// Checks, by a row of such a read whose columns from `first` on are [`READ_FENCE_COLUMNS`], that this shard answered reads
+/// of the range when the row was read.
+///
+/// # Errors
+/// [`Error::NotOwner`] when it did not.
+pub(crate) fn require_read_in_row(
+    (row, first): (&Row, usize),
+    shard: &ShardName,
+    assignment: &Assignment,
+) -> Result<()> {
+    if let Some(epoch) = row.opt_int(first + 1)? {
+        let fence = Fence {
+            range: KeyRange {
+                start: assignment.range.start,
+                end: end_of(row, first)?,
+            },
+            epoch: Epoch::from_i64(epoch),
+            state: FenceState::parse(&row.text(first + 2)?)?,
+        };
+        if fence.allows(assignment, false) {
+            return Ok(());
+        }
     }
     Err(Error::NotOwner(shard.clone()))
 }

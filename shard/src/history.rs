@@ -14,7 +14,7 @@ use crate::conversation::{self, kind_of};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::fence;
-use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
+use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
 use crate::message::{StoredMessage, message_columns};
@@ -68,7 +68,7 @@ pub async fn access(
     assignment: &Assignment,
     (id, user): (ConversationId, &UserId),
 ) -> Result<Access> {
-    let start = UserKey(assignment.range.start).to_bytes();
+    let start = fence::read_fence_start(assignment);
     let Some(row) = connection
         .fetch_optional(ACCESS, &values![user, &start, &id])
         .await?
@@ -76,18 +76,7 @@ pub async fn access(
         fence::require_read(connection, shard.name(), assignment).await?;
         return Err(Error::NotMember);
     };
-    let end = row
-        .opt_bytes(5)?
-        .and_then(|bytes| UserKey::from_bytes(&bytes))
-        .map(|key| key.0);
-    let owned = row.opt_int(6)? == Some(assignment.epoch.as_i64()) && end == assignment.range.end;
-    if !owned
-        || row
-            .opt_text(7)?
-            .is_none_or(|state| state == fence::FenceState::Gone.name())
-    {
-        return Err(Error::NotOwner(shard.name().clone()));
-    }
+    fence::require_read_in_row((&row, 5), shard.name(), assignment)?;
     role_of(row.int(3)?)?.ok_or(Error::NotMember)?;
     Ok(Access {
         kind: kind_of(row.int(0)?)?,

@@ -14,6 +14,7 @@
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
+//! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`import`] | bulk append with given times, and export |
@@ -51,6 +52,7 @@ pub mod routing;
 pub mod seams;
 pub mod seen;
 pub mod settings;
+mod standing;
 pub mod store;
 pub mod stretch;
 pub mod sync;

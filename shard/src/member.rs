@@ -51,7 +51,7 @@ impl Membership {
         self.role.is_some_and(|mine| mine >= role)
     }
 
-    fn from_row(row: &Row, first: usize) -> Result<Self> {
+    pub(crate) fn from_row(row: &Row, first: usize) -> Result<Self> {
         Ok(Self {
             user: row.user(first)?,
             role: role_of(row.int(first + 1)?)?,

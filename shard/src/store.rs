@@ -3,6 +3,7 @@
 //! Each call names its caller; membership and roles are checked in the transaction that does the work (INV-MEMBER), not
 //! at an edge that might be passed by. Calls wait no longer than the caller's deadline.
 
+mod batches;
 mod changes;
 mod conversations;
 mod creating;

@@ -1,12 +1,17 @@
 //! What there is, what is waiting, and what was done: for operators, and as metrics.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
     self, Candidate, Erasure, HeldLease, Hold, JobRecord, SegmentState, SegmentSums,
 };
 use backscroll_shard::clock;
+use backscroll_shard::db::Connection;
+use backscroll_shard::error::Error;
+use backscroll_shard::fence;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
+use backscroll_shard::map::Assignment;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
@@ -174,8 +179,7 @@ impl Archive {
     /// # Errors
     /// When its shard cannot be written.
     pub async fn place_hold(&self, order: &Order, conversation_id: ConversationId) -> Result<Hold> {
-        let shard = self.shard_of(conversation_id)?;
-        let hold = transaction(&shard, async |connection| {
+        let placed = self.on_owner(conversation_id, async |connection| {
             let hold = Hold {
                 conversation_id,
                 placed_at: clock::now(connection).await?,
@@ -184,8 +188,8 @@ impl Archive {
             };
             archive::place_hold(connection, &hold).await?;
             Ok(hold)
-        })
-        .await?;
+        });
+        let hold = placed.await?;
         tracing::info!(conversation = %conversation_id, actor = hold.actor, reason = hold.reason, "legal hold placed");
         Ok(hold)
     }
@@ -195,8 +199,7 @@ impl Archive {
     /// # Errors
     /// When its shard cannot be written.
     pub async fn lift_hold(&self, order: &Order, conversation: ConversationId) -> Result<bool> {
-        let shard = self.shard_of(conversation)?;
-        let lifted = transaction(&shard, async |connection| {
+        let lifted = self.on_owner(conversation, async |connection| {
             archive::lift_hold(connection, conversation).await
         });
         let lifted = lifted.await?;
@@ -212,7 +215,14 @@ impl Archive {
         let mut all = Vec::new();
         for shard in self.router.shards() {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
-            all.extend(archive::holds(&mut connection).await?);
+            let mut fences = fence::all(&mut connection).await?;
+            fences.retain(|fence| fence.state.readable());
+            let mut holds = archive::holds(&mut connection).await?;
+            holds.retain(|hold| {
+                let key = hold.conversation_id.owner_key();
+                fences.iter().any(|fence| fence.range.contains(key))
+            });
+            all.extend(holds);
         }
         Ok(all)
     }
@@ -222,23 +232,42 @@ impl Archive {
     /// # Errors
     /// When its shard cannot be read.
     pub async fn erasures(&self, conversation: ConversationId) -> Result<Vec<Erasure>> {
-        let shard = self.shard_of(conversation)?;
-        let mut all: Vec<Erasure> = Vec::new();
-        loop {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let after: Option<Seq> = all.last().map(|erasure| erasure.seq);
-            let page = archive::erasures_of(&mut connection, conversation, after, PAGE).await?;
-            if page.is_empty() {
-                return Ok(all);
+        let deadline = Instant::now() + STEP;
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let mut connection = shard.reader(deadline).await?;
+            fence::require_read(&mut connection, shard.name(), &assignment).await?;
+            let mut all: Vec<Erasure> = Vec::new();
+            loop {
+                let after: Option<Seq> = all.last().map(|erasure| erasure.seq);
+                let page = archive::erasures_of(&mut connection, conversation, after, PAGE).await?;
+                if page.is_empty() {
+                    return Ok(all);
+                }
+                all.extend(page);
             }
-            all.extend(page);
-        }
+        };
+        let key = conversation.owner_key();
+        Ok(self.router.call(key, deadline, read).await?)
     }
 
-    fn shard_of(&self, conversation: ConversationId) -> Result<std::sync::Arc<Shard>> {
-        let map = self.router.map();
-        let name = &map.locate(conversation.owner_key()).shard;
-        Ok(self.router.shard(name)?.clone())
+    /// One transaction on the shard that owns a conversation.
+    async fn on_owner<T>(
+        &self,
+        conversation: ConversationId,
+        work: impl AsyncFn(&mut Connection) -> Result<T, Error>,
+    ) -> Result<T> {
+        let work = &work;
+        let write = |shard: Arc<Shard>, assignment: Assignment| async move {
+            transaction(&shard, async |connection| {
+                fence::require_write(connection, shard.name(), &assignment).await?;
+                work(connection).await
+            })
+            .await
+        };
+        let call = self
+            .router
+            .call(conversation.owner_key(), Instant::now() + STEP, write);
+        Ok(call.await?)
     }
 }
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{HELD, Store};
 use crate::archive;
-use crate::conversation::{self, FIRST_MEMBERS, Head, Told};
+use crate::conversation::{FIRST_MEMBERS, Head, Told};
 use crate::error::{Error, Result};
-use crate::history;
 use crate::ids::{ConversationId, Seq};
 use crate::member::{self, Membership};
 use crate::message::check_object;
@@ -15,6 +14,7 @@ use crate::model::{
 };
 use crate::node::Shard;
 use crate::seams::{Event, Left};
+use crate::standing;
 
 /// Longest title in characters.
 const TITLE_MAX: usize = 255;
@@ -30,31 +30,19 @@ impl Store {
     /// # Errors
     /// [`Error::NotMember`], [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn conversation(&self, caller: &Caller, id: ConversationId) -> Result<Conversation> {
-        let (head, me, members) = self
-            .router
-            .call(
-                id.owner_key(),
-                caller.deadline,
-                |shard, assignment| async move {
-                    let mut connection = shard.reader(caller.deadline).await?;
-                    history::access(&mut connection, &shard, &assignment, (id, &caller.user))
-                        .await?;
-                    let head = conversation::heads(&mut connection, &[id], false)
-                        .await?
-                        .pop()
-                        .ok_or(Error::NotMember)?;
-                    let me = member::one(&mut connection, id, &caller.user)
-                        .await?
-                        .ok_or(Error::NotMember)?;
-                    Ok((
-                        head,
-                        me,
-                        member::page(&mut connection, id, &[], FIRST_MEMBERS).await?,
-                    ))
-                },
-            )
-            .await?;
-        view(head, me, members)
+        let read = |shard: Arc<Shard>, assignment| async move {
+            let mut connection = shard.reader(caller.deadline).await?;
+            let (here, mine) = ((shard.name(), &assignment), [(id, &caller.user)]);
+            let standing = standing::of_pairs(&mut connection, here, &mine)
+                .await?
+                .pop();
+            let (head, me) = standing.ok_or(Error::NotMember)?;
+            let members = member::page(&mut connection, id, &[], FIRST_MEMBERS).await?;
+            Ok((head, me, members))
+        };
+        let call = self.router.call(id.owner_key(), caller.deadline, read);
+        let (head, me, members) = call.await?;
+        view(head, &me, members)
     }
 
     /// Renames it or replaces its metadata (admins), pins or mutes it (each for themselves).
@@ -164,8 +152,8 @@ pub(super) fn check_title(title: &str) -> Result<String> {
 }
 
 /// A conversation as `me` sees it.
-fn view(head: Head, mut me: Membership, mut members: Vec<Membership>) -> Result<Conversation> {
-    head.writers.move_on(members.iter_mut().chain([&mut me]));
+fn view(head: Head, me: &Membership, mut members: Vec<Membership>) -> Result<Conversation> {
+    head.writers.move_on(&mut members);
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,

@@ -1,24 +1,30 @@
 //! The caller's conversation list, unread counts, and sync.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Store;
-use crate::conversation::{self, Head};
+use super::batches::Batch;
+use crate::conversation::Head;
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::history;
-use crate::ids::{ConversationId, Rev, Seq, ShardName};
+use crate::ids::{ConversationId, Rev};
 use crate::list::{self, Entry, ListOrder};
 use crate::map::Assignment;
-use crate::member::{self, Membership};
+use crate::member::Membership;
 use crate::model::{
     Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
 };
 use crate::node::Shard;
 use crate::relay;
+use crate::standing;
 use crate::sync::{self, Delta};
 
+/// How long a list waits for the heads of large conversations.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// Most conversations in a page of the list.
 const LIST_PAGE_MAX: u32 = 100;
 
@@ -40,11 +46,10 @@ impl Store {
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut mine = my_entries(&shard, &assignment, caller).await?;
-                let relayed = list::page(&mut mine, (key, &caller.user), after, limit + 1).await?;
-                Ok((relayed, list::large(&mut mine, (key, &caller.user)).await?))
+                list::page(&mut mine, (key, &caller.user), after, limit + 1).await
             })
             .await?;
-        let mut entries = self.follow(caller, large).await?;
+        let mut entries = self.follow(caller, large).await;
         entries.retain(|entry| after.is_none_or(|after| entry.order() < after));
         entries.extend(relayed);
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.order()));
@@ -67,15 +72,15 @@ impl Store {
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn unread_count(&self, caller: &Caller) -> Result<UnreadCount> {
         let key = self.key(&caller.user)?;
-        let ((mut total, mut conversations), large) = self
+        let relayed = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut mine = my_entries(&shard, &assignment, caller).await?;
-                let unread = list::unread(&mut mine, (key, &caller.user)).await?;
-                Ok((unread, list::large(&mut mine, (key, &caller.user)).await?))
+                list::unread(&mut mine, (key, &caller.user)).await
             })
             .await?;
-        for entry in self.follow(caller, large).await? {
+        let (mut total, mut conversations) = (relayed.messages, relayed.conversations);
+        for entry in self.follow(caller, relayed.large).await {
             let unread = entry.head_seq.0.saturating_sub(entry.read_seq.0);
             total += unread;
             conversations += u64::from(unread > 0);
@@ -127,7 +132,7 @@ impl Store {
         let (large, relayed): (Vec<Entry>, Vec<Entry>) = entries
             .into_iter()
             .partition(|entry| !entry.relayed && !entry.removed);
-        let mut entries = self.follow(caller, large).await?;
+        let mut entries = self.follow(caller, large).await;
         entries.extend(relayed);
         entries.sort_by_key(|entry| entry.rev);
         for entry in entries {
@@ -210,37 +215,34 @@ impl Store {
             .await
     }
 
-    /// Brings entries of conversations that are not relayed up to date, one query a shard. A conversation whose shard is
-    /// down keeps what the entry holds.
-    async fn follow(&self, caller: &Caller, mut entries: Vec<Entry>) -> Result<Vec<Entry>> {
-        let map = self.map();
-        let mut by_shard: BTreeMap<&ShardName, Vec<ConversationId>> = BTreeMap::new();
-        for entry in &entries {
-            by_shard
-                .entry(&map.locate(entry.conversation.owner_key()).shard)
-                .or_default()
-                .push(entry.conversation);
-        }
-        let mut current: HashMap<ConversationId, (Head, Seq)> = HashMap::new();
-        for (name, ids) in by_shard {
-            let shard = self.router.shard(name)?;
-            match heads_for(shard, caller, &ids).await {
-                Ok(heads) => current.extend(
-                    heads
-                        .into_iter()
-                        .map(|(head, read_seq)| (head.id, (head, read_seq))),
-                ),
+    /// Brings entries of conversations that are not relayed up to date, with one query a range. A conversation whose shard
+    /// does not answer soon keeps what the entry holds.
+    async fn follow(&self, caller: &Caller, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let ids: Vec<ConversationId> = entries.iter().map(|entry| entry.conversation).collect();
+        let key = |id: &ConversationId| Some(id.owner_key());
+        let deadline = caller.deadline.min(Instant::now() + FOLLOW);
+        let ask = |shard: Arc<Shard>, assignment, batch: Batch<ConversationId>| async move {
+            let mut connection = shard.reader(deadline).await?;
+            let mine: Vec<_> = batch.iter().map(|(_, id)| (*id, &caller.user)).collect();
+            standing::of_pairs(&mut connection, (shard.name(), &assignment), &mine).await
+        };
+        let mut current: HashMap<ConversationId, (Head, Membership)> = HashMap::new();
+        for (batch, standings) in self.in_batches(&ids, key, deadline, ask).await {
+            match standings {
+                Ok(found) => {
+                    current.extend(found.into_iter().map(|(head, me)| (head.id, (head, me))));
+                }
                 Err(error) => {
-                    tracing::warn!(shard = %name, %error, "large conversations are listed as they were")
+                    tracing::warn!(%error, conversations = batch.len(), "large conversations are listed as they were");
                 }
             }
         }
         for entry in &mut entries {
-            if let Some((head, read_seq)) = current.get(&entry.conversation) {
-                entry.follow(head, *read_seq);
+            if let Some((head, me)) = current.get(&entry.conversation) {
+                entry.follow(head, me.read_seq);
             }
         }
-        Ok(entries)
+        entries
     }
 
     /// Pins or mutes one of the caller's conversations in their own list.
@@ -273,26 +275,4 @@ async fn my_entries(shard: &Shard, assignment: &Assignment, caller: &Caller) -> 
     let mut connection = shard.reader(caller.deadline).await?;
     fence::require_read(&mut connection, shard.name(), assignment).await?;
     Ok(connection)
-}
-
-/// Heads of conversations on one shard, each with the caller's read watermark there.
-async fn heads_for(
-    shard: &Shard,
-    caller: &Caller,
-    ids: &[ConversationId],
-) -> Result<Vec<(Head, Seq)>> {
-    let mut connection = shard.reader(caller.deadline).await?;
-    let pairs: Vec<_> = ids.iter().map(|id| (*id, &caller.user)).collect();
-    let heads = conversation::heads(&mut connection, ids, false).await?;
-    let members = member::pairs(&mut connection, &pairs).await?;
-    let mut mine: HashMap<ConversationId, Membership> = members
-        .into_iter()
-        .filter(|(_, member)| member.is_active())
-        .collect();
-    let with_mine = |head: Head| {
-        let mut me = mine.remove(&head.id)?;
-        head.writers.move_on([&mut me]);
-        Some((head, me.read_seq))
-    };
-    Ok(heads.into_iter().filter_map(with_mine).collect())
 }

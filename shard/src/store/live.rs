@@ -1,16 +1,15 @@
 //! What a node that serves connections asks the log, for all of them together.
 //!
 //! A node listens on behalf of its sessions: it needs to know where logs stand, what a lost push said, and whether those
-//! it serves are still members (INV-MEMBER). It asks in batches of [`BATCH`], so that the number of queries does not grow with
-//! the number of connections: a storm of reconnects is a few statements. Answers of one batch may fail alone; the others
-//! are given.
+//! it serves are still members (INV-MEMBER). It asks in batches, so that the number of queries does not grow with the number
+//! of connections: a storm of reconnects is a few statements. Answers of one batch may fail alone; the others are given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-
 use super::Store;
+use super::batches::Batch;
 use crate::conversation::{self, Head};
 use crate::db::Connection;
 #[cfg(doc)]
@@ -20,14 +19,11 @@ use crate::fence;
 use crate::history;
 use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::list;
-use crate::map::Assignment;
-use crate::member;
 use crate::model::{ConversationHead, ListEntry, Timestamp};
+use crate::node::Shard;
 use crate::seen;
+use crate::standing;
 use crate::sync::{self, Delta};
-
-/// Most keys in one statement.
-const BATCH: usize = 256;
 
 /// Where a conversation stands, for one of its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,49 +41,29 @@ impl Store {
         pairs: &[(ConversationId, UserId)],
         deadline: Instant,
     ) -> HashMap<(ConversationId, UserId), Option<Standing>> {
-        let batches = self.batches(pairs, |(id, _)| Some(id.owner_key()));
-        let asked = batches.into_iter().map(async |(key, batch)| {
-            let batch = &batch;
-            let answer = self
-                .router
-                .call(key, deadline, |shard, assignment| async move {
-                    let mut connection = shard.reader(deadline).await?;
-                    fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                    let wanted: Vec<(ConversationId, &UserId)> =
-                        batch.iter().map(|(id, user)| (*id, user)).collect();
-                    let mut ids: Vec<ConversationId> = wanted.iter().map(|(id, _)| *id).collect();
-                    ids.sort_unstable();
-                    ids.dedup();
-                    // Heads first: whoever is removed after that hears of it, as a change after the head.
-                    let heads = conversation::heads(&mut connection, &ids, false).await?;
-                    Ok((member::pairs(&mut connection, &wanted).await?, heads))
-                })
-                .await;
-            (batch.clone(), answer)
-        });
+        let key = |(id, _): &(ConversationId, UserId)| Some(id.owner_key());
+        let ask = |shard: Arc<Shard>, assignment, batch: Batch<(ConversationId, UserId)>| async move {
+            let mut connection = shard.reader(deadline).await?;
+            let pairs: Vec<(ConversationId, &UserId)> =
+                batch.iter().map(|(_, (id, user))| (*id, user)).collect();
+            standing::of_pairs(&mut connection, (shard.name(), &assignment), &pairs).await
+        };
         let mut standings = HashMap::with_capacity(pairs.len());
-        for (batch, answer) in join_all(asked).await {
-            let (members, heads) = match answer {
-                Ok(answer) => answer,
+        for (batch, answer) in self.in_batches(pairs, key, deadline, ask).await {
+            match answer {
+                Ok(found) => {
+                    standings.extend(batch.iter().map(|(_, pair)| (pair.clone(), None)));
+                    standings.extend(found.into_iter().map(|(head, member)| {
+                        let standing = Standing {
+                            head: position(&head),
+                            member_count: head.member_count,
+                        };
+                        ((head.id, member.user), Some(standing))
+                    }));
+                }
                 Err(error) => {
                     tracing::warn!(%error, conversations = batch.len(), "cannot tell where conversations stand");
-                    continue;
                 }
-            };
-            let heads: HashMap<ConversationId, Standing> = heads
-                .iter()
-                .filter_map(|head| {
-                    let (id, position) = position(head)?;
-                    let standing = Standing {
-                        head: position,
-                        member_count: head.member_count,
-                    };
-                    Some((id, standing))
-                })
-                .collect();
-            standings.extend(batch.into_iter().map(|pair| (pair, None)));
-            for (id, membership) in members.into_iter().filter(|(_, member)| member.is_active()) {
-                standings.insert((id, membership.user), heads.get(&id).copied());
             }
         }
         standings
@@ -99,26 +75,20 @@ impl Store {
         ids: &[ConversationId],
         deadline: Instant,
     ) -> HashMap<ConversationId, Option<ConversationHead>> {
-        let batches = self.batches(ids, |id| Some(id.owner_key()));
-        let asked = batches.into_iter().map(async |(key, batch)| {
-            let ids = &batch;
-            let answer = self
-                .router
-                .call(key, deadline, |shard, assignment| async move {
-                    let mut connection = shard.reader(deadline).await?;
-                    fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                    conversation::heads(&mut connection, ids, false).await
-                })
-                .await;
-            (ids.clone(), answer)
-        });
+        let key = |id: &ConversationId| Some(id.owner_key());
+        let ask = |shard: Arc<Shard>, assignment, batch: Batch<ConversationId>| async move {
+            let mut connection = shard.reader(deadline).await?;
+            fence::require_read(&mut connection, shard.name(), &assignment).await?;
+            let ids: Vec<ConversationId> = batch.iter().map(|(_, id)| *id).collect();
+            conversation::heads(&mut connection, &ids, false).await
+        };
         let mut positions = HashMap::with_capacity(ids.len());
-        for (batch, answer) in join_all(asked).await {
+        for (batch, answer) in self.in_batches(ids, key, deadline, ask).await {
             match answer {
                 Ok(heads) => {
-                    positions.extend(batch.into_iter().map(|id| (id, None)));
-                    let live = heads.iter().filter_map(position);
-                    positions.extend(live.map(|(id, head)| (id, Some(head))));
+                    positions.extend(batch.iter().map(|(_, id)| (*id, None)));
+                    let live = heads.iter().filter(|head| head.deleted_at.is_none());
+                    positions.extend(live.map(|head| (head.id, Some(position(head)))));
                 }
                 Err(error) => {
                     tracing::warn!(%error, conversations = batch.len(), "cannot tell where conversations stand");
@@ -128,7 +98,7 @@ impl Store {
         positions
     }
 
-    /// When users were connected last; who never was, and what could not be asked, is absent.
+    /// When users were connected last; a user who never was, and one who could not be asked about, is absent.
     pub async fn last_seen(
         &self,
         users: &[UserId],
@@ -145,22 +115,16 @@ impl Store {
     /// # Errors
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`]; some may be stored.
     pub async fn saw(&self, users: &[(UserId, Timestamp)], deadline: Instant) -> Result<()> {
-        for (key, batch) in self.batches(users, |(user, _)| self.key(user).ok()) {
-            let batch = &batch;
-            self.router
-                .call(key, deadline, |shard, assignment| async move {
-                    let mut connection = shard.begin(deadline).await?;
-                    fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                    let mut keyed = Vec::with_capacity(batch.len());
-                    for (user, at) in batch {
-                        keyed.push((self.key(user)?, user, *at));
-                    }
-                    seen::save(&mut connection, &keyed).await?;
-                    connection.commit().await
-                })
-                .await?;
-        }
-        Ok(())
+        let key = |(user, _): &(UserId, Timestamp)| self.key(user).ok();
+        let store = |shard: Arc<Shard>, assignment, batch: Batch<(UserId, Timestamp)>| async move {
+            let mut connection = shard.begin(deadline).await?;
+            fence::require_write(&mut connection, shard.name(), &assignment).await?;
+            let keyed = batch.iter().map(|(key, (user, at))| (*key, user, *at));
+            seen::save(&mut connection, &keyed.collect::<Vec<_>>()).await?;
+            connection.commit().await
+        };
+        let stored = self.in_batches(users, key, deadline, store).await;
+        stored.into_iter().try_for_each(|(_, stored)| stored)
     }
 
     /// Each user's rev over their list entries; 0 for who has none. What could not be asked is absent.
@@ -170,39 +134,29 @@ impl Store {
         });
         let mut revs = HashMap::with_capacity(users.len());
         for (batch, known) in asked.await {
-            revs.extend(batch.into_iter().map(|user| (user, Rev(0))));
+            revs.extend(batch.iter().map(|(_, user)| (user.clone(), Rev(0))));
             revs.extend(known);
         }
         revs
     }
 
-    /// Asks the users' shards, all at once and in batches; gives each batch that was answered.
+    /// Asks the users' shards; gives each batch that was answered.
     async fn of_users<T>(
         &self,
         users: &[UserId],
         deadline: Instant,
         ask: impl AsyncFn(&mut Connection, &[(UserKey, &UserId)]) -> Result<Vec<(UserId, T)>>,
-    ) -> Vec<(Vec<UserId>, Vec<(UserId, T)>)> {
-        let batches = self.batches(users, |user| self.key(user).ok());
+    ) -> Vec<(Batch<UserId>, Vec<(UserId, T)>)> {
         let ask = &ask;
-        let asked = batches.into_iter().map(async |(key, batch)| {
-            let users = &batch;
-            let answer = self
-                .router
-                .call(key, deadline, |shard, assignment| async move {
-                    let mut connection = shard.reader(deadline).await?;
-                    fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                    let mut keyed: Vec<(UserKey, &UserId)> = Vec::with_capacity(users.len());
-                    for user in users {
-                        keyed.push((self.key(user)?, user));
-                    }
-                    ask(&mut connection, &keyed).await
-                })
-                .await;
-            (batch.clone(), answer)
-        });
+        let key = |user: &UserId| self.key(user).ok();
+        let call = |shard: Arc<Shard>, assignment, batch: Batch<UserId>| async move {
+            let mut connection = shard.reader(deadline).await?;
+            fence::require_read(&mut connection, shard.name(), &assignment).await?;
+            let keyed: Vec<_> = batch.iter().map(|(key, user)| (*key, user)).collect();
+            ask(&mut connection, &keyed).await
+        };
         let mut answered = Vec::new();
-        for (batch, answer) in join_all(asked).await {
+        for (batch, answer) in self.in_batches(users, key, deadline, call).await {
             match answer {
                 Ok(answer) => answered.push((batch, answer)),
                 Err(error) => {
@@ -264,42 +218,12 @@ impl Store {
             .map(|entry| Ok((entry.rev, entry.into_list_entry()?)))
             .collect()
     }
-
-    /// Groups `items` by the range that holds their key, in batches; with each, a key of that range. Items without a key are
-    /// left out.
-    pub(super) fn batches<T: Clone>(
-        &self,
-        items: &[T],
-        key: impl Fn(&T) -> Option<UserKey>,
-    ) -> Vec<(UserKey, Vec<T>)> {
-        let map = self.map();
-        let mut by_range: BTreeMap<u64, (UserKey, Vec<T>)> = BTreeMap::new();
-        for item in items {
-            let Some(key) = key(item) else { continue };
-            let assignment: &Assignment = map.locate(key);
-            let group = by_range.entry(assignment.range.start);
-            group
-                .or_insert_with(|| (key, Vec::new()))
-                .1
-                .push(item.clone());
-        }
-        by_range
-            .into_values()
-            .flat_map(|(key, items)| {
-                let chunks: Vec<Vec<T>> = items.chunks(BATCH).map(<[T]>::to_vec).collect();
-                chunks.into_iter().map(move |chunk| (key, chunk))
-            })
-            .collect()
-    }
 }
 
-fn position(head: &Head) -> Option<(ConversationId, ConversationHead)> {
-    head.deleted_at.is_none().then_some((
-        head.id,
-        ConversationHead {
-            conversation_id: head.id,
-            head_seq: head.head_seq,
-            rev: head.rev,
-        },
-    ))
+fn position(head: &Head) -> ConversationHead {
+    ConversationHead {
+        conversation_id: head.id,
+        head_seq: head.head_seq,
+        rev: head.rev,
+    }
 }

@@ -1,14 +1,16 @@
 //! Users' notifications: sent by operators, listed and read by who they are for.
 
-use futures_util::future::join_all;
+use std::sync::Arc;
 
 use super::Store;
+use super::batches::Batch;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{NotificationId, UserId};
 use crate::model::{
     Caller, NewNotification, Notification, NotificationList, Timestamp, UnreadNotifications,
 };
+use crate::node::Shard;
 use crate::notification::{self, Draft};
 use crate::seams::Event;
 
@@ -47,39 +49,33 @@ impl Store {
         let limits = &self.settings().limits;
         let draft = &Draft::new(new, limits.metadata_bytes)?;
         let keep = limits.notifications;
-        let batches = self.batches(&users, |user| self.key(user).ok());
-        let storing = batches.into_iter().map(async |(key, batch)| {
-            let users = &batch;
-            let stored = self
-                .router
-                .call(key, caller.deadline, |shard, assignment| async move {
-                    let at = Timestamp::now();
-                    let mut connection = shard.begin(caller.deadline).await?;
-                    fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                    let mut stored = Vec::with_capacity(users.len());
-                    for user in users {
-                        let owner = (self.key(user)?, user);
-                        let added =
-                            notification::add(&mut connection, owner, draft, (at, keep)).await?;
-                        stored.push((user.clone(), added));
-                    }
-                    connection.commit().await.map(|()| stored)
-                })
-                .await;
-            if let Ok(stored) = &stored {
-                let events = stored.iter().map(|(user, notification)| Event::Notified {
-                    user: user.clone(),
-                    notification: notification.clone(),
-                });
-                self.listener.committed(events.collect());
+        let key = |user: &UserId| self.key(user).ok();
+        let store = |shard: Arc<Shard>, assignment, batch: Batch<UserId>| async move {
+            let at = Timestamp::now();
+            let mut connection = shard.begin(caller.deadline).await?;
+            fence::require_write(&mut connection, shard.name(), &assignment).await?;
+            let mut stored = Vec::with_capacity(batch.len());
+            for (key, user) in &*batch {
+                let owner = (*key, user);
+                let added = notification::add(&mut connection, owner, draft, (at, keep)).await?;
+                stored.push((user.clone(), added));
             }
-            (batch, stored)
-        });
+            connection.commit().await?;
+            let events = stored.iter().map(|(user, notification)| Event::Notified {
+                user: user.clone(),
+                notification: notification.clone(),
+            });
+            self.listener.committed(events.collect());
+            Ok(stored)
+        };
         let mut outcome = Notified::default();
-        for (batch, stored) in join_all(storing).await {
+        for (batch, stored) in self.in_batches(&users, key, caller.deadline, store).await {
             match stored {
                 Ok(stored) => outcome.sent.extend(stored),
-                Err(error) => outcome.failed.push((batch, error)),
+                Err(error) => {
+                    let users = batch.iter().map(|(_, user)| user.clone());
+                    outcome.failed.push((users.collect(), error));
+                }
             }
         }
         Ok(outcome)

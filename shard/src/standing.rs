@@ -1,0 +1,56 @@
+//! Standings: a conversation's head, a user's membership in it, and the fence of its range, read by one statement and so as of
+//! one moment (INV-MEMBER, INV-OWNER). With a membership of an earlier moment a past member would see messages that were
+//! sent after the removal, and read messages would count as unread.
+
+use crate::conversation::{HEAD_COLUMN_COUNT, Head, head_columns};
+use crate::db::{Connection, Value, in_rows, padded, values};
+use crate::error::Result;
+use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
+use crate::ids::{ConversationId, ShardName, UserId};
+use crate::map::Assignment;
+use crate::member::Membership;
+
+const MEMBERSHIP_COLUMN_COUNT: usize = 6;
+
+/// By the primary keys of all three tables.
+const SELECT: &str = concat!(
+    "SELECT ",
+    head_columns!("c."),
+    ", m.user_id, m.role, m.read_seq, m.delivered_seq, m.rev, m.joined_at, "
+);
+const FROM: &str = " FROM members m {by PRIMARY} JOIN conversations c ON c.id = m.conversation_id";
+const WHERE: &str = " WHERE c.deleted_at IS NULL AND m.role > 0 AND ";
+
+/// The conversations of those of `pairs` that are a conversation and a member of it, each with the membership, whose
+/// watermarks are what the head's writers make of them. All pairs belong to `assignment`.
+///
+/// # Errors
+/// [`Error::NotOwner`](crate::error::Error::NotOwner) when this shard does not answer for them.
+pub(crate) async fn of_pairs(
+    connection: &mut Connection,
+    (shard, assignment): (&ShardName, &Assignment),
+    pairs: &[(ConversationId, &UserId)],
+) -> Result<Vec<(Head, Membership)>> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let start = fence::read_fence_start(assignment);
+    let keys = padded(pairs).flat_map(|(id, user)| values![id, *user]);
+    let args: Vec<Value<'_>> = std::iter::once(Value::from(&start)).chain(keys).collect();
+    let condition = in_rows(["m.conversation_id", "m.user_id"], (args.len() - 1) / 2);
+    let statement =
+        format!("{SELECT}{READ_FENCE_COLUMNS}{FROM}{JOIN_READ_FENCE}{WHERE}{condition}");
+    let rows = connection.fetch_all(&statement, &args).await?;
+    if rows.is_empty() {
+        fence::require_read(connection, shard, assignment).await?;
+    }
+    let standing = |row| {
+        let fence = HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT;
+        fence::require_read_in_row((row, fence), shard, assignment)?;
+        let head = Head::from_row(row)?;
+        let mut member = Membership::from_row(row, HEAD_COLUMN_COUNT)?;
+        head.writers.move_on([&mut member]);
+        Ok((head, member))
+    };
+    rows.iter().map(standing).collect()
+}
