@@ -5,9 +5,12 @@
 //! has another rev by then. Nothing per recipient is written on the sender's path. What concerns some users' lists only,
 //! such as a watermark, is marked in `list_marks` and cleared likewise, by a token.
 //!
-//! Applying is idempotent: the entry with the greater `conversation_rev` and the greater watermark wins. So a crash between
-//! applying and clearing, and two processes relaying the same mark, are both harmless; marks a crashed process left
-//! behind are found by the sweep. Lists are exact once no mark is left.
+//! Applying is idempotent and gives the same in any order: the greater `conversation_rev` and the greater watermark win, for
+//! removals as well. So a crash between applying and clearing is harmless, and so are two processes that relay the same
+//! mark, one of them late; the sweep finds marks that a crashed process left behind. Lists are exact once no mark is left.
+//!
+//! For the same reason a relay does not ask the fence of the conversations it reads: a shard that gave a range up tells the
+//! state as of then, which undoes nothing that the new owner tells. The fences of the users' shards are asked (INV-OWNER).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,4 +1,8 @@
-//! An entry of a user's conversation list, and how what relays tell of it is put together.
+//! An entry of a user's conversation list, and how updates from relays are merged into it.
+//!
+//! Two processes may relay the same conversation, and one of them may apply late what it has read early. So updates are
+//! merged by the conversation's revs, and give the same entry in any order. A removal is an update as well, at the rev of
+//! the removal, and leaves an entry even where there was none (INV-MEMBER).
 
 use crate::conversation::{Head, first_members_json, kind_code, kind_of};
 use crate::db::{Row, Value, values};
@@ -107,6 +111,53 @@ impl Entry {
         ]
     }
 
+    /// The entry of a member.
+    fn of(head: &Head, member: &Membership) -> Self {
+        Self {
+            conversation: head.id,
+            kind: head.kind,
+            title: head.title.clone(),
+            member_count: head.member_count,
+            first_members: first_members_json(&head.first_members),
+            head_seq: head.head_seq,
+            conversation_rev: head.rev,
+            read_seq: member.read_seq,
+            last: head.last.clone(),
+            last_at: head.last_at,
+            relayed: head.relayed,
+            pinned: false,
+            muted: false,
+            removed: false,
+            rev: Rev(0),
+        }
+    }
+
+    /// The entry of a past member, or of a member of a deleted conversation: it says so as of the change that did it, and shows
+    /// nothing of the conversation's later state.
+    fn removed(head: &Head, member: &Membership) -> Self {
+        Self {
+            conversation: head.id,
+            kind: head.kind,
+            title: None,
+            member_count: 0,
+            first_members: first_members_json(&[]),
+            head_seq: member.read_seq,
+            conversation_rev: if member.is_active() {
+                head.rev
+            } else {
+                member.rev
+            },
+            read_seq: member.read_seq,
+            last: None,
+            last_at: member.joined_at,
+            relayed: head.relayed,
+            pinned: false,
+            muted: false,
+            removed: true,
+            rev: Rev(0),
+        }
+    }
+
     /// Takes the current head and watermark of a conversation that is not relayed.
     pub(crate) fn follow(&mut self, head: &Head, read_seq: Seq) {
         self.head_seq = head.head_seq;
@@ -196,22 +247,10 @@ impl EntryUpdate {
     #[must_use]
     pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {
         head.writers.move_on([&mut member]);
-        let entry = Entry {
-            conversation: head.id,
-            kind: head.kind,
-            title: head.title.clone(),
-            member_count: head.member_count,
-            first_members: first_members_json(&head.first_members),
-            head_seq: head.head_seq,
-            conversation_rev: head.rev,
-            read_seq: member.read_seq,
-            last: head.last.clone(),
-            last_at: head.last_at,
-            relayed: head.relayed,
-            pinned: false,
-            muted: false,
-            removed: !member.is_active() || head.deleted_at.is_some(),
-            rev: Rev(0),
+        let entry = if member.is_active() && head.deleted_at.is_none() {
+            Entry::of(head, &member)
+        } else {
+            Entry::removed(head, &member)
         };
         Self {
             user: member.user,
@@ -220,37 +259,128 @@ impl EntryUpdate {
         }
     }
 
-    /// The entry to store where `stored` is: the greater rev and the greater watermark win. Whoever is no longer a member is
-    /// told that once, and of what happens afterwards nothing (INV-MEMBER).
+    /// The entry to store where `stored` is, if that changes it: the greater rev and the greater watermark win, so updates
+    /// may come twice, late, and in any order. A past member is told of the removal once, and of nothing that happens
+    /// afterwards (INV-MEMBER).
     pub(super) fn merge(&self, stored: Option<&Entry>) -> Option<Entry> {
         let mut entry = self.entry.clone();
-        if let Some(stored) = stored {
-            if entry.removed && entry.conversation_rev >= stored.conversation_rev {
-                return (!stored.removed).then(|| Entry {
-                    removed: true,
-                    last: None,
-                    conversation_rev: entry.conversation_rev,
-                    ..stored.clone()
-                });
-            }
-            if stored.conversation_rev > entry.conversation_rev {
-                entry = stored.clone();
-            }
-            entry.read_seq = stored.read_seq.max(self.entry.read_seq);
-            (entry.pinned, entry.muted, entry.rev) = (stored.pinned, stored.muted, stored.rev);
-            if entry == *stored {
-                return None;
-            }
-        } else if entry.removed {
-            return None;
+        let Some(stored) = stored else {
+            return Some(entry); // a removal, too: an update that was read before it must not make an entry
+        };
+        if entry.removed && entry.conversation_rev >= stored.conversation_rev {
+            let told = stored.removed && stored.conversation_rev == entry.conversation_rev;
+            return (!told).then(|| Entry {
+                removed: true,
+                last: None,
+                conversation_rev: entry.conversation_rev,
+                ..stored.clone()
+            });
         }
-        Some(entry)
+        if stored.conversation_rev > entry.conversation_rev {
+            entry = stored.clone();
+        }
+        entry.read_seq = stored.read_seq.max(self.entry.read_seq);
+        (entry.pinned, entry.muted, entry.rev) = (stored.pinned, stored.muted, stored.rev);
+        (entry != *stored).then_some(entry)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::model::Role;
+
+    /// What may happen to a user's place in a conversation; each takes the conversation's next rev.
+    #[derive(Clone, Copy, Debug)]
+    enum Change {
+        Message,
+        Join,
+        Leave,
+        Delete,
+    }
+
+    /// The head and the user's membership after each change, from the first.
+    fn states(changes: &[Change]) -> Vec<(Head, Option<Membership>)> {
+        let user = UserId::new("bob").unwrap();
+        let id = ConversationId::new(UserKey(1), 2);
+        let kind = ConversationKind::Group;
+        let mut head = Head::new(id, kind, user.clone(), Timestamp(0));
+        let mut member: Option<Membership> = None;
+        let mut states = Vec::new();
+        for change in changes {
+            if head.deleted_at.is_some() {
+                break; // nothing changes any more
+            }
+            let rev = head.next_rev();
+            head.title = Some(rev.to_string());
+            match change {
+                Change::Message => head.head_seq = head.head_seq.next(),
+                Change::Delete => head.deleted_at = Some(Timestamp(1)),
+                Change::Join | Change::Leave => {
+                    let known = member.get_or_insert_with(|| Membership::unknown(user.clone()));
+                    known.rev = rev;
+                    known.role = matches!(change, Change::Join).then_some(Role::Member);
+                }
+            }
+            states.push((head.clone(), member.clone()));
+        }
+        states
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        let change = prop_oneof![
+            4 => Just(Change::Message),
+            2 => Just(Change::Join),
+            2 => Just(Change::Leave),
+            1 => Just(Change::Delete),
+        ];
+        // Relays tell members and past members only.
+        proptest::collection::vec(change, 0..12)
+            .prop_map(|rest| [Change::Join].into_iter().chain(rest).collect())
+    }
+
+    proptest! {
+        /// A relay reads a head, and the membership some time after that, and may apply both much later. Once the last state
+        /// is among the updates that were applied, in whatever order, the entry is that state.
+        #[test]
+        fn a_late_relay_does_not_undo_what_was_told(
+            changes in changes(),
+            reads: Vec<(prop::sample::Index, prop::sample::Index)>,
+            last_at: prop::sample::Index,
+        ) {
+            let states = states(&changes);
+            let end = states.len() - 1;
+            let mut told: Vec<(usize, usize)> = reads
+                .iter()
+                .map(|(head, member)| (head.index(end + 1), member.index(end + 1)))
+                .map(|(head, member)| (head, member.max(head)))
+                .collect();
+            told.insert(last_at.index(told.len() + 1), (end, end));
+            let mut stored: Option<Entry> = None;
+            for (head, member) in told {
+                let Some(member) = states[member].1.clone() else { continue };
+                let update = EntryUpdate::new(&states[head].0, member, UserKey(3));
+                stored = update.merge(stored.as_ref()).or(stored);
+            }
+            let stored = stored.unwrap();
+            let (head, member) = &states[end];
+            let member = member.as_ref().unwrap();
+            let removed = !member.is_active() || head.deleted_at.is_some();
+            prop_assert_eq!(stored.removed, removed);
+            if removed {
+                // INV-MEMBER: what happened after the user left is not in it.
+                let left = if member.is_active() { head.rev } else { member.rev };
+                let shown: u64 = stored.title.map_or(0, |title| title.parse().unwrap());
+                prop_assert!(shown <= left.0 && stored.last.is_none());
+                prop_assert_eq!(stored.conversation_rev, left);
+            } else {
+                prop_assert_eq!(stored.conversation_rev, head.rev);
+                prop_assert_eq!((stored.head_seq, &stored.title), (head.head_seq, &head.title));
+            }
+        }
+    }
 
     #[test]
     fn a_cursor_reads_back_and_nothing_else_does() {
