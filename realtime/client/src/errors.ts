@@ -16,6 +16,8 @@ export type ErrorCode =
   | "connection_lost"
   /** There is no connection; it did not happen. */
   | "not_connected"
+  /** It waited longer than the server is sure to recognise a repeat; it may have happened. */
+  | "too_old"
   /** A queue of this client is full; it did not happen. */
   | "queue_full"
   /** The application took it back before it was stored. */
@@ -61,7 +63,7 @@ const RETRYABLE: ReadonlySet<string> = new Set([
   "timeout",
   "connection_lost",
 ]);
-const UNKNOWN_OUTCOME: ReadonlySet<string> = new Set(["timeout", "connection_lost", "deadline_exceeded"]);
+const UNKNOWN_OUTCOME: ReadonlySet<string> = new Set(["timeout", "connection_lost", "deadline_exceeded", "too_old"]);
 const TOKEN_CODES: ReadonlySet<string> = new Set(["token_expired", "unauthenticated", "token_invalid"]);
 
 /** Every error this package throws or reports. */

@@ -2,8 +2,9 @@
  * Messages on their way to the server.
  *
  * Invariants: messages of a conversation are sent one after the other, in the order they were given. Each keeps its
- * clientMsgId through every attempt, on every connection and over a restart, so that it is stored once (INV-IDEM). A
- * message leaves only by being stored or discarded. The number that wait is bounded.
+ * clientMsgId through every attempt, on every connection and over a restart, so that it is stored once (INV-IDEM): one that
+ * is older than the server is sure to recognise is left to the user. A message leaves only by being stored or discarded. The
+ * number that wait is bounded.
  */
 import { ChatError } from "./errors.js";
 import type { Settings } from "./settings.js";
@@ -57,6 +58,8 @@ interface Entry {
   readonly reject: (error: ChatError) => void;
   error: ChatError | undefined;
   attempts: number;
+  /** The user asked for it again. */
+  retried: boolean;
 }
 
 interface Lane {
@@ -126,6 +129,7 @@ export class Outbox {
     lane.entries.push(entry);
     entry.error = undefined;
     entry.attempts = 0;
+    entry.retried = true;
     this.touch(conversationId);
     void this.pump(conversationId, lane);
   }
@@ -221,6 +225,10 @@ export class Outbox {
   }
 
   private async attempt(conversationId: ConversationId, lane: Lane, entry: Entry): Promise<void> {
+    if (!entry.retried && Date.now() - Date.parse(entry.createdAt) > this.settings.timing.repeatForMs) {
+      this.giveUp(conversationId, entry, new ChatError("too_old", "the message waited too long to be sent without asking"));
+      return;
+    }
     try {
       const message = await this.handlers.deliver(conversationId, entry.message);
       if (!lane.entries.includes(entry)) return; // its event came first, or it was discarded
@@ -242,6 +250,10 @@ export class Outbox {
       lane.pause.start((error.retryAfterMs ?? 0) + jitterMs, () => void this.pump(conversationId, lane));
       return;
     }
+    this.giveUp(conversationId, entry, error);
+  }
+
+  private giveUp(conversationId: ConversationId, entry: Entry, error: ChatError): void {
     entry.error = error;
     entry.reject(error);
     this.touch(conversationId);
@@ -276,5 +288,5 @@ function newEntry(message: Entry["message"], createdAt: Timestamp): { entry: Ent
   let settle: Pick<Entry, "resolve" | "reject"> | undefined;
   const stored = new Promise<Message>((resolve, reject) => (settle = { resolve, reject }));
   stored.catch(() => undefined); // a caller may ignore the promise
-  return { entry: { message, createdAt, error: undefined, attempts: 0, ...settle! }, stored };
+  return { entry: { message, createdAt, error: undefined, attempts: 0, retried: false, ...settle! }, stored };
 }

@@ -58,6 +58,11 @@ export interface Timing {
   typingStopMs: number;
   /** How long others are shown as typing without a renewal. */
   typingShownMs: number;
+  /**
+   * How long after a message was given it is sent without asking: the server is sure to recognise a repeat for so long
+   * (its `limits.idempotency`). An older one fails with `too_old`, and is sent when the user retries it.
+   */
+  repeatForMs: number;
 }
 
 export const DEFAULT_TIMING: Timing = {
@@ -78,6 +83,7 @@ export const DEFAULT_TIMING: Timing = {
   typingEveryMs: 3_000,
   typingStopMs: 5_000,
   typingShownMs: 6_000,
+  repeatForMs: 30 * 86_400_000,
 };
 
 /** Counts that nothing may exceed. */

@@ -124,7 +124,7 @@ describe("sending", () => {
 
   test("what was unsent before the restart goes before what was written since", async () => {
     const storage = memoryStorage();
-    const saved = { conversationId: "r", message: { content: "old", clientMsgId: "old" }, createdAt: "2026-01-01T00:00:00.000Z" };
+    const saved = { conversationId: "r", message: { content: "old", clientMsgId: "old" }, createdAt: new Date().toISOString() };
     storage.items.set("backscroll.outbox.alice", JSON.stringify([saved]));
     const slow = { ...storage, getItem: async (key: string) => storage.getItem(key) };
     const { client, hub } = setup({ storage: slow });
@@ -132,6 +132,22 @@ describe("sending", () => {
     void client.connect();
     await pass(1_000);
     expect(hub.store.rooms.get("r")!.messages.map(({ content }) => content)).toEqual(["old", "new"]);
+  });
+
+  test("what is older than the server is sure to recognise is left to the user", async () => {
+    const storage = memoryStorage();
+    const ago = (days: number) => new Date(Date.now() - days * 86_400_000).toISOString();
+    const saved = (name: string, createdAt: string) => ({ conversationId: "r", message: { content: name, clientMsgId: name }, createdAt });
+    storage.items.set("backscroll.outbox.alice", JSON.stringify([saved("old", ago(31)), saved("young", ago(29))]));
+    const { view, hub, client } = await connected({ storage });
+    await pass(1_000);
+    const stored = () => hub.store.rooms.get("r")!.messages.map(({ content }) => content);
+    expect(stored()).toEqual(["young"]);
+    const [, old] = view.state.get().messages;
+    expect(old).toMatchObject({ state: "failed", content: "old", error: { code: "too_old", outcomeUnknown: true } });
+    client.retry("old");
+    await pass(1_000);
+    expect(stored()).toEqual(["young", "old"]);
   });
 
   test("a damaged storage is not the end", async () => {
