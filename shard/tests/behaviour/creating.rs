@@ -235,7 +235,7 @@ async fn connect(bed: &Bed, id: ConversationId) -> Connection {
     let name = &map.locate(id.owner_key()).shard;
     let mut shards = bed.settings.shards.iter();
     let shard = shards.find(|shard| shard.name == *name).unwrap();
-    let database = Database::open(&shard.primary, &bed.settings.pool, 1).unwrap();
+    let database = Database::open_any(&shard.primary, &bed.settings.pool).unwrap();
     database.writer(Instant::now() + PATIENCE).await.unwrap()
 }
 

@@ -41,7 +41,7 @@ fn somebody_elsewhere(bed: &Bed) -> UserId {
 }
 
 async fn connect(bed: &Bed, url: &DatabaseUrl) -> Connection {
-    let database = Database::open(url, &bed.settings.pool, 1).unwrap();
+    let database = Database::open_any(url, &bed.settings.pool).unwrap();
     database.writer(Instant::now() + PATIENCE).await.unwrap()
 }
 

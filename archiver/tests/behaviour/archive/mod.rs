@@ -9,6 +9,7 @@ mod copies;
 mod deaths;
 mod erasing;
 mod jobs;
+mod matrix;
 mod receipts;
 mod repairs;
 mod repeats;
