@@ -43,6 +43,8 @@ macro_rules! bound {
 pub mod explain;
 mod guard;
 mod pools;
+#[cfg(feature = "steps")]
+mod stepped;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +60,8 @@ use crate::error::{Error, Result};
 use crate::identity::{self, Identity};
 use crate::ids::Incarnation;
 use crate::settings::{DatabaseUrl, PoolSettings};
+#[cfg(feature = "steps")]
+use crate::steps::{self, Access, Stepped};
 
 /// Which SQL is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,6 +345,8 @@ pub struct Database {
     acquire_timeout: Duration,
     #[cfg(feature = "explain")]
     watched: Option<String>,
+    #[cfg(feature = "steps")]
+    stepped: Option<Stepped>,
 }
 
 impl Database {
@@ -394,6 +400,8 @@ impl Database {
             acquire_timeout: settings.acquire_timeout.0,
             #[cfg(feature = "explain")]
             watched: explain::watched(&url.0),
+            #[cfg(feature = "steps")]
+            stepped: Stepped::opened(url),
         })
     }
 
@@ -415,10 +423,7 @@ impl Database {
             Pools::MySql { shared, .. } => {
                 self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
             }
-            Pools::Sqlite { readers, .. } => self
-                .timed(deadline, readers.acquire())
-                .await
-                .map(Raw::Sqlite),
+            Pools::Sqlite { readers, .. } => self.sqlite(deadline, readers).await,
         };
         self.checked(self.connection(raw?, deadline)).await
     }
@@ -432,10 +437,7 @@ impl Database {
             Pools::MySql { shared, .. } => {
                 self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
             }
-            Pools::Sqlite { writer, .. } => self
-                .timed(deadline, writer.acquire())
-                .await
-                .map(Raw::Sqlite),
+            Pools::Sqlite { writer, .. } => self.sqlite(deadline, writer).await,
         };
         self.checked(self.connection(raw?, deadline)).await
     }
@@ -454,6 +456,13 @@ impl Database {
             }
             Pools::Sqlite { .. } => self.writer(deadline).await,
         }
+    }
+
+    async fn sqlite(&self, deadline: Instant, pool: &SqlitePool) -> Result<Raw> {
+        let acquire = pool.acquire();
+        #[cfg(feature = "steps")]
+        let acquire = steps::at_once(self.stepped.is_some() && stepped::has_room(pool), acquire);
+        self.timed(deadline, acquire).await.map(Raw::Sqlite)
     }
 
     async fn timed<T>(
@@ -500,6 +509,8 @@ impl Database {
             begins_by_itself: false,
             #[cfg(feature = "explain")]
             watched: self.watched.clone(),
+            #[cfg(feature = "steps")]
+            stepped: self.stepped.clone(),
         }
     }
 
@@ -601,6 +612,8 @@ pub struct Connection {
     begins_by_itself: bool,
     #[cfg(feature = "explain")]
     watched: Option<String>,
+    #[cfg(feature = "steps")]
+    stepped: Option<Stepped>,
 }
 
 impl Drop for Connection {
@@ -608,6 +621,10 @@ impl Drop for Connection {
         let Some(mut raw) = self.raw.take() else {
             return;
         };
+        #[cfg(feature = "steps")]
+        if let Some(stepped) = &self.stepped {
+            return raw.give_back(stepped, self.in_transaction);
+        }
         if self.busy {
             raw.abandon();
         } else if self.in_transaction {
@@ -636,7 +653,12 @@ macro_rules! with_driver {
         let limit = own_limit.min($self.deadline).into();
         let outcome = match &mut $self.raw {
             Some(Raw::MySql($connection)) => tokio::time::timeout_at(limit, async { $body.await.map($mysql) }).await,
-            Some(Raw::Sqlite($connection)) => tokio::time::timeout_at(limit, async { $body.await.map($sqlite) }).await,
+            Some(Raw::Sqlite($connection)) => {
+                let statement = async { $body.await.map($sqlite) };
+                #[cfg(feature = "steps")]
+                let statement = steps::at_once($self.stepped.is_some(), statement);
+                tokio::time::timeout_at(limit, statement).await
+            }
             None => return Err(sqlx::Error::PoolClosed.into()),
         };
         $self.busy = !matches!(&outcome, Ok(result) if !result.as_ref().is_err_and(crate::error::is_connection));
@@ -707,6 +729,8 @@ impl Connection {
         let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
         self.explain(&sql, args).await?;
+        #[cfg(feature = "steps")]
+        self.read(statement, args).await;
         with_driver!(
             self,
             connection => bound!(sql, args).fetch_all(&mut **connection),
@@ -727,6 +751,8 @@ impl Connection {
         let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
         self.explain(&sql, args).await?;
+        #[cfg(feature = "steps")]
+        self.read(statement, args).await;
         with_driver!(
             self,
             connection => bound!(sql, args).fetch_optional(&mut **connection),
@@ -743,12 +769,17 @@ impl Connection {
         let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
         self.explain(&sql, args).await?;
-        with_driver!(
+        #[cfg(feature = "steps")]
+        self.turn(statement).await;
+        let done = with_driver!(
             self,
             connection => bound!(sql, args).execute(&mut **connection),
             |done| done.rows_affected(),
             |done| done.rows_affected()
-        )
+        );
+        #[cfg(feature = "steps")]
+        self.wrote(statement, args, &done);
+        done
     }
 
     /// Runs a statement that cannot be prepared, and has no values.
@@ -764,6 +795,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::fetch_all`].
     pub async fn begin(&mut self) -> Result<()> {
+        #[cfg(feature = "steps")]
+        self.turn_of_transaction(Access::Transaction).await;
         match self.dialect() {
             Dialect::MySql if self.begins_by_itself => {}
             Dialect::MySql => self.execute_raw("START TRANSACTION").await?,
@@ -778,6 +811,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::fetch_all`].
     pub async fn begin_snapshot(&mut self) -> Result<()> {
+        #[cfg(feature = "steps")]
+        self.turn_of_transaction(Access::Snapshot).await;
         match self.dialect() {
             Dialect::MySql => {
                 // For this transaction only: in READ COMMITTED each statement would read as of its own moment.
@@ -799,6 +834,8 @@ impl Connection {
     pub async fn commit(&mut self) -> Result<()> {
         self.execute_raw("COMMIT").await?;
         self.in_transaction = false;
+        #[cfg(feature = "steps")]
+        self.ended(true);
         Ok(())
     }
 
@@ -806,6 +843,8 @@ impl Connection {
     pub async fn rollback(&mut self) {
         if !self.busy && self.in_transaction && self.execute_raw("ROLLBACK").await.is_ok() {
             self.in_transaction = false;
+            #[cfg(feature = "steps")]
+            self.ended(false);
         }
     }
 }

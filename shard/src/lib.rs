@@ -53,6 +53,8 @@ pub mod seams;
 pub mod seen;
 pub mod settings;
 mod standing;
+#[cfg(feature = "steps")]
+pub mod steps;
 pub mod store;
 pub mod stretch;
 pub mod sync;

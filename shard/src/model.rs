@@ -43,6 +43,10 @@ impl Timestamp {
     /// The present.
     #[must_use]
     pub fn now() -> Self {
+        #[cfg(feature = "steps")]
+        if let Some(now) = crate::steps::now() {
+            return Self(now);
+        }
         Self(jiff::Timestamp::now().as_millisecond())
     }
 
