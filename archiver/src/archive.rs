@@ -250,6 +250,8 @@ pub struct Archive {
     /// How jobs read single messages.
     frames: Tier,
     hook: Option<Hook>,
+    /// Most rows that a run reads at once.
+    read_rows: usize,
     tasks: TaskTracker,
 }
 
@@ -277,6 +279,7 @@ impl Archive {
             objects,
             settings: Arc::new(settings),
             hook: None,
+            read_rows: run::READ_ROWS,
             tasks: TaskTracker::new(),
         }
     }
@@ -285,6 +288,13 @@ impl Archive {
     #[must_use]
     pub fn with_hook(mut self, hook: Hook) -> Self {
         self.hook = Some(hook);
+        self
+    }
+
+    /// Reads at most `rows` rows at once: for tests that want segments of few messages.
+    #[must_use]
+    pub fn with_read_rows(mut self, rows: usize) -> Self {
+        self.read_rows = rows;
         self
     }
 

@@ -14,7 +14,7 @@
 //! that an old object brings back into the index is put down for erasure (INV-ERASE). The leases of all shards are held
 //! meanwhile: nothing is archived, moved or collected.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -288,7 +288,7 @@ impl Archive {
     async fn recreate(
         &self,
         leases: &[(Arc<Shard>, Lease)],
-        traces: HashMap<ConversationId, Traces>,
+        traces: BTreeMap<ConversationId, Traces>,
     ) -> Result<u64> {
         let map = self.router.map();
         let max_relayed = self.router.settings().relay.max_members;
@@ -324,7 +324,7 @@ async fn given_up(leases: &[(Arc<Shard>, Lease)], id: SegmentId) -> Result<bool>
 /// What all segments tell.
 #[derive(Default)]
 struct Told {
-    traces: HashMap<ConversationId, Traces>,
+    traces: BTreeMap<ConversationId, Traces>,
     /// Messages of which there is the copy of their deletion.
     deleted: BTreeSet<(ConversationId, Seq)>,
 }

@@ -25,7 +25,7 @@ use super::throttle::{Pace, Throttle};
 use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 
 /// Most rows read at once.
-const READ_ROWS: usize = 1000;
+pub(super) const READ_ROWS: usize = 1000;
 /// Most segments, or jobs, looked up at once.
 const PAGE: usize = 128;
 /// Bytes a message takes in the archive, until this deployment's own average is known: measured on real chat.
@@ -197,7 +197,7 @@ impl Archive {
         source: &mut Source<'_>,
         (throttle, pace, progress): Throttled<'_>,
     ) -> Result<Option<Written>> {
-        let Some(mut batch) = source.next(throttle.amount(READ_ROWS)).await? else {
+        let Some(mut batch) = source.next(throttle.amount(self.read_rows)).await? else {
             return Ok(None);
         };
         let mut draft = Draft::begin(self, shard, lease).await?;
@@ -211,7 +211,7 @@ impl Archive {
                 if is_full {
                     Ok(None)
                 } else {
-                    source.next(throttle.amount(READ_ROWS)).await
+                    source.next(throttle.amount(self.read_rows)).await
                 }
             };
             let (pushed, next) = futures_util::future::join(draft.push(batch), next).await;
