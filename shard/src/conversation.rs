@@ -277,6 +277,15 @@ pub(crate) fn kind_of(code: i64) -> Result<ConversationKind> {
     })
 }
 
+/// Whether there is such a conversation, and it is not deleted.
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_there(connection: &mut Connection, id: ConversationId) -> Result<bool> {
+    let heads = heads(connection, &[id], false).await?;
+    Ok(heads.iter().any(|head| head.deleted_at.is_none()))
+}
+
 /// The heads of `ids` (no two alike), in id order; `lock` keeps others from changing them until the transaction ends.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::archive::{Copies, Newest, Plan};
+use crate::conversation;
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::history;
@@ -69,7 +70,8 @@ impl Stretch<'_> {
     ///
     /// # Errors
     /// [`Error::ArchiveUnavailable`] or [`Error::ArchiveDamaged`] when there is nothing to show but what the archive does
-    /// not give, [`Error::Corrupt`] when a message is in neither tier.
+    /// not give, [`Error::NotMember`] when the conversation was deleted meanwhile, [`Error::Corrupt`] when a message is in
+    /// neither tier.
     pub async fn read(
         &self,
         mut connection: Connection,
@@ -117,7 +119,8 @@ impl Stretch<'_> {
         self.snapshot(connection).await
     }
 
-    /// Both tiers as of one moment.
+    /// Both tiers as of one moment. Of a conversation that was deleted meanwhile nothing is shown: while its messages are
+    /// erased, older copies may be the newest that are left.
     async fn snapshot(&self, connection: &mut Connection) -> Result<Look> {
         connection.begin_snapshot().await?;
         let hot = history::rows(connection, self.id, self.range).await?;
@@ -129,8 +132,10 @@ impl Stretch<'_> {
             }
             _ => Plan::default(),
         };
+        let is_there = conversation::is_there(connection, self.id).await?;
         connection.commit().await?;
         match plan.nowhere().first() {
+            _ if !is_there => Err(Error::NotMember),
             Some(seq) => Err(nowhere(self.id, *seq)),
             None => Ok(Look { hot, plan }),
         }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::archive::{Copies, Plan};
+use crate::conversation;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::history::{self, Access};
@@ -69,7 +70,7 @@ pub enum Delta {
 /// `access` was read on `connection`.
 ///
 /// # Errors
-/// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
+/// [`Error::NotMember`] when the conversation was deleted meanwhile, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
 pub async fn delta(
     mut connection: Connection,
     (shard, cold): (&Shard, &dyn ColdTier),
@@ -211,7 +212,8 @@ impl Window {
         Ok(None)
     }
 
-    /// The hot rows, and what is to be read of the archive, as of one moment; `None` when that is too much.
+    /// The hot rows, and what is to be read of the archive, as of one moment; `None` when that is too much. A conversation
+    /// that was deleted meanwhile has nothing to tell.
     async fn look(
         &self,
         connection: &mut Connection,
@@ -228,7 +230,11 @@ impl Window {
                 wanted.extend((range.0.0..=range.1.0).map(Seq));
             }
         }
+        let is_there = conversation::is_there(connection, self.id).await?;
         connection.commit().await?;
+        if !is_there {
+            return Err(Error::NotMember);
+        }
         if changed.runs().len() > RUNS_MAX {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{self, ArchivedRun, SegmentId, SegmentState};
-use backscroll_shard::conversation::Head;
+use backscroll_shard::conversation::{self, Head};
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
@@ -281,9 +281,11 @@ async fn verify_conversations(
             let mut connection = shard.reader(Instant::now() + STEP).await?;
             let mut missing = missing_messages(&mut connection, head).await?;
             if missing.is_some() {
-                // Rows may have gone from one tier to the other between the two looks.
+                // Rows may have gone from one tier to the other between the two looks, or all of them with their conversation.
                 connection.begin_snapshot().await?;
                 missing = missing_messages(&mut connection, head).await?;
+                let is_there = conversation::is_there(&mut connection, head.id).await?;
+                missing = missing.filter(|_| is_there);
                 connection.commit().await?;
             }
             drop(connection);

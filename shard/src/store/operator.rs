@@ -111,6 +111,7 @@ impl Store {
                     let head = conversation::heads(&mut connection, &[id], false)
                         .await?
                         .pop();
+                    let head = head.filter(|head| head.deleted_at.is_none());
                     let head = head.ok_or(Error::NotFound("conversation"))?;
                     let range = (
                         last.next(),
