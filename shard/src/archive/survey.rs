@@ -22,6 +22,9 @@ const HOT_COUNT: &str =
 const PURGE: &str = "DELETE FROM messages WHERE conversation_id = ? AND seq <= ?";
 /// By the primary key.
 const NEXT_SEQ: &str = "SELECT seq FROM messages WHERE conversation_id = ? ORDER BY seq LIMIT 1";
+/// By the primary key.
+const EMPTY_HEAD: &str = "UPDATE conversations SET title = NULL, metadata = NULL, last_sender = NULL, last_type = NULL, last_preview = NULL \
+     WHERE id = ? AND deleted_at IS NOT NULL";
 /// By the index `archive_runs_segment`.
 const NEXT_NAMED: &str = "SELECT segment FROM archive_runs {by archive_runs_segment} WHERE segment > ? ORDER BY segment LIMIT 1";
 /// By the index `archive_runs_segment`, and for each run found by the primary key: see [`super::Copies::find`].
@@ -98,8 +101,8 @@ pub async fn hot_count(
         .cast_unsigned())
 }
 
-/// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them; `false` when
-/// there are none.
+/// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them. When there are none,
+/// removes the texts from its head, and gives `false`.
 ///
 /// # Errors
 /// When the database fails.
@@ -112,6 +115,8 @@ pub async fn purge_rows(
         .fetch_optional(NEXT_SEQ, &values![&conversation])
         .await?
     else {
+        let args = values![&conversation];
+        connection.execute(EMPTY_HEAD, &args).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));
