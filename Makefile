@@ -23,6 +23,10 @@ test-client: ## check and test the TypeScript client, also against a real server
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
 	.ci/servers garage -- cargo test --locked -p backscroll-archiver --test garage
 
+.PHONY: stepper
+stepper: ## explore the orders of steps of archive jobs, readers and writers, for hours; STEPPER="hot run edit:2" explores one pair
+	BACKSCROLL_STEPPER="$(or $(STEPPER),all)" cargo test --locked -p backscroll-archiver --test stepper -- --nocapture acknowledged
+
 .PHONY: lint
 lint: ## check the formatting, run Clippy and build the documentation, warnings denied
 	cargo fmt --all --check

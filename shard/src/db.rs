@@ -52,7 +52,7 @@ use std::time::{Duration, Instant};
 use sqlx::mysql::MySqlRow;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Executor, MySql, Row as _, Sqlite};
+use sqlx::{AssertSqlSafe, Executor, MySql, Row as _, Sqlite, SqlitePool};
 
 use self::guard::Guard;
 use self::pools::{File, Pools, mysql_pools, sqlite_pools};
@@ -118,6 +118,10 @@ impl Dialect {
                 // Every session is in UTC, so that no hour of its clock is there twice.
                 ("now", Self::MySql) => {
                     text.push_str("CAST(ROUND(UNIX_TIMESTAMP(NOW(3)) * 1000) AS SIGNED)");
+                }
+                #[cfg(feature = "steps")]
+                ("now", Self::Sqlite) if let Some(now) = steps::now() => {
+                    text.push_str(&now.to_string());
                 }
                 ("now", Self::Sqlite) => {
                     text.push_str("CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER)");
@@ -551,16 +555,24 @@ impl Database {
 
     /// Closes every connection once it is given back.
     pub async fn close(&self) {
-        match &self.pools {
-            Pools::MySql { shared, lanes } => {
-                shared.close().await;
-                lanes.close().await;
+        let close = async {
+            match &self.pools {
+                Pools::MySql { shared, lanes } => {
+                    shared.close().await;
+                    lanes.close().await;
+                }
+                Pools::Sqlite { readers, writer } => {
+                    readers.close().await;
+                    writer.close().await;
+                }
             }
-            Pools::Sqlite { readers, writer } => {
-                readers.close().await;
-                writer.close().await;
-            }
-        }
+        };
+        #[cfg(feature = "steps")]
+        let close = {
+            let (open, idle) = self.connections();
+            steps::at_once(self.stepped.is_some() && open == idle, close)
+        };
+        close.await;
     }
 }
 

@@ -42,8 +42,8 @@ use crate::settings::StoreSettings;
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
 
-/// How often the databases that connections lead to are asked which they are.
-const IDENTIFY: Duration = Duration::from_secs(10);
+/// After how many intervals of looking for a new map the databases are asked which they are.
+const IDENTIFY_EVERY: u32 = 10;
 
 /// Why a deletion is refused.
 const HELD: &str =
@@ -340,13 +340,14 @@ async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
 
 /// Asks every database now and then whether it still is the one that its address stands for, until `closing`.
 async fn watch_identities(router: Arc<Router>, closing: CancellationToken) {
+    let interval = router.settings().directory.refresh_interval.0 * IDENTIFY_EVERY;
     while closing
-        .run_until_cancelled(tokio::time::sleep(IDENTIFY))
+        .run_until_cancelled(tokio::time::sleep(interval))
         .await
         .is_some()
     {
         for shard in router.shards() {
-            let asked = shard.primary().ping(Instant::now() + IDENTIFY).await;
+            let asked = shard.primary().ping(Instant::now() + interval).await;
             if let Err(Error::WrongDatabase(why)) = asked {
                 tracing::error!(shard = %shard.name(), why, "the shard's address leads to another database");
             }

@@ -194,6 +194,13 @@ async fn refusal(settings: &StoreSettings) -> Option<String> {
     }
 }
 
+/// A name, the directory's and the shards' addresses, and what the refusal says.
+type Case = (
+    &'static str,
+    (&'static str, [&'static str; 2]),
+    &'static [&'static str],
+);
+
 async fn addresses_that_lead_elsewhere_are_refused(backend: Backend) {
     let plot = Plot::new(backend).await;
     let right = plot.settings("dir", &["db1", "db2"]);
@@ -204,7 +211,7 @@ async fn addresses_that_lead_elsewhere_are_refused(backend: Backend) {
         .await;
     let before = plot.dump().await;
 
-    let cases: [(&str, (&str, [&str; 2]), &[&str]); 13] = [
+    let cases: [Case; 13] = [
         (
             "two shards swapped",
             ("dir", ["db2", "db1"]),
