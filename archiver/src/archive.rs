@@ -6,12 +6,14 @@
 //! | [`erase`] | deleted content out of archived objects; ended retentions too |
 //! | [`collect`] | objects that nothing names: found, kept for a while, deleted |
 //! | [`verify`] | the scrub: bucket against index, both ways, and every frame |
+//! | [`repair`] | what the scrub finds, put right from what the objects hold |
 //! | [`restore`] | a conversation back to hot rows |
 //! | [`rebuild`] | the index from the bucket alone |
 //! | [`status`] | what there is, what is waiting, what was done |
 //! | [`schedule`] | the jobs of a running service |
 //! | `source`, `settle` | of the archive job: the rows that it reads, and taking away those that are published |
 //! | `draft`, `rewrite` | writing one segment; writing one anew without what must go or is superseded |
+//! | `inspect` | what is wrong with a segment, or with a conversation's copies |
 //! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
 //!
 //! The archive job leaves messages hot that are younger than `limits.idempotency`, whatever cut-off it is given: a repeated
@@ -33,8 +35,10 @@
 pub mod collect;
 mod draft;
 pub mod erase;
+mod inspect;
 mod others;
 pub mod rebuild;
+pub mod repair;
 pub mod restore;
 mod rewrite;
 pub mod run;
@@ -95,6 +99,9 @@ pub enum ArchiveError {
         "segment {0}: what was read back is not what was written; nothing was published or deleted"
     )]
     NotAsWritten(String),
+    /// There is nothing to restore.
+    #[error("{0}")]
+    NothingArchived(String),
     /// The process is ending.
     #[error("stopped: the process is ending")]
     Stopped,

@@ -12,6 +12,7 @@
 //! | `lease`, `job` | the right to run a job, and the history of jobs |
 //! | `erasure`, `hold` | deleted content on its way out, and legal holds |
 //! | `survey` | looking over the whole index |
+//! | `repair` | messages put right by what their archived copies say |
 //! | `about` | what a segment says of its conversations |
 //!
 //! - INV-TIER: [`delete_run`] removes hot rows only at or below the rev they were archived with; a message that was
@@ -37,6 +38,7 @@ mod erasure;
 mod hold;
 mod job;
 mod lease;
+mod repair;
 mod run;
 mod segment;
 mod survey;
@@ -56,6 +58,7 @@ pub use erasure::*;
 pub use hold::*;
 pub use job::*;
 pub use lease::*;
+pub use repair::*;
 pub use run::*;
 pub use segment::*;
 pub use survey::*;

@@ -9,6 +9,7 @@ use crate::db::{Connection, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Message, MessagePreview, MessageType, RawJson, Timestamp};
+use crate::stretch;
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
@@ -77,7 +78,21 @@ const INSERT_PLAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sen
      created_at) VALUES ";
 const PLAIN_COLUMN_COUNT: usize = 9;
 
+/// By the primary key.
+const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
+     edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
+
 impl StoredMessage {
+    /// Removes its content: of a deleted message only its place, its sender and its times stay.
+    pub fn mark_deleted(&mut self, now: Timestamp) {
+        self.content.clear();
+        self.attachments = None;
+        self.reactions = None;
+        self.metadata = None;
+        self.edit_history = None;
+        self.deleted_at = Some(now.max(self.created_at));
+    }
+
     /// Reads a row whose columns from `first` on are those of a message.
     ///
     /// # Errors
@@ -257,6 +272,33 @@ pub async fn insert_again(
             .await?;
     }
     Ok(())
+}
+
+/// In a write transaction that has locked the hot row: gives the row what can change of a message.
+///
+/// # Errors
+/// When there is no such row, or the database fails.
+pub(crate) async fn update(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    message: &StoredMessage,
+) -> Result<()> {
+    let args = values![
+        message.rev,
+        message.content.as_str(),
+        message.attachments.as_deref(),
+        message.reactions.as_deref(),
+        message.metadata.as_deref(),
+        message.edit_history.as_deref(),
+        message.edited_at.map(|at| at.0),
+        message.deleted_at.map(|at| at.0),
+        &conversation,
+        message.seq,
+    ];
+    match connection.execute(UPDATE, &args).await? {
+        1 => Ok(()),
+        _ => Err(stretch::nowhere(conversation, message.seq)),
+    }
 }
 
 /// As stored.

@@ -125,7 +125,7 @@ impl Archive {
             if given_up(leases, id).await? {
                 continue;
             }
-            let scanned = self.scan(&object, id, &mut told).await;
+            let scanned = self.scan(&object, id, |run| told.add(run)).await;
             let (header, runs, messages) = match scanned {
                 Ok(scanned) => scanned,
                 Err(ArchiveError::Segment(error)) => {
@@ -152,12 +152,12 @@ impl Archive {
         self.erase_again(leases, told.deleted).await
     }
 
-    /// Reads a whole segment: its header, its runs, and what they tell of their conversations.
-    async fn scan(
+    /// Reads a whole segment: its header, and its runs as rows of the index. Each run's messages are given to `told`.
+    pub(super) async fn scan(
         &self,
         object: &ObjectMeta,
         id: SegmentId,
-        told: &mut Told,
+        mut told: impl FnMut(Run),
     ) -> Result<(SegmentHeader, Vec<(ConversationId, ArchivedRun)>, u64)> {
         let table = self.seek_table(object).await?;
         let mut header = None;
@@ -199,7 +199,7 @@ impl Archive {
             for (frame, entries) in frames {
                 for run in frame.runs {
                     messages += run.messages.len() as u64;
-                    told.add(run);
+                    told(run);
                 }
                 let entered = entries
                     .iter()
@@ -213,7 +213,7 @@ impl Archive {
         }
     }
 
-    async fn seek_table(&self, object: &ObjectMeta) -> Result<SeekTable> {
+    pub(super) async fn seek_table(&self, object: &ObjectMeta) -> Result<SeekTable> {
         let (key, size) = (&object.key, object.size);
         let from = |bytes: usize| size.saturating_sub(bytes as u64);
         let footer = self.objects.get_range(key, from(FOOTER)..size).await?;
@@ -224,7 +224,7 @@ impl Archive {
     }
 
     /// Puts a segment's runs into the indexes of the shards that own them.
-    async fn enter(
+    pub(super) async fn enter(
         &self,
         leases: &[(Arc<Shard>, Lease)],
         (id, object, messages): (SegmentId, &ObjectMeta, u64),

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{self, Copies, Lease, check_lease};
+use backscroll_shard::conversation;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
 use backscroll_shard::seams::ColdTier as _;
 use serde::Serialize;
 
-use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
+use super::{
+    Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
+};
 
 /// What a restoration did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,7 +31,8 @@ impl Archive {
     /// Makes every archived message of a conversation a hot row again.
     ///
     /// # Errors
-    /// When the conversation's shard is not known.
+    /// [`ArchiveError::NothingArchived`] when there is no such conversation, or none of its messages is archived; when the
+    /// shard is away.
     pub async fn restore(
         &self,
         order: &Order,
@@ -38,6 +42,7 @@ impl Archive {
         let map = self.router.map();
         let name = map.locate(conversation.owner_key()).shard.clone();
         let shard = self.router.shard(&name)?.clone();
+        require_archived(&shard, conversation).await?;
         progress.update(|now| {
             now.shard = Some(name.clone());
             now.phase = "restoring";
@@ -104,5 +109,23 @@ impl Archive {
             Some(error) => Err(error.into()),
             None => Ok(newest.messages.into_values().collect()),
         }
+    }
+}
+
+/// Whether there is anything to restore.
+async fn require_archived(shard: &Shard, conversation: ConversationId) -> Result<()> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    let nothing = |why: String| Err(ArchiveError::NothingArchived(why));
+    if !conversation::is_there(&mut connection, conversation).await? {
+        let shard = shard.name();
+        return nothing(format!(
+            "there is no conversation {conversation} on shard {shard}, or it is deleted; nothing was restored"
+        ));
+    }
+    match archive::next_archived(&mut connection, conversation, Seq(0)).await? {
+        Some(_) => Ok(()),
+        None => nothing(format!(
+            "no message of conversation {conversation} is archived; there is nothing to restore"
+        )),
     }
 }

@@ -1,14 +1,15 @@
 //! The scrub: whether everything that the index names is there and right, and whether every message is somewhere.
 //!
-//! Bucket against index both ways, every frame of the segments looked at (all, or a sample) by digest and line by line,
-//! and for every conversation that each seq from 1 to its head is hot or archived (INV-SEQ, INV-TIER). It changes
+//! Bucket against index both ways, every frame of the segments looked at (all, or a sample) by digest and line by line;
+//! for every conversation that each seq from 1 to its head is hot or archived (INV-SEQ, INV-TIER), and that the copies of
+//! its messages agree: none is hot in an older version, none that was deleted is shown (INV-COPY, INV-ERASE). It changes
 //! nothing and needs no lease; what is archived or collected meanwhile is looked at again before it is called a problem.
+//! [`super::repair`] mends what can be mended.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::archive::{self, ArchivedRun, SegmentId, SegmentState};
+use backscroll_shard::archive::{self, SegmentId};
 use backscroll_shard::conversation::{self, Head};
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
@@ -17,8 +18,7 @@ use backscroll_shard::node::Shard;
 use serde::Serialize;
 
 use super::erase::all_runs;
-use super::{Archive, ArchiveError, Order, Progress, Result, STEP};
-use crate::object_store::ErrorKind;
+use super::{Archive, Order, Progress, Result, STEP};
 use crate::segment::object_key;
 
 /// Most rows looked up at once.
@@ -30,8 +30,16 @@ const PROBLEMS: usize = 1000;
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VerifyOptions {
-    /// Which part of the segments is read, in percent; of the others only presence and size are looked at.
+    /// Which part of the segments, and of the conversations' copies, is read, in percent; of the others only presence and
+    /// size are looked at.
     pub sample_percent: f64,
+}
+
+impl VerifyOptions {
+    /// Whether the next one is of the part that is read.
+    fn samples(self) -> bool {
+        rand::random::<f64>() * 100.0 < self.sample_percent
+    }
 }
 
 impl Default for VerifyOptions {
@@ -56,6 +64,30 @@ pub struct Problem {
     pub conversation_id: Option<ConversationId>,
     /// What is wrong.
     pub problem: String,
+}
+
+impl Problem {
+    pub(super) fn of_segment(shard: &Shard, id: SegmentId, problem: &str) -> Self {
+        Self {
+            shard: shard.name().clone(),
+            segment: Some(object_key(id).to_string()),
+            conversation_id: None,
+            problem: problem.into(),
+        }
+    }
+
+    pub(super) fn of_conversation(
+        shard: &Shard,
+        id: ConversationId,
+        problem: &impl ToString,
+    ) -> Self {
+        Self {
+            shard: shard.name().clone(),
+            segment: None,
+            conversation_id: Some(id),
+            problem: problem.to_string(),
+        }
+    }
 }
 
 /// What a scrub found.
@@ -127,7 +159,8 @@ impl Archive {
             });
             self.verify_segments(&shard, options, (&mut report, progress))
                 .await?;
-            verify_conversations(&shard, (&mut report, progress)).await?;
+            self.verify_conversations(&shard, options, (&mut report, progress))
+                .await?;
         }
         Ok(report)
     }
@@ -139,169 +172,85 @@ impl Archive {
         (report, progress): (&mut VerifyReport, &Progress),
     ) -> Result<()> {
         let mut after = None;
-        loop {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let next = archive::next_named_segment(&mut connection, after).await?;
-            drop(connection);
-            let Some(id) = next else { return Ok(()) };
+        while let Some(id) = next_segment(shard, after).await? {
             after = Some(id);
             report.segments += 1;
-            let is_sampled = rand::random::<f64>() * 100.0 < options.sample_percent;
-            let found = self
-                .verify_segment(shard, id, is_sampled, (report, progress))
-                .await?;
-            // What was superseded meanwhile is no problem.
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            if !found.is_empty() && archive::is_named(&mut connection, id).await? {
-                for problem in found {
-                    report.add(Problem {
-                        shard: shard.name().clone(),
-                        segment: Some(object_key(id).to_string()),
-                        conversation_id: None,
-                        problem,
-                    });
-                }
-            }
-        }
-    }
-
-    async fn verify_segment(
-        &self,
-        shard: &Arc<Shard>,
-        id: SegmentId,
-        is_sampled: bool,
-        (report, progress): (&mut VerifyReport, &Progress),
-    ) -> Result<Vec<String>> {
-        let mut problems = Vec::new();
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let record = archive::segment(&mut connection, id).await?;
-        drop(connection);
-        match record {
-            None => problems.push("the index names it, and it is not registered".into()),
-            Some(record)
-                if !matches!(
-                    record.state,
-                    SegmentState::Published | SegmentState::Settled
-                ) =>
-            {
-                problems.push(format!(
-                    "the index names it, and it is {}",
-                    record.state.name()
-                ));
-            }
-            Some(_) => {}
-        }
-        match self.objects.head(&object_key(id)).await {
-            Ok(meta) => {
-                if let Some(record) = record.filter(|record| record.bytes != meta.size) {
-                    problems.push(format!(
-                        "its object has {} bytes instead of {}",
-                        meta.size, record.bytes
-                    ));
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                problems.push("its object is missing".into());
-                return Ok(problems);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if !is_sampled {
-            return Ok(problems);
-        }
-        report.read += 1;
-        let mut frames: BTreeMap<u64, Vec<(ConversationId, ArchivedRun)>> = BTreeMap::new();
-        let mut last = None;
-        loop {
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let page = archive::runs_of_segment(&mut connection, id, last, PAGE).await?;
-            let Some((conversation, run)) = page.last() else {
-                break;
-            };
-            last = Some((*conversation, run.last_seq));
-            for (conversation, run) in page {
-                frames
-                    .entry(run.offset)
-                    .or_default()
-                    .push((conversation, run));
-            }
-        }
-        for runs in frames.values() {
-            report.frames += 1;
-            let Some((_, first)) = runs.first() else {
+            let is_read = options.samples();
+            let Some(look) = self.look_at_segment(shard, id, is_read).await? else {
                 continue;
             };
-            let frame = match self.read_frame(id, first).await {
-                Ok(frame) => frame,
-                Err(ArchiveError::Segment(error)) => {
-                    problems.push(error.to_string());
-                    continue;
-                }
-                Err(ArchiveError::Objects(error))
-                    if matches!(error.kind(), ErrorKind::OutOfRange | ErrorKind::NotFound) =>
-                {
-                    problems.push(format!("frame at {}: {error}", first.offset));
-                    continue;
-                }
-                Err(error) => return Err(error),
+            report.read += u64::from(is_read);
+            report.frames += look.frames;
+            report.messages += look.messages;
+            progress.update(|now| now.messages = report.messages);
+            for fault in look.faults {
+                report.add(Problem::of_segment(shard, id, fault.text()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn verify_conversations(
+        &self,
+        shard: &Arc<Shard>,
+        options: VerifyOptions,
+        (report, progress): (&mut VerifyReport, &Progress),
+    ) -> Result<()> {
+        let mut after = None;
+        loop {
+            let heads = next_heads(shard, after).await?;
+            let Some(last) = heads.last() else {
+                return Ok(());
             };
-            for (conversation, run) in runs {
-                report.messages += run.messages();
-                let range = (run.first_seq, run.last_seq);
-                let found = frame.run(*conversation, range.0, range.1);
-                let last_rev = found.and_then(|messages| messages.iter().map(|m| m.rev).max());
-                if last_rev != Some(run.last_rev) {
-                    problems.push(format!(
-                        "frame at {}: it does not have messages {} to {} of conversation {conversation} as the index says",
-                        run.offset, range.0, range.1
-                    ));
+            after = Some(last.id);
+            for head in heads.iter().filter(|head| head.deleted_at.is_none()) {
+                report.conversations += 1;
+                if let Some(problem) = missing(shard, head).await? {
+                    report.add(problem);
+                }
+                if options.samples() {
+                    for fault in self.look_at_copies(shard, head.id).await? {
+                        report.add(Problem::of_conversation(shard, head.id, &fault));
+                    }
                 }
             }
-            progress.update(|now| now.messages = report.messages);
+            progress.update(|now| now.conversations = report.conversations);
         }
-        Ok(problems)
     }
 }
 
-async fn verify_conversations(
-    shard: &Arc<Shard>,
-    (report, progress): (&mut VerifyReport, &Progress),
-) -> Result<()> {
-    let mut after = None;
-    loop {
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let heads = archive::heads_after(&mut connection, after, PAGE).await?;
-        drop(connection);
-        let Some(last) = heads.last() else {
-            return Ok(());
-        };
-        after = Some(last.id);
-        for head in heads.iter().filter(|head| head.deleted_at.is_none()) {
-            report.conversations += 1;
-            let mut connection = shard.reader(Instant::now() + STEP).await?;
-            let mut missing = missing_messages(&mut connection, head).await?;
-            if missing.is_some() {
-                // Rows may have gone from one tier to the other between the two looks, or all of them with their conversation.
-                connection.begin_snapshot().await?;
-                missing = missing_messages(&mut connection, head).await?;
-                let is_there = conversation::is_there(&mut connection, head.id).await?;
-                missing = missing.filter(|_| is_there);
-                connection.commit().await?;
-            }
-            drop(connection);
-            if let Some((first, last, count)) = missing {
-                report.add(Problem {
-                    shard: shard.name().clone(),
-                    segment: None,
-                    conversation_id: Some(head.id),
-                    problem: format!(
-                        "{count} of the messages {first} to {last} are neither hot nor archived"
-                    ),
-                });
-            }
-        }
-        progress.update(|now| now.conversations = report.conversations);
+/// The next segment that a shard's index names.
+pub(super) async fn next_segment(
+    shard: &Shard,
+    after: Option<SegmentId>,
+) -> Result<Option<SegmentId>> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    Ok(archive::next_named_segment(&mut connection, after).await?)
+}
+
+/// The next conversations of a shard.
+pub(super) async fn next_heads(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<Head>> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    Ok(archive::heads_after(&mut connection, after, PAGE).await?)
+}
+
+/// What a conversation lacks, if anything.
+pub(super) async fn missing(shard: &Shard, head: &Head) -> Result<Option<Problem>> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    let mut missing = missing_messages(&mut connection, head).await?;
+    if missing.is_some() {
+        // Rows may have gone from one tier to the other between the two looks, or all of them with their conversation.
+        connection.begin_snapshot().await?;
+        missing = missing_messages(&mut connection, head).await?;
+        let is_there = conversation::is_there(&mut connection, head.id).await?;
+        missing = missing.filter(|_| is_there);
+        connection.commit().await?;
     }
+    Ok(missing.map(|(first, last, count)| {
+        let problem =
+            format!("{count} of the messages {first} to {last} are neither hot nor archived");
+        Problem::of_conversation(shard, head.id, &problem)
+    }))
 }
 
 /// The first stretch outside the archived runs that has fewer hot rows than seqs, and how many it lacks.

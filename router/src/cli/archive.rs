@@ -6,6 +6,7 @@
 mod collect;
 mod hold;
 mod repair;
+mod restore;
 mod run;
 mod status;
 mod verify;
@@ -27,9 +28,10 @@ pub(super) enum Command {
     Run(run::Args),
     Status(status::Args),
     Verify(verify::Args),
-    Restore(repair::RestoreArgs),
+    Repair(repair::Args),
+    Restore(restore::RestoreArgs),
     Gc(collect::Args),
-    RebuildIndex(repair::RebuildArgs),
+    RebuildIndex(restore::RebuildArgs),
     Hold(hold::HoldArgs),
     Holds(hold::HoldsArgs),
     Erasures(hold::ErasuresArgs),
@@ -88,6 +90,7 @@ impl Command {
             Self::Run(args) => Some(&args.scope),
             Self::Status(args) => Some(&args.scope),
             Self::Verify(args) => Some(&args.scope),
+            Self::Repair(args) => Some(&args.scope),
             Self::Gc(args) => Some(&args.scope),
             _ => None,
         };
@@ -100,9 +103,10 @@ impl Command {
             Self::Run(args) => run::run(archive, args).await,
             Self::Status(args) => status::run(archive, args).await,
             Self::Verify(args) => verify::run(archive, args).await,
-            Self::Restore(args) => repair::restore(archive, args).await,
+            Self::Repair(args) => repair::run(archive, args).await,
+            Self::Restore(args) => restore::restore(archive, args).await,
             Self::Gc(args) => collect::run(archive, args).await,
-            Self::RebuildIndex(args) => repair::rebuild(archive, args).await,
+            Self::RebuildIndex(args) => restore::rebuild(archive, args).await,
             Self::Hold(args) => hold::hold(deployment, args).await,
             Self::Holds(args) => hold::holds(archive, args).await,
             Self::Erasures(args) => hold::erasures(archive, args).await,

@@ -17,6 +17,7 @@ const COMMANDS: [&[&str]; 25] = [
     &["archive", "run"],
     &["archive", "status"],
     &["archive", "verify"],
+    &["archive", "repair"],
     &["archive", "restore"],
     &["archive", "gc"],
     &["archive", "rebuild-index"],

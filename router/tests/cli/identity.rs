@@ -95,7 +95,7 @@ fn respelled(url: &str) -> String {
 const MESSAGE: &str = "00000000000003e900000000000004d2";
 
 /// Every command that uses databases.
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 19] = [
     &["serve", "--listen", "127.0.0.1:0"],
     &["migrate"],
     &["migrate", "--dry-run"],
@@ -104,6 +104,8 @@ const COMMANDS: [&[&str]; 17] = [
     &["archive", "run", "--dry-run"],
     &["archive", "status"],
     &["archive", "verify"],
+    &["archive", "repair"],
+    &["archive", "repair", "--dry-run"],
     &["archive", "restore", "--conversation", MESSAGE],
     &["archive", "gc"],
     &["archive", "rebuild-index"],

@@ -274,7 +274,7 @@ fn mistakes(archived: &Archived) {
     let id = &archived.conversations[0];
     let nobody = "00000000000000000000000000000000";
     let long = "x".repeat(129);
-    let mistakes: [(&[&str], i32, &str); 13] = [
+    let mistakes: [(&[&str], i32, &str); 15] = [
         (&["run", "--older-than", "29days"], 1, "limits.idempotency"),
         (&["run", "--older-than", "soon"], 2, "is not an age"),
         (&["run", "--older-than", "-1year"], 2, ""),
@@ -286,7 +286,13 @@ fn mistakes(archived: &Archived) {
         (&["gc", "--shard", "'; DROP TABLE leases; --"], 2, "--shard"),
         (&["verify", "--sample", "101"], 2, "from 0 to 100"),
         (&["verify", "--sample", "NaN"], 2, "from 0 to 100"),
+        (&["repair", "--shard", "nowhere"], 1, "there is no shard"),
         (&["restore"], 2, "--conversation"),
+        (
+            &["restore", "--conversation", nobody],
+            1,
+            "there is no conversation",
+        ),
         (
             &["restore", "--conversation", "../../etc/passwd"],
             2,
@@ -317,6 +323,17 @@ fn mistakes(archived: &Archived) {
         assert!(refused.stderr.contains(told), "{refused:#?}");
     }
     assert_eq!(archived.run(&["holds"]), json!([]));
+    let nothing = ["archive", "verify", "--sample", "0"];
+    let nothing = archived.sandbox.run(&nothing).exits(0);
+    assert!(
+        nothing.stdout.contains("no object was read") && !nothing.stdout.contains("clean"),
+        "{nothing:#?}"
+    );
+    for repair in [&["repair", "--dry-run"][..], &["repair"]] {
+        let repair = [&["archive"], repair].concat();
+        let repaired = archived.sandbox.run(&repair).exits(0);
+        assert!(repaired.stdout.starts_with("0 problems"), "{repaired:#?}");
+    }
 }
 
 /// Bytes that changed and an object that is gone are told apart from "away", by number and by name.
@@ -332,6 +349,8 @@ fn damage(archived: &Archived) {
     }
     let found = archived.sandbox.run(&["archive", "verify"]).exits(1);
     assert!(found.stderr.contains("problem"), "{found:#?}");
+    let left = archived.sandbox.run(&["archive", "repair"]).exits(1);
+    assert!(left.stdout.contains("cannot be put right"), "{left:#?}");
     let server = archived.sandbox.serve(&[], 1);
     let id = &archived.conversations[1];
     let page = format!(

@@ -163,6 +163,20 @@ impl Copies {
         plan
     }
 
+    /// What is to be read to have every copy of `wanted` that is not dropped, with the messages that each part is read for:
+    /// for looking the archive over.
+    #[must_use]
+    pub fn every_copy(&self, wanted: &BTreeSet<Seq>) -> Vec<(ColdPart, BTreeSet<Seq>)> {
+        let mut parts: BTreeMap<usize, BTreeSet<Seq>> = BTreeMap::new();
+        for (at, run) in self.runs.iter().enumerate() {
+            let seqs = wanted.range(run.first_seq..=run.last_seq).copied();
+            if run.segment.is_some() {
+                parts.entry(at).or_default().extend(seqs);
+            }
+        }
+        self.parts(parts)
+    }
+
     /// What is to be read of other runs to know which of `messages`, those of `run`, have a copy elsewhere that counts as
     /// much.
     #[must_use]

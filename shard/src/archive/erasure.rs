@@ -95,6 +95,20 @@ pub async fn request_erasure(
         .map(drop)
 }
 
+/// In a write transaction: puts a deleted message down whose content is archived, whether or not it was erased before.
+///
+/// # Errors
+/// When the database fails.
+pub async fn erase_anew(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    seq: Seq,
+    now: Timestamp,
+) -> Result<()> {
+    reopen_erasures(connection, conversation, (seq, seq)).await?;
+    request_erasure(connection, conversation, seq, now).await
+}
+
 /// The erasures whose content is still named by the index, the longest waiting first.
 ///
 /// # Errors

@@ -16,6 +16,8 @@ use crate::model::Timestamp;
 const HOT_REVS: &str =
     "SELECT seq, rev FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
 /// By the primary key.
+const HOT_STATES: &str = "SELECT seq, rev, deleted_at IS NOT NULL FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
+/// By the primary key.
 const HOT_COUNT: &str =
     "SELECT COUNT(*) FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ?";
 /// By the primary key.
@@ -80,6 +82,25 @@ pub async fn hot_revs(
     rows.iter()
         .map(|row| Ok((Seq::from_i64(row.int(0)?), Rev::from_i64(row.int(1)?))))
         .collect()
+}
+
+/// The revs of a conversation's hot rows from `first` to `last`, and whether the messages are deleted.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hot_states(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<BTreeMap<Seq, (Rev, bool)>> {
+    let rows = connection
+        .fetch_all(HOT_STATES, &values![&conversation, first, last])
+        .await?;
+    let state = |row: &Row| {
+        let state = (Rev::from_i64(row.int(1)?), row.int(2)? != 0);
+        Ok((Seq::from_i64(row.int(0)?), state))
+    };
+    rows.iter().map(state).collect()
 }
 
 /// How many hot rows a conversation has from `first` to `last`.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::{HELD, Store};
 use crate::archive::{self, Copies, Plan};
 use crate::conversation::{Change, Told};
-use crate::db::{Connection, values};
+use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ids::{ConversationId, MessageId};
+use crate::ids::MessageId;
 use crate::map::Assignment;
 use crate::message::{self, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
@@ -23,10 +23,6 @@ use crate::stretch;
 
 /// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
 const EMOJI_MAX_BYTES: usize = 64;
-
-/// By the primary key.
-const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
-     edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
 
 impl Store {
     /// Replaces the text of one's own message; the earlier text goes into its edit history.
@@ -90,12 +86,7 @@ impl Store {
             if message.deleted_at.is_some() {
                 return Ok(Touched::Unchanged);
             }
-            message.content.clear();
-            message.attachments = None;
-            message.reactions = None;
-            message.metadata = None;
-            message.edit_history = None;
-            message.deleted_at = Some(Timestamp::now().max(message.created_at));
+            message.mark_deleted(Timestamp::now());
             message.rev = change.head.next_rev();
             Ok(Touched::Deleted)
         })
@@ -248,7 +239,7 @@ impl Store {
             delete_everywhere(&mut change.connection, id).await?;
         }
         if is_hot {
-            update(&mut change.connection, conversation, &stored).await?;
+            message::update(&mut change.connection, conversation, &stored).await?;
         } else {
             change.head.thaw(&stored);
             let row = [(conversation, stored)];
@@ -303,29 +294,6 @@ enum Touched {
     Unchanged,
     Updated,
     Deleted,
-}
-
-async fn update(
-    connection: &mut Connection,
-    conversation: ConversationId,
-    message: &StoredMessage,
-) -> Result<()> {
-    let args = values![
-        message.rev,
-        message.content.as_str(),
-        message.attachments.as_deref(),
-        message.reactions.as_deref(),
-        message.metadata.as_deref(),
-        message.edit_history.as_deref(),
-        message.edited_at.map(|at| at.0),
-        message.deleted_at.map(|at| at.0),
-        &conversation,
-        message.seq,
-    ];
-    match connection.execute(UPDATE, &args).await? {
-        1 => Ok(()),
-        _ => Err(stretch::nowhere(conversation, message.seq)), // it was locked, so it is there
-    }
 }
 
 fn check_emoji(emoji: &str) -> Result<()> {

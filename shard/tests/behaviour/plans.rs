@@ -264,6 +264,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         let runs = archive::runs_of_conversation(connection, *id, runs.last(), 5).await?;
         archive::runs_of_segment(connection, *segment, Some((*id, Seq(9))), 5).await?;
         archive::hot_revs(connection, *id, (Seq(1), Seq(9))).await?;
+        archive::hot_states(connection, *id, (Seq(1), Seq(9))).await?;
         archive::hot_count(connection, *id, (Seq(1), Seq(9))).await?;
         archive::delete_run(connection, *id, (Seq(1), Seq(9)), Rev(5), now).await?;
         archive::settle_heads(connection, &[*id]).await?;

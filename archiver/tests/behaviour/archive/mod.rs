@@ -10,6 +10,7 @@ mod deaths;
 mod erasing;
 mod jobs;
 mod matrix;
+mod mends;
 mod receipts;
 mod repairs;
 mod repeats;

@@ -1,86 +1,87 @@
-//! `backscroll archive restore` and `rebuild-index`
+//! `backscroll archive repair`
 
+use backscroll_archiver::archive::verify::Problem;
 use backscroll_archiver::archive::{Archive, Progress as Jobs};
-use backscroll_shard::ids::ConversationId;
 
-use super::{Why, order, out, require_all, watch};
+use super::verify::show_problem;
+use super::{Scope, Why, order, out, require_all, watch};
 
-/// Bring a conversation's archived messages back into the database
+/// How many problems of each sort are printed for people.
+const SHOWN: usize = 50;
+
+/// Put right what is wrong with the archive, as far as the object store still has it
 ///
-/// Their archived copies stay until they are written anew. The next run archives them again, unless the conversation is
-/// under a legal hold.
+/// Looks as `archive verify` does and makes the index say what the objects have; gives hot rows that are older than an
+/// archived copy its content; deletes messages again whose content came back after they were deleted; and puts content of
+/// deleted messages that is still archived down for erasure. Clients that follow a conversation get what changed of it.
+/// Exits with 1 when something is left that cannot be put right, or, with --dry-run, when there is anything to put right.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  backscroll archive restore --conversation 8f0c61a2b4d94b7e05d2f0a1c3b6e788"
-)]
-pub(in crate::cli) struct RestoreArgs {
-    /// The conversation's id
-    #[arg(long, value_name = "ID")]
-    conversation: ConversationId,
+#[command(after_help = "\
+Examples:
+  backscroll archive repair --dry-run
+  backscroll archive repair --shard db2 --reason 'ticket 4711'")]
+pub(in crate::cli) struct Args {
+    /// Change nothing; print what would be put right
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    pub(super) scope: Scope,
     #[command(flatten)]
     why: Why,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) async fn restore(archive: &Archive, args: RestoreArgs) -> anyhow::Result<()> {
-    let (order, jobs) = (order(None, args.why), Jobs::default());
-    let work = archive.restore(&order, args.conversation, &jobs);
-    let outcome = watch("restoring", &jobs, None).until(work).await?;
-    if args.json {
-        out::json(&outcome)?;
-    } else {
+pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+    let Scope { shard, json } = args.scope;
+    let (order, jobs) = (order(shard, args.why), Jobs::default());
+    let work = archive.repair(&order, args.dry_run, &jobs);
+    let outcomes = watch("repairing", &jobs, None).until(work).await?;
+    if json {
+        out::json(&outcomes)?;
+    }
+    let (mut mended, mut left) = (0, 0);
+    for outcome in &outcomes {
+        let figures = &outcome.figures;
+        mended += figures.mended_count;
+        left += figures.left_count;
+        if !json {
+            let end = if args.dry_run {
+                "could be put right"
+            } else {
+                "put right"
+            };
+            show(&figures.mended, figures.mended_count, end)?;
+            show(&figures.left, figures.left_count, "cannot be put right")?;
+        }
+    }
+    if !json {
+        let done = if args.dry_run {
+            "could be put right"
+        } else {
+            "put right"
+        };
         out::line(format_args!(
-            "{} of conversation {} brought back into the database of {}",
-            out::counted(outcome.figures.messages, "message"),
-            args.conversation,
-            outcome.shard
+            "{} {done}, {} left",
+            out::counted(mended, "problem"),
+            out::grouped(left)
         ))?;
     }
-    require_all(&[outcome])
-}
-
-/// Make the index of archived messages anew, from the object store alone
-///
-/// For shards whose databases were lost and are empty, and after a backup that is older than what was archived since. It
-/// reads every object, adds what the index lacks, replaces what does not agree with its object and makes lost conversations
-/// again; everything else stays. No job may run on any shard meanwhile.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  backscroll migrate && backscroll archive rebuild-index --reason 'db2 was lost'"
-)]
-pub(in crate::cli) struct RebuildArgs {
-    #[command(flatten)]
-    why: Why,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn rebuild(archive: &Archive, args: RebuildArgs) -> anyhow::Result<()> {
-    let (order, jobs) = (order(None, args.why), Jobs::default());
-    let work = archive.rebuild(&order, &jobs);
-    let outcome = watch("rebuilding", &jobs, None).until(work).await?;
-    let figures = &outcome.figures;
-    if args.json {
-        out::json(&outcome)?;
-    } else {
-        out::line(format_args!(
-            "{} with {} read: {} in the index, {} made again",
-            out::counted(figures.segments, "object"),
-            out::counted(figures.messages, "message"),
-            out::counted(figures.runs, "run"),
-            out::counted(figures.conversations, "conversation")
-        ))?;
-        figures.problems.iter().try_for_each(out::line)?;
-    }
-    let unread = figures.problems.len() as u64;
-    require_all(&[outcome])?;
+    require_all(&outcomes)?;
+    anyhow::ensure!(left == 0, "{} left", out::counted(left, "problem"));
     anyhow::ensure!(
-        unread == 0,
-        "{} could not be read",
-        out::counted(unread, "object")
+        !args.dry_run || mended == 0,
+        "{} found; without --dry-run they are put right",
+        out::counted(mended, "problem")
     );
+    Ok(())
+}
+
+fn show(problems: &[Problem], count: u64, end: &str) -> anyhow::Result<()> {
+    for problem in problems.iter().take(SHOWN) {
+        show_problem(problem, end)?;
+    }
+    if count > SHOWN as u64 {
+        let more = count - SHOWN as u64;
+        out::line(format_args!("… and {more} more; --json lists more"))?;
+    }
     Ok(())
 }

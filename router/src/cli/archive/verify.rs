@@ -1,6 +1,6 @@
 //! `backscroll archive verify`
 
-use backscroll_archiver::archive::verify::{VerifyOptions, VerifyReport};
+use backscroll_archiver::archive::verify::{Problem, VerifyOptions, VerifyReport};
 use backscroll_archiver::archive::{Archive, Progress as Jobs};
 
 use super::{Scope, Why, order, out, watch};
@@ -11,8 +11,8 @@ const SHOWN: usize = 50;
 /// Check that everything archived is there and right, and that no message is missing
 ///
 /// Compares the object store with the index, both ways; reads every object, or a sample, and compares it with its digests,
-/// line by line; and looks for every message of every conversation. It changes nothing. Exits with 1 when something is
-/// wrong.
+/// line by line; looks for every message of every conversation; and compares the copies of messages of which there are
+/// several. It changes nothing. Exits with 1 when something is wrong; `archive repair` puts right what can be.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -77,21 +77,37 @@ fn show(report: &VerifyReport) -> anyhow::Result<()> {
         out::counted(report.conversations, "conversation")
     ))?;
     for problem in report.problems.iter().take(SHOWN) {
-        let conversation = problem.conversation_id.map(|id| id.to_string());
-        let about = problem.segment.as_ref().or(conversation.as_ref());
-        let about = about.map_or(String::new(), |about| format!(" {about}"));
-        out::line(format_args!(
-            "{}{about}: {}",
-            problem.shard, problem.problem
-        ))?;
+        show_problem(problem, "")?;
     }
     if report.problem_count > SHOWN as u64 {
         let more = report.problem_count - SHOWN as u64;
         out::line(format_args!("… and {more} more; --json lists more"))?;
     }
-    if report.is_clean() {
+    if report.is_clean() && report.read == 0 && report.segments > 0 {
+        out::line(format_args!(
+            "nothing wrong, but no object was read: the sample chose none of {}; give a larger --sample",
+            out::grouped(report.segments)
+        ))?;
+    } else if report.is_clean() {
         out::line("clean")?;
     }
+    Ok(())
+}
+
+/// Prints a problem, and what comes of it.
+pub(super) fn show_problem(problem: &Problem, end: &str) -> anyhow::Result<()> {
+    let conversation = problem.conversation_id.map(|id| id.to_string());
+    let about = problem.segment.as_ref().or(conversation.as_ref());
+    let about = about.map_or(String::new(), |about| format!(" {about}"));
+    let end = if end.is_empty() {
+        String::new()
+    } else {
+        format!(": {end}")
+    };
+    out::line(format_args!(
+        "{}{about}: {}{end}",
+        problem.shard, problem.problem
+    ))?;
     Ok(())
 }
 
