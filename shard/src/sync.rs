@@ -6,15 +6,17 @@
 //! messages that have been archived since are read from the archive; a client that needs too much of it, or comes while
 //! the archive is away, is told to fetch from the head: whole or refused.
 //!
+//! The archived copy of a message that is hot is never told (INV-COPY), not even where the hot row's rev is beyond the page:
+//! the page with that rev tells the message.
+//!
 //! Where hot rows and members carry every rev since the client's, nothing has been archived since and the index is not
 //! asked. Elsewhere it is asked after the hot rows; if it names a changed run, or the conversation's rev has moved
 //! meanwhile (a row may have become hot in between: see [`crate::stretch`]), both are read in one snapshot.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::archive::{Copies, Plan};
+use crate::archive::{self, Copies, Plan};
 use crate::conversation;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
@@ -195,9 +197,12 @@ impl Window {
             match &newest.failure {
                 None => {
                     let archived = newest.messages.into_values();
-                    let wanted =
-                        archived.filter(|it| it.rev > self.since && it.rev <= self.through);
-                    return Ok(Some(newest_of_each(hot, wanted)));
+                    let mut changed = hot;
+                    changed.extend(
+                        archived.filter(|it| it.rev > self.since && it.rev <= self.through),
+                    );
+                    changed.sort_unstable_by_key(|message| message.rev);
+                    return Ok(Some(changed));
                 }
                 Some(Error::ArchiveDamaged(_)) => {}
                 Some(_) => return Ok(None),
@@ -212,8 +217,8 @@ impl Window {
         Ok(None)
     }
 
-    /// The hot rows, and what is to be read of the archive, as of one moment; `None` when that is too much. A conversation
-    /// that was deleted meanwhile has nothing to tell.
+    /// The hot rows, and what is to be read of the archive, as of one moment; no message is in both. `None` when that is too
+    /// much. A conversation that was deleted meanwhile has nothing to tell.
     async fn look(
         &self,
         connection: &mut Connection,
@@ -227,7 +232,9 @@ impl Window {
             for run in changed.runs() {
                 let range = (run.first_seq, run.last_seq);
                 copies.extend(Copies::find(connection, self.id, range).await?);
-                wanted.extend((range.0.0..=range.1.0).map(Seq));
+                let newer = archive::hot_revs(connection, self.id, range).await?;
+                let seqs = (range.0.0..=range.1.0).map(Seq);
+                wanted.extend(seqs.filter(|seq| !newer.contains_key(seq)));
             }
         }
         let is_there = conversation::is_there(connection, self.id).await?;
@@ -240,26 +247,6 @@ impl Window {
         }
         Ok(Some((hot, copies.plan(&wanted).changed_after(self.since))))
     }
-}
-
-/// Both lists by rev, each message once, as it was changed last.
-fn newest_of_each(
-    hot: Vec<StoredMessage>,
-    archived: impl Iterator<Item = StoredMessage>,
-) -> Vec<StoredMessage> {
-    let mut by_seq: BTreeMap<Seq, StoredMessage> = BTreeMap::new();
-    for message in hot.into_iter().chain(archived) {
-        match by_seq.entry(message.seq) {
-            Entry::Vacant(place) => drop(place.insert(message)),
-            Entry::Occupied(mut place) if place.get().rev < message.rev => {
-                place.insert(message);
-            }
-            Entry::Occupied(_) => {}
-        }
-    }
-    let mut messages: Vec<StoredMessage> = by_seq.into_values().collect();
-    messages.sort_unstable_by_key(|message| message.rev);
-    messages
 }
 
 /// The text form of a user's rev.

@@ -14,3 +14,4 @@ mod mends;
 mod receipts;
 mod repairs;
 mod repeats;
+mod syncing;
