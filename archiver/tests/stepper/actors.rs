@@ -11,10 +11,14 @@ use std::sync::Arc;
 use backscroll_archiver::archive::verify::VerifyOptions;
 use backscroll_archiver::archive::{ArchiveError, ShardOutcome, Step};
 use backscroll_shard::error::Result;
+use backscroll_shard::history;
 use backscroll_shard::ids::{MessageId, Rev, Seq};
+use backscroll_shard::map::Assignment;
 use backscroll_shard::model::{
     HistoryPage, HistoryRecord, Message, NewMessage, Position, SyncPage, SyncRequest, Timestamp,
 };
+use backscroll_shard::node::Shard;
+use backscroll_shard::sync::{self, Delta};
 use futures_util::FutureExt as _;
 
 use crate::deployment::{Process, caller, order, progress};
@@ -50,6 +54,8 @@ pub(crate) enum Action {
     Message(u64),
     /// Reads the changes since the prepared state.
     Sync,
+    /// Reads the changes since the conversation was made, in pages of one message.
+    SyncPages,
     /// Exports the conversation.
     Export,
     /// Edits a message.
@@ -67,7 +73,7 @@ pub(crate) enum Action {
 }
 
 /// The written forms of the actions that name no message.
-const WORDS: [(&str, Action); 14] = [
+const WORDS: [(&str, Action); 15] = [
     ("run", Action::Run),
     ("resume", Action::Resume),
     ("erase", Action::Erase),
@@ -79,6 +85,7 @@ const WORDS: [(&str, Action); 14] = [
     ("page", Action::Page),
     ("walk", Action::Walk),
     ("sync", Action::Sync),
+    ("sync-pages", Action::SyncPages),
     ("export", Action::Export),
     ("drop", Action::Drop),
     ("send", Action::Send),
@@ -194,9 +201,12 @@ impl Action {
     async fn act(self, name: &str, process: &Process, records: &Records) -> bool {
         match self {
             Self::RunUntil(step) => return run_until(step, process).await,
-            Self::Page | Self::Walk | Self::Message(_) | Self::Sync | Self::Export => {
-                self.read(process, records).await;
-            }
+            Self::Page
+            | Self::Walk
+            | Self::Message(_)
+            | Self::Sync
+            | Self::SyncPages
+            | Self::Export => self.read(process, records).await,
             Self::Edit(_) | Self::React(_) | Self::Delete(_) | Self::Send | Self::SendAgain(_) => {
                 self.change(name, process, records).await;
             }
@@ -261,6 +271,7 @@ impl Action {
         let read = match self {
             Self::Page => Read::Page(None, 200, page(process, None, 200).await),
             Self::Walk => return walk(process, records).await,
+            Self::SyncPages => return sync_pages(process, records).await,
             Self::Message(seq) => Read::Message(Seq(seq), message(process, seq).await),
             Self::Sync => {
                 let client = records.client();
@@ -415,6 +426,54 @@ pub(crate) async fn sync(process: &Process, rev: Rev) -> Result<SyncPage> {
         conversations: BTreeMap::from([(id, rev)]),
     };
     process.store.sync(&caller("alice"), request).await
+}
+
+async fn sync_pages(process: &Process, records: &Records) {
+    let mut rev = Rev(0);
+    loop {
+        process.gate.begin_call();
+        let page = sync_page(process, rev).await;
+        let next = match &page {
+            Ok(page) if page.has_more => page.changes.first().map(|changes| changes.rev),
+            _ => None,
+        };
+        let span = process.gate.end_call();
+        let read = Read::Sync(rev, page);
+        records.add(Observation::Read { span, read });
+        match next {
+            Some(next) => rev = next,
+            None => return,
+        }
+    }
+}
+
+/// The next change of the conversation after `rev`: a page of [`sync`] with room for one message.
+async fn sync_page(process: &Process, rev: Rev) -> Result<SyncPage> {
+    let (id, caller) = (process.conversations.main, &caller("alice"));
+    let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+        let mut connection = shard.reader(caller.deadline).await?;
+        let reader = (id, &caller.user);
+        let access = history::access(&mut connection, &shard, &assignment, reader).await?;
+        let (shard, room) = ((&*shard, &*process.cold), (1, u32::MAX));
+        sync::delta(connection, shard, id, access, rev, room, caller.deadline).await
+    };
+    let router = process.store.router();
+    let delta = router.call(id.owner_key(), caller.deadline, read).await?;
+    let mut page = SyncPage {
+        changes: Vec::new(),
+        cursor: sync::to_cursor(Rev(0)),
+        has_more: false,
+        resync: Vec::new(),
+    };
+    match delta {
+        Delta::None => {}
+        Delta::Changes { changes, complete } => {
+            page.changes.push(changes);
+            page.has_more = !complete;
+        }
+        Delta::Resync(head) => page.resync.push(head),
+    }
+    Ok(page)
 }
 
 /// The whole conversation, `limit` records at a time.

@@ -106,6 +106,7 @@ pub(crate) struct Process {
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Archive,
     pub(crate) conversations: Conversations,
+    pub(crate) cold: Arc<dyn ColdTier>,
     objects: Arc<dyn ObjectStore>,
     folder: PathBuf,
 }
@@ -123,9 +124,9 @@ impl Process {
             .await
             .unwrap();
         let objects = Layered::around(Arc::new(backend), gate.clone());
-        let tier = Arc::new(NoReadAhead(Tier::new(objects.clone(), &settings)));
+        let cold: Arc<dyn ColdTier> = Arc::new(NoReadAhead(Tier::new(objects.clone(), &settings)));
         let store_settings = store_settings(folder);
-        let opened = Store::open(&store_settings, tier, Arc::new(NoListener));
+        let opened = Store::open(&store_settings, cold.clone(), Arc::new(NoListener));
         let store = steps::scope(Arc::new(gate.clone()), opened).await.unwrap();
         let archive = Archive::new(store.router().clone(), objects.clone(), settings)
             .with_read_rows(READ_ROWS);
@@ -134,6 +135,7 @@ impl Process {
             store,
             archive,
             conversations,
+            cold,
             objects,
             folder: folder.to_owned(),
         }

@@ -295,7 +295,7 @@ impl Model {
             }
             Read::Message(seq, Err(Error::NotFound(_)))
                 if self.exceptions.droppable.contains(seq) => {}
-            Read::Sync(since, Ok(page)) => self.check_sync(*since, page),
+            Read::Sync(since, Ok(page)) => self.check_sync(span, *since, page),
             Read::Export(Ok(records)) => {
                 let shown: BTreeMap<Seq, _> = records
                     .iter()
@@ -384,16 +384,16 @@ impl Model {
         Err(best.unwrap_or_default())
     }
 
-    /// Each message that is told must have been so, and none up to the rev that is told may be left out.
-    fn check_sync(&mut self, since: Rev, page: &SyncPage) {
+    /// Each message that is told must have been so after some step of the call, and none up to the rev that is told may be
+    /// left out.
+    fn check_sync(&mut self, span: Span, since: Rev, page: &SyncPage) {
         for changes in &page.changes {
             for message in &changes.messages {
                 let view = View::from(message);
-                let mut versions = self.changes.iter().map(|(_, seq, view)| (seq, view));
-                let is_known = versions.any(|(seq, known)| *seq == message.seq && *known == view)
-                    || self.start.log.get(&message.seq) == Some(&view);
-                if !is_known {
-                    self.add_violation(format!("sync: message {} never was {view:?}", message.seq));
+                let mut logs = (span.from..=span.to).map(|steps| self.at(steps));
+                if !logs.any(|log| log.get(&message.seq) == Some(&view)) {
+                    let seq = message.seq;
+                    self.add_violation(format!("sync: message {seq} was not {view:?} then"));
                 }
             }
             let told = log_of(&changes.messages);

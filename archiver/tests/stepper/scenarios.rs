@@ -23,12 +23,13 @@ const JOBS: [&str; 12] = [
 ];
 
 /// Calls of users. Messages 1 to 3 are old enough to be archived, message 4 is not.
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 18] = [
     "page",
     "walk",
     "message:2",
     "message:3",
     "sync",
+    "sync-pages",
     "export",
     "edit:2",
     "edit:3",
@@ -58,7 +59,7 @@ const SCRIPTS: [&str; 9] = [
 ];
 
 /// The pairs that every run of the tests explores: those that have lost something, and their neighbours.
-const USUAL: [&str; 53] = [
+const USUAL: [&str; 56] = [
     "hot run edit:2",
     "hot run edit:3",
     "hot run delete:2",
@@ -68,6 +69,7 @@ const USUAL: [&str; 53] = [
     "hot run delete:3,erase,gc short-lease",
     "hot run page",
     "hot run sync",
+    "hot run sync-pages",
     "hot run again:2",
     "hot run drop",
     "hot run run short-lease",
@@ -79,6 +81,7 @@ const USUAL: [&str; 53] = [
     "archived edit:2 page",
     "archived edit:2 react:2",
     "archived delete:2 edit:2",
+    "archived edit:2 sync-pages",
     "archived again:2 edit:2",
     "archived restore edit:2",
     "archived restore page",
@@ -94,6 +97,7 @@ const USUAL: [&str; 53] = [
     "archived export drop,erase,gc",
     "thawed run edit:2",
     "thawed run page",
+    "thawed run sync-pages",
     "thawed run delete:2",
     "overtaken run edit:3",
     "overtaken run sync",
