@@ -91,15 +91,18 @@ const LAST_MOMENTS: Duration = Duration::from_millis(100);
 /// Runs the process: reads the command line, does what it says, and turns the outcome into an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    telemetry::log_panics();
     let cli = Cli::parse();
-    match run(cli) {
+    let code = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if has_no_reader(&error) => ExitCode::SUCCESS,
         Err(error) => {
             out::note(format_args!("backscroll: {}", told(&error)));
             ExitCode::from(code_of(&error))
         }
-    }
+    };
+    telemetry::flush();
+    code
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -175,11 +178,13 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether it ended because nobody reads its output any more.
+fn has_no_reader(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+        .filter_map(std::io::Error::get_ref)
+        .any(|inner| inner.is::<out::ReaderGone>())
 }
 
 #[cfg(test)]

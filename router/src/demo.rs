@@ -65,10 +65,7 @@ struct Filled {
 ///
 /// # Errors
 /// As [`boot::serve`].
-pub async fn serve(
-    config: Config,
-    print: impl Fn(&str) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
     // With the secret of the data folder, so that `backscroll token` makes tokens for the demo as well.
     let folder = config.data_dir.join("demo");
     let config = config.with_secret(true)?.embedded_in(&folder);
@@ -82,7 +79,8 @@ pub async fn serve(
             seconds = started.elapsed().as_secs_f64(),
             "the demo is ready"
         );
-        print(&instructions(&running, filled)?)
+        print(&instructions(&running, filled)?);
+        Ok(())
     })
     .await
 }

@@ -16,6 +16,8 @@ use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_shard::error::Error;
 use backscroll_shard::identity::making;
 
+use crate::telemetry;
+
 /// The variable.
 pub const VARIABLE: &str = "BACKSCROLL_ABORT_AT";
 
@@ -64,6 +66,7 @@ fn abort_at() -> anyhow::Result<Option<Abort>> {
     Ok(Some(Box::new(move |passed| {
         if passed == step && left.fetch_sub(1, Ordering::Relaxed) == 1 {
             tracing::error!(step, "aborting, as {VARIABLE} asks");
+            telemetry::flush();
             std::process::abort();
         }
     })))

@@ -150,6 +150,7 @@ pub fn shutdown_on_signals() -> anyhow::Result<CancellationToken> {
         first.cancel();
         let signal = next().await;
         tracing::warn!(signal, "stopping at once");
+        telemetry::flush();
         std::process::exit(1);
     });
     Ok(token)

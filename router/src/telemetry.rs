@@ -1,9 +1,17 @@
 //! Logs and metrics.
 //!
-//! Logs go to standard error: for people on a terminal, one JSON object a line elsewhere. Metrics are collected in the
-//! process and shown, in Prometheus' text format, at `/metrics`; their names begin with `backscroll_`.
+//! Logs go to standard error: for people on a terminal, one JSON object a line elsewhere. A line that cannot be written is
+//! counted and lost, nothing else (`lines`). Metrics are collected in the process and shown, in Prometheus' text format, at
+//! `/metrics`; their names begin with `backscroll_`.
 
-use std::io::IsTerminal as _;
+mod lines;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -13,12 +21,16 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use lines::Lines;
+
 /// Upper bounds of the latency histograms' buckets, in seconds.
 const LATENCY_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// How often what was recorded is summed up. Until then it takes memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for log lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What is logged, and how: section `telemetry`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +79,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// The lines of the log, once logging has started.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Starts logging to standard error, for the life of the process. To be called once, before anything is logged.
 ///
 /// # Errors
@@ -81,19 +96,60 @@ pub fn init(settings: &TelemetrySettings) -> anyhow::Result<()> {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let lines = tracing_subscriber::fmt()
+    let cannot = "logging cannot be started";
+    // A descriptor of its own, so that a write that stands still holds no lock that others wait for.
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned();
+    let lines = Lines::start(File::from(stderr.context(cannot)?)).context(cannot)?;
+    let lines = LINES.get_or_init(|| lines).clone();
+    let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(lines)
+        .log_internal_errors(false); // it would print them, and panic when that fails
     let started = if json {
-        lines
+        events
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .try_init()
     } else {
-        lines.with_ansi(terminal).try_init()
+        events.with_ansi(terminal).try_init()
     };
-    started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
+    started.map_err(|error| anyhow::anyhow!("{cannot}: {error}"))
+}
+
+/// Puts a line for people on standard error, in its order among the log's lines. It is lost when it cannot be written.
+pub fn note(text: impl Display) {
+    match LINES.get() {
+        Some(lines) => {
+            lines.put(format!("{text}\n").as_bytes());
+            lines.flush(LAST_LINES);
+        }
+        None => _ = writeln!(std::io::stderr().lock(), "{text}"),
+    }
+}
+
+/// Waits until the log's lines are written, but not for long: to be called before the process ends.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES);
+    }
+}
+
+/// Logs panics instead of printing them, for the life of the process.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        if LINES.get().is_none() {
+            return note(format_args!("thread {thread}: {panic}"));
+        }
+        let place = panic.location().map(ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("without a text");
+        let backtrace = Backtrace::capture();
+        let backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(text, place, thread, backtrace, "panicked");
+    }));
 }
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -119,6 +175,9 @@ pub fn init_metrics() -> anyhow::Result<()> {
     });
     installed?;
     describe();
+    if let Some(lines) = LINES.get() {
+        lines.report();
+    }
     Ok(())
 }
 
@@ -135,6 +194,10 @@ fn describe() {
         "Requests worked on now"
     );
     describe_gauge!("backscroll_http_connections", "Connections open now");
+    describe_counter!(
+        "backscroll_log_lines_lost_total",
+        "Lines of the log that found no room (`full`) or could not be written (`unwritable`)"
+    );
     describe_counter!(
         "backscroll_jwks_refreshes_total",
         "Readings of the token issuer's keys"

@@ -55,7 +55,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
 
 async fn export(store: &Store, args: &Args) -> anyhow::Result<()> {
     let Some(path) = &args.output else {
-        write(store, args, &Tally::default(), io::stdout()).await?;
+        write(store, args, &Tally::default(), out::stdout()).await?;
         return Ok(());
     };
     let tally = Arc::new(Tally::default());

@@ -1,24 +1,77 @@
 //! What commands print. The one place that writes to standard output.
 
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::telemetry;
+
+/// How long a service waits for its announcement to be written.
+const ANNOUNCEMENT: Duration = Duration::from_secs(1);
+
+/// Nobody reads standard output any more, as after `| head`: the command ends quietly.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader of the output has gone away")]
+pub(super) struct ReaderGone;
+
+/// Standard output, which says [`ReaderGone`] when it is closed.
+pub(super) struct Stdout(io::Stdout);
+
+/// Standard output.
+pub(super) fn stdout() -> Stdout {
+    Stdout(io::stdout())
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(tell_apart)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(tell_apart)
+    }
+}
+
+/// A closed output is told apart from every other pipe that breaks.
+fn tell_apart(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::new(error.kind(), ReaderGone),
+        _ => error,
+    }
+}
+
 /// A line on standard output.
 pub(super) fn line(text: impl Display) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    writeln!(stdout(), "{text}")
+}
+
+/// A line on standard output for people who start a service by hand. The service does not depend on it: a reader that is
+/// gone, or stands still, keeps it from nothing.
+pub(super) fn announce(text: impl Display) {
+    let text = text.to_string();
+    let (done, written) = mpsc::sync_channel::<()>(1);
+    let printing = thread::Builder::new().spawn(move || {
+        let _done = done;
+        let _ = line(text);
+    });
+    if printing.is_ok() {
+        let _ = written.recv_timeout(ANNOUNCEMENT); // ends with the thread
+    }
 }
 
 /// A line on standard error. There is nobody to tell when that fails.
 pub(super) fn note(text: impl Display) {
-    _ = writeln!(io::stderr().lock(), "{text}");
+    telemetry::note(text);
 }
 
 /// `value` as JSON on standard output.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, value)?;
+    let mut stdout = stdout();
+    serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
     writeln!(stdout)?;
     Ok(())
 }

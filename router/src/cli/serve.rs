@@ -43,13 +43,13 @@ pub(super) async fn run(
         config.is_embedded(),
         "--demo makes up its own data in SQLite files; take `shards` and `directory.url` out of the configuration"
     );
-    demo::serve(config, |text| Ok(out::line(text)?)).await
+    demo::serve(config, |text| out::announce(text)).await
 }
 
 async fn announce(running: boot::Running<'_>) -> anyhow::Result<()> {
-    out::line(format_args!(
+    out::announce(format_args!(
         "Backscroll is listening on http://{}",
         running.address
-    ))?;
+    ));
     Ok(())
 }
