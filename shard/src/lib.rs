@@ -20,6 +20,7 @@
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
+//! | [`tasks`] | tasks: how they are started, and what follows when one ends |
 //! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
 //! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
 //!
@@ -58,4 +59,5 @@ pub mod steps;
 pub mod store;
 pub mod stretch;
 pub mod sync;
+pub mod tasks;
 mod writers;
