@@ -61,8 +61,9 @@ use backscroll_shard::map::Assignment;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::routing::Router;
+use backscroll_shard::tasks::{Full, OneShots};
 use serde::Serialize;
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
 use crate::object_store::{ObjectStore, StoreError};
 use crate::segment::SegmentError;
@@ -80,6 +81,9 @@ const JOBS_CACHE_BYTES: u64 = 16 << 20;
 
 /// How often a transaction is run again after contention.
 const RETRIES: u32 = 10;
+
+/// Most segments that are uploaded at once, those included whose job has just given them up.
+const UPLOADS: usize = 1024;
 
 /// A job did not get to its end. What it had committed stays, and the next one goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -99,9 +103,15 @@ pub enum ArchiveError {
         "segment {0}: what was read back is not what was written; nothing was published or deleted"
     )]
     NotAsWritten(String),
+<<<<<<< HEAD
     /// There is nothing to restore.
     #[error("{0}")]
     NothingArchived(String),
+=======
+    /// Too many segments are being uploaded.
+    #[error(transparent)]
+    Uploads(#[from] Full),
+>>>>>>> 43b3a4b (tasks: lanes, relays, jobs, connections and signals are supervised)
     /// The process is ending.
     #[error("stopped: the process is ending")]
     Stopped,
@@ -259,7 +269,8 @@ pub struct Archive {
     hook: Option<Hook>,
     /// Most rows that a run reads at once.
     read_rows: usize,
-    tasks: TaskTracker,
+    uploads: OneShots,
+    stop: CancellationToken,
 }
 
 impl fmt::Debug for Archive {
@@ -287,8 +298,17 @@ impl Archive {
             settings: Arc::new(settings),
             hook: None,
             read_rows: run::READ_ROWS,
-            tasks: TaskTracker::new(),
+            uploads: OneShots::new("segment-upload", UPLOADS),
+            stop: CancellationToken::new(),
         }
+    }
+
+    /// Ends jobs once `stop` is cancelled: each is cut off between two of its steps, its end is put down, and its lease is
+    /// given up. Jobs that are asked for later end likewise at once.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// Tells `hook` of every step: for tests that stop a job between two of them.
@@ -432,6 +452,9 @@ impl Archive {
         figures: &mut T,
         work: impl AsyncFnOnce(&Lease, &mut T) -> Result<()>,
     ) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(ArchiveError::Stopped);
+        }
         let map = self.router.map();
         let ranges: Vec<Assignment> = map.ranges_of(shard.name()).cloned().collect();
         if ranges.is_empty() {
@@ -452,6 +475,7 @@ impl Archive {
         let outcome = tokio::select! {
             outcome = work(&lease, figures) => outcome,
             error = self.keep(shard, &lease) => Err(error),
+            () = self.stop.cancelled() => Err(ArchiveError::Stopped),
         };
         let told = outcome
             .as_ref()

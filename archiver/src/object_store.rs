@@ -232,5 +232,5 @@ pub fn compose(
         Limit::new(settings.max_requests, settings.request_timeout.0),
     );
     let store = Layered::around(store, Retry::new(settings.max_attempts));
-    Layered::around(store, SingleFlight::default())
+    Layered::around(store, SingleFlight::new(Limit::most(settings.max_requests)))
 }

@@ -23,13 +23,13 @@ use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
 use backscroll_shard::seams::{ColdPart, ColdTier};
+use backscroll_shard::tasks::OneShots;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, join_all};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use crate::object_store::{ErrorKind, ObjectStore, transfer};
 use crate::segment::reader::Frame;
@@ -84,8 +84,8 @@ struct Inner {
     most_flights: usize,
     max_reads: usize,
     reads: Semaphore,
-    ahead: Arc<Semaphore>,
-    tasks: TaskTracker,
+    fetches: OneShots,
+    ahead: OneShots,
 }
 
 #[derive(Clone)]
@@ -113,15 +113,17 @@ impl Tier {
         let frames = usize::try_from(settings.cache_bytes / frame)
             .unwrap_or(usize::MAX)
             .max(16);
+        let most_flights = settings.max_reads * (1 + WAITING);
+        let most_ahead = (settings.max_reads / AHEAD).max(1);
         Self(Arc::new(Inner {
             objects,
             cache: Cache::with_weighter(frames, settings.cache_bytes, FrameWeight),
             flights: Mutex::default(),
-            most_flights: settings.max_reads * (1 + WAITING),
+            most_flights,
             max_reads: settings.max_reads,
             reads: Semaphore::new(settings.max_reads),
-            ahead: Arc::new(Semaphore::new((settings.max_reads / AHEAD).max(1))),
-            tasks: TaskTracker::new(),
+            fetches: OneShots::new("archive-fetch", most_flights),
+            ahead: OneShots::new("archive-read-ahead", most_ahead),
         }))
     }
 
@@ -195,14 +197,17 @@ impl Tier {
         found
     }
 
-    /// Starts to fetch frames that lie side by side.
+    /// Starts to fetch frames that lie side by side; none where there are too many fetches already.
     fn start(&self, segment: SegmentId, frames: Vec<FrameLocation>) -> Vec<(FrameId, Flight)> {
+        let Ok(place) = self.0.fetches.reserve() else {
+            return Vec::new();
+        };
         let ids: Vec<FrameId> = frames.iter().map(|frame| (segment, frame.offset)).collect();
         let landing = Landing {
             inner: self.0.clone(),
             ids: ids.clone(),
         };
-        let task = self.0.tasks.spawn(async move {
+        let task = place.spawn(async move {
             let Landing { inner, ids } = &landing;
             let outcomes = inner.fetch(segment, &frames).await;
             for (id, outcome) in ids.iter().zip(&outcomes) {
@@ -385,12 +390,11 @@ impl ColdTier for Tier {
         let Some(wanted) = before.0.checked_sub(1).filter(|seq| *seq > 0).map(Seq) else {
             return;
         };
-        let Ok(turn) = self.0.ahead.clone().try_acquire_owned() else {
+        let Ok(place) = self.0.ahead.reserve() else {
             return; // who reads now goes first
         };
         let (tier, shard) = (self.clone(), shard.clone());
-        self.0.tasks.spawn(async move {
-            let _turn = turn;
+        place.spawn(async move {
             let deadline = Instant::now() + AHEAD_DEADLINE;
             let ahead = async {
                 let mut connection = shard.reader(deadline).await?;

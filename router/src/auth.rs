@@ -8,10 +8,12 @@ mod cache;
 mod jwks;
 pub mod settings;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::tasks::TaskGroup;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Map, Value, json};
@@ -138,10 +140,19 @@ impl Authenticator {
         }
     }
 
-    /// Keeps the issuer's keys fresh until `stop`. Returns at once when there is nothing to keep fresh.
-    pub async fn maintain(&self, stop: CancellationToken) {
+    /// Keeps the issuer's keys fresh, in a task of `tasks` until `stop`. There is none where there is nothing to keep fresh.
+    pub fn maintain(self: &Arc<Self>, tasks: &TaskGroup, stop: &CancellationToken) {
+        if let Keys::Issuer(_) = &self.keys {
+            let (this, stopping) = (Arc::clone(self), stop.clone());
+            tasks.supervise("jwks-refresh", stop, move || {
+                Arc::clone(&this).keep_fresh(stopping.clone())
+            });
+        }
+    }
+
+    async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         let Keys::Issuer(source) = &self.keys else {
-            return;
+            return stop.cancelled().await;
         };
         while stop
             .run_until_cancelled(tokio::time::sleep(source.refresh_interval()))

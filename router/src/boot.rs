@@ -1,5 +1,5 @@
-//! From a configuration to a running service: configuration → logs → address → lock of embedded data → secret → databases
-//! compared with what their addresses stand for → schema → store → serve → close.
+//! From a configuration to a running service: configuration → logs and metrics → signals → address → lock of embedded
+//! data → secret → databases compared with what their addresses stand for → schema → store → serve → close.
 //!
 //! Each step fails with what to do about it. A crash at any point leaves nothing to mend: the secret and every migration
 //! are there whole or not at all, and a deployment that was being made is made to its end by the next start.
@@ -12,12 +12,13 @@ use anyhow::Context as _;
 use backscroll_shard::error::Error as StoreError;
 use backscroll_shard::migrate::{Migrated, migrate_with};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::in_use::InUse;
-use crate::{failpoint, server, telemetry};
+use crate::{failpoint, server, signals, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -43,13 +44,20 @@ pub async fn serve(
     ready: impl AsyncFnOnce(Running<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
-    let shutdown = server::shutdown_on_signals()?;
+    telemetry::init_metrics()?; // before there are tasks that count something
+    let supervisor = Supervisor::with_faults(failpoint::faults()?);
+    let longest = server::longest_stop(&config.server, &config.realtime);
+    let longest = failpoint::longest_stop(longest)?;
+    let stop = signals::stop_on_signals(&supervisor, longest)?;
     // Before anything is written, so that a second start on the same port changes nothing.
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
     let _in_use = InUse::claim(&config)?;
     let config = config.with_secret(true)?;
-    let deployment = open(&config).await?;
+    let Some(deployment) = stop.run_until_cancelled(open(&config, &supervisor)).await else {
+        return Ok(());
+    };
+    let deployment = deployment?;
     tell(&config, address, &deployment);
 
     let ready = ready(Running {
@@ -57,14 +65,14 @@ pub async fn serve(
         address,
         store: &deployment.store,
     });
-    match shutdown.run_until_cancelled(ready).await {
+    match stop.run_until_cancelled(ready).await {
         Some(Ok(())) => {}
         stopped => {
             close(&deployment).await;
             return stopped.unwrap_or(Ok(()));
         }
     }
-    server::serve(deployment, &config.server, &config.auth, listener, shutdown).await
+    server::serve(deployment, &config.server, &config.auth, listener, stop).await
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -96,18 +104,18 @@ fn tell(config: &Config, address: SocketAddr, deployment: &Deployment) {
     tracing::info!(%objects, after = %archive.after, schedule, time_zone = archive.time_zone, "archive");
 }
 
-/// Opens everything, the schema made or brought up to date first if it is SQLite. On MySQL that is `backscroll migrate`'s
-/// to do, at a moment the operator chooses.
+/// Opens everything, with its tasks under `supervisor`; the schema is made or brought up to date first if it is SQLite. On
+/// MySQL that is `backscroll migrate`'s to do, at a moment the operator chooses.
 ///
 /// # Errors
 /// When a database is not the one that its address stands for, the schema is not up to date, or the store or the object
 /// store cannot be opened.
-pub async fn open(config: &Config) -> anyhow::Result<Deployment> {
+pub async fn open(config: &Config, supervisor: &Supervisor) -> anyhow::Result<Deployment> {
     if config.is_embedded() {
         let hint = || format!("cannot prepare the data in {}", config.data_dir.display());
         migrate(config, false).await.with_context(hint)?;
     }
-    open_existing(config).await
+    open_existing(config, supervisor).await
 }
 
 /// Brings the schema up to date, and makes the deployment where all databases are empty; with `dry_run`, says what that
@@ -124,13 +132,14 @@ pub async fn migrate(config: &Config, dry_run: bool) -> anyhow::Result<Migrated>
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_existing(config: &Config) -> anyhow::Result<Deployment> {
+pub async fn open_existing(config: &Config, supervisor: &Supervisor) -> anyhow::Result<Deployment> {
     let opened = Deployment::open(
         &config.store,
         &config.object_store,
         &config.archive,
         &config.realtime,
         &config.redis,
+        supervisor,
     )
     .await;
     let error = match opened {

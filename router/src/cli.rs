@@ -16,14 +16,17 @@ mod serve;
 mod shards;
 mod token;
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use backscroll_shard::tasks::panic_text;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::signals::{self, StoppedLate};
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
 
 const EXIT_CODES: &str = "\
@@ -33,6 +36,7 @@ Exit codes:
   2  the command line was not understood
   3  the configuration cannot be used; every problem of it is on standard error
   4  the data given cannot be used (import: bad lines)
+  5  told to stop, and something did not end in time; what, is on standard error
 
 Every key of the configuration can be given as an environment variable: server.listen is \
 BACKSCROLL_SERVER__LISTEN. Without a configuration everything is embedded: SQLite files in \
@@ -110,9 +114,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(dispatch(cli));
+    let work = AssertUnwindSafe(|| runtime.block_on(dispatch(cli)));
+    let outcome = std::panic::catch_unwind(work);
     runtime.shutdown_timeout(LAST_MOMENTS);
-    outcome
+    outcome.unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", panic_text(&*panic))))
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -160,6 +165,8 @@ fn code_of(error: &anyhow::Error) -> u8 {
         3
     } else if error.is::<BadInput>() {
         4
+    } else if error.is::<StoppedLate>() {
+        signals::STUCK
     } else {
         1
     }

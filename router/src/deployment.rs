@@ -20,6 +20,7 @@ use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::identity;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 
 use crate::failpoint;
 
@@ -42,7 +43,8 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Opens everything, once every database was found to be the one that its address stands for.
+    /// Opens everything, once every database was found to be the one that its address stands for. Its tasks run under
+    /// `supervisor`.
     ///
     /// # Errors
     /// When settings are wrong or the object store's folder cannot be made; as [`identity::find`].
@@ -52,6 +54,7 @@ impl Deployment {
         archive: &ArchiveSettings,
         realtime: &RealtimeSettings,
         redis: &RedisSettings,
+        supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
         let hook = failpoint::from_environment()?;
         // First: where it is refused, nothing is made.
@@ -73,7 +76,8 @@ impl Deployment {
             None => Arc::new(InProcessRoster::default()),
         };
         let publisher = Publisher::new(Arc::clone(&bus));
-        let store = Store::of(store, deployed, Arc::new(tier), Arc::new(publisher))?;
+        let (tier, publisher) = (Arc::new(tier), Arc::new(publisher));
+        let store = Store::of(store, deployed, tier, publisher, supervisor)?;
         let jobs = Archive::new(
             Arc::clone(store.router()),
             Arc::clone(&objects),

@@ -1,13 +1,18 @@
-//! Makes the process die at a step of an archive job or of making a deployment, or lose pushes, for tests that look at what
-//! comes of it. In debug builds only.
+//! Faults that tests ask for, to look at what follows: the process dies at a step of an archive job or of making a
+//! deployment, loses pushes, or its tasks panic. In debug builds only; a release build refuses the variables as ones that are
+//! no keys of the configuration.
 //!
 //! `BACKSCROLL_ABORT_AT=published:2` aborts the process (as `kill -9` would) when it passes the step `published` for the
 //! second time; without a number, for the first. The steps are [`Step::ALL`] and [`making::Step::ALL`]. It counts in one
-//! process, over all shards and jobs, in commands and in the schedule of `serve`. A release build refuses the variable as one
-//! that is no key of the configuration.
+//! process, over all shards and jobs, in commands and in the schedule of `serve`.
+//!
+//! `BACKSCROLL_PANIC_TASK=relay/shard1:3` makes the supervised task of that name panic in three runs after one another,
+//! a moment after each has begun; without a number, once. `BACKSCROLL_HANG_TASK=presence` keeps that task from ending when
+//! it is told to, and `BACKSCROLL_LONGEST_STOP=2s` is how long the process has to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use backscroll_archiver::archive::{Hook, Step};
@@ -15,6 +20,7 @@ use backscroll_realtime::bus::Bus;
 use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_shard::error::Error;
 use backscroll_shard::identity::making;
+use backscroll_shard::tasks::{Fault, Faults};
 
 use crate::telemetry;
 
@@ -78,10 +84,71 @@ fn names() -> impl Iterator<Item = &'static str> {
 }
 
 fn parse(text: &str) -> Option<(&'static str, u64)> {
-    let (name, count) = text.split_once(':').unwrap_or((text, "1"));
+    let (name, count) = counted(text)?;
     let step = names().find(|step| *step == name)?;
-    let count = count.parse().ok().filter(|count| *count > 0)?;
     Some((step, count))
+}
+
+/// A name, with a number above 0 behind it or 1.
+fn counted(text: &str) -> Option<(&str, u64)> {
+    let (name, count) = text.split_once(':').unwrap_or((text, "1"));
+    let count = count.parse().ok().filter(|count| *count > 0)?;
+    Some((name, count))
+}
+
+/// The variables that make a supervised task panic, or not end.
+pub const PANIC: &str = "BACKSCROLL_PANIC_TASK";
+/// As [`PANIC`].
+pub const HANG: &str = "BACKSCROLL_HANG_TASK";
+
+/// How long a run goes on before it panics: long enough to have begun its work.
+const PANIC_AFTER: Duration = Duration::from_millis(300);
+
+/// What the environment does to tasks. In debug builds only.
+///
+/// # Errors
+/// When [`PANIC`] has no number above 0 behind its colon.
+pub fn faults() -> anyhow::Result<Option<Faults>> {
+    let variable = |name| {
+        let text = std::env::var_os(name).filter(|_| cfg!(debug_assertions));
+        text.map(|text| text.to_string_lossy().into_owned())
+    };
+    let (panics, hangs) = (variable(PANIC), variable(HANG));
+    if panics.is_none() && hangs.is_none() {
+        return Ok(None);
+    }
+    let panics = panics.unwrap_or_default();
+    let (panics, count) = counted(&panics)
+        .with_context(|| format!("{PANIC}={panics} has no number above 0 behind its colon"))?;
+    let (panics, left) = (panics.to_owned(), AtomicU64::new(count));
+    Ok(Some(Arc::new(move |task| {
+        let take = |left: u64| left.checked_sub(1);
+        let is_left = || {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok()
+        };
+        if hangs.as_deref() == Some(task) {
+            return Some(Fault::Hang);
+        }
+        (task == panics && is_left()).then_some(Fault::Panic(PANIC_AFTER))
+    })))
+}
+
+/// The variable that says how long a stop may take, as in `BACKSCROLL_LONGEST_STOP=2s`.
+pub const LONGEST_STOP: &str = "BACKSCROLL_LONGEST_STOP";
+
+/// How long a stop may take: `usual`, or as the environment says in a debug build.
+///
+/// # Errors
+/// When the variable is not a duration.
+pub fn longest_stop(usual: Duration) -> anyhow::Result<Duration> {
+    let Some(text) = std::env::var_os(LONGEST_STOP).filter(|_| cfg!(debug_assertions)) else {
+        return Ok(usual);
+    };
+    let text = text.to_string_lossy();
+    let span = text.parse::<jiff::SignedDuration>().ok();
+    let span = span.and_then(|span| Duration::try_from(span).ok());
+    span.with_context(|| format!("{LONGEST_STOP} is not a duration"))
 }
 
 /// The variable that makes a node lose a share of what the bus brings, as in `BACKSCROLL_LOSE_PUSHES=0.01`.

@@ -9,10 +9,11 @@
 //! | [`http`] | the REST interface: routes, what goes in, what comes out, problems |
 //! | [`openapi`], [`asyncapi`] | the documents that describe it, generated from the same types |
 //! | [`server`] | connections, start and graceful stop |
+//! | [`signals`] | SIGTERM and SIGINT, and the longest that a stop may take |
 //! | [`telemetry`] | logs and metrics |
 //! | [`in_use`] | one server at a time on embedded data |
 //! | [`doctor`] | what is wrong with what the configuration names, and what to do |
-//! | [`failpoint`] | dying at a step of a job, for tests |
+//! | [`failpoint`] | faults that tests ask for: dying at a step of a job, tasks that panic |
 //! | [`demo`] | a made-up history to try everything on |
 
 pub mod asyncapi;
@@ -28,4 +29,5 @@ pub mod http;
 pub mod in_use;
 pub mod openapi;
 pub mod server;
+pub mod signals;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use backscroll_shard::tasks::TaskGroup;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -181,6 +182,12 @@ pub fn init_metrics() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts a task of `tasks` that keeps the collected metrics small until `stop`.
+pub fn maintain_metrics(tasks: &TaskGroup, stop: &CancellationToken) {
+    let stopping = stop.clone();
+    tasks.supervise("metrics-upkeep", stop, move || sum_up(stopping.clone()));
+}
+
 fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("backscroll_http_requests_total", "Requests answered");
@@ -194,6 +201,18 @@ fn describe() {
         "Requests worked on now"
     );
     describe_gauge!("backscroll_http_connections", "Connections open now");
+    describe_counter!(
+        "backscroll_task_ends_total",
+        "Ends of tasks that were not told to end, by task and how: `panic` or `return`"
+    );
+    describe_gauge!(
+        "backscroll_task_up",
+        "Whether a supervised task runs (1) or is about to be started again (0)"
+    );
+    describe_counter!(
+        "backscroll_tasks_refused_total",
+        "Tasks that were not started because there were as many of their kind as there may be"
+    );
     describe_counter!(
         "backscroll_log_lines_lost_total",
         "Lines of the log that found no room (`full`) or could not be written (`unwritable`)"
@@ -213,8 +232,7 @@ pub fn render_metrics() -> String {
         .unwrap_or_default()
 }
 
-/// Keeps the collected metrics small until `stop`.
-pub async fn maintain_metrics(stop: CancellationToken) {
+async fn sum_up(stop: CancellationToken) {
     while stop
         .run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL))
         .await

@@ -46,7 +46,7 @@ mod pools;
 #[cfg(feature = "steps")]
 mod stepped;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlRow;
@@ -62,6 +62,7 @@ use crate::ids::Incarnation;
 use crate::settings::{DatabaseUrl, PoolSettings};
 #[cfg(feature = "steps")]
 use crate::steps::{self, Access, Stepped};
+use crate::tasks::OneShots;
 
 /// Which SQL is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -610,6 +611,9 @@ pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
     fn observe(&self, failure: Option<Error>) -> Option<Error>;
 }
 
+/// Transactions that were given up and are being undone; beyond, their connections are closed instead.
+static ROLLBACKS: LazyLock<OneShots> = LazyLock::new(|| OneShots::new("rollback", 1000));
+
 /// A connection out of a pool, on loan until its deadline. Dropped in the middle of anything, it undoes it.
 #[derive(Debug)]
 pub struct Connection {
@@ -640,12 +644,13 @@ impl Drop for Connection {
         if self.busy {
             raw.abandon();
         } else if self.in_transaction {
-            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let runtime = tokio::runtime::Handle::try_current();
+            let (Ok(_), Ok(place)) = (runtime, ROLLBACKS.reserve()) else {
                 return raw.abandon();
             };
             let limit = self.statement_timeout;
-            // A drop cannot wait. The task holds its connection only, so the pools bound how many there are.
-            runtime.spawn(async move {
+            // A drop cannot wait.
+            place.spawn(async move {
                 if !matches!(
                     tokio::time::timeout(limit, raw.execute("ROLLBACK")).await,
                     Ok(Ok(()))

@@ -15,7 +15,8 @@
 //! once for all of them.
 //!
 //! The queue is bounded in messages: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
-//! otherwise.
+//! otherwise. A lane that panics answers the jobs of its batch with [`Error::ShardUnavailable`], which may be tried again,
+//! and begins anew: jobs that still wait in its queue are done then.
 
 mod cache;
 
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use cache::MembershipCache;
 
@@ -42,6 +43,7 @@ use crate::relay;
 use crate::routing::count_retry;
 use crate::seams::{CommitListener, Event};
 use crate::settings::WriteSettings;
+use crate::tasks::{Kept, TaskGroup};
 
 /// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -107,6 +109,8 @@ impl Job {
 /// A shard's lanes.
 #[derive(Debug)]
 pub struct Lanes {
+    /// Dropped before the queues close, so that a lane's end is expected then.
+    _stop: DropGuard,
     queues: Vec<Queue>,
     limit: usize,
 }
@@ -126,26 +130,34 @@ impl Lanes {
         settings: &WriteSettings,
         listener: &Arc<dyn CommitListener>,
         relay: &relay::Hints,
-        tasks: &TaskTracker,
+        tasks: &TaskGroup,
     ) -> Self {
         let lanes = match shard.primary().dialect() {
             Dialect::MySql => settings.lanes.max(1),
             Dialect::Sqlite => 1,
         };
         let limit = settings.queue.max(1) as usize;
-        let start = |_| {
+        let stop = CancellationToken::new();
+        let start = |number| {
             let (queue, jobs) = mpsc::channel(limit);
+            let jobs = Kept::new(jobs);
             let waiting = Arc::new(AtomicUsize::new(0));
-            let lane = Lane {
-                shard: shard.clone(),
-                settings: settings.clone(),
-                listener: listener.clone(),
-                relay: relay.clone(),
-                waiting: waiting.clone(),
-                connection: None,
-                memberships: MembershipCache::new(settings.member_cache as usize),
+            let new_lane = {
+                let (shard, settings) = (shard.clone(), settings.clone());
+                let (listener, relay) = (listener.clone(), relay.clone());
+                let waiting = waiting.clone();
+                move || Lane {
+                    shard: shard.clone(),
+                    settings: settings.clone(),
+                    listener: listener.clone(),
+                    relay: relay.clone(),
+                    waiting: waiting.clone(),
+                    connection: None,
+                    memberships: MembershipCache::new(settings.member_cache as usize),
+                }
             };
-            tasks.spawn(lane.run(jobs));
+            let name = format!("lane/{}/{number}", shard.name());
+            tasks.supervise(name, &stop, move || new_lane().run(jobs.clone()));
             Queue {
                 jobs: queue,
                 waiting,
@@ -154,6 +166,7 @@ impl Lanes {
         Self {
             queues: (0..lanes).map(start).collect(),
             limit,
+            _stop: stop.drop_guard(),
         }
     }
 
@@ -195,8 +208,10 @@ impl Lanes {
         queued?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
-            // The lane drops who cannot wait any longer, and everybody when it ends.
-            Ok(Err(_)) if Instant::now() < deadline => Err(Error::Closing),
+            // The lane drops jobs whose caller cannot wait any longer; and those of its batch when it panics.
+            Ok(Err(_)) if Instant::now() < deadline => {
+                Err(Error::ShardUnavailable(assignment.shard.clone()))
+            }
             Ok(Err(_)) | Err(_) => Err(Error::DeadlineExceeded),
         }
     }
@@ -227,7 +242,8 @@ struct Lane {
 }
 
 impl Lane {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(mut self, jobs: Kept<mpsc::Receiver<Job>>) {
+        let mut jobs = jobs.hold().await;
         let max_batch = self.settings.max_batch.max(1) as usize;
         let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
         let mut batch = Vec::with_capacity(max_batch);

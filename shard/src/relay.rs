@@ -29,6 +29,7 @@ use crate::member::{self, Membership};
 use crate::node::{Shard, back_off};
 use crate::routing::{Router, count_retry};
 use crate::seams::{CommitListener, Event};
+use crate::tasks::Kept;
 
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
 const HINTS: usize = 65_536;
@@ -91,14 +92,16 @@ impl Hints {
     }
 }
 
-/// Relays the marks of `shard` until `closing`; then once more what was hinted at.
+/// Relays the marks of `shard` until `closing`; then once more what was hinted at. What a run held that ended in the
+/// middle is found by the sweep.
 pub async fn run(
     router: Arc<Router>,
     shard: Arc<Shard>,
     listener: Arc<dyn CommitListener>,
-    mut hints: mpsc::Receiver<ConversationId>,
+    hints: Kept<mpsc::Receiver<ConversationId>>,
     closing: CancellationToken,
 ) {
+    let mut hints = hints.hold().await;
     let settings = router.settings().relay.clone();
     let mut sweep = tokio::time::interval(settings.sweep_interval.0);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::conversation::Change;
 use crate::db::Dialect;
@@ -38,6 +37,7 @@ use crate::relay;
 use crate::routing::Router;
 use crate::seams::{ColdTier, CommitListener};
 use crate::settings::StoreSettings;
+use crate::tasks::{Kept, Supervisor, TaskGroup};
 
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
@@ -56,14 +56,14 @@ pub struct Store {
     hints: BTreeMap<ShardName, relay::Hints>,
     cold: Arc<dyn ColdTier>,
     listener: Arc<dyn CommitListener>,
-    writers: TaskTracker,
-    background: TaskTracker,
+    writers: TaskGroup,
+    background: TaskGroup,
     closing: CancellationToken,
 }
 
 impl Store {
-    /// Opens the directory and every shard's pools, and starts the write lanes and the relays. A shard that is down does
-    /// not fail it.
+    /// Opens the directory and every shard's pools, and starts the write lanes and the relays under `supervisor`. A shard
+    /// that is down does not fail it.
     ///
     /// # Errors
     /// As [`identity::find`]; when an address cannot be understood.
@@ -71,8 +71,10 @@ impl Store {
         settings: &StoreSettings,
         cold: Arc<dyn ColdTier>,
         listener: Arc<dyn CommitListener>,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>> {
-        Self::of(settings, identity::find(settings).await?, cold, listener)
+        let deployed = identity::find(settings).await?;
+        Self::of(settings, deployed, cold, listener, supervisor)
     }
 
     /// The same for a deployment that was found already.
@@ -84,13 +86,11 @@ impl Store {
         deployed: Deployed,
         cold: Arc<dyn ColdTier>,
         listener: Arc<dyn CommitListener>,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>> {
         let router = Arc::new(Router::of(settings, deployed)?);
-        let (writers, background, closing) = (
-            TaskTracker::new(),
-            TaskTracker::new(),
-            CancellationToken::new(),
-        );
+        let (writers, background) = (supervisor.group(), supervisor.group());
+        let closing = CancellationToken::new();
         let mut lanes = BTreeMap::new();
         let mut hints = BTreeMap::new();
         for shard in router.shards() {
@@ -98,16 +98,27 @@ impl Store {
             let shard_lanes = Lanes::start(shard, &settings.write, &listener, &hint, &writers);
             lanes.insert(shard.name().clone(), Arc::new(shard_lanes));
             hints.insert(shard.name().clone(), hint);
-            background.spawn(relay::run(
-                router.clone(),
-                shard.clone(),
-                listener.clone(),
-                inbox,
-                closing.clone(),
-            ));
+            let name = format!("relay/{}", shard.name());
+            let (router, shard, stop) = (router.clone(), shard.clone(), closing.clone());
+            let (listener, inbox) = (listener.clone(), Kept::new(inbox));
+            background.supervise(name, &closing, move || {
+                relay::run(
+                    router.clone(),
+                    shard.clone(),
+                    listener.clone(),
+                    inbox.clone(),
+                    stop.clone(),
+                )
+            });
         }
-        background.spawn(watch_directory(router.clone(), closing.clone()));
-        background.spawn(watch_identities(router.clone(), closing.clone()));
+        let (watched, stop) = (router.clone(), closing.clone());
+        background.supervise("map-refresh", &closing, move || {
+            watch_directory(watched.clone(), stop.clone())
+        });
+        let (watched, stop) = (router.clone(), closing.clone());
+        background.supervise("identity-check", &closing, move || {
+            watch_identities(watched.clone(), stop.clone())
+        });
         let lanes = std::sync::RwLock::new(lanes);
         Ok(Arc::new(Self {
             router,
@@ -128,12 +139,10 @@ impl Store {
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .clear(); // lanes end once their queues are empty
-        self.writers.close();
         let finish = async {
-            self.writers.wait().await;
+            self.writers.finish(deadline).await;
             self.closing.cancel();
-            self.background.close();
-            self.background.wait().await;
+            self.background.finish(deadline).await;
             for shard in self.router.shards() {
                 shard.close().await;
             }
@@ -154,6 +163,12 @@ impl Store {
     #[must_use]
     pub fn settings(&self) -> &StoreSettings {
         self.router.settings()
+    }
+
+    /// The supervisor of its tasks.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        self.background.supervisor()
     }
 
     /// The map as this process knows it.

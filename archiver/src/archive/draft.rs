@@ -161,9 +161,9 @@ impl Draft {
                 .map(|bytes| (io::Result::Ok(bytes), received))
         });
         let (objects, upload_key) = (Arc::clone(&archive.objects), key.clone());
-        let upload = archive.tasks.spawn(async move {
+        let upload = archive.uploads.spawn(async move {
             transfer::put_stream(objects.as_ref(), &upload_key, content).await
-        });
+        })?;
         Ok(Self {
             id,
             key,

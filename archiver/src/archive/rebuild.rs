@@ -25,6 +25,7 @@ use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::{Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, transaction};
 use crate::object_store::{KeyPrefix, ObjectMeta, transfer};
@@ -82,8 +83,9 @@ impl Archive {
     ) -> Result<ShardOutcome<RebuildFigures>> {
         let Some((shard, left)) = left.split_first() else {
             let mut figures = RebuildFigures::default();
-            self.rebuild_leased(&leases, (&mut figures, progress))
-                .await?;
+            let work = self.rebuild_leased(&leases, (&mut figures, progress));
+            let done = self.stop.run_until_cancelled(work).await;
+            done.unwrap_or(Err(ArchiveError::Stopped))?;
             return Ok(ShardOutcome {
                 shard: leases.first().map_or_else(
                     || Err(ArchiveError::Stopped),
@@ -102,7 +104,9 @@ impl Archive {
             inner = outcome.error.clone();
             Ok(())
         };
-        let mut outcome = self.job(shard, ("rebuild", order), work).await;
+        // The work stops, and then each lease is given up in its turn.
+        let kept = self.clone().stopped_by(CancellationToken::new());
+        let mut outcome = kept.job(shard, ("rebuild", order), work).await;
         outcome.error = outcome.error.or(inner);
         Ok(outcome)
     }

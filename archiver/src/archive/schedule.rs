@@ -7,6 +7,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use backscroll_shard::model::Timestamp;
+use backscroll_shard::tasks::TaskGroup;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
@@ -36,40 +37,51 @@ pub fn next_after(schedule: &cron::Schedule, zone: &TimeZone, now: Timestamp) ->
     }
 }
 
-/// Runs the jobs whenever they are due, and sets the gauges, until `closing`. A job that is under way then is dropped
-/// between two of its steps; the next one goes on from there.
-pub async fn run(archive: Archive, closing: CancellationToken) {
-    let measured = async {
+/// Starts what a running service does by itself until `stop`: it runs the jobs whenever they are due, and sets the gauges.
+/// The job that is under way then has to stop by [`Archive::stopped_by`]; another one goes on from there.
+pub fn start(archive: &Archive, tasks: &TaskGroup, stop: &CancellationToken) {
+    let (measured, stopping) = (archive.clone(), stop.clone());
+    tasks.supervise("archive-gauges", stop, move || {
+        measure(measured.clone(), stopping.clone())
+    });
+    let (scheduled, stopping) = (archive.clone(), stop.clone());
+    tasks.supervise("archive-schedule", stop, move || {
+        run_when_due(scheduled.clone(), stopping.clone())
+    });
+}
+
+async fn measure(archive: Archive, stop: CancellationToken) {
+    let measuring = async {
         loop {
             archive.measure().await;
             tokio::time::sleep(MEASURE).await;
         }
     };
-    let scheduled = async {
-        let schedule = cron::Schedule::from_str(&archive.settings.schedule).ok();
-        let zone = archive.settings.zone();
-        loop {
-            let now = Timestamp::now();
-            let Some(next) = schedule.as_ref().and_then(|it| next_after(it, &zone, now)) else {
-                return std::future::pending().await;
-            };
-            let wait = u64::try_from(next.0 - now.0).unwrap_or(0);
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-            on_a_thread(&archive, &closing).await;
+    stop.run_until_cancelled(measuring).await;
+}
+
+async fn run_when_due(archive: Archive, stop: CancellationToken) {
+    let schedule = cron::Schedule::from_str(&archive.settings.schedule).ok();
+    let zone = archive.settings.zone();
+    loop {
+        let now = Timestamp::now();
+        let Some(next) = schedule.as_ref().and_then(|it| next_after(it, &zone, now)) else {
+            return stop.cancelled().await;
+        };
+        let wait = u64::try_from(next.0 - now.0).unwrap_or(0);
+        let due = tokio::time::sleep(Duration::from_millis(wait));
+        if stop.run_until_cancelled(due).await.is_none() {
+            return;
         }
-    };
-    tokio::select! {
-        () = closing.cancelled() => {}
-        () = measured => {}
-        () = scheduled => {}
+        on_a_thread(&archive).await;
     }
 }
 
 /// Jobs have a thread of their own while they run: what they do between two waits never holds up requests.
-async fn on_a_thread(archive: &Archive, closing: &CancellationToken) {
-    let (archive, closing) = (archive.clone(), closing.clone());
+async fn on_a_thread(archive: &Archive) {
+    let archive = archive.clone();
     let runtime = tokio::runtime::Handle::current();
-    let jobs = move || runtime.block_on(closing.run_until_cancelled(all_jobs(&archive)));
+    let jobs = move || runtime.block_on(all_jobs(&archive));
     if let Err(error) = tokio::task::spawn_blocking(jobs).await {
         tracing::error!(%error, "the archive's jobs ended unexpectedly; they are tried again when they are due next");
     }

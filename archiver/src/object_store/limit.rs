@@ -24,15 +24,19 @@ impl Limit {
     /// At most `max_requests` under way (at least 1); the others wait up to `longest_wait`.
     #[must_use]
     pub fn new(max_requests: usize, longest_wait: Duration) -> Self {
-        let under_way = max_requests.max(1);
-        let admitted = under_way
-            .saturating_mul(WAITING_EACH + 1)
-            .min(Semaphore::MAX_PERMITS);
         Self {
-            under_way: Semaphore::new(under_way),
-            admitted: Semaphore::new(admitted),
+            under_way: Semaphore::new(max_requests.max(1)),
+            admitted: Semaphore::new(Self::most(max_requests)),
             longest_wait,
         }
+    }
+
+    /// How many may be under way or wait in all.
+    pub(super) fn most(max_requests: usize) -> usize {
+        max_requests
+            .max(1)
+            .saturating_mul(WAITING_EACH + 1)
+            .min(Semaphore::MAX_PERMITS)
     }
 }
 

@@ -3,18 +3,18 @@
 //!
 //! The request is made by a task of its own. It is finished also when those who asked have given up, so that a client
 //! with less patience than the store needs does not start it anew each time. Objects never change (INV-OBJECT), so key
-//! and range say what the bytes are. How many tasks there can be is bounded by the layers within, each of which ends in
-//! time.
+//! and range say what the bytes are. Each ends in time, by the layers within; who finds too many under way is refused like
+//! by those ([`ErrorKind::Throttled`]).
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use backscroll_shard::tasks::OneShots;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use tokio_util::task::TaskTracker;
 
 use super::ObjectStore;
 use super::error::{ErrorKind, Operation, Result, StoreError};
@@ -25,10 +25,10 @@ type Flight = Shared<BoxFuture<'static, Result<Bytes>>>;
 type Flights = Mutex<HashMap<(ObjectKey, Range<u64>), Flight>>;
 
 /// Joins reads of the same range.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SingleFlight {
     flights: Arc<Flights>,
-    tasks: TaskTracker,
+    reads: OneShots,
 }
 
 fn lock(flights: &Flights) -> MutexGuard<'_, HashMap<(ObjectKey, Range<u64>), Flight>> {
@@ -49,20 +49,37 @@ impl Drop for Landing {
 }
 
 impl SingleFlight {
+    /// At most `most` reads at once.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            flights: Arc::default(),
+            reads: OneShots::new("object-read", most),
+        }
+    }
+
     /// The flight on this route: the one that is under way, or a new one.
-    fn flight(&self, inner: &Arc<dyn ObjectStore>, key: &ObjectKey, range: Range<u64>) -> Flight {
+    fn flight(
+        &self,
+        inner: &Arc<dyn ObjectStore>,
+        key: &ObjectKey,
+        range: Range<u64>,
+    ) -> Result<Flight> {
         let route = (key.clone(), range.clone());
         let mut flights = lock(&self.flights);
         if let Some(flight) = flights.get(&route) {
             metrics::counter!("backscroll_object_store_shared_reads_total").increment(1);
-            return flight.clone();
+            return Ok(flight.clone());
         }
+        let place = self.reads.reserve().map_err(|full| {
+            StoreError::new(ErrorKind::Throttled, Operation::GetRange, key.clone(), full)
+        })?;
         let landing = Landing {
             flights: Arc::clone(&self.flights),
             route: route.clone(),
         };
         let inner = Arc::clone(inner);
-        let task = self.tasks.spawn(async move {
+        let task = place.spawn(async move {
             let landing = landing;
             inner
                 .get_range(&landing.route.0, landing.route.1.clone())
@@ -76,7 +93,7 @@ impl SingleFlight {
             .boxed()
             .shared();
         flights.insert(route, flight.clone());
-        flight
+        Ok(flight)
     }
 }
 
@@ -92,6 +109,6 @@ impl Layer for SingleFlight {
         key: &ObjectKey,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        self.flight(inner, key, range).await
+        self.flight(inner, key, range)?.await
     }
 }

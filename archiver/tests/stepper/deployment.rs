@@ -23,6 +23,7 @@ use backscroll_shard::seams::{ColdPart, ColdTier, NoListener};
 use backscroll_shard::settings::{Span, StoreSettings};
 use backscroll_shard::steps;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use tempfile::TempDir;
 
 use crate::scheduler::Gate;
@@ -126,7 +127,8 @@ impl Process {
         let objects = Layered::around(Arc::new(backend), gate.clone());
         let cold: Arc<dyn ColdTier> = Arc::new(NoReadAhead(Tier::new(objects.clone(), &settings)));
         let store_settings = store_settings(folder);
-        let opened = Store::open(&store_settings, cold.clone(), Arc::new(NoListener));
+        let (listener, supervisor) = (Arc::new(NoListener), Supervisor::default());
+        let opened = Store::open(&store_settings, cold.clone(), listener, &supervisor);
         let store = steps::scope(Arc::new(gate.clone()), opened).await.unwrap();
         let archive = Archive::new(store.router().clone(), objects.clone(), settings)
             .with_read_rows(READ_ROWS);

@@ -16,6 +16,7 @@ use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::Span;
 use backscroll_shard::steps;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use tempfile::TempDir;
 
 use crate::actors::Actor;
@@ -125,7 +126,10 @@ async fn fill(folder: &Path) -> Conversations {
     let opened = async {
         migrate_all(&settings, false).await.unwrap();
         let (cold, listener) = (Arc::new(NoArchive), Arc::new(NoListener));
-        Store::open(&settings, cold, listener).await.unwrap()
+        let supervisor = Supervisor::default();
+        Store::open(&settings, cold, listener, &supervisor)
+            .await
+            .unwrap()
     };
     let store = steps::scope(Arc::new(gate), opened).await;
     // With an idempotency key, from which the ids follow.

@@ -543,6 +543,8 @@ export interface Ready {
   shards: Shard[];
   /** The answer. */
   status: Readiness;
+  /** What the process does by itself. */
+  tasks: TaskStates;
   /** The keys that tokens are checked with. */
   tokenKeys: TokenKeys;
 }
@@ -693,6 +695,17 @@ export interface SyncRequest {
   conversations?: { [key: string]: Rev };
   /** From the last answer; without it, everything is new. */
   cursor?: string | null;
+}
+
+/**
+ * What the process does by itself, such as writing what was sent. A task that ends is started again after a moment; one
+ * that keeps ending ends the process.
+ */
+export interface TaskStates {
+  /** The names of those that do not. */
+  down: string[];
+  /** All of them run. */
+  ok: boolean;
 }
 
 /** How many messages of a page came from where. */

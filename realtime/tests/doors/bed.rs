@@ -31,6 +31,7 @@ use backscroll_shard::model::{
 use backscroll_shard::seams::NoArchive;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Door, Refusal};
@@ -59,7 +60,8 @@ impl Bed {
         migrate_all(&deployment, false).await.expect("the schema");
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
         let publisher = Arc::new(Publisher::new(Arc::clone(&bus)));
-        let store = Store::open(&deployment, Arc::new(NoArchive), publisher)
+        let supervisor = Supervisor::default();
+        let store = Store::open(&deployment, Arc::new(NoArchive), publisher, &supervisor)
             .await
             .expect("a store");
         let mut settings = RealtimeSettings {

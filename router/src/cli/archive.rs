@@ -1,7 +1,8 @@
 //! `backscroll archive`: the operators' jobs on the archive, each by the same code as the schedule of `serve`.
 //!
 //! Several of them at once do no harm: a job holds the lease of a shard's ranges, and who comes second is told by whom it
-//! is held. A command that is killed leaves what it had committed; the next one goes on from there.
+//! is held. A command that is killed leaves what it had committed; the next one goes on from there. SIGTERM and SIGINT stop
+//! a job between two steps, and it gives its lease up.
 
 mod collect;
 mod hold;
@@ -12,16 +13,26 @@ mod status;
 mod verify;
 
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use backscroll_archiver::archive::{Order, Progress as Jobs, ShardOutcome};
 use backscroll_shard::ids::{IdError, ShardName};
+use backscroll_shard::tasks::Supervisor;
 
 use crate::boot;
 use crate::config::Config;
 use crate::deployment::Deployment;
+use crate::signals;
 
 use super::progress::Progress;
 use super::{log_for_people, out};
+
+/// How long a command may take to stop.
+const LONGEST_STOP: Duration = Duration::from_secs(60);
+
+/// Why a command that is no job did not get to its end.
+const STOPPED: &str = "stopped by a signal before it was done";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -74,13 +85,33 @@ pub(super) fn parse_reason(text: &str) -> Result<String, String> {
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
     log_for_people(&config)?;
     command.check(&config)?;
-    let deployment = boot::open_existing(&config).await?;
-    let outcome = command.execute(&deployment).await;
+    let supervisor = Supervisor::default();
+    let stop = signals::stop_on_signals(&supervisor, LONGEST_STOP)?;
+    let opening = boot::open_existing(&config, &supervisor);
+    let opened = stop.run_until_cancelled(opening).await;
+    let mut deployment = opened.context(STOPPED)??;
+    deployment.archive = deployment.archive.stopped_by(stop.clone());
+    let is_job = command.is_job();
+    let work = command.execute(&deployment);
+    let outcome = if is_job {
+        work.await // it stops by itself
+    } else {
+        let done = stop.run_until_cancelled(work).await;
+        done.context(STOPPED).flatten()
+    };
     boot::close(&deployment).await;
     outcome
 }
 
 impl Command {
+    /// Whether it holds a lease while it works, which it has to give up.
+    fn is_job(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_) | Self::Restore(_) | Self::Gc(_) | Self::RebuildIndex(_)
+        )
+    }
+
     /// What is wrong with it, as far as that can be known before anything is opened.
     fn check(&self, config: &Config) -> anyhow::Result<()> {
         if let Self::Run(args) = self {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use serde_json::json;
 
 use crate::boot;
@@ -47,7 +48,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
-    let deployment = boot::open_existing(&config).await?;
+    let deployment = boot::open_existing(&config, &Supervisor::default()).await?;
     let outcome = export(&deployment.store, &args).await;
     boot::close(&deployment).await;
     outcome

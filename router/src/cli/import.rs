@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::tasks::Supervisor;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -111,7 +112,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
     let total = check_file(&args, &rules).await?;
 
-    let deployment = boot::open(&config).await?;
+    let deployment = boot::open(&config, &Supervisor::default()).await?;
     let outcome = import(&deployment.store, &args, rules, total).await;
     boot::close(&deployment).await;
     report(&args, outcome?)

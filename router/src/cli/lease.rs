@@ -2,6 +2,7 @@
 
 use backscroll_shard::archive::HeldLease;
 use backscroll_shard::ids::ShardName;
+use backscroll_shard::tasks::Supervisor;
 use serde::Serialize;
 
 use crate::boot;
@@ -51,7 +52,7 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     let why = Why {
         reason: args.reason,
     };
-    let deployment = boot::open_existing(&config).await?;
+    let deployment = boot::open_existing(&config, &Supervisor::default()).await?;
     let cleared = deployment
         .archive
         .clear_leases(&order(args.shard, why))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use backscroll_shard::identity::adoption::{self, Adoption};
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::store::{DependencyHealth, Health, ShardHealth, Store};
+use backscroll_shard::tasks::Supervisor;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -116,7 +117,7 @@ fn tell(adoption: &Adoption, dry_run: bool) -> anyhow::Result<()> {
 }
 
 async fn list_all(config: &Config, json: bool) -> anyhow::Result<()> {
-    let deployment = boot::open_existing(config).await?;
+    let deployment = boot::open_existing(config, &Supervisor::default()).await?;
     let health = deployment.store.health(PATIENCE).await;
     let outcome = list(&deployment.store, health, json);
     boot::close(&deployment).await;

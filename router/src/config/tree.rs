@@ -18,7 +18,13 @@ const NOT_KEYS: [&str; 2] = ["BACKSCROLL_CONFIG", "BACKSCROLL_TEST_"];
 
 /// More in a debug build, where they have a meaning.
 const FAILPOINTS: &[&str] = if cfg!(debug_assertions) {
-    &[crate::failpoint::VARIABLE, crate::failpoint::LOSE]
+    &[
+        crate::failpoint::VARIABLE,
+        crate::failpoint::LOSE,
+        crate::failpoint::PANIC,
+        crate::failpoint::HANG,
+        crate::failpoint::LONGEST_STOP,
+    ]
 } else {
     &[]
 };

@@ -7,7 +7,6 @@
 //! `backscroll::access`); slow ones and failures are at `warn`, at most [`WARNINGS_PER_SECOND`]; internal errors are at
 //! `error`, every one.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -20,6 +19,7 @@ use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
+use backscroll_shard::tasks::panic_text;
 use futures_util::FutureExt as _;
 use tokio::time::timeout_at;
 use tower::{Service, ServiceExt as _};
@@ -216,16 +216,8 @@ async fn unless_panicked(work: impl Future<Output = Result<Response, Infallible>
     // What was being worked on is dropped; what several requests share is left as after any cancellation.
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(response)) => response,
-        Err(panic) => panicked(&*panic),
+        Err(panic) => Problem::internal(panic_text(&*panic)).into_response(),
     }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Response {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Problem::internal(format!("panic: {}", text.unwrap_or("without a text"))).into_response()
 }
 
 /// The caller's id for the request if it is a sane one, else a new one.

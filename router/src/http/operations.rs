@@ -75,6 +75,8 @@ struct Ready {
     token_keys: TokenKeys,
     /// Delivery between nodes.
     bus: BusState,
+    /// What the process does by itself.
+    tasks: TaskStates,
     /// Connections that stay.
     sessions: usize,
     /// Requests worked on now.
@@ -90,6 +92,17 @@ struct BusState {
     /// How long ago that was proven, in milliseconds. Absent where there is only one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent_for_ms: Option<u64>,
+}
+
+/// What the process does by itself, such as writing what was sent. A task that ends is started again after a moment; one
+/// that keeps ending ends the process.
+#[derive(Serialize, ToSchema)]
+struct TaskStates {
+    /// All of them run.
+    ok: bool,
+    /// The names of those that do not.
+    #[schema(value_type = Vec<String>)]
+    down: Vec<Arc<str>>,
 }
 
 /// The keys that tokens are checked with.
@@ -145,8 +158,8 @@ struct Shard {
 /// Should requests be sent here
 ///
 /// Names every dependency. One shard or the object store being away is `degraded`, not a reason to stop sending: what does
-/// not need them is served. A database that is not the one its address stands for is `unavailable`: the configuration of
-/// this server is wrong.
+/// not need them is served. While one of the process's own tasks is down, it is `unavailable`; so it is when a database is not
+/// the one its address stands for: the configuration of this server is wrong.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
     responses(
@@ -159,10 +172,11 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     let keys_ok = app.auth.failure().is_none();
     let silence = app.gateway.bus_silence();
     let bus_ok = silence.is_none_or(|silence| silence < SILENCE_MAX);
+    let down = app.store.supervisor().down();
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {
         Readiness::Draining
-    } else if !has_map || !app.auth.has_keys() {
+    } else if !has_map || !app.auth.has_keys() || !down.is_empty() {
         Readiness::Unavailable
     } else {
         readiness(&health, objects.ok && keys_ok && bus_ok)
@@ -191,6 +205,10 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
             ok: bus_ok,
             silent_for_ms: silence
                 .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        },
+        tasks: TaskStates {
+            ok: down.is_empty(),
+            down,
         },
         sessions: app.gateway.count(),
         requests_in_flight: app.in_flight(),
@@ -231,6 +249,7 @@ fn readiness(health: &Health, others_ok: bool) -> Readiness {
 async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1], String) {
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^52")]
     metrics::gauge!("backscroll_http_requests_in_flight").set(app.in_flight() as f64);
+    app.store.supervisor().measure();
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         crate::telemetry::render_metrics(),

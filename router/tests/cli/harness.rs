@@ -1,7 +1,8 @@
 //! A folder with the binary in it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -79,6 +80,18 @@ impl Sandbox {
         sandbox
     }
 
+    /// With one SQLite shard, so that there is little to start.
+    pub(crate) fn with_one_shard(self) -> Self {
+        self.with("BACKSCROLL_SHARDS__0__NAME", "s1")
+            .with("BACKSCROLL_SHARDS__0__PRIMARY", "sqlite://s1.db")
+            .with("BACKSCROLL_DIRECTORY__URL", "sqlite://directory.db")
+    }
+
+    /// What the last service has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("serve.log")).unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -137,46 +150,34 @@ impl Sandbox {
     /// Starts `serve` on a free port with `arguments`, and waits for `lines` lines of what it prints.
     #[track_caller]
     pub(crate) fn serve(&self, arguments: &[&str], lines: usize) -> Server {
+        let stderr = fs::File::create(self.path("serve.log")).unwrap();
+        self.serve_logging_to(stderr.into(), arguments, lines)
+    }
+
+    /// The same with another standard error.
+    #[track_caller]
+    pub(crate) fn serve_logging_to(
+        &self,
+        stderr: Stdio,
+        arguments: &[&str],
+        lines: usize,
+    ) -> Server {
         let mut all = vec!["serve", "--listen", "127.0.0.1:0"];
         all.extend(arguments);
-        let stderr = fs::File::create(self.path("serve.log")).unwrap();
-        let mut child = self.command(&all).stderr(stderr).spawn().unwrap();
-        let (sender, receiver) = mpsc::sync_channel(1000);
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || {
-            stdout
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
-        let mut server = Server {
-            child,
-            printed: Vec::new(),
-        };
-        while server.printed.len() < lines {
-            match receiver.recv_timeout(PATIENCE) {
-                Ok(line) => server.printed.push(line),
-                Err(_) => panic!(
-                    "serve printed {:?} and said {}",
-                    server.printed,
-                    fs::read_to_string(self.path("serve.log")).unwrap()
-                ),
-            }
-        }
-        server
+        Server::started(self.command(&all).stderr(stderr), lines)
     }
 }
 
 /// Waits for the end of a command, and for all its output.
 #[track_caller]
 pub(crate) fn finish(mut child: Child) -> Outcome {
-    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (stdout, mut stderr) = (child.stdout.take(), child.stderr.take().unwrap());
     let read_out = thread::spawn(move || {
         let mut text = Vec::new();
-        stdout
-            .read_to_end(&mut text)
-            .map(|_| String::from_utf8(text).unwrap())
-            .unwrap()
+        if let Some(mut stdout) = stdout {
+            stdout.read_to_end(&mut text).unwrap();
+        }
+        String::from_utf8(text).unwrap()
     });
     let read_err = thread::spawn(move || {
         let mut text = String::new();
@@ -213,6 +214,31 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Starts `command`, and waits for `lines` lines of what it prints.
+    #[track_caller]
+    pub(crate) fn started(command: &mut Command, lines: usize) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (sender, receiver) = mpsc::sync_channel(1000);
+        let stdout = child.stdout.take();
+        thread::spawn(move || {
+            let mut printed = stdout
+                .into_iter()
+                .flat_map(|out| BufReader::new(out).lines());
+            printed.try_for_each(|line| sender.send(line.unwrap_or_default()))
+        });
+        let mut server = Self {
+            child,
+            printed: Vec::new(),
+        };
+        while server.printed.len() < lines {
+            match receiver.recv_timeout(PATIENCE) {
+                Ok(line) => server.printed.push(line),
+                Err(_) => panic!("serve printed {:?}; its log may say why", server.printed),
+            }
+        }
+        server
+    }
+
     /// Its address, as `http://127.0.0.1:1234`.
     pub(crate) fn url(&self) -> String {
         let (_, url) = self.printed[0].split_once("listening on ").unwrap();
@@ -229,16 +255,94 @@ impl Server {
         let _ = self.child.wait();
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends it SIGTERM.
     #[track_caller]
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn ask_to_stop(&self) {
         let asked = Command::new("kill")
             .arg(self.child.id().to_string())
             .status()
             .unwrap();
         assert!(asked.success());
-        let status = wait(&mut self.child);
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Asks it to stop, and waits until it has.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.ask_to_stop();
+        let status = self.ends();
         assert!(status.success(), "{status}");
+    }
+
+    /// A connection to it.
+    pub(crate) fn connect(&self) -> Connection {
+        let address = self.url().strip_prefix("http://").unwrap().to_owned();
+        Connection {
+            address,
+            token: String::new(),
+            stream: None,
+        }
+    }
+}
+
+/// A connection that is kept from one request to the next, and made anew after an error.
+pub(crate) struct Connection {
+    address: String,
+    token: String,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Connection {
+    /// As the bearer of `token`.
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        self.token = format!("authorization: Bearer {token}\r\n");
+        self
+    }
+
+    /// The status and the body of an answer.
+    pub(crate) fn get(&mut self, path: &str) -> io::Result<(u16, String)> {
+        self.ask("GET", path, "")
+    }
+
+    /// The same for a request with a JSON body.
+    pub(crate) fn post(&mut self, path: &str, body: &str) -> io::Result<(u16, String)> {
+        self.ask("POST", path, body)
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                let stream = TcpStream::connect(&self.address)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                BufReader::new(stream)
+            }
+        };
+        let (token, length) = (&self.token, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\n{token}content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.get_mut().write_all((head + body).as_bytes())?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_until(b'\n', &mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        stream.read_exact(&mut body)?;
+        self.stream = Some(stream);
+        Ok((status, String::from_utf8(body).unwrap()))
     }
 }
 

@@ -16,5 +16,7 @@ mod help;
 mod identity;
 mod import;
 mod ledger;
+mod log;
+mod tasks;
 mod tiers;
 mod token;

@@ -1,6 +1,6 @@
 //! A service of its own for each test: SQLite files in a temporary folder, a free port, a client for each user.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backscroll::auth::{AuthSettings, Secret, mint_token};
 use backscroll::deployment::Deployment;
@@ -13,12 +13,12 @@ use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::tasks::{Supervisor, TaskGroup};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The secret of all tests.
 pub(crate) const SECRET: &str = "a secret of the tests, with more than 32 bytes";
@@ -29,7 +29,7 @@ pub(crate) struct Service {
     pub(crate) client: reqwest::Client,
     pub(crate) auth: AuthSettings,
     shutdown: CancellationToken,
-    tasks: TaskTracker,
+    running: TaskGroup,
     folder: TempDir,
 }
 
@@ -71,20 +71,21 @@ impl Service {
             &archive,
             &RealtimeSettings::default(),
             &RedisSettings::default(),
+            &Supervisor::default(),
         )
         .await
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let running = Supervisor::default().group();
         let (stop, settings) = (shutdown.clone(), auth.clone());
-        tasks.spawn(async move {
+        let serving = async move {
             server::serve(deployment, &server, &settings, listener, stop)
                 .await
                 .unwrap()
-        });
-        tasks.close();
+        };
+        running.one_shots("service", 1).spawn(serving).unwrap();
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(30))
             .no_proxy()
@@ -95,7 +96,7 @@ impl Service {
             client,
             auth,
             shutdown,
-            tasks,
+            running,
             folder,
         }
     }
@@ -129,9 +130,8 @@ impl Service {
 
     /// Waits until it has stopped.
     pub(crate) async fn stopped(&self) {
-        tokio::time::timeout(Duration::from_secs(40), self.tasks.wait())
-            .await
-            .expect("the service stops");
+        let deadline = Instant::now() + Duration::from_secs(40);
+        assert!(self.running.finish(deadline).await, "the service stops");
     }
 
     /// Where its databases are.

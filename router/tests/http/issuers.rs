@@ -13,12 +13,13 @@ use axum::routing::get;
 use backscroll::auth::{AuthSettings, Secret, TokenAlgorithm};
 use backscroll::http::settings::ServerSettings;
 use backscroll_shard::settings::Span;
+use backscroll_shard::tasks::OneShots;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Answer, SECRET, Service};
 use crate::tokens::{base64, try_token, valid_claims, with};
@@ -233,8 +234,8 @@ impl KeyServer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/jwks", listener.local_addr().unwrap());
         let router = Router::new().route("/jwks", get(answer));
-        let task =
-            TaskTracker::new().spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let serving = async move { axum::serve(listener, router).await.unwrap() };
+        let task = OneShots::new("issuer", 1).spawn(serving).unwrap();
         Self {
             url,
             keys,

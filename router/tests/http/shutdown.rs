@@ -163,6 +163,7 @@ async fn under_load_no_request_is_broken_off_and_no_acknowledged_message_lost() 
         &settings,
         std::sync::Arc::new(backscroll_shard::seams::NoArchive),
         std::sync::Arc::new(backscroll_shard::seams::NoListener),
+        &backscroll_shard::tasks::Supervisor::default(),
     )
     .await
     .unwrap();

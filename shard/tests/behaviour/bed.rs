@@ -12,6 +12,7 @@ use backscroll_shard::model::{
 use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::{DatabaseUrl, StoreSettings};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::TestDatabases;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,9 +72,14 @@ impl Bed {
 
     /// Another process on the same deployment.
     pub(crate) async fn another(settings: &StoreSettings) -> Arc<Store> {
-        Store::open(settings, Arc::new(NoArchive), Arc::new(NoListener))
-            .await
-            .expect("a store")
+        Store::open(
+            settings,
+            Arc::new(NoArchive),
+            Arc::new(NoListener),
+            &Supervisor::default(),
+        )
+        .await
+        .expect("a store")
     }
 
     pub(crate) async fn close(self) {

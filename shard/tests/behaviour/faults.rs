@@ -423,6 +423,7 @@ async fn migrating_twice_and_at_once_is_harmless(bed: &Bed) {
         &settings,
         Arc::new(backscroll_shard::seams::NoArchive),
         Arc::new(backscroll_shard::seams::NoListener),
+        &backscroll_shard::tasks::Supervisor::default(),
     )
     .await;
     assert!(

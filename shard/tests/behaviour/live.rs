@@ -9,6 +9,7 @@ use backscroll_shard::model::{ConversationPatch, ListEntry, Timestamp};
 use backscroll_shard::seams::{CommitListener, Event, NoArchive};
 use backscroll_shard::store::Store;
 use backscroll_shard::sync::Delta;
+use backscroll_shard::tasks::Supervisor;
 
 use crate::bed::{Bed, PATIENCE, caller, user};
 
@@ -109,7 +110,8 @@ impl CommitListener for Told {
 async fn listening(bed: &Bed) -> (Arc<Store>, Arc<Told>) {
     let told = Arc::new(Told::default());
     let listener = Arc::clone(&told) as Arc<dyn CommitListener>;
-    let store = Store::open(&bed.settings, Arc::new(NoArchive), listener)
+    let supervisor = Supervisor::default();
+    let store = Store::open(&bed.settings, Arc::new(NoArchive), listener, &supervisor)
         .await
         .unwrap();
     (store, told)

@@ -17,6 +17,7 @@ mod notifications;
 mod owners;
 mod plans;
 mod sync;
+mod tasks;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`].
 macro_rules! on_every_backend {

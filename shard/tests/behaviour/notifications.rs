@@ -11,6 +11,7 @@ use backscroll_shard::model::{
 };
 use backscroll_shard::seams::{CommitListener, Event, NoArchive};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use serde_json::json;
 
 use crate::bed::{Bed, PATIENCE, caller, user};
@@ -129,7 +130,8 @@ impl CommitListener for Told {
 async fn each_is_read_once_and_told(bed: &Bed) {
     let told = Arc::new(Told::default());
     let listener = Arc::clone(&told) as Arc<dyn CommitListener>;
-    let store = Store::open(&bed.settings, Arc::new(NoArchive), listener)
+    let supervisor = Supervisor::default();
+    let store = Store::open(&bed.settings, Arc::new(NoArchive), listener, &supervisor)
         .await
         .unwrap();
     let bob = caller("bob");

@@ -22,6 +22,7 @@ use backscroll_shard::node::Shard;
 use backscroll_shard::seams::NoListener;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::{Proxy, TestDatabases, socket_address};
 use futures_util::TryStreamExt as _;
 
@@ -126,7 +127,8 @@ impl Bed {
         migrate_all(&settings, false).await.unwrap();
         let tier = Tier::new(objects.clone(), &archive_settings);
         let listener = Arc::new(NoListener);
-        let store = Store::open(&settings, Arc::new(tier), listener)
+        let supervisor = Supervisor::default();
+        let store = Store::open(&settings, Arc::new(tier), listener, &supervisor)
             .await
             .unwrap();
         let archive = Archive::new(

@@ -19,6 +19,7 @@ use backscroll_shard::node::Shard;
 use backscroll_shard::seams::{ColdPart, ColdTier, NoListener};
 use backscroll_shard::store::Store;
 use backscroll_shard::stretch::{Merged, Stretch};
+use backscroll_shard::tasks::Supervisor;
 
 use super::bed::{Backend, Bed, PATIENCE, caller, message, on_both, order, sent_at, wait_for};
 
@@ -224,7 +225,9 @@ async fn a_segment_written_anew_while_it_is_read_is_no_damage(backend: Backend) 
             tier: Tier::new(bed.objects.clone(), &bed.archive_settings),
             before: Mutex::new(Some(before)),
         };
-        let store = Store::open(&bed.settings, Arc::new(tier), Arc::new(NoListener));
+        let supervisor = Supervisor::default();
+        let listener = Arc::new(NoListener);
+        let store = Store::open(&bed.settings, Arc::new(tier), listener, &supervisor);
         let store = store.await.unwrap();
         let texts = ask(&store, what, id, 2).await;
         let texts = texts.unwrap_or_else(|error| panic!("{what:?}: {error}"));

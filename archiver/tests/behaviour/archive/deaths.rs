@@ -1,4 +1,4 @@
-//! Jobs that die or fail between any two steps, and what the next one finds.
+//! Jobs that die, fail or are stopped between any two steps, and what the next one finds.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,12 +8,15 @@ use std::time::Duration;
 use backscroll_archiver::archive::{Archive, Hook, Progress, Step};
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::{ErrorKind, Operation};
+use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Message, Timestamp};
+use backscroll_shard::settings::Span;
 use backscroll_testkit::Mode;
 use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 
-use super::bed::{Backend, Bed, caller, on_both, order};
+use super::bed::{Backend, Bed, caller, on_both, order, small};
 
 on_both!(
     a_job_may_die_after_any_step,
@@ -22,6 +25,8 @@ on_both!(
     restoring_may_die,
     an_object_store_that_fails_costs_nothing,
     what_comes_back_wrong_is_not_published,
+    a_job_that_is_stopped_gives_its_lease_up,
+    a_rebuild_that_is_stopped_gives_all_its_leases_up,
 );
 
 /// The database goes away between two steps, and comes back.
@@ -274,5 +279,77 @@ async fn what_comes_back_wrong_is_not_published(backend: Backend) {
     bed.run().await;
     assert_eq!(bed.hot_rows(id).await, 0);
     bed.assert_clean().await;
+    bed.close().await;
+}
+
+/// A lease that nobody waits for the end of.
+async fn open_with_long_leases(backend: Backend) -> Bed {
+    let settings = ArchiveSettings {
+        lease: Span::secs(3600),
+        ..small()
+    };
+    Bed::open_with(backend, settings).await
+}
+
+/// An archive that is stopped when `step` is passed for the `nth` time.
+fn stopped_at(bed: &Bed, step: Step, nth: u32) -> Archive {
+    let (stop, passed) = (CancellationToken::new(), AtomicU32::new(0));
+    let stopping = stop.clone();
+    let hook = move |now: Step| {
+        if now == step && passed.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            stopping.cancel();
+        }
+    };
+    bed.archive_with(Arc::new(hook)).stopped_by(stop)
+}
+
+async fn a_job_that_is_stopped_gives_its_lease_up(backend: Backend) {
+    let steps = [
+        Step::Leased,
+        Step::Intended,
+        Step::Uploaded,
+        Step::ReadBack,
+        Step::Published,
+        Step::Deleted,
+        Step::Settled,
+    ];
+    for step in steps {
+        let bed = open_with_long_leases(backend).await;
+        let id = bed.import("talk", 250).await;
+        let log = bed.walk(id).await;
+        let (order, progress) = (order(), Progress::default());
+        let stopped = stopped_at(&bed, step, 1);
+        let outcomes = stopped.run(&order, Timestamp::now(), &progress).await;
+        let told: Vec<_> = outcomes
+            .unwrap()
+            .into_iter()
+            .filter_map(|it| it.error)
+            .collect();
+        assert!(!told.is_empty(), "{step:?}");
+        assert!(
+            told.iter().all(|why| why.starts_with("stopped")),
+            "{step:?} {told:?}"
+        );
+        assert_all_there(&bed, id, &log, step).await;
+        bed.run().await; // which requires that no shard is busy
+        assert_eq!(bed.hot_rows(id).await, 0, "stopped at {step:?}");
+        assert_all_there(&bed, id, &log, step).await;
+        bed.close().await;
+    }
+}
+
+async fn a_rebuild_that_is_stopped_gives_all_its_leases_up(backend: Backend) {
+    let bed = open_with_long_leases(backend).await;
+    let id = bed.import("talk", 120).await;
+    bed.run().await;
+    let log = bed.walk(id).await;
+    let (order, progress) = (order(), Progress::default());
+    let shards = u32::try_from(bed.store.router().shards().count()).unwrap();
+    let stopped = stopped_at(&bed, Step::Leased, shards);
+    let outcome = stopped.rebuild(&order, &progress).await.unwrap();
+    assert!(outcome.error.unwrap().starts_with("stopped"));
+    let outcome = bed.archive.rebuild(&order, &progress).await.unwrap();
+    assert_eq!(outcome.error, None);
+    assert_all_there(&bed, id, &log, Step::Leased).await;
     bed.close().await;
 }

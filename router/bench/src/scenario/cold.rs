@@ -23,6 +23,7 @@ use backscroll_shard::model::{Caller, HistoryPage, Position, Timestamp};
 use backscroll_shard::node::Shard;
 use backscroll_shard::seams::{ColdPart, ColdTier, NoListener};
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -184,7 +185,9 @@ async fn measure(
     let figures = aside
         .run(async move || {
             let tier = Arc::new(Replaceable::new(objects.clone()));
-            let store = Store::open(&settings, tier.clone(), Arc::new(NoListener)).await?;
+            let supervisor = Supervisor::default();
+            let listener = Arc::new(NoListener);
+            let store = Store::open(&settings, tier.clone(), listener, &supervisor).await?;
             let bench = Bench {
                 store,
                 tier,

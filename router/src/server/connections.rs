@@ -1,0 +1,217 @@
+//! The open connections: accepted by one task, served by one each.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response};
+use backscroll_shard::tasks::{OneShots, Supervisor, TaskGroup};
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt as _};
+
+use crate::http::settings::ServerSettings;
+
+/// How long connections that are idle when a shutdown begins are given to send one more request, so that it is answered
+/// and not cut off.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long the accepting task, and connections that are cut, may take to end.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait before accepting again when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Most requests at once on one HTTP/2 connection.
+const HTTP2_STREAMS: u32 = 250;
+/// How long a silent HTTP/2 connection is kept before it is asked whether it is still there.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The open connections.
+pub(super) struct Connections<S> {
+    service: S,
+    protocol: Builder<TokioExecutor>,
+    /// How long a connection may take until its first request.
+    first_request_timeout: Duration,
+    places: Arc<Semaphore>,
+    max: usize,
+    tasks: TaskGroup,
+    open: OneShots,
+    accepting: TaskGroup,
+    /// Cancelled to take no more.
+    stop_accepting: CancellationToken,
+    /// Cancelled to close them as soon as no request is in flight.
+    finish: CancellationToken,
+    /// Cancelled to close them now.
+    cut: CancellationToken,
+}
+
+impl<S> Connections<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    /// Begins to take connections from `listener`.
+    pub(super) fn accept(
+        service: S,
+        settings: &ServerSettings,
+        listener: TcpListener,
+        supervisor: &Supervisor,
+    ) -> Arc<Self> {
+        let connections = Arc::new(Self::new(service, settings, supervisor));
+        let (taking, listener) = (Arc::clone(&connections), Arc::new(listener));
+        let stop = &connections.stop_accepting;
+        connections.accepting.supervise("accept", stop, move || {
+            Arc::clone(&taking).take_all(Arc::clone(&listener))
+        });
+        connections
+    }
+
+    fn new(service: S, settings: &ServerSettings, supervisor: &Supervisor) -> Self {
+        let tasks = supervisor.group();
+        let mut protocol = Builder::new(TokioExecutor::new());
+        let max_header = u32::try_from(settings.max_header).unwrap_or(u32::MAX);
+        protocol
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.header_timeout.0)
+            .max_buf_size(settings.max_header);
+        protocol
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(max_header)
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .keep_alive_interval(HTTP2_PING_INTERVAL);
+        Self {
+            service,
+            protocol,
+            first_request_timeout: settings.header_timeout.0,
+            places: Arc::new(Semaphore::new(settings.max_connections)),
+            max: settings.max_connections,
+            open: tasks.one_shots("http-connection", settings.max_connections),
+            tasks,
+            accepting: supervisor.group(),
+            stop_accepting: CancellationToken::new(),
+            finish: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.max - self.places.available_permits()
+    }
+
+    /// Takes connections until it is to stop; then those that the kernel has made already.
+    async fn take_all(self: Arc<Self>, listener: Arc<TcpListener>) {
+        loop {
+            let next = async {
+                let place = Arc::clone(&self.places).acquire_owned().await;
+                (listener.accept().await, place)
+            };
+            match self.stop_accepting.run_until_cancelled(next).await {
+                Some((Ok((stream, address)), Ok(place))) => self.take(stream, address, place),
+                Some((Err(error), _)) => accept_failed(&error).await,
+                Some((Ok(_), Err(_closed))) => {} // the semaphore is never closed
+                None => break,
+            }
+        }
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
+            && let Some(Ok((stream, address))) = listener.accept().now_or_never()
+        {
+            self.take(stream, address, place);
+        }
+    }
+
+    fn take(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
+        let Ok(task) = self.open.reserve() else {
+            return; // there are as many places
+        };
+        // Answers are written whole; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let inner = self.service.clone();
+        let asked = Arc::new(AtomicBool::new(false));
+        let first_request = Arc::clone(&asked);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            first_request.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(ConnectInfo(address));
+            inner.clone().oneshot(request.map(Body::new))
+        });
+        let protocol = self.protocol.clone();
+        let (finish, cut) = (self.finish.clone(), self.cut.clone());
+        let patience = self.first_request_timeout;
+        task.spawn(async move {
+            let _place = place;
+            let open = metrics::gauge!("backscroll_http_connections");
+            open.increment(1.0);
+            let mut connection =
+                pin!(protocol.serve_connection_with_upgrades(TokioIo::new(stream), service));
+            let never_asked = async {
+                tokio::time::sleep(patience).await;
+                if asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let mut never_asked = pin!(never_asked);
+            let mut finishing = pin!(finish.cancelled());
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    // How it ends, well or broken off, is the client's choice; what was answered is in the access log.
+                    _ = connection.as_mut() => break,
+                    () = &mut never_asked => break,
+                    () = cut.cancelled() => break,
+                    () = &mut finishing, if !told => {
+                        told = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+            open.decrement(1.0);
+        });
+    }
+
+    /// Takes no more, lets requests finish for at most `timeout`, then closes what is left, and says how much that was.
+    pub(super) async fn drain(&self, timeout: Duration) -> usize {
+        self.stop_accepting.cancel();
+        self.accepting.finish(Instant::now() + CUT_TIMEOUT).await;
+        let deadline = Instant::now() + timeout;
+        let linger = deadline.min(Instant::now() + LINGER);
+        if self.tasks.finish(linger).await {
+            return 0;
+        }
+        self.finish.cancel();
+        if self.tasks.finish(deadline).await {
+            return 0;
+        }
+        let left = self.count();
+        self.cut.cancel();
+        self.tasks.finish(Instant::now() + CUT_TIMEOUT).await;
+        left
+    }
+}
+
+/// A connection that broke before it was accepted is nobody's problem; having no file descriptors left passes.
+async fn accept_failed(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        tracing::warn!(%error, "a connection could not be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
