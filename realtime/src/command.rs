@@ -13,7 +13,7 @@ use std::sync::Arc;
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::model::NewMessage;
 use backscroll_shard::store::Store;
-use tokio_util::task::TaskTracker;
+use backscroll_shard::tasks::OneShots;
 
 use self::invocation::{Invocation, Services};
 use crate::edge::Edge;
@@ -39,7 +39,7 @@ impl Commands {
         store: Arc<Store>,
         edge: Arc<dyn Edge>,
         settings: RealtimeSettings,
-        tasks: TaskTracker,
+        tasks: OneShots,
     ) -> Self {
         let services = Services {
             hub,

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use backscroll_shard::error::Error;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, ConnectionPermit, Refused};
 use crate::bus::{Bus, Roster};
@@ -37,6 +37,9 @@ use crate::session::{Ended, Session};
 use crate::sessions::Sessions;
 use crate::settings::RealtimeSettings;
 
+/// Most tasks of one connection: a session in each of its namespaces, and what is done for them.
+const TASKS_PER_CONNECTION: usize = 8;
+
 /// The gateway of a node.
 pub struct Gateway {
     hub: Arc<Hub>,
@@ -48,7 +51,8 @@ pub struct Gateway {
     settings: RealtimeSettings,
     admission: Arc<Admission>,
     sessions: Arc<Sessions>,
-    tasks: TaskTracker,
+    tasks: TaskGroup,
+    session_tasks: OneShots,
     closing: CancellationToken,
 }
 
@@ -82,7 +86,9 @@ impl Gateway {
         edge: Arc<dyn Edge>,
         settings: &RealtimeSettings,
     ) -> Arc<Self> {
-        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, closing) = (store.supervisor().group(), CancellationToken::new());
+        let most = settings.max_sessions.saturating_mul(TASKS_PER_CONNECTION);
+        let session_tasks = tasks.one_shots("session", most);
         let hub = Hub::start(Arc::clone(&store), bus, settings);
         let presence = PresenceKeeper::new(
             Arc::clone(hub.presence()),
@@ -96,7 +102,7 @@ impl Gateway {
             Arc::clone(&store),
             Arc::clone(&edge),
             settings.clone(),
-            tasks.clone(),
+            session_tasks.clone(),
         );
         let gateway = Arc::new(Self {
             hub,
@@ -109,22 +115,35 @@ impl Gateway {
             admission: Admission::new(settings),
             sessions: Arc::default(),
             tasks,
+            session_tasks,
             closing,
         });
-        let keeper = Arc::clone(&gateway.presence).run(gateway.closing.clone());
-        gateway.tasks.spawn(keeper);
-        gateway.tasks.spawn(heartbeat::run(
-            Arc::clone(&gateway.sessions),
-            settings.heartbeat.0,
-            gateway.closing.clone(),
-        ));
+        gateway.supervise();
         gateway
     }
 
-    /// The tasks that the doors run in: closing waits for them.
+    fn supervise(&self) {
+        let (presence, stop) = (Arc::clone(&self.presence), self.closing.clone());
+        self.tasks.supervise("presence", &self.closing, move || {
+            Arc::clone(&presence).run(stop.clone())
+        });
+        let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
+        let interval = self.settings.heartbeat.0;
+        self.tasks.supervise("heartbeat", &self.closing, move || {
+            heartbeat::run(Arc::clone(&sessions), interval, stop.clone())
+        });
+    }
+
+    /// The tasks of the doors: closing waits for them.
     #[must_use]
-    pub fn tasks(&self) -> &TaskTracker {
+    pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// The tasks that serve sessions, or do something for one.
+    #[must_use]
+    pub fn session_tasks(&self) -> &OneShots {
+        &self.session_tasks
     }
 
     /// Cancelled when the gateway closes.
@@ -240,7 +259,8 @@ impl Gateway {
         if !unanswered.is_empty() {
             let (hub, session) = (Arc::clone(&self.hub), Arc::clone(session));
             let joining = join_later(hub, session, unanswered, self.closing.clone());
-            self.tasks.spawn(joining);
+            // Without room for it they stay closed, as the client was told.
+            let _ = self.session_tasks.spawn(joining);
         }
         let expires_at = session
             .expires_at
@@ -316,8 +336,7 @@ impl Gateway {
             session.outbox.close(Close::ShuttingDown);
         }
         self.closing.cancel();
-        self.tasks.close();
-        let _ = tokio::time::timeout(timeout, self.tasks.wait()).await;
+        self.tasks.finish(Instant::now() + timeout).await;
         self.hub.close().await;
     }
 }

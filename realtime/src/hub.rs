@@ -36,16 +36,16 @@ pub(crate) mod topics;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, Rev};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
+use backscroll_shard::tasks::{Kept, TaskGroup};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::audit::Auditor;
 use self::healing::{Healer, LogTopic};
@@ -67,6 +67,8 @@ const QUEUE: usize = 16_384;
 const TAKEN_AT_ONCE: usize = 64;
 /// After a push to more sessions than this, a worker yields, so that their tasks can write before the next push.
 const CROWD: usize = 1000;
+/// Most tasks that read what topics lack: a topic has few at a time.
+const FOLLOW_UPS: usize = 1 << 20;
 /// How long closing waits for the tasks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,7 +82,7 @@ pub struct Hub {
     bus: Arc<dyn Bus>,
     hasher: RandomState,
     workers: Vec<mpsc::Sender<(Topic, Push)>>,
-    tasks: TaskTracker,
+    tasks: TaskGroup,
     closing: CancellationToken,
 }
 
@@ -88,19 +90,20 @@ impl Hub {
     /// Starts a node's hub on `bus`.
     #[must_use]
     pub fn start(store: Arc<Store>, bus: &Arc<dyn Bus>, settings: &RealtimeSettings) -> Arc<Self> {
-        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
-        let topics = Arc::new(Topics::new(bus, &tasks));
+        let (tasks, closing) = (store.supervisor().group(), CancellationToken::new());
+        let follow_ups = tasks.one_shots("hub-follow-up", FOLLOW_UPS);
+        let topics = Arc::new(Topics::new(bus, &follow_ups));
         let log = Arc::new(LogReader::start(store, &tasks, &closing));
         let presence = Arc::new(PresenceFanOut::new(
             Arc::clone(&topics),
             Arc::clone(&log),
-            &tasks,
+            &follow_ups,
         ));
         let healer = Arc::new(Healer::new(
             Arc::clone(&topics),
             Arc::clone(&log),
             Arc::clone(&presence),
-            &tasks,
+            &follow_ups,
             &closing,
         ));
         let auditor = Arc::new(Auditor::new(
@@ -131,21 +134,30 @@ impl Hub {
             tasks,
             closing,
         });
-        for pushes in queues {
-            hub.tasks.spawn(Arc::clone(&hub).work(pushes));
-        }
-        let audit = Arc::clone(&hub.auditor).run(settings.audit_interval.0, hub.closing.clone());
-        hub.tasks.spawn(audit);
+        hub.supervise(queues, settings.audit_interval.0);
         let receiver: Weak<dyn Receiver> = Arc::downgrade(&hub) as Weak<dyn Receiver>;
         bus.attach(receiver);
         hub
     }
 
+    fn supervise(self: &Arc<Self>, queues: Vec<mpsc::Receiver<(Topic, Push)>>, audit: Duration) {
+        for (worker, pushes) in queues.into_iter().enumerate() {
+            let (hub, pushes) = (Arc::clone(self), Kept::new(pushes));
+            let name = format!("hub/{worker}");
+            self.tasks.supervise(name, &self.closing, move || {
+                Arc::clone(&hub).work(pushes.clone())
+            });
+        }
+        let (auditor, stop) = (Arc::clone(&self.auditor), self.closing.clone());
+        self.tasks.supervise("hub-audit", &self.closing, move || {
+            Arc::clone(&auditor).run(audit, stop.clone())
+        });
+    }
+
     /// Ends the hub's tasks.
     pub async fn close(&self) {
         self.closing.cancel();
-        self.tasks.close();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        self.tasks.finish(Instant::now() + CLOSE_TIMEOUT).await;
     }
 
     /// The delivery of presence.
@@ -212,7 +224,9 @@ impl Hub {
     }
 
     /// Delivers the pushes of one worker, one after the other.
-    async fn work(self: Arc<Self>, mut pushes: mpsc::Receiver<(Topic, Push)>) {
+    async fn work(self: Arc<Self>, pushes: Kept<mpsc::Receiver<(Topic, Push)>>) {
+        let mut pushes = pushes.hold().await;
+        self.auditor.request(); // the run before this one may have lost some
         let lag = metrics::histogram!("backscroll_realtime_push_lag_seconds");
         let mut batch = Vec::new();
         loop {

@@ -44,6 +44,8 @@ mod wire;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use backscroll_shard::tasks::{Kept, Supervisor};
+
 pub use self::bus::RedisBus;
 pub use self::roster::RedisRoster;
 pub use self::settings::RedisSettings;
@@ -51,9 +53,12 @@ pub use self::settings::RedisSettings;
 use self::line::Line;
 use self::listen::Listener;
 use self::names::Names;
-use self::publish_queue::PublishQueue;
+use self::publish_queue::{PublishQueue, Publishing};
 use self::pulse::Pulse;
 use self::running::Running;
+
+/// How many times `redis.timeout` closing may take.
+const CLOSE_TIMEOUTS: u32 = 3;
 
 /// Why [`Redis::open`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,11 +73,16 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts to connect `node`, and goes on trying in the background: it does not wait for Redis. Call it in a Tokio runtime.
+    /// Starts to connect `node`, and goes on trying in tasks of `supervisor`: it does not wait for Redis. Call it in a Tokio
+    /// runtime.
     ///
     /// # Errors
     /// When `redis.url` is missing or malformed.
-    pub fn open(settings: &RedisSettings, node: &str) -> Result<Self, BadAddress> {
+    pub fn open(
+        settings: &RedisSettings,
+        node: &str,
+        supervisor: &Supervisor,
+    ) -> Result<Self, BadAddress> {
         let Some(url) = &settings.url else {
             return Err(BadAddress("is not set".to_owned()));
         };
@@ -90,20 +100,40 @@ impl Redis {
         ));
         let (queue, queued) = PublishQueue::new(settings);
 
-        let running = Arc::new(Running::new());
-        running.spawn(publishing.clone().keep());
-        running.spawn(commands.clone().keep());
-        running.spawn(listener.clone().run());
-        running.spawn(watchdog::watch_delivery(
+        let running = Running::new(supervisor, settings.timeout.0 * CLOSE_TIMEOUTS);
+        let running = Arc::new(running);
+        for (name, line) in [
+            ("redis-publish-line", &publishing),
+            ("redis-command-line", &commands),
+        ] {
+            let line = Arc::clone(line);
+            running.supervise(name, move || Arc::clone(&line).keep());
+        }
+        let listening = Arc::clone(&listener);
+        running.supervise("redis-listen", move || Arc::clone(&listening).run());
+        let delivery = (
             listener.clone(),
             queue.clone(),
-            publishing.clone(),
-            commands.clone(),
+            (publishing.clone(), commands.clone()),
             settings.clone(),
-        ));
-        running.spawn(watchdog::watch_commands(commands.clone(), settings.clone()));
-        let publish = queued.run(publishing, settings.clone(), running.publishing.clone());
-        running.publisher.spawn(publish);
+        );
+        running.supervise("redis-watch-delivery", move || {
+            let (listener, queue, (publishing, commands), settings) = delivery.clone();
+            watchdog::watch_delivery(listener, queue, publishing, commands, settings)
+        });
+        let answers = (commands.clone(), settings.clone());
+        running.supervise("redis-watch-commands", move || {
+            let (commands, settings) = answers.clone();
+            watchdog::watch_commands(commands, settings)
+        });
+        let published = (Kept::new(queued), publishing, settings.clone());
+        let stop = running.publishing.clone();
+        running
+            .publisher
+            .supervise("redis-publish", &running.publishing, move || {
+                let (queued, line, settings) = published.clone();
+                Publishing::run(queued, line, settings, stop.clone())
+            });
 
         let bus = Arc::new(RedisBus {
             listener,
@@ -144,7 +174,7 @@ impl Redis {
         self.roster.clone()
     }
 
-    /// Publishes the pushes that wait, which takes at most a few times `redis.timeout`, and disconnects. This node's users stay
+    /// Publishes the pushes that wait, for at most a few times `redis.timeout`, and disconnects. This node's users stay
     /// online until its lease is over: a user who reconnects to another node in time is never seen offline.
     pub async fn close(&self) {
         self.running.close().await;

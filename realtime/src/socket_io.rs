@@ -38,11 +38,11 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
+use backscroll_shard::tasks::{OneShots, TaskGroup};
 use engineioxide::service::{EngineIoService, NotFoundService};
 use engineioxide::socket::Sid;
 use futures_util::future::{BoxFuture, Either};
 use hyper_util::rt::TokioIo;
-use tokio_util::task::TaskTracker;
 use tower::{Layer, Service};
 
 use self::application::Application;
@@ -57,6 +57,8 @@ use crate::gateway::Gateway;
 pub use self::settings::PATH;
 pub use crate::door::WRITE_TIMEOUT;
 
+/// Most connections, those included that linger or are being upgraded: far beyond what is admitted.
+const CONNECTIONS_MAX: usize = 1 << 20;
 /// After how many seconds a client that was not admitted may try again.
 const RETRY_AFTER: u32 = 1;
 
@@ -82,7 +84,7 @@ type Admission = Arc<dyn Fn(Option<IpAddr>) -> Result<ConnectionPermit, Refused>
 pub struct SocketIo<A: Application> {
     server: Arc<Server<A>>,
     engine: EngineIoService<Server<A>, NotFoundService>,
-    tasks: TaskTracker,
+    connections: OneShots,
     admission: Option<Admission>,
 }
 
@@ -91,7 +93,7 @@ impl<A: Application> Clone for SocketIo<A> {
         Self {
             server: Arc::clone(&self.server),
             engine: self.engine.clone(),
-            tasks: self.tasks.clone(),
+            connections: self.connections.clone(),
             admission: self.admission.clone(),
         }
     }
@@ -103,7 +105,7 @@ impl<A: Application> SocketIo<A> {
     pub fn serving(
         application: Arc<A>,
         settings: &Settings,
-        tasks: &TaskTracker,
+        tasks: &TaskGroup,
         closing: tokio_util::sync::CancellationToken,
     ) -> Self {
         let server = Server::start(application, settings, tasks, closing);
@@ -113,7 +115,7 @@ impl<A: Application> SocketIo<A> {
         Self {
             server,
             engine,
-            tasks: tasks.clone(),
+            connections: tasks.one_shots("socket.io-connection", CONNECTIONS_MAX),
             admission: None,
         }
     }
@@ -163,11 +165,12 @@ impl<A: Application> SocketIo<A> {
         let Self {
             server,
             mut engine,
-            tasks,
+            connections,
             ..
         } = self;
-        let lingering = tasks.clone();
-        tasks.spawn(async move {
+        let lingering = connections.clone();
+        // Without room for it, the connection is dropped.
+        let _ = connections.spawn(async move {
             let switched = tokio::time::timeout(WRITE_TIMEOUT, switched).await;
             let Ok(Ok(connection)) = switched else {
                 return;

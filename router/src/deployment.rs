@@ -64,7 +64,7 @@ impl Deployment {
             .context("cannot use the object store that the section object_store describes")?;
         let tier = Tier::new(Arc::clone(&objects), archive);
         let redis = match &redis.url {
-            Some(_) => Some(Arc::new(Redis::open(redis, &node_name())?)),
+            Some(_) => Some(Arc::new(Redis::open(redis, &node_name(), supervisor)?)),
             None => None,
         };
         let bus: Arc<dyn Bus> = match &redis {

@@ -11,7 +11,7 @@ use backscroll_shard::model::{
     UnreadCount, UnreadNotifications, Watermarks,
 };
 use backscroll_shard::store::Store;
-use tokio_util::task::TaskTracker;
+use backscroll_shard::tasks::OneShots;
 
 use crate::bus::Status;
 use crate::edge::{self, Edge};
@@ -43,7 +43,7 @@ pub(super) struct Services {
     pub(super) edge: Arc<dyn Edge>,
     pub(super) settings: RealtimeSettings,
     /// Where the presence of a joined conversation's members is looked up, after the answer.
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: OneShots,
 }
 
 impl Services {
@@ -172,7 +172,7 @@ impl CommandHandler for Invocation<'_> {
             let presence = Arc::clone(&self.services.presence);
             let session = Arc::clone(session);
             let show = async move { presence.show_members(&session, id).await };
-            self.services.tasks.spawn(show);
+            let _ = self.services.tasks.spawn(show);
         }
         Ok(head)
     }

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
+use backscroll_shard::tasks::{Kept, TaskGroup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Most questions that wait.
 const QUEUE: usize = 65_536;
@@ -21,10 +22,13 @@ const BATCH: usize = 4096;
 /// The least time from one batch to the next.
 const PACE: Duration = Duration::from_millis(50);
 
+/// A question, and where its answer goes.
+type Question<K, V> = (K, oneshot::Sender<Option<V>>);
+
 /// Asks questions of one kind in batches.
 #[derive(Debug)]
 pub(crate) struct Batcher<K, V> {
-    queue: mpsc::Sender<(K, oneshot::Sender<Option<V>>)>,
+    queue: mpsc::Sender<Question<K, V>>,
 }
 
 impl<K, V> Batcher<K, V>
@@ -32,34 +36,47 @@ where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// A batcher that puts the questions to `ask` until `closing`. A question that cannot be answered is absent from the answer.
+    /// A batcher that puts the questions to `ask` until `closing`, in a task called `name`. A question that cannot be answered is
+    /// absent from the answer.
     pub(crate) fn start<F>(
-        (tasks, closing): (&TaskTracker, &CancellationToken),
+        name: &'static str,
+        (tasks, closing): (&TaskGroup, &CancellationToken),
         ask: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = HashMap<K, V>> + Send,
+        F: Future<Output = HashMap<K, V>> + Send + 'static,
     {
-        let (queue, mut questions) = mpsc::channel::<(K, oneshot::Sender<Option<V>>)>(QUEUE);
-        let closing = closing.clone();
-        tasks.spawn(async move {
-            let mut batch = Vec::new();
-            while let Some(1..) = closing
-                .run_until_cancelled(questions.recv_many(&mut batch, BATCH))
-                .await
-            {
-                let next = Instant::now() + PACE;
-                let mut keys: Vec<K> = batch.iter().map(|(key, _)| key.clone()).collect();
-                let mut seen = std::collections::HashSet::with_capacity(keys.len());
-                keys.retain(|key| seen.insert(key.clone()));
-                let answers = ask(keys).await;
-                for (key, reply) in batch.drain(..) {
-                    let _ = reply.send(answers.get(&key).cloned()); // fails when the session has ended meanwhile
-                }
-                tokio::time::sleep_until(next).await;
-            }
+        let (queue, questions) = mpsc::channel(QUEUE);
+        let (questions, ask, stop) = (Kept::new(questions), Arc::new(ask), closing.clone());
+        tasks.supervise(name, closing, move || {
+            Self::run(questions.clone(), Arc::clone(&ask), stop.clone())
         });
         Self { queue }
+    }
+
+    async fn run<F>(
+        questions: Kept<mpsc::Receiver<Question<K, V>>>,
+        ask: Arc<impl Fn(Vec<K>) -> F>,
+        closing: CancellationToken,
+    ) where
+        F: Future<Output = HashMap<K, V>> + Send,
+    {
+        let mut questions = questions.hold().await;
+        let mut batch = Vec::new();
+        while let Some(1..) = closing
+            .run_until_cancelled(questions.recv_many(&mut batch, BATCH))
+            .await
+        {
+            let next = Instant::now() + PACE;
+            let mut keys: Vec<K> = batch.iter().map(|(key, _)| key.clone()).collect();
+            let mut seen = std::collections::HashSet::with_capacity(keys.len());
+            keys.retain(|key| seen.insert(key.clone()));
+            let answers = ask(keys).await;
+            for (key, reply) in batch.drain(..) {
+                let _ = reply.send(answers.get(&key).cloned()); // fails when the session has ended meanwhile
+            }
+            tokio::time::sleep_until(next).await;
+        }
     }
 
     /// The answer to a question; none when it cannot be answered.

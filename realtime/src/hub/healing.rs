@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backscroll_shard::error::{Error, Result};
+use backscroll_shard::tasks::OneShots;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::conversation::ConversationTopic;
 use super::feed::{Delivery, Feed};
@@ -16,6 +16,7 @@ use super::list::ListTopic;
 use super::log_reader::{Changes, LogReader, REPLAY_MAX};
 use super::topics::{Entry, Topics};
 use crate::presence::fan_out::PresenceFanOut;
+use crate::protocol::Close;
 use crate::publisher::entry_push;
 use crate::push::Push;
 use crate::session::Session;
@@ -47,29 +48,61 @@ impl LogTopic {
     }
 }
 
+/// A follow-up that has not been done. Dropped, because its task panicked or found no room, it is made up for.
+struct Unfinished(LogTopic, fn(&LogTopic));
+
+impl Unfinished {
+    fn finish(mut self) {
+        self.1 = |_| {};
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        (self.1)(&self.0);
+    }
+}
+
+/// Whether the sessions' users are still members is not known: they come back, and are asked for again (INV-MEMBER).
+fn cut_off(topic: &LogTopic) {
+    if let LogTopic::Conversation(entry) = topic {
+        entry.lock().checking_members = false;
+    }
+    topic.feed(|feed| {
+        for session in feed.listeners() {
+            session.outbox.close(Close::Internal);
+        }
+    });
+}
+
+/// The audit finds the gap again.
+fn stop_healing(topic: &LogTopic) {
+    topic.feed(|feed| feed.healing = false);
+}
+
 /// Heals the feeds of a node.
 pub(crate) struct Healer {
     topics: Arc<Topics>,
     log: Arc<LogReader>,
     presence: Arc<PresenceFanOut>,
-    tasks: TaskTracker,
+    follow_ups: OneShots,
     closing: CancellationToken,
 }
 
 impl Healer {
-    /// Heals the feeds of `topics` from `log`, in `tasks`, until `closing`.
+    /// Heals the feeds of `topics` from `log`, in tasks of their own, until `closing`.
     pub(crate) fn new(
         topics: Arc<Topics>,
         log: Arc<LogReader>,
         presence: Arc<PresenceFanOut>,
-        tasks: &TaskTracker,
+        follow_ups: &OneShots,
         closing: &CancellationToken,
     ) -> Self {
         Self {
             topics,
             log,
             presence,
-            tasks: tasks.clone(),
+            follow_ups: follow_ups.clone(),
             closing: closing.clone(),
         }
     }
@@ -81,14 +114,19 @@ impl Healer {
             && !std::mem::replace(&mut entry.lock().checking_members, true)
         {
             let (healer, entry) = (Arc::clone(self), Arc::clone(entry));
-            self.tasks
-                .spawn(async move { healer.check_members_soon(&entry).await });
+            let unfinished = Unfinished(LogTopic::Conversation(Arc::clone(&entry)), cut_off);
+            let _ = self.follow_ups.spawn(async move {
+                healer.check_members_soon(&entry).await;
+                unfinished.finish();
+            });
         }
         if delivery.gap && !topic.feed(|feed| std::mem::replace(&mut feed.healing, true)) {
             let healer = Arc::clone(self);
-            self.tasks.spawn(async move {
+            let unfinished = Unfinished(topic.clone(), stop_healing);
+            let _ = self.follow_ups.spawn(async move {
                 tokio::time::sleep(LATE).await;
                 healer.heal(&topic).await;
+                unfinished.finish();
             });
         }
     }

@@ -14,9 +14,9 @@ use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
 use backscroll_shard::model::{Caller, ConversationChanges, ConversationHead, ListEntry, Message};
 use backscroll_shard::store::{Standing, Store};
 use backscroll_shard::sync::Delta;
+use backscroll_shard::tasks::TaskGroup;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::batch::Batcher;
 use crate::publisher::message_push;
@@ -85,13 +85,10 @@ pub(crate) struct LogReader {
 
 impl LogReader {
     /// Reads from `store`; the batches run in `tasks` until `closing`.
-    pub(crate) fn start(
-        store: Arc<Store>,
-        tasks: &TaskTracker,
-        closing: &CancellationToken,
-    ) -> Self {
+    pub(crate) fn start(store: Arc<Store>, tasks: &TaskGroup, closing: &CancellationToken) -> Self {
         let asked = Arc::clone(&store);
         let standings = Batcher::start(
+            "standings",
             (tasks, closing),
             move |pairs: Vec<(ConversationId, UserId)>| {
                 let store = Arc::clone(&asked);
@@ -99,7 +96,7 @@ impl LogReader {
             },
         );
         let asked = Arc::clone(&store);
-        let list_revs = Batcher::start((tasks, closing), move |users: Vec<UserId>| {
+        let list_revs = Batcher::start("list-revs", (tasks, closing), move |users: Vec<UserId>| {
             let store = Arc::clone(&asked);
             async move { store.list_revs(&users, deadline()).await }
         });

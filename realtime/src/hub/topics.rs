@@ -11,7 +11,7 @@ use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backscroll_shard::ids::ConversationId;
-use tokio_util::task::TaskTracker;
+use backscroll_shard::tasks::OneShots;
 
 use super::conversation::ConversationTopic;
 use super::list::ListTopic;
@@ -58,16 +58,16 @@ pub(crate) struct Registry<T: TopicState> {
     parts: Vec<Mutex<Part<T>>>,
     hasher: RandomState,
     bus: Arc<dyn Bus>,
-    tasks: TaskTracker,
+    follow_ups: OneShots,
 }
 
 impl<T: TopicState> Registry<T> {
-    fn new(bus: &Arc<dyn Bus>, tasks: &TaskTracker) -> Self {
+    fn new(bus: &Arc<dyn Bus>, follow_ups: &OneShots) -> Self {
         Self {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             bus: Arc::clone(bus),
-            tasks: tasks.clone(),
+            follow_ups: follow_ups.clone(),
         }
     }
 
@@ -108,7 +108,9 @@ impl<T: TopicState> Registry<T> {
         };
         if may_be_down(&*self.bus) {
             let (entry, bus) = (Arc::clone(&entry), Arc::clone(&self.bus));
-            self.tasks
+            // Without room for it, the next session that opens the topic subscribes.
+            let _ = self
+                .follow_ups
                 .spawn(async move { entry.subscribe(&*bus).await });
         } else {
             entry.subscribe(&*self.bus).await;
@@ -169,11 +171,11 @@ pub(crate) struct Topics {
 
 impl Topics {
     /// No topics, on `bus`.
-    pub(crate) fn new(bus: &Arc<dyn Bus>, tasks: &TaskTracker) -> Self {
+    pub(crate) fn new(bus: &Arc<dyn Bus>, follow_ups: &OneShots) -> Self {
         Self {
-            conversations: Registry::new(bus, tasks),
-            lists: Registry::new(bus, tasks),
-            presence: Registry::new(bus, tasks),
+            conversations: Registry::new(bus, follow_ups),
+            lists: Registry::new(bus, follow_ups),
+            presence: Registry::new(bus, follow_ups),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, UserId};
-use tokio_util::task::TaskTracker;
+use backscroll_shard::tasks::OneShots;
 
 use crate::hub::conversation::ConversationTopic;
 use crate::hub::log_reader::LogReader;
@@ -23,16 +23,16 @@ use super::members::SMALL_MEMBERS_MAX;
 pub(crate) struct PresenceFanOut {
     topics: Arc<Topics>,
     log: Arc<LogReader>,
-    tasks: TaskTracker,
+    follow_ups: OneShots,
 }
 
 impl PresenceFanOut {
     /// Delivers to the sessions of `topics`; reads members from `log`.
-    pub(crate) fn new(topics: Arc<Topics>, log: Arc<LogReader>, tasks: &TaskTracker) -> Self {
+    pub(crate) fn new(topics: Arc<Topics>, log: Arc<LogReader>, follow_ups: &OneShots) -> Self {
         Self {
             topics,
             log,
-            tasks: tasks.clone(),
+            follow_ups: follow_ups.clone(),
         }
     }
 
@@ -167,7 +167,7 @@ impl PresenceFanOut {
             return;
         };
         let (fan_out, entry) = (Arc::clone(self), Arc::clone(entry));
-        self.tasks.spawn(async move {
+        let _ = self.follow_ups.spawn(async move {
             let _one_reads = entry.reading.lock().await;
             if let Err(error) = fan_out.read_members(&entry, &reader).await {
                 tracing::debug!(%error, "the members of a conversation cannot be read");

@@ -216,6 +216,7 @@ impl Listener {
     /// Receives, on one connection after the other, until the future is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut attempts = Attempts::default();
+        self.topics().disconnected(); // the run before this one may have ended while it was connected
         loop {
             let listener = Arc::downgrade(&self);
             let on_push = move |generation, info| {

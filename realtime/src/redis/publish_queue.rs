@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use backscroll_shard::tasks::Kept;
 use redis::{Pipeline, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -120,17 +121,18 @@ fn dropped(reason: &'static str, how_many: usize) {
 impl Publishing {
     /// Publishes the queue until `closing`, and then what is left in it.
     pub(super) async fn run(
-        mut self,
+        queued: Kept<Self>,
         line: Arc<Line>,
         settings: RedisSettings,
         closing: CancellationToken,
     ) {
+        let mut queued = queued.hold().await;
         let mut refusing = false;
         let mut next = None;
         loop {
             let first = match next.take() {
                 Some(push) => push,
-                None => match self.take(&closing).await {
+                None => match queued.take(&closing).await {
                     Some(push) => push,
                     None => return,
                 },
@@ -141,7 +143,7 @@ impl Publishing {
                 continue;
             };
             let batch;
-            (batch, next) = self.batch(first, settings.timeout.0);
+            (batch, next) = queued.batch(first, settings.timeout.0);
             let commands = pipeline(&batch, &settings);
             let answers = commands.query_async::<Vec<RedisResult<Value>>>(&mut live.connection);
             match timeout(settings.timeout.0, answers).await {

@@ -63,8 +63,10 @@ impl Application for Chat {
         let inbox = Arc::new(Inbox::new(self.gateway.settings().queue_bytes));
         let participant = Participant(Arc::clone(&inbox));
         let (gateway, auth) = (Arc::clone(&self.gateway), auth.to_owned());
-        self.gateway
-            .tasks()
+        // Without room for it the client gets no answer, and tries again.
+        let _ = self
+            .gateway
+            .session_tasks()
             .spawn(async move { serve(&gateway, &line, &inbox, &auth).await });
         participant
     }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use backscroll_shard::tasks::TaskGroup;
 use engineioxide::{DisconnectReason, Socket};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The state of a connection.
 pub trait InNamespaces: Default + Send + Sync + 'static {
@@ -26,7 +26,7 @@ impl<C: InNamespaces> IdleConnections<C> {
     /// Closes connections that are in no namespace for `timeout`, until `closing`.
     pub(super) fn start(
         timeout: Duration,
-        tasks: &TaskTracker,
+        tasks: &TaskGroup,
         closing: CancellationToken,
     ) -> Arc<Self> {
         let idle = Arc::new(Self {
@@ -35,16 +35,21 @@ impl<C: InNamespaces> IdleConnections<C> {
         });
         let sweeping = Arc::downgrade(&idle);
         let every = (timeout / 4).min(Duration::from_secs(1));
-        tasks.spawn(async move {
-            let pause = || closing.run_until_cancelled(tokio::time::sleep(every));
-            while pause().await.is_some() {
-                let Some(idle) = sweeping.upgrade() else {
-                    return;
-                };
-                idle.sweep();
-            }
+        let stop = &closing.clone();
+        tasks.supervise("socket.io-sweep", stop, move || {
+            Self::sweep_every(every, sweeping.clone(), closing.clone())
         });
         idle
+    }
+
+    async fn sweep_every(every: Duration, idle: Weak<Self>, closing: CancellationToken) {
+        let pause = || closing.run_until_cancelled(tokio::time::sleep(every));
+        while pause().await.is_some() {
+            match idle.upgrade() {
+                Some(idle) => idle.sweep(),
+                None => return closing.cancelled().await,
+            }
+        }
     }
 
     fn watched(&self) -> MutexGuard<'_, Watched<C>> {

@@ -11,12 +11,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use backscroll_shard::tasks::TaskGroup;
 use bytes::Bytes;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::socket::Sid;
 use engineioxide::{DisconnectReason, Str, TransportType};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::application::{
     Application, Connection, EngineSocket, IncomingEvent, Inside, Line, Malformed, Partial,
@@ -47,7 +47,7 @@ impl<A: Application> Server<A> {
     pub fn start(
         application: Arc<A>,
         settings: &Settings,
-        tasks: &TaskTracker,
+        tasks: &TaskGroup,
         closing: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {

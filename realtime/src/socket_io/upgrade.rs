@@ -17,11 +17,11 @@ use axum::http::header::{
     CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use backscroll_shard::tasks::OneShots;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::task::TaskTracker;
 
 /// The answer to a WebSocket handshake: 101, or the status of a refusal.
 pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
@@ -76,7 +76,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A function to call when a connection is dropped.
 pub(super) type AtEnd = Box<dyn FnOnce() + Send>;
 
-/// A connection that fails when a write makes no progress for `timeout`, and lingers in `tasks` when it is dropped.
+/// A connection that fails when a write makes no progress for `timeout`, and lingers in a task when it is dropped.
 pub(super) struct Bounded<S: Linger> {
     /// Taken when it is dropped.
     inner: Option<S>,
@@ -84,7 +84,7 @@ pub(super) struct Bounded<S: Linger> {
     stalled: Option<Pin<Box<Sleep>>>,
     /// The client has closed it, or it failed.
     over: bool,
-    tasks: TaskTracker,
+    lingering: OneShots,
     at_end: Option<AtEnd>,
 }
 
@@ -96,7 +96,7 @@ impl<S: Linger> Bounded<S> {
     pub(super) fn new(
         inner: S,
         timeout: Duration,
-        tasks: &TaskTracker,
+        lingering: &OneShots,
         at_end: Option<AtEnd>,
     ) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl<S: Linger> Bounded<S> {
             timeout,
             stalled: None,
             over: false,
-            tasks: tasks.clone(),
+            lingering: lingering.clone(),
             at_end,
         }
     }
@@ -140,9 +140,9 @@ impl<S: Linger> Drop for Bounded<S> {
             at_end();
         }
         let inner = self.inner.take().filter(|_| !self.over);
-        if let (Some(inner), Ok(runtime)) = (inner, Handle::try_current()) {
+        if let (Some(inner), Ok(_runtime)) = (inner, Handle::try_current()) {
             let lingering = tokio::time::timeout(LINGER, linger(inner));
-            self.tasks.spawn_on(lingering, &runtime);
+            let _ = self.lingering.spawn(lingering); // without room for it, the connection ends at once
         }
     }
 }
@@ -191,28 +191,30 @@ impl<S: Linger> AsyncWrite for Bounded<S> {
 
 #[cfg(test)]
 mod tests {
+    use backscroll_shard::tasks::Supervisor;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_stalls_fails_the_connection() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let tasks = TaskTracker::new();
-        let mut bounded = Bounded::new(ours, Duration::from_secs(10), &tasks, None);
+        let lingering = OneShots::new("lingering", 1);
+        let mut bounded = Bounded::new(ours, Duration::from_secs(10), &lingering, None);
         bounded.write_all(b"0123456789abcdef").await.unwrap();
         let error = bounded.write_all(b"more").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         drop(bounded);
-        assert!(tasks.is_empty(), "it does not linger");
+        assert_eq!(lingering.running(), 0, "it does not linger");
         drop(theirs);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_lingers_until_the_other_side_closes_it_too() {
-        let tasks = TaskTracker::new();
-        tasks.close();
+        let tasks = Supervisor::default().group();
+        let lingering = tasks.one_shots("lingering", 1);
         for closes in [true, false] {
             let (ours, mut theirs) = tokio::io::duplex(1000);
-            let mut bounded = Bounded::new(ours, Duration::from_secs(10), &tasks, None);
+            let mut bounded = Bounded::new(ours, Duration::from_secs(10), &lingering, None);
             theirs.write_all(b"still under way").await.unwrap();
             bounded.write_all(b"why").await.unwrap();
             drop(bounded);
@@ -221,7 +223,8 @@ mod tests {
             assert_eq!(read, "why");
             let begun = tokio::time::Instant::now();
             let theirs = Some(theirs).filter(|_| !closes);
-            tasks.wait().await;
+            let deadline = std::time::Instant::now() + Duration::from_secs(600);
+            assert!(tasks.finish(deadline).await);
             assert_eq!(begun.elapsed() >= LINGER, theirs.is_some());
         }
     }

@@ -13,6 +13,7 @@ use backscroll_realtime::push::{Push, PushKind, Topic};
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_shard::ids::{ConversationId, Rev, UserKey};
 use backscroll_shard::settings::{DatabaseUrl, Span};
+use backscroll_shard::tasks::Supervisor;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
@@ -111,7 +112,11 @@ impl Node {
     }
 
     pub(crate) fn redis(settings: &RedisSettings) -> Self {
-        Self::new(Redis::open(settings, "node").unwrap().bus())
+        Self::new(
+            Redis::open(settings, "node", &Supervisor::default())
+                .unwrap()
+                .bus(),
+        )
     }
 
     /// Until it is connected to Redis.

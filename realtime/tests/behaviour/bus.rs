@@ -214,7 +214,9 @@ async fn closing_publishes_the_pushes_that_wait() {
     let settings = settings(&backscroll_testkit::redis_url());
     let bed = Bed::with(&settings).await;
     bed.b.bus.subscribe(topic(1)).await.unwrap();
-    let leaving = backscroll_realtime::redis::Redis::open(&settings, "leaving").unwrap();
+    let supervisor = backscroll_shard::tasks::Supervisor::default();
+    let leaving = backscroll_realtime::redis::Redis::open(&settings, "leaving", &supervisor);
+    let leaving = leaving.unwrap();
     for rev in 1..=2000 {
         leaving.bus().publish(&topic(1), &change(rev));
     }

@@ -7,6 +7,7 @@ use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_shard::ids::Rev;
 use backscroll_shard::settings::{DatabaseUrl, Span};
+use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::{Mode, Proxy, redis_url, socket_address};
 
 use crate::bed::{
@@ -257,7 +258,8 @@ async fn a_lying_connection_is_survived() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lossy_bus_loses_on_every_node() {
     let settings = settings(&redis_url());
-    let bus = || Redis::open(&settings, "node").unwrap().bus();
+    let supervisor = Supervisor::default();
+    let bus = || Redis::open(&settings, "node", &supervisor).unwrap().bus();
     let lossy = |seed| Arc::new(LossyBus::new(bus(), 0.2, seed));
     let (a, b) = (lossy(1), lossy(2));
     let (node_a, node_b) = (Node::new(a.clone()), Node::new(b.clone()));
@@ -287,7 +289,8 @@ fn an_address_is_required() {
             url: url.map(|url| DatabaseUrl(url.to_owned())),
             ..RedisSettings::default()
         };
-        Redis::open(&settings, "node").err().unwrap().to_string()
+        let opened = Redis::open(&settings, "node", &Supervisor::default());
+        opened.err().unwrap().to_string()
     };
     assert_eq!(refused(None), "redis.url: is not set");
     assert_eq!(

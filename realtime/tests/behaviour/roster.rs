@@ -9,6 +9,7 @@ use backscroll_realtime::bus::{BusUnavailable, Roster, Status};
 use backscroll_realtime::redis::{Redis, RedisRoster, RedisSettings};
 use backscroll_shard::ids::UserId;
 use backscroll_shard::settings::Span;
+use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::{Mode, Proxy, redis_url, socket_address};
 
 use crate::bed::{OwnRedis, raw, settings};
@@ -36,7 +37,8 @@ async fn until_renewed(roster: &impl Roster) -> bool {
 }
 
 async fn open(settings: &RedisSettings, node: &str) -> Arc<RedisRoster> {
-    let roster = Redis::open(settings, node).unwrap().roster();
+    let opened = Redis::open(settings, node, &Supervisor::default());
+    let roster = opened.unwrap().roster();
     assert!(
         !until_renewed(roster.as_ref()).await,
         "a new one is unknown"

@@ -86,8 +86,9 @@ impl Bed {
         let address = listener.local_addr().unwrap();
         let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let server = gateway
-            .tasks()
-            .spawn(async move { axum::serve(listener, router).await.unwrap() });
+            .session_tasks()
+            .spawn(async move { axum::serve(listener, router).await.unwrap() })
+            .unwrap();
         Self {
             address,
             store,
@@ -242,10 +243,8 @@ async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Respo
         }
     };
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
-    let tasks = gateway.tasks().clone();
-    upgrade.on_upgrade(move |socket| {
-        tasks.track_future(native::serve(gateway, place, socket, credentials))
-    })
+    let task = gateway.session_tasks().reserve().unwrap();
+    upgrade.on_upgrade(move |socket| task.watch(native::serve(gateway, place, socket, credentials)))
 }
 
 /// Tokens are a user's id, or `<user>~<seconds until it ends>`; some are no good.

@@ -13,6 +13,7 @@ use backscroll_realtime::socket_io::application::{Application, IncomingEvent, Li
 use backscroll_realtime::socket_io::packet::{self, MAIN};
 use backscroll_realtime::socket_io::settings::Settings;
 use backscroll_realtime::socket_io::{PATH, SocketIo, WRITE_TIMEOUT};
+use backscroll_shard::tasks::{OneShots, Supervisor};
 use bytes::Bytes;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::service::EngineIoService;
@@ -20,7 +21,6 @@ use engineioxide::{DisconnectReason, Socket, Str};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bed::Bed;
 
@@ -108,14 +108,16 @@ const SUITE: Settings = Settings {
 async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    TaskTracker::new().spawn(async move { axum::serve(listener, router).await.unwrap() });
+    OneShots::new("server", 1)
+        .spawn(async move { axum::serve(listener, router).await.unwrap() })
+        .unwrap();
     format!("http://{address}")
 }
 
 #[tokio::test]
 async fn the_socket_io_suite_passes() {
     installed().await;
-    let tasks = TaskTracker::new();
+    let tasks = Supervisor::default().group();
     let door = SocketIo::serving(Arc::new(Echo), &SUITE, &tasks, CancellationToken::new());
     let url = serve(Router::new().layer(door)).await;
     run("npm", &["run", "socket.io"], &[("SERVER_URL", url)]).await;
@@ -155,10 +157,11 @@ impl Application for Echo {
         let auth = if auth.is_empty() { "{}" } else { auth };
         let received = packet::event(line.namespace(), "auth", auth);
         let entering = Arc::clone(&line);
-        TaskTracker::new().spawn(async move {
+        let entering = async move {
             entering.accept("a-session").await.unwrap();
             let _ = entering.send(received.into(), WRITE_TIMEOUT).await;
-        });
+        };
+        OneShots::new("entering", 1).spawn(entering).unwrap();
         Echoed(line)
     }
 

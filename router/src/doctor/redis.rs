@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use backscroll_realtime::bus::{Bus as _, Roster as _};
 use backscroll_realtime::redis::{Redis, RedisSettings};
+use backscroll_shard::tasks::Supervisor;
 
 use super::Finding;
 
@@ -16,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) async fn examine(settings: &RedisSettings) -> Option<Finding> {
     let location = settings.url.as_ref()?.redacted();
     let subject = "redis";
-    let redis = match Redis::open(settings, "doctor") {
+    let redis = match Redis::open(settings, "doctor", &Supervisor::default()) {
         Ok(redis) => redis,
         Err(error) => {
             return Some(Finding::failure(

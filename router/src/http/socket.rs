@@ -39,13 +39,13 @@ async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app).await;
     let upgrade = upgrade.map_err(|rejection| not_a_websocket(&rejection))?;
     let place = app.gateway.admit(address).map_err(refused)?;
+    let task = app.gateway.session_tasks().reserve();
+    let task = task.map_err(|_full| refused(Refused::Full))?;
     let credentials = credentials(&app, &parts.headers, &parts.uri).await?;
     let gateway = Arc::clone(&app.gateway);
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
-    let tasks = gateway.tasks().clone();
-    Ok(upgrade.on_upgrade(move |socket| {
-        tasks.track_future(native::serve(gateway, place, socket, credentials))
-    }))
+    Ok(upgrade
+        .on_upgrade(move |socket| task.watch(native::serve(gateway, place, socket, credentials))))
 }
 
 /// A header is answered as any request's; what a browser can send, with a close code, as it does not see the answer.
