@@ -6,10 +6,11 @@
 //! second time; without a number, for the first. The steps are [`Step::ALL`] and [`making::Step::ALL`]. It counts in one
 //! process, over all shards and jobs, in commands and in the schedule of `serve`.
 //!
-//! `BACKSCROLL_PANIC_TASK=relay/shard1:3` makes the supervised task of that name panic in three runs after one another,
-//! a moment after each has begun; without a number, once. `BACKSCROLL_HANG_TASK=presence` keeps that task from ending when
-//! it is told to, and `BACKSCROLL_LONGEST_STOP=2s` is how long the process has to stop.
+//! `BACKSCROLL_PANIC_TASK=relay/shard1:3,presence` makes the supervised tasks of these names panic, the first in three runs
+//! after one another and the other in one, a moment after each run has begun. `BACKSCROLL_HANG_TASK=presence` keeps that
+//! task from ending when it is told to, and `BACKSCROLL_LONGEST_STOP=2s` is how long the process has to stop.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -117,20 +118,21 @@ pub fn faults() -> anyhow::Result<Option<Faults>> {
     if panics.is_none() && hangs.is_none() {
         return Ok(None);
     }
-    let panics = panics.unwrap_or_default();
-    let (panics, count) = counted(&panics)
-        .with_context(|| format!("{PANIC}={panics} has no number above 0 behind its colon"))?;
-    let (panics, left) = (panics.to_owned(), AtomicU64::new(count));
+    let mut left: HashMap<String, AtomicU64> = HashMap::new();
+    for text in panics.iter().flat_map(|names| names.split(',')) {
+        let (name, count) = counted(text)
+            .with_context(|| format!("{PANIC}={text} has no number above 0 behind its colon"))?;
+        left.insert(name.to_owned(), AtomicU64::new(count));
+    }
     Ok(Some(Arc::new(move |task| {
-        let take = |left: u64| left.checked_sub(1);
-        let is_left = || {
-            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                .is_ok()
-        };
         if hangs.as_deref() == Some(task) {
             return Some(Fault::Hang);
         }
-        (task == panics && is_left()).then_some(Fault::Panic(PANIC_AFTER))
+        let take = |left: u64| left.checked_sub(1);
+        left.get(task)?
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .ok()?;
+        Some(Fault::Panic(PANIC_AFTER))
     })))
 }
 
