@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use backscroll_shard::archive::LONGEST_LEASE;
 use backscroll_shard::model::Timestamp;
-use backscroll_shard::settings::Span;
+use backscroll_shard::settings::{Span, size};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -101,9 +101,22 @@ impl Serialize for Age {
 
 impl<'de> Deserialize<'de> for Age {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        deserializer.deserialize_any(Ages)
+    }
+}
+
+struct Ages;
+
+impl de::Visitor<'_> for Ages {
+    type Value = Age;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an age with its unit, as \"6 months\" or \"90 days\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Age, E> {
+        text.parse()
+            .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
@@ -128,8 +141,10 @@ pub struct ArchiveSettings {
     /// zstd's level, 1 (quick) to 19 (small).
     pub level: i32,
     /// Plain bytes of a frame, 4 KiB to 16 MiB: what one cold page reads.
+    #[serde(with = "size::in_bytes")]
     pub frame_bytes: usize,
     /// Compressed bytes after which a segment is full, 1 MiB to 1 GiB.
+    #[serde(with = "size::in_bytes")]
     pub segment_bytes: u64,
     /// Most messages archived a second; 0 for as many as the databases take.
     pub rate: u32,
@@ -147,6 +162,7 @@ pub struct ArchiveSettings {
     /// How long a job whose process died keeps others from its range, 3 s to 1 hour.
     pub lease: Span,
     /// Most memory for frames that were read, in bytes.
+    #[serde(with = "size::in_bytes")]
     pub cache_bytes: u64,
     /// Most frames fetched and unpacked at once for readers; who comes then waits.
     pub max_reads: usize,

@@ -1,6 +1,6 @@
 //! The configuration's section `realtime`.
 
-use backscroll_shard::settings::Span;
+use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize};
 
 /// The bounds of real-time delivery.
@@ -22,8 +22,10 @@ pub struct RealtimeSettings {
     /// Most conversations that one connection has open. 1 to 1,000.
     pub joined_conversations: usize,
     /// Longest frame that a client may send, in bytes. 1,024 to 16 MiB.
+    #[serde(with = "size")]
     pub max_frame: usize,
     /// Most bytes that wait for one connection. A connection beyond it is closed. 16 KiB to 256 MiB.
+    #[serde(with = "size::in_bytes")]
     pub queue_bytes: usize,
     /// How often a silent connection is pinged. 1 s to 10 min.
     pub heartbeat: Span,

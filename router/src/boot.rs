@@ -17,11 +17,15 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::deployment::Deployment;
+use crate::http::listen::ListenAddress;
 use crate::in_use::InUse;
 use crate::{failpoint, server, signals, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is said of [`Config::ignored`].
+pub const IGNORED: &str = "ignored: these variables are no settings (between the parts of a setting's name are two underscores)";
 
 /// A service that is about to answer.
 #[derive(Clone, Copy)]
@@ -50,7 +54,7 @@ pub async fn serve(
     let longest = failpoint::longest_stop(longest)?;
     let stop = signals::stop_on_signals(&supervisor, longest)?;
     // Before anything is written, so that a second start on the same port changes nothing.
-    let listener = listen(config.server.listen).await?;
+    let listener = listen(&config.server.listen).await?;
     let address = listener.local_addr()?;
     let _in_use = InUse::claim(&config)?;
     let config = config.with_secret(true)?;
@@ -75,17 +79,21 @@ pub async fn serve(
     server::serve(deployment, &config.server, &config.auth, listener, stop).await
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListener> {
     let hint = || {
         format!("cannot listen on {address}; choose another address with server.listen or --listen")
     };
-    TcpListener::bind(address).await.with_context(hint)
+    address.bind().await.with_context(hint)
 }
 
 fn tell(config: &Config, address: SocketAddr, deployment: &Deployment) {
     let store = &config.store;
     let objects = deployment.objects.location();
     let deployed = deployment.store.router().deployed();
+    if !config.ignored.is_empty() {
+        let variables = config.ignored.join(", ");
+        tracing::info!(variables, "{IGNORED}");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, algorithm = config.auth.algorithm.name(), "starting");
     tracing::info!(url = %store.directory.url.redacted(), "directory");
     for shard in &store.shards {

@@ -3,8 +3,10 @@
 //!
 //! `server.listen` is `BACKSCROLL_SERVER__LISTEN`; an element of a list is named by its position, as in
 //! `BACKSCROLL_SHARDS__0__PRIMARY`. A variable's value is read as TOML when it is TOML, and as text otherwise. Unknown
-//! keys are refused in both places, and one run reports every problem there is. Secrets are never shown: not in
-//! messages, not by `config dump`, not in logs.
+//! keys are refused in both places, and one run reports every problem there is. A variable that has no `__` in its name
+//! and is no key of the top is somebody else's ([`Config::ignored`]): Kubernetes gives the pods of a namespace
+//! `BACKSCROLL_PORT` and the like for a Service named `backscroll`. Secrets are never shown: not in messages, not by
+//! `config dump`, not in logs.
 //!
 //! Without a file the configuration is the embedded one: SQLite files in [`Config::data_dir`], nothing to install.
 
@@ -75,6 +77,9 @@ pub struct Config {
     pub redis: RedisSettings,
     /// Logs and metrics.
     pub telemetry: TelemetrySettings,
+    /// The environment's variables that are named as if they were settings, and are none.
+    #[serde(skip)]
+    pub ignored: Vec<String>,
 }
 
 /// Something wrong with the configuration.
@@ -216,6 +221,7 @@ impl Config {
             realtime: tree.take("realtime", problems),
             redis: tree.take("redis", problems),
             telemetry: tree.take("telemetry", problems),
+            ignored: tree.ignored(),
         };
         let on_disk = config.object_store.kind == StoreKind::Disk;
         if on_disk && !objects_given && !config.is_embedded() {

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`settings`] | section `server` of the configuration |
+//! | [`settings`], [`listen`] | section `server` of the configuration |
 //! | [`state`] | what handlers share |
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
@@ -17,6 +17,7 @@
 
 mod conversations;
 mod extract;
+pub mod listen;
 mod members;
 mod messages;
 mod notifications;

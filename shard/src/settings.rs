@@ -1,5 +1,7 @@
 //! The store's part of the configuration, with its defaults. Every bound of INV-BOUND has its name here.
 
+pub mod size;
+
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -48,18 +50,27 @@ impl fmt::Display for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let hint = || {
-            de::Error::custom(format!(
-                "`{text}` is not a duration; write for example \"5s\" or \"30 days\""
-            ))
-        };
+        deserializer.deserialize_any(Spans)
+    }
+}
+
+struct Spans;
+
+impl de::Visitor<'_> for Spans {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration with its unit, as \"5s\" or \"30 days\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
         // A span in days is 24-hour days here: these are waiting times, not calendar dates.
-        let span: jiff::Span = text.parse().map_err(|_| hint())?;
-        let span = span
-            .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-            .map_err(|_| hint())?;
-        Ok(Self(span.try_into().map_err(|_| hint())?))
+        let span = text.parse::<jiff::Span>().and_then(|span| {
+            let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours())?;
+            Duration::try_from(span)
+        });
+        span.map(Span)
+            .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
@@ -300,8 +311,10 @@ pub struct LimitSettings {
     /// Most attachments of a message.
     pub attachments: u32,
     /// Most bytes of a message's attachments, as JSON.
+    #[serde(with = "size::in_bytes")]
     pub attachments_bytes: u32,
     /// Most bytes of a message's or a conversation's metadata, as JSON.
+    #[serde(with = "size::in_bytes")]
     pub metadata_bytes: u32,
     /// Most reactions on one message.
     pub reactions: u32,
@@ -360,6 +373,11 @@ mod tests {
         assert_eq!(read("250 ms").unwrap(), Span::millis(250));
         assert_eq!(read("30 days").unwrap(), Span::secs(30 * 86_400));
         assert!(read("soon").is_err() && read("-5s").is_err() && read("1 month").is_err());
+        let bare = serde_json::from_value::<Span>(5.into()).unwrap_err();
+        assert_eq!(
+            bare.to_string(),
+            "invalid type: integer `5`, expected a duration with its unit, as \"5s\" or \"30 days\""
+        );
         assert_eq!(
             serde_json::to_string(&Span::millis(1500)).unwrap(),
             "\"1s 500ms\""

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use backscroll_shard::settings::Span;
+use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Smallest part of an upload that S3 takes, except as the last.
@@ -84,10 +84,12 @@ pub struct ObjectStoreSettings {
     /// How long one request may take, besides the time for its bytes; and the longest wait for its turn. Up to 5 minutes.
     pub request_timeout: Span,
     /// Bytes a second, at least 1,024: a request of this many has one second more.
+    #[serde(with = "size")]
     pub min_throughput: u64,
     /// How often a request is made in all when it fails in passing, 1 to 10.
     pub max_attempts: u32,
     /// Bytes of a part of an upload, held in memory: 5 MiB to 1 GiB.
+    #[serde(with = "size")]
     pub part_size: usize,
 }
 

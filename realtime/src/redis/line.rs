@@ -28,6 +28,9 @@ pub(super) fn client(url: &DatabaseUrl) -> Result<Client, String> {
     if !url.0.starts_with("redis://") {
         return Err("it does not begin with `redis://` (TLS is not supported)".to_owned());
     }
+    if url.0.contains('?') {
+        return Err("it has a `?`, but no options can follow the address".to_owned());
+    }
     // These errors do not repeat the address, which may have a password in it.
     let problem = |error: RedisError| error.to_string();
     let info = url.0.as_str().into_connection_info().map_err(problem)?;

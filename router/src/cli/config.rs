@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::boot::IGNORED;
 use crate::config::{Config, ConfigError};
 
 use super::out;
@@ -40,8 +41,11 @@ pub(super) fn run(
                 "MySQL"
             };
             let shards = config.store.shards.len();
+            if !config.ignored.is_empty() {
+                out::note(format_args!("{IGNORED}: {}", config.ignored.join(", ")));
+            }
             Ok(out::line(format_args!(
-                "the configuration is good: {shards} {kind} shards, http://{}",
+                "the configuration is good: {shards} {kind} shards, listening on {}",
                 config.server.listen
             ))?)
         }

@@ -1,10 +1,9 @@
 //! `backscroll serve`
 
-use std::net::SocketAddr;
-
 use crate::boot;
 use crate::config::{Config, ConfigError};
 use crate::demo;
+use crate::http::listen::ListenAddress;
 
 use super::out;
 
@@ -25,7 +24,7 @@ pub(super) struct Args {
     demo: bool,
     /// Address and port to listen on, instead of server.listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
+    listen: Option<ListenAddress>,
 }
 
 pub(super) async fn run(

@@ -323,6 +323,7 @@ fn read_address(url: &DatabaseUrl) -> Result<(&'static str, String), String> {
                 .host_str()
                 .filter(|host| !host.is_empty())
                 .ok_or(format!("names no host; {FORMS}"))?;
+            check_options(&parsed)?;
             let database = parsed.path().trim_start_matches('/');
             if database.is_empty() || database.contains('/') {
                 return Err(format!("names no database; {FORMS}"));
@@ -333,5 +334,25 @@ fn read_address(url: &DatabaseUrl) -> Result<(&'static str, String), String> {
             ))
         }
         Err(_) => Err(format!("is neither MySQL nor SQLite; {FORMS}")),
+    }
+}
+
+/// The options that may stand behind the `?` of a MySQL address. The driver knows some more (character set, time zone,
+/// cache of statements), which this program sets itself.
+const OPTIONS: [&str; 5] = ["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "socket"];
+
+/// The driver ignores an option that it does not know, as a misspelt `ssl-mode`.
+fn check_options(url: &reqwest::Url) -> Result<(), String> {
+    let is_known = |name: &str| {
+        let spelling = |option: &&str| name == *option || name == option.replace('-', "");
+        OPTIONS.iter().any(spelling)
+    };
+    match url.query_pairs().find(|(name, _)| !is_known(name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(format!(
+            "has the option `{}`, which is none; the options are {}",
+            name.escape_debug(),
+            OPTIONS.join(", ")
+        )),
     }
 }

@@ -6,6 +6,9 @@ use backscroll_shard::settings::Span;
 
 use super::*;
 
+/// How values are written, and which variables are none.
+mod forms;
+
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../config")
@@ -315,18 +318,18 @@ fn variables_that_name_no_key_are_refused() {
         "",
         &[
             ("BACKSCROLL_SERVER__LISTN", "127.0.0.1:80"),
-            ("BACKSCROLL_LISTEN", "127.0.0.1:80"),
+            ("BACKSCROLL_SERVR__LISTEN", "127.0.0.1:80"),
             ("BACKSCROLL_SERVER__LISTEN__PORT", "80"),
             ("BACKSCROLL_SERVER__LISTEN", "127.0.0.1:80"),
-            ("BACKSCROLL_", "x"),
+            ("BACKSCROLL___", "x"),
             ("BACKSCROLL_SERVER__CORS_ORIGINS__7", "x"),
         ],
     );
     for key in [
         "server.listn",
-        "listen",
+        "servr",
         "BACKSCROLL_SERVER__LISTEN__PORT",
-        "BACKSCROLL_",
+        "BACKSCROLL___",
         "BACKSCROLL_SERVER__CORS_ORIGINS__7",
     ] {
         assert!(keys.iter().any(|found| found == key), "{key} in {message}");

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::Problem;
+use super::{KEYS, Problem};
 
 /// Environment variables with this prefix are configuration.
 pub(super) const PREFIX: &str = "BACKSCROLL_";
@@ -37,6 +37,8 @@ const SECRET_SECTIONS: [&str; 5] = ["auth", "directory", "shards", "object_store
 pub(super) struct Tree {
     values: Table,
     overrides: Overrides,
+    /// Variables with the prefix that are no settings.
+    ignored: Vec<String>,
 }
 
 /// Which keys the environment gave.
@@ -66,7 +68,7 @@ impl Tree {
         match toml::from_str(text) {
             Ok(values) => Ok(Self {
                 values,
-                overrides: Overrides::default(),
+                ..Self::default()
             }),
             // Not the error's own text: it quotes the line, and there may be a password in it.
             Err(error) => {
@@ -89,10 +91,14 @@ impl Tree {
     ) {
         let mut variables: Vec<_> = environment
             .into_iter()
-            .filter(|(name, _)| is_key(name))
+            .filter(|(name, _)| is_ours(name))
             .collect();
         variables.sort(); // `SHARDS` before `SHARDS__0__PRIMARY`
         for (variable, text) in variables {
+            if !is_key(&variable[PREFIX.len()..]) {
+                self.ignored.push(variable);
+                continue;
+            }
             let path: Vec<String> = variable[PREFIX.len()..]
                 .split("__")
                 .map(str::to_ascii_lowercase)
@@ -111,6 +117,11 @@ impl Tree {
     /// Which keys the environment gave.
     pub(super) fn overrides(&self) -> Overrides {
         self.overrides.clone()
+    }
+
+    /// The variables with the prefix that are no settings.
+    pub(super) fn ignored(&self) -> Vec<String> {
+        self.ignored.clone()
     }
 
     /// Whether the top-level `key` has a value.
@@ -291,7 +302,13 @@ fn without_value(message: &str) -> String {
     }
 }
 
-fn is_key(variable: &str) -> bool {
+/// Whether the rest of a variable's name is that of a key, known or not.
+fn is_key(name: &str) -> bool {
+    name.contains("__") || KEYS.contains(&&*name.to_ascii_lowercase())
+}
+
+/// Whether a variable may be a setting.
+fn is_ours(variable: &str) -> bool {
     variable.starts_with(PREFIX)
         && !FAILPOINTS.contains(&variable)
         && !NOT_KEYS.iter().any(|other| {

@@ -1,22 +1,26 @@
 //! The HTTP side of the configuration: section `server`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use backscroll_shard::settings::Span;
+use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize};
+
+use super::listen::ListenAddress;
 
 /// How the service listens and what it takes on. Every bound here is answered with a problem document when it is
 /// reached, and counted (INV-BOUND).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
-    /// Address and port.
-    pub listen: SocketAddr,
-    /// Largest request body, in bytes; beyond, 413.
+    /// Host and port.
+    pub listen: ListenAddress,
+    /// Largest request body; beyond, 413.
+    #[serde(with = "size")]
     pub max_body: usize,
-    /// Largest request line and headers, in bytes; beyond, 431. At least 8,192.
+    /// Largest request line and headers; beyond, 431. At least 8 KiB.
+    #[serde(with = "size")]
     pub max_header: usize,
     /// How long a connection may take to send a request's headers, and how long it may be idle between requests.
     pub header_timeout: Span,
@@ -37,7 +41,7 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into(),
             max_body: 64 * 1024,
             max_header: 16 * 1024,
             header_timeout: Span::secs(75),
@@ -61,17 +65,14 @@ impl ServerSettings {
                 problems.push(problem.to_owned());
             }
         };
-        require(
-            self.max_body >= 1024,
-            "server.max_body: at least 1024 bytes",
-        );
+        require(self.max_body >= 1024, "server.max_body: at least 1 KiB");
         require(
             self.max_body <= 64 << 20,
             "server.max_body: at most 64 MiB; media do not go through request bodies",
         );
         require(
             (8192..=1 << 20).contains(&self.max_header),
-            "server.max_header: from 8192 bytes to 1 MiB",
+            "server.max_header: from 8 KiB to 1 MiB",
         );
         require(self.max_requests >= 1, "server.max_requests: at least 1");
         require(
