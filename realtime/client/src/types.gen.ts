@@ -127,8 +127,10 @@ export type DeliveryStatus = "sent" | "delivered" | "read";
 export interface Dependency {
   /** How long that took, in milliseconds. */
   latencyMs: number;
-  /** It answered. */
+  /** It answered, and is what its address stands for. */
   ok: boolean;
+  /** It answered, but is another database than the one that its address stands for; it is not used. Absent otherwise. */
+  wrongDatabase?: boolean;
 }
 
 /** The data of a command or an answer that has none. */
@@ -611,7 +613,10 @@ export interface RoleChange {
 export interface SendMessage {
   /** At most 10 objects, 8 KiB together. */
   attachments?: { [key: string]: unknown }[] | null;
-  /** The sender's own id for the message, which makes a repetition harmless. */
+  /**
+   * The sender's own id for the message, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
+   * back, not a second one.
+   */
   clientMsgId?: string | null;
   /** The text. */
   content: string;
