@@ -79,9 +79,6 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// How much of what jobs read is kept: neighbours are mostly in one frame.
 const JOBS_CACHE_BYTES: u64 = 16 << 20;
 
-/// How often a transaction is run again after contention.
-const RETRIES: u32 = 10;
-
 /// Most segments that are uploaded at once, those included whose job has just given them up.
 const UPLOADS: usize = 1024;
 
@@ -103,15 +100,9 @@ pub enum ArchiveError {
         "segment {0}: what was read back is not what was written; nothing was published or deleted"
     )]
     NotAsWritten(String),
-<<<<<<< HEAD
-    /// There is nothing to restore.
-    #[error("{0}")]
-    NothingArchived(String),
-=======
-    /// Too many segments are being uploaded.
-    #[error(transparent)]
-    Uploads(#[from] Full),
->>>>>>> 43b3a4b (tasks: lanes, relays, jobs, connections and signals are supervised)
+/// Most segments that are uploaded at once, those included whose job has just given them up.
+const UPLOADS: usize = 1024;
+
     /// The process is ending.
     #[error("stopped: the process is ending")]
     Stopped,
@@ -512,28 +503,15 @@ impl Archive {
     }
 }
 
-/// One transaction on a shard, run again after contention.
+/// One transaction on a shard.
 async fn transaction<T>(
     shard: &Shard,
     work: impl AsyncFn(&mut backscroll_shard::db::Connection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let mut retries = 0;
-    loop {
-        let deadline = Instant::now() + STEP;
-        let outcome = async {
-            let mut connection = shard.begin(deadline).await?;
-            let value = work(&mut connection).await?;
-            connection.commit().await?;
-            Ok(value)
-        };
-        match outcome.await {
-            Err(Error::Database(error))
-                if backscroll_shard::error::is_contention(&error) && retries < RETRIES =>
-            {
-                retries += 1;
-                tokio::time::sleep(Duration::from_millis(10 << retries.min(6))).await;
-            }
-            outcome => return outcome,
-        }
-    }
+    let work = &work;
+    shard
+        .transaction(Instant::now() + STEP, |mut transaction| async move {
+            work(&mut transaction).await
+        })
+        .await
 }

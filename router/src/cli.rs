@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn a_cause_is_told_once() {
-        let refused = std::io::Error::other("refused");
-        let database = backscroll_shard::error::Error::Database(refused.into());
+        let database =
+            backscroll_shard::error::Error::DatabaseUnavailable("connection refused".into());
         let error = anyhow::Error::new(database).context("cannot open the store");
         let text = told(&error);
         assert_eq!(text.matches("refused").count(), 1, "{text}");

@@ -98,7 +98,7 @@ impl SegmentId {
         bytes
             .try_into()
             .map(Self)
-            .map_err(|_| Error::Corrupt("a segment id does not have 16 bytes".into()))
+            .map_err(|_| Error::corrupt("a segment id does not have 16 bytes"))
     }
 }
 
@@ -127,9 +127,8 @@ impl Generation {
     /// When there is none: a stored number is damaged.
     pub fn next(self) -> Result<Self> {
         let next = self.0.checked_add(1).filter(|next| *next <= COUNTER_MAX);
-        next.map(Self).ok_or_else(|| {
-            Error::Corrupt("the number of a segment is the greatest there is".into())
-        })
+        next.map(Self)
+            .ok_or_else(|| Error::corrupt("the number of a segment is the greatest there is"))
     }
 
     /// From its stored form.
@@ -320,7 +319,7 @@ pub async fn weigh(
 /// When the database fails.
 pub async fn clock(connection: &mut Connection) -> Result<Timestamp> {
     let row = connection.fetch_optional(CLOCK, &[]).await?;
-    let row = row.ok_or_else(|| Error::Corrupt("a clock without a row".into()))?;
+    let row = row.ok_or_else(|| Error::Unexpected("a clock without a row"))?;
     row.int(0).map(Timestamp)
 }
 

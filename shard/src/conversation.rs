@@ -5,7 +5,6 @@
 //! The head's row lock puts the changes of a conversation into one order (INV-SEQ, INV-REV).
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use crate::db::{
     Connection, Dialect, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
@@ -20,6 +19,7 @@ use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::node::Shard;
 use crate::relay;
 use crate::seams::Event;
+use crate::transaction::Transaction;
 use crate::writers::Writers;
 
 /// Most rows in one statement that writes.
@@ -208,7 +208,7 @@ impl Head {
             member_count: u64::try_from(row.int(8)?).unwrap_or(0),
             relayed: row.int(9)? != 0,
             first_members: first_members
-                .map_err(|error| Error::Corrupt(format!("first_members: {error}")))?,
+                .map_err(|error| Error::corrupt(format_args!("first_members: {error}")))?,
             last,
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),
@@ -273,7 +273,11 @@ pub(crate) fn kind_of(code: i64) -> Result<ConversationKind> {
         1 => ConversationKind::Direct,
         2 => ConversationKind::Group,
         3 => ConversationKind::Channel,
-        _ => return Err(Error::Corrupt(format!("unknown conversation kind {code}"))),
+        _ => {
+            return Err(Error::corrupt(format_args!(
+                "unknown conversation kind {code}"
+            )));
+        }
     })
 }
 
@@ -570,11 +574,11 @@ pub enum Told {
 }
 
 /// One change to one conversation by one of its members: a transaction in which its fence is checked, its head locked and
-/// its membership known. Dropped before [`Change::commit`], it never happened.
+/// its membership known.
 #[derive(Debug)]
 pub struct Change {
     /// The transaction.
-    pub connection: Connection,
+    pub connection: Transaction,
     /// The head; saved with the commit.
     pub head: Head,
     /// The caller's membership.
@@ -586,18 +590,26 @@ pub struct Change {
     before: Head,
 }
 
+/// A change that is written, and waits for its commit.
+#[derive(Debug)]
+pub struct Changed<T> {
+    /// What its caller is answered.
+    pub value: T,
+    /// What to tell once it is committed.
+    pub events: Vec<Event>,
+}
+
 impl Change {
-    /// Begins the transaction, checks the fence, locks the head and reads the membership.
+    /// Checks the fence, locks the head and reads the membership.
     ///
     /// # Errors
     /// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
     pub async fn begin(
+        mut connection: Transaction,
         shard: &Shard,
         assignment: &Assignment,
         (id, user): (ConversationId, &UserId),
-        deadline: Instant,
     ) -> Result<Self> {
-        let mut connection = shard.begin(deadline).await?;
         fence::require_write(&mut connection, shard.name(), assignment).await?;
         let head = heads(&mut connection, &[id], true)
             .await?
@@ -619,11 +631,19 @@ impl Change {
         })
     }
 
-    /// Saves the head, marks the lists and commits; gives the events.
+    /// Nothing was to be changed.
+    pub fn unchanged<T>(self, value: T) -> Changed<T> {
+        Changed {
+            value,
+            events: Vec::new(),
+        }
+    }
+
+    /// Saves the head and marks the lists.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn commit(mut self) -> Result<Vec<Event>> {
+    pub async fn save<T>(mut self, value: T) -> Result<Changed<T>> {
         let connection = &mut self.connection;
         let id = self.head.id;
         match &self.told {
@@ -638,7 +658,9 @@ impl Change {
         if self.head != self.before {
             save(connection, &[&self.head]).await?;
         }
-        connection.commit().await?;
-        Ok(self.events)
+        Ok(Changed {
+            value,
+            events: self.events,
+        })
     }
 }

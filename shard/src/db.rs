@@ -263,10 +263,11 @@ macro_rules! getter {
         /// # Errors
         /// When the column is not there, is NULL, or does not hold this type.
         pub fn $name(&self, column: usize) -> Result<$type> {
-            Ok(match self {
-                Self::MySql(row) => row.try_get_unchecked(column)?,
-                Self::Sqlite(row) => row.try_get_unchecked(column)?,
-            })
+            match self {
+                Self::MySql(row) => row.try_get_unchecked(column),
+                Self::Sqlite(row) => row.try_get_unchecked(column),
+            }
+            .map_err(|error| unreadable(column, &error))
         }
 
         /// The same, `None` for NULL.
@@ -274,10 +275,11 @@ macro_rules! getter {
         /// # Errors
         /// When the column is not there, or does not hold this type.
         pub fn $optional(&self, column: usize) -> Result<Option<$type>> {
-            Ok(match self {
-                Self::MySql(row) => row.try_get_unchecked(column)?,
-                Self::Sqlite(row) => row.try_get_unchecked(column)?,
-            })
+            match self {
+                Self::MySql(row) => row.try_get_unchecked(column),
+                Self::Sqlite(row) => row.try_get_unchecked(column),
+            }
+            .map_err(|error| unreadable(column, &error))
         }
     };
 }
@@ -337,8 +339,18 @@ fn user_from(bytes: Vec<u8>) -> Result<crate::ids::UserId> {
     crate::ids::UserId::new(text).map_err(|error| corrupt(error.0))
 }
 
+/// A column that the statement selects, but whose value is not of the type that its table gives it.
+fn unreadable(column: usize, error: &sqlx::Error) -> Error {
+    match error {
+        sqlx::Error::ColumnIndexOutOfBounds { .. } | sqlx::Error::ColumnNotFound(_) => {
+            Error::Unexpected("a column that was not selected")
+        }
+        _ => Error::corrupt(format_args!("column {column} of a row: {error}")),
+    }
+}
+
 fn corrupt(what: &str) -> Error {
-    Error::Corrupt(what.to_owned())
+    Error::corrupt(what)
 }
 
 /// A database: connections for reading and short writes, and connections of their own for write lanes.
@@ -606,6 +618,10 @@ impl Raw {
     }
 }
 
+fn no_answer(limit: Duration) -> Error {
+    Error::DatabaseUnavailable(format!("no answer to a statement within {limit:?}"))
+}
+
 /// Is told how each statement went, and puts failures into its own terms.
 pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
     fn observe(&self, failure: Option<Error>) -> Option<Error>;
@@ -678,21 +694,27 @@ macro_rules! with_driver {
             }
             None => return Err(sqlx::Error::PoolClosed.into()),
         };
-        $self.busy = !matches!(&outcome, Ok(result) if !result.as_ref().is_err_and(crate::error::is_connection));
         match outcome {
             Ok(Ok(value)) => {
+                $self.busy = false;
                 $self.observed(None);
                 Ok(value)
             }
-            Ok(Err(error)) => Err($self.observed(Some(error.into())).unwrap_or(Error::DeadlineExceeded)),
+            Ok(Err(error)) => Err($self.failed(error.into())),
             // The caller's own hurry says nothing about the database; a statement that takes too long does.
-            Err(_) if own_limit <= $self.deadline => Err($self.observed(Some(Error::DeadlineExceeded)).unwrap_or(Error::DeadlineExceeded)),
+            Err(_) if own_limit <= $self.deadline => Err($self.failed(no_answer($self.statement_timeout))),
             Err(_) => Err(Error::DeadlineExceeded),
         }
     }};
 }
 
 impl Connection {
+    /// A statement failed. Gives the observer's words for it.
+    fn failed(&mut self, error: Error) -> Error {
+        self.busy = !error.spares_the_connection();
+        self.observed(Some(error.clone())).unwrap_or(error)
+    }
+
     fn observed(&self, failure: Option<Error>) -> Option<Error> {
         match &self.observer {
             Some(observer) => observer.observe(failure),

@@ -188,7 +188,7 @@ pub(crate) async fn entries(connection: &mut Connection, has_states: bool) -> Re
 }
 
 fn member(row: &Row, has_state: bool) -> Result<(ShardName, Member)> {
-    let name = ShardName::new(row.text(0)?).map_err(|error| Error::Corrupt(error.0.into()))?;
+    let name = ShardName::new(row.text(0)?).map_err(|error| Error::corrupt(error.0))?;
     let mut member = Member {
         state: MemberState::Unmarked,
         incarnation: Incarnation::FIRST,
@@ -197,7 +197,7 @@ fn member(row: &Row, has_state: bool) -> Result<(ShardName, Member)> {
         let text = row.text(1)?;
         let state = MemberState::ALL.into_iter().find(|it| it.name() == text);
         member.state =
-            state.ok_or_else(|| Error::Corrupt(format!("unknown state {text} of a shard")))?;
+            state.ok_or_else(|| Error::corrupt(format_args!("unknown state {text} of a shard")))?;
         member.incarnation = Incarnation::from_i64(row.int(2)?);
     }
     Ok((name, member))
@@ -234,7 +234,7 @@ async fn assignments(connection: &mut Connection) -> Result<Vec<Assignment>> {
 
 fn map_of(assignments: Vec<Assignment>) -> Result<ShardMap> {
     ShardMap::new(assignments)
-        .map_err(|error| Error::Corrupt(format!("the directory's map: {error}")))
+        .map_err(|error| Error::corrupt(format_args!("the directory's map: {error}")))
 }
 
 async fn read_map(connection: &mut Connection) -> Result<ShardMap> {
@@ -242,15 +242,15 @@ async fn read_map(connection: &mut Connection) -> Result<ShardMap> {
 }
 
 fn assignment(row: &Row) -> Result<Assignment> {
-    let end = row.opt_bytes(1)?.map(|bytes| {
-        UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a range's end".into()))
-    });
+    let end = row
+        .opt_bytes(1)?
+        .map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::corrupt("a range's end")));
     Ok(Assignment {
         range: KeyRange {
             start: row.key(0)?.0,
             end: end.transpose()?.map(|key| key.0),
         },
-        shard: ShardName::new(row.text(2)?).map_err(|error| Error::Corrupt(error.0.into()))?,
+        shard: ShardName::new(row.text(2)?).map_err(|error| Error::corrupt(error.0))?,
         epoch: Epoch::from_i64(row.int(3)?),
     })
 }

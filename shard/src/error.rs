@@ -1,12 +1,27 @@
 //! What can go wrong in the store, in terms its callers can act on.
+//!
+//! What a database says instead of a result is one of three, and [`classify`] alone decides which:
+//!
+//! | the error | said about | what follows |
+//! |---|---|---|
+//! | [`Error::Statement`] | this statement: a key that is taken, a value that does not fit, its syntax | a caller that expects it goes on; else it is a fault of this program |
+//! | [`Error::Contention`] | other transactions: a deadlock, a lock that was not had in time | the transaction is run again; see [`Shard::transaction`](crate::node::Shard::transaction) |
+//! | [`Error::DatabaseUnavailable`] | the database: read-only, full, at a limit, stopping, gone, **or anything unknown** | not now: the connection is given up, and on a shard it becomes [`Error::ShardUnavailable`] |
+//!
+//! Errors that nobody has met yet are of the last kind, so only the first two name what they consist of. Stored data is
+//! called damaged ([`Error::Corrupt`]) only by code of this crate that has looked at it, never because a database
+//! refused something.
+
+use std::fmt;
 
 use crate::ids::{IdError, ShardName};
 
 /// The store's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An operation that was not done. Nothing of it was stored, except where a variant says otherwise.
-#[derive(Debug, thiserror::Error)]
+/// An operation that was not done. Nothing of it was stored, except where a variant says otherwise. A clone is the same
+/// error for another caller.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The input breaks a rule; the text names the field and the rule.
@@ -38,7 +53,8 @@ pub enum Error {
     /// The shard's write queue is full; nothing was queued. Retry later.
     #[error("shard {0} has more to write than it can take just now")]
     Overloaded(ShardName),
-    /// The shard does not answer, or its circuit breaker is open. Retry later.
+    /// The shard's database cannot do it now, whatever the reason; its words are in the log. A write may or may not have
+    /// happened; repeating it with its client message id is safe. Retry later.
     #[error("shard {0} is unavailable")]
     ShardUnavailable(ShardName),
     /// The deadline passed first. A write may or may not have happened; repeating it with its client message id is safe.
@@ -74,52 +90,76 @@ pub enum Error {
     /// The store is shutting down and takes nothing new.
     #[error("shutting down")]
     Closing,
-    /// The database failed in a way that is none of the above. Details are for the log, not for the caller.
+    /// The database refused a statement for what it says. A caller that expects the fault goes on; for all others it is a
+    /// fault of this program. The words are the database's, for the log.
+    #[error("database: {words}")]
+    Statement {
+        /// What is wrong with it.
+        fault: StatementFault,
+        /// What the database says.
+        words: String,
+    },
+    /// The transaction was undone because of others that ran at the same time. It may be run again at once.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Contention(String),
+    /// A database cannot do it now, in its own words. On a shard this becomes [`Error::ShardUnavailable`].
+    #[error("database: {0}")]
+    DatabaseUnavailable(String),
     /// A stored value does not have the form it must have.
     #[error("stored data is damaged: {0}")]
-    Corrupt(String),
+    Corrupt(Damage),
+    /// Something happened that cannot, whatever is stored and whatever fails: a fault of this program.
+    #[error("a fault of this program: {0}")]
+    Unexpected(&'static str),
 }
 
 impl Error {
     /// Whether the same call may succeed when it is simply made again later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Overloaded(_)
-            | Self::ShardUnavailable(_)
-            | Self::DeadlineExceeded
-            | Self::NotOwner(_)
-            | Self::ArchiveUnavailable
-            | Self::Busy(_)
-            | Self::WrongDatabase(_)
-            | Self::ClocksDiffer(_)
-            | Self::DirectoryUnavailable(_)
-            | Self::Closing => true,
-            Self::Database(error) => is_transient(error),
-            _ => false,
-        }
+                | Self::ShardUnavailable(_)
+                | Self::DeadlineExceeded
+                | Self::NotOwner(_)
+                | Self::ArchiveUnavailable
+                | Self::Busy(_)
+                | Self::WrongDatabase(_)
+                | Self::ClocksDiffer(_)
+                | Self::DirectoryUnavailable(_)
+                | Self::Closing
+                | Self::Contention(_)
+                | Self::DatabaseUnavailable(_)
+        )
     }
 
-    /// The same for another caller whom it met too; what only the log needs is left to the first.
+    /// Whether one thing that was asked for is at fault, so that others, asked for by themselves, may succeed.
     #[must_use]
-    pub(crate) fn again(&self) -> Self {
+    pub(crate) fn is_of_one_entry(&self) -> bool {
+        matches!(self, Self::Statement { .. } | Self::Corrupt(_))
+    }
+
+    /// Whether a connection is as good as before after a statement ended with this.
+    #[must_use]
+    pub(crate) fn spares_the_connection(&self) -> bool {
         match self {
-            Self::ShardUnavailable(shard) => Self::ShardUnavailable(shard.clone()),
-            Self::Overloaded(shard) => Self::Overloaded(shard.clone()),
-            Self::DeadlineExceeded => Self::DeadlineExceeded,
-            Self::DirectoryUnavailable(why) => Self::DirectoryUnavailable(why.clone()),
-            Self::WrongDatabase(why) => Self::WrongDatabase(why.clone()),
-            Self::Closing => Self::Closing,
-            other => Self::Corrupt(other.to_string()),
+            Self::Statement { fault, .. } => *fault != StatementFault::TooLarge,
+            Self::Contention(_) => true,
+            _ => false,
         }
     }
 
     /// An [`Error::Invalid`] about `field`.
     #[must_use]
-    pub fn invalid(field: &str, rule: impl std::fmt::Display) -> Self {
+    pub fn invalid(field: &str, rule: impl fmt::Display) -> Self {
         Self::Invalid(format!("{field}: {rule}"))
+    }
+
+    /// An [`Error::Corrupt`]: only for code that has looked at stored data and says what about it cannot be.
+    #[must_use]
+    pub(crate) fn corrupt(what: impl fmt::Display) -> Self {
+        Self::Corrupt(Damage(what.to_string()))
     }
 }
 
@@ -129,83 +169,180 @@ impl From<IdError> for Error {
     }
 }
 
-/// MySQL error numbers after which the whole transaction may simply be run again: deadlock, lock wait timeout.
-/// Source: MySQL 8.4 error reference, `ER_LOCK_WAIT_TIMEOUT`, `ER_LOCK_DEADLOCK`; MariaDB adds 1020 `ER_CHECKREAD`.
-const MYSQL_RERUN: [u16; 3] = [1205, 1213, 1020];
+/// What about stored data cannot be. Only this crate can say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage(String);
 
-/// Whether a transaction that met `error` was rolled back because of others, and may be run again at once.
-#[must_use]
-pub fn is_contention(error: &sqlx::Error) -> bool {
-    let Some(database) = error.as_database_error() else {
-        return false;
-    };
-    if let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        return MYSQL_RERUN.contains(&mysql.number());
-    }
-    matches!(sqlite_code(database), Some(5 | 6)) // SQLITE_BUSY, SQLITE_LOCKED
-}
-
-/// Whether a row with these values of a unique key is there already.
-#[must_use]
-pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-}
-
-/// Whether a column or an index that was to be added is there already. Source: MySQL 8.4 error reference,
-/// `ER_DUP_FIELDNAME` and `ER_DUP_KEYNAME`.
-#[must_use]
-pub(crate) fn is_there_already(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|database| database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
-        .is_some_and(|mysql| matches!(mysql.number(), 1060 | 1061))
-}
-
-/// Whether a statement named a table that is not there. Source: MySQL 8.4 error reference, `ER_NO_SUCH_TABLE`; SQLite says
-/// so only in words.
-#[must_use]
-pub fn is_table_missing(error: &sqlx::Error) -> bool {
-    let Some(database) = error.as_database_error() else {
-        return false;
-    };
-    match database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        Some(mysql) => mysql.number() == 1146,
-        None => database.message().starts_with("no such table"),
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-/// SQLite's primary result code, without what extends it: <https://sqlite.org/rescode.html>
-fn sqlite_code(error: &dyn sqlx::error::DatabaseError) -> Option<i32> {
-    let code: i32 = error.code()?.parse().ok()?;
-    Some(code & 0xff)
+/// What a database finds wrong with a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementFault {
+    /// The value of a unique key is taken.
+    UniqueKey,
+    /// A table that it names is not there.
+    MissingTable,
+    /// A column or an index that it adds is there already.
+    AlreadyThere,
+    /// It is larger than the server takes; the server has closed the connection.
+    TooLarge,
+    /// Anything else about what it says: a value that does not fit its column, a broken constraint, its syntax.
+    Other,
 }
 
-/// Whether `error` is about the connection or the server, not about the statement.
-#[must_use]
-pub fn is_connection(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(database) => {
-            let Some(mysql) = database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() else {
-                // SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN: the file or its disk.
-                return matches!(sqlite_code(database.as_ref()), Some(10 | 13 | 14));
-            };
-            // Too many connections, server shutdown, connection killed, access denied while failing over, read-only:
-            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_NEW_ABORTING_CONNECTION, ER_CONNECTION_KILLED (MariaDB 1927),
-            // ER_OPTION_PREVENTS_STATEMENT.
-            matches!(mysql.number(), 1040 | 1053 | 1184 | 1927 | 1290)
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        classify(&error)
+    }
+}
+
+impl From<&sqlx::Error> for Error {
+    fn from(error: &sqlx::Error) -> Self {
+        classify(error)
+    }
+}
+
+/// The one place that decides what an error of a database means.
+fn classify(error: &sqlx::Error) -> Error {
+    let words = error.to_string();
+    let Some(database) = error.as_database_error() else {
+        return Error::DatabaseUnavailable(words);
+    };
+    let verdict = match database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        Some(mysql) => of_mysql(mysql.number(), mysql.code().unwrap_or_default()),
+        None => of_sqlite(
+            database.code().and_then(|code| code.parse().ok()),
+            database.message(),
+        ),
+    };
+    match verdict {
+        Verdict::Statement(fault) => Error::Statement { fault, words },
+        Verdict::Contention => Error::Contention(words),
+        Verdict::NotNow => Error::DatabaseUnavailable(words),
+    }
+}
+
+/// What the code of an error says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Statement(StatementFault),
+    Contention,
+    NotNow,
+}
+
+/// By the number and the SQLSTATE. Sources: MySQL 8.4 error message reference, MariaDB error codes.
+fn of_mysql(number: u16, state: &str) -> Verdict {
+    match number {
+        // ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK, and MariaDB's ER_CHECKREAD: a row changed under a snapshot.
+        1205 | 1213 | 1020 => Verdict::Contention,
+        // ER_DUP_ENTRY, ER_DUP_KEY, ER_DUP_ENTRY_WITH_KEY_NAME
+        1062 | 1022 | 1586 => Verdict::Statement(StatementFault::UniqueKey),
+        // ER_NO_SUCH_TABLE
+        1146 => Verdict::Statement(StatementFault::MissingTable),
+        // ER_DUP_FIELDNAME, ER_DUP_KEYNAME
+        1060 | 1061 => Verdict::Statement(StatementFault::AlreadyThere),
+        // ER_NET_PACKET_TOO_LARGE
+        1153 => Verdict::Statement(StatementFault::TooLarge),
+        // The name of a column, a key, a function or a variable; syntax; placeholders: ER_BAD_FIELD_ERROR,
+        // ER_PARSE_ERROR, ER_EMPTY_QUERY, ER_KEY_COLUMN_DOES_NOT_EXITS, ER_CANT_DROP_FIELD_OR_KEY, ER_WRONG_VALUE_COUNT,
+        // ER_SYNTAX_ERROR, ER_KEY_DOES_NOT_EXITS, ER_UNKNOWN_SYSTEM_VARIABLE, ER_WRONG_ARGUMENTS, ER_SP_DOES_NOT_EXIST,
+        // ER_PS_MANY_PARAM, ER_WRONG_PARAMCOUNT_TO_NATIVE_FCT
+        1054 | 1064 | 1065 | 1072 | 1091 | 1136 | 1149 | 1176 | 1193 | 1210 | 1305
+        | 1390 | 1582
+        // A value: ER_TOO_BIG_ROWSIZE, ER_NO_DEFAULT_FOR_FIELD, ER_TRUNCATED_WRONG_VALUE_FOR_FIELD,
+        // ER_INVALID_JSON_TEXT, ER_CHECK_CONSTRAINT_VIOLATED and MariaDB's ER_CONSTRAINT_FAILED
+        | 1118 | 1364 | 1366 | 3140 | 3819 | 4025 => Verdict::Statement(StatementFault::Other),
+        // Cardinality, data exception, integrity constraint: what these classes say is said about values.
+        _ if ["21", "22", "23"].iter().any(|class| state.starts_with(class)) => {
+            Verdict::Statement(StatementFault::Other)
         }
-        _ => false,
+        _ => Verdict::NotNow,
     }
 }
 
-fn is_transient(error: &sqlx::Error) -> bool {
-    is_contention(error) || is_connection(error)
+/// By the result code, extended or not: <https://sqlite.org/rescode.html>. For a missing table SQLite has only words.
+fn of_sqlite(code: Option<u32>, message: &str) -> Verdict {
+    let Some(code) = code else {
+        return Verdict::NotNow;
+    };
+    match (code & 0xff, code) {
+        (5 | 6, _) => Verdict::Contention, // SQLITE_BUSY, SQLITE_LOCKED
+        // SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE
+        (_, 1555 | 2067) => Verdict::Statement(StatementFault::UniqueKey),
+        (1, _) if message.starts_with("no such table") => {
+            Verdict::Statement(StatementFault::MissingTable)
+        }
+        // SQLITE_ERROR, SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH, SQLITE_MISUSE, SQLITE_RANGE
+        (1 | 18 | 19 | 20 | 21 | 25, _) => Verdict::Statement(StatementFault::Other),
+        _ => Verdict::NotNow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_database_says_is_about_itself_unless_it_is_known_to_be_about_the_statement() {
+        use StatementFault::{MissingTable, Other, UniqueKey};
+        for (number, state, fault) in [
+            (1062, "23000", UniqueKey),
+            (1146, "42S02", MissingTable),
+            (1406, "22001", Other), // ER_DATA_TOO_LONG
+            (1264, "22003", Other), // ER_WARN_DATA_OUT_OF_RANGE
+            (1048, "23000", Other), // ER_BAD_NULL_ERROR
+            (1064, "42000", Other),
+        ] {
+            let verdict = Verdict::Statement(fault);
+            assert_eq!(of_mysql(number, state), verdict, "{number}");
+        }
+        // Limits, access, read-only, full, shutdown, cluster, and numbers that nobody has given out.
+        for (number, state) in [
+            (1203, "42000"),
+            (1226, "42000"),
+            (1461, "42000"),
+            (1044, "42000"),
+            (1142, "42000"),
+            (1045, "28000"),
+            (1040, "08004"),
+            (1053, "08S01"),
+            (1047, "08S01"),
+            (1290, "HY000"),
+            (1792, "25006"),
+            (1114, "HY000"),
+            (60_000, "XX000"),
+            (0, ""),
+        ] {
+            assert_eq!(of_mysql(number, state), Verdict::NotNow, "{number}");
+        }
+        for (code, verdict) in [
+            (2067, Verdict::Statement(UniqueKey)),
+            (275, Verdict::Statement(Other)), // SQLITE_CONSTRAINT_CHECK
+            (5, Verdict::Contention),
+            (517, Verdict::Contention), // SQLITE_BUSY_SNAPSHOT
+            (8, Verdict::NotNow),       // SQLITE_READONLY
+            (13, Verdict::NotNow),      // SQLITE_FULL
+            (14, Verdict::NotNow),      // SQLITE_CANTOPEN
+            (11, Verdict::NotNow), // SQLITE_CORRUPT: a sick disk or a file being copied; nobody looked at a row
+            (778, Verdict::NotNow), // SQLITE_IOERR_WRITE
+            (250, Verdict::NotNow),
+        ] {
+            assert_eq!(of_sqlite(Some(code), ""), verdict, "{code}");
+        }
+        assert_eq!(of_sqlite(None, ""), Verdict::NotNow);
+        let missing = of_sqlite(Some(1), "no such table: t");
+        assert_eq!(missing, Verdict::Statement(MissingTable));
+    }
+
+    #[test]
+    fn what_no_database_said_is_about_the_database() {
+        let error = Error::from(sqlx::Error::PoolTimedOut);
+        assert!(error.is_retryable() && matches!(error, Error::DatabaseUnavailable(_)));
+        let error = Error::from(sqlx::Error::WorkerCrashed);
+        assert!(matches!(error, Error::DatabaseUnavailable(_)));
+    }
 }

@@ -42,7 +42,7 @@ impl FenceState {
         [Self::Open, Self::Moving, Self::Frozen, Self::Gone]
             .into_iter()
             .find(|state| state.name() == text)
-            .ok_or_else(|| Error::Corrupt(format!("unknown fence state {text}")))
+            .ok_or_else(|| Error::corrupt(format_args!("unknown fence state {text}")))
     }
 
     /// Whether this shard answers reads of the range.
@@ -102,9 +102,9 @@ fn fence(row: &Row) -> Result<Fence> {
 
 /// The end of a fence's range, NULL at the end of the key space.
 fn end_of(row: &Row, column: usize) -> Result<Option<u64>> {
-    let end = row.opt_bytes(column)?.map(|bytes| {
-        UserKey::from_bytes(&bytes).ok_or_else(|| Error::Corrupt("a fence's end".into()))
-    });
+    let end = row
+        .opt_bytes(column)?
+        .map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::corrupt("a fence's end")));
     Ok(end.transpose()?.map(|key| key.0))
 }
 

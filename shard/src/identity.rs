@@ -26,7 +26,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use crate::db::{Connection, Row, values};
-use crate::error::{Error, Result, is_table_missing};
+use crate::error::{Error, Result, StatementFault};
 use crate::ids::{Incarnation, ShardName};
 use crate::settings::{DatabaseUrl, StoreSettings};
 
@@ -142,7 +142,7 @@ const SHARD: &str = "shard";
 
 impl Identity {
     pub(crate) fn from_row(row: &Row) -> Result<Self> {
-        let corrupt = |what: &str| Error::Corrupt(format!("the row of `identity`: {what}"));
+        let corrupt = |what: &str| Error::corrupt(format_args!("the row of `identity`: {what}"));
         let deployment: [u8; 16] = row
             .bytes(0)?
             .try_into()
@@ -221,7 +221,10 @@ impl Identity {
 pub async fn read(connection: &mut Connection) -> Result<Option<Identity>> {
     match connection.fetch_optional(SELECT, &[]).await {
         Ok(row) => row.as_ref().map(Identity::from_row).transpose(),
-        Err(Error::Database(error)) if is_table_missing(&error) => Ok(None),
+        Err(Error::Statement {
+            fault: StatementFault::MissingTable,
+            ..
+        }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -258,7 +258,7 @@ pub fn to_record(message: StoredMessage, channel: &str) -> Result<(Seq, HistoryR
     let json = |text: Option<String>| {
         text.map(RawJson::parse)
             .transpose()
-            .map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
+            .map_err(|error| Error::corrupt(format_args!("a message's JSON: {error}")))
     };
     let record = HistoryRecord {
         channel: channel.to_owned(),

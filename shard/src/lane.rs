@@ -32,20 +32,19 @@ use cache::MembershipCache;
 
 use crate::conversation::{self, Head};
 use crate::db::{Connection, Dialect, Value, in_rows, padded, values};
-use crate::error::{Error, Result, is_contention, is_unique_violation};
+use crate::error::{Error, Result, StatementFault};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::{self, Draft, StoredMessage, message_columns};
 use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
-use crate::node::{Shard, back_off};
+use crate::node::Shard;
 use crate::relay;
-use crate::routing::count_retry;
 use crate::seams::{CommitListener, Event};
 use crate::settings::WriteSettings;
 use crate::tasks::{Kept, TaskGroup};
 
-/// How long one transaction may take, besides the limit on each of its statements. Callers wait by deadlines of their own.
+/// How long a batch may take, however often it is run. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Most messages that a caller gives a lane at once.
@@ -278,14 +277,14 @@ impl Lane {
         while let Some(mut jobs) = waiting.pop() {
             match self.commit(&jobs).await {
                 Ok(committed) => self.answer(jobs, committed),
-                Err(Error::Database(_) | Error::Corrupt(_)) if jobs.len() > 1 => {
+                Err(error) if error.is_of_one_entry() && jobs.len() > 1 => {
                     let second = jobs.split_off(jobs.len() / 2);
                     waiting.extend([second, jobs]);
                 }
                 Err(error) => {
                     tracing::warn!(shard = %self.shard.name(), jobs = jobs.len(), %error, "a batch was not committed");
                     for job in jobs {
-                        let _ = job.reply.send(Err(error.again()));
+                        let _ = job.reply.send(Err(error.clone()));
                     }
                 }
             }
@@ -305,22 +304,21 @@ impl Lane {
     /// One transaction, run again after contention, with a look-up after a repeated client message id, and once on a new
     /// connection when the old one was lost.
     async fn commit(&mut self, jobs: &[Job]) -> Result<Committed> {
+        let deadline = Instant::now() + BATCH_DEADLINE;
         let mut retries = 0;
         let mut look_up = false;
         let mut replaced = false;
         loop {
-            let (outcome, committing) = self.attempt(jobs, look_up).await;
+            let (outcome, committing) = self.attempt(jobs, look_up, deadline).await;
             match outcome {
-                Err(Error::Database(error))
-                    if is_contention(&error) && retries < self.settings.max_retries =>
-                {
-                    retries += 1;
-                    count_retry(self.shard.name());
-                    tokio::time::sleep(back_off(retries)).await;
+                Err(Error::Contention(words)) => {
+                    let others = self.shard.wait_for_others(&mut retries, deadline, &words);
+                    others.await?;
                 }
-                Err(Error::Database(error)) if is_unique_violation(&error) && !look_up => {
-                    look_up = true
-                }
+                Err(Error::Statement {
+                    fault: StatementFault::UniqueKey,
+                    ..
+                }) if !look_up => look_up = true,
                 // Lost before the commit was asked for: nothing happened. Lost after: the look-up tells.
                 Err(Error::ShardUnavailable(_))
                     if !replaced && (!committing || repeatable(jobs)) =>
@@ -334,8 +332,12 @@ impl Lane {
     }
 
     /// The transaction, and whether its commit had been asked for when it failed.
-    async fn attempt(&mut self, jobs: &[Job], look_up: bool) -> (Result<Committed>, bool) {
-        let deadline = Instant::now() + BATCH_DEADLINE;
+    async fn attempt(
+        &mut self,
+        jobs: &[Job],
+        look_up: bool,
+        deadline: Instant,
+    ) -> (Result<Committed>, bool) {
         let kept = self.connection.take().filter(Connection::is_usable);
         let mut connection = match kept {
             Some(connection) => connection,

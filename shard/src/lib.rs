@@ -11,6 +11,7 @@
 //! | [`clock`] | whose clock decides |
 //! | [`migrate`] | schema migrations of the directory and of every shard |
 //! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
+//! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
@@ -60,4 +61,5 @@ pub mod store;
 pub mod stretch;
 pub mod sync;
 pub mod tasks;
+pub mod transaction;
 mod writers;

@@ -118,7 +118,7 @@ pub async fn apply(
         };
         let next = next_revs
             .get_mut(update.user.as_str())
-            .ok_or_else(|| Error::Corrupt("a user's rev".into()))?;
+            .ok_or_else(|| Error::corrupt("a user's rev"))?;
         *next += 1;
         entry.rev = Rev::from_i64(*next);
         if let Some((_, taken)) = users.get_mut(&update.user) {
@@ -357,7 +357,7 @@ pub async fn unread(
     let args = values![&key, user, &key, user, LARGE_MAX];
     let rows = connection.fetch_all(UNREAD, &args).await?;
     let sums = rows.first();
-    let sums = sums.ok_or_else(|| Error::Corrupt("a sum without a row".into()))?;
+    let sums = sums.ok_or_else(|| Error::Unexpected("a sum without a row"))?;
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
     let mut large = Vec::with_capacity(rows.len());
     for row in &rows {

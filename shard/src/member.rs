@@ -292,7 +292,7 @@ pub(crate) fn role_of(code: i64) -> Result<Option<Role>> {
         1 => Some(Role::Member),
         2 => Some(Role::Admin),
         3 => Some(Role::Owner),
-        _ => return Err(Error::Corrupt(format!("unknown role {code}"))),
+        _ => return Err(Error::corrupt(format_args!("unknown role {code}"))),
     })
 }
 

@@ -103,8 +103,7 @@ impl StoredMessage {
             seq: Seq::from_i64(row.int(first)?),
             rev: Rev::from_i64(row.int(first + 1)?),
             sender: row.user(first + 2)?,
-            client_msg_id: client_msg_id
-                .map_err(|_| Error::Corrupt("a client message id".into()))?,
+            client_msg_id: client_msg_id.map_err(|_| Error::corrupt("a client message id"))?,
             body_digest: row.opt_int(first + 4)?,
             message_type: message_type_of(row.int(first + 5)?)?,
             content: row.text(first + 6)?,
@@ -219,7 +218,7 @@ impl StoredMessage {
 
 fn json_or(stored: Option<String>, empty: &str) -> Result<RawJson> {
     RawJson::parse(stored.unwrap_or_else(|| empty.to_owned()))
-        .map_err(|error| Error::Corrupt(format!("a message's JSON: {error}")))
+        .map_err(|error| Error::corrupt(format_args!("a message's JSON: {error}")))
 }
 
 /// Inserts new messages, in as few statements as the sizes allow.
@@ -320,6 +319,6 @@ pub(crate) fn message_type_of(code: i64) -> Result<MessageType> {
         3 => MessageType::Voice,
         4 => MessageType::File,
         5 => MessageType::System,
-        _ => return Err(Error::Corrupt(format!("unknown message type {code}"))),
+        _ => return Err(Error::corrupt(format_args!("unknown message type {code}"))),
     })
 }

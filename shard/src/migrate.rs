@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::db::{Connection, Database, Dialect, values};
-use crate::error::{Error, Result, is_contention, is_there_already};
+use crate::error::{Error, Result, StatementFault};
 use crate::identity::making::{Hook, Making, Step, writer};
 use crate::identity::survey::Look;
 use crate::identity::{self, Role};
@@ -239,9 +239,7 @@ pub(crate) async fn migrate(role: &Role, url: &DatabaseUrl) -> Result<MigrationR
 async fn connect(pool: &Database) -> Result<Connection> {
     for _ in 0..50 {
         match pool.writer(Instant::now() + PATIENCE).await {
-            Err(Error::Database(error)) if is_contention(&error) => {
-                tokio::time::sleep(Duration::from_millis(100)).await
-            }
+            Err(Error::Contention(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
             outcome => return outcome,
         }
     }
@@ -268,7 +266,10 @@ async fn run(connection: &mut Connection, role: &Role) -> Result<MigrationReport
     let migrations = schema.migrations(dialect).iter();
     for migration in migrations.filter(|it| pending.contains(&it.name)) {
         match connection.execute_raw(migration.sql).await {
-            Err(Error::Database(error)) if is_there_already(&error) => {}
+            Err(Error::Statement {
+                fault: StatementFault::AlreadyThere,
+                ..
+            }) => {}
             outcome => outcome?,
         }
         connection.execute(RECORD, &values![migration.name]).await?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::db::{Connection, Database, Observer};
-use crate::error::{Error, Result, is_connection};
+use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::ids::ShardName;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
@@ -20,6 +20,7 @@ pub struct Shard {
     primary: Database,
     replicas: Vec<Database>,
     next_replica: AtomicUsize,
+    max_retries: u32,
     watch: Arc<Watch>,
 }
 
@@ -54,6 +55,7 @@ impl Shard {
             primary: Database::open(&shard.primary, pool, write.lanes, identity)?,
             replicas,
             next_replica: AtomicUsize::new(0),
+            max_retries: write.max_retries,
             watch: Arc::new(Watch {
                 breaker: Arc::new(Breaker::new(
                     shard.name.clone(),
@@ -78,6 +80,7 @@ impl Shard {
             primary: self.primary.clone(),
             replicas: self.replicas.clone(),
             next_replica: AtomicUsize::new(0),
+            max_retries: self.max_retries,
             watch: Arc::new(watch),
         }
     }
@@ -95,6 +98,11 @@ impl Shard {
     #[must_use]
     pub fn name(&self) -> &ShardName {
         &self.name
+    }
+
+    /// How often a transaction is run again that met others.
+    pub(crate) fn max_retries(&self) -> u32 {
+        self.max_retries
     }
 
     /// Where it takes writes.
@@ -146,15 +154,13 @@ impl Shard {
         self.observed(self.primary.reader(deadline).await)
     }
 
-    /// A write transaction, until `deadline`. Dropped before its commit, it is undone.
+    /// A connection for a transaction, until `deadline`; see [`Shard::transaction`].
     ///
     /// # Errors
     /// As [`Shard::reader`].
-    pub async fn begin(&self, deadline: Instant) -> Result<Connection> {
+    pub(crate) async fn writer(&self, deadline: Instant) -> Result<Connection> {
         self.admit()?;
-        let mut connection = self.observed(self.primary.writer(deadline).await)?;
-        connection.begin().await?;
-        Ok(connection)
+        self.observed(self.primary.writer(deadline).await)
     }
 
     /// A connection for a write lane, until `deadline`.
@@ -200,12 +206,6 @@ impl Observer for Watch {
         self.own.fetch_add(1, Ordering::Relaxed);
         self.breaker.observe(failure)
     }
-}
-
-/// 1 to 2 ms, doubling up to 64 to 128 ms, with jitter so that two rivals do not meet again.
-pub(crate) fn back_off(retries: u32) -> Duration {
-    let base = 1000u64 << retries.saturating_sub(1).min(6);
-    Duration::from_micros(base + rand::random_range(0..base))
 }
 
 /// Opens after some failures in a row, lets one call try after a cool-down, closes when it succeeds.
@@ -279,8 +279,8 @@ impl Breaker {
 impl Breaker {
     fn observe(&self, failure: Option<Error>) -> Option<Error> {
         match failure {
-            Some(Error::Database(error)) if is_connection(&error) => {
-                tracing::warn!(shard = %self.shard, %error, "the shard's database does not answer");
+            Some(Error::DatabaseUnavailable(words)) => {
+                tracing::warn!(shard = %self.shard, error = words, "the shard's database cannot do it now");
                 self.failed();
                 Some(Error::ShardUnavailable(self.shard.clone()))
             }

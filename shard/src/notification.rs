@@ -132,7 +132,11 @@ fn priority_of(code: i64) -> Result<NotificationPriority> {
         2 => NotificationPriority::Normal,
         3 => NotificationPriority::High,
         4 => NotificationPriority::Urgent,
-        other => return Err(Error::Corrupt(format!("notification priority {other}"))),
+        other => {
+            return Err(Error::corrupt(format_args!(
+                "notification priority {other}"
+            )));
+        }
     })
 }
 
@@ -146,7 +150,7 @@ fn from_row(row: &Row) -> Result<Notification> {
         body: row.text(4)?,
         action_url: row.opt_text(5)?,
         metadata: RawJson::parse(metadata)
-            .map_err(|error| Error::Corrupt(format!("a notification's metadata: {error}")))?,
+            .map_err(|error| Error::corrupt(format_args!("a notification's metadata: {error}")))?,
         created_at: Timestamp(row.int(7)?),
         read_at: row.opt_int(8)?.map(Timestamp),
     })
@@ -232,7 +236,7 @@ pub(crate) async fn unread(
     let key = key.to_bytes();
     let args = values![&key, user];
     let row = connection.fetch_optional(COUNT_UNREAD, &args).await?;
-    let row = row.ok_or_else(|| Error::Corrupt("a count without a row".into()))?;
+    let row = row.ok_or_else(|| Error::Unexpected("a count without a row"))?;
     Ok(u64::try_from(row.int(0)?).unwrap_or(0))
 }
 

@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conversation::{self, Head, WRITE_ROWS, pad};
 use crate::db::{Connection, Value, padded, placeholders, rows_of, values};
-use crate::error::{Error, Result, is_contention};
+use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::list::{self, Entry, EntryUpdate};
 use crate::map::ShardMap;
 use crate::member::{self, Membership};
-use crate::node::{Shard, back_off};
-use crate::routing::{Router, count_retry};
+use crate::node::Shard;
+use crate::routing::Router;
 use crate::seams::{CommitListener, Event};
 use crate::tasks::Kept;
 
@@ -314,32 +314,21 @@ async fn deliver_to(
     updates: &[EntryUpdate],
     deadline: Instant,
 ) -> Result<()> {
-    let mut retries = 0;
-    loop {
-        let mut connection = target.begin(deadline).await?;
-        let applied = match list::apply(&mut connection, target.name(), map, updates).await {
-            Ok(changed) => connection.commit().await.map(|()| changed),
-            Err(error) => Err(error),
-        };
-        drop(connection);
-        match applied {
-            Ok(changed) => {
-                listener.committed(list_events(changed)?);
-                return Ok(());
-            }
-            Err(Error::Database(error))
-                if is_contention(&error) && retries < router.settings().write.max_retries =>
-            {
-                retries += 1;
-                count_retry(target.name());
-                tokio::time::sleep(back_off(retries)).await;
-            }
-            Err(error @ Error::NotOwner(_)) => {
-                router.refresh(map).await?;
-                return Err(error);
-            }
-            Err(error) => return Err(error),
+    let applied = target
+        .transaction(deadline, |mut transaction| async move {
+            list::apply(&mut transaction, target.name(), map, updates).await
+        })
+        .await;
+    match applied {
+        Ok(changed) => {
+            listener.committed(list_events(changed)?);
+            Ok(())
         }
+        Err(error @ Error::NotOwner(_)) => {
+            router.refresh(map).await?;
+            Err(error)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -381,20 +370,23 @@ async fn clear(shard: &Shard, marks: &[Mark], heads: &[&Head], deadline: Instant
     if marks.is_empty() && heads.is_empty() {
         return Ok(());
     }
-    let mut connection = shard.begin(deadline).await?;
-    if !heads.is_empty() {
-        conversation::unmark(&mut connection, heads).await?;
-    }
-    for marks in marks.chunks(CLEARED_AT_ONCE) {
-        let args: Vec<Value<'_>> = padded(marks)
-            .flat_map(|mark| values![&mark.conversation, &mark.user, mark.token])
-            .collect();
-        let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"]
-            .repeat(args.len() / 3)
-            .join(" OR ");
-        connection
-            .execute(&format!("{CLEAR}{condition}"), &args)
-            .await?;
-    }
-    connection.commit().await
+    shard
+        .transaction(deadline, |mut transaction| async move {
+            if !heads.is_empty() {
+                conversation::unmark(&mut transaction, heads).await?;
+            }
+            for marks in marks.chunks(CLEARED_AT_ONCE) {
+                let args: Vec<Value<'_>> = padded(marks)
+                    .flat_map(|mark| values![&mark.conversation, &mark.user, mark.token])
+                    .collect();
+                let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"]
+                    .repeat(args.len() / 3)
+                    .join(" OR ");
+                transaction
+                    .execute(&format!("{CLEAR}{condition}"), &args)
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
 }

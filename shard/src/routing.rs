@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::directory::Directory;
-use crate::error::{Error, Result, is_contention};
+use crate::error::{Error, Result};
 use crate::identity::{self, Deployed};
 use crate::ids::{ShardName, UserId, UserKey};
 use crate::map::{Assignment, ShardMap};
-use crate::node::{Shard, back_off};
+use crate::node::Shard;
 use crate::settings::StoreSettings;
 
 /// How long a call waits before it asks the directory again whether a range has a new owner.
@@ -111,8 +111,7 @@ impl Router {
         })
     }
 
-    /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew;
-    /// after a deadlock or a lock wait, which undo the whole transaction, likewise.
+    /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew.
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, or what the call says.
@@ -125,7 +124,6 @@ impl Router {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut retries = 0;
         loop {
             let map = self.map();
             let assignment = map.locate(key);
@@ -134,13 +132,6 @@ impl Router {
                 // Rare and large: on the heap, so that every call is not as large as this.
                 Err(Error::NotOwner(_)) => {
                     Box::pin(self.find_owner(&map, assignment, deadline)).await?;
-                }
-                Err(Error::Database(error))
-                    if is_contention(&error) && retries < self.settings.write.max_retries =>
-                {
-                    retries += 1;
-                    count_retry(shard.name());
-                    tokio::time::sleep(back_off(retries)).await;
                 }
                 outcome => return outcome,
             }
@@ -165,10 +156,4 @@ impl Router {
         }
         Ok(())
     }
-}
-
-/// Counts a transaction that is run again.
-pub(crate) fn count_retry(shard: &ShardName) {
-    metrics::counter!("backscroll_transaction_retries_total", "shard" => shard.to_string())
-        .increment(1);
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::Change;
+use crate::conversation::{Change, Changed};
 use crate::db::Dialect;
 use crate::error::{Error, Result};
 use crate::identity::{self, Deployed};
@@ -38,6 +38,7 @@ use crate::routing::Router;
 use crate::seams::{ColdTier, CommitListener};
 use crate::settings::StoreSettings;
 use crate::tasks::{Kept, Supervisor, TaskGroup};
+use crate::transaction::Transaction;
 
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
@@ -197,29 +198,37 @@ impl Store {
         lanes.get(shard).cloned().ok_or(Error::Closing)
     }
 
-    /// Begins a change to a conversation by one of its members.
-    async fn begin(
+    /// Makes one change to a conversation by one of its members, and tells what was committed. `work` may run several times,
+    /// each time in a new transaction.
+    async fn change<T, F>(
         &self,
-        shard: &Shard,
-        assignment: &Assignment,
         caller: &Caller,
         id: ConversationId,
-    ) -> Result<Change> {
-        if self.closing.is_cancelled() {
-            return Err(Error::Closing);
-        }
-        Change::begin(shard, assignment, (id, &caller.user), caller.deadline).await
-    }
-
-    /// Commits a change, and tells what was committed.
-    async fn commit(&self, shard: &Shard, change: Change) -> Result<()> {
-        let id = change.head.id;
-        let events = change.commit().await?;
-        self.hint(shard, id);
-        if !events.is_empty() {
-            self.listener.committed(events);
-        }
-        Ok(())
+        work: impl Fn(Change) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Changed<T>>>,
+    {
+        let work = &work;
+        let change = |shard: Arc<Shard>, assignment| async move {
+            if self.closing.is_cancelled() {
+                return Err(Error::Closing);
+            }
+            let (home, assignment) = (&*shard, &assignment);
+            let transaction = |transaction: Transaction| async move {
+                let reader = (id, &caller.user);
+                work(Change::begin(transaction, home, assignment, reader).await?).await
+            };
+            let changed = shard.transaction(caller.deadline, transaction).await?;
+            if !changed.events.is_empty() {
+                self.hint(&shard, id);
+                self.listener.committed(changed.events);
+            }
+            Ok(changed.value)
+        };
+        self.router
+            .call(id.owner_key(), caller.deadline, change)
+            .await
     }
 
     /// Work for a write lane.

@@ -186,7 +186,7 @@ pub(crate) fn report_damage(error: &Error) {
 
 /// A message is neither hot nor archived.
 pub(crate) fn nowhere(id: ConversationId, seq: Seq) -> Error {
-    Error::Corrupt(format!("conversation {id} has no message {seq}"))
+    Error::corrupt(format_args!("conversation {id} has no message {seq}"))
 }
 
 fn missing((first, last): (Seq, Seq), hot: &[StoredMessage]) -> BTreeSet<Seq> {

@@ -29,7 +29,7 @@ impl Writers {
         };
         serde_json::from_str(text)
             .map(Self)
-            .map_err(|error| Error::Corrupt(format!("a conversation's writers: {error}")))
+            .map_err(|error| Error::corrupt(format_args!("a conversation's writers: {error}")))
     }
 
     /// To be stored.

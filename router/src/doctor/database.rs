@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use backscroll_shard::clock;
 use backscroll_shard::db::{Connection, Database, Dialect, Value};
-use backscroll_shard::error::{Error, Result, is_table_missing};
+use backscroll_shard::error::{Error, Result, StatementFault};
 use backscroll_shard::settings::{DatabaseUrl, PoolSettings};
 
 use super::{Finding, PATIENCE};
@@ -159,7 +159,7 @@ async fn int(connection: &mut Connection, statement: &str) -> Result<i64> {
 }
 
 fn first<T>(row: Option<T>) -> Result<T> {
-    row.ok_or_else(|| Error::Corrupt("a SELECT of one value gave no row".into()))
+    row.ok_or_else(|| Error::Unexpected("a SELECT of one value gave no row"))
 }
 
 async fn clocks(subject: &str, connection: &mut Connection) -> Result<Option<Finding>> {
@@ -225,7 +225,11 @@ async fn may_write(subject: &str, used: Use, connection: &mut Connection) -> Opt
     connection.rollback().await;
     match outcome {
         Ok(_) => None,
-        Err(Error::Database(error)) if is_table_missing(&error) => None, // the schema is not there; that is a finding of its own
+        // The schema is not there; that is a finding of its own.
+        Err(Error::Statement {
+            fault: StatementFault::MissingTable,
+            ..
+        }) => None,
         Err(error) => {
             let remedy = "grant the account SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER and INDEX on its database, and make sure that it is not read-only";
             Some(Finding::failure(

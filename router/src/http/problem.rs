@@ -321,7 +321,9 @@ impl From<Error> for Problem {
             | Error::WrongDatabase(_)
             | Error::NotOwner(_)
             | Error::Busy(_)
-            | Error::LeaseLost(_) => hidden(
+            | Error::LeaseLost(_)
+            | Error::Contention(_)
+            | Error::DatabaseUnavailable(_) => hidden(
                 Code::ShardUnavailable,
                 "the part of the store that has this data does not answer just now",
             ),
@@ -336,10 +338,6 @@ impl From<Error> for Problem {
                 "it is not known just now where the data is",
             ),
             Error::Closing => shown(Code::ShuttingDown),
-            Error::Database(_) if error.is_retryable() => hidden(
-                Code::ShardUnavailable,
-                "the part of the store that has this data does not answer just now",
-            ),
             // Also what the store may add: an error nobody thought of here is not shown to anybody.
             _ => Self::internal(error.to_string()),
         }
@@ -369,6 +367,8 @@ pub(super) async fn method_not_allowed() -> Problem {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use backscroll_shard::error::StatementFault;
 
     use super::*;
 
@@ -402,7 +402,13 @@ mod tests {
             Error::ShardUnavailable(shard()),
             Error::NotOwner(shard()),
             Error::DirectoryUnavailable("10.0.0.7 secret refused".into()),
-            Error::Corrupt("secret row".into()),
+            Error::DatabaseUnavailable("secret host".into()),
+            Error::Contention("secret table".into()),
+            Error::Statement {
+                fault: StatementFault::Other,
+                words: "secret value".into(),
+            },
+            Error::Unexpected("secret state"),
             Error::ArchiveDamaged("secret segment".into()),
             Error::Busy("secret job".into()),
             Error::LeaseLost(shard()),

@@ -106,8 +106,7 @@ pub async fn recreate(
     let about = traces.about.as_ref();
     let first_sender = traces.senders.keys().next().cloned();
     let created_by = about.map(|about| about.created_by.clone()).or(first_sender);
-    let created_by =
-        created_by.ok_or_else(|| Error::Corrupt("a conversation without messages".into()))?;
+    let created_by = created_by.ok_or_else(|| Error::corrupt("a conversation without messages"))?;
     let kind = about.map_or(ConversationKind::Channel, |about| about.kind);
     let earliest = traces
         .senders

@@ -91,7 +91,7 @@ pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Ve
             id: row
                 .bytes(0)?
                 .try_into()
-                .map_err(|_| Error::Corrupt("a job's id".into()))?,
+                .map_err(|_| Error::corrupt("a job's id"))?,
             kind: row.text(1)?,
             actor: row.text(2)?,
             reason: row.text(3)?,
@@ -99,7 +99,7 @@ pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Ve
             ended_at: row.opt_int(5)?.map(Timestamp),
             outcome: row.opt_text(6)?,
             figures: RawJson::parse(row.text(7)?)
-                .map_err(|error| Error::Corrupt(format!("a job's figures: {error}")))?,
+                .map_err(|error| Error::corrupt(format_args!("a job's figures: {error}")))?,
         })
     };
     connection

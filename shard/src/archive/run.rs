@@ -61,8 +61,7 @@ impl ArchivedRun {
                 .map(|bytes| SegmentId::from_bytes(&bytes))
                 .transpose()?,
             offset: count(7)?,
-            length: u32::try_from(count(8)?)
-                .map_err(|_| Error::Corrupt("a frame's length".into()))?,
+            length: u32::try_from(count(8)?).map_err(|_| Error::corrupt("a frame's length"))?,
             digest: count(9)?,
         })
     }

@@ -58,7 +58,7 @@ impl SegmentState {
 
     fn parse(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|state| state.name() == text);
-        found.ok_or_else(|| Error::Corrupt(format!("unknown state {text} of a segment")))
+        found.ok_or_else(|| Error::corrupt(format_args!("unknown state {text} of a segment")))
     }
 }
 

@@ -12,7 +12,7 @@ use sqlx::{MySqlConnection, SqliteConnection};
 use tokio::sync::watch;
 
 use super::Row;
-use crate::error::{Error, Result, is_table_missing};
+use crate::error::{Error, Result, StatementFault};
 use crate::identity::{self, Identity};
 use crate::ids::Incarnation;
 use crate::settings::DatabaseUrl;
@@ -94,8 +94,13 @@ impl Guard {
     fn admit(&self, answer: sqlx::Result<Option<Row>>) -> sqlx::Result<()> {
         let found = match answer {
             Ok(row) => row.as_ref().map(Identity::from_row).transpose(),
-            Err(error) if is_table_missing(&error) => Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => match Error::from(&error) {
+                Error::Statement {
+                    fault: StatementFault::MissingTable,
+                    ..
+                } => Ok(None),
+                _ => return Err(error),
+            },
         };
         let compared = found.and_then(|found| self.compare(found.as_ref()));
         compared.map_err(|error| sqlx::Error::Configuration(error.to_string().into()))

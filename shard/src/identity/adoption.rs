@@ -67,7 +67,7 @@ pub async fn plan(settings: &StoreSettings, shard: &ShardName) -> Result<Adoptio
     let member = member.ok_or(Error::NotFound("shard of this deployment"))?;
     let look = survey.shard(shard);
     let look = look.ok_or(Error::NotFound("shard in the configuration"))?;
-    let found = look.found.as_ref().map_err(Error::again)?;
+    let found = look.found.as_ref().map_err(Error::clone)?;
     let ranges = owned(entries, shard);
     require_own(found, (deployment, shard), &ranges)
         .map_err(|leads_to| Misplaced::new(&look.role, &look.url, &leads_to))?;

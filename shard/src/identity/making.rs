@@ -17,14 +17,18 @@ use std::time::{Duration, Instant};
 use super::{DeploymentId, Identity, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Member, MemberState};
-use crate::error::{Error, Result, is_unique_violation};
+use crate::error::{Error, Result, StatementFault};
 use crate::fence;
 use crate::ids::ShardName;
 use crate::map::ShardMap;
 use crate::settings::{DatabaseUrl, StoreSettings};
+use crate::transaction::back_off;
 
 /// How long a transaction here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a transaction here is run again after contention.
+const RETRIES: u32 = 10;
 
 /// The steps between which the making of a deployment may die; tests make it do so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +152,10 @@ impl Making {
         });
         match marked.await {
             // Another process was sooner.
-            Err(Error::Database(error)) if is_unique_violation(&error) => {}
+            Err(Error::Statement {
+                fault: StatementFault::UniqueKey,
+                ..
+            }) => {}
             outcome => outcome?,
         }
         let found = super::read(connection).await?;
@@ -184,17 +191,31 @@ impl Making {
     }
 }
 
-/// A write transaction: committed when `work` succeeds, else undone.
+/// A write transaction: committed when `work` succeeds, else undone. It is run again where another process, which makes the
+/// same deployment, was in its way.
 pub(super) async fn in_transaction<T>(
     connection: &mut Connection,
-    work: impl AsyncFnOnce(&mut Connection) -> Result<T>,
+    work: impl AsyncFn(&mut Connection) -> Result<T>,
+) -> Result<T> {
+    let mut retries = 0;
+    loop {
+        match attempt(connection, &work).await {
+            Err(Error::Contention(_)) if retries < RETRIES => {
+                tokio::time::sleep(back_off(retries)).await;
+                retries += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn attempt<T>(
+    connection: &mut Connection,
+    work: &impl AsyncFn(&mut Connection) -> Result<T>,
 ) -> Result<T> {
     connection.begin().await?;
     match work(connection).await {
-        Ok(value) => {
-            connection.commit().await?;
-            Ok(value)
-        }
+        Ok(value) => connection.commit().await.map(|()| value),
         Err(error) => {
             connection.rollback().await;
             Err(error)

@@ -189,7 +189,8 @@ impl Entry {
             read_seq: self.read_seq,
             unread_count: self.head_seq.0.saturating_sub(self.read_seq.0),
             member_count: self.member_count,
-            members: members.map_err(|error| Error::Corrupt(format!("first_members: {error}")))?,
+            members: members
+                .map_err(|error| Error::corrupt(format_args!("first_members: {error}")))?,
             last_message: self.last,
             last_activity_at: self.last_at,
             pinned: self.pinned,

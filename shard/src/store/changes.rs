@@ -5,19 +5,16 @@
 //! was read is what counts (INV-COPY). A deleted message of which copies are archived is put down for erasure (INV-ERASE).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{HELD, Store};
 use crate::archive::{self, Copies, Plan};
-use crate::conversation::{Change, Told};
+use crate::conversation::{Change, Changed, Told};
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
-use crate::map::Assignment;
 use crate::message::{self, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
-use crate::node::Shard;
 use crate::seams::Event;
 use crate::stretch;
 
@@ -56,7 +53,7 @@ impl Store {
             let now = Timestamp::now().max(message.created_at);
             let mut edits: Vec<Edit> = match &message.edit_history {
                 Some(json) => serde_json::from_str(json)
-                    .map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?,
+                    .map_err(|error| Error::corrupt(format_args!("an edit history: {error}")))?,
                 None => Vec::new(),
             };
             edits.push(Edit {
@@ -125,7 +122,7 @@ impl Store {
             }
             let mut reactions: BTreeMap<String, Vec<String>> = match &message.reactions {
                 Some(json) => serde_json::from_str(json)
-                    .map_err(|error| Error::Corrupt(format!("reactions: {error}")))?,
+                    .map_err(|error| Error::corrupt(format_args!("reactions: {error}")))?,
                 None => BTreeMap::new(),
             };
             let users = reactions.entry(emoji.to_owned()).or_default();
@@ -160,24 +157,16 @@ impl Store {
         work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
     ) -> Result<Message> {
         let work = &work;
-        let change = |shard: Arc<Shard>, assignment: Assignment| async move {
-            let mut read: Option<Thawed> = None;
-            for _ in 0..THAW_ATTEMPTS {
-                let outcome = self
-                    .try_change_message(&shard, &assignment, caller, id, read, work)
-                    .await?;
-                match outcome {
-                    Attempt::Done(message) => return Ok(*message),
-                    Attempt::Archived(plan) => {
-                        read = Some(self.read_archived(id, plan, caller).await?)
-                    }
-                }
+        let mut read: Option<Thawed> = None;
+        for _ in 0..THAW_ATTEMPTS {
+            let archived = read.as_ref();
+            let change = |change| async move { change_stored(change, id, archived, work).await };
+            match self.change(caller, id.conversation, change).await? {
+                Attempt::Done(message) => return Ok(*message),
+                Attempt::Archived(plan) => read = Some(self.read_archived(id, plan, caller).await?),
             }
-            Err(Error::ArchiveUnavailable) // archived anew each time we had read it
-        };
-        self.router
-            .call(id.conversation.owner_key(), caller.deadline, change)
-            .await
+        }
+        Err(Error::ArchiveUnavailable) // archived anew each time we had read it
     }
 
     async fn read_archived(&self, id: MessageId, plan: Plan, caller: &Caller) -> Result<Thawed> {
@@ -194,70 +183,68 @@ impl Store {
         };
         Ok(Thawed { plan, message })
     }
+}
 
-    async fn try_change_message(
-        &self,
-        shard: &Shard,
-        assignment: &Assignment,
-        caller: &Caller,
-        id: MessageId,
-        read: Option<Thawed>,
-        work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
-    ) -> Result<Attempt> {
-        let conversation = id.conversation;
-        let mut change = self.begin(shard, assignment, caller, conversation).await?;
-        if id.seq > change.head.head_seq {
-            return Err(Error::NotFound("message"));
-        }
-        let hot = history::lock_row(&mut change.connection, conversation, id.seq).await?;
-        let is_hot = hot.is_some();
-        let mut stored = match hot {
-            Some(stored) => stored,
-            None => {
-                // The head is locked, so nothing becomes hot now; what is not hot is in the index.
-                let range = (id.seq, id.seq);
-                let copies = Copies::find(&mut change.connection, conversation, range).await?;
-                let plan = copies.plan(&[id.seq].into());
-                match read {
-                    Some(read) if read.plan == plan => {
-                        read.message.inspect_err(stretch::report_damage)?
-                    }
-                    _ if plan.nowhere().is_empty() => return Ok(Attempt::Archived(plan)),
-                    _ => return Err(stretch::nowhere(conversation, id.seq)),
-                }
-            }
-        };
-        let touched = work(&mut change, &mut stored)?;
-        let head = (change.head.kind, &change.head.writers);
-        let progress = history::progress(&mut change.connection, conversation, head).await?;
-        let status = progress.status(&stored.sender, id.seq);
-        if touched == Touched::Unchanged {
-            let message = stored.into_message(conversation, status)?;
-            return Ok(Attempt::Done(Box::new(message)));
-        }
-        if touched == Touched::Deleted {
-            delete_everywhere(&mut change.connection, id).await?;
-        }
-        if is_hot {
-            message::update(&mut change.connection, conversation, &stored).await?;
-        } else {
-            change.head.thaw(&stored);
-            let row = [(conversation, stored)];
-            message::insert_again(&mut change.connection, &row).await?;
-            [(_, stored)] = row;
-        }
-        if stored.seq == change.head.head_seq {
-            change.told = Told::Members;
-        }
-        change.head.touch(&stored);
-        let message = stored.into_message(conversation, status)?;
-        change.events.push(match touched {
-            Touched::Deleted => Event::MessageDeleted(message.clone()),
-            _ => Event::MessageUpdated(message.clone()),
-        });
-        self.commit(shard, change).await?;
-        Ok(Attempt::Done(Box::new(message)))
+/// A try at a change to one message; `archived` is what was read of it before, if it was archived then.
+async fn change_stored(
+    mut change: Change,
+    id: MessageId,
+    archived: Option<&Thawed>,
+    work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+) -> Result<Changed<Attempt>> {
+    let conversation = id.conversation;
+    if id.seq > change.head.head_seq {
+        return Err(Error::NotFound("message"));
     }
+    let hot = history::lock_row(&mut change.connection, conversation, id.seq).await?;
+    let is_hot = hot.is_some();
+    let mut stored = match hot {
+        Some(stored) => stored,
+        None => {
+            // The head is locked, so nothing becomes hot now; what is not hot is in the index.
+            let range = (id.seq, id.seq);
+            let copies = Copies::find(&mut change.connection, conversation, range).await?;
+            let plan = copies.plan(&[id.seq].into());
+            match archived {
+                Some(read) if read.plan == plan => {
+                    read.message.clone().inspect_err(stretch::report_damage)?
+                }
+                _ if plan.nowhere().is_empty() => {
+                    return Ok(change.unchanged(Attempt::Archived(plan)));
+                }
+                _ => return Err(stretch::nowhere(conversation, id.seq)),
+            }
+        }
+    };
+    let touched = work(&mut change, &mut stored)?;
+    let head = (change.head.kind, &change.head.writers);
+    let progress = history::progress(&mut change.connection, conversation, head).await?;
+    let status = progress.status(&stored.sender, id.seq);
+    if touched == Touched::Unchanged {
+        let message = stored.into_message(conversation, status)?;
+        return Ok(change.unchanged(Attempt::Done(Box::new(message))));
+    }
+    if touched == Touched::Deleted {
+        delete_everywhere(&mut change.connection, id).await?;
+    }
+    if is_hot {
+        message::update(&mut change.connection, conversation, &stored).await?;
+    } else {
+        change.head.thaw(&stored);
+        let row = [(conversation, stored)];
+        message::insert_again(&mut change.connection, &row).await?;
+        [(_, stored)] = row;
+    }
+    if stored.seq == change.head.head_seq {
+        change.told = Told::Members;
+    }
+    change.head.touch(&stored);
+    let message = stored.into_message(conversation, status)?;
+    change.events.push(match touched {
+        Touched::Deleted => Event::MessageDeleted(message.clone()),
+        _ => Event::MessageUpdated(message.clone()),
+    });
+    change.save(Attempt::Done(Box::new(message))).await
 }
 
 /// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.

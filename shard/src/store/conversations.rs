@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{HELD, Store};
 use crate::archive;
-use crate::conversation::{FIRST_MEMBERS, Head, Told};
+use crate::conversation::{Change, FIRST_MEMBERS, Head, Told};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Seq};
 use crate::member::{self, Membership};
@@ -62,8 +62,7 @@ impl Store {
                 title.as_ref(),
                 patch.metadata.is_some().then_some(&metadata),
             );
-            let rename = |shard: Arc<Shard>, assignment| async move {
-                let mut change = self.begin(&shard, &assignment, caller, id).await?;
+            let rename = |mut change: Change| async move {
                 if change.head.kind == ConversationKind::Direct {
                     return Err(Error::Forbidden(
                         "a direct conversation has no title or metadata of its own",
@@ -87,11 +86,9 @@ impl Store {
                     rev,
                     left: Left::Nobody,
                 });
-                self.commit(&shard, change).await
+                change.save(()).await
             };
-            self.router
-                .call(id.owner_key(), caller.deadline, rename)
-                .await?;
+            self.change(caller, id, rename).await?;
             self.relay_now(caller, id).await;
         }
         if patch.pinned.is_some() || patch.muted.is_some() {
@@ -107,8 +104,7 @@ impl Store {
     /// # Errors
     /// [`Error::Forbidden`], [`Error::Conflict`] under a legal hold, and as [`Store::conversation`].
     pub async fn delete_conversation(&self, caller: &Caller, id: ConversationId) -> Result<()> {
-        let delete = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self.begin(&shard, &assignment, caller, id).await?;
+        let delete = |mut change: Change| async move {
             if change.head.kind == ConversationKind::Direct {
                 return Err(Error::Forbidden("a direct conversation cannot be deleted"));
             }
@@ -129,11 +125,9 @@ impl Store {
                 rev,
                 left: Left::Everybody,
             });
-            self.commit(&shard, change).await
+            change.save(()).await
         };
-        self.router
-            .call(id.owner_key(), caller.deadline, delete)
-            .await?;
+        self.change(caller, id, delete).await?;
         self.relay_now(caller, id).await;
         Ok(())
     }
@@ -160,7 +154,7 @@ fn view(head: Head, me: &Membership, mut members: Vec<Membership>) -> Result<Con
         kind: head.kind,
         title: head.title,
         metadata: metadata
-            .map_err(|error| Error::Corrupt(format!("a conversation's metadata: {error}")))?,
+            .map_err(|error| Error::corrupt(format_args!("a conversation's metadata: {error}")))?,
         created_by: head.created_by,
         created_at: head.created_at,
         head_seq: head.head_seq,

@@ -18,7 +18,7 @@ use super::Store;
 use super::conversations::check_title;
 use crate::conversation::{self, FIRST_MEMBERS, Head, kind_code};
 use crate::db::Connection;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StatementFault};
 use crate::fence;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
@@ -26,6 +26,7 @@ use crate::member::{self, Membership};
 use crate::model::{Caller, Conversation, ConversationKind, NewConversation, Role, Timestamp};
 use crate::node::Shard;
 use crate::seams::{Event, Left};
+use crate::transaction::Transaction;
 
 /// Most members named when a conversation is created, or added at once.
 pub(super) const MEMBERS_AT_ONCE: usize = 1000;
@@ -187,22 +188,20 @@ impl Store {
                 plan.head.id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let mut connection = shard.begin(caller.deadline).await?;
-                    let created = create(&mut connection, &shard, &assignment, plan).await?;
-                    connection.commit().await?;
-                    Ok(created)
+                    let (shard, assignment) = (&shard, &assignment);
+                    let create = |mut transaction: Transaction| async move {
+                        create(&mut transaction, shard, assignment, plan).await
+                    };
+                    shard.transaction(caller.deadline, create).await
                 },
             )
         };
         match attempt().await {
             // Another process created it between the look and the insert: look again.
-            Err(Error::Database(error))
-                if error
-                    .as_database_error()
-                    .is_some_and(sqlx::error::DatabaseError::is_unique_violation) =>
-            {
-                attempt().await
-            }
+            Err(Error::Statement {
+                fault: StatementFault::UniqueKey,
+                ..
+            }) => attempt().await,
             outcome => outcome,
         }
     }

@@ -22,6 +22,7 @@ use crate::node::Shard;
 use crate::relay;
 use crate::standing;
 use crate::sync::{self, Delta};
+use crate::transaction::Transaction;
 
 /// How long a list waits for the heads of large conversations.
 const FOLLOW: Duration = Duration::from_secs(1);
@@ -257,11 +258,12 @@ impl Store {
         let entry = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(caller.deadline).await?;
-                fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                let entry =
-                    list::set_flags(&mut connection, (key, &caller.user), id, flags).await?;
-                connection.commit().await.map(|()| entry)
+                let (shard, assignment) = (&shard, &assignment);
+                let set = |mut transaction: Transaction| async move {
+                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
+                    list::set_flags(&mut transaction, (key, &caller.user), id, flags).await
+                };
+                shard.transaction(caller.deadline, set).await
             })
             .await?;
         let changed = vec![(caller.user.clone(), entry)];

@@ -24,6 +24,7 @@ use crate::node::Shard;
 use crate::seen;
 use crate::standing;
 use crate::sync::{self, Delta};
+use crate::transaction::Transaction;
 
 /// Where a conversation stands, for one of its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,11 +118,13 @@ impl Store {
     pub async fn saw(&self, users: &[(UserId, Timestamp)], deadline: Instant) -> Result<()> {
         let key = |(user, _): &(UserId, Timestamp)| self.key(user).ok();
         let store = |shard: Arc<Shard>, assignment, batch: Batch<(UserId, Timestamp)>| async move {
-            let mut connection = shard.begin(deadline).await?;
-            fence::require_write(&mut connection, shard.name(), &assignment).await?;
-            let keyed = batch.iter().map(|(key, (user, at))| (*key, user, *at));
-            seen::save(&mut connection, &keyed.collect::<Vec<_>>()).await?;
-            connection.commit().await
+            let (shard, assignment, batch) = (&shard, &assignment, &batch);
+            let save = |mut transaction: Transaction| async move {
+                fence::require_write(&mut transaction, shard.name(), assignment).await?;
+                let keyed = batch.iter().map(|(key, (user, at))| (*key, user, *at));
+                seen::save(&mut transaction, &keyed.collect::<Vec<_>>()).await
+            };
+            shard.transaction(deadline, save).await
         };
         let stored = self.in_batches(users, key, deadline, store).await;
         stored.into_iter().try_for_each(|(_, stored)| stored)

@@ -1,7 +1,6 @@
 //! Members: listing, adding, roles, leaving.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::Store;
 use super::creating::MEMBERS_AT_ONCE;
@@ -14,7 +13,6 @@ use crate::member::{self, Membership};
 use crate::model::{
     Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
 };
-use crate::node::Shard;
 use crate::seams::{Event, Left};
 
 /// Most members in a page.
@@ -94,8 +92,7 @@ impl Store {
             ));
         }
         let (users, role) = (&users, new.role);
-        let add = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self.begin(&shard, &assignment, caller, id).await?;
+        let add = |mut change: Change| async move {
             require_members_can_change(&change)?;
             let needed = if role == Role::Admin {
                 Role::Owner
@@ -119,7 +116,7 @@ impl Store {
                 .filter(|user| !active.contains(user))
                 .collect();
             if joining.is_empty() {
-                return Ok(());
+                return Ok(change.unchanged(()));
             }
             self.check_member_count(
                 change.head.kind,
@@ -145,11 +142,9 @@ impl Store {
                 rev,
                 left: Left::Nobody,
             });
-            self.commit(&shard, change).await
+            change.save(()).await
         };
-        self.router
-            .call(id.owner_key(), caller.deadline, add)
-            .await?;
+        self.change(caller, id, add).await?;
         self.relay_now(caller, id).await;
         self.conversation(caller, id).await
     }
@@ -165,15 +160,14 @@ impl Store {
         user: &UserId,
         role: Role,
     ) -> Result<Member> {
-        let set = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self.begin(&shard, &assignment, caller, id).await?;
+        let set = |mut change: Change| async move {
             require_members_can_change(&change)?;
             if !change.me.has(Role::Owner) {
                 return Err(Error::Forbidden("only owners can change roles"));
             }
             let mut membership = active(&mut change.connection, id, user).await?;
             if membership.role == Some(role) {
-                return Ok(membership.into_member());
+                return Ok(change.unchanged(membership.into_member()));
             }
             if membership.role == Some(Role::Owner) {
                 require_another_owner(&mut change.connection, id, user).await?;
@@ -191,10 +185,9 @@ impl Store {
                 rev: membership.rev,
                 left: Left::Nobody,
             });
-            self.commit(&shard, change).await?;
-            Ok(membership.into_member())
+            change.save(membership.into_member()).await
         };
-        self.router.call(id.owner_key(), caller.deadline, set).await
+        self.change(caller, id, set).await
     }
 
     /// Removes a member, or leaves. Admins may remove members, owners anybody.
@@ -207,8 +200,7 @@ impl Store {
         id: ConversationId,
         user: &UserId,
     ) -> Result<()> {
-        let remove = |shard: Arc<Shard>, assignment| async move {
-            let mut change = self.begin(&shard, &assignment, caller, id).await?;
+        let remove = |mut change: Change| async move {
             require_members_can_change(&change)?;
             let mut membership = active(&mut change.connection, id, user).await?;
             let leaving = *user == caller.user;
@@ -238,11 +230,9 @@ impl Store {
                 rev: membership.rev,
                 left: Left::One(user.clone()),
             });
-            self.commit(&shard, change).await
+            change.save(()).await
         };
-        self.router
-            .call(id.owner_key(), caller.deadline, remove)
-            .await?;
+        self.change(caller, id, remove).await?;
         self.relay_now(caller, id).await;
         Ok(())
     }

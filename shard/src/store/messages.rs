@@ -14,7 +14,7 @@ use crate::stretch::Stretch;
 
 /// A lane's answer does not fit the question.
 fn not_one_each() -> Error {
-    Error::Corrupt("sends and answers do not match".into())
+    Error::Unexpected("sends and answers do not match")
 }
 
 impl Store {
@@ -58,13 +58,13 @@ impl Store {
             match self.append(caller, id, Arc::clone(&together)).await {
                 Ok(outcomes) => sent.extend(outcomes),
                 // One of them is at fault: each by itself, as a lane does with callers.
-                Err(Error::Database(_) | Error::Corrupt(_)) if together.len() > 1 => {
+                Err(error) if error.is_of_one_entry() && together.len() > 1 => {
                     for draft in &*together {
                         sent.push(self.append_one(caller, id, draft.clone()).await);
                     }
                 }
                 Err(error) => {
-                    sent.extend(together.iter().skip(1).map(|_| Err(error.again())));
+                    sent.extend(together.iter().skip(1).map(|_| Err(error.clone())));
                     sent.push(Err(error));
                 }
             }
@@ -128,9 +128,7 @@ impl Store {
     ) -> Result<Watermarks> {
         match self.submit(caller, id, work).await? {
             Outcome::Watermarks(watermarks) => Ok(watermarks),
-            Outcome::Sent(_) => Err(Error::Corrupt(
-                "a watermark was answered with a message".into(),
-            )),
+            Outcome::Sent(_) => Err(Error::Unexpected("a watermark was answered with a message")),
         }
     }
 
@@ -209,7 +207,7 @@ impl Store {
             message.edit_history = edit_history
                 .map(RawJson::parse)
                 .transpose()
-                .map_err(|error| Error::Corrupt(format!("an edit history: {error}")))?;
+                .map_err(|error| Error::corrupt(format_args!("an edit history: {error}")))?;
             Ok(message)
         };
         self.router

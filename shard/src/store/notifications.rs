@@ -13,6 +13,7 @@ use crate::model::{
 use crate::node::Shard;
 use crate::notification::{self, Draft};
 use crate::seams::Event;
+use crate::transaction::Transaction;
 
 /// Most users who are sent a notification at once.
 const USERS_AT_ONCE: usize = 100;
@@ -52,15 +53,19 @@ impl Store {
         let key = |user: &UserId| self.key(user).ok();
         let store = |shard: Arc<Shard>, assignment, batch: Batch<UserId>| async move {
             let at = Timestamp::now();
-            let mut connection = shard.begin(caller.deadline).await?;
-            fence::require_write(&mut connection, shard.name(), &assignment).await?;
-            let mut stored = Vec::with_capacity(batch.len());
-            for (key, user) in &*batch {
-                let owner = (*key, user);
-                let added = notification::add(&mut connection, owner, draft, (at, keep)).await?;
-                stored.push((user.clone(), added));
-            }
-            connection.commit().await?;
+            let (shard, assignment, batch) = (&shard, &assignment, &batch);
+            let store = |mut transaction: Transaction| async move {
+                let connection = &mut transaction;
+                fence::require_write(connection, shard.name(), assignment).await?;
+                let mut stored = Vec::with_capacity(batch.len());
+                for (key, user) in &**batch {
+                    let owner = (*key, user);
+                    let added = notification::add(connection, owner, draft, (at, keep)).await?;
+                    stored.push((user.clone(), added));
+                }
+                Ok(stored)
+            };
+            let stored = shard.transaction(caller.deadline, store).await?;
             let events = stored.iter().map(|(user, notification)| Event::Notified {
                 user: user.clone(),
                 notification: notification.clone(),
@@ -148,11 +153,13 @@ impl Store {
         let (read, changed) = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(caller.deadline).await?;
-                fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                let (owner, now) = ((key, &caller.user), Timestamp::now());
-                let read = notification::mark_read(&mut connection, owner, id, now).await?;
-                connection.commit().await.map(|()| read)
+                let (shard, assignment) = (&shard, &assignment);
+                let mark = |mut transaction: Transaction| async move {
+                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
+                    let (owner, now) = ((key, &caller.user), Timestamp::now());
+                    notification::mark_read(&mut transaction, owner, id, now).await
+                };
+                shard.transaction(caller.deadline, mark).await
             })
             .await?;
         if changed {
@@ -173,11 +180,13 @@ impl Store {
         let through = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(caller.deadline).await?;
-                fence::require_write(&mut connection, shard.name(), &assignment).await?;
-                let (owner, now) = ((key, &caller.user), Timestamp::now());
-                let through = notification::mark_all_read(&mut connection, owner, now).await?;
-                connection.commit().await.map(|()| through)
+                let (shard, assignment) = (&shard, &assignment);
+                let mark = |mut transaction: Transaction| async move {
+                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
+                    let (owner, now) = ((key, &caller.user), Timestamp::now());
+                    notification::mark_all_read(&mut transaction, owner, now).await
+                };
+                shard.transaction(caller.deadline, mark).await
             })
             .await?;
         if let Some(through) = through {

@@ -11,6 +11,7 @@ use crate::ids::{ConversationId, Seq, UserId};
 use crate::import;
 use crate::model::HistoryRecord;
 use crate::stretch::Stretch;
+use crate::transaction::Transaction;
 
 /// How long one step of an import or export may take, retries included.
 const STEP: Duration = Duration::from_secs(60);
@@ -45,12 +46,11 @@ impl Store {
         let stored = self
             .router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(deadline).await?;
-                let stored =
-                    import::begin(&mut connection, &shard, &assignment, id, (channel, owner))
-                        .await?;
-                connection.commit().await?;
-                Ok(stored)
+                let (shard, assignment) = (&shard, &assignment);
+                let begin = |mut transaction: Transaction| async move {
+                    import::begin(&mut transaction, shard, assignment, id, (channel, owner)).await
+                };
+                shard.transaction(deadline, begin).await
             })
             .await?;
         Ok((id, stored))
@@ -73,18 +73,22 @@ impl Store {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let mut connection = shard.begin(deadline).await?;
-                let target = (id, position);
-                let stored = import::append(
-                    &mut connection,
-                    &shard,
-                    &assignment,
-                    target,
-                    records,
-                    self.settings(),
-                )
-                .await?;
-                connection.commit().await?;
+                let assignment = &assignment;
+                let home = &*shard;
+                let append = |mut transaction: Transaction| async move {
+                    let target = (id, position);
+                    let settings = self.settings();
+                    import::append(
+                        &mut transaction,
+                        home,
+                        assignment,
+                        target,
+                        records,
+                        settings,
+                    )
+                    .await
+                };
+                let stored = shard.transaction(deadline, append).await?;
                 self.hint(&shard, id);
                 Ok(stored)
             })

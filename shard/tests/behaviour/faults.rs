@@ -31,7 +31,7 @@ crate::on_every_backend!(
 );
 
 /// A connection past the store, as an operator would have.
-async fn connect(bed: &Bed, shard: &ShardName) -> Connection {
+pub(crate) async fn connect(bed: &Bed, shard: &ShardName) -> Connection {
     let settings = bed
         .settings
         .shards
@@ -59,7 +59,7 @@ async fn count(connection: &mut Connection, sql: &str) -> i64 {
         .unwrap()
 }
 
-fn home_of(bed: &Bed, name: &str) -> Assignment {
+pub(crate) fn home_of(bed: &Bed, name: &str) -> Assignment {
     bed.store
         .map()
         .locate(KeyFunction::Hashed.key(&user(name)).unwrap())
@@ -111,7 +111,7 @@ async fn what_the_database_refuses_fails_alone(bed: &Bed) {
             match outcome {
                 Ok(sent) => assert_eq!(sent.message.content, content(n, usize::MAX)),
                 Err(error) => assert!(
-                    n == poison && matches!(error, Error::Database(_) | Error::Corrupt(_)),
+                    n == poison && matches!(error, Error::Statement { .. }),
                     "{n}: {error:?}"
                 ),
             }

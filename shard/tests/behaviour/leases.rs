@@ -23,7 +23,10 @@ const TTL: Duration = Duration::from_secs(60);
 /// A write transaction on the first shard.
 async fn begin(bed: &Bed) -> Connection {
     let shard = bed.store.router().shards().next().unwrap();
-    shard.begin(Instant::now() + PATIENCE).await.unwrap()
+    let deadline = Instant::now() + PATIENCE;
+    let mut connection = shard.primary().writer(deadline).await.unwrap();
+    connection.begin().await.unwrap();
+    connection
 }
 
 /// And gives the connection back: SQLite has one for all who write.

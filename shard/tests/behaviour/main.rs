@@ -14,6 +14,7 @@ mod leases;
 mod live;
 mod messages;
 mod notifications;
+mod outages;
 mod owners;
 mod plans;
 mod sync;

@@ -207,8 +207,9 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     let map = bed.store.map();
     let ranges: Vec<Assignment> = map.ranges_of(shard.name()).cloned().collect();
     let ttl = Duration::from_secs(60);
-    let mut connection = shard.begin(Instant::now() + PATIENCE).await?;
-    let connection = &mut connection;
+    let deadline = Instant::now() + PATIENCE;
+    let connection = &mut shard.primary().writer(deadline).await?;
+    connection.begin().await?;
     let lease = archive::take_lease(connection, (shard.name(), ranges), "a test", ttl).await?;
     archive::check_lease(connection, &lease).await?;
     archive::renew_lease(connection, &lease, ttl).await?;

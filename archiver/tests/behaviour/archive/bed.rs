@@ -13,6 +13,7 @@ use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive::Copies;
+use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
@@ -66,6 +67,14 @@ pub(crate) fn small() -> ArchiveSettings {
         gc_grace: Span::secs(0),
         ..ArchiveSettings::default()
     }
+}
+
+/// A write transaction that its test ends.
+pub(crate) async fn begin(shard: &Shard) -> Connection {
+    let deadline = Instant::now() + PATIENCE;
+    let mut connection = shard.primary().writer(deadline).await.unwrap();
+    connection.begin().await.unwrap();
+    connection
 }
 
 impl Bed {
@@ -324,8 +333,7 @@ impl Bed {
 
     /// Runs a statement on the shard of a conversation: to craft what another program, or another clock, left behind.
     pub(crate) async fn execute(&self, id: ConversationId, statement: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        let mut connection = self.shard(id).begin(deadline).await.unwrap();
+        let mut connection = begin(&self.shard(id)).await;
         connection.execute(statement, &[]).await.unwrap();
         connection.commit().await.unwrap();
     }

@@ -21,7 +21,9 @@ use backscroll_shard::store::Store;
 use backscroll_shard::stretch::{Merged, Stretch};
 use backscroll_shard::tasks::Supervisor;
 
-use super::bed::{Backend, Bed, PATIENCE, caller, message, on_both, order, sent_at, wait_for};
+use super::bed::{
+    Backend, Bed, PATIENCE, begin, caller, message, on_both, order, sent_at, wait_for,
+};
 
 on_both!(
     a_row_that_becomes_hot_after_the_hot_rows_were_read_is_found,
@@ -316,7 +318,7 @@ async fn a_row_is_not_taken_away_from_under_a_change(backend: Backend) {
     });
     assert!(futures_util::FutureExt::catch_unwind(dead).await.is_err());
     let shard = bed.shard(id);
-    let mut job = shard.begin(Instant::now() + PATIENCE).await.unwrap();
+    let mut job = begin(&shard).await;
     let rev = Rev(1000);
     let all = (Seq(1), Seq(60));
     let now = Timestamp::now();
@@ -354,11 +356,11 @@ async fn a_head_brought_up_to_date_knows_what_was_written_meanwhile(backend: Bac
     bed.run().await;
     ids.sort_unstable();
     let shard = bed.shard(ids[1]);
-    let mut writer = shard.begin(Instant::now() + PATIENCE).await.unwrap();
+    let mut writer = begin(&shard).await;
     let heads = conversation::heads(&mut writer, &ids[1..], true).await;
     assert_eq!(heads.unwrap().len(), 1);
     let settle = async {
-        let mut job = shard.begin(Instant::now() + PATIENCE).await.unwrap();
+        let mut job = begin(&shard).await;
         archive::settle_heads(&mut job, &ids).await.unwrap();
         job.commit().await.unwrap();
     };

@@ -1,7 +1,6 @@
 //! What clocks that were wrong have left: leases, and times of states, that are still to come.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use backscroll_archiver::archive::{Progress, Step};
 use backscroll_shard::archive::JobRecord;
@@ -10,7 +9,7 @@ use backscroll_shard::model::Timestamp;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::bed::{Backend, Bed, PATIENCE, on_both, order};
+use super::bed::{Backend, Bed, PATIENCE, begin, on_both, order};
 
 on_both!(
     a_lease_from_the_future_keeps_no_job_out,
@@ -22,7 +21,7 @@ const YEAR: i64 = 365 * 86_400_000;
 
 async fn set_leases(bed: &Bed, expires_at: i64) {
     for shard in bed.store.router().shards() {
-        let mut connection = shard.begin(Instant::now() + PATIENCE).await.unwrap();
+        let mut connection = begin(shard).await;
         let set = "UPDATE leases SET holder = 'a machine a year ahead', expires_at = ?";
         let args = [Value::from(expires_at)];
         assert_eq!(connection.execute(set, &args).await.unwrap(), 1);
@@ -120,7 +119,7 @@ async fn a_segment_given_up_in_the_future_is_collected(backend: Backend) {
     let bed = Bed::open(backend).await;
     let shard = bed.store.router().shards().next().unwrap();
     let ahead = Timestamp(Timestamp::now().0 + YEAR);
-    let mut connection = shard.begin(Instant::now() + PATIENCE).await.unwrap();
+    let mut connection = begin(shard).await;
     let insert = "INSERT INTO archive_segments (id, generation, state, bytes, messages, created_at, changed_at) \
          VALUES (?, 0, 'superseded', 1, 1, ?, ?)";
     let args = [Value::from(&[7u8; 16]), ahead.0.into(), ahead.0.into()];

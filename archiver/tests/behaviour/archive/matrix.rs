@@ -15,7 +15,7 @@ use backscroll_shard::model::{
 };
 use futures_util::future::join_all;
 
-use super::bed::{Backend, Bed, PATIENCE, caller, on_both, order, small, user};
+use super::bed::{Backend, Bed, begin, caller, on_both, order, small, user};
 
 on_both!(every_question_has_its_answer_wherever_the_message_stands);
 
@@ -342,8 +342,7 @@ async fn delete(bed: &Bed, cell: &mut Cell) {
 async fn age(bed: &Bed, id: ConversationId) {
     let map = bed.store.map();
     let shard = bed.store.router().shard(&map.locate(id.owner_key()).shard);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let mut connection = shard.unwrap().begin(deadline).await.unwrap();
+    let mut connection = begin(shard.unwrap()).await;
     for older in [
         "UPDATE messages SET created_at = created_at - ? WHERE conversation_id = ?",
         "UPDATE conversations SET oldest_hot_at = oldest_hot_at - ? WHERE id = ?",

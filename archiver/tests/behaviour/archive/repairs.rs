@@ -36,15 +36,13 @@ async fn a_message_that_is_nowhere_is_noticed(backend: Backend) {
         .shard(&map.locate(id.owner_key()).shard)
         .unwrap();
     let deadline = std::time::Instant::now() + super::bed::PATIENCE;
-    let mut connection = shard.begin(deadline).await.unwrap();
-    let range = (Seq(7), Seq(9));
-    let last_rev = backscroll_shard::ids::Rev(1000);
-    let now = Timestamp::now();
-    backscroll_shard::archive::delete_run(&mut connection, id, range, last_rev, now)
-        .await
-        .unwrap();
-    connection.commit().await.unwrap();
-    drop(connection);
+    let delete = |mut transaction: backscroll_shard::transaction::Transaction| async move {
+        let range = (Seq(7), Seq(9));
+        let last_rev = backscroll_shard::ids::Rev(1000);
+        let now = Timestamp::now();
+        backscroll_shard::archive::delete_run(&mut transaction, id, range, last_rev, now).await
+    };
+    shard.transaction(deadline, delete).await.unwrap();
     let report = bed.verify().await;
     assert_eq!(report.problem_count, 1, "{report:#?}");
     assert_eq!(report.problems[0].conversation_id, Some(id));

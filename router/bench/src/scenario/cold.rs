@@ -307,15 +307,17 @@ impl Bench {
     /// Archives the one conversation and not the other, which is held.
     async fn archive(&self, settings: &backscroll_shard::settings::StoreSettings) -> Result<()> {
         out::progress("archiving");
-        let mut connection = self.shard()?.begin(Instant::now() + PATIENCE).await?;
-        let hold = Hold {
+        let hold = &Hold {
             conversation_id: self.setup.hot,
             placed_at: Timestamp::now(),
             actor: "bench".into(),
             reason: "stays hot".into(),
         };
-        place_hold(&mut connection, &hold).await?;
-        connection.commit().await?;
+        self.shard()?
+            .transaction(Instant::now() + PATIENCE, |mut transaction| async move {
+                place_hold(&mut transaction, hold).await
+            })
+            .await?;
         let archive_settings = ArchiveSettings::default();
         let archive = open_archive(settings, self.objects.clone(), archive_settings).await?;
         let (_, figures) = run_job(&archive, Timestamp::now().0, &Progress::default()).await?;

@@ -1,0 +1,69 @@
+//! Databases that cannot do it now: whatever they say, it is no fault of the data or of this program.
+
+use std::time::{Duration, Instant};
+
+use backscroll_shard::db::Dialect;
+use backscroll_shard::error::{Error, Result};
+use backscroll_shard::ids::MessageId;
+use backscroll_shard::model::Position;
+use backscroll_shard::settings::Span;
+
+use crate::bed::{Bed, PATIENCE, caller, text};
+use crate::faults::{connect, home_of};
+
+crate::on_every_backend!(a_lock_that_is_held_for_too_long_means_not_now);
+
+fn assert_not_now<T: std::fmt::Debug>(what: &str, outcome: &Result<T>) {
+    assert!(
+        matches!(outcome, Err(Error::ShardUnavailable(_))),
+        "{what}: {outcome:?}"
+    );
+}
+
+/// A backup or an ALTER holds locks for longer than a transaction is run again.
+async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
+    let mut settings = bed.settings.clone();
+    settings.pool.lock_timeout = Span::secs(1);
+    settings.write.max_retries = 1;
+    let impatient = Bed::another(&settings).await;
+    let id = bed.group("alice", &["bob"]).await;
+    let first = bed.say("bob", id, "before").await;
+    bed.settle().await;
+    let alice = caller("alice");
+
+    let mut holder = connect(bed, &home_of(bed, "alice").shard).await;
+    holder.begin().await.unwrap();
+    if holder.dialect() == Dialect::MySql {
+        let lock = "SELECT id FROM conversations FOR UPDATE";
+        holder.fetch_all(lock, &[]).await.unwrap();
+    }
+    let (bob, message) = (
+        caller("bob"),
+        MessageId {
+            conversation: id,
+            seq: first.seq,
+        },
+    );
+    let (alone, together, edited, read) = futures_util::join!(
+        impatient.send(&alice, id, text("alone")),
+        impatient.send_all(&bob, id, vec![text("one"), text("two")]),
+        impatient.edit_message(&bob, message, "after".into()),
+        impatient.mark_read(&alice, id, None),
+    );
+    assert_not_now("a message", &alone);
+    for outcome in &together {
+        assert_not_now("messages sent together", outcome);
+    }
+    assert_not_now("an edit", &edited);
+    assert_not_now("a watermark", &read);
+    let page = impatient.history(&alice, id, Position::Latest, 10).await;
+    assert_eq!(page.unwrap().messages.len(), 1, "reads do not wait");
+    holder.rollback().await;
+    drop(holder);
+
+    let well = Instant::now() + Duration::from_secs(1);
+    while let Err(error) = impatient.send(&alice, id, text("well again")).await {
+        assert!(error.is_retryable() && Instant::now() < well, "{error}");
+    }
+    impatient.close(Instant::now() + PATIENCE).await;
+}
