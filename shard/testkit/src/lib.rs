@@ -24,5 +24,5 @@ mod servers;
 
 pub use databases::TestDatabases;
 pub use dump::{Dump, dump};
-pub use proxy::{Mode, Proxy};
+pub use proxy::{Mode, MySqlError, Proxy, Refused};
 pub use servers::{redis_url, socket_address, sql_server_url};
