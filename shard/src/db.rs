@@ -42,27 +42,31 @@ macro_rules! bound {
 #[cfg(feature = "explain")]
 pub mod explain;
 mod guard;
+mod mysql;
+mod pool;
 mod pools;
+mod sqlite;
 #[cfg(feature = "steps")]
 mod stepped;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlRow;
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Executor, MySql, Row as _, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use self::guard::Guard;
-use self::pools::{File, Pools, mysql_pools, sqlite_pools};
+use self::mysql::MySql;
+use self::pool::{Pool, Pooled, Wanted};
+use self::pools::{File, Pools};
+use self::sqlite::Sqlite;
 use crate::error::{Error, Result};
 use crate::identity::{self, Identity};
 use crate::ids::Incarnation;
 use crate::settings::{DatabaseUrl, PoolSettings};
 #[cfg(feature = "steps")]
 use crate::steps::{self, Access, Stepped};
-use crate::tasks::OneShots;
 
 /// Which SQL is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,12 +363,16 @@ pub struct Database {
     pools: Pools,
     guard: Option<Arc<Guard>>,
     statement_timeout: Duration,
-    acquire_timeout: Duration,
     #[cfg(feature = "explain")]
     watched: Option<String>,
     #[cfg(feature = "steps")]
     stepped: Option<Stepped>,
 }
+
+/// How long a lane tries to open a connection before others have to make room for it.
+const LANE_PATIENCE: Duration = Duration::from_millis(250);
+/// By the primary key: no migration has no name.
+const WRITE_NOTHING: &str = "DELETE FROM schema_migrations WHERE name = ''";
 
 impl Database {
     /// Prepares the pools for the database that has to be `identity`; no connection to another one is ever handed out. Nothing
@@ -407,19 +415,24 @@ impl Database {
         (file, guard): (File, Option<Arc<Guard>>),
     ) -> Result<Self> {
         let pools = match Dialect::of(url)? {
-            Dialect::MySql => mysql_pools(url, settings, lanes, guard.as_ref())?,
-            Dialect::Sqlite => sqlite_pools(url, settings, file, guard.as_ref())?,
+            Dialect::MySql => Pools::mysql(url, settings, lanes, guard.as_ref())?,
+            Dialect::Sqlite => Pools::sqlite(url, settings, file, guard.as_ref())?,
         };
         Ok(Self {
             pools,
             guard,
             statement_timeout: settings.statement_timeout.0,
-            acquire_timeout: settings.acquire_timeout.0,
             #[cfg(feature = "explain")]
             watched: explain::watched(&url.0),
             #[cfg(feature = "steps")]
             stepped: Stepped::opened(url),
         })
+    }
+
+    /// Most statements that one process keeps prepared on the server of a MySQL database.
+    #[must_use]
+    pub fn most_prepared(connections: u32, lanes: u32) -> u64 {
+        pools::most_prepared(connections, lanes)
     }
 
     /// The SQL it speaks.
@@ -434,75 +447,75 @@ impl Database {
     /// A connection for reading, until `deadline`.
     ///
     /// # Errors
-    /// When none can be had within the acquire timeout.
+    /// When none can be had within the acquire timeout; [`Error::WrongDatabase`].
     pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
         let raw = match &self.pools {
             Pools::MySql { shared, .. } => {
-                self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
+                Raw::MySql(shared.acquire(deadline.into(), Wanted::Any).await?)
             }
-            Pools::Sqlite { readers, .. } => self.sqlite(deadline, readers).await,
+            Pools::Sqlite { readers, .. } => self.sqlite(deadline, readers, Wanted::Any).await?,
         };
-        self.checked(self.connection(raw?, deadline)).await
+        self.checked(self.connection(raw, deadline)).await
     }
 
     /// A connection for write transactions, until `deadline`.
     ///
     /// # Errors
-    /// When none can be had within the acquire timeout.
+    /// As [`Database::reader`].
     pub async fn writer(&self, deadline: Instant) -> Result<Connection> {
-        let raw = match &self.pools {
-            Pools::MySql { shared, .. } => {
-                self.timed(deadline, shared.acquire()).await.map(Raw::MySql)
-            }
-            Pools::Sqlite { writer, .. } => self.sqlite(deadline, writer).await,
-        };
-        self.checked(self.connection(raw?, deadline)).await
+        self.a_writer(deadline, Wanted::Any).await
     }
 
-    /// A connection for a write lane, until `deadline`; on MySQL it does not compete with the others.
+    /// The same, and it is opened now: no state of an earlier session can be in the way.
     ///
     /// # Errors
-    /// When none can be had within the acquire timeout.
-    pub async fn lane(&self, deadline: Instant) -> Result<Connection> {
-        match &self.pools {
-            Pools::MySql { lanes, .. } => {
-                let raw = self.timed(deadline, lanes.acquire()).await.map(Raw::MySql);
-                let mut connection = self.checked(self.connection(raw?, deadline)).await?;
-                connection.begins_by_itself = true;
-                Ok(connection)
+    /// As [`Database::reader`].
+    pub(crate) async fn new_writer(&self, deadline: Instant) -> Result<Connection> {
+        self.a_writer(deadline, Wanted::New).await
+    }
+
+    async fn a_writer(&self, deadline: Instant, wanted: Wanted) -> Result<Connection> {
+        let raw = match &self.pools {
+            Pools::MySql { shared, .. } => {
+                Raw::MySql(shared.acquire(deadline.into(), wanted).await?)
             }
-            Pools::Sqlite { .. } => self.writer(deadline).await,
-        }
-    }
-
-    async fn sqlite(&self, deadline: Instant, pool: &SqlitePool) -> Result<Raw> {
-        let acquire = pool.acquire();
-        #[cfg(feature = "steps")]
-        let acquire = steps::at_once(self.stepped.is_some() && stepped::has_room(pool), acquire);
-        self.timed(deadline, acquire).await.map(Raw::Sqlite)
-    }
-
-    async fn timed<T>(
-        &self,
-        deadline: Instant,
-        acquire: impl Future<Output = sqlx::Result<T>>,
-    ) -> Result<T> {
-        let limit = deadline.min(Instant::now() + self.acquire_timeout);
-        let acquire = tokio::time::timeout_at(limit.into(), acquire);
-        let acquired = match &self.guard {
-            None => acquire.await,
-            // The pool would try the wrong database again and again until the time is up.
-            Some(guard) => tokio::select! {
-                biased;
-                acquired = acquire => acquired,
-                refusal = guard.refusal() => return Err(refusal),
-            },
+            Pools::Sqlite { writer, .. } => self.sqlite(deadline, writer, wanted).await?,
         };
-        match acquired {
-            Ok(connection) => Ok(connection?),
-            Err(_) if limit == deadline => Err(Error::DeadlineExceeded),
-            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
-        }
+        self.checked(self.connection(raw, deadline)).await
+    }
+
+    /// A connection for a write lane, until `deadline`; on MySQL it does not compete with the others, and when the server has
+    /// no room for another connection, one of the others makes room.
+    ///
+    /// # Errors
+    /// As [`Database::reader`].
+    pub async fn lane(&self, deadline: Instant) -> Result<Connection> {
+        let Pools::MySql { lanes, shared } = &self.pools else {
+            return self.writer(deadline).await;
+        };
+        let soon = deadline.min(Instant::now() + LANE_PATIENCE);
+        let raw = match lanes.acquire(soon.into(), Wanted::Any).await {
+            Err(Error::WrongDatabase(why)) => return Err(Error::WrongDatabase(why)),
+            Err(_) => {
+                if lanes.is_at_limit() {
+                    shared.give_way(deadline.into()).await;
+                }
+                lanes.acquire(deadline.into(), Wanted::Any).await?
+            }
+            Ok(raw) => raw,
+        };
+        let mut connection = self
+            .checked(self.connection(Raw::MySql(raw), deadline))
+            .await?;
+        connection.begins_by_itself = true;
+        Ok(connection)
+    }
+
+    async fn sqlite(&self, deadline: Instant, pool: &Pool<Sqlite>, wanted: Wanted) -> Result<Raw> {
+        let acquire = pool.acquire(deadline.into(), wanted);
+        #[cfg(feature = "steps")]
+        let acquire = steps::at_once(self.stepped.is_some() && pool.has_room(), acquire);
+        acquire.await.map(Raw::Sqlite)
     }
 
     /// Hands `connection` out, unless the database was found to be another one lately and still is.
@@ -521,7 +534,7 @@ impl Database {
             statement_timeout,
             guard: self.guard.clone(),
             observer: None,
-            busy: false,
+            state: Use::Idle,
             in_transaction: false,
             begins_by_itself: false,
             #[cfg(feature = "explain")]
@@ -543,6 +556,19 @@ impl Database {
         connection.fetch_optional("SELECT 1", &[]).await.map(drop)
     }
 
+    /// Whether the database takes writes: one is tried that changes nothing. A SQLite file has one writer, for which this
+    /// would wait; there it is the last write that tells.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn try_write(&self, deadline: Instant) -> Result<()> {
+        if self.dialect() == Dialect::Sqlite {
+            return Ok(());
+        }
+        let mut connection = self.writer(deadline).await?;
+        connection.execute(WRITE_NOTHING, &[]).await.map(drop)
+    }
+
     /// How many databases have been this one, as far as is known: a database that was brought back from a backup, or took
     /// the place of a lost one, has a greater number than that before it.
     #[must_use]
@@ -553,33 +579,17 @@ impl Database {
     /// Open connections, and how many of them are idle.
     #[must_use]
     pub fn connections(&self) -> (u32, u32) {
-        let idle = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        match &self.pools {
-            Pools::MySql { shared, lanes } => (
-                shared.size() + lanes.size(),
-                idle(shared.num_idle() + lanes.num_idle()),
-            ),
-            Pools::Sqlite { readers, writer } => (
-                readers.size() + writer.size(),
-                idle(readers.num_idle() + writer.num_idle()),
-            ),
-        }
+        self.pools.size()
+    }
+
+    /// Closes what was idle for too long, and tries whether an outage is over. To be called from time to time.
+    pub async fn tidy(&self) {
+        self.pools.tidy().await;
     }
 
     /// Closes every connection once it is given back.
     pub async fn close(&self) {
-        let close = async {
-            match &self.pools {
-                Pools::MySql { shared, lanes } => {
-                    shared.close().await;
-                    lanes.close().await;
-                }
-                Pools::Sqlite { readers, writer } => {
-                    readers.close().await;
-                    writer.close().await;
-                }
-            }
-        };
+        let close = self.pools.close();
         #[cfg(feature = "steps")]
         let close = {
             let (open, idle) = self.connections();
@@ -591,44 +601,53 @@ impl Database {
 
 #[derive(Debug)]
 enum Raw {
-    MySql(PoolConnection<MySql>),
-    Sqlite(PoolConnection<Sqlite>),
+    MySql(Pooled<MySql>),
+    Sqlite(Pooled<Sqlite>),
 }
 
 impl Raw {
-    async fn execute(&mut self, statement: &'static str) -> sqlx::Result<()> {
+    /// Ends the connection without a word, which makes the database roll back.
+    fn discard(self, doubt: bool) {
         match self {
-            Self::MySql(connection) => (&mut **connection)
-                .execute(sqlx::raw_sql(statement))
-                .await
-                .map(drop),
-            Self::Sqlite(connection) => (&mut **connection)
-                .execute(sqlx::raw_sql(statement))
-                .await
-                .map(drop),
-        }
-    }
-
-    /// Closes the connection without a word, which makes the database roll back.
-    fn abandon(self) {
-        match self {
-            Self::MySql(connection) => drop(connection.detach()),
-            Self::Sqlite(connection) => drop(connection.detach()),
+            Self::MySql(connection) => connection.discard(doubt),
+            Self::Sqlite(connection) => connection.discard(doubt),
         }
     }
 }
 
-fn no_answer(limit: Duration) -> Error {
-    Error::DatabaseUnavailable(format!("no answer to a statement within {limit:?}"))
+/// How a statement came to have no answer of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The connection ended.
+    Ended,
+    /// The database said that it cannot do it now.
+    Refused,
+    /// It said nothing for as long as a statement may take.
+    Silent,
 }
 
 /// Is told how each statement went, and puts failures into its own terms.
 pub(crate) trait Observer: Send + Sync + std::fmt::Debug {
-    fn observe(&self, failure: Option<Error>) -> Option<Error>;
+    /// The database answered, if only that the statement is wrong or met others.
+    fn answered(&self);
+
+    /// What it answered was a commit.
+    fn committed(&self);
+
+    /// It did not; `words` say why.
+    fn failed(&self, failure: Failure, words: &str) -> Error;
 }
 
-/// Transactions that were given up and are being undone; beyond, their connections are closed instead.
-static ROLLBACKS: LazyLock<OneShots> = LazyLock::new(|| OneShots::new("rollback", 1000));
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Nothing.
+    Idle,
+    /// A statement, or its answer was not waited for.
+    Busy,
+    /// It failed, and perhaps others like it.
+    Failed,
+}
 
 /// A connection out of a pool, on loan until its deadline. Dropped in the middle of anything, it undoes it.
 #[derive(Debug)]
@@ -638,7 +657,7 @@ pub struct Connection {
     statement_timeout: Duration,
     guard: Option<Arc<Guard>>,
     observer: Option<Arc<dyn Observer>>,
-    busy: bool,
+    state: Use,
     in_transaction: bool,
     /// Its session does not commit by itself: a transaction begins with its first statement.
     begins_by_itself: bool,
@@ -650,75 +669,114 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Some(mut raw) = self.raw.take() else {
+        let Some(raw) = self.raw.take() else {
             return;
         };
         #[cfg(feature = "steps")]
         if let Some(stepped) = &self.stepped {
             return raw.give_back(stepped, self.in_transaction);
         }
-        if self.busy {
-            raw.abandon();
-        } else if self.in_transaction {
-            let runtime = tokio::runtime::Handle::try_current();
-            let (Ok(_), Ok(place)) = (runtime, ROLLBACKS.reserve()) else {
-                return raw.abandon();
-            };
-            let limit = self.statement_timeout;
-            // A drop cannot wait.
-            place.spawn(async move {
-                if !matches!(
-                    tokio::time::timeout(limit, raw.execute("ROLLBACK")).await,
-                    Ok(Ok(()))
-                ) {
-                    raw.abandon();
-                }
-            });
+        // A drop cannot wait for a ROLLBACK. It comes to that only when a request is given up half-way.
+        if self.state != Use::Idle || self.in_transaction {
+            raw.discard(self.state == Use::Failed);
         }
     }
 }
 
-/// Runs `$body` with `$connection` bound to the driver's connection, for either driver, under the statement's deadline.
-macro_rules! with_driver {
-    ($self:ident, $connection:ident => $body:expr, $mysql:expr, $sqlite:expr) => {{
-        $self.busy = true;
+/// Runs a statement on MySQL. When the server has no room for another prepared one, it is sent as text, and what this
+/// connection holds is given back.
+macro_rules! on_mysql {
+    ($connection:ident, $statement:ident, $args:ident, $method:ident) => {{
+        let sql = Dialect::MySql.render($statement);
+        match bound!(sql, $args).$method(&mut **$connection).await {
+            Err(error) if mysql::lacks_room(&error) => {
+                mysql::give_statements_back($connection).await?;
+                let text = mysql::as_text(&Dialect::MySql.render($statement), $args);
+                sqlx::raw_sql(AssertSqlSafe(text))
+                    .$method(&mut **$connection)
+                    .await
+            }
+            outcome => outcome,
+        }
+    }};
+}
+
+macro_rules! on_sqlite {
+    ($connection:ident, $statement:ident, $args:ident, $method:ident) => {{
+        let sql = Dialect::Sqlite.render($statement);
+        bound!(sql, $args).$method(&mut **$connection).await
+    }};
+}
+
+/// Runs `$mysql` or `$sqlite` with `$connection` bound to the driver's connection, under the statement's deadline.
+macro_rules! in_time {
+    ($self:ident, $connection:ident => $mysql:expr, $sqlite:expr) => {{
+        $self.state = Use::Busy;
         let own_limit = Instant::now() + $self.statement_timeout;
         let limit = own_limit.min($self.deadline).into();
         let outcome = match &mut $self.raw {
-            Some(Raw::MySql($connection)) => tokio::time::timeout_at(limit, async { $body.await.map($mysql) }).await,
+            Some(Raw::MySql($connection)) => {
+                tokio::time::timeout_at(limit, async { $mysql }).await
+            }
             Some(Raw::Sqlite($connection)) => {
-                let statement = async { $body.await.map($sqlite) };
+                let statement = async { $sqlite };
                 #[cfg(feature = "steps")]
                 let statement = steps::at_once($self.stepped.is_some(), statement);
                 tokio::time::timeout_at(limit, statement).await
             }
-            None => return Err(sqlx::Error::PoolClosed.into()),
+            None => return Err(Error::Unexpected("a connection was used after its end")),
         };
         match outcome {
             Ok(Ok(value)) => {
-                $self.busy = false;
-                $self.observed(None);
+                $self.state = Use::Idle;
+                $self.answered();
                 Ok(value)
             }
-            Ok(Err(error)) => Err($self.failed(error.into())),
+            Ok(Err(error)) => Err($self.refused(error)),
             // The caller's own hurry says nothing about the database; a statement that takes too long does.
-            Err(_) if own_limit <= $self.deadline => Err($self.failed(no_answer($self.statement_timeout))),
+            Err(_) if own_limit <= $self.deadline => Err($self.was_silent()),
             Err(_) => Err(Error::DeadlineExceeded),
         }
     }};
 }
 
 impl Connection {
-    /// A statement failed. Gives the observer's words for it.
-    fn failed(&mut self, error: Error) -> Error {
-        self.busy = !error.spares_the_connection();
-        self.observed(Some(error.clone())).unwrap_or(error)
+    fn answered(&self) {
+        if let Some(observer) = &self.observer {
+            observer.answered();
+        }
     }
 
-    fn observed(&self, failure: Option<Error>) -> Option<Error> {
+    fn refused(&mut self, error: sqlx::Error) -> Error {
+        let failure = match error.as_database_error() {
+            Some(_) => Failure::Refused,
+            None => Failure::Ended,
+        };
+        let error = Error::from(error);
+        self.state = match error.spares_the_connection() {
+            true => Use::Idle,
+            false => Use::Failed,
+        };
+        match error {
+            Error::DatabaseUnavailable(words) => self.failed(failure, words),
+            error => {
+                self.answered();
+                error
+            }
+        }
+    }
+
+    fn was_silent(&mut self) -> Error {
+        self.state = Use::Failed;
+        let limit = self.statement_timeout;
+        let words = format!("no answer to a statement within {limit:?}");
+        self.failed(Failure::Silent, words)
+    }
+
+    fn failed(&self, failure: Failure, words: String) -> Error {
         match &self.observer {
-            Some(observer) => observer.observe(failure),
-            None => failure,
+            Some(observer) => observer.failed(failure, &words),
+            None => Error::DatabaseUnavailable(words),
         }
     }
 
@@ -733,11 +791,24 @@ impl Connection {
         self.deadline = deadline;
     }
 
+    /// Whether it gives a sign of life by `deadline`.
+    pub(crate) async fn is_alive(&mut self, deadline: Instant) -> bool {
+        let is_alive = match &mut self.raw {
+            Some(Raw::MySql(connection)) => connection.is_alive(deadline.into()).await,
+            Some(Raw::Sqlite(connection)) => connection.is_alive(deadline.into()).await,
+            None => false,
+        };
+        if !is_alive {
+            self.state = Use::Failed;
+        }
+        is_alive
+    }
+
     /// Whether it can be used again: nothing is under way on it, it did not fail, and its database was not found to be
     /// another one.
     pub(crate) fn is_usable(&self) -> bool {
         let refused = self.guard.as_ref().is_some_and(|guard| guard.is_refused());
-        self.raw.is_some() && !self.busy && !refused
+        self.raw.is_some() && self.state == Use::Idle && !refused
     }
 
     /// Asks the database which one it is; a connection to a wrong one is closed.
@@ -747,7 +818,9 @@ impl Connection {
         };
         let found = identity::read(self).await?;
         let compared = guard.compare(found.as_ref());
-        self.busy |= compared.is_err();
+        if compared.is_err() {
+            self.state = Use::Failed;
+        }
         compared
     }
 
@@ -765,17 +838,17 @@ impl Connection {
     /// # Errors
     /// [`Error::DeadlineExceeded`] past the statement timeout, else what the database says.
     pub async fn fetch_all(&mut self, statement: &str, args: &[Value<'_>]) -> Result<Vec<Row>> {
-        let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
-        self.explain(&sql, args).await?;
+        self.explain(statement, args).await?;
         #[cfg(feature = "steps")]
         self.read(statement, args).await;
-        with_driver!(
-            self,
-            connection => bound!(sql, args).fetch_all(&mut **connection),
-            |rows| rows.into_iter().map(Row::MySql).collect(),
-            |rows| rows.into_iter().map(Row::Sqlite).collect()
-        )
+        in_time!(self, connection => {
+            let rows = on_mysql!(connection, statement, args, fetch_all);
+            rows.map(|rows| rows.into_iter().map(Row::MySql).collect())
+        }, {
+            let rows = on_sqlite!(connection, statement, args, fetch_all);
+            rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
+        })
     }
 
     /// The first row of a statement, if it has any.
@@ -787,17 +860,17 @@ impl Connection {
         statement: &str,
         args: &[Value<'_>],
     ) -> Result<Option<Row>> {
-        let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
-        self.explain(&sql, args).await?;
+        self.explain(statement, args).await?;
         #[cfg(feature = "steps")]
         self.read(statement, args).await;
-        with_driver!(
-            self,
-            connection => bound!(sql, args).fetch_optional(&mut **connection),
-            |row| row.map(Row::MySql),
-            |row| row.map(Row::Sqlite)
-        )
+        in_time!(self, connection => {
+            let row = on_mysql!(connection, statement, args, fetch_optional);
+            row.map(|row| row.map(Row::MySql))
+        }, {
+            let row = on_sqlite!(connection, statement, args, fetch_optional);
+            row.map(|row| row.map(Row::Sqlite))
+        })
     }
 
     /// Runs a statement and says how many rows it touched.
@@ -805,17 +878,17 @@ impl Connection {
     /// # Errors
     /// As [`Connection::fetch_all`].
     pub async fn execute(&mut self, statement: &str, args: &[Value<'_>]) -> Result<u64> {
-        let sql = self.dialect().render(statement);
         #[cfg(feature = "explain")]
-        self.explain(&sql, args).await?;
+        self.explain(statement, args).await?;
         #[cfg(feature = "steps")]
         self.turn(statement).await;
-        let done = with_driver!(
-            self,
-            connection => bound!(sql, args).execute(&mut **connection),
-            |done| done.rows_affected(),
-            |done| done.rows_affected()
-        );
+        let done = in_time!(self, connection => {
+            let done = on_mysql!(connection, statement, args, execute);
+            done.map(|done| done.rows_affected())
+        }, {
+            let done = on_sqlite!(connection, statement, args, execute);
+            done.map(|done| done.rows_affected())
+        });
         #[cfg(feature = "steps")]
         self.wrote(statement, args, &done);
         done
@@ -826,7 +899,11 @@ impl Connection {
     /// # Errors
     /// As [`Connection::fetch_all`].
     pub async fn execute_raw(&mut self, statement: &'static str) -> Result<()> {
-        with_driver!(self, connection => (&mut **connection).execute(sqlx::raw_sql(statement)), |_| (), |_| ())
+        in_time!(self, connection => {
+            sqlx::raw_sql(statement).execute(&mut **connection).await.map(drop)
+        }, {
+            sqlx::raw_sql(statement).execute(&mut **connection).await.map(drop)
+        })
     }
 
     /// Begins a write transaction. SQLite takes its write lock now, so that the transaction cannot fail later for want of it.
@@ -873,6 +950,9 @@ impl Connection {
     pub async fn commit(&mut self) -> Result<()> {
         self.execute_raw("COMMIT").await?;
         self.in_transaction = false;
+        if let Some(observer) = &self.observer {
+            observer.committed();
+        }
         #[cfg(feature = "steps")]
         self.ended(true);
         Ok(())
@@ -880,7 +960,10 @@ impl Connection {
 
     /// Undoes the transaction. If even that fails, the connection is closed, which undoes it as well.
     pub async fn rollback(&mut self) {
-        if !self.busy && self.in_transaction && self.execute_raw("ROLLBACK").await.is_ok() {
+        if self.state == Use::Idle
+            && self.in_transaction
+            && self.execute_raw("ROLLBACK").await.is_ok()
+        {
             self.in_transaction = false;
             #[cfg(feature = "steps")]
             self.ended(false);

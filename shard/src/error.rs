@@ -57,6 +57,10 @@ pub enum Error {
     /// happened; repeating it with its client message id is safe. Retry later.
     #[error("shard {0} is unavailable")]
     ShardUnavailable(ShardName),
+    /// A connection ended in the middle of reading, or its session could not go on. The same may be read again at once, over
+    /// another one, which [`Router::call`](crate::routing::Router::call) does once.
+    #[error("reading from shard {0} was interrupted")]
+    Interrupted(ShardName),
     /// The deadline passed first. A write may or may not have happened; repeating it with its client message id is safe.
     #[error("the deadline passed before the operation was done")]
     DeadlineExceeded,
@@ -121,6 +125,7 @@ impl Error {
             self,
             Self::Overloaded(_)
                 | Self::ShardUnavailable(_)
+                | Self::Interrupted(_)
                 | Self::DeadlineExceeded
                 | Self::NotOwner(_)
                 | Self::ArchiveUnavailable
@@ -197,12 +202,6 @@ pub enum StatementFault {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         classify(&error)
-    }
-}
-
-impl From<&sqlx::Error> for Error {
-    fn from(error: &sqlx::Error) -> Self {
-        classify(error)
     }
 }
 

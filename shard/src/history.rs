@@ -246,9 +246,7 @@ async fn replica_rows(
     rev: Rev,
     deadline: Instant,
 ) -> Option<Vec<StoredMessage>> {
-    let replica = shard.replica()?;
-    let read = async {
-        let mut connection = replica.reader(deadline).await?;
+    let read = |mut connection: Connection| async move {
         let row = connection
             .fetch_optional(REPLICA_REV, &values![&id])
             .await?;
@@ -258,16 +256,7 @@ async fn replica_rows(
         }
         rows(&mut connection, id, range).await.map(Some)
     };
-    let outcome = read
-        .await
-        .inspect_err(|error: &Error| tracing::debug!(%error, "a replica cannot be read"));
-    let label = if matches!(outcome, Ok(Some(_))) {
-        "used"
-    } else {
-        "passed_over"
-    };
-    metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
-    outcome.ok().flatten()
+    shard.ask_replica(deadline, read).await
 }
 
 #[cfg(test)]

@@ -219,7 +219,12 @@ impl Identity {
 /// # Errors
 /// When the database fails.
 pub async fn read(connection: &mut Connection) -> Result<Option<Identity>> {
-    match connection.fetch_optional(SELECT, &[]).await {
+    found(connection.fetch_optional(SELECT, &[]).await)
+}
+
+/// What an answer to [`SELECT`] says.
+pub(crate) fn found(answer: Result<Option<Row>>) -> Result<Option<Identity>> {
+    match answer {
         Ok(row) => row.as_ref().map(Identity::from_row).transpose(),
         Err(Error::Statement {
             fault: StatementFault::MissingTable,

@@ -22,7 +22,7 @@ mod cache;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -43,9 +43,16 @@ use crate::relay;
 use crate::seams::{CommitListener, Event};
 use crate::settings::WriteSettings;
 use crate::tasks::{Kept, TaskGroup};
+use crate::transaction::Stage;
 
 /// How long a batch may take, however often it is run. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often a lane without work looks after its connection, and how long a sign of life may take.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
+/// How long a lane rests that could not open one.
+const REOPEN_EVERY: Duration = Duration::from_millis(100);
+const KEEP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Most messages that a caller gives a lane at once.
 pub const TOGETHER_MAX: usize = 16;
@@ -120,6 +127,8 @@ struct Queue {
     jobs: mpsc::Sender<Job>,
     /// How many messages wait in it; at most [`Lanes::limit`] (INV-BOUND).
     waiting: Arc<AtomicUsize>,
+    /// The lane has no connection and could not open one; it goes on trying.
+    is_cut_off: Arc<AtomicBool>,
 }
 
 impl Lanes {
@@ -140,17 +149,18 @@ impl Lanes {
         let start = |number| {
             let (queue, jobs) = mpsc::channel(limit);
             let jobs = Kept::new(jobs);
-            let waiting = Arc::new(AtomicUsize::new(0));
+            let (waiting, is_cut_off) = (Arc::default(), Arc::default());
             let new_lane = {
                 let (shard, settings) = (shard.clone(), settings.clone());
                 let (listener, relay) = (listener.clone(), relay.clone());
-                let waiting = waiting.clone();
+                let (waiting, is_cut_off) = (Arc::clone(&waiting), Arc::clone(&is_cut_off));
                 move || Lane {
                     shard: shard.clone(),
                     settings: settings.clone(),
                     listener: listener.clone(),
                     relay: relay.clone(),
                     waiting: waiting.clone(),
+                    is_cut_off: is_cut_off.clone(),
                     connection: None,
                     memberships: MembershipCache::new(settings.member_cache as usize),
                 }
@@ -160,6 +170,7 @@ impl Lanes {
             Queue {
                 jobs: queue,
                 waiting,
+                is_cut_off,
             }
         };
         Self {
@@ -172,7 +183,8 @@ impl Lanes {
     /// Queues `work` and waits for its commit.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when the lane's queue is full, [`Error::DeadlineExceeded`], or why it was not done.
+    /// [`Error::Overloaded`] when the lane's queue is full, [`Error::ShardUnavailable`] at once while the lane has no
+    /// connection, [`Error::DeadlineExceeded`], or why it was not done.
     pub async fn submit(
         &self,
         assignment: &Assignment,
@@ -182,6 +194,9 @@ impl Lanes {
     ) -> Result<Outcome> {
         let lane = usize::try_from(low_bits(conversation) % self.queues.len() as u64).unwrap_or(0);
         let queue = &self.queues[lane];
+        if queue.is_cut_off.load(Ordering::Relaxed) {
+            return Err(Error::ShardUnavailable(assignment.shard.clone()));
+        }
         let weight = work.weight();
         let (reply, answer) = oneshot::channel();
         let job = Job {
@@ -236,6 +251,7 @@ struct Lane {
     listener: Arc<dyn CommitListener>,
     relay: relay::Hints,
     waiting: Arc<AtomicUsize>,
+    is_cut_off: Arc<AtomicBool>,
     connection: Option<Connection>,
     memberships: MembershipCache,
 }
@@ -246,7 +262,21 @@ impl Lane {
         let max_batch = self.settings.max_batch.max(1) as usize;
         let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
         let mut batch = Vec::with_capacity(max_batch);
-        while let Some(first) = jobs.recv().await {
+        self.keep_connection().await;
+        loop {
+            let pause = match self.is_cut_off.load(Ordering::Relaxed) {
+                true => REOPEN_EVERY,
+                false => KEEP_EVERY,
+            };
+            let first = tokio::select! {
+                biased;
+                job = jobs.recv() => job,
+                () = tokio::time::sleep(pause) => {
+                    self.keep_connection().await;
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
             let mut weight = first.work.weight();
             batch.push(first);
             while weight < max_batch
@@ -269,6 +299,32 @@ impl Lane {
                 self.connection = None; // the only writer; others wait for it
             }
         }
+    }
+
+    /// While there is nothing to write: a lane without a connection tries to open one, because later there may be none left;
+    /// one that has a connection asks it for a sign of life, so that no send is the first to learn that it went silent.
+    async fn keep_connection(&mut self) {
+        if self.shard.primary().dialect() == Dialect::Sqlite {
+            return;
+        }
+        match &mut self.connection {
+            None => self.connection = self.open(Instant::now() + BATCH_DEADLINE).await.ok(),
+            Some(connection) => {
+                let by = Instant::now() + KEEP_PATIENCE;
+                if !connection.is_usable() || !connection.is_alive(by).await {
+                    self.connection = None;
+                }
+            }
+        }
+    }
+
+    async fn open(&mut self, deadline: Instant) -> Result<Connection> {
+        let opened = self.shard.lane(deadline).await;
+        if self.shard.primary().dialect() == Dialect::MySql {
+            self.memberships.clear(); // what answers now may be a restored copy, whose revs went back
+            self.is_cut_off.store(opened.is_err(), Ordering::Relaxed);
+        }
+        opened
     }
 
     /// Commits the jobs, together or, where the database refuses one of them, in halves.
@@ -302,14 +358,21 @@ impl Lane {
     }
 
     /// One transaction, run again after contention, with a look-up after a repeated client message id, and once on a new
-    /// connection when the old one was lost.
+    /// connection when the old one was lost: before the commit was asked for nothing happened, after that the look-up tells
+    /// what did.
     async fn commit(&mut self, jobs: &[Job]) -> Result<Committed> {
+        self.shard.admit_write()?;
         let deadline = Instant::now() + BATCH_DEADLINE;
         let mut retries = 0;
         let mut look_up = false;
         let mut replaced = false;
         loop {
-            let (outcome, committing) = self.attempt(jobs, look_up, deadline).await;
+            let (outcome, stage) = self.attempt(jobs, look_up, deadline).await;
+            let may_replace = match stage {
+                Stage::Beginning => false,
+                Stage::Working => !replaced,
+                Stage::Committing => !replaced && repeatable(jobs),
+            };
             match outcome {
                 Err(Error::Contention(words)) => {
                     let others = self.shard.wait_for_others(&mut retries, deadline, &words);
@@ -319,37 +382,34 @@ impl Lane {
                     fault: StatementFault::UniqueKey,
                     ..
                 }) if !look_up => look_up = true,
-                // Lost before the commit was asked for: nothing happened. Lost after: the look-up tells.
-                Err(Error::ShardUnavailable(_))
-                    if !replaced && (!committing || repeatable(jobs)) =>
-                {
+                Err(Error::ShardUnavailable(_)) if may_replace => {
                     replaced = true;
-                    look_up |= committing;
+                    look_up |= stage == Stage::Committing;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// The transaction, and whether its commit had been asked for when it failed.
+    /// The transaction, and how far it had come when it failed.
     async fn attempt(
         &mut self,
         jobs: &[Job],
         look_up: bool,
         deadline: Instant,
-    ) -> (Result<Committed>, bool) {
+    ) -> (Result<Committed>, Stage) {
         let kept = self.connection.take().filter(Connection::is_usable);
         let mut connection = match kept {
             Some(connection) => connection,
-            None => {
-                if self.shard.primary().dialect() == Dialect::MySql {
-                    self.memberships.clear(); // what answers now may be a restored copy, whose revs went back
-                }
-                match self.shard.lane(deadline).await {
-                    Ok(connection) => connection,
-                    Err(error) => return (Err(error), false),
-                }
+            // Jobs that were queued before that was known need not wait until it tries again.
+            None if self.is_cut_off.load(Ordering::Relaxed) => {
+                let shard = self.shard.name().clone();
+                return (Err(Error::ShardUnavailable(shard)), Stage::Beginning);
             }
+            None => match self.open(deadline).await {
+                Ok(connection) => connection,
+                Err(error) => return (Err(error), Stage::Beginning),
+            },
         };
         connection.extend(deadline);
         let work = async {
@@ -359,17 +419,20 @@ impl Lane {
                 .store(&mut connection, jobs)
                 .await
         };
-        let (outcome, committing) = match work.await {
-            Ok(committed) => (connection.commit().await.map(|()| committed), true),
+        let (outcome, stage) = match work.await {
+            Ok(committed) => {
+                let outcome = connection.commit().await;
+                (outcome.map(|()| committed), Stage::Committing)
+            }
             Err(error) => {
                 connection.rollback().await;
-                (Err(error), false)
+                (Err(error), Stage::Working)
             }
         };
         if connection.is_usable() {
             self.connection = Some(connection);
         }
-        (outcome, committing)
+        (outcome, stage)
     }
 }
 

@@ -10,7 +10,7 @@
 //! | [`db`] | the dialect seam: one set of statements for SQLite, MySQL and MariaDB |
 //! | [`clock`] | whose clock decides |
 //! | [`migrate`] | schema migrations of the directory and of every shard |
-//! | [`node`] | one shard: pools, deadlines, health, circuit breaker |
+//! | [`node`], `circuit` | one shard: its databases and their health |
 //! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
@@ -29,6 +29,7 @@
 //! INV-BOUND are explained in `ARCHITECTURE` section of the repository's README.
 
 pub mod archive;
+mod circuit;
 pub mod clock;
 pub mod conversation;
 pub mod db;

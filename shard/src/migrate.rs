@@ -97,6 +97,8 @@ pub struct MigrationReport {
 
 /// Longest wait for another process that is migrating the same database, and longest run of one statement.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Longest wait for a connection: two processes that open a new SQLite file at once both want to switch it to WAL.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// Where it is put down which migrations were applied.
 pub(crate) const TABLE: &str = "schema_migrations";
@@ -220,12 +222,13 @@ pub(crate) async fn migrate(role: &Role, url: &DatabaseUrl) -> Result<MigrationR
     }
     let settings = PoolSettings {
         max_connections: 1,
+        acquire_timeout: Span(OPENING),
         lock_timeout: Span(PATIENCE),
         statement_timeout: Span(PATIENCE),
         ..PoolSettings::default()
     };
     let pool = Database::make(url, &settings)?;
-    let mut connection = connect(&pool).await?;
+    let mut connection = pool.writer(Instant::now() + PATIENCE).await?;
     let outcome = run(&mut connection, role).await;
     if outcome.is_err() {
         connection.rollback().await;
@@ -233,17 +236,6 @@ pub(crate) async fn migrate(role: &Role, url: &DatabaseUrl) -> Result<MigrationR
     drop(connection);
     pool.close().await;
     outcome
-}
-
-/// Two processes that open a new SQLite file at once may both want to switch it to WAL: the loser tries again.
-async fn connect(pool: &Database) -> Result<Connection> {
-    for _ in 0..50 {
-        match pool.writer(Instant::now() + PATIENCE).await {
-            Err(Error::Contention(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
-            outcome => return outcome,
-        }
-    }
-    pool.writer(Instant::now() + PATIENCE).await
 }
 
 async fn run(connection: &mut Connection, role: &Role) -> Result<MigrationReport> {

@@ -1,27 +1,53 @@
-//! One shard: its databases, its health and its circuit breaker.
+//! One shard: its databases, and what is known of their health.
 //!
-//! Shards share nothing, so one that is dead or slow holds up only the requests that need it, and those only until its
-//! breaker opens: then they fail at once, with a time to come back.
+//! Shards share nothing, so one that is dead or slow holds up only the requests that need it, and those only until that is
+//! known: then they fail at once, with a time to come back. What can fail apart is judged apart:
+//!
+//! - *reads* and *writes* have a circuit each: a primary that refuses writes goes on answering reads;
+//! - *new connections* are the pool's affair ([`crate::db`]): those that are open serve on while none can be opened;
+//! - each *replica* that is slow to answer once is passed over, until it has answered somebody who does not wait for it.
+//!
+//! [`Shard::tend`] does what nobody should wait for. A crash leaves nothing behind: all of this is memory.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::db::{Connection, Database, Observer};
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use crate::circuit::Circuit;
+use crate::db::{Connection, Database, Failure, Observer};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::ids::ShardName;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
 
-/// A shard's databases, guarded by a circuit breaker.
+/// How long a page waits for a replica before the primary answers, and how long it may take to be asked again.
+const REPLICA_PATIENCE: Duration = Duration::from_millis(250);
+/// How often a shard is tended.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+/// Failures are logged at most so often; those in between are counted.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// A shard's databases.
 #[derive(Debug)]
 pub struct Shard {
     name: ShardName,
     primary: Database,
-    replicas: Vec<Database>,
+    replicas: Arc<[Replica]>,
     next_replica: AtomicUsize,
     max_retries: u32,
-    watch: Arc<Watch>,
+    reads: Arc<Watch>,
+    writes: Arc<Watch>,
+    failures: Arc<FailureLog>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    database: Database,
+    /// It was slow to answer, or did not.
+    is_passed_over: AtomicBool,
 }
 
 /// Statements that were run.
@@ -45,35 +71,45 @@ impl Shard {
         write: &WriteSettings,
         identity: Identity,
     ) -> Result<Self> {
-        let replicas = shard
-            .replicas
-            .iter()
-            .map(|url| Database::open(url, pool, 1, identity.clone()))
-            .collect::<Result<_>>()?;
+        let replica = |url| {
+            Ok(Replica {
+                database: Database::open(url, pool, 1, identity.clone())?,
+                is_passed_over: AtomicBool::new(false),
+            })
+        };
+        let failures = Arc::new(FailureLog::new(shard.name.clone()));
+        let (all, own) = (Arc::default(), Arc::default());
+        let watch = |work| {
+            Arc::new(Watch {
+                work,
+                circuit: Arc::new(Circuit::new(pool.breaker_failures, pool.breaker_cooldown.0)),
+                failures: failures.clone(),
+                all: Arc::clone(&all),
+                own: Arc::clone(&own),
+            })
+        };
+        let replicas = shard.replicas.iter().map(replica).collect::<Result<_>>()?;
         Ok(Self {
             name: shard.name.clone(),
-            primary: Database::open(&shard.primary, pool, write.lanes, identity)?,
             replicas,
+            primary: Database::open(&shard.primary, pool, write.lanes, identity)?,
             next_replica: AtomicUsize::new(0),
             max_retries: write.max_retries,
-            watch: Arc::new(Watch {
-                breaker: Arc::new(Breaker::new(
-                    shard.name.clone(),
-                    pool.breaker_failures,
-                    pool.breaker_cooldown.0,
-                )),
-                all: Arc::default(),
-                own: Arc::default(),
-            }),
+            reads: watch(Work::Reads),
+            writes: watch(Work::Writes),
+            failures,
         })
     }
 
     /// The same databases, through a handle whose statements are counted apart: for a job that has to know what others do.
     #[must_use]
     pub fn apart(&self) -> Self {
-        let watch = Watch {
-            own: Arc::default(),
-            ..Watch::clone(&self.watch)
+        let own = Arc::default();
+        let apart = |watch: &Watch| {
+            Arc::new(Watch {
+                own: Arc::clone(&own),
+                ..watch.clone()
+            })
         };
         Self {
             name: self.name.clone(),
@@ -81,7 +117,9 @@ impl Shard {
             replicas: self.replicas.clone(),
             next_replica: AtomicUsize::new(0),
             max_retries: self.max_retries,
-            watch: Arc::new(watch),
+            reads: apart(&self.reads),
+            writes: apart(&self.writes),
+            failures: self.failures.clone(),
         }
     }
 
@@ -89,8 +127,8 @@ impl Shard {
     #[must_use]
     pub fn statements(&self) -> Statements {
         Statements {
-            all: self.watch.all.load(Ordering::Relaxed),
-            own: self.watch.own.load(Ordering::Relaxed),
+            all: self.reads.all.load(Ordering::Relaxed),
+            own: self.reads.own.load(Ordering::Relaxed),
         }
     }
 
@@ -112,213 +150,255 @@ impl Shard {
     }
 
     /// Its read replicas.
-    #[must_use]
-    pub fn replicas(&self) -> &[Database] {
-        &self.replicas
+    pub fn replicas(&self) -> impl Iterator<Item = &Database> {
+        self.replicas.iter().map(|replica| &replica.database)
     }
 
-    /// A replica, each in turn.
+    /// Whether reads are let through, as far as the latest ones tell.
     #[must_use]
-    pub fn replica(&self) -> Option<&Database> {
-        let turn = self.next_replica.fetch_add(1, Ordering::Relaxed);
-        self.replicas.get(turn.checked_rem(self.replicas.len())?)
+    pub fn takes_reads(&self) -> bool {
+        self.reads.circuit.is_closed()
     }
 
-    /// `closed`, `open` or `half-open`.
+    /// Whether writes are let through, as far as the latest ones tell.
     #[must_use]
-    pub fn breaker_state(&self) -> &'static str {
-        self.watch.breaker.state()
+    pub fn takes_writes(&self) -> bool {
+        self.writes.circuit.is_closed()
     }
 
-    /// Whether a call would fail at once, because the shard is known to be down.
+    /// Whether a write would fail at once, because the shard is known to refuse them.
     #[must_use]
-    pub fn refuses(&self) -> bool {
-        self.watch.breaker.state() == "open"
+    pub fn refuses_writes(&self) -> bool {
+        self.writes.circuit.is_open()
     }
 
-    /// Lets a call through unless the shard is known to be down; the one that tries whether it is back, too.
-    fn admit(&self) -> Result<()> {
-        if self.watch.breaker.admits() {
+    /// A connection for reading, until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] at once while reads are known to fail, or when no connection can be had.
+    pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
+        self.admit(&self.reads)?;
+        self.observed(self.primary.reader(deadline).await, &self.reads)
+    }
+
+    /// A connection for a transaction, until `deadline`; see [`Shard::transaction`].
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] at once while writes are known to fail, or when no connection can be had.
+    pub(crate) async fn writer(&self, deadline: Instant) -> Result<Connection> {
+        self.admit(&self.writes)?;
+        self.observed(self.primary.writer(deadline).await, &self.writes)
+    }
+
+    /// The same, and the connection is opened now, after another one failed.
+    ///
+    /// # Errors
+    /// As [`Shard::writer`].
+    pub(crate) async fn new_writer(&self, deadline: Instant) -> Result<Connection> {
+        self.observed(self.primary.new_writer(deadline).await, &self.writes)
+    }
+
+    /// A connection for a write lane, until `deadline`.
+    ///
+    /// # Errors
+    /// When none can be had; [`Error::ShardUnavailable`].
+    pub(crate) async fn lane(&self, deadline: Instant) -> Result<Connection> {
+        self.observed(self.primary.lane(deadline).await, &self.writes)
+    }
+
+    /// Lets a write through, unless writes are known to fail; the one that tries whether they still do, too.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`].
+    pub(crate) fn admit_write(&self) -> Result<()> {
+        self.admit(&self.writes)
+    }
+
+    fn admit(&self, watch: &Watch) -> Result<()> {
+        if watch.circuit.admits() {
             Ok(())
         } else {
             Err(Error::ShardUnavailable(self.name.clone()))
         }
     }
 
-    /// A connection for reading, until `deadline`.
-    ///
-    /// # Errors
-    /// [`Error::ShardUnavailable`] at once while the breaker is open, or when no connection can be had.
-    pub async fn reader(&self, deadline: Instant) -> Result<Connection> {
-        self.admit()?;
-        self.observed(self.primary.reader(deadline).await)
-    }
-
-    /// A connection for a transaction, until `deadline`; see [`Shard::transaction`].
-    ///
-    /// # Errors
-    /// As [`Shard::reader`].
-    pub(crate) async fn writer(&self, deadline: Instant) -> Result<Connection> {
-        self.admit()?;
-        self.observed(self.primary.writer(deadline).await)
-    }
-
-    /// A connection for a write lane, until `deadline`.
-    ///
-    /// # Errors
-    /// As [`Shard::reader`].
-    pub async fn lane(&self, deadline: Instant) -> Result<Connection> {
-        self.admit()?;
-        self.observed(self.primary.lane(deadline).await)
-    }
-
-    fn observed(&self, acquired: Result<Connection>) -> Result<Connection> {
+    fn observed(&self, acquired: Result<Connection>, watch: &Arc<Watch>) -> Result<Connection> {
         match acquired {
-            Ok(connection) => Ok(connection.observed_by(self.watch.clone())),
-            Err(error) => Err(self
-                .watch
-                .breaker
-                .observe(Some(error))
-                .unwrap_or(Error::DeadlineExceeded)),
+            Ok(connection) => Ok(connection.observed_by(watch.clone())),
+            Err(Error::DatabaseUnavailable(words)) => {
+                // That says nothing about what those connections do that are open.
+                self.failures.note("connecting", &words);
+                Err(Error::ShardUnavailable(self.name.clone()))
+            }
+            Err(Error::WrongDatabase(why)) => {
+                watch.circuit.failed();
+                self.failures.note("connecting", &why);
+                Err(Error::ShardUnavailable(self.name.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks a replica, each in turn. None when there is none that answers at once, or when `ask` gives none.
+    pub(crate) async fn ask_replica<T, F>(
+        &self,
+        deadline: Instant,
+        ask: impl FnOnce(Connection) -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<Option<T>>>,
+    {
+        let turn = self.next_replica.fetch_add(1, Ordering::Relaxed);
+        let replica = self.replicas.get(turn.checked_rem(self.replicas.len())?)?;
+        let answer = self.ask_this(replica, deadline, ask).await;
+        let label = match answer {
+            Some(_) => "used",
+            None => "passed_over",
+        };
+        metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
+        answer
+    }
+
+    async fn ask_this<T, F>(
+        &self,
+        replica: &Replica,
+        deadline: Instant,
+        ask: impl FnOnce(Connection) -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<Option<T>>>,
+    {
+        if replica.is_passed_over.load(Ordering::Relaxed) {
+            return None;
+        }
+        let answer = async {
+            let limit = Instant::now() + REPLICA_PATIENCE;
+            ask(replica.database.reader(limit).await?).await
+        };
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::warn!(shard = %self.name, %error, "a replica is passed over until it answers again");
+                replica.is_passed_over.store(true, Ordering::Relaxed);
+                None
+            }
+            Err(_) => None, // the caller's own hurry
+        }
+    }
+
+    /// Until `closing`: closes idle connections in time, tries whether connections can be opened again, and whether
+    /// replicas that were passed over answer.
+    pub async fn tend(&self, closing: &CancellationToken) {
+        let pause = || tokio::time::sleep(TEND_EVERY);
+        while closing.run_until_cancelled(pause()).await.is_some() {
+            let replicas = join_all(self.replicas.iter().map(Replica::tend));
+            closing
+                .run_until_cancelled(futures_util::future::join(self.primary.tidy(), replicas))
+                .await;
         }
     }
 
     /// Closes its connections.
     pub async fn close(&self) {
         self.primary.close().await;
-        for replica in &self.replicas {
-            replica.close().await;
+        for replica in &*self.replicas {
+            replica.database.close().await;
         }
     }
 }
 
-/// Is told of every statement: counts it, and lets the breaker know how it went.
+impl Replica {
+    async fn tend(&self) {
+        self.database.tidy().await;
+        if self.is_passed_over.load(Ordering::Relaxed) {
+            let answered = self.database.ping(Instant::now() + REPLICA_PATIENCE).await;
+            self.is_passed_over
+                .store(answered.is_err(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Reads,
+    Writes,
+}
+
+/// Is told of every statement on the connections for one kind of work: counts it, and lets the circuit know how it went.
 #[derive(Clone, Debug)]
 struct Watch {
-    breaker: Arc<Breaker>,
+    work: Work,
+    circuit: Arc<Circuit>,
+    failures: Arc<FailureLog>,
     all: Arc<AtomicU64>,
     own: Arc<AtomicU64>,
 }
 
-impl Observer for Watch {
-    fn observe(&self, failure: Option<Error>) -> Option<Error> {
+impl Watch {
+    fn count(&self) {
         self.all.fetch_add(1, Ordering::Relaxed);
         self.own.fetch_add(1, Ordering::Relaxed);
-        self.breaker.observe(failure)
     }
 }
 
-/// Opens after some failures in a row, lets one call try after a cool-down, closes when it succeeds.
-#[derive(Debug)]
-struct Breaker {
-    shard: ShardName,
-    limit: u32,
-    cooldown: Duration,
-    failures: AtomicU32,
-    /// When the next call may try; `None` while closed.
-    retry_at: Mutex<Option<Instant>>,
+impl Observer for Watch {
+    fn answered(&self) {
+        self.count();
+        if self.work == Work::Reads {
+            self.circuit.succeeded();
+        }
+    }
+
+    /// A database that refuses writes still takes all that comes before them: a commit is the proof.
+    fn committed(&self) {
+        self.circuit.succeeded();
+    }
+
+    fn failed(&self, failure: Failure, words: &str) -> Error {
+        self.count();
+        let shard = self.failures.shard.clone();
+        match self.work {
+            Work::Reads => self.failures.note("reading", words),
+            Work::Writes => self.failures.note("writing", words),
+        }
+        // A connection that ended says nothing about the next one, which is opened or not.
+        if failure != Failure::Ended {
+            self.circuit.failed();
+        }
+        match (self.work, failure) {
+            (Work::Reads, Failure::Ended | Failure::Refused) => Error::Interrupted(shard),
+            _ => Error::ShardUnavailable(shard),
+        }
+    }
 }
 
-impl Breaker {
-    fn new(shard: ShardName, limit: u32, cooldown: Duration) -> Self {
+/// Says in the log what databases said, but not for each of a thousand requests.
+#[derive(Debug)]
+struct FailureLog {
+    shard: ShardName,
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl FailureLog {
+    fn new(shard: ShardName) -> Self {
         Self {
             shard,
-            limit,
-            cooldown,
-            failures: AtomicU32::new(0),
-            retry_at: Mutex::new(None),
+            last: Mutex::default(),
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= self.limit
-    }
-
-    fn admits(&self) -> bool {
-        if !self.is_open() {
-            return true;
+    fn note(&self, doing: &'static str, words: &str) {
+        metrics::counter!("backscroll_database_failures_total", "shard" => self.shard.to_string(), "doing" => doing)
+            .increment(1);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, unsaid) = &mut *last;
+        if at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
+            *unsaid += 1;
+            return;
         }
-        let now = Instant::now();
-        let mut retry_at = self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_try = retry_at.is_none_or(|at| now >= at);
-        if may_try {
-            *retry_at = Some(now + self.cooldown); // one probe a cool-down; the others go on failing at once
-        }
-        may_try
-    }
-
-    fn failed(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == self.limit {
-            tracing::warn!(shard = %self.shard, "circuit breaker open");
-        }
-        if self.is_open() {
-            *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(Instant::now() + self.cooldown);
-        }
-    }
-
-    fn succeeded(&self) {
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn state(&self) -> &'static str {
-        if !self.is_open() {
-            return "closed";
-        }
-        let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if retry_at.is_none_or(|at| Instant::now() >= at) {
-            "half-open"
-        } else {
-            "open"
-        }
-    }
-}
-
-impl Breaker {
-    fn observe(&self, failure: Option<Error>) -> Option<Error> {
-        match failure {
-            Some(Error::DatabaseUnavailable(words)) => {
-                tracing::warn!(shard = %self.shard, error = words, "the shard's database cannot do it now");
-                self.failed();
-                Some(Error::ShardUnavailable(self.shard.clone()))
-            }
-            Some(Error::WrongDatabase(why)) => {
-                tracing::error!(shard = %self.shard, why, "the shard's address leads to another database");
-                self.failed();
-                Some(Error::ShardUnavailable(self.shard.clone()))
-            }
-            Some(Error::DeadlineExceeded) => {
-                self.failed();
-                Some(Error::DeadlineExceeded)
-            }
-            other => {
-                self.succeeded(); // whatever it said, it answered
-                other
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_breaker_opens_probes_and_closes() {
-        let breaker = Breaker::new(ShardName::new("s").unwrap(), 2, Duration::from_millis(20));
-        breaker.failed();
-        assert!(breaker.admits());
-        breaker.failed();
-        assert!(!breaker.admits());
-        assert_eq!(breaker.state(), "open");
-        std::thread::sleep(Duration::from_millis(25));
-        assert_eq!(breaker.state(), "half-open");
-        assert!(breaker.admits(), "one probe");
-        assert!(!breaker.admits(), "and only one");
-        breaker.succeeded();
-        assert!(breaker.admits());
-        assert_eq!(breaker.state(), "closed");
+        let unsaid = std::mem::take(unsaid);
+        *at = Some(Instant::now());
+        drop(last);
+        tracing::warn!(shard = %self.shard, doing, error = words, unsaid, "the shard's database cannot do it now");
     }
 }

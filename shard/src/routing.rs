@@ -111,7 +111,8 @@ impl Router {
         })
     }
 
-    /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew.
+    /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew; once
+    /// also when it could not go on reading. (Transactions are run again by [`Shard::transaction`].)
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, or what the call says.
@@ -124,6 +125,7 @@ impl Router {
     where
         F: Future<Output = Result<T>>,
     {
+        let mut was_interrupted = false;
         loop {
             let map = self.map();
             let assignment = map.locate(key);
@@ -132,6 +134,12 @@ impl Router {
                 // Rare and large: on the heap, so that every call is not as large as this.
                 Err(Error::NotOwner(_)) => {
                     Box::pin(self.find_owner(&map, assignment, deadline)).await?;
+                }
+                Err(Error::Interrupted(_) | Error::Contention(_)) if !was_interrupted => {
+                    was_interrupted = true;
+                }
+                Err(Error::Interrupted(_) | Error::Contention(_)) => {
+                    return Err(Error::ShardUnavailable(shard.name().clone()));
                 }
                 outcome => return outcome,
             }

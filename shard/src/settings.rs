@@ -232,9 +232,9 @@ pub struct PoolSettings {
     pub lock_timeout: Span,
     /// When an idle connection is closed.
     pub idle_timeout: Span,
-    /// After how many connection failures in a row a shard's circuit breaker opens.
+    /// After how many failures in a row a shard's reads, or its writes, are refused at once.
     pub breaker_failures: u32,
-    /// How long it stays open before one request may try again.
+    /// How long they are refused before one request may try again.
     pub breaker_cooldown: Span,
 }
 
@@ -247,7 +247,7 @@ impl Default for PoolSettings {
             lock_timeout: Span::secs(2),
             idle_timeout: Span::secs(30),
             breaker_failures: 3,
-            breaker_cooldown: Span::secs(1),
+            breaker_cooldown: Span::millis(250),
         }
     }
 }

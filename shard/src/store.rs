@@ -112,6 +112,14 @@ impl Store {
                 )
             });
         }
+        for shard in router.shards() {
+            let name = format!("connections/{}", shard.name());
+            let (shard, stop) = (shard.clone(), closing.clone());
+            background.supervise(name, &closing, move || {
+                let (shard, stop) = (shard.clone(), stop.clone());
+                async move { shard.tend(&stop).await }
+            });
+        }
         let (watched, stop) = (router.clone(), closing.clone());
         background.supervise("map-refresh", &closing, move || {
             watch_directory(watched.clone(), stop.clone())
@@ -239,7 +247,7 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    if shard.refuses() {
+                    if shard.refuses_writes() {
                         return Err(Error::ShardUnavailable(shard.name().clone()));
                     }
                     let lanes = self.lanes(shard.name())?;
@@ -313,10 +321,13 @@ impl Store {
         let replicas = futures_util::future::join_all(
             shard
                 .replicas()
-                .iter()
                 .map(|replica| check(patience, replica.ping(Instant::now() + patience))),
         );
-        let (primary, replicas) = futures_util::join!(primary, replicas);
+        let writes = check(
+            patience,
+            shard.primary().try_write(Instant::now() + patience),
+        );
+        let (primary, writes, replicas) = futures_util::join!(primary, writes, replicas);
         let (connections, idle_connections) = shard.primary().connections();
         ShardHealth {
             name: shard.name().clone(),
@@ -324,10 +335,12 @@ impl Store {
                 Dialect::MySql => "mysql",
                 Dialect::Sqlite => "sqlite",
             },
+            takes_reads: primary.ok && shard.takes_reads(),
+            takes_writes: writes.ok && shard.takes_writes(),
             primary,
+            writes,
             replicas,
             incarnation: shard.primary().incarnation(),
-            breaker: shard.breaker_state(),
             connections,
             idle_connections,
             queued_writes: self.lanes(shard.name()).map_or(0, |lanes| lanes.queued()),
@@ -426,15 +439,19 @@ pub struct ShardHealth {
     pub name: ShardName,
     /// `mysql` (also MariaDB) or `sqlite`.
     pub kind: &'static str,
-    /// Where it takes writes.
+    /// Its primary answers.
     pub primary: DependencyHealth,
+    /// Its primary takes writes.
+    pub writes: DependencyHealth,
     /// How many databases have been the shard so far, this one included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Incarnation>,
     /// Its replicas, in the order of the configuration.
     pub replicas: Vec<DependencyHealth>,
-    /// `closed` (it works), `open` (requests fail at once) or `half-open` (one may try).
-    pub breaker: &'static str,
+    /// Requests that read are let through. Also false after the latest ones failed.
+    pub takes_reads: bool,
+    /// Requests that write are let through. Also false after the latest ones failed, whatever the reason.
+    pub takes_writes: bool,
     /// Open connections to the primary.
     pub connections: u32,
     /// Those of them that are idle.

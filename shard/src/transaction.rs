@@ -21,8 +21,8 @@ use crate::node::Shard;
 
 /// How far an attempt had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// There was no transaction yet.
+pub(crate) enum Stage {
+    /// There was no connection.
     Beginning,
     /// Nothing can have been committed.
     Working,
@@ -87,7 +87,7 @@ impl Shard {
         let mut retries = 0;
         let mut reconnected = false;
         loop {
-            let (outcome, stage) = self.attempt(deadline, &work).await;
+            let (outcome, stage) = self.attempt(deadline, reconnected, &work).await;
             match outcome {
                 Err(Error::Contention(words)) => {
                     self.wait_for_others(&mut retries, deadline, &words).await?;
@@ -103,12 +103,17 @@ impl Shard {
     async fn attempt<T, F>(
         &self,
         deadline: Instant,
+        anew: bool,
         work: &impl Fn(Transaction) -> F,
     ) -> (Result<T>, Stage)
     where
         F: Future<Output = Result<T>>,
     {
-        let connection = match self.writer(deadline).await {
+        let connection = match anew {
+            true => self.new_writer(deadline).await,
+            false => self.writer(deadline).await,
+        };
+        let connection = match connection {
             Ok(connection) => connection,
             Err(error) => return (Err(error), Stage::Beginning),
         };

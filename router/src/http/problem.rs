@@ -322,6 +322,7 @@ impl From<Error> for Problem {
             | Error::NotOwner(_)
             | Error::Busy(_)
             | Error::LeaseLost(_)
+            | Error::Interrupted(_)
             | Error::Contention(_)
             | Error::DatabaseUnavailable(_) => hidden(
                 Code::ShardUnavailable,

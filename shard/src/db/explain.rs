@@ -42,10 +42,15 @@ fn plans() -> std::sync::MutexGuard<'static, BTreeMap<String, BTreeMap<String, B
 }
 
 impl Connection {
-    pub(super) async fn explain(&mut self, sql: &str, args: &[Value<'_>]) -> sqlx::Result<()> {
+    pub(super) async fn explain(
+        &mut self,
+        statement: &str,
+        args: &[Value<'_>],
+    ) -> sqlx::Result<()> {
         let Some(url) = self.watched.clone() else {
             return Ok(());
         };
+        let sql = &self.dialect().render(statement);
         if sql.starts_with("INSERT") {
             return Ok(()); // values only; MariaDB calls every insert's target a scan
         }

@@ -1,18 +1,18 @@
 //! No connection is handed out to a database that is not the one its address stands for (INV-OWNER).
 //!
 //! A new connection is asked which database it leads to ([`crate::identity`]) before the pool has it, so a request costs no
-//! statement for that. A pooled connection may come to lead elsewhere only behind a proxy, or when its database is
-//! exchanged under it: [`super::Database::ping`] asks for that from time to time, and from a refusal on every connection is
-//! asked until one leads to the right database again.
+//! statement for that; it is asked in text, because the server may have no room for another prepared statement. A pooled
+//! connection may come to lead elsewhere only behind a proxy, or when its database is exchanged under it:
+//! [`super::Database::ping`] asks for that from time to time, and from a refusal on every connection is asked until one leads
+//! to the right database again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use sqlx::{MySqlConnection, SqliteConnection};
-use tokio::sync::watch;
 
 use super::Row;
-use crate::error::{Error, Result, StatementFault};
+use crate::error::{Error, Result};
 use crate::identity::{self, Identity};
 use crate::ids::Incarnation;
 use crate::settings::DatabaseUrl;
@@ -23,7 +23,6 @@ pub(super) struct Guard {
     expected: RwLock<Identity>,
     address: DatabaseUrl,
     refused: AtomicBool,
-    refusals: watch::Sender<Option<Arc<str>>>,
 }
 
 impl Guard {
@@ -32,7 +31,6 @@ impl Guard {
             expected: RwLock::new(expected),
             address,
             refused: AtomicBool::new(false),
-            refusals: watch::Sender::new(None),
         }
     }
 
@@ -45,19 +43,6 @@ impl Guard {
     /// Whether the last connection that was asked led elsewhere.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Waits for the next refusal, of whichever connection.
-    pub(super) async fn refusal(&self) -> Error {
-        let mut refusals = self.refusals.subscribe();
-        loop {
-            if refusals.changed().await.is_err() {
-                return std::future::pending().await; // it ends with the guard, whose user waits here
-            }
-            if let Some(why) = &*refusals.borrow_and_update() {
-                return Error::WrongDatabase(why.to_string());
-            }
-        }
     }
 
     /// Takes what a database says it is.
@@ -73,36 +58,24 @@ impl Guard {
             }
             outcome
         };
-        let why = outcome.as_ref().err().map(|why| Arc::from(why.to_string()));
-        self.refused.store(why.is_some(), Ordering::Relaxed);
-        self.refusals.send_replace(why);
+        self.refused.store(outcome.is_err(), Ordering::Relaxed);
         Ok(outcome?)
     }
 
     /// Asks a new connection, before the pool has it.
-    pub(super) async fn admit_mysql(&self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
-        let answer = sqlx::query(identity::SELECT).fetch_optional(connection);
+    pub(super) async fn admit_mysql(&self, connection: &mut MySqlConnection) -> Result<()> {
+        let answer = sqlx::raw_sql(identity::SELECT).fetch_optional(connection);
         self.admit(answer.await.map(|row| row.map(Row::MySql)))
     }
 
     /// Asks a new connection, before the pool has it.
-    pub(super) async fn admit_sqlite(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        let answer = sqlx::query(identity::SELECT).fetch_optional(connection);
+    pub(super) async fn admit_sqlite(&self, connection: &mut SqliteConnection) -> Result<()> {
+        let answer = sqlx::raw_sql(identity::SELECT).fetch_optional(connection);
         self.admit(answer.await.map(|row| row.map(Row::Sqlite)))
     }
 
-    fn admit(&self, answer: sqlx::Result<Option<Row>>) -> sqlx::Result<()> {
-        let found = match answer {
-            Ok(row) => row.as_ref().map(Identity::from_row).transpose(),
-            Err(error) => match Error::from(&error) {
-                Error::Statement {
-                    fault: StatementFault::MissingTable,
-                    ..
-                } => Ok(None),
-                _ => return Err(error),
-            },
-        };
-        let compared = found.and_then(|found| self.compare(found.as_ref()));
-        compared.map_err(|error| sqlx::Error::Configuration(error.to_string().into()))
+    fn admit(&self, answer: sqlx::Result<Option<Row>>) -> Result<()> {
+        let found = identity::found(answer.map_err(Error::from))?;
+        self.compare(found.as_ref())
     }
 }

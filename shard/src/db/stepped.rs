@@ -1,15 +1,8 @@
 //! For tests: connections whose accesses wait for their turn ([`crate::steps`]).
 
-use sqlx::SqlitePool;
-
 use super::{Connection, Raw, Value};
 use crate::error::Result;
 use crate::steps::{Access, Stepped, block_on};
-
-/// Whether a connection can be had without waiting for one that is in use.
-pub(super) fn has_room(pool: &SqlitePool) -> bool {
-    pool.num_idle() > 0 || pool.size() < pool.options().get_max_connections()
-}
 
 impl Connection {
     /// Before a statement: its turn, unless it is part of a transaction.
@@ -54,13 +47,20 @@ impl Connection {
 impl Raw {
     /// Back to its pool before anything else runs, what was under way undone.
     pub(super) fn give_back(mut self, stepped: &Stepped, in_transaction: bool) {
-        let undone = !in_transaction || block_on(self.execute("ROLLBACK")).is_ok();
+        let undone = !in_transaction || block_on(self.undo()).is_ok();
         if in_transaction {
             stepped.ended(false);
         }
+        if !undone {
+            self.discard(false);
+        }
+    }
+
+    async fn undo(&mut self) -> sqlx::Result<()> {
+        let undo = sqlx::raw_sql("ROLLBACK");
         match self {
-            Self::Sqlite(mut connection) if undone => block_on(connection.return_to_pool()),
-            other => other.abandon(),
+            Self::MySql(connection) => undo.execute(&mut **connection).await.map(drop),
+            Self::Sqlite(connection) => undo.execute(&mut **connection).await.map(drop),
         }
     }
 }
