@@ -1,24 +1,27 @@
-//! Databases that cannot do it now: whatever they say, it is no fault of the data or of this program.
+//! Databases that cannot do it now: whatever they say, it is no fault of the data or of this program, and nothing that was
+//! acknowledged is lost.
+
+mod failover;
+mod numbers;
+mod replicas;
+mod scene;
+mod sessions;
 
 use std::time::{Duration, Instant};
 
 use backscroll_shard::db::Dialect;
-use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::MessageId;
 use backscroll_shard::model::Position;
 use backscroll_shard::settings::Span;
 
+use self::scene::assert_not_now;
 use crate::bed::{Bed, PATIENCE, caller, text};
 use crate::faults::{connect, home_of};
 
 crate::on_every_backend!(a_lock_that_is_held_for_too_long_means_not_now);
 
-fn assert_not_now<T: std::fmt::Debug>(what: &str, outcome: &Result<T>) {
-    assert!(
-        matches!(outcome, Err(Error::ShardUnavailable(_))),
-        "{what}: {outcome:?}"
-    );
-}
+/// Within this time after the end of its cause an outage is over.
+const WELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// A backup or an ALTER holds locks for longer than a transaction is run again.
 async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
@@ -30,8 +33,9 @@ async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
     let first = bed.say("bob", id, "before").await;
     bed.settle().await;
     let alice = caller("alice");
+    let home = home_of(bed, "alice").shard;
 
-    let mut holder = connect(bed, &home_of(bed, "alice").shard).await;
+    let mut holder = connect(bed, &home).await;
     holder.begin().await.unwrap();
     if holder.dialect() == Dialect::MySql {
         let lock = "SELECT id FROM conversations FOR UPDATE";
@@ -50,18 +54,18 @@ async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
         impatient.edit_message(&bob, message, "after".into()),
         impatient.mark_read(&alice, id, None),
     );
-    assert_not_now("a message", &alone);
+    assert_not_now(&home, "a message", &alone);
     for outcome in &together {
-        assert_not_now("messages sent together", outcome);
+        assert_not_now(&home, "messages sent together", outcome);
     }
-    assert_not_now("an edit", &edited);
-    assert_not_now("a watermark", &read);
+    assert_not_now(&home, "an edit", &edited);
+    assert_not_now(&home, "a watermark", &read);
     let page = impatient.history(&alice, id, Position::Latest, 10).await;
     assert_eq!(page.unwrap().messages.len(), 1, "reads do not wait");
     holder.rollback().await;
     drop(holder);
 
-    let well = Instant::now() + Duration::from_secs(1);
+    let well = Instant::now() + WELL_AGAIN;
     while let Err(error) = impatient.send(&alice, id, text("well again")).await {
         assert!(error.is_retryable() && Instant::now() < well, "{error}");
     }
