@@ -100,9 +100,12 @@ pub enum ArchiveError {
         "segment {0}: what was read back is not what was written; nothing was published or deleted"
     )]
     NotAsWritten(String),
-/// Most segments that are uploaded at once, those included whose job has just given them up.
-const UPLOADS: usize = 1024;
-
+    /// There is nothing to restore.
+    #[error("{0}")]
+    NothingArchived(String),
+    /// Too many segments are being uploaded.
+    #[error(transparent)]
+    Uploads(#[from] Full),
     /// The process is ending.
     #[error("stopped: the process is ending")]
     Stopped,

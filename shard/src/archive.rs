@@ -319,7 +319,7 @@ pub async fn weigh(
 /// When the database fails.
 pub async fn clock(connection: &mut Connection) -> Result<Timestamp> {
     let row = connection.fetch_optional(CLOCK, &[]).await?;
-    let row = row.ok_or_else(|| Error::Unexpected("a clock without a row"))?;
+    let row = row.ok_or(Error::Unexpected("a clock without a row"))?;
     row.int(0).map(Timestamp)
 }
 

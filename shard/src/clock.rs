@@ -24,7 +24,7 @@ const NOW: &str = "SELECT {now}";
 /// When the database fails.
 pub async fn now(connection: &mut Connection) -> Result<Timestamp> {
     let row = connection.fetch_optional(NOW, &[]).await?;
-    let row = row.ok_or_else(|| Error::Unexpected("a SELECT of the time gave no row"))?;
+    let row = row.ok_or(Error::Unexpected("a SELECT of the time gave no row"))?;
     row.int(0).map(Timestamp)
 }
 

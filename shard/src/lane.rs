@@ -149,11 +149,12 @@ impl Lanes {
         let start = |number| {
             let (queue, jobs) = mpsc::channel(limit);
             let jobs = Kept::new(jobs);
-            let (waiting, is_cut_off) = (Arc::default(), Arc::default());
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let is_cut_off = Arc::new(AtomicBool::new(false));
             let new_lane = {
                 let (shard, settings) = (shard.clone(), settings.clone());
                 let (listener, relay) = (listener.clone(), relay.clone());
-                let (waiting, is_cut_off) = (Arc::clone(&waiting), Arc::clone(&is_cut_off));
+                let (waiting, is_cut_off) = (waiting.clone(), is_cut_off.clone());
                 move || Lane {
                     shard: shard.clone(),
                     settings: settings.clone(),

@@ -357,7 +357,7 @@ pub async fn unread(
     let args = values![&key, user, &key, user, LARGE_MAX];
     let rows = connection.fetch_all(UNREAD, &args).await?;
     let sums = rows.first();
-    let sums = sums.ok_or_else(|| Error::Unexpected("a sum without a row"))?;
+    let sums = sums.ok_or(Error::Unexpected("a sum without a row"))?;
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
     let mut large = Vec::with_capacity(rows.len());
     for row in &rows {

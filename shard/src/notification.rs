@@ -236,7 +236,7 @@ pub(crate) async fn unread(
     let key = key.to_bytes();
     let args = values![&key, user];
     let row = connection.fetch_optional(COUNT_UNREAD, &args).await?;
-    let row = row.ok_or_else(|| Error::Unexpected("a count without a row"))?;
+    let row = row.ok_or(Error::Unexpected("a count without a row"))?;
     Ok(u64::try_from(row.int(0)?).unwrap_or(0))
 }
 

@@ -476,7 +476,10 @@ mod tests {
         let not_erased = [MessageFaultKind::NotErased];
         assert_eq!(faults(None, &gone, None), not_erased);
         assert_eq!(faults(None, &gone, Some(erasure(true))), not_erased);
-        assert_eq!(faults(Some((7, true)), &[old.clone()], None), not_erased);
+        assert_eq!(
+            faults(Some((7, true)), std::slice::from_ref(&old), None),
+            not_erased
+        );
         assert_eq!(faults(None, &[deleted(6)], Some(erasure(true))), []);
 
         let newest = old.clone();

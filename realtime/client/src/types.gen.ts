@@ -663,20 +663,22 @@ export interface SessionLimits {
 
 /** A shard. */
 export interface Shard {
-  /** The circuit breaker: `closed`, `open` or `half_open`. */
-  breaker: string;
   /** Open connections. */
   connections: number;
   /** Those of them that are not in use. */
   idleConnections: number;
   /** Its name. */
   name: string;
-  /** Where it takes writes. */
+  /** Its primary answers. */
   primary: Dependency;
   /** Messages waiting to be written. */
   queuedWrites: number;
   /** Its replicas. */
   replicas: Dependency[];
+  /** Requests that read are let through. */
+  takesReads: boolean;
+  /** Requests that write are let through. A primary may answer reads and refuse writes, as during a failover. */
+  takesWrites: boolean;
 }
 
 /** The status of a user. They are in the order of precedence: of several sessions the greatest status counts. */

@@ -136,21 +136,24 @@ fn list(store: &Store, health: Health, json: bool) -> anyhow::Result<()> {
     if json {
         return out::json(&listed);
     }
-    let rows: Vec<[String; 7]> = listed.iter().map(row).collect();
+    let rows: Vec<[String; 6]> = listed.iter().map(row).collect();
     out::table(
         [
             "SHARD",
             "STATE",
             "LATENCY",
             "REPLICAS",
-            "BREAKER",
             "KEY SPACE",
             "RANGES",
         ],
         &rows,
     )?;
     for shard in &listed {
-        for error in std::iter::once(&shard.health.primary)
+        let primary = match shard.health.primary.ok {
+            true => &shard.health.writes,
+            false => &shard.health.primary,
+        };
+        for error in std::iter::once(primary)
             .chain(&shard.health.replicas)
             .filter_map(|health| health.error.as_ref())
         {
@@ -172,7 +175,7 @@ fn share(store: &Store, shard: &ShardHealth) -> f64 {
     share
 }
 
-fn row(listed: &Listed) -> [String; 7] {
+fn row(listed: &Listed) -> [String; 6] {
     let shard = &listed.health;
     let answering = shard.replicas.iter().filter(|replica| replica.ok).count();
     let ranges = shard
@@ -181,10 +184,14 @@ fn row(listed: &Listed) -> [String; 7] {
         .map(|assignment| assignment.range.to_string());
     [
         shard.name.to_string(),
-        if shard.primary.ok { "up" } else { "DOWN" }.into(),
+        match (shard.takes_reads, shard.takes_writes) {
+            (true, true) => "up",
+            (true, false) => "READ-ONLY",
+            (false, _) => "DOWN",
+        }
+        .into(),
         latency(&shard.primary),
         format!("{answering}/{}", shard.replicas.len()),
-        shard.breaker.into(),
         format!("{:.1} %", listed.key_space * 100.0),
         ranges.collect::<Vec<_>>().join(", "),
     ]

@@ -21,6 +21,7 @@ const VERSION_MYSQL: &str = "SELECT VERSION()";
 const VERSION_SQLITE: &str = "SELECT 'SQLite ' || sqlite_version()";
 const DURABILITY_MYSQL: &str = "SELECT CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
 const CONNECTIONS_MYSQL: &str = "SELECT CAST(@@max_connections AS SIGNED)";
+const PREPARED_MYSQL: &str = "SELECT CAST(@@max_prepared_stmt_count AS SIGNED)";
 /// Rolled back. No conversation has this id: no owner has made it.
 const TRY_SHARD: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, 0)";
 const TRY_DIRECTORY: &str = "INSERT INTO properties (name, value) VALUES (?, 'rolled back')";
@@ -57,11 +58,22 @@ pub(super) async fn examine(
         );
         return Examination::failed(finding);
     }
-    let needed = pool.max_connections + if used == Use::Primary { lanes } else { 0 };
-    match look_into(subject, url, used, needed, pool).await {
+    let lanes = if used == Use::Primary { lanes } else { 0 };
+    let needs = Needs {
+        connections: pool.max_connections + lanes,
+        prepared: Database::most_prepared(pool.max_connections, lanes),
+    };
+    match look_into(subject, url, used, needs, pool).await {
         Ok(examination) => examination,
         Err(error) => Examination::failed(unreachable(subject, url, &error).await),
     }
+}
+
+/// What one router may want of a server.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    connections: u32,
+    prepared: u64,
 }
 
 impl Examination {
@@ -102,7 +114,7 @@ async fn look_into(
     subject: &str,
     url: &DatabaseUrl,
     used: Use,
-    connections_needed: u32,
+    needs: Needs,
     pool: &PoolSettings,
 ) -> Result<Examination> {
     let one = PoolSettings {
@@ -110,7 +122,7 @@ async fn look_into(
         ..pool.clone()
     };
     let database = Database::open_any(url, &one)?;
-    let look = look(subject, url, used, connections_needed, &database);
+    let look = look(subject, url, used, needs, &database);
     let outcome = tokio::time::timeout(PATIENCE, look).await;
     database.close().await;
     outcome.unwrap_or(Err(Error::DeadlineExceeded))
@@ -120,7 +132,7 @@ async fn look(
     subject: &str,
     url: &DatabaseUrl,
     used: Use,
-    connections_needed: u32,
+    needs: Needs,
     database: &Database,
 ) -> Result<Examination> {
     let mut connection = database.writer(Instant::now() + PATIENCE).await?;
@@ -142,7 +154,7 @@ async fn look(
     )];
     if dialect == Dialect::MySql {
         findings.extend(clocks(subject, &mut connection).await?);
-        findings.extend(server(subject, used, connections_needed, &mut connection).await?);
+        findings.extend(server(subject, used, needs, &mut connection).await?);
     }
     if used != Use::Replica {
         findings.extend(may_write(subject, used, &mut connection).await);
@@ -159,7 +171,7 @@ async fn int(connection: &mut Connection, statement: &str) -> Result<i64> {
 }
 
 fn first<T>(row: Option<T>) -> Result<T> {
-    row.ok_or_else(|| Error::Unexpected("a SELECT of one value gave no row"))
+    row.ok_or(Error::Unexpected("a SELECT of one value gave no row"))
 }
 
 async fn clocks(subject: &str, connection: &mut Connection) -> Result<Option<Finding>> {
@@ -186,7 +198,7 @@ async fn clocks(subject: &str, connection: &mut Connection) -> Result<Option<Fin
 async fn server(
     subject: &str,
     used: Use,
-    connections_needed: u32,
+    needs: Needs,
     connection: &mut Connection,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -199,14 +211,28 @@ async fn server(
         ));
     }
     let allowed = int(connection, CONNECTIONS_MYSQL).await?;
-    if i64::from(connections_needed) > allowed {
+    if i64::from(needs.connections) > allowed {
         let detail = format!(
-            "the server allows {allowed} connections, one router may open {connections_needed}"
+            "the server allows {allowed} connections, one router may open {}",
+            needs.connections
         );
         findings.push(Finding::warning(
             subject,
             detail,
             "raise max_connections there, or lower pool.max_connections here",
+        ));
+    }
+    let kept = u64::try_from(int(connection, PREPARED_MYSQL).await?).unwrap_or(0);
+    if needs.prepared > kept {
+        let detail = format!(
+            "the server keeps {kept} prepared statements, one router may prepare {}; beyond that it sends them as text, \
+             which costs the server more",
+            needs.prepared
+        );
+        findings.push(Finding::warning(
+            subject,
+            detail,
+            "raise max_prepared_stmt_count there, or lower pool.max_connections here",
         ));
     }
     Ok(findings)

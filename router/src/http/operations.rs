@@ -8,7 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
 use backscroll_realtime::bus::SILENCE_MAX;
-use backscroll_shard::store::{DependencyHealth, Health};
+use backscroll_shard::store::{DependencyHealth, Health, ShardHealth};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -141,12 +141,14 @@ impl From<&DependencyHealth> for Dependency {
 struct Shard {
     /// Its name.
     name: String,
-    /// Where it takes writes.
+    /// Its primary answers.
     primary: Dependency,
     /// Its replicas.
     replicas: Vec<Dependency>,
-    /// The circuit breaker: `closed`, `open` or `half_open`.
-    breaker: &'static str,
+    /// Requests that read are let through.
+    takes_reads: bool,
+    /// Requests that write are let through. A primary may answer reads and refuse writes, as during a failover.
+    takes_writes: bool,
     /// Open connections.
     connections: u32,
     /// Those of them that are not in use.
@@ -185,11 +187,12 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
         Readiness::Ready | Readiness::Degraded => StatusCode::OK,
         Readiness::Unavailable | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let shard = |shard: &backscroll_shard::store::ShardHealth| Shard {
+    let shard = |shard: &ShardHealth| Shard {
         name: shard.name.to_string(),
         primary: (&shard.primary).into(),
         replicas: shard.replicas.iter().map(Into::into).collect(),
-        breaker: shard.breaker,
+        takes_reads: shard.takes_reads,
+        takes_writes: shard.takes_writes,
         connections: shard.connections,
         idle_connections: shard.idle_connections,
         queued_writes: shard.queued_writes,
@@ -223,19 +226,18 @@ fn readiness(health: &Health, others_ok: bool) -> Readiness {
         .iter()
         .filter(|shard| shard.primary.ok)
         .count();
-    let replicas = health
-        .shards
-        .iter()
-        .flat_map(|shard| &shard.replicas)
-        .all(|replica| replica.ok);
+    let is_whole = |shard: &ShardHealth| {
+        let replicas_ok = shard.replicas.iter().all(|replica| replica.ok);
+        shard.takes_reads && shard.takes_writes && replicas_ok
+    };
     let primaries = health.shards.iter().map(|shard| &shard.primary);
     let mut used = std::iter::once(&health.directory).chain(primaries);
     if reachable == 0 || used.any(|database| database.wrong_database) {
         Readiness::Unavailable
-    } else if reachable < health.shards.len() || !replicas || !health.directory.ok || !others_ok {
-        Readiness::Degraded
-    } else {
+    } else if health.shards.iter().all(is_whole) && health.directory.ok && others_ok {
         Readiness::Ready
+    } else {
+        Readiness::Degraded
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["serve"],
     &["migrate"],
