@@ -243,7 +243,10 @@ impl Action {
             Self::Collect => all(archive.collect(&order, false).await),
             Self::Restore => {
                 let id = process.conversations.main;
-                one(archive.restore(&order, id, &progress).await)
+                match archive.restore(&order, id, &progress).await {
+                    Err(ArchiveError::NothingArchived(_)) => Ok(()), // not yet, or not any more
+                    restored => one(restored),
+                }
             }
             Self::Rebuild => {
                 let rebuilt = archive.rebuild(&order, &progress).await;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use backscroll_archiver::archive::Progress;
+use backscroll_archiver::archive::{ArchiveError, Progress};
 use backscroll_shard::db::Value;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq};
@@ -20,7 +20,8 @@ use super::bed::{Backend, Bed, begin, caller, on_both, order, small, user};
 on_both!(every_question_has_its_answer_wherever_the_message_stands);
 
 /// A column for each place in which a message may stand, a row for each question, and the answers: `same` message or a `new`
-/// one; `done`, or done `already`; `conflict` (409), `not found` (404); what is read: the content, `deleted`, or `absent`.
+/// one; `done`, or done `already`; `refused`, as nothing is archived; `conflict` (409), `not found` (404); what is read: the
+/// content, `deleted`, or `absent`.
 const TABLE: &str = "
                  | hot      | archived | thawed   | archived twice | restored | erased   | erased, archived | held     | archived, held | dropped
  send again      | same     | new      | new      | new            | new      | new      | new              | same     | new            | new
@@ -30,7 +31,7 @@ const TABLE: &str = "
  react again     | already  | already  | already  | already        | already  | conflict | conflict         | already  | already        | not found
  unreact         | done     | done     | done     | done           | done     | conflict | conflict         | done     | done           | not found
  delete          | done     | done     | done     | done           | done     | already  | already          | conflict | conflict       | not found
- restore         | already  | done     | done     | done           | already  | done     | done             | already  | done           | already
+ restore         | refused  | done     | done     | done           | refused  | done     | done             | refused  | done           | refused
  export          | original | original | edited   | edited         | original | deleted  | deleted          | original | original       | absent
  sync            | original | original | edited   | edited         | original | deleted  | deleted          | original | original       | absent
  page            | original | original | edited   | edited         | original | deleted  | deleted          | original | original       | absent
@@ -402,10 +403,12 @@ async fn ask(bed: &Bed, cell: &mut Cell, question: &str) -> String {
         "restore" => {
             let progress = Progress::default();
             let restored = bed.archive.restore(&order(), cell.id, &progress).await;
-            match restored.unwrap() {
-                outcome if outcome.error.is_some() => outcome.error.unwrap(),
-                outcome if outcome.figures.messages > 0 => "done".into(),
-                _ => "already".into(),
+            match restored {
+                Ok(outcome) if outcome.error.is_some() => outcome.error.unwrap(),
+                Ok(outcome) if outcome.figures.messages > 0 => "done".into(),
+                Ok(_) => "already".into(),
+                Err(ArchiveError::NothingArchived(_)) => "refused".into(),
+                Err(error) => format!("{error:?}"),
             }
         }
         read => {
