@@ -11,6 +11,7 @@
 //! | [`imports`] | histories brought in with `backscroll import` |
 //! | [`archived`] | rows to be archived, brought back for every round |
 //! | [`pt_archiver`] | the other side of that comparison |
+//! | [`faults`] | everything disturbed, and a ledger of what must not be undone |
 //! | [`realtime`] | clients of sockets, and what they hear |
 //! | [`ledger`], [`verify`] | whether what was acknowledged is there |
 //! | [`population`], [`drafts`] | who talks where, and what is said |
@@ -21,6 +22,7 @@
 
 pub mod archived;
 pub mod drafts;
+pub mod faults;
 pub mod harness;
 pub mod http;
 pub mod imports;
@@ -44,6 +46,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::faults::servers::{ObjectsArgs, SERVE_OBJECTS, serve_objects};
 use crate::harness::bare::{ANSWER, answer};
 use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
@@ -84,12 +87,16 @@ enum Scenario {
     Fanout(fanout::Args),
     Idle(idle::Args),
     Storm(storm::Args),
+    Faults(scenario::faults::Args),
     /// What `storm` starts processes for
     #[command(name = FOLLOW, hide = true)]
     Follow,
     /// A server for `send`
     #[command(name = ANSWER, hide = true)]
     Answer,
+    /// A server for `faults`
+    #[command(name = SERVE_OBJECTS, hide = true)]
+    ServeObjects(ObjectsArgs),
 }
 
 /// Runs the program: reads the command line, measures, and turns the outcome into an exit code.
@@ -142,6 +149,8 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Storm(args) => storm::run(common, args).await,
             Scenario::Follow => follow().await.map(|()| true),
             Scenario::Answer => answer().await.map(|()| true),
+            Scenario::Faults(args) => scenario::faults::run(common, args).await,
+            Scenario::ServeObjects(args) => serve_objects(args).await.map(|()| true),
         }
     })
 }
@@ -171,5 +180,6 @@ mod tests {
         assert!(defaults::<fanout::Args>().is_ok());
         assert!(defaults::<idle::Args>().is_ok());
         assert!(defaults::<storm::Args>().is_ok());
+        assert!(defaults::<scenario::faults::Args>().is_ok());
     }
 }

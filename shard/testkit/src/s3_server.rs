@@ -14,6 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::dto::*;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
@@ -70,6 +71,25 @@ impl S3Server {
     /// Serves a new bucket, kept in `folder`.
     pub async fn start(folder: &Path) -> Self {
         std::fs::create_dir(folder.join(BUCKET)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::serve(folder, listener, S3Config::default())
+    }
+
+    /// Serves the bucket kept in `folder` at `address`: a new one, or what an earlier server left when it was killed.
+    /// Requests are taken whatever the client's clock says. S3 refuses those that are more than 15 minutes off; not every
+    /// store does.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn resume(folder: &Path, address: SocketAddr) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder.join(BUCKET))?;
+        let listener = TcpListener::bind(address).await?;
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = u32::MAX;
+        Ok(Self::serve(folder, listener, config))
+    }
+
+    fn serve(folder: &Path, listener: TcpListener, config: S3Config) -> Self {
         let bucket = Arc::new(Bucket {
             files: FileSystem::new(folder).unwrap(),
             uploads: Mutex::default(),
@@ -77,9 +97,9 @@ impl S3Server {
         });
         let mut builder = S3ServiceBuilder::new(Served(Arc::clone(&bucket)));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let service = builder.build();
 
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers = Answers::default();
         let mut tasks = JoinSet::new();

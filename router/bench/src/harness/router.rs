@@ -194,7 +194,8 @@ async fn run(setup: &Setup, folder: &Path, subcommand: &str, arguments: &[&str])
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn command(setup: &Setup, folder: &Path, subcommand: &str) -> Command {
+/// A command of the binary in `folder`, where its configuration is and its log goes.
+pub(crate) fn command(setup: &Setup, folder: &Path, subcommand: &str) -> Command {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -226,7 +227,7 @@ async fn readiness(address: SocketAddr) -> Result<u16> {
 }
 
 /// The configuration: everything at its default but the addresses and the secret.
-fn configuration(setup: &Setup, address: SocketAddr, secret: &str) -> String {
+pub(crate) fn configuration(setup: &Setup, address: SocketAddr, secret: &str) -> String {
     let mut text = format!(
         "[server]\nlisten = \"{address}\"\n\n[auth]\nsecret = \"{secret}\"\n\n[object_store]\npath = \"objects\"\n\n[directory]\nurl = \"{}\"\n",
         setup.directory_url

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod cold;
 pub mod deliver;
 pub mod fanout;
+pub mod faults;
 pub mod history;
 pub mod idle;
 pub mod isolation;

@@ -1,0 +1,180 @@
+//! A message as an answer, an event or an export shows it, and the unique texts that messages are sent with.
+//!
+//! Every text begins with a token that no other text has. So a text that appears in the wrong place, or after its deletion,
+//! is recognized wherever it is found: in an answer, in an object's bytes, in a row.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The beginning of every text; the token follows.
+const MARK: &str = "tk";
+/// The number of hexadecimal digits of a token.
+const DIGITS: usize = 16;
+/// The characters of a text's padding: random ones compress by hardly more than a quarter, so segments fill soon.
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// A text, as the parameters that generate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Unique in a run.
+    pub token: u64,
+    /// Characters of padding.
+    pub padding: u16,
+}
+
+impl Text {
+    /// The text.
+    #[must_use]
+    pub fn render(self) -> String {
+        let mut text = format!("{MARK}{:016x} ", self.token);
+        let mut random = SmallRng::seed_from_u64(self.token);
+        let mut word = 0_u64;
+        for n in 0..self.padding {
+            if n % 10 == 0 {
+                word = random.random();
+            }
+            text.push(char::from(LETTERS[(word & 63) as usize]));
+            word >>= 6;
+        }
+        text
+    }
+}
+
+/// Every token in `bytes`.
+pub fn tokens(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let length = MARK.len() + DIGITS;
+    bytes.windows(length).filter_map(move |window| {
+        let digits = window.strip_prefix(MARK.as_bytes())?;
+        let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        let digits = digits.iter().all(is_hex).then_some(digits)?;
+        u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    })
+}
+
+/// The token that `content` begins with.
+#[must_use]
+pub fn token_of(content: &str) -> Option<u64> {
+    let bytes = content.as_bytes().get(..MARK.len() + DIGITS)?;
+    tokens(bytes).next()
+}
+
+/// A message as it was observed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// The conversation's id.
+    pub conversation_id: String,
+    /// Its place in the conversation.
+    pub seq: u64,
+    /// The rev of its latest change.
+    pub rev: u64,
+    /// The sender.
+    pub sender_id: String,
+    /// The text.
+    pub content: String,
+    message_type: String,
+    /// The sender's id for it.
+    pub client_msg_id: Option<String>,
+    reply_to: Option<String>,
+    attachments: Value,
+    /// The users who reacted, by emoji.
+    pub reactions: BTreeMap<String, Vec<String>>,
+    metadata: Value,
+    created_at: String,
+    /// The time of its latest edit.
+    pub edited_at: Option<String>,
+    /// The time of its deletion.
+    pub deleted_at: Option<String>,
+    /// Earlier texts; only in the answer to a request for a single message.
+    pub edit_history: Option<Vec<Earlier>>,
+}
+
+/// An earlier text.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Earlier {
+    /// The text.
+    pub content: String,
+}
+
+impl Observed {
+    /// A line of an export, which has no rev.
+    #[must_use]
+    pub fn exported(
+        seq: u64,
+        (user, text): (String, String),
+        reactions: BTreeMap<String, Vec<String>>,
+        deleted_at: Option<i64>,
+    ) -> Self {
+        Self {
+            conversation_id: String::new(),
+            seq,
+            rev: 0,
+            sender_id: user,
+            content: text,
+            message_type: String::new(),
+            client_msg_id: None,
+            reply_to: None,
+            attachments: Value::Null,
+            reactions,
+            metadata: Value::Null,
+            created_at: String::new(),
+            edited_at: None,
+            deleted_at: deleted_at.map(|at| at.to_string()),
+            edit_history: None,
+        }
+    }
+
+    /// A digest of all fields that a rev determines: all but the delivery status and the edit history.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.sender_id, &self.content, &self.message_type).hash(&mut hasher);
+        (&self.client_msg_id, &self.reply_to, &self.reactions).hash(&mut hasher);
+        (&self.created_at, &self.edited_at, &self.deleted_at).hash(&mut hasher);
+        (self.attachments.to_string(), self.metadata.to_string()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// A short description for reports.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let text: String = self.content.chars().take(MARK.len() + DIGITS).collect();
+        let deleted = if self.deleted_at.is_some() {
+            ", deleted"
+        } else {
+            ""
+        };
+        let reactions: Vec<&String> = self.reactions.keys().collect();
+        format!("rev {} `{text}`{deleted} {reactions:?}", self.rev)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_by_its_token_wherever_it_stands() {
+        let text = Text {
+            token: 0xfeed_0000_1234_abcd,
+            padding: 35,
+        };
+        let rendered = text.render();
+        assert_eq!(rendered.len(), MARK.len() + DIGITS + 1 + 35);
+        assert_eq!(token_of(&rendered), Some(text.token));
+        assert_eq!(token_of("tk12"), None);
+        let other = Text {
+            token: 7,
+            padding: 0,
+        }
+        .render();
+        let bytes = format!("{{\"text\":\"{rendered}\"}} tk!{other}");
+        let found: Vec<u64> = tokens(bytes.as_bytes()).collect();
+        assert_eq!(found, [text.token, 7]);
+    }
+}
