@@ -27,6 +27,12 @@ test-garage: ## run the object store's behaviour suite against Garage, which is 
 stepper: ## explore the orders of steps of archive jobs, readers and writers, for hours; STEPPER="hot run edit:2" explores one pair
 	BACKSCROLL_STEPPER="$(or $(STEPPER),all)" cargo test --locked -p backscroll-archiver --test stepper -- --nocapture acknowledged
 
+.PHONY: faults
+faults: ## the whole under kills, pauses, bad networks and wrong clocks, held against a ledger; MINUTES=10 SEED=1
+	.ci/install mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core my_print_defaults:mariadb-client-core redis-server:redis-server faketime:faketime
+	cargo build --locked -p backscroll -p backscroll-bench
+	.ci/servers -- "$${CARGO_TARGET_DIR:-target}/debug/backscroll-bench" faults --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
 .PHONY: lint
 lint: ## check the formatting, run Clippy and build the documentation, warnings denied
 	cargo fmt --all --check
