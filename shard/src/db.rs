@@ -371,6 +371,8 @@ pub struct Database {
 
 /// How long a lane tries to open a connection before others have to make room for it.
 const LANE_PATIENCE: Duration = Duration::from_millis(250);
+/// How often others make room: another process, or one of them, may be sooner to take it.
+const GIVE_WAY_MAX: u32 = 3;
 /// By the primary key: no migration has no name.
 const WRITE_NOTHING: &str = "DELETE FROM schema_migrations WHERE name = ''";
 
@@ -493,22 +495,31 @@ impl Database {
         let Pools::MySql { lanes, shared } = &self.pools else {
             return self.writer(deadline).await;
         };
-        let soon = deadline.min(Instant::now() + LANE_PATIENCE);
-        let raw = match lanes.acquire(soon.into(), Wanted::Any).await {
-            Err(Error::WrongDatabase(why)) => return Err(Error::WrongDatabase(why)),
-            Err(_) => {
-                if lanes.is_at_limit() {
-                    shared.give_way(deadline.into()).await;
-                }
-                lanes.acquire(deadline.into(), Wanted::Any).await?
-            }
-            Ok(raw) => raw,
-        };
+        let raw = Self::lane_of(lanes, shared, deadline).await?;
         let mut connection = self
             .checked(self.connection(Raw::MySql(raw), deadline))
             .await?;
         connection.begins_by_itself = true;
         Ok(connection)
+    }
+
+    async fn lane_of(
+        lanes: &Pool<MySql>,
+        shared: &Pool<MySql>,
+        deadline: Instant,
+    ) -> Result<Pooled<MySql>> {
+        for _ in 0..GIVE_WAY_MAX {
+            let soon = deadline.min(Instant::now() + LANE_PATIENCE);
+            match lanes.acquire(soon.into(), Wanted::Any).await {
+                Err(Error::DeadlineExceeded | Error::DatabaseUnavailable(_)) => {}
+                outcome => return outcome,
+            }
+            if !lanes.is_at_limit() {
+                break;
+            }
+            shared.give_way(deadline.into()).await;
+        }
+        lanes.acquire(deadline.into(), Wanted::Any).await
     }
 
     async fn sqlite(&self, deadline: Instant, pool: &Pool<Sqlite>, wanted: Wanted) -> Result<Raw> {

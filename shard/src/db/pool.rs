@@ -143,9 +143,9 @@ impl<K: Connector> Pool<K> {
         let mut place = None; // kept from one try to the next
         loop {
             let mut began = None;
-            let next_try = queue.next_try();
             let attempt = async {
-                if let Some(next_try) = next_try {
+                // It may be put off meanwhile.
+                while let Some(next_try) = queue.next_try().filter(|at| *at > Instant::now()) {
                     sleep_until(next_try).await;
                 }
                 began = Some(Instant::now());
