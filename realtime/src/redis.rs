@@ -43,6 +43,7 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use backscroll_shard::tasks::{Kept, Supervisor};
 
@@ -56,9 +57,6 @@ use self::names::Names;
 use self::publish_queue::{PublishQueue, Publishing};
 use self::pulse::Pulse;
 use self::running::Running;
-
-/// How many times `redis.timeout` closing may take.
-const CLOSE_TIMEOUTS: u32 = 3;
 
 /// Why [`Redis::open`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,8 +98,7 @@ impl Redis {
         ));
         let (queue, queued) = PublishQueue::new(settings);
 
-        let running = Running::new(supervisor, settings.timeout.0 * CLOSE_TIMEOUTS);
-        let running = Arc::new(running);
+        let running = Arc::new(Running::new(supervisor));
         for (name, line) in [
             ("redis-publish-line", &publishing),
             ("redis-command-line", &commands),
@@ -128,12 +125,10 @@ impl Redis {
         });
         let published = (Kept::new(queued), publishing, settings.clone());
         let stop = running.publishing.clone();
-        running
-            .publisher
-            .supervise("redis-publish", &running.publishing, move || {
-                let (queued, line, settings) = published.clone();
-                Publishing::run(queued, line, settings, stop.clone())
-            });
+        running.publish("redis-publish", move || {
+            let (queued, line, settings) = published.clone();
+            Publishing::run(queued, line, settings, stop.clone())
+        });
 
         let bus = Arc::new(RedisBus {
             listener,
@@ -174,9 +169,10 @@ impl Redis {
         self.roster.clone()
     }
 
-    /// Publishes the pushes that wait, for at most a few times `redis.timeout`, and disconnects. This node's users stay
-    /// online until its lease is over: a user who reconnects to another node in time is never seen offline.
-    pub async fn close(&self) {
-        self.running.close().await;
+    /// Publishes the pushes that wait, but not beyond `deadline`, and disconnects; pushes that are given afterwards are
+    /// dropped. This node's users stay online until its lease is over: a user who reconnects to another node in time is never
+    /// seen offline.
+    pub async fn close(&self, deadline: Instant) {
+        self.running.close(deadline).await;
     }
 }

@@ -98,11 +98,12 @@ impl Deployment {
         })
     }
 
-    /// Finishes what the store accepted, for at most `patience`, and closes the connections.
+    /// Finishes what the store accepted, then publishes what waits for Redis, each for at most `patience`, and closes the
+    /// connections.
     pub async fn close(&self, patience: Duration) {
         self.store.close(Instant::now() + patience).await;
         if let Some(redis) = &self.redis {
-            redis.close().await;
+            redis.close(Instant::now() + patience).await;
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use backscroll_shard::tasks::Kept;
 use redis::{Pipeline, RedisResult, Value};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -104,14 +104,21 @@ impl PublishQueue {
         };
         let size = push.bytes();
         let before = self.bytes.fetch_add(size, Ordering::Relaxed);
-        if before.saturating_add(size) > self.most_bytes || self.waiting.try_send(push).is_err() {
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
-            dropped("full", 1);
-        }
+        let refused = if before.saturating_add(size) > self.most_bytes {
+            "full"
+        } else {
+            match self.waiting.try_send(push) {
+                Ok(()) => return,
+                Err(TrySendError::Full(_)) => "full",
+                Err(TrySendError::Closed(_)) => "closed",
+            }
+        };
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        dropped(refused, 1);
     }
 }
 
-/// Counts dropped pushes by `reason`: `full` (no room in the queue), `away` (no Redis), `late` (no answer in time; some may
+/// Counts dropped pushes by `reason`: `full` (no room in the queue), `closed` (the node is ending), `away` (no Redis), `late` (no answer in time; some may
 /// have been published), `refused` (Redis answered with an error).
 fn dropped(reason: &'static str, how_many: usize) {
     metrics::counter!("backscroll_bus_dropped_total", "reason" => reason)
@@ -119,7 +126,8 @@ fn dropped(reason: &'static str, how_many: usize) {
 }
 
 impl Publishing {
-    /// Publishes the queue until `closing`, and then what is left in it.
+    /// Publishes the queue until `closing`. From then on the queue takes nothing more, and what is left in it is published, or
+    /// dropped once it is older than `redis.timeout`.
     pub(super) async fn run(
         queued: Kept<Self>,
         line: Arc<Line>,
@@ -173,10 +181,12 @@ impl Publishing {
     }
 
     async fn take(&mut self, closing: &CancellationToken) -> Option<Outgoing> {
-        let push = tokio::select! {
-            biased;
-            push = self.pushes.recv() => push,
-            () = closing.cancelled() => self.pushes.try_recv().ok(),
+        let push = match closing.run_until_cancelled(self.pushes.recv()).await {
+            Some(push) => push,
+            None => {
+                self.pushes.close();
+                self.pushes.recv().await
+            }
         };
         self.taken(push)
     }

@@ -1,6 +1,6 @@
 //! What every bus does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backscroll_realtime::bus::Bus as _;
 use backscroll_realtime::push::Topic;
@@ -220,7 +220,9 @@ async fn closing_publishes_the_pushes_that_wait() {
     for rev in 1..=2000 {
         leaving.bus().publish(&topic(1), &change(rev));
     }
-    leaving.close().await;
+    leaving
+        .close(Instant::now() + settings.timeout.0 * 10)
+        .await;
     eventually("all pushes arrive", || {
         bed.b.recorded.revs(&topic(1)).len() == 2000
     })

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backscroll_realtime::bus::Bus as _;
 use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_realtime::redis::{Redis, RedisSettings};
 use backscroll_shard::ids::Rev;
 use backscroll_shard::settings::{DatabaseUrl, Span};
-use backscroll_shard::tasks::Supervisor;
+use backscroll_shard::tasks::{Stuck, Supervisor};
 use backscroll_testkit::{Mode, Proxy, redis_url, socket_address};
 
 use crate::bed::{
     Bed, Node, OwnRedis, Swallower, change, conversation, eventually, settings, topic,
 };
 
-/// Longest time that something which never waits may take on a busy machine.
-const AT_ONCE: Duration = Duration::from_millis(500);
+/// Longest time that something which never waits may take on a busy machine. A wait for Redis would take `redis.timeout`, 2 s.
+const AT_ONCE: Duration = Duration::from_millis(1500);
 
 async fn behind_proxy() -> (Proxy, Bed) {
     let proxy = Proxy::start(socket_address(&redis_url()));
@@ -102,6 +103,35 @@ async fn without_redis_a_node_receives_its_own_pushes_and_later_the_others() {
     assert!(
         b.recorded.revs(&topic(1))[0] > 10_000,
         "an old push was kept"
+    );
+}
+
+/// Canaries go on while a node closes; they must not keep it from its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_a_node_closes_once_what_waits_is_too_old() {
+    let mut redis = OwnRedis::start();
+    let settings = settings(&redis.url());
+    redis.stop();
+    let supervisor = Supervisor::default();
+    let node = Redis::open(&settings, "node", &supervisor).unwrap();
+    node.bus().publish(&topic(1), &change(1));
+    let begun = Instant::now();
+    let deadline = begun + settings.timeout.0 * 100;
+    node.close(deadline).await;
+    assert!(
+        begun.elapsed() >= settings.timeout.0 / 2,
+        "it waits for Redis"
+    );
+    assert!(Instant::now() < deadline);
+    assert_eq!(supervisor.stuck(), Stuck::default());
+
+    let node = Redis::open(&settings, "node", &supervisor).unwrap();
+    node.bus().publish(&topic(1), &change(1));
+    node.close(Instant::now()).await;
+    assert_eq!(
+        supervisor.names(),
+        Vec::<Arc<str>>::new(),
+        "cut off at its deadline"
     );
 }
 
