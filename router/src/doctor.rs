@@ -205,7 +205,8 @@ fn identity_finding(look: &Look) -> Option<Finding> {
 
 fn schema_finding(look: &Look, assessment: &Assessment) -> Option<Finding> {
     // One that does not answer is reported by its own examination, one that is not used by a remark.
-    let pending = &look.found.as_ref().ok()?.pending;
+    let found = look.found.as_ref().ok()?;
+    let pending = &found.pending;
     if assessment.is_outsider(&look.role) {
         return None;
     }
@@ -213,8 +214,15 @@ fn schema_finding(look: &Look, assessment: &Assessment) -> Option<Finding> {
         Role::Directory => "schema of directory".into(),
         Role::Shard(name) => format!("schema of shard {name}"),
     };
-    Some(if pending.is_empty() {
+    let later = found.later.join(", ");
+    Some(if pending.is_empty() && later.is_empty() {
         Finding::ok(&subject, "up to date")
+    } else if pending.is_empty() {
+        Finding::warning(
+            &subject,
+            format!("has {later} of a later version"),
+            "run that version; this one starts only as long as none of these contracts the schema",
+        )
     } else {
         Finding::failure(
             &subject,

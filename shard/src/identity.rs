@@ -287,12 +287,14 @@ impl Plan {
 pub(crate) async fn look_to_migrate(settings: &StoreSettings) -> Result<(Survey, Plan)> {
     let (survey, assessment) = examine(settings).await;
     assessment.require_right_databases()?;
+    assessment.require_usable_schemas()?;
     if let Some(away) = survey.cannot_use() {
         return Err(Error::Unprepared(away));
     }
+    let later = assessment.later_remarks();
     let plan = Plan {
         is_made: matches!(assessment.stage?, Stage::Made(_)),
-        remarks: assessment.remarks,
+        remarks: assessment.remarks.into_iter().chain(later).collect(),
         outsiders: assessment.outsiders,
     };
     Ok((survey, plan))

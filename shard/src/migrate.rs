@@ -3,7 +3,9 @@
 //! A migration is one statement in one file under `migrations/`, applied in the order of the names and recorded in
 //! `schema_migrations`. Every statement can be run again (`IF NOT EXISTS`; a column or an index that is there already is not added),
 //! because MySQL commits DDL by itself: after a crash between a statement and its record the next run repeats it and goes on. Changes expand first and contract in a
-//! later release, so that the old and the new binary run side by side.
+//! later release, so that the old and the new binary run side by side. The name of a migration that contracts, so that
+//! older binaries can no longer use the database, begins with `contract_` after its number: a binary that finds one that it does not
+//! know refuses to start, and passes over others that it does not know.
 //!
 //! Two processes at once: MySQL takes a named lock per database, SQLite runs the whole migration in one write
 //! transaction; the second finds nothing to do.
@@ -204,6 +206,25 @@ pub(crate) fn pending(
         .collect()
 }
 
+/// The migrations of a later version that were applied to a database, in order.
+pub(crate) fn later(schema: Schema, dialect: Dialect, applied: &BTreeSet<String>) -> Vec<String> {
+    let known = |name: &&String| {
+        let mut all = schema.migrations(dialect).iter();
+        all.any(|migration| migration.name == **name)
+    };
+    applied
+        .iter()
+        .filter(|name| !known(name))
+        .cloned()
+        .collect()
+}
+
+/// Whether older versions cannot use a database with this migration.
+pub(crate) fn contracts(name: &str) -> bool {
+    let (_, what) = name.split_once('_').unwrap_or_default();
+    what.starts_with("contract_")
+}
+
 /// The migrations that were applied to a database that records them.
 ///
 /// # Errors
@@ -290,6 +311,18 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn migrations_of_a_later_version_are_told_apart() {
+        let schema = Schema::of(&Role::Directory);
+        let known = |it: &Migration| it.name.to_owned();
+        let mut applied: BTreeSet<String> = DIRECTORY_MYSQL.iter().map(known).collect();
+        assert!(later(schema, Dialect::MySql, &applied).is_empty());
+        applied.extend(["9998_more".into(), "9999_contract_less".into()]);
+        let later = later(schema, Dialect::MySql, &applied);
+        assert_eq!(later, ["9998_more", "9999_contract_less"]);
+        assert_eq!(later.iter().filter(|name| contracts(name)).count(), 1);
+    }
 
     #[test]
     fn every_file_is_in_its_list_and_in_order() {

@@ -20,6 +20,10 @@ pub struct Assessment {
     /// Shards that are configured, and not part of the deployment.
     pub(super) outsiders: BTreeSet<ShardName>,
     lacking: Vec<String>,
+    /// Databases that a later version has migrated, and that this version can use.
+    pub(super) later: Vec<String>,
+    /// Likewise, and that it cannot use.
+    pub(super) too_late: Vec<String>,
 }
 
 /// How far a deployment is.
@@ -88,6 +92,8 @@ impl Assessment {
         let outsiders = assessor.outsiders();
         Self {
             lacking: survey.lacking(&outsiders),
+            later: survey.later(true),
+            too_late: survey.later(false),
             remarks: assessor.remarks(),
             stage: assessor.stage(),
             problems: assessor.problems,
@@ -122,18 +128,45 @@ impl Assessment {
         Err(Error::WrongDatabase(lines.join("\n")))
     }
 
+    /// Whether a later version has taken away from a database what this version uses.
+    ///
+    /// # Errors
+    /// [`Error::Unprepared`] with these databases.
+    pub(super) fn require_usable_schemas(&self) -> Result<()> {
+        if self.too_late.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Unprepared(format!(
+            "a later version has migrated these databases, and older versions cannot use them any more; run that version\n  {}",
+            self.too_late.join("\n  ")
+        )))
+    }
+
+    /// What is to be said of databases that a later version has migrated, and that this version can use.
+    pub(super) fn later_remarks(&self) -> impl Iterator<Item = String> + use<> {
+        let lines = self.later.clone().into_iter();
+        lines.map(|line| {
+            format!("{line} of a later version; this version does not use what it brings")
+        })
+    }
+
     /// The deployment, if it may be used.
     ///
     /// # Errors
     /// As [`super::find`].
     pub fn deployed(self) -> Result<Deployed> {
         self.require_right_databases()?;
+        self.require_usable_schemas()?;
+        let remarks = self.later_remarks();
         let stage = self.stage?;
         if !self.lacking.is_empty() {
             return Err(unprepared(&self.lacking));
         }
         match stage {
-            Stage::Made(deployed) => Ok(deployed),
+            Stage::Made(mut deployed) => {
+                deployed.remarks.extend(remarks);
+                Ok(deployed)
+            }
             Stage::New | Stage::Unfinished => Err(Error::Unprepared(
                 "the deployment is not made to its end; run `backscroll migrate` with this configuration, then try again"
                     .into(),

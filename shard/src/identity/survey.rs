@@ -62,6 +62,8 @@ pub struct Found {
     pub identity: Option<Identity>,
     /// What its schema lacks of this version.
     pub pending: Vec<&'static str>,
+    /// The migrations of a later version that were applied to it.
+    pub later: Vec<String>,
     /// A shard's fences.
     pub fences: Vec<Fence>,
     pub(super) kind: Kind,
@@ -139,6 +141,18 @@ impl Survey {
         self.looks().filter(belongs).filter_map(line).collect()
     }
 
+    /// The databases with migrations of a later version, a line each: those that this version can use if `usable`, and
+    /// else those that it cannot.
+    pub(super) fn later(&self, usable: bool) -> Vec<String> {
+        let line = |look: &Look| {
+            let later = &look.found.as_ref().ok()?.later;
+            let is_usable = !later.iter().any(|name| migrate::contracts(name));
+            let has = || format!("{} has {}", look.name(), later.join(", "));
+            (!later.is_empty() && is_usable == usable).then(has)
+        };
+        self.looks().filter_map(line).collect()
+    }
+
     /// What was seen of a shard.
     #[must_use]
     pub fn shard(&self, name: &ShardName) -> Option<&Look> {
@@ -165,6 +179,7 @@ impl Found {
         Self {
             identity: None,
             pending: migrate::pending(Schema::of(role), dialect, &BTreeSet::new()),
+            later: Vec::new(),
             fences: Vec::new(),
             kind: Kind::Empty,
             entries: None,
@@ -239,6 +254,7 @@ async fn inspect(role: &Role, connection: &mut Connection) -> Result<Found> {
     };
     let mut found = Found {
         pending: migrate::pending(Schema::of(role), dialect, &applied),
+        later: migrate::later(Schema::of(role), dialect, &applied),
         ..Found::nothing(role, dialect)
     };
     let foreign = tables.first().filter(|_| !tables.contains(migrate::TABLE));

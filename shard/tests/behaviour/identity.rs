@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use backscroll_shard::clock;
 use backscroll_shard::db::{Connection, Database, Dialect, Value};
 use backscroll_shard::error::{Error, Result};
-use backscroll_shard::identity::adoption::{self, Adoption};
 use backscroll_shard::identity::making::Step;
+use backscroll_shard::identity::{
+    self,
+    adoption::{self, Adoption},
+};
 use backscroll_shard::ids::{Epoch, Incarnation, KeyFunction, ShardName};
 use backscroll_shard::migrate::{migrate_all, migrate_with};
 use backscroll_shard::model::{Caller, Position};
@@ -48,6 +51,7 @@ on_empty_databases!(
     a_deployment_of_an_older_version_is_marked_once,
     a_lost_database_is_replaced_by_a_command_only,
     what_has_no_effect_is_said,
+    a_schema_of_a_later_version_is_used_unless_it_contracts,
 );
 
 crate::on_every_backend!(
@@ -723,4 +727,33 @@ async fn clocks_are_compared(bed: &Bed) {
         };
         assert!(why.contains(words) || why.contains("399 s behind"), "{why}");
     }
+}
+
+async fn a_schema_of_a_later_version_is_used_unless_it_contracts(backend: Backend) {
+    let plot = Plot::new(backend).await;
+    let settings = plot.settings("dir", &["db1", "db2"]);
+    migrate(&settings).await;
+    let add = |name: &str| {
+        format!("INSERT INTO schema_migrations (name, applied_at) VALUES ('{name}', 1)")
+    };
+    plot.execute("db1", &add("9998_more")).await;
+    let deployed = identity::find(&settings).await.unwrap();
+    let is_said = |remarks: &[String]| remarks.iter().any(|it| it.contains("9998_more"));
+    assert!(is_said(deployed.remarks()), "{:?}", deployed.remarks());
+    let migrated = migrate_with(&settings, false, &|_| Ok(())).await.unwrap();
+    assert!(is_said(&migrated.remarks), "{migrated:?}");
+    talk(&settings, "as before").await;
+
+    plot.execute("dir", &add("9999_contract_less")).await;
+    for refused in [
+        identity::find(&settings).await.map(drop),
+        migrate_all(&settings, false).await.map(drop),
+    ] {
+        let Err(Error::Unprepared(why)) = refused else {
+            panic!("{refused:?}");
+        };
+        let names = why.contains("9999_contract_less") && !why.contains("9998");
+        assert!(names && why.contains("later version"), "{why}");
+    }
+    plot.end().await;
 }
