@@ -74,8 +74,29 @@ pub struct ObjectMeta {
 pub struct ListPage {
     /// At most [`PAGE_OBJECTS`] objects.
     pub objects: Vec<ObjectMeta>,
-    /// There are more after these.
-    pub more: bool,
+    /// Where it goes on; `None` at the end.
+    pub next: Option<PageMark>,
+}
+
+/// Where a listing goes on: the store's own word for it, of use to the store that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageMark {
+    /// The last key of the page before, be it an object's of ours or not.
+    last_key: String,
+    /// What the store wants to be given; empty where that is the key.
+    token: String,
+}
+
+/// What becomes of objects that are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// They are gone.
+    Final,
+    /// The bucket keeps versions: [`ObjectStore::delete`] deletes all of an object's, one by one. What others delete there,
+    /// or what was deleted by versions of this program that did not do so, stays.
+    Versions,
+    /// The bucket's object lock keeps every object for a time, whatever is asked.
+    Locked,
 }
 
 /// An object that is being uploaded in parts. No reader sees it before it is complete.
@@ -139,18 +160,24 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// [`ErrorKind::NotFound`].
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta>;
 
-    /// The first objects whose keys begin with `prefix` and come after `after`. What is created or deleted meanwhile
-    /// may be in it or not. Objects that this program cannot have made, by their keys, are left out.
+    /// The first objects whose keys begin with `prefix`, or those after the page that gave `from`. What is created or
+    /// deleted meanwhile may be in it or not. Objects that this program cannot have made, by their keys, are left out.
     ///
     /// # Errors
-    /// When the store cannot be read.
-    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage>;
+    /// When the store cannot be read; [`ErrorKind::Unsupported`] when its pages do not go on.
+    async fn list_page(&self, prefix: &KeyPrefix, from: Option<&PageMark>) -> Result<ListPage>;
 
-    /// Deletes an object. That there is none is no error.
+    /// Deletes an object for good, with all versions of it that the store keeps. That there is none is no error.
     ///
     /// # Errors
-    /// When it may still be there.
+    /// When it, or a version of it, may still be there.
     async fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// What becomes of objects that are deleted.
+    ///
+    /// # Errors
+    /// When the store does not say; one that does not know the question keeps nothing.
+    async fn deletion(&self) -> Result<Deletion>;
 
     /// Begins to upload an object in parts.
     ///

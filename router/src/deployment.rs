@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use backscroll_archiver::archive::Archive;
-use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings};
+use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings, retry};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
 use backscroll_realtime::bus::in_process::{InProcessBus, InProcessRoster};
@@ -80,7 +80,7 @@ impl Deployment {
         let store = Store::of(store, deployed, tier, publisher, supervisor)?;
         let jobs = Archive::new(
             Arc::clone(store.router()),
-            Arc::clone(&objects),
+            retry::patient(Arc::clone(&objects)),
             archive.clone(),
         );
         let archive = match hook {

@@ -27,7 +27,9 @@ use bytes::Bytes;
 
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
-use super::{ListPage, ObjectMeta, ObjectStore, Part, UnfinishedUpload, Upload};
+use super::{
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+};
 use files::Files;
 
 /// A store in a folder.
@@ -136,12 +138,17 @@ impl ObjectStore for DiskStore {
         .await
     }
 
-    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage> {
-        let (within, after) = (prefix.clone(), after.cloned());
+    async fn list_page(&self, prefix: &KeyPrefix, from: Option<&PageMark>) -> Result<ListPage> {
+        let after = from.map(|mark| mark.last_key.clone()).unwrap_or_default();
+        let within = prefix.clone();
         self.run(Operation::List, prefix.as_str(), move |files| {
-            files.list(&within, after.as_ref())
+            files.list(&within, &after)
         })
         .await
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        Ok(Deletion::Final)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<()> {

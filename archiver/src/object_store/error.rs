@@ -144,6 +144,8 @@ pub enum Operation {
     List,
     /// [`delete`](super::ObjectStore::delete)
     Delete,
+    /// [`deletion`](super::ObjectStore::deletion)
+    Versioning,
     /// [`start_upload`](super::ObjectStore::start_upload)
     StartUpload,
     /// [`upload_part`](super::ObjectStore::upload_part)
@@ -169,6 +171,7 @@ impl Operation {
             Self::Head => "head",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::Versioning => "versioning",
             Self::StartUpload => "start_upload",
             Self::UploadPart => "upload_part",
             Self::CompleteUpload => "complete_upload",

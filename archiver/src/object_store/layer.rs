@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 
 use super::error::{Operation, Result};
 use super::key::{KeyPrefix, ObjectKey};
-use super::{ListPage, ObjectMeta, ObjectStore, Part, UnfinishedUpload, Upload};
+use super::{
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+};
 
 /// A request that is about to be made.
 #[derive(Clone, Copy, Debug)]
@@ -103,14 +105,14 @@ impl<L: Layer> ObjectStore for Layered<L> {
         self.layer.call(request, &|| self.inner.head(key)).await
     }
 
-    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage> {
+    async fn list_page(&self, prefix: &KeyPrefix, from: Option<&PageMark>) -> Result<ListPage> {
         let request = Request {
             operation: Operation::List,
             subject: prefix.as_str(),
             bytes: 0,
         };
         self.layer
-            .call(request, &|| self.inner.list_page(prefix, after))
+            .call(request, &|| self.inner.list_page(prefix, from))
             .await
     }
 
@@ -121,6 +123,15 @@ impl<L: Layer> ObjectStore for Layered<L> {
             bytes: 0,
         };
         self.layer.call(request, &|| self.inner.delete(key)).await
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        let request = Request {
+            operation: Operation::Versioning,
+            subject: "",
+            bytes: 0,
+        };
+        self.layer.call(request, &|| self.inner.deletion()).await
     }
 
     async fn start_upload(&self, key: &ObjectKey) -> Result<Upload> {

@@ -10,7 +10,7 @@ use futures_util::TryStreamExt as _;
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
 use super::transfer::{get_stream, list};
-use super::{ObjectStore, Upload};
+use super::{Deletion, ObjectStore, Upload};
 
 /// The step that failed, or all that went well.
 #[derive(Clone, Debug)]
@@ -152,6 +152,8 @@ impl<'a> Probe<'a> {
             .await?;
         self.step("list it", find(store, &key)).await?;
         self.step("delete it", delete(store, &key)).await?;
+        self.step("ask whether versions are kept", ask_deletion(store))
+            .await?;
         self.take_upload(&key, &content).await?;
         self.step("delete what was uploaded", delete(store, &key))
             .await?;
@@ -259,6 +261,22 @@ async fn delete(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Option<Strin
     }
 }
 
+async fn ask_deletion(store: &dyn ObjectStore) -> Result<Option<String>> {
+    match store.deletion().await {
+        Ok(Deletion::Final) => Ok(None),
+        Ok(Deletion::Versions) => Ok(Some(
+            "the bucket keeps versions (versioning); Backscroll deletes every version of what it deletes, but what was deleted otherwise stays: give the bucket a life-cycle rule that expires noncurrent versions and their markers, or switch versioning off".into(),
+        )),
+        Ok(Deletion::Locked) => Err(StoreError::new(
+            ErrorKind::Unsupported,
+            Operation::Versioning,
+            "the bucket",
+            "its object lock keeps every object for a time, so nothing can be erased",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
 async fn list_uploads(store: &dyn ObjectStore) -> Result<Option<String>> {
     match store.unfinished_uploads(None).await {
         Ok(_) => Ok(None),
@@ -287,6 +305,11 @@ fn remedy(error: &StoreError) -> &'static str {
             "the store takes too few requests; ask its operator, or lower object_store.max_requests"
         }
         ErrorKind::Full => "free some space, or raise the quota",
+        ErrorKind::Unsupported
+            if matches!(error.operation(), Operation::Delete | Operation::Versioning) =>
+        {
+            "use a bucket without versioning and without object lock; until then deleted messages are not erased, and get no receipt"
+        }
         ErrorKind::Unsupported | ErrorKind::Refused if error.operation() == Operation::Put => {
             "the store may not know newer headers: try object_store.checksum = \"when_required\" and conditional_put = false"
         }

@@ -4,12 +4,15 @@
 //! Every call of [`ObjectStore`](super::ObjectStore) may be made again, also after an attempt that had its effect
 //! unseen; so nothing needs to be known here of what is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
+use super::ObjectStore;
 use super::error::{ErrorKind, Result};
-use super::layer::{Attempt, Layer, Request};
+use super::layer::{Attempt, Layer, Layered, Request};
 
 /// The longest pause before the second attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -18,10 +21,43 @@ const FIRST_PAUSE_THROTTLED: Duration = Duration::from_millis(500);
 /// The longest pause of all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a job goes on asking a store that takes no more requests just now.
+const PATIENCE_OF_JOBS: Duration = Duration::from_secs(120);
+
 /// Makes requests again that failed in passing.
 #[derive(Debug)]
 pub struct Retry {
     max_attempts: u32,
+}
+
+/// Makes requests of jobs again, after [`Retry`] has given up, as long as the store says that it takes no more just now:
+/// nobody waits for a job, and one that fails has its work before it again. Other failures are a job's end.
+#[derive(Debug)]
+struct Patience;
+
+/// `store` as jobs use it: they wait for up to two minutes while it takes no more requests.
+#[must_use]
+pub fn patient(store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    Layered::around(store, Patience)
+}
+
+#[async_trait]
+impl Layer for Patience {
+    async fn call<T: Send>(&self, _: Request<'_>, attempt: Attempt<'_, T>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            match attempt().await {
+                Err(error)
+                    if error.kind() == ErrorKind::Throttled
+                        && begun.elapsed() < PATIENCE_OF_JOBS =>
+                {
+                    tracing::info!(%error, "a job waits for the object store");
+                    tokio::time::sleep(LONGEST_PAUSE.mul_f64(0.5 + rand::random::<f64>())).await;
+                }
+                result => return result,
+            }
+        }
+    }
 }
 
 impl Retry {
@@ -113,6 +149,31 @@ mod tests {
             Refused,
         ] {
             assert_eq!(attempts(kind).await, 1, "{kind}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_wait_for_a_store_that_is_busy() {
+        for (busy_for, succeeds) in [(60, true), (600, false)] {
+            let begun = Instant::now();
+            let request = Request {
+                operation: Operation::Head,
+                subject: "a",
+                bytes: 0,
+            };
+            let result = Patience
+                .call::<()>(request, &|| {
+                    Box::pin(async move {
+                        if begun.elapsed() > Duration::from_secs(busy_for) {
+                            return Ok(());
+                        }
+                        let busy = ErrorKind::Throttled;
+                        Err(StoreError::new(busy, Operation::Head, "a", "on purpose"))
+                    })
+                })
+                .await;
+            assert_eq!(result.is_ok(), succeeds, "{busy_for} s");
+            assert!(begun.elapsed() < PATIENCE_OF_JOBS + 2 * LONGEST_PAUSE);
         }
     }
 

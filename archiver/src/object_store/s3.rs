@@ -28,13 +28,19 @@
 //! | the end of a page of uploads | a key and an id | the key alone, unless it has more uploads | either |
 //! | uploads after one that is gone | all that follow | some of the next key are left out | the next page is read before this one's uploads are aborted |
 //!
+//! | `start-after` | begins a listing | likewise; others pass over it | never used: pages go on by the store's own token |
+//! | deleting in a bucket with versions | keeps the content, adds a marker | (has none) | every version is deleted ([`versions`]) |
+//!
 //! An `ETag` means nothing here: a part's is handed back as it came. Deleting has no conditions.
 
 mod client;
 mod errors;
+mod listing;
+mod versions;
 
 use std::ops::Range;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -48,7 +54,9 @@ use bytes::Bytes;
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
 use super::settings::{ChecksumMode, ObjectStoreSettings};
-use super::{ListPage, ObjectMeta, ObjectStore, PAGE_OBJECTS, Part, UnfinishedUpload, Upload};
+use super::{
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+};
 use errors::failed;
 
 /// "Only if there is none."
@@ -65,6 +73,8 @@ pub struct S3Store {
     checksum: Option<ChecksumAlgorithm>,
     condition: Option<&'static str>,
     part_size: usize,
+    /// Whether the bucket keeps versions, and when it said so.
+    versions: Mutex<Option<(Instant, bool)>>,
 }
 
 impl S3Store {
@@ -89,6 +99,7 @@ impl S3Store {
                 .then_some(ChecksumAlgorithm::Crc32),
             condition: settings.conditional_put.then_some(ANY),
             part_size: settings.part_size,
+            versions: Mutex::default(),
         })
     }
 
@@ -235,59 +246,19 @@ impl ObjectStore for S3Store {
         })
     }
 
-    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage> {
-        let mut after = after.map(|key| key.as_str().to_owned());
-        loop {
-            let list = self
-                .client
-                .list_objects_v2()
-                .bucket(&self.bucket)
-                .prefix(prefix.as_str());
-            let list = list
-                .set_start_after(after)
-                .max_keys(i32::try_from(PAGE_OBJECTS).unwrap_or(i32::MAX));
-            let output = list
-                .send()
-                .await
-                .map_err(|error| failed(Operation::List, prefix, &error))?;
-            let objects = output.contents().iter().filter_map(|object| {
-                let key = ObjectKey::new(object.key()?).ok()?;
-                Some(ObjectMeta {
-                    key,
-                    size: size(object.size()),
-                    created_at: timestamp(object.last_modified()),
-                })
-            });
-            let page = ListPage {
-                objects: objects.collect(),
-                more: output.is_truncated() == Some(true),
-            };
-            after = output
-                .contents()
-                .last()
-                .and_then(|object| object.key())
-                .map(ToOwned::to_owned);
-            // A page of nothing but foreign keys is passed over.
-            if !page.objects.is_empty() || !page.more || after.is_none() {
-                return Ok(page);
-            }
-        }
+    async fn list_page(&self, prefix: &KeyPrefix, from: Option<&PageMark>) -> Result<ListPage> {
+        listing::page(&self.client, &self.bucket, prefix, from).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<()> {
-        let delete = self
-            .client
-            .delete_object()
-            .bucket(&self.bucket)
-            .key(key.as_str());
-        match delete
-            .send()
-            .await
-            .map_err(|error| failed(Operation::Delete, key, &error))
-        {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        if self.keeps_versions().await? || self.delete_one(key, None).await? {
+            return self.delete_versions(key).await;
         }
+        Ok(())
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        self.ask_deletion().await
     }
 
     async fn start_upload(&self, key: &ObjectKey) -> Result<Upload> {

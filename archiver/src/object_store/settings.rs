@@ -79,6 +79,9 @@ pub struct ObjectStoreSettings {
     /// S3: the secret that belongs to `access_key_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_access_key: Option<Secret>,
+    /// S3: the token that temporary credentials come with. It ends with them: a role or web identity renews its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
     /// Most requests under way at once, 1 to 4,096; sixteen times as many may wait.
     pub max_requests: usize,
     /// How long one request may take, besides the time for its bytes; and the longest wait for its turn. Up to 5 minutes.
@@ -107,6 +110,7 @@ impl Default for ObjectStoreSettings {
             conditional_put: true,
             access_key_id: None,
             secret_access_key: None,
+            session_token: None,
             max_requests: 64,
             request_timeout: Span::secs(5),
             min_throughput: 1 << 20,
@@ -183,6 +187,11 @@ impl ObjectStoreSettings {
             (None, Some(_)) => problems
                 .push("object_store.access_key_id: is missing beside secret_access_key".into()),
             (Some(_), Some(_)) | (None, None) => {}
+        }
+        if self.session_token.is_some() && self.access_key_id.is_none() {
+            problems.push(
+                "object_store.session_token: belongs to access_key_id and secret_access_key, which are missing".into(),
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
-use super::{ObjectMeta, ObjectStore, Part, UPLOAD_PARTS, Upload};
+use super::{ObjectMeta, ObjectStore, PageMark, Part, UPLOAD_PARTS, Upload};
 
 /// Creates an object of what `content` yields, however long, and gives its size. Up to a part's size it is one request.
 ///
@@ -139,16 +139,11 @@ pub fn list<'a>(
     store: &'a dyn ObjectStore,
     prefix: &'a KeyPrefix,
 ) -> impl Stream<Item = Result<ObjectMeta>> + Send + 'a {
-    let pages = stream::try_unfold(Some(None::<ObjectKey>), move |state| async move {
-        let Some(after) = state else { return Ok(None) };
-        let page = store.list_page(prefix, after.as_ref()).await?;
-        // A page of nothing but foreign keys says nothing of where it ended; the backends do not give one that has more.
-        let next = page
-            .objects
-            .last()
-            .filter(|_| page.more)
-            .map(|last| Some(last.key.clone()));
-        Ok(Some((stream::iter(page.objects.into_iter().map(Ok)), next)))
+    let pages = stream::try_unfold(Some(None::<PageMark>), move |state| async move {
+        let Some(from) = state else { return Ok(None) };
+        let page = store.list_page(prefix, from.as_ref()).await?;
+        let objects = stream::iter(page.objects.into_iter().map(Ok));
+        Ok(Some((objects, page.next.map(Some))))
     });
     pages.try_flatten()
 }
@@ -170,6 +165,14 @@ pub async fn abort_unfinished(
     while let Some(last) = page.last() {
         // Read while the upload that it follows is there: Garage passes over uploads that follow one that is gone.
         let next = store.unfinished_uploads(Some(&last.upload)).await?;
+        if next.iter().any(|upload| page.contains(upload)) {
+            return Err(StoreError::new(
+                ErrorKind::Unsupported,
+                Operation::ListUploads,
+                "",
+                "the store gives a page of unfinished uploads again instead of the next one",
+            ));
+        }
         for unfinished in page
             .iter()
             .filter(|unfinished| unfinished.started_at < before)

@@ -4,19 +4,20 @@ use std::time::{Duration, Instant};
 
 use backscroll_archiver::object_store::probe::{ProbeOutcome, probe};
 use backscroll_archiver::object_store::s3::S3Store;
-use backscroll_archiver::object_store::transfer::put_stream;
+use backscroll_archiver::object_store::transfer::{self, put_stream};
 use backscroll_archiver::object_store::{
-    ChecksumMode, ErrorKind, ObjectStore as _, ObjectStoreSettings, Operation, compose,
+    ChecksumMode, Deletion, ErrorKind, KeyPrefix, ObjectStore as _, ObjectStoreSettings, Operation,
+    compose,
 };
 use backscroll_shard::settings::Span;
 use backscroll_testkit::{Mode, Proxy};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{TryStreamExt as _, stream};
 use tokio::io::AsyncReadExt as _;
 
 use crate::bed::{content, http_get, key};
 use crate::beds::{OnServer, s3_settings};
-use crate::s3_server::Answer;
+use crate::s3_server::{Answer, Versioning};
 
 /// A range that is answered with these headers and this body.
 fn partial(content_range: &str, body: Bytes) -> Answer {
@@ -337,4 +338,84 @@ async fn a_page_of_foreign_uploads_may_end_with_a_key_alone() {
     let page = bed.store.unfinished_uploads(None).await.unwrap();
     assert_eq!(page.len(), 1);
     assert_eq!(page[0].upload, upload);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_leaves_no_version() {
+    let bed = OnServer::start().await;
+    let store = &bed.store;
+    assert_eq!(store.deletion().await.unwrap(), Deletion::Final);
+    // Versions are turned on while this process believes that they are off: the answer to a deletion says it.
+    store.put(&key("a/1"), content(10)).await.unwrap();
+    store.put(&key("a/10"), content(10)).await.unwrap();
+    store.delete(&key("a/none")).await.unwrap();
+    bed.server.set_versioning(Versioning::On);
+    store.delete(&key("a/1")).await.unwrap();
+    assert_eq!(bed.server.kept_versions(), 0);
+    assert!(store.head(&key("a/10")).await.is_ok(), "another object");
+
+    let reopened = || async { S3Store::open(&bed.settings).await.unwrap() };
+    let store = reopened().await;
+    assert_eq!(store.deletion().await.unwrap(), Deletion::Versions);
+    store.delete(&key("a/10")).await.unwrap();
+    store.delete(&key("a/10")).await.unwrap();
+    let error = store.head(&key("a/10")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(bed.server.kept_versions(), 0);
+
+    // What cannot be deleted for good is no success.
+    store.put(&key("b"), content(10)).await.unwrap();
+    bed.server.set_versioning(Versioning::Hidden);
+    let error = store.delete(&key("b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("keeps versions"), "{error}");
+    bed.server.set_versioning(Versioning::Locked);
+    assert_eq!(store.deletion().await.unwrap(), Deletion::Locked);
+    let error = store.delete(&key("b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_that_does_not_go_on_is_refused() {
+    let bed = OnServer::start().await;
+    let page = |token: &str| Answer {
+        status: 200,
+        headers: vec![("content-type", "application/xml".into())],
+        body: format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>true</IsTruncated>{token}\
+             <Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>"
+        )
+        .into(),
+    };
+    let token = "<NextContinuationToken>t1</NextContinuationToken>";
+    let other = "<NextContinuationToken>t2</NextContinuationToken>";
+    let everything = KeyPrefix::default();
+    for answers in [
+        vec![page("")],
+        vec![page(token), page(token)],
+        vec![page(token), page(other)],
+    ] {
+        bed.server.answer(answers);
+        let listed: Result<Vec<_>, _> = transfer::list(bed.store.as_ref(), &everything)
+            .try_collect()
+            .await;
+        let error = listed.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    }
+}
+
+/// `CompleteMultipartUpload` may say that it failed after it has said status 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_inside_an_answer_that_began_well_is_an_error() {
+    let bed = OnServer::start().await;
+    let upload = bed.store.start_upload(&key("a")).await.unwrap();
+    let part = bed
+        .store
+        .upload_part(&upload, 1, content(10))
+        .await
+        .unwrap();
+    bed.server.answer([Answer::error(200, "InternalError")]);
+    bed.store.complete_upload(&upload, &[part]).await.unwrap();
+    assert_eq!(bed.faults.requests(Operation::CompleteUpload), 2);
+    assert_eq!(bed.store.head(&key("a")).await.unwrap().size, 10);
 }

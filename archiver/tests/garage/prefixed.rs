@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backscroll_archiver::object_store::s3::S3Store;
 use backscroll_archiver::object_store::{
-    KeyPrefix, ListPage, ObjectKey, ObjectMeta, ObjectStore, Part, Result, UnfinishedUpload, Upload,
+    Deletion, KeyPrefix, ListPage, ObjectKey, ObjectMeta, ObjectStore, PageMark, Part, Result,
+    UnfinishedUpload, Upload,
 };
 use bytes::Bytes;
 
@@ -64,14 +65,17 @@ impl ObjectStore for Prefixed {
         Ok(ObjectMeta { key, ..meta })
     }
 
-    async fn list_page(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ListPage> {
+    async fn list_page(&self, prefix: &KeyPrefix, from: Option<&PageMark>) -> Result<ListPage> {
         let inner_prefix = KeyPrefix::new(format!("{}{}", self.prefix, prefix.as_str())).unwrap();
-        let after = after.map(|key| self.inner_key(key));
-        let mut page = self.inner.list_page(&inner_prefix, after.as_ref()).await?;
+        let mut page = self.inner.list_page(&inner_prefix, from).await?;
         for object in &mut page.objects {
             object.key = self.outer_key(&object.key).unwrap();
         }
         Ok(page)
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        self.inner.deletion().await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -94,6 +94,8 @@ impl S3Server {
             files: FileSystem::new(folder).unwrap(),
             uploads: Mutex::default(),
             deaf: Mutex::new(false),
+            versioning: Mutex::new(Versioning::Off),
+            deleted: Mutex::default(),
         });
         let mut builder = S3ServiceBuilder::new(Served(Arc::clone(&bucket)));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
@@ -125,6 +127,17 @@ impl S3Server {
     /// The next requests get these answers.
     pub fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
         self.answers.lock().unwrap().extend(answers);
+    }
+
+    /// From now on, the bucket keeps what is deleted, or says that it does.
+    pub fn set_versioning(&self, versioning: Versioning) {
+        *self.bucket.versioning.lock().unwrap() = versioning;
+    }
+
+    /// How many versions of deleted objects it has, without their markers.
+    pub fn kept_versions(&self) -> usize {
+        let deleted = self.bucket.deleted.lock().unwrap();
+        deleted.iter().filter(|version| !version.is_marker).count()
     }
 
     /// From now on, conditions of requests are passed over, as older stores do.
@@ -177,9 +190,34 @@ async fn answer(
         .unwrap())
 }
 
+/// What becomes of deleted objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versioning {
+    /// They are gone.
+    Off,
+    /// They are kept as versions.
+    On,
+    /// Likewise, and the bucket does not list them.
+    Hidden,
+    /// Likewise, and object lock lets nobody delete them.
+    Locked,
+}
+
+/// A version of an object that is not the newest, or a marker that the object is deleted.
+struct Version {
+    key: String,
+    id: String,
+    is_marker: bool,
+}
+
+/// The id of an object's newest version.
+const NEWEST: &str = "newest";
+
 /// The bucket, and what `s3s-fs` does not keep of it.
 struct Bucket {
     files: FileSystem,
+    versioning: Mutex<Versioning>,
+    deleted: Mutex<Vec<Version>>,
     /// By key and upload id.
     uploads: Mutex<BTreeMap<(String, String), SystemTime>>,
     deaf: Mutex<bool>,
@@ -250,7 +288,117 @@ impl S3 for Served {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.0.files.delete_object(request).await
+        let (key, versioning) = (
+            request.input.key.clone(),
+            *self.0.versioning.lock().unwrap(),
+        );
+        match (versioning, request.input.version_id.clone()) {
+            (Versioning::Off, _) => self.0.files.delete_object(request).await,
+            (Versioning::Locked, Some(_)) => Err(s3_error!(AccessDenied)),
+            (_, Some(id)) if id != NEWEST => {
+                let mut deleted = self.0.deleted.lock().unwrap();
+                deleted.retain(|version| version.key != key || version.id != id);
+                Ok(S3Response::new(DeleteObjectOutput::default()))
+            }
+            (_, Some(_)) => {
+                let mut request = request;
+                request.input.version_id = None;
+                self.0.files.delete_object(request).await
+            }
+            (_, None) => {
+                let response = self.0.files.delete_object(request).await?;
+                let mut deleted = self.0.deleted.lock().unwrap();
+                for is_marker in [false, true] {
+                    let (key, id) = (key.clone(), format!("v{}", deleted.len()));
+                    deleted.push(Version { key, id, is_marker });
+                }
+                let mut output = response.output;
+                output.delete_marker = (versioning != Versioning::Hidden).then_some(true);
+                Ok(S3Response::new(output))
+            }
+        }
+    }
+
+    async fn get_bucket_versioning(
+        &self,
+        _: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        let is_on = *self.0.versioning.lock().unwrap() != Versioning::Off;
+        let enabled = BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED);
+        Ok(S3Response::new(GetBucketVersioningOutput {
+            status: is_on.then_some(enabled),
+            ..GetBucketVersioningOutput::default()
+        }))
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        _: S3Request<GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
+        if *self.0.versioning.lock().unwrap() != Versioning::Locked {
+            return Err(s3_error!(ObjectLockConfigurationNotFoundError));
+        }
+        let rule = ObjectLockRule {
+            default_retention: Some(DefaultRetention {
+                days: Some(30),
+                ..DefaultRetention::default()
+            }),
+        };
+        let configuration = ObjectLockConfiguration {
+            rule: Some(rule),
+            ..ObjectLockConfiguration::default()
+        };
+        Ok(S3Response::new(GetObjectLockConfigurationOutput {
+            object_lock_configuration: Some(configuration),
+        }))
+    }
+
+    async fn list_object_versions(
+        &self,
+        request: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        if *self.0.versioning.lock().unwrap() == Versioning::Hidden {
+            return Ok(S3Response::new(ListObjectVersionsOutput::default()));
+        }
+        let prefix = request.input.prefix.clone().unwrap_or_default();
+        let list = ListObjectsV2Input {
+            bucket: request.input.bucket.clone(),
+            prefix: Some(prefix.clone()),
+            ..ListObjectsV2Input::default()
+        };
+        let newest = self.0.files.list_objects_v2(request.map_input(|_| list));
+        let newest = newest.await?.output.contents.unwrap_or_default();
+        let mut versions: Vec<ObjectVersion> = newest
+            .into_iter()
+            .map(|object| ObjectVersion {
+                key: object.key,
+                version_id: Some(NEWEST.into()),
+                ..ObjectVersion::default()
+            })
+            .collect();
+        let mut markers = Vec::new();
+        let deleted = self.0.deleted.lock().unwrap();
+        for version in deleted.iter().filter(|it| it.key.starts_with(&prefix)) {
+            let (key, version_id) = (Some(version.key.clone()), Some(version.id.clone()));
+            if version.is_marker {
+                markers.push(DeleteMarkerEntry {
+                    key,
+                    version_id,
+                    ..DeleteMarkerEntry::default()
+                });
+            } else {
+                versions.push(ObjectVersion {
+                    key,
+                    version_id,
+                    ..ObjectVersion::default()
+                });
+            }
+        }
+        Ok(S3Response::new(ListObjectVersionsOutput {
+            versions: Some(versions),
+            delete_markers: Some(markers),
+            ..ListObjectVersionsOutput::default()
+        }))
     }
 
     async fn list_objects_v2(

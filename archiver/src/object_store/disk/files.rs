@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tempfile::TempPath;
 
 use crate::object_store::key::{KeyPrefix, ObjectKey};
-use crate::object_store::{ListPage, ObjectMeta, PAGE_OBJECTS, UnfinishedUpload, Upload};
+use crate::object_store::{ListPage, ObjectMeta, PAGE_OBJECTS, PageMark, UnfinishedUpload, Upload};
 
 /// The folder of what is being written. No key begins with a dot.
 const UNFINISHED: &str = ".unfinished";
@@ -117,14 +117,10 @@ impl Files {
         }
     }
 
-    pub(super) fn list(
-        &self,
-        prefix: &KeyPrefix,
-        after: Option<&ObjectKey>,
-    ) -> io::Result<ListPage> {
+    pub(super) fn list(&self, prefix: &KeyPrefix, after: &str) -> io::Result<ListPage> {
         let mut listing = Listing {
             prefix: prefix.as_str(),
-            after: after.map_or("", ObjectKey::as_str),
+            after,
             page: ListPage::default(),
         };
         listing.walk(&self.root, "")?;
@@ -280,7 +276,7 @@ impl Listing<'_> {
     /// Adds the objects in `folder`, whose keys begin with `start`, until the page is full.
     fn walk(&mut self, folder: &Path, start: &str) -> io::Result<()> {
         for name in sorted_names(folder, start)? {
-            if self.page.more {
+            if self.page.next.is_some() {
                 break;
             }
             let path = folder.join(&name);
@@ -302,8 +298,11 @@ impl Listing<'_> {
         let Ok(key) = ObjectKey::new(key) else {
             return Ok(());
         };
-        if self.page.objects.len() == PAGE_OBJECTS {
-            self.page.more = true;
+        if let (PAGE_OBJECTS, Some(last)) = (self.page.objects.len(), self.page.objects.last()) {
+            self.page.next = Some(PageMark {
+                last_key: last.key.as_str().to_owned(),
+                token: String::new(),
+            });
             return Ok(());
         }
         match fs::symlink_metadata(path) {

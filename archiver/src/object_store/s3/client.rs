@@ -20,7 +20,8 @@ pub(super) async fn sdk_config(settings: &ObjectStoreSettings) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(Region::new(settings.region.clone()));
     if let (Some(id), Some(secret)) = (&settings.access_key_id, &settings.secret_access_key) {
-        let credentials = Credentials::new(id, &secret.0, None, None, "configuration");
+        let token = settings.session_token.as_ref().map(|token| token.0.clone());
+        let credentials = Credentials::new(id, &secret.0, token, None, "configuration");
         loader = loader.credentials_provider(SharedCredentialsProvider::new(credentials));
     }
     loader.load().await

@@ -78,6 +78,12 @@ fn kind_of(status: u16, code: &str, message: &str) -> ErrorKind {
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException"
         | "RequestTimeTooSkewed" => ErrorKind::Misconfigured,
+        // Amazon says some of these with status 400.
+        "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch" => ErrorKind::Denied,
         "PreconditionFailed" => ErrorKind::AlreadyExists,
         "InvalidRange" => ErrorKind::OutOfRange,
         "NotImplemented" => ErrorKind::Unsupported,
@@ -87,11 +93,13 @@ fn kind_of(status: u16, code: &str, message: &str) -> ErrorKind {
         | "XAmzContentSHA256Mismatch"
         | "XAmzContentChecksumMismatch" => ErrorKind::Damaged,
         "SlowDown"
+        | "ServiceUnavailable"
         | "Throttling"
         | "ThrottlingException"
         | "TooManyRequests"
         | "RequestLimitExceeded" => ErrorKind::Throttled,
-        "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" => {
+        // An upload's completion may say `InternalError` after it has said status 200.
+        "InternalError" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" => {
             ErrorKind::Unavailable
         }
         "QuotaExceeded"
@@ -141,6 +149,8 @@ mod tests {
             (403, "RequestTimeTooSkewed", ErrorKind::Misconfigured),
             (503, "SlowDown", ErrorKind::Throttled),
             (400, "RequestTimeout", ErrorKind::Unavailable),
+            (400, "ExpiredToken", ErrorKind::Denied),
+            (200, "InternalError", ErrorKind::Unavailable),
             (409, "ConditionalRequestConflict", ErrorKind::Unavailable),
             (507, "XMinioStorageFull", ErrorKind::Full),
             (500, "", ErrorKind::Unavailable),
