@@ -6,6 +6,7 @@ use backscroll_archiver::archive::{Progress, Step};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Position, SyncRequest, Timestamp};
+use backscroll_shard::settings::Span;
 
 use super::bed::{Backend, Bed, caller, on_both, order, sent_at, small};
 
@@ -385,7 +386,11 @@ async fn a_held_conversation_stays(backend: Backend) {
 }
 
 async fn one_job_at_a_time(backend: Backend) {
-    let bed = Bed::open(backend).await;
+    let settings = ArchiveSettings {
+        lease: Span::secs(30), // longer than the second job takes, however busy the machine is
+        ..small()
+    };
+    let bed = Bed::open_with(backend, settings).await;
     bed.import("talk", 60).await;
     let (archive, second) = (bed.archive.clone(), std::sync::Mutex::new(None));
     let second = Arc::new(second);
