@@ -19,6 +19,21 @@
 //!
 //! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. A node that
 //! misses one finds out by the next `rev`, or by comparing with the log, and reads the change there.
+//!
+//! What a node believes about others, and what corrects it where the notice of a change was lost:
+//!
+//! | belief | changed by | corrected by, at the latest after |
+//! |---|---|---|
+//! | the changes that sessions have of an open conversation, or of a user's list | pushes | the audit, which compares revs with the log: `realtime.audit_interval` (10 s), 2 s while the bus is in doubt |
+//! | a conversation's members, for its sessions and presence | pushes of its changes | the same audit; a session that is no member any more ends with the next read of the log |
+//! | the status of a user that sessions watch | pushes | a comparison with the roster: 15 s, 5 s while in doubt, and 10 s more before a user is offline |
+//! | the roster: the users of each node | each node's calls | the node's lease (`redis.lease`, 15 s); a node that finds its lease gone sets all its users again (5 s) |
+//! | that the bus carries pushes | a canary of the node to itself | the silence of the canary ([`bus::SILENCE_MAX`], 6 s): `/readyz`, and audits every 2 s |
+//! | the large conversations of a list (store) | each page of the list reads them | the next page; while their shard is away the entry is as last read and marked `stale` |
+//! | which shard owns a range (store) | `directory.refresh_interval` (1 s) | the shard's fence, which refuses at once |
+//! | memberships in a write lane (store) | the conversation's `members_rev`, read under its lock | each send; a new connection, or a rev that went back, forgets all of them |
+//! | which database an address leads to (store) | each new connection is asked | a look every 10 s |
+//! | the keys of the issuer (router) | `auth.jwks_refresh` (5 min) | a token with an unknown key |
 
 pub mod admission;
 pub mod bus;

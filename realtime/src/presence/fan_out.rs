@@ -10,6 +10,7 @@ use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::tasks::OneShots;
 
+use crate::bus::Status;
 use crate::hub::conversation::ConversationTopic;
 use crate::hub::log_reader::LogReader;
 use crate::hub::topics::{Entry, Topics};
@@ -18,6 +19,7 @@ use crate::push::Push;
 use crate::session::Session;
 
 use super::members::SMALL_MEMBERS_MAX;
+use super::watchers::Comparison;
 
 /// Delivers presence on one node.
 pub(crate) struct PresenceFanOut {
@@ -92,12 +94,21 @@ impl PresenceFanOut {
         }
     }
 
-    /// Delivers that `user` is offline, unless the watchers know it.
-    pub(crate) fn deliver_offline(&self, user: &UserId, push: &Push) {
+    /// How much the watchers of each of `users` were told so far.
+    pub(crate) fn versions(&self, users: &[UserId]) -> Vec<u64> {
+        let version = |user: &UserId| {
+            let entry = self.topics.presence.find(user);
+            entry.map_or(0, |entry| entry.lock().version())
+        };
+        users.iter().map(version).collect()
+    }
+
+    /// Compares what the watchers of `user` know with what the roster has; see [`super::watchers::Watchers::compare`].
+    pub(crate) fn compare(&self, user: &UserId, status: Status, version: u64) -> Comparison {
         let entry = self.topics.presence.find(user);
-        if entry.is_some_and(|entry| !entry.lock().know_offline()) {
-            self.deliver(user, push);
-        }
+        entry.map_or(Comparison::Equal, |entry| {
+            entry.lock().compare(status, version)
+        })
     }
 
     /// Makes `session` an onlooker of a conversation that it has open, and returns the members.

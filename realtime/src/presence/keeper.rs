@@ -2,8 +2,9 @@
 //!
 //! Changes are gathered for [`PUBLISH_EVERY`], set in the roster and published. A user whose last session ended goes offline
 //! [`GRACE`](super::local::GRACE) later, and not at all when a session comes back before, or when the node is draining: a deployment is not visible.
-//! The roster forgets a node that does not renew its lease, so that the users of a dead node go offline; the other nodes then
-//! look up the users that their sessions watch.
+//! The roster forgets a node that does not renew its lease, so that the users of a dead node go offline. Each node compares what
+//! its watchers know with the roster every 15 s, and every 5 s while something is in doubt; a user whom the roster lacks is offline
+//! after three comparisons.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fan_out::PresenceFanOut;
 use super::local::{Gone, LocalUsers};
+use super::watchers::Comparison;
 use crate::bus::{Bus, Roster, Status};
 use crate::client_event::ClientEvent;
 use crate::protocol::Presence;
@@ -28,10 +30,21 @@ use crate::session::Session;
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// How often the lease is renewed, the nodes are compared, and users without commands become idle.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// After how many renewals what watchers know is compared with the roster, if nothing asks for it sooner.
+const COMPARE_EVERY: u32 = 3;
 /// Most users in one call of the roster.
 const BATCH: usize = 500;
 /// How long the store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the renewals remember of each other.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// The live nodes.
+    nodes: HashSet<String>,
+    /// How many renewals come before the next comparison.
+    until_comparison: u32,
+}
 
 /// Keeps the presence of this node's users.
 pub(crate) struct PresenceKeeper {
@@ -136,13 +149,15 @@ impl PresenceKeeper {
         if session.names_watched() || !session.has_joined(id) {
             return; // since then
         }
-        for (user_id, status) in statuses {
-            if status != Status::Offline && user_id != session.user {
-                let presence = Presence {
-                    user_id,
-                    status,
-                    last_seen: None,
-                };
+        for user_id in members.iter().cloned() {
+            let status = statuses.get(&user_id).copied().unwrap_or_default();
+            let presence = Presence {
+                user_id,
+                status,
+                last_seen: None,
+            };
+            self.fan_out.note_reply(&presence);
+            if status != Status::Offline && presence.user_id != session.user {
                 let event = ClientEvent::new(EventName::UserOnline, &presence);
                 session.outbox.put_event(&Arc::new(event));
             }
@@ -151,7 +166,7 @@ impl PresenceKeeper {
 
     /// Publishes changes and renews the lease until `closing`.
     pub(crate) async fn run(self: Arc<Self>, closing: CancellationToken) {
-        let mut nodes: HashSet<String> = HashSet::new();
+        let mut rounds = Rounds::default();
         let mut renewed = Instant::now() - RENEW_EVERY;
         loop {
             let pause = tokio::time::sleep(PUBLISH_EVERY);
@@ -160,30 +175,37 @@ impl PresenceKeeper {
             }
             if renewed.elapsed() >= RENEW_EVERY {
                 renewed = Instant::now();
-                self.renew(&mut nodes).await;
+                self.renew(&mut rounds).await;
             }
             self.publish_changes().await;
             self.take_offline().await;
         }
     }
 
-    /// Renews the lease, marks users who have become idle, and looks up watched users when one of the live `nodes` is gone.
-    async fn renew(&self, nodes: &mut HashSet<String>) {
-        if let Ok(false) = self.roster.renew().await {
+    /// Renews the lease, marks users who have become idle, and compares what watchers know with the roster: now and then, and
+    /// when a node is gone, when the roster was down or lacked users, or when a comparison left a doubt.
+    async fn renew(&self, rounds: &mut Rounds) {
+        let renewed = self.roster.renew().await;
+        if renewed == Ok(false) {
             self.restore_roster().await;
         }
         self.users.mark_stale();
-        if let Ok(live) = self.roster.nodes().await {
-            let live: HashSet<String> = live.into_iter().collect();
-            let lost = nodes.difference(&live).next().is_some();
-            *nodes = live;
-            if lost {
-                self.look_up_watched().await;
-            }
+        let Ok(live) = self.roster.nodes().await else {
+            rounds.until_comparison = 0;
+            return;
+        };
+        let live: HashSet<String> = live.into_iter().collect();
+        let is_lost = rounds.nodes.difference(&live).next().is_some();
+        rounds.nodes = live;
+        if rounds.until_comparison == 0 || is_lost || renewed != Ok(true) {
+            let is_in_doubt = self.compare_watched().await;
+            rounds.until_comparison = if is_in_doubt { 0 } else { COMPARE_EVERY - 1 };
+        } else {
+            rounds.until_comparison -= 1;
         }
     }
 
-    /// Sets all users of this node again, as the roster may lack some. Watchers know them already.
+    /// Sets all users of this node again, as the roster may lack some. The other nodes' comparisons find them.
     async fn restore_roster(&self) {
         for batch in self.users.published().chunks(BATCH) {
             if let Err(error) = self.roster.set(batch).await {
@@ -193,17 +215,40 @@ impl PresenceKeeper {
         }
     }
 
-    /// Delivers to this node's watchers that the users they watch are offline, where the roster says so: a node is gone.
-    async fn look_up_watched(&self) {
+    /// Delivers to this node's watchers what they do not know of the users that they watch: pushes may have been lost, and
+    /// nodes die without any. Returns whether a user is in doubt.
+    async fn compare_watched(&self) -> bool {
+        let mut is_in_doubt = false;
         for users in self.fan_out.watched().chunks(BATCH) {
+            let versions = self.fan_out.versions(users);
             let Ok(statuses) = self.roster.look_up(users).await else {
-                return;
+                return true;
             };
-            for user in users.iter().filter(|user| !statuses.contains_key(*user)) {
-                // Not published: every node looks up the users of its own watchers.
-                let push = presence_push(user, Status::Offline, Some(Timestamp::now()));
-                self.fan_out.deliver_offline(user, &push);
+            let mut differing = Vec::new();
+            for (user, version) in users.iter().zip(versions) {
+                let status = statuses.get(user).copied().unwrap_or_default();
+                match self.fan_out.compare(user, status, version) {
+                    Comparison::Equal => {}
+                    Comparison::InDoubt => is_in_doubt = true,
+                    Comparison::Differs => differing.push((user.clone(), status)),
+                }
             }
+            self.deliver_compared(&differing).await;
+        }
+        is_in_doubt
+    }
+
+    /// Delivers statuses to this node's watchers. They are not published: every node compares for its own watchers.
+    async fn deliver_compared(&self, statuses: &[(UserId, Status)]) {
+        let offline = statuses
+            .iter()
+            .filter(|(_, status)| *status == Status::Offline);
+        let offline: Vec<UserId> = offline.map(|(user, _)| user.clone()).collect();
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        let seen = self.store.last_seen(&offline, deadline).await;
+        for (user, status) in statuses {
+            let push = presence_push(user, *status, seen.get(user).copied());
+            self.fan_out.deliver(user, &push);
         }
     }
 
@@ -227,21 +272,34 @@ impl PresenceKeeper {
         if self.draining.load(Ordering::Relaxed) {
             return;
         }
-        for batch in self.users.take_gone().chunks(BATCH) {
+        let mut gone = self.users.take_gone();
+        while !gone.is_empty() {
+            let batch = gone.split_off(gone.len().saturating_sub(BATCH));
             self.take_batch_offline(batch).await;
         }
     }
 
     /// Marks users offline who have no session on another node, and saves when they were seen last. A user whose status was
-    /// offline already (hidden) is skipped: watchers never received that they came.
-    async fn take_batch_offline(&self, gone: &[Gone]) {
+    /// offline already (hidden) is skipped: watchers never received that they came. While the roster is down, the users stay as
+    /// they are, and their turn comes again: a user who is in the roster is online for everybody.
+    async fn take_batch_offline(&self, gone: Vec<Gone>) {
         let users: Vec<UserId> = gone.iter().map(|gone| gone.user.clone()).collect();
         let statuses: Vec<(UserId, Status)> = users
             .iter()
             .map(|user| (user.clone(), Status::Offline))
             .collect();
-        let _ = self.roster.set(&statuses).await; // when it fails, the end of the lease does the same
-        let elsewhere = self.roster.look_up(&users).await.unwrap_or_default();
+        let set = self.roster.set(&statuses).await;
+        let elsewhere = match set {
+            Ok(()) => self.roster.look_up(&users).await,
+            Err(error) => Err(error),
+        };
+        let elsewhere = match elsewhere {
+            Ok(elsewhere) => elsewhere,
+            Err(error) => {
+                tracing::debug!(%error, "users who have left are not set offline yet");
+                return self.users.put_back(gone);
+            }
+        };
         let mut seen = Vec::new();
         for Gone {
             user,
@@ -249,9 +307,9 @@ impl PresenceKeeper {
             published,
         } in gone
         {
-            if *published != Status::Offline && !elsewhere.contains_key(user) {
-                self.publish(user, &presence_push(user, Status::Offline, Some(*at)));
-                seen.push((user.clone(), *at));
+            if published != Status::Offline && !elsewhere.contains_key(&user) {
+                self.publish(&user, &presence_push(&user, Status::Offline, Some(at)));
+                seen.push((user, at));
             }
         }
         let deadline = Instant::now() + STORE_TIMEOUT;

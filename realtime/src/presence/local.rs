@@ -158,6 +158,25 @@ impl LocalUsers {
         gone
     }
 
+    /// Users who were taken and could not be set offline are this node's again, unless they have come back meanwhile: the next
+    /// [`LocalUsers::take_gone`] has them.
+    pub(super) fn put_back(&self, gone: Vec<Gone>) {
+        let mut users = self.users();
+        for Gone {
+            user,
+            at,
+            published,
+        } in gone
+        {
+            let since = Instant::now().checked_sub(GRACE);
+            users.entry(user).or_insert_with(|| Local {
+                sessions: Vec::new(),
+                published,
+                gone_since: Some((since.unwrap_or_else(Instant::now), at)),
+            });
+        }
+    }
+
     /// All users whose published status is not offline.
     pub(super) fn published(&self) -> Vec<(UserId, Status)> {
         let users = self.users();
@@ -212,6 +231,26 @@ mod tests {
         assert!(users.published().is_empty());
         users.mark_stale();
         assert_eq!(users.take_changes(), changes);
+    }
+
+    #[test]
+    fn who_could_not_be_set_offline_is_gone_still() {
+        let users = LocalUsers::default();
+        let gone = |name: &str| Gone {
+            user: UserId::new(name).unwrap(),
+            at: Timestamp(7),
+            published: Status::Online,
+        };
+        let back = Session::test("bob");
+        assert!(users.session_opened(&back, 1));
+        users.put_back(vec![gone("alice"), gone("bob")]);
+        let again = users.take_gone();
+        assert_eq!(again.len(), 1, "{again:?}");
+        assert_eq!(
+            (again[0].user.as_str(), again[0].at),
+            ("alice", Timestamp(7))
+        );
+        assert!(users.take_gone().is_empty());
     }
 
     #[test]

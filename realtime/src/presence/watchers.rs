@@ -20,9 +20,22 @@ pub(crate) struct Watchers {
     sessions: Vec<Arc<Session>>,
     /// Open conversations whose onlookers receive the user's presence, as the user is a member.
     conversations: Vec<ConversationId>,
-    /// The presence that all watchers received last; none when they received different ones. The same presence is not delivered
-    /// twice in a row.
-    last: Option<Arc<RawJson>>,
+    told: Told,
+    /// Counts what was told, so that a look-up that began before is known to be old.
+    version: u64,
+    /// In how many comparisons in a row the roster did not have the user, whom the watchers believe to be connected.
+    missing: u8,
+}
+
+/// The presence that watchers received last.
+#[derive(Debug)]
+enum Told {
+    /// There was none.
+    Nothing,
+    /// All of them received this. It is not delivered twice in a row.
+    Same(Arc<RawJson>),
+    /// They received different ones.
+    Different,
 }
 
 impl TopicState for Watchers {
@@ -33,7 +46,9 @@ impl TopicState for Watchers {
             user: user.clone(),
             sessions: Vec::new(),
             conversations: Vec::new(),
-            last: None,
+            told: Told::Nothing,
+            version: 0,
+            missing: 0,
         }
     }
 
@@ -79,36 +94,135 @@ impl Watchers {
         &self.conversations
     }
 
-    /// Records the presence that a new watcher received in its reply. If other watchers last received a different one, forgets
-    /// that, so that the next presence is not suppressed as a repetition.
+    /// Records the presence that a new watcher received in its reply. If other watchers last received a different one, the next
+    /// presence is not suppressed as a repetition, and the next comparison delivers what is right.
     pub(crate) fn note_reply(&mut self, presence: &Presence) {
-        let data = Arc::new(RawJson::of(presence));
-        if self.sessions.len() < 2 {
-            self.last = Some(data);
-        } else if self.last.as_ref().is_some_and(|last| **last != *data) {
-            self.last = None;
+        let is_alone = self.sessions.len() < 2 && self.conversations.is_empty();
+        if is_alone || matches!(self.told, Told::Nothing) {
+            self.tell(Told::Same(Arc::new(RawJson::of(presence))));
+        } else if self.known() != Some(presence.status) {
+            self.tell(Told::Different);
         }
     }
 
-    /// Whether all watchers know that the user is offline.
-    pub(crate) fn know_offline(&self) -> bool {
-        let last = self.last.as_ref();
-        let last = last.and_then(|last| serde_json::from_str::<Presence>(last.get()).ok());
-        last.is_some_and(|last| last.status == Status::Offline)
+    fn tell(&mut self, told: Told) {
+        (self.told, self.missing) = (told, 0);
+        self.version += 1;
+    }
+
+    /// The status that all watchers know; none when they know different ones.
+    fn known(&self) -> Option<Status> {
+        match &self.told {
+            Told::Nothing => Some(Status::Offline),
+            Told::Same(last) => {
+                let last = serde_json::from_str::<Presence>(last.get());
+                last.ok().map(|last| last.status)
+            }
+            Told::Different => None,
+        }
+    }
+
+    /// Grows with everything that watchers are told.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Compares what the watchers know with the `status` that the roster gave; the look-up began when the version was `version`.
+    ///
+    /// A user whom the roster does not have is not offline at once: after a restart of Redis, or a pause of the user's node, the
+    /// roster lacks users until their nodes renew their leases.
+    pub(crate) fn compare(&mut self, status: Status, version: u64) -> Comparison {
+        if self.version != version || self.known() == Some(status) {
+            self.missing = 0;
+            return Comparison::Equal;
+        }
+        if status == Status::Offline && self.missing < MISSING_MAX {
+            self.missing += 1;
+            return Comparison::InDoubt;
+        }
+        Comparison::Differs
     }
 
     /// Delivers the user's presence to the sessions, unless they received the same last. Returns the event for the onlookers of
     /// the conversations.
     pub(crate) fn deliver(&mut self, push: &Push) -> Option<Arc<ClientEvent>> {
-        let known = self.last.as_ref();
-        if known.is_some_and(|last| **last == *push.data) {
+        if matches!(&self.told, Told::Same(last) if **last == *push.data) {
             return None;
         }
         let event = Arc::new(ClientEvent::of(&Self::topic(&self.user), push)?);
-        self.last = Some(Arc::clone(&push.data));
+        self.tell(Told::Same(Arc::clone(&push.data)));
         for session in &self.sessions {
             session.outbox.put_event(&event);
         }
         Some(event)
+    }
+}
+
+/// In how many comparisons in a row the roster may lack a user before the user is offline.
+const MISSING_MAX: u8 = 2;
+
+/// What comes of comparing what watchers know with the roster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    /// They know what is right.
+    Equal,
+    /// The roster lacks the user; the next comparison decides.
+    InDoubt,
+    /// They have to be told.
+    Differs,
+}
+
+#[cfg(test)]
+mod tests {
+    use backscroll_shard::model::Timestamp;
+
+    use super::*;
+
+    fn alice() -> UserId {
+        UserId::new("alice").unwrap()
+    }
+
+    fn presence(status: Status) -> Presence {
+        Presence {
+            user_id: alice(),
+            status,
+            last_seen: (status == Status::Offline).then_some(Timestamp(1)),
+        }
+    }
+
+    #[test]
+    fn a_lost_push_is_made_up_for_in_both_directions() {
+        let mut watchers = Watchers::new(&alice());
+        watchers.add(&Session::test("bob"));
+        watchers.note_reply(&presence(Status::Online));
+        let version = watchers.version();
+        assert_eq!(watchers.compare(Status::Online, version), Comparison::Equal);
+        assert_eq!(watchers.compare(Status::Busy, version), Comparison::Differs);
+        // Offline only after some comparisons in a row.
+        for _ in 0..MISSING_MAX {
+            let compared = watchers.compare(Status::Offline, version);
+            assert_eq!(compared, Comparison::InDoubt);
+        }
+        assert_eq!(watchers.compare(Status::Online, version), Comparison::Equal);
+        for _ in 0..MISSING_MAX {
+            watchers.compare(Status::Offline, version);
+        }
+        let compared = watchers.compare(Status::Offline, version);
+        assert_eq!(compared, Comparison::Differs);
+        // A look-up from before the last delivery says nothing.
+        watchers.note_reply(&presence(Status::Away));
+        assert_eq!(watchers.compare(Status::Online, version), Comparison::Equal);
+    }
+
+    #[test]
+    fn watchers_who_know_different_statuses_are_told() {
+        let mut watchers = Watchers::new(&alice());
+        watchers.add(&Session::test("bob"));
+        watchers.note_reply(&presence(Status::Offline));
+        watchers.add(&Session::test("carol"));
+        watchers.note_reply(&presence(Status::Online));
+        let version = watchers.version();
+        let compared = watchers.compare(Status::Online, version);
+        assert_eq!(compared, Comparison::Differs);
     }
 }
