@@ -449,6 +449,10 @@ pub struct ListEntry {
     /// I am no longer a member, or it was deleted; only in `sync`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
+    /// The database of this conversation does not answer just now, so the entry shows what was last known; only of large
+    /// conversations.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
 }
 
 /// The newest message of a conversation, shortened for a list.

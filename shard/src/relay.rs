@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::conversation::{self, Head, WRITE_ROWS, pad};
 use crate::db::{Connection, Value, padded, placeholders, rows_of, values};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, UserId};
+use crate::ids::{ConversationId, ShardName, UserId};
 use crate::list::{self, Entry, EntryUpdate};
 use crate::map::ShardMap;
 use crate::member::{self, Membership};
@@ -41,8 +42,10 @@ const PASS_MEMBERS: usize = 500;
 const CLEARED_AT_ONCE: usize = 64;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
-/// How many times as long as a pass took the relay rests after it.
+/// How many times as long as a pass kept databases at work the relay rests after it.
 const REST: u32 = 9;
+/// How long it rests after a pass in which a shard failed, at least.
+const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How long one pass may take.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -137,23 +140,19 @@ pub async fn run(
         for id in &pass {
             waiting.remove(id);
         }
-        let started = Instant::now();
-        if !pass.is_empty()
-            && let Err(error) = apply(
-                &router,
-                &shard,
-                listener.as_ref(),
-                &pass,
-                started + PASS_DEADLINE,
-            )
-            .await
-        {
-            tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
+        let deadline = Instant::now() + PASS_DEADLINE;
+        let mut applied = Applied::default();
+        if !pass.is_empty() {
+            applied = apply(&router, &shard, listener.as_ref(), &pass, deadline).await;
         }
-        // Under load lists may lag a little, so that most of the database's time is the senders'.
-        closing
-            .run_until_cancelled(tokio::time::sleep(started.elapsed() * REST))
-            .await;
+        // Under load lists may lag a little, so that most of the databases' time is the senders'. Waiting for a shard that is
+        // away keeps none at work.
+        let mut rest = applied.worked * REST;
+        if let Some(error) = applied.failure {
+            tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
+            rest = rest.max(REST_AFTER_FAILURE);
+        }
+        closing.run_until_cancelled(tokio::time::sleep(rest)).await;
         if closing.is_cancelled() && waiting.is_empty() && hints.is_empty() {
             return;
         }
@@ -194,22 +193,49 @@ struct Mark {
     token: i64,
 }
 
-/// Relays the marks of these conversations, and clears those that were not set again meanwhile.
-///
-/// # Errors
-/// When a shard fails; what was not cleared is relayed again.
+/// What came of a pass.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// How long the pass kept databases at work.
+    worked: Duration,
+    /// Why some lists were not told, the first reason; their marks are kept.
+    pub failure: Option<Error>,
+    /// The conversations of these lists.
+    failed: HashSet<ConversationId>,
+    /// Shards that failed in this pass; they are not asked again in it.
+    down: HashSet<ShardName>,
+}
+
+/// Relays the marks of these conversations, and clears those that were not set again meanwhile. A shard that fails keeps back
+/// the lists of its own users only.
 pub async fn apply(
     router: &Router,
     shard: &Shard,
     listener: &dyn CommitListener,
     ids: &[ConversationId],
     deadline: Instant,
+) -> Applied {
+    let mut applied = Applied::default();
+    let outcome = apply_to(&mut applied, (router, listener), shard, ids, deadline).await;
+    if let Err(error) = outcome {
+        applied.failure.get_or_insert(error);
+    }
+    applied
+}
+
+async fn apply_to(
+    applied: &mut Applied,
+    told: Told<'_>,
+    shard: &Shard,
+    ids: &[ConversationId],
+    deadline: Instant,
 ) -> Result<()> {
-    let told = (router, listener);
+    let begun = Instant::now();
     let mut source = shard.reader(deadline).await?;
     // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
-    let marks = marks_of(&mut source, ids).await?;
+    let mut marks = marks_of(&mut source, ids).await?;
     let heads = conversation::heads(&mut source, ids, false).await?;
+    applied.worked += begun.elapsed();
     let heads: HashMap<ConversationId, Head> =
         heads.into_iter().map(|head| (head.id, head)).collect();
 
@@ -219,7 +245,7 @@ pub async fn apply(
         .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
-        deliver(told, &heads, members, deadline).await?;
+        deliver(applied, told, &heads, members, deadline).await?;
     }
     let marked: Vec<&Head> = heads.values().filter(|head| head.marked).collect();
     let (small, large): (Vec<&Head>, Vec<&Head>) = marked
@@ -227,15 +253,20 @@ pub async fn apply(
         .partition(|head| head.member_count <= PASS_MEMBERS as u64);
     for ids in chunks_by_members(&small) {
         let members = member::of_conversations(&mut source, &ids).await?;
-        deliver(told, &heads, members, deadline).await?;
+        deliver(applied, told, &heads, members, deadline).await?;
     }
     for head in large {
-        deliver_large(told, &mut source, &heads, head.id, deadline).await?;
+        deliver_large(applied, told, &mut source, &heads, head.id, deadline).await?;
     }
     // A conversation that is being written to keeps its mark; finding that out here takes no lock that a sender waits for.
-    let done = conversation::unchanged(&mut source, &marked).await?;
+    let mut done = conversation::unchanged(&mut source, &marked).await?;
     drop(source);
-    clear(shard, &marks, &done, deadline).await
+    marks.retain(|mark| !applied.failed.contains(&mark.conversation));
+    done.retain(|head| !applied.failed.contains(&head.id));
+    let begun = Instant::now();
+    clear(shard, &marks, &done, deadline).await?;
+    applied.worked += begun.elapsed();
+    Ok(())
 }
 
 /// Groups conversations so that each group has about as many members as are written at once.
@@ -256,6 +287,7 @@ fn chunks_by_members(heads: &[&Head]) -> Vec<Vec<ConversationId>> {
 }
 
 async fn deliver_large(
+    applied: &mut Applied,
     told: Told<'_>,
     source: &mut Connection,
     heads: &HashMap<ConversationId, Head>,
@@ -270,38 +302,60 @@ async fn deliver_large(
         };
         after = last.user.as_str().as_bytes().to_vec();
         let members = page.into_iter().map(|member| (id, member)).collect();
-        deliver(told, heads, members, deadline).await?;
+        deliver(applied, told, heads, members, deadline).await?;
     }
 }
 
 /// By what shards are found, and who is told what changed in lists.
 type Told<'a> = (&'a Router, &'a dyn CommitListener);
 
-/// Applies heads to members' list entries, one transaction a shard.
+/// Applies heads to members' list entries, all shards at the same time; what fails is put down in `applied`.
 async fn deliver(
+    applied: &mut Applied,
     told: Told<'_>,
     heads: &HashMap<ConversationId, Head>,
     members: Vec<(ConversationId, Membership)>,
     deadline: Instant,
 ) -> Result<()> {
     let (router, _) = told;
-    let mut by_shard: BTreeMap<crate::ids::ShardName, Vec<EntryUpdate>> = BTreeMap::new();
+    let mut by_shard: BTreeMap<ShardName, Vec<EntryUpdate>> = BTreeMap::new();
     let map = router.map();
     for (id, member) in members {
         let Some(head) = heads.get(&id) else { continue };
         let key = router.key(&member.user)?;
+        let shard = &map.locate(key).shard;
+        if applied.down.contains(shard) {
+            applied.failed.insert(id);
+            continue;
+        }
         let update = EntryUpdate::new(head, member, key);
-        by_shard
-            .entry(map.locate(key).shard.clone())
-            .or_default()
-            .push(update);
+        by_shard.entry(shard.clone()).or_default().push(update);
     }
-    for (name, updates) in by_shard {
-        let target = router.shard(&name)?;
-        for updates in updates.chunks(PASS_MEMBERS) {
-            deliver_to(told, target, &map, updates, deadline).await?;
+    let deliveries = by_shard.iter().map(async |(name, updates)| {
+        let begun = Instant::now();
+        let delivered = async {
+            let target = router.shard(name)?;
+            for updates in updates.chunks(PASS_MEMBERS) {
+                deliver_to(told, target, &map, updates, deadline).await?;
+            }
+            Ok(())
+        };
+        let delivered: Result<()> = delivered.await;
+        (name, updates, delivered.map(|()| begun.elapsed()))
+    });
+    let mut worked = Duration::ZERO;
+    for (name, updates, delivered) in join_all(deliveries).await {
+        match delivered {
+            Ok(took) => worked = worked.max(took),
+            Err(error) => {
+                applied.failure.get_or_insert(error);
+                applied.down.insert(name.clone());
+                let ids = updates.iter().map(|update| update.conversation());
+                applied.failed.extend(ids);
+            }
         }
     }
+    applied.worked += worked;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod batches;
 mod changes;
 mod conversations;
 mod creating;
+mod followed;
 mod lists;
 mod live;
 mod members;
@@ -57,6 +58,7 @@ pub struct Store {
     hints: BTreeMap<ShardName, relay::Hints>,
     cold: Arc<dyn ColdTier>,
     listener: Arc<dyn CommitListener>,
+    followed: followed::Followed,
     writers: TaskGroup,
     background: TaskGroup,
     closing: CancellationToken,
@@ -135,6 +137,7 @@ impl Store {
             hints,
             cold,
             listener,
+            followed: followed::Followed::default(),
             writers,
             background,
             closing,
@@ -279,11 +282,12 @@ impl Store {
         let relayed = match self.router.shard(&map.locate(id.owner_key()).shard) {
             Ok(shard) => {
                 let listener = self.listener.as_ref();
-                relay::apply(&self.router, shard, listener, &[id], deadline).await
+                let applied = relay::apply(&self.router, shard, listener, &[id], deadline).await;
+                applied.failure
             }
-            Err(error) => Err(error),
+            Err(error) => Some(error),
         };
-        if let Err(error) = relayed {
+        if let Some(error) = relayed {
             tracing::warn!(conversation = %id, %error, "conversation lists lag behind; the marks are kept");
         }
     }

@@ -230,6 +230,11 @@ export interface ListEntry {
   removed?: boolean;
   /** The latest change that reached the list. */
   rev: Rev;
+  /**
+   * The database of this conversation does not answer just now, so the entry shows what was last known; only of large
+   * conversations.
+   */
+  stale?: boolean;
   /** Its name. */
   title?: string | null;
   /** `headSeq - readSeq`. */

@@ -30,6 +30,8 @@ pub struct Entry {
     pub(crate) muted: bool,
     pub(crate) removed: bool,
     pub(crate) rev: Rev,
+    /// It is not of now: the conversation's shard does not answer. Not stored.
+    pub(crate) stale: bool,
 }
 
 /// What the relay tells to one entry.
@@ -84,6 +86,7 @@ impl Entry {
             muted: row.int(first + 14)? != 0,
             removed: row.int(first + 15)? != 0,
             rev: Rev::from_i64(row.int(first + 16)?),
+            stale: false,
         })
     }
 
@@ -129,6 +132,7 @@ impl Entry {
             muted: false,
             removed: false,
             rev: Rev(0),
+            stale: false,
         }
     }
 
@@ -155,6 +159,7 @@ impl Entry {
             muted: false,
             removed: true,
             rev: Rev(0),
+            stale: false,
         }
     }
 
@@ -196,6 +201,7 @@ impl Entry {
             pinned: self.pinned,
             muted: self.muted,
             removed: self.removed,
+            stale: self.stale,
         })
     }
 }
@@ -244,6 +250,12 @@ impl ListOrder {
 }
 
 impl EntryUpdate {
+    /// The conversation.
+    #[must_use]
+    pub fn conversation(&self) -> ConversationId {
+        self.entry.conversation
+    }
+
     /// What `head` means for the list of `member`, who was read after it.
     #[must_use]
     pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {

@@ -1,6 +1,6 @@
 //! The caller's conversation list, unread counts, and sync.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// Brings entries of conversations that are not relayed up to date, with one query a range. A conversation whose shard
-    /// does not answer soon keeps what the entry holds.
+    /// does not answer soon is shown as it was last read, and marked stale.
     async fn follow(&self, caller: &Caller, mut entries: Vec<Entry>) -> Vec<Entry> {
         let ids: Vec<ConversationId> = entries.iter().map(|entry| entry.conversation).collect();
         let key = |id: &ConversationId| Some(id.owner_key());
@@ -228,6 +228,7 @@ impl Store {
             standing::of_pairs(&mut connection, (shard.name(), &assignment), &mine).await
         };
         let mut current: HashMap<ConversationId, (Head, Membership)> = HashMap::new();
+        let mut away: HashSet<ConversationId> = HashSet::new();
         for (batch, standings) in self.in_batches(&ids, key, deadline, ask).await {
             match standings {
                 Ok(found) => {
@@ -235,12 +236,15 @@ impl Store {
                 }
                 Err(error) => {
                     tracing::warn!(%error, conversations = batch.len(), "large conversations are listed as they were");
+                    away.extend(batch.iter().map(|(_, id)| *id));
                 }
             }
         }
         for entry in &mut entries {
             if let Some((head, me)) = current.get(&entry.conversation) {
-                entry.follow(head, me.read_seq);
+                self.followed.read(&caller.user, entry, head, me.read_seq);
+            } else if away.contains(&entry.conversation) {
+                self.followed.recall(&caller.user, entry);
             }
         }
         entries

@@ -198,22 +198,37 @@ async fn a_large_conversation_is_listed_while_its_range_is_frozen(bed: &Bed) {
     store.close(Instant::now() + PATIENCE).await;
 }
 
-/// In the middle of a move nobody owns the range: what the entry holds is shown, and the list does not wait long.
+/// In the middle of a move nobody owns the range: what was last read is shown, and the list does not wait long.
 async fn a_list_does_not_wait_for_a_range_without_an_owner(bed: &Bed) {
     let reader = somebody_elsewhere(bed);
     let store = Bed::another(&settings(bed)).await;
     let id = large(&store, "alice", &reader).await;
+    let before = seen(&store, &reader).await.remove(0);
+    assert!(!before.stale && before.unread_count == 1, "{before:?}");
     set_fence(bed, &home_of(bed, &user("alice")), "gone").await;
     let begun = Instant::now();
     let me = Caller::new(reader.clone(), PATIENCE);
     let list = store.list_conversations(&me, None, 10).await.unwrap();
     assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+    let known = ListEntry {
+        stale: true,
+        ..before.clone()
+    };
+    assert_eq!(list.conversations, [known]);
+    assert_eq!(store.unread_count(&me).await.unwrap().total, 1);
+    // A process that has not read it yet has what the entry holds, and says so.
+    let fresh = Bed::another(&settings(bed)).await;
+    let list = fresh.list_conversations(&me, None, 10).await.unwrap();
     let [entry] = &list.conversations[..] else {
         panic!("{list:?}")
     };
-    assert_eq!((entry.id, entry.title.as_deref()), (id, Some("all")));
+    let shown = (entry.id, entry.title.as_deref(), entry.stale);
+    assert_eq!(shown, (id, Some("all"), true));
     set_fence(bed, &home_of(bed, &user("alice")), "open").await;
-    store.close(Instant::now() + PATIENCE).await;
+    for store in [store, fresh] {
+        assert_eq!(seen(&store, &reader).await[0], before);
+        store.close(Instant::now() + PATIENCE).await;
+    }
 }
 
 /// Conversations that were in one range are asked for together by a router that has not noticed that they no longer are.
