@@ -50,12 +50,15 @@ impl MembershipCache {
     }
 
     /// Remembers an active membership that was read under the lock of this head. When there is no room, everything is
-    /// forgotten first: reading it again costs little, and keeping an order would cost every send something.
+    /// forgotten first: reading it again costs little, and keeping an order would cost every send something. So it is when
+    /// the head's rev is behind: the database was brought back from a backup.
     pub(super) fn put(&mut self, head: &Head, membership: Membership) {
         if self.capacity == 0 {
             return;
         }
-        if self.len >= self.capacity {
+        let known = self.conversations.get(&head.id);
+        let went_back = known.is_some_and(|known| known.members_rev > head.members_rev);
+        if went_back || self.len >= self.capacity {
             self.clear();
         }
         let remembered = self
@@ -124,6 +127,20 @@ mod tests {
         assert!(cache.get(&changing, &user("ben")).is_some());
         assert!(cache.get(&other, &user("ann")).is_some());
         assert_eq!(cache.len, 2);
+    }
+
+    #[test]
+    fn a_rev_that_went_back_forgets_everything() {
+        let mut cache = MembershipCache::new(10);
+        let (restored, mut later, other) = (head(1), head(1), head(2));
+        later.change_members();
+        for head in [&later, &other] {
+            cache.put(head, membership("ann"));
+        }
+        cache.put(&restored, membership("ann"));
+        assert!(cache.get(&other, &user("ann")).is_none());
+        assert!(cache.get(&restored, &user("ann")).is_some());
+        assert_eq!(cache.len, 1);
     }
 
     #[test]
