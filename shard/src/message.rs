@@ -65,6 +65,9 @@ const COLUMN_COUNT: usize = 15;
 /// Most rows in one INSERT.
 const INSERT_ROWS: usize = 128;
 
+/// Most bytes of messages in one INSERT, far below the smallest `max_allowed_packet` that a server has by default (4 MiB).
+const INSERT_BYTES: usize = 2 << 20;
+
 const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
      reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
 
@@ -137,6 +140,18 @@ impl StoredMessage {
             self.edited_at.map(|at| at.0),
             self.deleted_at.map(|at| at.0),
         ]
+    }
+
+    /// About how many bytes its row takes in a statement.
+    fn bytes(&self) -> usize {
+        let texts = [
+            &self.attachments,
+            &self.reactions,
+            &self.metadata,
+            &self.edit_history,
+        ];
+        let texts = texts.into_iter().flatten().map(String::len);
+        256 + self.content.len() + texts.sum::<usize>()
     }
 
     /// Whether every column that [`INSERT_PLAIN`] leaves out is NULL.
@@ -221,6 +236,24 @@ fn json_or(stored: Option<String>, empty: &str) -> Result<RawJson> {
         .map_err(|error| Error::corrupt(format_args!("a message's JSON: {error}")))
 }
 
+/// `rows` in batches for one statement each: at most [`INSERT_ROWS`] rows and, unless one alone is larger, [`INSERT_BYTES`].
+fn batches(
+    rows: &[(ConversationId, StoredMessage)],
+) -> impl Iterator<Item = &[(ConversationId, StoredMessage)]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, message): &&(ConversationId, StoredMessage)| {
+            bytes += message.bytes();
+            bytes <= INSERT_BYTES
+        };
+        let fitting = rest.iter().take(INSERT_ROWS).take_while(fits).count();
+        let batch;
+        (batch, rest) = rest.split_at(fitting.max(1).min(rest.len()));
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
 /// Inserts new messages, in as few statements as the sizes allow.
 ///
 /// # Errors
@@ -229,7 +262,7 @@ pub async fn insert(
     connection: &mut Connection,
     rows: &[(ConversationId, StoredMessage)],
 ) -> Result<()> {
-    for chunk in rows.chunks(INSERT_ROWS) {
+    for chunk in batches(rows) {
         let plain = chunk.iter().all(|(_, message)| message.is_plain());
         let (insert, columns) = if plain {
             (INSERT_PLAIN, PLAIN_COLUMN_COUNT)
@@ -260,7 +293,7 @@ pub async fn insert_again(
     connection: &mut Connection,
     rows: &[(ConversationId, StoredMessage)],
 ) -> Result<()> {
-    for chunk in rows.chunks(INSERT_ROWS) {
+    for chunk in batches(rows) {
         let args: Vec<Value<'_>> = chunk
             .iter()
             .flat_map(|(conversation, message)| message.values(conversation))
@@ -321,4 +354,45 @@ pub(crate) fn message_type_of(code: i64) -> Result<MessageType> {
         5 => MessageType::System,
         _ => return Err(Error::corrupt(format_args!("unknown message type {code}"))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::UserKey;
+
+    #[test]
+    fn batches_are_bounded_in_rows_and_in_bytes() {
+        let row = |seq: u64, bytes: usize| {
+            let message = StoredMessage {
+                seq: Seq(seq),
+                rev: Rev(seq),
+                sender: UserId::new("alice").unwrap(),
+                client_msg_id: None,
+                body_digest: None,
+                message_type: MessageType::Text,
+                content: "x".repeat(bytes),
+                reply_to: None,
+                attachments: None,
+                reactions: None,
+                metadata: None,
+                edit_history: None,
+                created_at: Timestamp(1),
+                edited_at: None,
+                deleted_at: None,
+            };
+            (ConversationId::new(UserKey(1), 1), message)
+        };
+        let sizes = |rows: &[_]| batches(rows).map(<[_]>::len).collect::<Vec<_>>();
+        let small: Vec<_> = (0..300).map(|seq| row(seq, 10)).collect();
+        assert_eq!(sizes(&small), [128, 128, 44]);
+        let third = INSERT_BYTES / 3;
+        let large = [third, third, third, 3 * INSERT_BYTES, 10, 10];
+        let large: Vec<_> = (0..)
+            .zip(large)
+            .map(|(seq, bytes)| row(seq, bytes))
+            .collect();
+        assert_eq!(sizes(&large), [2, 1, 1, 2]);
+        assert!(sizes(&[]).is_empty());
+    }
 }

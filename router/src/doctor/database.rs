@@ -22,6 +22,10 @@ const VERSION_SQLITE: &str = "SELECT 'SQLite ' || sqlite_version()";
 const DURABILITY_MYSQL: &str = "SELECT CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
 const CONNECTIONS_MYSQL: &str = "SELECT CAST(@@max_connections AS SIGNED)";
 const PREPARED_MYSQL: &str = "SELECT CAST(@@max_prepared_stmt_count AS SIGNED)";
+const PACKET_MYSQL: &str = "SELECT CAST(@@max_allowed_packet AS SIGNED)";
+const LOG_MYSQL: &str = "SELECT CASE WHEN @@log_bin THEN @@binlog_format ELSE '' END";
+/// Smallest `max_allowed_packet` in bytes that every statement fits in: messages are written in statements of about 2 MiB.
+const PACKET_MIN: i64 = 4 << 20;
 /// Rolled back. No conversation has this id: no owner has made it.
 const TRY_SHARD: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, 0)";
 const TRY_DIRECTORY: &str = "INSERT INTO properties (name, value) VALUES (?, 'rolled back')";
@@ -220,6 +224,33 @@ async fn server(
             subject,
             detail,
             "raise max_connections there, or lower pool.max_connections here",
+        ));
+    }
+    let packet = int(connection, PACKET_MYSQL).await?;
+    if packet < PACKET_MIN {
+        let detail = format!(
+            "max_allowed_packet is {packet} bytes: statements of up to {PACKET_MIN} bytes are refused, which may be messages"
+        );
+        findings.push(Finding::failure(
+            subject,
+            detail,
+            "set max_allowed_packet = 16M on that server",
+        ));
+    }
+    // Servers that have no such variable any more log rows.
+    let log = connection
+        .fetch_optional(LOG_MYSQL, &[])
+        .await
+        .ok()
+        .flatten();
+    let format = log.map(|row| row.text(0)).transpose()?.unwrap_or_default();
+    if used != Use::Replica && format.eq_ignore_ascii_case("STATEMENT") {
+        let detail = "binlog_format is STATEMENT: with the isolation level READ COMMITTED, which Backscroll uses, that server \
+                      refuses every write";
+        findings.push(Finding::failure(
+            subject,
+            detail,
+            "set binlog_format = ROW (or MIXED) on that server",
         ));
     }
     let kept = u64::try_from(int(connection, PREPARED_MYSQL).await?).unwrap_or(0);
