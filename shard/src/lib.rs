@@ -25,8 +25,8 @@
 //! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
 //! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
 //!
-//! Design names used throughout: INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-COPY, INV-MEMBER and
-//! INV-BOUND are explained in `ARCHITECTURE` section of the repository's README.
+//! The invariants (INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-COPY, INV-MEMBER, INV-BOUND), the glossary,
+//! and walk-throughs of a send, a cold page and a reconnect are in this crate's `README.md`.
 
 pub mod archive;
 mod circuit;

@@ -45,7 +45,7 @@ pub(super) async fn examine(settings: &ObjectStoreSettings) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     subject,
                     detail,
-                    "see README, object stores",
+                    "see archiver/README.md, object stores",
                 ));
             }
             ProbeOutcome::Failed { error, remedy } => {
