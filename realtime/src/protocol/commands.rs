@@ -2,7 +2,7 @@
 //!
 //! The table makes three things: [`CommandName`]; the dispatcher ([`dispatch`]), which parses the data, calls the method of a
 //! [`CommandHandler`] and encodes the answer; and the description of the commands for the AsyncAPI document
-//! ([`describe_commands`]). To add a command, add a row here and its method to the handler in `command.rs`.
+//! ([`describe_commands`]). To add a command, add a row here and its method to the handler in `command/invocation.rs`.
 //!
 //! `authenticate` is no command: it is the first frame of a native connection, before there is a session.
 
