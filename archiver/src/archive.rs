@@ -506,14 +506,14 @@ impl Archive {
     }
 }
 
-/// One transaction on a shard.
+/// One transaction on a shard, with a job's patience.
 async fn transaction<T>(
     shard: &Shard,
     work: impl AsyncFn(&mut backscroll_shard::db::Connection) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let work = &work;
     shard
-        .transaction(Instant::now() + STEP, |mut transaction| async move {
+        .patient_transaction(Instant::now() + STEP, |mut transaction| async move {
             work(&mut transaction).await
         })
         .await

@@ -19,6 +19,10 @@ use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::node::Shard;
 
+/// How long a shard is asked again for work that no caller waits for, and how often.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// How far an attempt had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -84,18 +88,59 @@ impl Shard {
     where
         F: Future<Output = Result<T>>,
     {
+        self.attempts(deadline, &work).await.0
+    }
+
+    /// As [`Shard::transaction`], for work that no caller waits for: a shard that cannot do it now is asked again for some
+    /// seconds, unless the transaction may be committed.
+    ///
+    /// # Errors
+    /// As [`Shard::transaction`].
+    pub async fn patient_transaction<T, F>(
+        &self,
+        deadline: Instant,
+        work: impl Fn(Transaction) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let until = deadline.min(Instant::now() + PATIENCE);
+        loop {
+            let (outcome, stage) = self.attempts(deadline, &work).await;
+            match outcome {
+                Err(Error::ShardUnavailable(_))
+                    if stage != Stage::Committing && Instant::now() < until =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn attempts<T, F>(
+        &self,
+        deadline: Instant,
+        work: &impl Fn(Transaction) -> F,
+    ) -> (Result<T>, Stage)
+    where
+        F: Future<Output = Result<T>>,
+    {
         let mut retries = 0;
         let mut reconnected = false;
         loop {
-            let (outcome, stage) = self.attempt(deadline, reconnected, &work).await;
+            let (outcome, stage) = self.attempt(deadline, reconnected, work).await;
             match outcome {
                 Err(Error::Contention(words)) => {
-                    self.wait_for_others(&mut retries, deadline, &words).await?;
+                    let waited = self.wait_for_others(&mut retries, deadline, &words).await;
+                    if let Err(error) = waited {
+                        return (Err(error), stage);
+                    }
                 }
                 Err(Error::ShardUnavailable(_)) if stage == Stage::Working && !reconnected => {
                     reconnected = true;
                 }
-                outcome => return outcome,
+                outcome => return (outcome, stage),
             }
         }
     }
