@@ -141,10 +141,10 @@ pub struct ArchiveSettings {
     /// zstd's level, 1 (quick) to 19 (small).
     pub level: i32,
     /// Plain bytes of a frame, 4 KiB to 16 MiB: what one cold page reads.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub frame_bytes: usize,
     /// Compressed bytes after which a segment is full, 1 MiB to 1 GiB.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub segment_bytes: u64,
     /// Most messages archived a second; 0 for as many as the databases take.
     pub rate: u32,
@@ -162,7 +162,7 @@ pub struct ArchiveSettings {
     /// How long a job whose process died keeps others from its range, 3 s to 1 hour.
     pub lease: Span,
     /// Most memory for frames that were read, in bytes.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub cache_bytes: u64,
     /// Most frames fetched and unpacked at once for readers; who comes then waits.
     pub max_reads: usize,

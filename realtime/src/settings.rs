@@ -25,7 +25,7 @@ pub struct RealtimeSettings {
     #[serde(with = "size")]
     pub max_frame: usize,
     /// Most bytes that wait for one connection. A connection beyond it is closed. 16 KiB to 256 MiB.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub queue_bytes: usize,
     /// How often a silent connection is pinged. 1 s to 10 min.
     pub heartbeat: Span,

@@ -311,10 +311,10 @@ pub struct LimitSettings {
     /// Most attachments of a message.
     pub attachments: u32,
     /// Most bytes of a message's attachments, as JSON.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub attachments_bytes: u32,
     /// Most bytes of a message's or a conversation's metadata, as JSON.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub metadata_bytes: u32,
     /// Most reactions on one message.
     pub reactions: u32,

@@ -1,7 +1,7 @@
 //! Requests that failed in passing are made again, after a pause that grows and is drawn by chance ("full jitter"), so
 //! that those who failed together do not come back together.
 //!
-//! Every call of [`ObjectStore`](super::ObjectStore) may be made again, also after an attempt that had its effect
+//! Every call of [`ObjectStore`] may be made again, also after an attempt that had its effect
 //! unseen; so nothing needs to be known here of what is asked.
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ async fn a_good_store_passes_and_is_left_as_it_was(bed: &Bed) {
             .all(|step| matches!(step.outcome, ProbeOutcome::Passed)),
         "{report:#?}"
     );
-    assert_eq!(report.steps.len(), 11);
+    assert_eq!(report.steps.len(), 12);
     assert!(is_empty(bed).await);
 }
 
@@ -40,6 +40,7 @@ async fn the_step_that_fails_is_named(bed: &Bed) {
         (Operation::GetRange, "get it"),
         (Operation::List, "list it"),
         (Operation::Delete, "delete it"),
+        (Operation::Versioning, "ask whether versions are kept"),
         (Operation::StartUpload, "start an upload in parts"),
         (Operation::UploadPart, "finish it"),
         (Operation::CompleteUpload, "finish it"),
@@ -72,6 +73,6 @@ async fn the_step_that_fails_is_named(bed: &Bed) {
     let report = probe(&*bed.store).await;
     assert!(report.failure().is_none());
     assert!(
-        matches!(&report.steps[10].outcome, ProbeOutcome::Reservation(text) if text.contains("life-cycle rule"))
+        matches!(&report.steps[11].outcome, ProbeOutcome::Reservation(text) if text.contains("life-cycle rule"))
     );
 }

@@ -24,7 +24,7 @@ pub struct RedisSettings {
     /// Most pushes that wait to be published; beyond, they are dropped. 1 to 1,000,000.
     pub queue_pushes: usize,
     /// Most bytes that wait to be published; beyond, they are dropped. 1 MiB to 4 GiB.
-    #[serde(with = "size::in_bytes")]
+    #[serde(with = "size")]
     pub queue_bytes: usize,
     /// Longest wait for Redis to accept a connection or to answer, and longest wait of a push for Redis to come back. 100 ms
     /// to 1 min.

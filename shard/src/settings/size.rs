@@ -1,7 +1,7 @@
 //! Sizes in the configuration: `"64 KiB"`, `"8 MiB"`, `"100 kB"`.
 //!
 //! A field with `#[serde(with = "size")]` needs a unit. One whose name says that it counts bytes, such as `queue_bytes`,
-//! has `#[serde(with = "size::in_bytes")]` and takes a plain number as well.
+//! has `#[serde(with = "size")]` and takes a plain number as well.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -45,47 +45,19 @@ where
     serializer.collect_str(&format_args!("{} {unit}", bytes / factor))
 }
 
-/// Reads a size with its unit.
+/// Reads a size with its unit, or a number of bytes.
 ///
 /// # Errors
-/// When it is none.
+/// When it is neither.
 pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: TryFrom<u64>,
     D: Deserializer<'de>,
 {
-    deserializer.deserialize_any(Sizes {
-        takes_numbers: false,
-        size: PhantomData,
-    })
+    deserializer.deserialize_any(Sizes(PhantomData))
 }
 
-/// For fields whose name says that they count bytes.
-pub mod in_bytes {
-    use super::*;
-
-    pub use super::serialize;
-
-    /// Reads a size with its unit, or a number of bytes.
-    ///
-    /// # Errors
-    /// When it is neither.
-    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-    where
-        T: TryFrom<u64>,
-        D: Deserializer<'de>,
-    {
-        deserializer.deserialize_any(Sizes {
-            takes_numbers: true,
-            size: PhantomData,
-        })
-    }
-}
-
-struct Sizes<T> {
-    takes_numbers: bool,
-    size: PhantomData<T>,
-}
+struct Sizes<T>(PhantomData<T>);
 
 impl<T: TryFrom<u64>> Sizes<T> {
     fn size<E: Error>(&self, bytes: Option<u64>, given: Unexpected<'_>) -> Result<T, E> {
@@ -98,12 +70,7 @@ impl<T: TryFrom<u64>> Visitor<'_> for Sizes<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a size with its unit, as \"64 KiB\" or \"8 MiB\"")?;
-        f.write_str(if self.takes_numbers {
-            ", or a number of bytes"
-        } else {
-            ""
-        })
+        f.write_str("a size with its unit, as \"64 KiB\" or \"8 MiB\", or a number of bytes")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
@@ -111,13 +78,12 @@ impl<T: TryFrom<u64>> Visitor<'_> for Sizes<T> {
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
-        let bytes = u64::try_from(number).ok().filter(|_| self.takes_numbers);
+        let bytes = u64::try_from(number).ok();
         self.size(bytes, Unexpected::Signed(number))
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        let bytes = Some(number).filter(|_| self.takes_numbers);
-        self.size(bytes, Unexpected::Unsigned(number))
+        self.size(Some(number), Unexpected::Unsigned(number))
     }
 }
 
@@ -130,7 +96,7 @@ mod tests {
     struct Settings {
         #[serde(with = "super")]
         max_body: usize,
-        #[serde(with = "super::in_bytes")]
+        #[serde(with = "super")]
         queue_bytes: u32,
     }
 
@@ -170,12 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn a_number_without_a_unit_is_taken_only_where_the_name_has_it() {
-        let bare = read(65536, 1).unwrap_err();
-        assert_eq!(
-            bare,
-            "invalid value: integer `65536`, expected a size with its unit, as \"64 KiB\" or \"8 MiB\""
-        );
+    fn a_number_is_bytes_and_nonsense_is_refused() {
+        assert_eq!(read(65536, 1), read("64 KiB", "1 B"));
         for wrong in [
             "64",
             "64 K",
