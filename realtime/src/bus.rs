@@ -32,6 +32,18 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(6);
 #[error("the bus is unavailable: {0}")]
 pub struct BusUnavailable(pub String);
 
+/// Why a bus does not do all of its work now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{said}; {remedy}")]
+pub struct Problem {
+    /// A short word for its kind, the same for all problems with one remedy.
+    pub kind: &'static str,
+    /// What was met, in the server's words where it said something. Never a password.
+    pub said: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
 /// Carries pushes between the nodes of a deployment.
 #[async_trait]
 pub trait Bus: Send + Sync {
@@ -60,6 +72,10 @@ pub trait Bus: Send + Sync {
 
     /// How long ago the bus last proved that pushes are received; none for a bus that needs no proof.
     fn silence(&self) -> Option<Duration>;
+
+    /// Why the bus does not do all of its work now, as far as it was told. It may be none while the bus is silent, and pushes
+    /// may be received while there is a problem.
+    fn problem(&self) -> Option<Problem>;
 }
 
 /// Receives the pushes of a bus.

@@ -23,7 +23,7 @@ use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, ConnectionPermit, Refused};
-use crate::bus::{Bus, Roster};
+use crate::bus::{Bus, Problem, Roster};
 use crate::client_event::ClientEvent;
 use crate::command::{Commands, WATCHED_MAX};
 use crate::edge::{self, Edge, Identity};
@@ -161,6 +161,12 @@ impl Gateway {
     #[must_use]
     pub fn bus_silence(&self) -> Option<Duration> {
         self.bus.silence()
+    }
+
+    /// Why the bus does not do all of its work now.
+    #[must_use]
+    pub fn bus_problem(&self) -> Option<Problem> {
+        self.bus.problem()
     }
 
     /// How many connections there are.

@@ -14,6 +14,7 @@
 //! | `listen` | subscriptions, and the pushes that arrive |
 //! | `publish_queue` | pushes to publish, and the task that publishes them |
 //! | `pulse`, `watchdog` | the proof that pushes arrive, and what happens without it |
+//! | `problems` | what Redis refuses, and what to do about it |
 //! | `bus`, `roster` | the two seams |
 //! | `names`, `wire` | names of channels and keys, and their contents |
 //! | `running` | the tasks |
@@ -21,18 +22,20 @@
 //! - INV-PUSH: Redis may lose anything. After each reconnect the subscriptions are replayed, and then the receiver learns
 //!   that it was interrupted and compares its revs with the log. An open connection proves nothing: a canary goes around
 //!   every `redis.canary_interval`, its absence shows in [`Bus::silence`](crate::bus::Bus::silence), and in the end makes
-//!   the watchdog replace all connections.
+//!   the watchdog replace all connections. A replica's answers prove nothing either: the connections to a server that is no
+//!   longer the primary are given up, and [`Bus::problem`](crate::bus::Bus::problem) says what a server refuses.
 //! - INV-BOUND: publishing never waits. The queue is bounded by `redis.queue_pushes` and `redis.queue_bytes`, no push in it
 //!   gets older than `redis.timeout`, and dropped pushes are counted by reason. Every answer has a deadline, and retries
 //!   have a back-off. There are as many subscriptions as topics in the hub.
 //!
-//! A crash leaves in Redis the windows and the users of the process, which expire, and the process's name, which the next
+//! A crash leaves in Redis the windows, the users and the canary of the process, which expire, and the process's name, which the next
 //! node that reads the names removes. Without Redis a node still delivers its own pushes.
 
 mod bus;
 mod line;
 mod listen;
 mod names;
+mod problems;
 mod publish_queue;
 mod pulse;
 mod roster;
@@ -54,9 +57,11 @@ pub use self::settings::RedisSettings;
 use self::line::Line;
 use self::listen::Listener;
 use self::names::Names;
+use self::problems::Problems;
 use self::publish_queue::{PublishQueue, Publishing};
 use self::pulse::Pulse;
 use self::running::Running;
+use crate::bus::Problem;
 
 /// Why [`Redis::open`] failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +90,8 @@ impl Redis {
             return Err(BadAddress("is not set".to_owned()));
         };
         let client = line::client(url).map_err(BadAddress)?;
-        let line = |name| Line::new(name, client.clone(), settings.timeout.0);
+        let problems = Arc::new(Problems::default());
+        let line = |name| Line::new(name, client.clone(), settings.timeout.0, problems.clone());
         let (publishing, commands) = (Arc::new(line("publish")), Arc::new(line("commands")));
         let names = Names::new(&settings.prefix);
         let origin = wire::new_origin();
@@ -118,10 +124,14 @@ impl Redis {
             let (listener, queue, (publishing, commands), settings) = delivery.clone();
             watchdog::watch_delivery(listener, queue, publishing, commands, settings)
         });
-        let answers = (commands.clone(), settings.clone());
-        running.supervise("redis-watch-commands", move || {
-            let (commands, settings) = answers.clone();
-            watchdog::watch_commands(commands, settings)
+        let server = (
+            listener.clone(),
+            (publishing.clone(), commands.clone()),
+            settings.clone(),
+        );
+        running.supervise("redis-watch-server", move || {
+            let (listener, (publishing, commands), settings) = server.clone();
+            watchdog::watch_server(listener, publishing, commands, settings)
         });
         let published = (Kept::new(queued), publishing, settings.clone());
         let stop = running.publishing.clone();
@@ -167,6 +177,27 @@ impl Redis {
     #[must_use]
     pub fn roster(&self) -> Arc<RedisRoster> {
         self.roster.clone()
+    }
+
+    /// Asks the server whether it is the primary and takes writes, until `deadline`.
+    ///
+    /// # Errors
+    /// When it does not, or there is no connection.
+    pub async fn ask(&self, deadline: Instant) -> Result<(), Problem> {
+        let RedisBus {
+            commands, listener, ..
+        } = &*self.bus;
+        let asked = async {
+            let mut live = commands.current_until(deadline).await?;
+            let key = listener.names.canary(&listener.origin);
+            Some(problems::serves(&mut live.connection, &key, self.roster.lease).await)
+        };
+        let asked = tokio::time::timeout_at(deadline.into(), asked).await;
+        asked.ok().flatten().unwrap_or_else(|| {
+            let problem = commands.problems.worst();
+            let late = || Problem::unreachable("Redis does not answer in time".to_owned());
+            Err(problem.unwrap_or_else(late))
+        })
     }
 
     /// Publishes the pushes that wait, but not beyond `deadline`, and disconnects; pushes that are given afterwards are

@@ -16,8 +16,10 @@ export interface Authenticate {
 
 /** Delivery between nodes. */
 export interface BusState {
-  /** What this node publishes was received lately. */
+  /** What this node publishes was received lately, and Redis refuses nothing. */
   ok: boolean;
+  /** What Redis refuses or why it cannot be reached, and what to do about it. */
+  problem?: string | null;
   /** How long ago that was proven, in milliseconds. Absent where there is only one node. */
   silentForMs?: number | null;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backscroll_shard::ids::{ConversationId, Rev, UserId};
 
-use crate::bus::{Bus, BusUnavailable, Receiver, Roster, Status};
+use crate::bus::{Bus, BusUnavailable, Problem, Receiver, Roster, Status};
 use crate::push::{Push, Topic};
 
 /// The bus of a single node. It loses no push and keeps none.
@@ -44,6 +44,10 @@ impl Bus for InProcessBus {
     }
 
     fn silence(&self) -> Option<Duration> {
+        None
+    }
+
+    fn problem(&self) -> Option<Problem> {
         None
     }
 }

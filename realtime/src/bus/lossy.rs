@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use backscroll_shard::ids::{ConversationId, Rev};
 use twox_hash::XxHash3_64;
 
-use crate::bus::{Bus, BusUnavailable, Receiver};
+use crate::bus::{Bus, BusUnavailable, Problem, Receiver};
 use crate::push::{Push, Topic};
 
 /// Withholds a share of the pushes from its receiver, whichever node published them.
@@ -131,6 +131,10 @@ impl Bus for LossyBus {
 
     fn silence(&self) -> Option<Duration> {
         self.inner.silence()
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        self.inner.problem()
     }
 }
 

@@ -13,7 +13,7 @@ use super::listen::Listener;
 use super::publish_queue::{PublishQueue, Window};
 use super::running::Running;
 use super::wire;
-use crate::bus::{Bus, BusUnavailable, Receiver};
+use crate::bus::{Bus, BusUnavailable, Problem, Receiver};
 use crate::push::{Push, Topic};
 
 /// How long reading a window may take: its reader can also read the log.
@@ -121,5 +121,9 @@ impl Bus for RedisBus {
 
     fn silence(&self) -> Option<Duration> {
         Some(self.listener.pulse.silence())
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        self.commands.problems.worst()
     }
 }

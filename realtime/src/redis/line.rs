@@ -1,8 +1,10 @@
 //! A connection to Redis that is replaced whenever it is lost.
 //!
 //! A user of a line takes its current connection or does without: no use waits beyond its own deadline. Attempts to connect
-//! are spread over time, so that a Redis that comes back does not meet all nodes at once.
+//! are spread over time, so that a Redis that comes back does not meet all nodes at once. A line only leads to a primary: each
+//! attempt looks the address up anew, and a server that says that it is a replica is not taken.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ use redis::{
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::bus::BusUnavailable;
+use super::problems::{Problems, is_primary};
+use crate::bus::{BusUnavailable, Problem};
 
 /// The wait before the second attempt to connect; each further one is at most twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -56,6 +59,8 @@ pub(super) struct Line {
     name: &'static str,
     client: Client,
     timeout: Duration,
+    /// Shared by the lines of a node.
+    pub(super) problems: Arc<Problems>,
     live: watch::Sender<Option<Live>>,
     /// All connections up to this one are lost.
     lost: watch::Sender<u64>,
@@ -63,11 +68,17 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(name: &'static str, client: Client, timeout: Duration) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        client: Client,
+        timeout: Duration,
+        problems: Arc<Problems>,
+    ) -> Self {
         Self {
             name,
             client,
             timeout,
+            problems,
             live: watch::Sender::new(None),
             lost: watch::Sender::new(0),
             generation: AtomicU64::new(0),
@@ -75,10 +86,10 @@ impl Line {
     }
 
     /// Keeps a connection for commands, until the future is dropped.
-    pub(super) async fn keep(self: std::sync::Arc<Self>) {
+    pub(super) async fn keep(self: Arc<Self>) {
         let mut attempts = Attempts::default();
         loop {
-            let line = std::sync::Arc::downgrade(&self);
+            let line = Arc::downgrade(&self);
             let live = self
                 .connect(&mut attempts, move |generation, info| {
                     if info.kind == PushKind::Disconnection
@@ -110,9 +121,14 @@ impl Line {
                     on_push(generation, info);
                     Ok(())
                 });
-            let connecting = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config);
+            let connecting = async {
+                let connecting = self
+                    .client
+                    .get_multiplexed_async_connection_with_config(&config);
+                let mut connection = connecting.await.map_err(|error| Problem::of(&error))?;
+                is_primary(&mut connection).await?;
+                Ok(connection)
+            };
             match timeout(self.timeout, connecting).await {
                 Ok(Ok(connection)) => {
                     return Live {
@@ -121,10 +137,26 @@ impl Line {
                         since: Instant::now(),
                     };
                 }
-                Ok(Err(error)) => attempts.failed(self.name, &error.to_string()),
-                Err(_) => attempts.failed(self.name, "connecting takes too long"),
+                Ok(Err(problem)) => self.failed(problem),
+                Err(_) => self.failed(Problem::unreachable("connecting takes too long".to_owned())),
             }
         }
+    }
+
+    /// An attempt to connect, or to use the connection, has failed.
+    pub(super) fn failed(&self, problem: Problem) {
+        let name = self.name;
+        metrics::counter!("backscroll_bus_connect_failures_total", "line" => name).increment(1);
+        self.problems.note(name, problem);
+    }
+
+    /// Why there is no connection.
+    pub(super) fn unavailable(&self) -> BusUnavailable {
+        let problem = self.problems.worst();
+        BusUnavailable(problem.map_or_else(
+            || "there is no connection to Redis".to_owned(),
+            |problem| problem.to_string(),
+        ))
     }
 
     /// Makes `live` the current connection until it is lost.
@@ -132,6 +164,7 @@ impl Line {
         let name = self.name;
         metrics::counter!("backscroll_bus_connects_total", "line" => name).increment(1);
         tracing::info!(line = name, "connected to Redis");
+        self.problems.clear(name);
         self.live.send_replace(Some(live.clone()));
         let _hides = Hides(self);
         self.until_lost(live.generation).await;
@@ -184,7 +217,7 @@ impl Line {
         deadline: Instant,
     ) -> Result<T, BusUnavailable> {
         let Some(mut live) = self.current() else {
-            return Err(BusUnavailable("there is no connection to Redis".to_owned()));
+            return Err(self.unavailable());
         };
         let answer = timeout_at(deadline.into(), commands.query_async(&mut live.connection));
         match answer.await {
@@ -231,14 +264,5 @@ impl Attempts {
             self.failures = self.failures.saturating_add(1);
         }
         self.last = Some(Instant::now());
-    }
-
-    fn failed(&self, line: &'static str, problem: &str) {
-        metrics::counter!("backscroll_bus_connect_failures_total", "line" => line).increment(1);
-        if self.failures <= 1 {
-            tracing::warn!(line, problem, "Redis cannot be reached; trying again");
-        } else {
-            tracing::debug!(line, problem, "Redis cannot be reached");
-        }
     }
 }

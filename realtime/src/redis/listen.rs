@@ -16,7 +16,7 @@ use super::line::{Attempts, Line, Live};
 use super::names::Names;
 use super::pulse::Pulse;
 use super::wire;
-use crate::bus::{BusUnavailable, Receiver};
+use crate::bus::{BusUnavailable, Problem, Receiver};
 use crate::push::Topic;
 
 /// Most topics in one command.
@@ -226,7 +226,7 @@ impl Listener {
             };
             let live = self.line.connect(&mut attempts, on_push).await;
             if let Err(error) = self.follow(live).await {
-                tracing::warn!(%error, "Redis refuses subscriptions");
+                self.line.failed(Problem::of(&error));
             }
             self.topics().disconnected();
             metrics::gauge!("backscroll_bus_subscriptions").set(0.0);

@@ -46,7 +46,7 @@ impl Names {
         self.within(partition(&topic), &format!("w:{conversation}"))
     }
 
-    /// The channel of a process's own canaries.
+    /// The channel of a process's own canaries, and the key that it writes to learn whether Redis takes writes.
     pub(super) fn canary(&self, origin: &str) -> String {
         let text = format!("n:{origin}");
         self.within(partition(&text), &text)

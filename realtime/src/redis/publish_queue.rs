@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use backscroll_shard::tasks::Kept;
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::line::Line;
 use super::settings::RedisSettings;
+use crate::bus::Problem;
 
 /// Most commands in one pipeline.
 const PIPELINE_COMMANDS: usize = 512;
@@ -24,6 +25,9 @@ const PIPELINE_BYTES: usize = 256 << 10;
 /// Commands for a push that also goes into its conversation's window, and for one that trims the window as well.
 const WINDOW_COMMANDS: usize = 3;
 const TRIM_COMMANDS: usize = 4;
+
+/// The part whose problem is a refused push.
+const PUBLISHING: &str = "publishing";
 
 /// The list in Redis that holds a conversation's latest changes.
 pub(super) struct Window {
@@ -135,7 +139,6 @@ impl Publishing {
         closing: CancellationToken,
     ) {
         let mut queued = queued.hold().await;
-        let mut refusing = false;
         let mut next = None;
         loop {
             let first = match next.take() {
@@ -156,15 +159,12 @@ impl Publishing {
             let answers = commands.query_async::<Vec<RedisResult<Value>>>(&mut live.connection);
             match timeout(settings.timeout.0, answers).await {
                 Ok(Ok(answers)) => {
-                    let problem = answers.iter().find_map(|answer| answer.as_ref().err());
-                    if let Some(error) = problem
-                        && !refusing
-                    {
-                        tracing::warn!(%error, "Redis refuses pushes");
-                    }
-                    refusing = problem.is_some();
                     let refused = answers.iter().filter(|answer| answer.is_err()).count();
                     dropped("refused", refused);
+                    match refusal(&commands, &answers) {
+                        Some(error) => line.problems.note(PUBLISHING, Problem::of(error)),
+                        None => line.problems.clear(PUBLISHING),
+                    }
                     metrics::counter!("backscroll_bus_published_total")
                         .increment(batch.len() as u64);
                 }
@@ -218,6 +218,16 @@ impl Publishing {
         }
         (batch, None)
     }
+}
+
+/// Why a push of a pipeline was not published. Whether Redis takes writes is what the watchdog finds out.
+fn refusal<'a>(commands: &Pipeline, answers: &'a [RedisResult<Value>]) -> Option<&'a RedisError> {
+    let mut answered = commands.cmd_iter().zip(answers);
+    answered.find_map(|(command, answer)| {
+        let name = command.args_iter().next()?;
+        let publishes = matches!(name, redis::Arg::Simple(b"PUBLISH"));
+        answer.as_ref().err().filter(|_| publishes)
+    })
 }
 
 /// The commands for a batch. Each change goes into its window before it is published, so that a node that receives it finds

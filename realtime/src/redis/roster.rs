@@ -132,7 +132,7 @@ impl Roster for RedisRoster {
     async fn renew(&self) -> Result<bool, BusUnavailable> {
         let Some(live) = self.commands.current() else {
             self.complete_on.store(0, Ordering::SeqCst);
-            return Err(BusUnavailable("there is no connection to Redis".to_owned()));
+            return Err(self.commands.unavailable());
         };
         // A write that fails from here on resets this again.
         let complete_on = self.complete_on.swap(live.generation, Ordering::SeqCst);

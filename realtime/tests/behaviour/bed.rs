@@ -272,6 +272,7 @@ impl Drop for OwnRedis {
 /// connections work, as after the loss of a firewall's state.
 pub(crate) struct Swallower {
     pub(crate) address: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     swallowed: watch::Sender<u64>,
     opened: Arc<AtomicU64>,
     _task: JoinSet<()>,
@@ -284,11 +285,14 @@ impl Swallower {
         let swallowed = watch::Sender::new(0);
         let opened = Arc::new(AtomicU64::new(0));
         let (counter, state) = (opened.clone(), swallowed.clone());
+        let upstream = watch::Sender::new(upstream);
+        let leads_to = upstream.subscribe();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let number = 1 + counter.fetch_add(1, Ordering::SeqCst);
+                let upstream = *leads_to.borrow();
                 let Ok(server) = tokio::net::TcpStream::connect(upstream).await else {
                     continue;
                 };
@@ -300,6 +304,7 @@ impl Swallower {
         });
         Self {
             address,
+            upstream,
             swallowed,
             opened,
             _task: task,
@@ -308,6 +313,11 @@ impl Swallower {
 
     pub(crate) fn opened(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
+    }
+
+    /// Leads new connections to another server. Those that are open stay.
+    pub(crate) fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     pub(crate) fn swallow(&self) {

@@ -7,5 +7,6 @@
 mod bed;
 mod bus;
 mod faults;
+mod refusals;
 mod roster;
 mod windows;

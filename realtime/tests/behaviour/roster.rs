@@ -134,7 +134,7 @@ async fn the_greatest_status_counts_and_the_users_of_a_dead_node_go_offline() {
         .query_async(&mut redis)
         .await
         .unwrap();
-    assert_eq!(keys.len(), 2, "{keys:?}"); // the set of nodes, and a's users
+    assert_eq!(keys.len(), 3, "{keys:?}"); // the set of nodes, a's users and a's canary
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

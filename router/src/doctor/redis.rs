@@ -1,4 +1,4 @@
-//! Tries Redis: whether it answers, and whether what is published comes back.
+//! Tries Redis: whether it is a primary that lets this account in and takes writes, and whether what is published comes back.
 
 use std::time::{Duration, Instant};
 
@@ -27,19 +27,20 @@ pub(super) async fn examine(settings: &RedisSettings) -> Option<Finding> {
             ));
         }
     };
-    let finding = if comes_back(&redis).await {
+    let comes_back = comes_back(&redis).await;
+    let asked = redis.ask(Instant::now() + settings.timeout.0).await;
+    let finding = if let Some(problem) = asked.err().or_else(|| redis.bus().problem()) {
+        let detail = format!("{location}: {}", problem.said);
+        Finding::failure(subject, detail, problem.remedy)
+    } else if comes_back {
         let nodes = redis.roster().nodes().await.map_or(0, |nodes| nodes.len());
         let detail = format!(
             "{location} answers, and what is published comes back; nodes connected: {nodes}"
         );
         Finding::ok(subject, detail)
     } else {
-        let error = match redis.roster().nodes().await {
-            Ok(_) => "it answers, but what is published does not come back".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let remedy = "check redis.url and its password, that this machine reaches it, and that the account may publish and subscribe";
-        Finding::failure(subject, format!("{location}: {error}"), remedy)
+        let detail = format!("{location}: what is published does not come back");
+        Finding::failure(subject, detail, "see Redis's own log")
     };
     redis.close(Instant::now()).await; // only canaries wait
     Some(finding)

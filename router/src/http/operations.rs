@@ -87,11 +87,14 @@ struct Ready {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct BusState {
-    /// What this node publishes was received lately.
+    /// What this node publishes was received lately, and Redis refuses nothing.
     ok: bool,
     /// How long ago that was proven, in milliseconds. Absent where there is only one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     silent_for_ms: Option<u64>,
+    /// What Redis refuses or why it cannot be reached, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 /// What the process does by itself, such as writing what was sent. A task that ends is started again after a moment; one
@@ -173,7 +176,8 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     let (health, objects) = tokio::join!(app.health(), app.objects_health());
     let keys_ok = app.auth.failure().is_none();
     let silence = app.gateway.bus_silence();
-    let bus_ok = silence.is_none_or(|silence| silence < SILENCE_MAX);
+    let bus_problem = app.gateway.bus_problem();
+    let bus_ok = bus_problem.is_none() && silence.is_none_or(|silence| silence < SILENCE_MAX);
     let down = app.store.supervisor().down();
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {
@@ -208,6 +212,7 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
             ok: bus_ok,
             silent_for_ms: silence
                 .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+            problem: bus_problem.map(|problem| problem.to_string()),
         },
         tasks: TaskStates {
             ok: down.is_empty(),

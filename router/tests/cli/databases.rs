@@ -1,5 +1,7 @@
 //! `migrate`, `serve`, `doctor` and `shards list` on a SQL server, whole and broken.
 
+use std::time::{Duration, Instant};
+
 use backscroll_testkit::{Mode, Proxy, TestDatabases, redis_url, socket_address, sql_server_url};
 use serde_json::Value;
 use sqlx::mysql::MySqlRow;
@@ -7,6 +9,7 @@ use sqlx::{Connection as _, MySqlConnection, Row as _};
 
 use crate::harness::{Sandbox, get};
 use crate::import::{assert_exported, history};
+use crate::own_redis::OwnRedis;
 
 /// The findings of `doctor` about a subject.
 fn about<'a>(findings: &'a Value, subject: &str) -> Vec<&'a Value> {
@@ -362,5 +365,46 @@ fn doctor_tries_redis_and_serve_goes_on_without_it() {
             verdict,
             "{findings:#}"
         );
+    }
+}
+
+#[test]
+fn doctor_and_readyz_say_why_redis_refuses() {
+    for (setting, words, remedy) in [
+        ("--replicaof 127.0.0.1 1", "replica", "the primary"),
+        ("--maxmemory 1", "OOM", "maxmemory"),
+        ("--requirepass secret", "WRONGPASS", "user and password"),
+    ] {
+        let setting: Vec<&str> = setting.split(' ').collect();
+        let redis = OwnRedis::start(&setting);
+        let url = format!("redis://:wrong@127.0.0.1:{}/", redis.port());
+        let url = if words == "WRONGPASS" {
+            url
+        } else {
+            url.replace(":wrong@", "")
+        };
+        let sandbox = Sandbox::new().with("BACKSCROLL_REDIS__URL", url);
+        let server = sandbox.serve(&[], 1);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let bus = loop {
+            let (status, ready) = get(&format!("{}/readyz", server.url()), "");
+            assert_eq!(status, 200, "{ready:#}"); // what needs no other node is served
+            let problem = ready["bus"]["problem"].as_str().unwrap_or_default();
+            if problem.contains(words) {
+                break ready["bus"].clone();
+            }
+            assert!(Instant::now() < deadline, "{ready:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(bus["ok"], false, "{bus:#}");
+        assert!(bus["problem"].as_str().unwrap().contains(remedy), "{bus:#}");
+        server.stop();
+        let findings = sandbox.run(&["doctor", "--json"]).exits(1).json();
+        let finding = about(&findings, "redis")[0];
+        let said = |key: &str| finding[key].as_str().unwrap().to_owned();
+        assert_eq!(said("verdict"), "failure", "{finding:#}");
+        assert!(said("detail").contains(words), "{finding:#}");
+        assert!(said("remedy").contains(remedy), "{finding:#}");
+        assert!(!sandbox.log().contains("secret") && !sandbox.log().contains(":wrong"));
     }
 }

@@ -11,8 +11,6 @@
 mod follower;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::harness::{Sandbox, Server};
+use crate::own_redis::OwnRedis;
 use follower::{Follower, Log, Nodes, Phase, Rest};
 
 /// How many members a conversation has.
@@ -42,12 +41,12 @@ async fn everybody_ends_with_the_log() {
     let clients = usize::try_from(setting("BACKSCROLL_LEDGER_CLIENTS", 60)).unwrap();
     let chaos = Duration::from_secs(setting("BACKSCROLL_LEDGER_SECONDS", 25));
     let databases = TestDatabases::create(3).await;
-    let mut redis = Redis::start();
+    let mut redis = OwnRedis::start(&[]);
     let sandbox = Sandbox::new()
         .on_databases(&databases.urls())
         .with(
             "BACKSCROLL_REDIS__URL",
-            format!("redis://127.0.0.1:{}", redis.port),
+            format!("redis://127.0.0.1:{}", redis.port()),
         )
         .with("BACKSCROLL_LOSE_PUSHES", "0.01")
         .with("BACKSCROLL_REALTIME__DRAIN_WINDOW", "2s")
@@ -211,58 +210,4 @@ fn token(user: &str) -> String {
 
 fn start(sandbox: &Sandbox) -> Server {
     tokio::task::block_in_place(|| sandbox.serve(&[], 1))
-}
-
-/// A Redis of the test's own, to be killed.
-struct Redis {
-    port: u16,
-    folder: tempfile::TempDir,
-    child: Option<Child>,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut redis = Self {
-            port,
-            folder: tempfile::tempdir().unwrap(),
-            child: None,
-        };
-        redis.restart();
-        redis
-    }
-
-    fn restart(&mut self) {
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-            ])
-            .arg(self.folder.path())
-            .stdout(Stdio::null())
-            .spawn();
-        self.child = Some(child.unwrap());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

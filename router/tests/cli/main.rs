@@ -17,6 +17,7 @@ mod identity;
 mod import;
 mod ledger;
 mod log;
+mod own_redis;
 mod tasks;
 mod tiers;
 mod token;
