@@ -349,16 +349,25 @@ impl Bed {
     /// Waits until a transaction on the conversation's shard waits for another's lock. SQLite has one writer at a time,
     /// which waits before it reads anything.
     pub(crate) async fn until_somebody_waits_for(&self, id: ConversationId) {
-        const WAITING: &str = "SELECT COUNT(*) FROM information_schema.innodb_trx t \
+        const MARIADB: &str = "SELECT COUNT(*) FROM information_schema.innodb_trx t \
              JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
              WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
+        // Of MySQL, both of these tables give an error while a statement runs that has bytes which are no text.
+        const MYSQL: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
+             JOIN performance_schema.threads t ON t.thread_id = w.requesting_thread_id \
+             WHERE t.processlist_db = DATABASE()";
+        let flavor = std::env::var("BACKSCROLL_TEST_SQL_FLAVOR");
+        let waiting = match flavor.as_deref() {
+            Ok("mysql") => MYSQL,
+            _ => MARIADB,
+        };
         if self.proxy.is_none() {
             return;
         }
         let shard = self.shard(id);
         loop {
             let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-            let row = connection.fetch_optional(WAITING, &[]).await.unwrap();
+            let row = connection.fetch_optional(waiting, &[]).await.unwrap();
             if row.unwrap().int(0).unwrap() > 0 {
                 return;
             }
