@@ -9,6 +9,7 @@ use crate::bed::{Bed, text};
 fn quiet(settings: &mut StoreSettings) {
     settings.relay.max_members = 2;
     settings.relay.sweep_interval = Span::secs(3600);
+    settings.directory.refresh_interval = Span::secs(3600); // and so long is a database not asked which one it is
 }
 
 fn statements(bed: &Bed) -> u64 {
