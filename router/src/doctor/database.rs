@@ -158,7 +158,8 @@ async fn look(
     )];
     if dialect == Dialect::MySql {
         findings.extend(clocks(subject, &mut connection).await?);
-        findings.extend(server(subject, used, needs, &mut connection).await?);
+        let settings = ServerSettings::read(&mut connection).await?;
+        findings.extend(settings.findings(subject, used, needs));
     }
     if used != Use::Replica {
         findings.extend(may_write(subject, used, &mut connection).await);
@@ -199,74 +200,77 @@ async fn clocks(subject: &str, connection: &mut Connection) -> Result<Option<Fin
     })
 }
 
-async fn server(
-    subject: &str,
-    used: Use,
-    needs: Needs,
-    connection: &mut Connection,
-) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    if used != Use::Replica && int(connection, DURABILITY_MYSQL).await? != 1 {
-        let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
-        findings.push(Finding::warning(
-            subject,
-            detail,
-            "set innodb_flush_log_at_trx_commit = 1 on that server",
-        ));
+/// Settings of a SQL server that decide whether a router may rely on it.
+struct ServerSettings {
+    /// `innodb_flush_log_at_trx_commit`.
+    flush: i64,
+    connections: i64,
+    /// Bytes.
+    packet: i64,
+    /// `binlog_format`; empty without a binary log, and on a server that has no such setting and logs rows.
+    log_format: String,
+    prepared: i64,
+}
+
+impl ServerSettings {
+    async fn read(connection: &mut Connection) -> Result<Self> {
+        let log = connection.fetch_optional(LOG_MYSQL, &[]).await;
+        let log_format = log.ok().flatten().map(|row| row.text(0)).transpose()?;
+        Ok(Self {
+            flush: int(connection, DURABILITY_MYSQL).await?,
+            connections: int(connection, CONNECTIONS_MYSQL).await?,
+            packet: int(connection, PACKET_MYSQL).await?,
+            log_format: log_format.unwrap_or_default(),
+            prepared: int(connection, PREPARED_MYSQL).await?,
+        })
     }
-    let allowed = int(connection, CONNECTIONS_MYSQL).await?;
-    if i64::from(needs.connections) > allowed {
-        let detail = format!(
-            "the server allows {allowed} connections, one router may open {}",
-            needs.connections
-        );
-        findings.push(Finding::warning(
-            subject,
-            detail,
-            "raise max_connections there, or lower pool.max_connections here",
-        ));
+
+    fn findings(&self, subject: &str, used: Use, needs: Needs) -> Vec<Finding> {
+        let Self {
+            connections,
+            packet,
+            prepared,
+            ..
+        } = self;
+        let writes = used != Use::Replica;
+        let mut findings = Vec::new();
+        if writes && self.flush != 1 {
+            let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
+            let remedy = "set innodb_flush_log_at_trx_commit = 1 on that server";
+            findings.push(Finding::warning(subject, detail, remedy));
+        }
+        if i64::from(needs.connections) > *connections {
+            let needed = needs.connections;
+            let detail = format!(
+                "the server allows {connections} connections, one router may open {needed}"
+            );
+            let remedy = "raise max_connections there, or lower pool.max_connections here";
+            findings.push(Finding::warning(subject, detail, remedy));
+        }
+        if *packet < PACKET_MIN {
+            let detail = format!(
+                "max_allowed_packet is {packet} bytes: statements of up to {PACKET_MIN} bytes are refused, which may be messages"
+            );
+            let remedy = "set max_allowed_packet = 16M on that server";
+            findings.push(Finding::failure(subject, detail, remedy));
+        }
+        if writes && self.log_format.eq_ignore_ascii_case("STATEMENT") {
+            let detail = "binlog_format is STATEMENT: with the isolation level READ COMMITTED, which Backscroll uses, that \
+                          server refuses every write";
+            let remedy = "set binlog_format = ROW (or MIXED) on that server";
+            findings.push(Finding::failure(subject, detail, remedy));
+        }
+        if needs.prepared > u64::try_from(*prepared).unwrap_or(0) {
+            let needed = needs.prepared;
+            let detail = format!(
+                "the server keeps {prepared} prepared statements, one router may prepare {needed}; beyond that it sends \
+                 them as text, which costs the server more"
+            );
+            let remedy = "raise max_prepared_stmt_count there, or lower pool.max_connections here";
+            findings.push(Finding::warning(subject, detail, remedy));
+        }
+        findings
     }
-    let packet = int(connection, PACKET_MYSQL).await?;
-    if packet < PACKET_MIN {
-        let detail = format!(
-            "max_allowed_packet is {packet} bytes: statements of up to {PACKET_MIN} bytes are refused, which may be messages"
-        );
-        findings.push(Finding::failure(
-            subject,
-            detail,
-            "set max_allowed_packet = 16M on that server",
-        ));
-    }
-    // Servers that have no such variable any more log rows.
-    let log = connection
-        .fetch_optional(LOG_MYSQL, &[])
-        .await
-        .ok()
-        .flatten();
-    let format = log.map(|row| row.text(0)).transpose()?.unwrap_or_default();
-    if used != Use::Replica && format.eq_ignore_ascii_case("STATEMENT") {
-        let detail = "binlog_format is STATEMENT: with the isolation level READ COMMITTED, which Backscroll uses, that server \
-                      refuses every write";
-        findings.push(Finding::failure(
-            subject,
-            detail,
-            "set binlog_format = ROW (or MIXED) on that server",
-        ));
-    }
-    let kept = u64::try_from(int(connection, PREPARED_MYSQL).await?).unwrap_or(0);
-    if needs.prepared > kept {
-        let detail = format!(
-            "the server keeps {kept} prepared statements, one router may prepare {}; beyond that it sends them as text, \
-             which costs the server more",
-            needs.prepared
-        );
-        findings.push(Finding::warning(
-            subject,
-            detail,
-            "raise max_prepared_stmt_count there, or lower pool.max_connections here",
-        ));
-    }
-    Ok(findings)
 }
 
 async fn may_write(subject: &str, used: Use, connection: &mut Connection) -> Option<Finding> {
@@ -295,5 +299,74 @@ async fn may_write(subject: &str, used: Use, connection: &mut Connection) -> Opt
                 remedy,
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    const NEEDS: Needs = Needs {
+        connections: 100,
+        prepared: 1000,
+    };
+
+    fn good() -> ServerSettings {
+        ServerSettings {
+            flush: 1,
+            connections: 100,
+            packet: PACKET_MIN,
+            log_format: "ROW".to_owned(),
+            prepared: 1000,
+        }
+    }
+
+    /// The settings that `used` is told about as failures, and as warnings.
+    fn told(used: Use, change: impl FnOnce(&mut ServerSettings)) -> (String, String) {
+        let mut settings = good();
+        change(&mut settings);
+        let findings = settings.findings("db1", used, NEEDS);
+        let of = |verdict: Verdict| {
+            let details = findings.iter().filter(|one| one.verdict == verdict);
+            details.map(|one| one.detail.clone()).collect::<String>()
+        };
+        (of(Verdict::Failure), of(Verdict::Warning))
+    }
+
+    #[test]
+    fn each_setting_that_breaks_a_promise_is_told() {
+        assert_eq!(told(Use::Primary, |_| {}), Default::default());
+        let (failures, _) = told(Use::Primary, |s| s.packet = PACKET_MIN - 1);
+        assert!(failures.starts_with("max_allowed_packet"), "{failures}");
+        for format in ["STATEMENT", "statement"] {
+            let (failures, _) = told(Use::Directory, |s| s.log_format = format.to_owned());
+            assert!(failures.starts_with("binlog_format"), "{failures}");
+        }
+        for (change, words) in [
+            (
+                (|s| s.flush = 2) as fn(&mut ServerSettings),
+                "innodb_flush_log",
+            ),
+            (|s| s.connections = 99, "the server allows 99 connections"),
+            (|s| s.prepared = 999, "the server keeps 999 prepared"),
+        ] {
+            let (failures, warnings) = told(Use::Primary, change);
+            assert_eq!(failures, "");
+            assert!(warnings.starts_with(words), "{warnings}");
+        }
+    }
+
+    #[test]
+    fn formats_that_work_and_settings_that_only_writers_need_are_passed_over() {
+        for format in ["MIXED", ""] {
+            let told = told(Use::Primary, |s| s.log_format = format.to_owned());
+            assert_eq!(told, Default::default(), "{format}");
+        }
+        let replica = told(Use::Replica, |s| {
+            s.flush = 2;
+            s.log_format = "STATEMENT".to_owned();
+        });
+        assert_eq!(replica, Default::default());
     }
 }
