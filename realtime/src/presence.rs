@@ -17,7 +17,6 @@
 //! |---|---|
 //! | the watchers' node: a user of another node has this status | the user's next change; a comparison of all watched users with the roster, every 15 s, sooner when a node is gone or the roster was away. A user whom the roster lacks is offline after 10 s more |
 //! | the roster: a node's users have these statuses | the next renewal of that node's lease, which says when the roster may lack some: all are set again |
-//!
 //! | this node: a user who left is offline in the roster | asked again every second until the roster has it |
 //!
 //! A crash leaves the node's users in the roster until its lease ends.

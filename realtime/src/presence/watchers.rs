@@ -95,13 +95,15 @@ impl Watchers {
     }
 
     /// Records the presence that a new watcher received in its reply. If other watchers last received a different one, the next
-    /// presence is not suppressed as a repetition, and the next comparison delivers what is right.
+    /// presence is not suppressed as a repetition, and the next comparison delivers what is right; replies do not delay that
+    /// comparison, however many there are.
     pub(crate) fn note_reply(&mut self, presence: &Presence) {
         let is_alone = self.sessions.len() < 2 && self.conversations.is_empty();
         if is_alone || matches!(self.told, Told::Nothing) {
             self.tell(Told::Same(Arc::new(RawJson::of(presence))));
-        } else if self.known() != Some(presence.status) {
-            self.tell(Told::Different);
+        } else if self.known().is_some_and(|known| known != presence.status) {
+            self.told = Told::Different;
+            self.version += 1;
         }
     }
 
@@ -188,6 +190,24 @@ mod tests {
             status,
             last_seen: (status == Status::Offline).then_some(Timestamp(1)),
         }
+    }
+
+    #[test]
+    fn replies_to_new_watchers_do_not_put_off_what_the_others_lack() {
+        let mut watchers = Watchers::new(&alice());
+        watchers.add(&Session::test("bob"));
+        watchers.note_reply(&presence(Status::Online));
+        let mut compared = Vec::new();
+        for n in 0..4 {
+            watchers.add(&Session::test(&format!("stranger{n}")));
+            watchers.note_reply(&presence(Status::Offline));
+            let version = watchers.version();
+            watchers.note_reply(&presence(Status::Offline)); // beside the look-up
+            compared.push(watchers.compare(Status::Offline, version));
+        }
+        let doubt = Comparison::InDoubt;
+        let differs = Comparison::Differs;
+        assert_eq!(compared, [doubt, doubt, differs, differs]);
     }
 
     #[test]

@@ -199,7 +199,7 @@ async fn create(rest: &Rest, users: &[(String, String)]) -> Vec<(String, Vec<usi
     conversations
 }
 
-fn token(user: &str) -> String {
+pub(crate) fn token(user: &str) -> String {
     let settings = AuthSettings {
         secret: Secret::new("0123456789abcdef0123456789abcdef"),
         ..AuthSettings::default()

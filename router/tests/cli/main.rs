@@ -18,6 +18,7 @@ mod import;
 mod ledger;
 mod log;
 mod own_redis;
+mod presence;
 mod tasks;
 mod tiers;
 mod token;
