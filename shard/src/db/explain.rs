@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::Row as _;
 
-use super::{Connection, Raw, Value};
+use super::connection::Raw;
+use super::value::bound;
+use super::{Connection, Value};
 
 /// The plan of a statement: what is done with each table it reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

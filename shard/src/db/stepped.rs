@@ -1,6 +1,7 @@
 //! For tests: connections whose accesses wait for their turn ([`crate::steps`]).
 
-use super::{Connection, Raw, Value};
+use super::connection::Raw;
+use super::{Connection, Value};
 use crate::error::Result;
 use crate::steps::{Access, Stepped, block_on};
 

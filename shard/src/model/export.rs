@@ -1,0 +1,60 @@
+//! The lines of an import or an export.
+
+use serde::{Deserialize, Serialize};
+
+use super::{MessageType, RawJson};
+use crate::ids::{Seq, UserId};
+
+/// A message with its own time, from another system's history or from an export.
+///
+/// The first four fields are always written, the others only when they say something.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryRecord {
+    /// The conversation's name.
+    pub channel: String,
+    /// Who sent it.
+    pub user: UserId,
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// The text.
+    pub text: String,
+    /// What it carries, unless text.
+    #[serde(default, rename = "type", skip_serializing_if = "is_text")]
+    pub message_type: MessageType,
+    /// The number of the message it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<Seq>,
+    /// A list of objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<RawJson>,
+    /// Emoji to user ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reactions: Option<RawJson>,
+    /// An object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<RawJson>,
+    /// When it was edited last, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<i64>,
+    /// When it was deleted, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_text(kind: &MessageType) -> bool {
+    *kind == MessageType::Text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_record_is_written_with_its_four_fields() {
+        let line = r#"{"channel":"zig","user":"pupp","at":1507466702000,"text":"how \"so\"?"}"#;
+        let record: HistoryRecord = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), line);
+    }
+}

@@ -1,0 +1,184 @@
+//! Messages, and pages of a conversation's history.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{RawJson, Timestamp};
+use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
+
+/// What a message carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageType {
+    /// Text.
+    #[default]
+    Text,
+    /// A picture, in the attachments.
+    Image,
+    /// A recording, in the attachments.
+    Voice,
+    /// Another file, in the attachments.
+    File,
+    /// Said by the system; clients cannot send it.
+    System,
+}
+
+/// How far a message has come: with every member but its sender, in direct conversations and groups. Channels stay `sent`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryStatus {
+    /// Stored durably.
+    #[default]
+    Sent,
+    /// On a device of every other member.
+    Delivered,
+    /// Read by every other member.
+    Read,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// `<conversationId>-<seq>`.
+    pub id: MessageId,
+    /// Where it belongs.
+    pub conversation_id: ConversationId,
+    /// Its place there.
+    pub seq: Seq,
+    /// The change that touched it last.
+    pub rev: Rev,
+    /// Who sent it.
+    pub sender_id: UserId,
+    /// The text; empty once deleted.
+    pub content: String,
+    /// What it carries.
+    pub message_type: MessageType,
+    /// The sender's own id for it, when they gave one. After a late repeat two messages may have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_msg_id: Option<String>,
+    /// The message it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// A list of objects, as the sender gave it.
+    #[schema(value_type = Vec<Object>)]
+    pub attachments: RawJson,
+    /// Emoji to the ids of those who reacted with it.
+    #[schema(value_type = std::collections::BTreeMap<String, Vec<String>>)]
+    pub reactions: RawJson,
+    /// An object, as the sender gave it.
+    #[schema(value_type = Object)]
+    pub metadata: RawJson,
+    /// When it was stored (imported messages: when it was sent).
+    pub created_at: Timestamp,
+    /// When its content changed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<Timestamp>,
+    /// When it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
+    /// How far it has come.
+    pub status: DeliveryStatus,
+    /// Earlier contents, oldest first; only where a single message is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Edit>>)]
+    pub edit_history: Option<RawJson>,
+}
+
+/// An earlier content of an edited message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Edit {
+    /// The content until the edit.
+    pub content: String,
+    /// When the edit replaced it.
+    pub replaced_at: Timestamp,
+}
+
+/// A message to send.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewMessage {
+    /// The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL.
+    pub content: String,
+    /// What it carries.
+    #[serde(default)]
+    pub message_type: MessageType,
+    /// An id of the sender's own choosing, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
+    /// back, not a second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_msg_id: Option<String>,
+    /// The message it answers, in the same conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// At most 10 objects, 8 KiB together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub attachments: Option<RawJson>,
+    /// An object of at most 4 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<RawJson>,
+}
+
+/// The outcome of a send.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The stored message.
+    pub message: Message,
+    /// `false` when the same client message id had stored it before.
+    pub created: bool,
+}
+
+/// Which part of a conversation's history is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The newest messages.
+    Latest,
+    /// Those just before this one.
+    Before(Seq),
+    /// Those just after this one.
+    After(Seq),
+    /// Those on both sides of this one, and itself.
+    Around(Seq),
+}
+
+/// A page of history, oldest first: a range of seqs without a hole.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryPage {
+    /// The messages; deleted ones are there, marked and empty.
+    pub messages: Vec<Message>,
+    /// The conversation's newest message.
+    pub head_seq: Seq,
+    /// The conversation's latest change: the page is current as of it.
+    pub rev: Rev,
+    /// There are older messages.
+    pub has_more_before: bool,
+    /// There are newer messages.
+    pub has_more_after: bool,
+    /// Where the messages came from.
+    pub tiers: Tiers,
+    /// A part that is archived and cannot be read just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive_unavailable: Option<SeqRange>,
+}
+
+/// How many messages of a page came from where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Tiers {
+    /// From the shard.
+    pub hot: u64,
+    /// From the archive.
+    pub archive: u64,
+}
+
+/// Messages from one seq to another, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SeqRange {
+    /// The first.
+    pub from_seq: Seq,
+    /// The last.
+    pub to_seq: Seq,
+}
