@@ -58,6 +58,7 @@ use backscroll_shard::clock;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::map::Assignment;
+use backscroll_shard::metrics::SharedString;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::routing::Router;
@@ -65,6 +66,7 @@ use backscroll_shard::tasks::{Full, OneShots};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics;
 use crate::object_store::{ObjectStore, StoreError};
 use crate::segment::SegmentError;
 use crate::settings::{Age, ArchiveSettings};
@@ -430,7 +432,11 @@ impl Archive {
         if let Some(error) = &error {
             tracing::warn!(shard = %shard.name(), job = kind, error, "an archive job did not get to its end");
         }
-        metrics::counter!("backscroll_archive_jobs_total", "kind" => kind.to_owned(), "outcome" => if error.is_none() { "done" } else { "failed" })
+        metrics::JOBS
+            .with([
+                SharedString::from(kind.to_owned()),
+                SharedString::from(if error.is_none() { "done" } else { "failed" }),
+            ])
             .increment(1);
         ShardOutcome {
             shard: shard.name().clone(),

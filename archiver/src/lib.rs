@@ -6,9 +6,11 @@
 //! | [`segment`] | the files of archived messages: written, read, checked |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
 //! | [`archive`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
+//! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the configuration's section `archive` |
 
 pub mod archive;
+pub mod metrics;
 pub mod object_store;
 pub mod segment;
 pub mod settings;

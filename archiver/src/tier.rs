@@ -31,6 +31,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
+use crate::metrics;
 use crate::object_store::{ErrorKind, ObjectStore, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::{FrameDigest, FrameLocation, object_key};
@@ -137,7 +138,7 @@ impl Tier {
         let mut missing: Vec<(FrameId, FrameLocation)> = Vec::new();
         for (id, location) in wanted {
             if let Some(frame) = self.0.cache.get(&id) {
-                metrics::counter!("backscroll_archive_reads_total", "from" => "cache").increment(1);
+                metrics::READS.with(["cache"]).increment(1);
                 frames.insert(id, Ok(frame));
             } else {
                 missing.push((id, location));
@@ -187,7 +188,7 @@ impl Tier {
                 }
                 "store"
             };
-            metrics::counter!("backscroll_archive_reads_total", "from" => from).increment(1);
+            metrics::READS.with([from]).increment(1);
         }
         for (segment, frames) in stretches {
             let started = self.start(segment, frames);
@@ -216,7 +217,7 @@ impl Tier {
                 }
             }
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            metrics::gauge!("backscroll_archive_cache_bytes").set(inner.cache.weight() as f64);
+            metrics::CACHE_BYTES.set(inner.cache.weight() as f64);
             outcomes.into()
         });
         let fetch = task.map(Result::ok).boxed().shared();
@@ -322,8 +323,7 @@ impl Inner {
                 tracing::warn!(problem, "an archived frame cannot be read");
             }
         }
-        metrics::histogram!("backscroll_archive_read_seconds")
-            .record(started.elapsed().as_secs_f64());
+        metrics::READ_SECONDS.record(started.elapsed().as_secs_f64());
         outcomes
     }
 

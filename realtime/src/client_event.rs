@@ -11,6 +11,7 @@ use backscroll_shard::model::{ConversationHead, RawJson};
 use engineioxide::Str;
 use serde::Serialize;
 
+use crate::metrics;
 use crate::protocol::events::EventName;
 use crate::protocol::{InConversation, Resync};
 use crate::push::{Push, PushKind, Topic};
@@ -69,10 +70,10 @@ impl ClientEvent {
         })
     }
 
-    /// `resync`: what the session has to load over REST. Counted in `backscroll_realtime_resyncs_total`.
+    /// `resync`: what the session has to load over REST. Counted in [`metrics::RESYNCS`].
     #[must_use]
     pub fn resync(conversations: Vec<ConversationHead>, list: bool) -> Self {
-        metrics::counter!("backscroll_realtime_resyncs_total").increment(1);
+        metrics::RESYNCS.increment(1);
         let data = Resync {
             conversations,
             list,

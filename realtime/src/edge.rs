@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::UserId;
 
+use crate::metrics;
 use crate::protocol::{Close, Failure};
 
 /// How long a client has to present a token, and how long checking the token may take.
@@ -38,7 +39,7 @@ pub trait Edge: Send + Sync {
     fn failure(&self, error: Error) -> Failure;
 }
 
-/// Checks `token` within [`AUTHENTICATE_WITHIN`] and counts refusals in `backscroll_realtime_refused_total`.
+/// Checks `token` within [`AUTHENTICATE_WITHIN`] and counts refusals in [`metrics::REFUSED`].
 ///
 /// # Errors
 /// As [`Edge::authenticate`].
@@ -49,8 +50,7 @@ pub(crate) async fn authenticate(
     let deadline = Instant::now() + AUTHENTICATE_WITHIN;
     let outcome = edge.authenticate(token, deadline).await;
     if let Err((_, failure)) = &outcome {
-        metrics::counter!("backscroll_realtime_refused_total", "reason" => failure.code)
-            .increment(1);
+        metrics::REFUSED.with([failure.code]).increment(1);
     }
     outcome
 }

@@ -29,6 +29,7 @@ use crate::command::{Commands, WATCHED_MAX};
 use crate::edge::{self, Edge, Identity};
 use crate::heartbeat;
 use crate::hub::Hub;
+use crate::metrics;
 use crate::presence::keeper::PresenceKeeper;
 use crate::protocol::events::EventName;
 use crate::protocol::{Close, Failure, Hello, Reconnect, Resume, SessionLimits};
@@ -235,7 +236,7 @@ impl Gateway {
         if !self.presence.users().session_opened(&session, most) {
             return Err(Close::TooManyConnections);
         }
-        metrics::gauge!("backscroll_realtime_sessions").increment(1.0);
+        metrics::SESSIONS.series().increment(1.0);
         let opening = Opening {
             gateway: self,
             session: Some(Arc::clone(&session)),
@@ -250,7 +251,7 @@ impl Gateway {
             (true, true) => "recovered",
             (true, false) => "resync",
         };
-        metrics::counter!("backscroll_realtime_connects_total", "outcome" => outcome).increment(1);
+        metrics::CONNECTS.with([outcome]).increment(1);
         opening.finish();
         Ok(session)
     }
@@ -314,7 +315,7 @@ impl Gateway {
         }
         self.hub.unfollow_list(session);
         self.presence.users().session_ended(session);
-        metrics::gauge!("backscroll_realtime_sessions").decrement(1.0);
+        metrics::SESSIONS.series().decrement(1.0);
     }
 
     /// Admits no more connections and sends every client away, in random order over [`RealtimeSettings::drain_window`].

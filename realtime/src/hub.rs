@@ -53,6 +53,7 @@ use self::joining::{Joined, Joiner};
 use self::log_reader::{LogReader, ReplayBudget};
 use self::topics::Topics;
 use crate::bus::{Bus, Receiver};
+use crate::metrics;
 use crate::presence::fan_out::PresenceFanOut;
 use crate::protocol::UserTyping;
 use crate::push::{Push, PushKind, Topic};
@@ -227,7 +228,7 @@ impl Hub {
     async fn work(self: Arc<Self>, pushes: Kept<mpsc::Receiver<(Topic, Push)>>) {
         let mut pushes = pushes.hold().await;
         self.auditor.request(); // the run before this one may have lost some
-        let lag = metrics::histogram!("backscroll_realtime_push_lag_seconds");
+        let lag = metrics::PUSH_LAG_SECONDS.series();
         let mut batch = Vec::new();
         loop {
             let taken = tokio::select! {
@@ -301,7 +302,7 @@ impl Receiver for Hub {
         )]
         let worker = self.hasher.hash_one(&topic) as usize % WORKERS;
         if self.workers[worker].try_send((topic, push)).is_err() {
-            metrics::counter!("backscroll_realtime_dropped_total").increment(1);
+            metrics::DROPPED.increment(1);
             self.auditor.request();
         }
     }

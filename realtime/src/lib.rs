@@ -15,6 +15,7 @@
 //! | `door` | the loop of a connection, the same for both doors |
 //! | [`native`], [`socket_io`] | the doors: WebSocket, and Socket.IO |
 //! | `legacy` | front-ends that were written for other servers |
+//! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the bounds |
 //!
 //! A push is a hint, the log is the truth (INV-PUSH): any push may be lost, and nothing waits for one to arrive. A node that
@@ -45,6 +46,7 @@ pub mod gateway;
 mod heartbeat;
 pub mod hub;
 mod legacy;
+pub mod metrics;
 pub mod native;
 pub mod outbox;
 pub mod presence;

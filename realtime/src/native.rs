@@ -20,6 +20,7 @@ use crate::door::{self, Command, Dialect, Door, End, WRITE_TIMEOUT};
 use crate::edge::{AUTHENTICATE_WITHIN, Identity};
 use crate::gateway::Gateway;
 use crate::legacy::plain;
+use crate::metrics;
 use crate::outbox::Item;
 use crate::protocol::events::EventName;
 use crate::protocol::{Authenticate, Close};
@@ -298,7 +299,7 @@ async fn close(socket: &mut WebSocket, end: End) {
         End::Violation(code) => (code, "protocol_error"),
         End::Gone => return,
     };
-    metrics::counter!("backscroll_realtime_closed_total", "reason" => reason).increment(1);
+    metrics::CLOSED.with([reason]).increment(1);
     let message = Message::Close(Some(CloseFrame {
         code,
         reason: reason.into(),

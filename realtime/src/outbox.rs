@@ -17,6 +17,7 @@ use backscroll_shard::model::RawJson;
 use futures_util::task::AtomicWaker;
 
 use crate::client_event::{ClientEvent, StateKey};
+use crate::metrics;
 use crate::protocol::{Close, Failure};
 use crate::push::Topic;
 
@@ -106,7 +107,7 @@ impl Outbox {
         }
         let bytes = item.bytes();
         if queue.bytes + bytes > self.limit && !queue.items.is_empty() {
-            metrics::counter!("backscroll_realtime_slow_consumers_total").increment(1);
+            metrics::SLOW_CONSUMERS.increment(1);
             queue.items.clear();
             queue.bytes = 0;
             queue.closed = Some(Close::SlowConsumer);
@@ -194,12 +195,12 @@ fn merge(queue: &mut Queue, event: &Arc<ClientEvent>, state: &StateKey) -> bool 
         {
             *waiting = Arc::clone(event);
             *bytes = *bytes - before + item.bytes();
-            metrics::counter!("backscroll_realtime_merged_total").increment(1);
+            metrics::MERGED.increment(1);
             return true;
         }
     }
     if !presence {
-        metrics::counter!("backscroll_realtime_dropped_states_total").increment(1);
+        metrics::DROPPED_STATES.increment(1);
     }
     !presence
 }

@@ -53,6 +53,7 @@ use self::settings::Settings;
 use self::upgrade::Bounded;
 use crate::admission::{ConnectionPermit, Refused};
 use crate::gateway::Gateway;
+use crate::metrics;
 
 pub use self::settings::PATH;
 pub use crate::door::WRITE_TIMEOUT;
@@ -197,12 +198,13 @@ fn address(request: &Request<Body>) -> Option<IpAddr> {
 }
 
 fn refusal(refused: Refused) -> Response<Body> {
-    metrics::counter!("backscroll_realtime_refused_total", "reason" => match refused {
-        Refused::Draining => "draining",
-        Refused::Full => "full",
-        Refused::Address => "address",
-    })
-    .increment(1);
+    metrics::REFUSED
+        .with([match refused {
+            Refused::Draining => "draining",
+            Refused::Full => "full",
+            Refused::Address => "address",
+        }])
+        .increment(1);
     let status = match refused {
         Refused::Draining | Refused::Full => StatusCode::SERVICE_UNAVAILABLE,
         Refused::Address => StatusCode::TOO_MANY_REQUESTS,

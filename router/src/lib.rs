@@ -11,6 +11,7 @@
 //! | [`server`] | connections, start and graceful stop |
 //! | [`signals`] | SIGTERM and SIGINT, and the longest that a stop may take |
 //! | [`telemetry`] | logs and metrics |
+//! | [`metrics`] | the metrics of this crate, and the list of all |
 //! | [`in_use`] | one server at a time on embedded data |
 //! | [`doctor`] | what is wrong with what the configuration names, and what to do |
 //! | [`failpoint`] | faults that tests ask for: dying at a step of a job, tasks that panic |
@@ -27,6 +28,7 @@ pub mod doctor;
 pub mod failpoint;
 pub mod http;
 pub mod in_use;
+pub mod metrics;
 pub mod openapi;
 pub mod server;
 pub mod signals;

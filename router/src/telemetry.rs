@@ -175,7 +175,7 @@ pub fn init_metrics() -> anyhow::Result<()> {
         handle
     });
     installed?;
-    describe();
+    crate::metrics::describe();
     if let Some(lines) = LINES.get() {
         lines.report();
     }
@@ -186,41 +186,6 @@ pub fn init_metrics() -> anyhow::Result<()> {
 pub fn maintain_metrics(tasks: &TaskGroup, stop: &CancellationToken) {
     let stopping = stop.clone();
     tasks.supervise("metrics-upkeep", stop, move || sum_up(stopping.clone()));
-}
-
-fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!("backscroll_http_requests_total", "Requests answered");
-    describe_histogram!(
-        "backscroll_http_request_seconds",
-        Unit::Seconds,
-        "Time to answer a request"
-    );
-    describe_gauge!(
-        "backscroll_http_requests_in_flight",
-        "Requests worked on now"
-    );
-    describe_gauge!("backscroll_http_connections", "Connections open now");
-    describe_counter!(
-        "backscroll_task_ends_total",
-        "Ends of tasks that were not told to end, by task and how: `panic` or `return`"
-    );
-    describe_gauge!(
-        "backscroll_task_up",
-        "Whether a supervised task runs (1) or is about to be started again (0)"
-    );
-    describe_counter!(
-        "backscroll_tasks_refused_total",
-        "Tasks that were not started because there were as many of their kind as there may be"
-    );
-    describe_counter!(
-        "backscroll_log_lines_lost_total",
-        "Lines of the log that found no room (`full`) or could not be written (`unwritable`)"
-    );
-    describe_counter!(
-        "backscroll_jwks_refreshes_total",
-        "Readings of the token issuer's keys"
-    );
 }
 
 /// All metrics in Prometheus' text format; empty before [`init_metrics`].
@@ -271,15 +236,15 @@ mod tests {
     fn metrics_are_shown_in_prometheus_text_format() {
         init_metrics().unwrap();
         init_metrics().unwrap();
-        metrics::histogram!("backscroll_http_request_seconds", "route" => "/test").record(0.003);
-        let text = render_metrics();
-        assert!(
-            text.contains("# TYPE backscroll_http_request_seconds histogram"),
-            "{text}"
-        );
-        assert!(
-            text.contains(r#"backscroll_http_request_seconds_bucket{route="/test",le="0.005"} 1"#),
-            "{text}"
-        );
+        let seconds = &crate::metrics::HTTP_REQUEST_SECONDS;
+        seconds.with(["GET", "/test"]).record(0.003);
+        let (text, name) = (render_metrics(), seconds.name());
+        for part in [
+            format!("# HELP {name} {}\n", seconds.description().help),
+            format!("# TYPE {name} histogram\n"),
+            format!(r#"{name}_bucket{{method="GET",route="/test",le="0.005"}} 1"#),
+        ] {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
     }
 }

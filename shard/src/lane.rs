@@ -37,6 +37,7 @@ use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::{self, Draft, StoredMessage, message_columns};
+use crate::metrics;
 use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
 use crate::node::Shard;
 use crate::relay;
@@ -261,7 +262,7 @@ impl Lane {
     async fn run(mut self, jobs: Kept<mpsc::Receiver<Job>>) {
         let mut jobs = jobs.hold().await;
         let max_batch = self.settings.max_batch.max(1) as usize;
-        let batch_size = metrics::histogram!("backscroll_write_batch_messages", "shard" => self.shard.name().to_string());
+        let batch_size = metrics::WRITE_BATCH_MESSAGES.with([self.shard.name().to_string()]);
         let mut batch = Vec::with_capacity(max_batch);
         self.keep_connection().await;
         loop {

@@ -21,6 +21,7 @@
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
+//! | [`metrics`] | the metrics of this crate, and what the tables of every crate are made with |
 //! | [`tasks`] | tasks: how they are started, and what follows when one ends |
 //! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
 //! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
@@ -45,6 +46,7 @@ pub mod list;
 pub mod map;
 pub mod member;
 pub mod message;
+pub mod metrics;
 pub mod migrate;
 pub mod model;
 pub mod node;

@@ -21,6 +21,7 @@ use crate::db::{Connection, Database, Failure, Observer};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::ids::ShardName;
+use crate::metrics;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
 
 /// How long a page waits for a replica before the primary answers, and how long it may take to be asked again.
@@ -255,7 +256,7 @@ impl Shard {
             Some(_) => "used",
             None => "passed_over",
         };
-        metrics::counter!("backscroll_replica_reads_total", "outcome" => label).increment(1);
+        metrics::REPLICA_READS.with([label]).increment(1);
         answer
     }
 
@@ -388,7 +389,11 @@ impl FailureLog {
     }
 
     fn note(&self, doing: &'static str, words: &str) {
-        metrics::counter!("backscroll_database_failures_total", "shard" => self.shard.to_string(), "doing" => doing)
+        metrics::DATABASE_FAILURES
+            .with([
+                metrics::SharedString::from(self.shard.to_string()),
+                metrics::SharedString::from(doing),
+            ])
             .increment(1);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, unsaid) = &mut *last;

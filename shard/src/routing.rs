@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::identity::{self, Deployed};
 use crate::ids::{ShardName, UserId, UserKey};
 use crate::map::{Assignment, ShardMap};
+use crate::metrics;
 use crate::node::Shard;
 use crate::settings::StoreSettings;
 
@@ -152,7 +153,7 @@ impl Router {
         assignment: &Assignment,
         deadline: Instant,
     ) -> Result<()> {
-        metrics::counter!("backscroll_stale_map_total").increment(1);
+        metrics::STALE_MAP.increment(1);
         if Instant::now() + OWNER_WAIT >= deadline {
             return Err(Error::ShardUnavailable(assignment.shard.clone()));
         }

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::message::StoredMessage;
+use crate::metrics;
 use crate::model::{SeqRange, Tiers};
 use crate::node::Shard;
 use crate::seams::ColdTier;
@@ -180,7 +181,7 @@ impl Stretch<'_> {
 
 /// Archived messages are damaged where the index, looked at again, still says that they are.
 pub(crate) fn report_damage(error: &Error) {
-    metrics::counter!("backscroll_archive_damaged_reads_total").increment(1);
+    metrics::ARCHIVE_DAMAGED_READS.increment(1);
     tracing::error!(%error, "archived messages cannot be read; run `backscroll archive verify`");
 }
 

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::metrics;
 use futures_util::FutureExt as _;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -145,11 +146,12 @@ impl Supervisor {
         }
     }
 
-    /// Sets the gauge `backscroll_task_up` of every supervised task.
+    /// Sets the gauge [`metrics::TASK_UP`] of every supervised task.
     pub fn measure(&self) {
         for task in lock(&self.0.tasks).iter() {
             let up = !task.is_down.load(Ordering::Relaxed);
-            metrics::gauge!("backscroll_task_up", "task" => Arc::clone(&task.name))
+            metrics::TASK_UP
+                .with([Arc::clone(&task.name)])
                 .set(f64::from(u8::from(up)));
         }
     }
@@ -344,7 +346,12 @@ impl Listed {
 
 fn count_end(name: &Arc<str>, how: &'static str) {
     let name = Arc::clone(name);
-    metrics::counter!("backscroll_task_ends_total", "task" => name, "how" => how).increment(1);
+    metrics::TASK_ENDS
+        .with([
+            metrics::SharedString::from(name),
+            metrics::SharedString::from(how),
+        ])
+        .increment(1);
 }
 
 /// The text that a panic was raised with.
@@ -404,7 +411,7 @@ impl OneShots {
             return Ok(place);
         }
         let (name, most) = (self.0.name, self.0.most);
-        metrics::counter!("backscroll_tasks_refused_total", "task" => name).increment(1);
+        metrics::TASKS_REFUSED.with([name]).increment(1);
         Err(Full { name, most }) // the place is given back
     }
 

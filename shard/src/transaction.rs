@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::db::Connection;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::node::Shard;
 
 /// How long a shard is asked again for work that no caller waits for, and how often.
@@ -203,7 +204,8 @@ impl Shard {
             return Err(Error::ShardUnavailable(self.name().clone()));
         }
         *retries += 1;
-        metrics::counter!("backscroll_transaction_retries_total", "shard" => self.name().to_string())
+        metrics::TRANSACTION_RETRIES
+            .with([self.name().to_string()])
             .increment(1);
         tokio::time::sleep(wait).await;
         Ok(())

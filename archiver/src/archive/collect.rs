@@ -21,6 +21,7 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use super::{Archive, Order, Result, STEP, ShardOutcome, Step, transaction};
+use crate::metrics;
 use crate::object_store::{ErrorKind, KeyPrefix, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
 
@@ -201,7 +202,7 @@ impl Archive {
             archive::forget_segment(connection, record.id).await
         })
         .await?;
-        metrics::counter!("backscroll_archive_collected_total").increment(1);
+        metrics::COLLECTED.increment(1);
         Ok(true)
     }
 

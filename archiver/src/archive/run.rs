@@ -23,6 +23,7 @@ use super::settle::Heads;
 use super::source::{CANDIDATES, Source};
 use super::throttle::{Pace, Throttle};
 use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
+use crate::metrics;
 
 /// Most rows read at once.
 pub(super) const READ_ROWS: usize = 1000;
@@ -244,10 +245,10 @@ impl Archive {
         .await?;
         self.passed(Step::Published);
         let name = shard.name().to_string();
-        metrics::counter!("backscroll_archive_messages_total", "shard" => name.clone())
+        metrics::MESSAGES
+            .with([name.clone()])
             .increment(written.messages);
-        metrics::counter!("backscroll_archive_bytes_total", "shard" => name)
-            .increment(written.bytes);
+        metrics::BYTES.with([name]).increment(written.bytes);
         Ok(())
     }
 

@@ -12,11 +12,13 @@ use backscroll_shard::error::Error;
 use backscroll_shard::fence;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::map::Assignment;
+use backscroll_shard::metrics::Gauge;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
 use super::{Archive, Order, Result, STEP, transaction};
+use crate::metrics;
 
 /// How many jobs are told.
 const JOBS: usize = 10;
@@ -138,39 +140,29 @@ impl Archive {
                 continue;
             };
             let name = shard.name().to_string();
-            let gauge = |metric: &'static str, value: u64| {
+            let gauge = |metric: &Gauge<1>, value: u64| {
                 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-                metrics::gauge!(metric, "shard" => name.clone()).set(value as f64);
+                metric.with([name.clone()]).set(value as f64);
             };
             let now = status.as_of.0;
             let seconds =
                 |since: Timestamp| (now.saturating_sub(since.0) / 1000).max(0).cast_unsigned();
+            let oldest_hot = status.oldest_hot_at.map_or(0, seconds);
+            let oldest_erasure = status.oldest_erasure_at.map_or(0, seconds);
+            gauge(&metrics::OLDEST_HOT_AGE_SECONDS, oldest_hot);
             gauge(
-                "backscroll_archive_oldest_hot_age_seconds",
-                status.oldest_hot_at.map_or(0, seconds),
-            );
-            gauge(
-                "backscroll_archive_lag_seconds",
+                &metrics::LAG_SECONDS,
                 (status.lag_millis / 1000).cast_unsigned(),
             );
             gauge(
-                "backscroll_archive_waiting_conversations",
+                &metrics::WAITING_CONVERSATIONS,
                 status.waiting_conversations,
             );
-            gauge("backscroll_archive_stored_bytes", status.archived.bytes);
-            gauge(
-                "backscroll_archive_stored_messages",
-                status.archived.messages,
-            );
-            gauge(
-                "backscroll_archive_uncollected_segments",
-                status.to_collect.segments,
-            );
-            gauge("backscroll_archive_open_erasures", status.open_erasures);
-            gauge(
-                "backscroll_archive_oldest_erasure_seconds",
-                status.oldest_erasure_at.map_or(0, seconds),
-            );
+            gauge(&metrics::STORED_BYTES, status.archived.bytes);
+            gauge(&metrics::STORED_MESSAGES, status.archived.messages);
+            gauge(&metrics::UNCOLLECTED_SEGMENTS, status.to_collect.segments);
+            gauge(&metrics::OPEN_ERASURES, status.open_erasures);
+            gauge(&metrics::OLDEST_ERASURE_SECONDS, oldest_erasure);
         }
     }
 

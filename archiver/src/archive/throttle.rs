@@ -14,6 +14,7 @@ use backscroll_shard::node::Shard;
 
 use super::others::{Counts, Others};
 use super::{Progress, RENEWAL};
+use crate::metrics;
 use crate::settings::ArchiveSettings;
 
 /// How often the database is asked how busy it is, and with whom.
@@ -154,7 +155,8 @@ impl<'a> Throttle<'a> {
                 .update(|progress| progress.waiting = overload.clone().or(courtesy));
             let Some(reason) = overload else { return };
             tracing::debug!(shard = %self.shard.name(), reason, "an archive job waits");
-            metrics::counter!("backscroll_archive_throttled_seconds_total", "shard" => self.shard.name().to_string())
+            metrics::THROTTLED_SECONDS
+                .with([self.shard.name().to_string()])
                 .increment(1);
             tokio::time::sleep(RENEWAL).await;
         }

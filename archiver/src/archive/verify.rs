@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::erase::all_runs;
 use super::{Archive, Order, Progress, Result, STEP};
+use crate::metrics;
 use crate::segment::object_key;
 
 /// Most rows looked up at once.
@@ -126,7 +127,7 @@ impl VerifyReport {
     }
 
     fn add(&mut self, problem: Problem) {
-        metrics::counter!("backscroll_archive_verify_failures_total").increment(1);
+        metrics::VERIFY_FAILURES.increment(1);
         tracing::error!(shard = %problem.shard, segment = problem.segment, problem = problem.problem, "the archive is not as it should be");
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS {

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::error::{ErrorKind, Result, StoreError};
 use super::layer::{Attempt, Layer, Request};
+use crate::metrics;
 
 /// How many may wait for each that is under way.
 const WAITING_EACH: usize = 16;
@@ -44,7 +45,7 @@ impl Limit {
 impl Layer for Limit {
     async fn call<T: Send>(&self, request: Request<'_>, attempt: Attempt<'_, T>) -> Result<T> {
         let refused = |why: &str| {
-            metrics::counter!("backscroll_object_store_limited_total").increment(1);
+            metrics::OBJECT_LIMITED.increment(1);
             StoreError::new(
                 ErrorKind::Throttled,
                 request.operation,

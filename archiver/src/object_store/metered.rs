@@ -1,8 +1,7 @@
 //! Counts every request that is made, its bytes and its time.
 //!
-//! `backscroll_object_store_requests_total{operation, outcome}` (`ok`, or the error's kind),
-//! `backscroll_object_store_bytes_total{operation}` and `backscroll_object_store_request_seconds{operation}`. A retry is
-//! a request of its own here, as it is on the store's bill.
+//! The metrics are `OBJECT_REQUESTS`, `OBJECT_BYTES` and `OBJECT_REQUEST_SECONDS` of [`crate::metrics`]. A retry is a request of its
+//! own here, as it is on the store's bill.
 
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use async_trait::async_trait;
 
 use super::error::Result;
 use super::layer::{Attempt, Layer, Request};
+use crate::metrics;
 
 /// Counts requests.
 #[derive(Debug)]
@@ -25,11 +25,15 @@ impl Layer for Metered {
             .as_ref()
             .err()
             .map_or("ok", |error| error.kind().name());
-        metrics::counter!("backscroll_object_store_requests_total", "operation" => operation, "outcome" => outcome).increment(1);
-        metrics::histogram!("backscroll_object_store_request_seconds", "operation" => operation)
+        metrics::OBJECT_REQUESTS
+            .with([operation, outcome])
+            .increment(1);
+        metrics::OBJECT_REQUEST_SECONDS
+            .with([operation])
             .record(begun.elapsed());
         if result.is_ok() && request.bytes > 0 {
-            metrics::counter!("backscroll_object_store_bytes_total", "operation" => operation)
+            metrics::OBJECT_BYTES
+                .with([operation])
                 .increment(request.bytes);
         }
         result

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::ObjectStore;
 use super::error::{ErrorKind, Result};
 use super::layer::{Attempt, Layer, Layered, Request};
+use crate::metrics;
 
 /// The longest pause before the second attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -91,12 +92,9 @@ impl Layer for Retry {
                 Err(error) if error.is_retryable() && number < self.max_attempts => error,
                 result => return result,
             };
-            metrics::counter!(
-                "backscroll_object_store_retries_total",
-                "operation" => request.operation.name(),
-                "reason" => error.kind().name(),
-            )
-            .increment(1);
+            metrics::OBJECT_RETRIES
+                .with([request.operation.name(), error.kind().name()])
+                .increment(1);
             let pause = longest_pause(error.kind(), number).mul_f64(rand::random());
             tracing::debug!(%error, number, ?pause, "asking the object store again");
             tokio::time::sleep(pause).await;

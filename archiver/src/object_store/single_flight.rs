@@ -20,6 +20,7 @@ use super::ObjectStore;
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::ObjectKey;
 use super::layer::{Attempt, Layer, Request};
+use crate::metrics;
 
 type Flight = Shared<BoxFuture<'static, Result<Bytes>>>;
 type Flights = Mutex<HashMap<(ObjectKey, Range<u64>), Flight>>;
@@ -68,7 +69,7 @@ impl SingleFlight {
         let route = (key.clone(), range.clone());
         let mut flights = lock(&self.flights);
         if let Some(flight) = flights.get(&route) {
-            metrics::counter!("backscroll_object_store_shared_reads_total").increment(1);
+            metrics::OBJECT_SHARED_READS.increment(1);
             return Ok(flight.clone());
         }
         let place = self.reads.reserve().map_err(|full| {

@@ -18,6 +18,7 @@ use crate::edge::{self, Edge};
 use crate::hub::Hub;
 use crate::hub::joining::Joined;
 use crate::hub::log_reader::ReplayBudget;
+use crate::metrics;
 use crate::presence::keeper::PresenceKeeper;
 use crate::protocol::commands::CommandHandler;
 use crate::protocol::{
@@ -54,7 +55,7 @@ impl Services {
             self.settings.command_burst,
         );
         session.charge(rate, burst, cost).map_err(|wait| {
-            metrics::counter!("backscroll_realtime_rate_limited_total").increment(1);
+            metrics::RATE_LIMITED.increment(1);
             Failure::rate_limited(wait)
         })
     }
@@ -102,7 +103,8 @@ impl<'a> Invocation<'a> {
     /// Notes that `commands` commands are done.
     pub(super) fn finish(&self, commands: usize) {
         self.session.note_activity(); // nothing else was read meanwhile
-        metrics::histogram!("backscroll_realtime_command_seconds")
+        metrics::COMMAND_SECONDS
+            .series()
             .record_many(self.started.elapsed().as_secs_f64(), commands);
     }
 

@@ -16,6 +16,7 @@ use super::healing::{Healer, LATE, LogTopic, RETRY};
 use super::log_reader::LogReader;
 use super::topics::{Topics, may_be_down};
 use crate::bus::Bus;
+use crate::metrics;
 use crate::presence::fan_out::PresenceFanOut;
 
 /// The time between two audits while the bus may be down.
@@ -90,7 +91,7 @@ impl Auditor {
             .collect();
         let count = topics.len() + self.presence.sweep();
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        metrics::gauge!("backscroll_realtime_topics").set(count as f64);
+        metrics::TOPICS.set(count as f64);
         topics
     }
 
@@ -132,7 +133,7 @@ impl Auditor {
                 (_, None) => continue, // a session is about to listen
                 (_, Some(_)) => {}
             }
-            metrics::counter!("backscroll_realtime_gaps_total").increment(1);
+            metrics::GAPS.increment(1);
             let delivery = Delivery {
                 gap: true,
                 ..Delivery::default()

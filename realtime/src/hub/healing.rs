@@ -15,6 +15,7 @@ use super::feed::{Delivery, Feed};
 use super::list::ListTopic;
 use super::log_reader::{Changes, LogReader, REPLAY_MAX};
 use super::topics::{Entry, Topics};
+use crate::metrics;
 use crate::presence::fan_out::PresenceFanOut;
 use crate::protocol::Close;
 use crate::publisher::entry_push;
@@ -177,8 +178,7 @@ impl Healer {
         let Some((rev, newest)) = entry.lock().position() else {
             return Ok(Delivery::default());
         };
-        metrics::counter!("backscroll_realtime_heals_total", "topic" => "conversation")
-            .increment(1);
+        metrics::HEALS.with(["conversation"]).increment(1);
         match self.log.changes(id, rev, Some(newest)).await {
             Ok(Changes::None) => Ok(Delivery::default()),
             Ok(Changes::Some {
@@ -214,7 +214,7 @@ impl Healer {
         let Some(rev) = entry.lock().feed.rev() else {
             return Ok(Delivery::default());
         };
-        metrics::counter!("backscroll_realtime_heals_total", "topic" => "list").increment(1);
+        metrics::HEALS.with(["list"]).increment(1);
         let entries = self.log.list_changes(&entry.key, rev).await?;
         let Some((through, _)) = entries.last() else {
             return Ok(Delivery::default());

@@ -20,6 +20,7 @@ use super::log_reader::{Changes, LogReader, REPLAY_MAX, ReplayBudget};
 use super::topics::{Entry, Topics};
 use crate::bus::Bus;
 use crate::client_event::ClientEvent;
+use crate::metrics;
 use crate::protocol::events::EventName;
 use crate::publisher::entry_push;
 use crate::push::{Push, Topic};
@@ -187,10 +188,10 @@ impl Joiner {
         if let Some(through) = window.last().map(|last| last.rev)
             && entry.lock().feed.extend_back(known, &window, through)
         {
-            metrics::counter!("backscroll_realtime_fills_total", "from" => "window").increment(1);
+            metrics::FILLS.with(["window"]).increment(1);
             return true;
         }
-        metrics::counter!("backscroll_realtime_fills_total", "from" => "log").increment(1);
+        metrics::FILLS.with(["log"]).increment(1);
         match self.log.changes(id, known, None).await {
             Ok(Changes::Some {
                 changes, through, ..

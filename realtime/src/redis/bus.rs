@@ -14,6 +14,7 @@ use super::publish_queue::{PublishQueue, Window};
 use super::running::Running;
 use super::wire;
 use crate::bus::{Bus, BusUnavailable, Problem, Receiver};
+use crate::metrics;
 use crate::push::{Push, Topic};
 
 /// How long reading a window may take: its reader can also read the log.
@@ -115,7 +116,7 @@ impl Bus for RedisBus {
                 (Vec::new(), "failed")
             }
         };
-        metrics::counter!("backscroll_bus_windows_total", "outcome" => outcome).increment(1);
+        metrics::BUS_WINDOWS.with([outcome]).increment(1);
         found
     }
 

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use super::problems::{Problems, is_primary};
 use crate::bus::{BusUnavailable, Problem};
+use crate::metrics;
 
 /// The wait before the second attempt to connect; each further one is at most twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -146,7 +147,7 @@ impl Line {
     /// An attempt to connect, or to use the connection, has failed.
     pub(super) fn failed(&self, problem: Problem) {
         let name = self.name;
-        metrics::counter!("backscroll_bus_connect_failures_total", "line" => name).increment(1);
+        metrics::BUS_CONNECT_FAILURES.with([name]).increment(1);
         self.problems.note(name, problem);
     }
 
@@ -162,7 +163,7 @@ impl Line {
     /// Makes `live` the current connection until it is lost.
     pub(super) async fn serve(&self, live: &Live) {
         let name = self.name;
-        metrics::counter!("backscroll_bus_connects_total", "line" => name).increment(1);
+        metrics::BUS_CONNECTS.with([name]).increment(1);
         tracing::info!(line = name, "connected to Redis");
         self.problems.clear(name);
         self.live.send_replace(Some(live.clone()));

@@ -17,6 +17,7 @@ use super::names::Names;
 use super::pulse::Pulse;
 use super::wire;
 use crate::bus::{BusUnavailable, Problem, Receiver};
+use crate::metrics;
 use crate::push::Topic;
 
 /// Most topics in one command.
@@ -229,7 +230,7 @@ impl Listener {
                 self.line.failed(Problem::of(&error));
             }
             self.topics().disconnected();
-            metrics::gauge!("backscroll_bus_subscriptions").set(0.0);
+            metrics::BUS_SUBSCRIPTIONS.set(0.0);
         }
     }
 
@@ -288,7 +289,7 @@ impl Listener {
             (topics.confirm(&on), topics.confirmed)
         };
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        metrics::gauge!("backscroll_bus_subscriptions").set(confirmed as f64);
+        metrics::BUS_SUBSCRIPTIONS.set(confirmed as f64);
         if owed && let Some(receiver) = self.receiver() {
             receiver.interrupted();
         }
@@ -311,7 +312,7 @@ impl Listener {
             (PushKind::Message, [Value::BulkString(channel), Value::BulkString(payload)]) => {
                 let read = self.message(channel, payload);
                 if read.is_none() {
-                    metrics::counter!("backscroll_bus_undecodable_total").increment(1);
+                    metrics::BUS_UNDECODABLE.increment(1);
                     tracing::debug!("a message from Redis cannot be read");
                 }
             }
@@ -330,7 +331,7 @@ impl Listener {
             return Some(()); // the receiver had the push before it was published
         }
         let push = wire::push(rest)?;
-        metrics::counter!("backscroll_bus_received_total").increment(1);
+        metrics::BUS_RECEIVED.increment(1);
         if let Some(receiver) = self.receiver() {
             receiver.received(topic, push);
         }

@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 
 use crate::bus::Problem;
+use crate::metrics;
 
 /// A problem that goes on, or comes and goes, is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -91,7 +92,7 @@ impl Problems {
 
     /// `part` has met `problem`. Logs it, unless it was logged lately.
     pub(super) fn note(&self, part: &'static str, problem: Problem) {
-        metrics::counter!("backscroll_bus_problems_total", "kind" => problem.kind).increment(1);
+        metrics::BUS_PROBLEMS.with([problem.kind]).increment(1);
         let mut noted = self.noted();
         let lately = noted
             .logged

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::line::Line;
 use super::settings::RedisSettings;
 use crate::bus::Problem;
+use crate::metrics;
 
 /// Most commands in one pipeline.
 const PIPELINE_COMMANDS: usize = 512;
@@ -125,7 +126,8 @@ impl PublishQueue {
 /// Counts dropped pushes by `reason`: `full` (no room in the queue), `closed` (the node is ending), `away` (no Redis), `late` (no answer in time; some may
 /// have been published), `refused` (Redis answered with an error).
 fn dropped(reason: &'static str, how_many: usize) {
-    metrics::counter!("backscroll_bus_dropped_total", "reason" => reason)
+    metrics::BUS_DROPPED
+        .with([reason])
         .increment(how_many as u64);
 }
 
@@ -165,7 +167,8 @@ impl Publishing {
                         Some(error) => line.problems.note(PUBLISHING, Problem::of(error)),
                         None => line.problems.clear(PUBLISHING),
                     }
-                    metrics::counter!("backscroll_bus_published_total")
+                    metrics::BUS_PUBLISHED
+                        .series()
                         .increment(batch.len() as u64);
                 }
                 Ok(Err(_)) => {

@@ -4,6 +4,7 @@
 //! receives them on the same path as every push. A canary carries its sender's age, so that its return also gives the time of
 //! a round trip.
 
+use crate::metrics;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ impl Pulse {
         }
         self.proven.fetch_max(sent, Ordering::Relaxed);
         let round_trip = Duration::from_micros(age - sent);
-        metrics::histogram!("backscroll_bus_round_trip_seconds").record(round_trip.as_secs_f64());
+        metrics::BUS_ROUND_TRIP_SECONDS.record(round_trip.as_secs_f64());
         Some(())
     }
 }

@@ -13,6 +13,7 @@ use super::listen::Listener;
 use super::problems::{is_primary, serves};
 use super::publish_queue::PublishQueue;
 use super::settings::RedisSettings;
+use crate::metrics;
 
 /// After this many canary intervals without a proof, all connections are replaced.
 const UNPROVEN_INTERVALS: u32 = 5;
@@ -37,14 +38,14 @@ pub(super) async fn watch_delivery(
         let pulse = &listener.pulse;
         queue.put(channel.clone(), pulse.canary().into(), None);
         let silence = pulse.silence();
-        metrics::gauge!("backscroll_bus_silence_seconds").set(silence.as_secs_f64());
+        metrics::BUS_SILENCE_SECONDS.set(silence.as_secs_f64());
 
         // A connection that has not had the time to prove itself is kept.
         let youngest = listener.line.since().max(publishing.since());
         let connected = listener.line.since().is_some() && publishing.since().is_some();
         let longest = interval * UNPROVEN_INTERVALS;
         if connected && silence > longest && youngest.is_some_and(|at| at.elapsed() > longest) {
-            metrics::counter!("backscroll_bus_wedged_total").increment(1);
+            metrics::BUS_WEDGED.increment(1);
             tracing::error!(
                 silent_for = ?silence,
                 "connected to Redis, but published pushes are not received; all connections are replaced"

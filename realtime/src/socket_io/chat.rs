@@ -16,6 +16,7 @@ use crate::admission::ConnectionPermit;
 use crate::door::{self, Command, Dialect, Door, End, WRITE_TIMEOUT};
 use crate::gateway::Gateway;
 use crate::legacy::namespaces;
+use crate::metrics;
 use crate::outbox::Item;
 use crate::protocol::{Authenticate, Close, Failure};
 use crate::session::Session;
@@ -237,7 +238,7 @@ async fn farewell(line: &Line<Chat>, inbox: &Inbox, close: Close) {
         code: &'static str,
         message: &'static str,
     }
-    metrics::counter!("backscroll_realtime_closed_total", "reason" => close.name()).increment(1);
+    metrics::CLOSED.with([close.name()]).increment(1);
     let reason = RawJson::of(&Reason {
         code: close.name(),
         message: close.meaning(),

@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout_at;
 
 use super::settings::{AuthSettings, TokenAlgorithm};
+use crate::metrics;
 
 /// Shortest time between two readings that unknown keys cause.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -154,15 +155,13 @@ impl KeySource {
         };
         let failure = match outcome {
             Ok(keys) => {
-                metrics::counter!("backscroll_jwks_refreshes_total", "outcome" => "ok")
-                    .increment(1);
+                metrics::JWKS_REFRESHES.with(["ok"]).increment(1);
                 *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
                 self.generation.fetch_add(1, Ordering::Release);
                 None
             }
             Err(error) => {
-                metrics::counter!("backscroll_jwks_refreshes_total", "outcome" => "error")
-                    .increment(1);
+                metrics::JWKS_REFRESHES.with(["error"]).increment(1);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the issuer's keys could not be read; the last good ones stay"

@@ -19,6 +19,7 @@ use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
+use backscroll_shard::metrics::SharedString;
 use backscroll_shard::tasks::panic_text;
 use futures_util::FutureExt as _;
 use tokio::time::timeout_at;
@@ -28,6 +29,7 @@ use tracing::Instrument as _;
 use super::extract::Deadline;
 use super::problem::{self, Code, Problem};
 use super::state::App;
+use crate::metrics;
 
 /// The header that names a request, in both directions.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -78,8 +80,8 @@ struct Route {
 /// The metrics of a route's requests with one method and one status.
 #[derive(Clone)]
 struct Counted {
-    requests: metrics::Counter,
-    seconds: metrics::Histogram,
+    requests: ::metrics::Counter,
+    seconds: ::metrics::Histogram,
 }
 
 impl Route {
@@ -96,10 +98,17 @@ impl Route {
             return counted.clone();
         }
         drop(known);
-        let route = &self.pattern;
+        let (verb, route) = (
+            SharedString::from(method),
+            SharedString::from(Arc::clone(&self.pattern)),
+        );
         let counted = Counted {
-            requests: metrics::counter!("backscroll_http_requests_total", "method" => method, "route" => Arc::clone(route), "status" => status.to_string()),
-            seconds: metrics::histogram!("backscroll_http_request_seconds", "method" => method, "route" => Arc::clone(route)),
+            requests: metrics::HTTP_REQUESTS.with([
+                verb.clone(),
+                route.clone(),
+                status.to_string().into(),
+            ]),
+            seconds: metrics::HTTP_REQUEST_SECONDS.with([verb, route]),
         };
         let mut known = self.counted.write().unwrap_or_else(PoisonError::into_inner);
         known.entry((method, status)).or_insert(counted).clone()

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::App;
+use crate::metrics;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -255,7 +256,7 @@ fn readiness(health: &Health, others_ok: bool) -> Readiness {
 )]
 async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1], String) {
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^52")]
-    metrics::gauge!("backscroll_http_requests_in_flight").set(app.in_flight() as f64);
+    metrics::HTTP_REQUESTS_IN_FLIGHT.set(app.in_flight() as f64);
     app.store.supervisor().measure();
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
 use crate::http::settings::ServerSettings;
+use crate::metrics;
 
 /// How long connections that are idle when a shutdown begins are given to send one more request, so that it is answered
 /// and not cut off.
@@ -155,7 +156,7 @@ where
         let patience = self.first_request_timeout;
         task.spawn(async move {
             let _place = place;
-            let open = metrics::gauge!("backscroll_http_connections");
+            let open = metrics::HTTP_CONNECTIONS.series();
             open.increment(1.0);
             let mut connection =
                 pin!(protocol.serve_connection_with_upgrades(TokioIo::new(stream), service));

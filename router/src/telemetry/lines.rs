@@ -3,7 +3,7 @@
 //! The log is a side channel: the service goes on when nobody reads it, when its disk is full, and when its reader stands
 //! still. So a line is put into a queue, which never waits and never fails, and a thread of its own writes what is in the
 //! queue. Upholds INV-BOUND: at most [`QUEUE_BYTES`] wait. A line that finds no room, or cannot be written, is lost and
-//! counted (`backscroll_log_lines_lost_total`); once lines can be written again, the log says how many are missing.
+//! counted ([`metrics::LOG_LINES_LOST`]); once lines can be written again, the log says how many are missing.
 //!
 //! A crash loses the lines that wait; [`Lines::flush`] is called before every exit that is meant.
 
@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::metrics;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most bytes that wait to be written.
@@ -102,7 +103,8 @@ impl Lines {
 impl Shared {
     fn report(&self) {
         let count = |reason: &'static str, lines: &AtomicU64| {
-            metrics::counter!("backscroll_log_lines_lost_total", "reason" => reason)
+            metrics::LOG_LINES_LOST
+                .with([reason])
                 .absolute(lines.load(Ordering::Relaxed));
         };
         count("full", &self.refused);

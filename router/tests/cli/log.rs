@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use backscroll::metrics::LOG_LINES_LOST;
+
 use crate::harness::{Connection, PATIENCE, Sandbox, Server, finish};
 
 /// How long a stop may take without a connection.
@@ -20,7 +22,7 @@ fn talkative() -> Sandbox {
 
 fn lost(connection: &mut Connection, reason: &str) -> u64 {
     let (_, metrics) = connection.get("/metrics").unwrap();
-    let name = format!("backscroll_log_lines_lost_total{{reason=\"{reason}\"}} ");
+    let name = format!("{}{{reason=\"{reason}\"}} ", LOG_LINES_LOST.name());
     let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
     count.map_or(0, |count| count.parse().unwrap())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use backscroll_shard::metrics::{TASK_ENDS, TASK_UP};
 use backscroll_testkit::{Mode, Proxy, TestDatabases, redis_url, socket_address};
 use serde_json::Value;
 
@@ -40,7 +41,9 @@ fn names(sandbox: &Sandbox) -> BTreeSet<String> {
     let server = sandbox.serve(&[], 1);
     let (_, metrics) = server.connect().get("/metrics").unwrap();
     let gauge = |line: &str| {
-        let rest = line.strip_prefix("backscroll_task_up{task=\"")?;
+        let rest = line
+            .strip_prefix(TASK_UP.name())?
+            .strip_prefix("{task=\"")?;
         rest.strip_suffix("\"} 1").map(str::to_owned)
     };
     server.stop();
@@ -93,10 +96,8 @@ fn recovered(sandbox: &Sandbox, tasks: &[String]) -> Server {
 fn all_counted(connection: &mut Connection, tasks: &[String]) -> bool {
     let (_, metrics) = connection.get("/metrics").unwrap();
     tasks.iter().all(|task| {
-        let labels = format!("task=\"{task}\",how=\"panic\"");
-        metrics.contains(&format!(
-            "backscroll_task_ends_total{{{labels}}} {PANICS}\n"
-        ))
+        let (name, labels) = (TASK_ENDS.name(), format!("task=\"{task}\",how=\"panic\""));
+        metrics.contains(&format!("{name}{{{labels}}} {PANICS}\n"))
     })
 }
 

@@ -90,13 +90,16 @@ fn the_real_time_document_is_whole() {
 }
 
 fn recorded(snapshot: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/snapshots")
-        .join(snapshot);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    is_recorded(&folder.join(snapshot), actual);
+}
+
+/// Compares `actual` with the file at `path`, or writes it there when that was asked for.
+pub(crate) fn is_recorded(path: &Path, actual: &str) {
     if std::env::var_os("BACKSCROLL_UPDATE_SNAPSHOTS").is_some() {
-        std::fs::write(&path, actual).unwrap();
+        std::fs::write(path, actual).unwrap();
     }
-    let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+    let recorded = std::fs::read_to_string(path).unwrap_or_default();
     let changed: Vec<String> = actual
         .lines()
         .zip(recorded.lines().chain(std::iter::repeat("")))
@@ -106,7 +109,7 @@ fn recorded(snapshot: &str, actual: &str) {
         .collect();
     assert!(
         actual == recorded,
-        "the interface differs from {}, first here:\n{}\nIf that is meant, run again with BACKSCROLL_UPDATE_SNAPSHOTS=1.",
+        "it differs from {}, first here:\n{}\nIf that is meant, run again with BACKSCROLL_UPDATE_SNAPSHOTS=1.",
         path.display(),
         changed.join("\n")
     );

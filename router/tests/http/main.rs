@@ -11,6 +11,7 @@ mod documentation;
 mod harness;
 mod issuers;
 mod logs;
+mod metrics;
 mod notifications;
 mod operations;
 mod rejections;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backscroll::http::settings::ServerSettings;
+use backscroll::metrics;
 use backscroll_shard::ids::{KeyFunction, UserId};
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -115,14 +116,17 @@ async fn metrics_count_requests_by_route() {
             .starts_with("text/plain; version=0.0.4")
     );
     let text = response.text().await.unwrap();
+    let requests = metrics::HTTP_REQUESTS.name();
+    let seconds = metrics::HTTP_REQUEST_SECONDS.name();
+    let conversation = r#"{method="GET",route="/chat/conversations/{conversationId}""#;
     for line in [
-        r#"backscroll_http_requests_total{method="GET",route="/chat/conversations/{conversationId}",status="403"}"#,
-        r#"backscroll_http_requests_total{method="GET",route="unmatched",status="404"}"#,
-        r#"backscroll_http_request_seconds_bucket{method="GET",route="/chat/conversations/{conversationId}",le="0.0005"}"#,
-        "backscroll_http_requests_in_flight ",
-        "backscroll_http_connections ",
+        format!(r#"{requests}{conversation},status="403"}}"#),
+        format!(r#"{requests}{{method="GET",route="unmatched",status="404"}}"#),
+        format!(r#"{seconds}_bucket{conversation},le="0.0005"}}"#),
+        format!("{} ", metrics::HTTP_REQUESTS_IN_FLIGHT.name()),
+        format!("{} ", metrics::HTTP_CONNECTIONS.name()),
     ] {
-        assert!(text.contains(line), "{line} is not in\n{text}");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
     }
     assert!(
         !text.contains("no/such") && !text.contains("00000000000003e9"),

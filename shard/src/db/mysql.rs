@@ -11,6 +11,7 @@ use super::Value;
 use super::guard::Guard;
 use super::pool::{Connector, Unopened};
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::settings::{DatabaseUrl, PoolSettings};
 
 /// Opens connections whose sessions are as statements here expect them.
@@ -141,7 +142,7 @@ fn number(error: &sqlx::Error) -> u16 {
 
 /// Closes what is prepared on the connection.
 pub(super) async fn give_statements_back(connection: &mut MySqlConnection) -> sqlx::Result<()> {
-    metrics::counter!("backscroll_unprepared_statements_total").increment(1);
+    metrics::UNPREPARED_STATEMENTS.increment(1);
     connection.clear_cached_statements().await
 }
 

@@ -1,0 +1,37 @@
+//! The metrics of the store.
+//!
+//! The tables of all crates are documented in `router/METRICS.md`.
+
+mod kinds;
+
+pub use metrics::{SharedString, Unit};
+
+pub use self::kinds::{Counter, Description, Gauge, Histogram, Kind};
+
+crate::metric_table! {
+    Gauge TASK_UP = "backscroll_task_up" [task] Count,
+        "Whether a supervised task runs (1), or has ended and is about to be started again (0).",
+        alert "0 for a minute";
+    Counter TASK_ENDS = "backscroll_task_ends_total" [task, how] Count,
+        "Ends of supervised tasks that should have gone on, by how: `panic` or `return`.",
+        alert "any rise";
+    Counter TASKS_REFUSED = "backscroll_tasks_refused_total" [task] Count,
+        "One-shot tasks that were not started because as many of their kind ran as may run at once.";
+    Counter DATABASE_FAILURES = "backscroll_database_failures_total" [shard, doing] Count,
+        "Failures of a shard's databases, by what was being done: `connecting`, `reading` or `writing`. Deadlocks and lock waits are not among them.",
+        alert "a steady rise";
+    Counter TRANSACTION_RETRIES = "backscroll_transaction_retries_total" [shard] Count,
+        "Transactions that were run again after a deadlock or a lock wait.";
+    Histogram WRITE_BATCH_MESSAGES = "backscroll_write_batch_messages" [shard] Count,
+        "Messages in one transaction of a write lane.";
+    Counter UNPREPARED_STATEMENTS = "backscroll_unprepared_statements_total" [] Count,
+        "Statements that were sent as text because the MySQL server had no room for another prepared one; the connection gave back those that it held.",
+        alert "a steady rise: raise `max_prepared_stmt_count` on the server";
+    Counter REPLICA_READS = "backscroll_replica_reads_total" [outcome] Count,
+        "Reads for which a replica was asked: `used`, or `passed_over` because it did not answer or was not current enough.";
+    Counter STALE_MAP = "backscroll_stale_map_total" [] Count,
+        "Calls that a shard refused because this process's map of ranges was old; it then asks the directory.";
+    Counter ARCHIVE_DAMAGED_READS = "backscroll_archive_damaged_reads_total" [] Count,
+        "Reads that needed archived messages which are damaged.",
+        alert "any rise: run `backscroll archive verify`";
+}
