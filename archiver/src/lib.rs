@@ -5,11 +5,11 @@
 //! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
 //! | [`segment`] | the files of archived messages: written, read, checked |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
-//! | [`archive`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
+//! | [`jobs`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
 //! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the configuration's section `archive` |
 
-pub mod archive;
+pub mod jobs;
 pub mod metrics;
 pub mod object_store;
 pub mod segment;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use backscroll_archiver::archive::Archive;
+use backscroll_archiver::jobs::ArchiveJobs;
 use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings, retry};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
@@ -32,7 +32,7 @@ pub struct Deployment {
     /// Where archived messages are.
     pub objects: Arc<dyn ObjectStore>,
     /// The archive's jobs.
-    pub archive: Archive,
+    pub archive: ArchiveJobs,
     /// Carries what is committed to those who listen.
     pub bus: Arc<dyn Bus>,
     /// Who is connected where.
@@ -78,7 +78,7 @@ impl Deployment {
         let publisher = Publisher::new(Arc::clone(&bus));
         let (tier, publisher) = (Arc::new(tier), Arc::new(publisher));
         let store = Store::of(store, deployed, tier, publisher, supervisor)?;
-        let jobs = Archive::new(
+        let jobs = ArchiveJobs::new(
             Arc::clone(store.router()),
             retry::patient(Arc::clone(&objects)),
             archive.clone(),

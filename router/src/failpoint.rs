@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backscroll_archiver::archive::{Hook, Step};
+use backscroll_archiver::jobs::{Hook, Step};
 use backscroll_realtime::bus::Bus;
 use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_shard::error::Error;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use backscroll_archiver::archive::schedule;
+use backscroll_archiver::jobs::schedule;
 use backscroll_realtime::settings::RealtimeSettings;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use backscroll_archiver::archive::verify::VerifyOptions;
-use backscroll_archiver::archive::{ArchiveError, ShardOutcome, Step};
+use backscroll_archiver::jobs::verify::VerifyOptions;
+use backscroll_archiver::jobs::{ArchiveError, ShardOutcome, Step};
 use backscroll_shard::error::Result;
 use backscroll_shard::history;
 use backscroll_shard::ids::{MessageId, Rev, Seq};

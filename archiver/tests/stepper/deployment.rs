@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use backscroll_archiver::archive::{Archive, Order, Progress};
+use backscroll_archiver::jobs::{ArchiveJobs, Order, Progress};
 use backscroll_archiver::object_store::ObjectStore;
 use backscroll_archiver::object_store::disk::DiskStore;
 use backscroll_archiver::object_store::layer::Layered;
@@ -105,7 +105,7 @@ pub(crate) fn archive_settings() -> ArchiveSettings {
 pub(crate) struct Process {
     pub(crate) gate: Gate,
     pub(crate) store: Arc<Store>,
-    pub(crate) archive: Archive,
+    pub(crate) archive: ArchiveJobs,
     pub(crate) conversations: Conversations,
     pub(crate) cold: Arc<dyn ColdTier>,
     objects: Arc<dyn ObjectStore>,
@@ -130,7 +130,7 @@ impl Process {
         let (listener, supervisor) = (Arc::new(NoListener), Supervisor::default());
         let opened = Store::open(&store_settings, cold.clone(), listener, &supervisor);
         let store = steps::scope(Arc::new(gate.clone()), opened).await.unwrap();
-        let archive = Archive::new(store.router().clone(), objects.clone(), settings)
+        let archive = ArchiveJobs::new(store.router().clone(), objects.clone(), settings)
             .with_read_rows(READ_ROWS);
         Self {
             gate,
@@ -144,10 +144,10 @@ impl Process {
     }
 
     /// Its archive with other settings.
-    pub(crate) fn archive_with(&self, change: impl FnOnce(&mut ArchiveSettings)) -> Archive {
+    pub(crate) fn archive_with(&self, change: impl FnOnce(&mut ArchiveSettings)) -> ArchiveJobs {
         let mut settings = self.archive.settings().clone();
         change(&mut settings);
-        Archive::new(self.store.router().clone(), self.objects.clone(), settings)
+        ArchiveJobs::new(self.store.router().clone(), self.objects.clone(), settings)
             .with_read_rows(READ_ROWS)
     }
 

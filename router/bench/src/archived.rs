@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use backscroll_archiver::archive::run::RunFigures;
-use backscroll_archiver::archive::{Archive, Order, Progress};
+use backscroll_archiver::jobs::run::RunFigures;
+use backscroll_archiver::jobs::{ArchiveJobs, Order, Progress};
 use backscroll_archiver::object_store::ObjectStore;
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::model::Timestamp;
@@ -51,9 +51,9 @@ pub async fn open_archive(
     settings: &StoreSettings,
     objects: Arc<dyn ObjectStore>,
     archive_settings: ArchiveSettings,
-) -> Result<Archive> {
+) -> Result<ArchiveJobs> {
     let router = Arc::new(Router::open(settings).await?);
-    Ok(Archive::new(router, objects, archive_settings))
+    Ok(ArchiveJobs::new(router, objects, archive_settings))
 }
 
 /// Archives what was sent before `cutoff`, and says how long that took.
@@ -61,7 +61,7 @@ pub async fn open_archive(
 /// # Errors
 /// When the job does not get to its end.
 pub async fn run_job(
-    archive: &Archive,
+    archive: &ArchiveJobs,
     cutoff: i64,
     progress: &Progress,
 ) -> Result<(Duration, RunFigures)> {

@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backscroll_archiver::archive::{Order, Progress as Jobs, ShardOutcome};
+use backscroll_archiver::jobs::{Order, Progress as Jobs, ShardOutcome};
 use backscroll_shard::ids::{IdError, ShardName};
 use backscroll_shard::tasks::Supervisor;
 

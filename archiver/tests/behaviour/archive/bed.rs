@@ -4,10 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backscroll_archiver::archive::collect::CollectFigures;
-use backscroll_archiver::archive::run::RunFigures;
-use backscroll_archiver::archive::verify::{VerifyOptions, VerifyReport};
-use backscroll_archiver::archive::{Archive, Hook, Order, Progress, ShardOutcome};
+use backscroll_archiver::jobs::collect::CollectFigures;
+use backscroll_archiver::jobs::run::RunFigures;
+use backscroll_archiver::jobs::verify::{VerifyOptions, VerifyReport};
+use backscroll_archiver::jobs::{ArchiveJobs, Hook, Order, Progress, ShardOutcome};
 use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
 use backscroll_archiver::settings::ArchiveSettings;
@@ -44,7 +44,7 @@ pub(crate) enum Backend {
 
 pub(crate) struct Bed {
     pub(crate) store: Arc<Store>,
-    pub(crate) archive: Archive,
+    pub(crate) archive: ArchiveJobs,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) faults: Faults,
     pub(crate) archive_settings: ArchiveSettings,
@@ -140,7 +140,7 @@ impl Bed {
         let store = Store::open(&settings, Arc::new(tier), listener, &supervisor)
             .await
             .unwrap();
-        let archive = Archive::new(
+        let archive = ArchiveJobs::new(
             store.router().clone(),
             objects.clone(),
             archive_settings.clone(),
@@ -174,7 +174,7 @@ impl Bed {
     }
 
     /// Another archive on the same deployment, that tells of its steps.
-    pub(crate) fn archive_with(&self, hook: Hook) -> Archive {
+    pub(crate) fn archive_with(&self, hook: Hook) -> ArchiveJobs {
         self.archive.clone().with_hook(hook)
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use backscroll_archiver::archive::{Progress, Step};
+use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive;
 use backscroll_shard::conversation;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use backscroll_archiver::archive::{Progress, Step};
+use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_shard::archive::JobRecord;
 use backscroll_shard::db::Value;
 use backscroll_shard::model::Timestamp;

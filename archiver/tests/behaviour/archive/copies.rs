@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use backscroll_archiver::archive::{Archive, Progress, Step};
+use backscroll_archiver::jobs::{ArchiveJobs, Progress, Step};
 use backscroll_shard::ids::Seq;
 use backscroll_shard::model::{Message, NewMessage, Timestamp};
 
@@ -18,7 +18,7 @@ on_both!(
 );
 
 /// Does `work` when the job passes `step` for the `nth` time.
-fn at_step<F, W>(bed: &Bed, (step, nth): (Step, u32), work: W) -> Archive
+fn at_step<F, W>(bed: &Bed, (step, nth): (Step, u32), work: W) -> ArchiveJobs
 where
     F: Future<Output = ()> + Send,
     W: Fn() -> F + Send + Sync + 'static,
@@ -31,7 +31,7 @@ where
     }))
 }
 
-async fn run_with(archive: &Archive) {
+async fn run_with(archive: &ArchiveJobs) {
     let (order, progress) = (order(), Progress::default());
     let cutoff = Timestamp(Timestamp::now().0 + 1);
     for outcome in archive.run(&order, cutoff, &progress).await.unwrap() {

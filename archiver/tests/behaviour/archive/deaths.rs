@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use backscroll_archiver::archive::{Archive, Hook, Progress, Step};
+use backscroll_archiver::jobs::{ArchiveJobs, Hook, Progress, Step};
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::{ErrorKind, Operation};
 use backscroll_archiver::settings::ArchiveSettings;
@@ -150,7 +150,7 @@ async fn a_job_may_die_in_the_middle_of_deleting(backend: Backend) {
     let id = bed.import("talk", 400).await;
     let log = bed.walk(id).await;
     for nth in [1, 2, 3] {
-        let dying: Archive = bed.archive_with(death_at(Step::Deleted, nth));
+        let dying: ArchiveJobs = bed.archive_with(death_at(Step::Deleted, nth));
         let (order, progress) = (order(), Progress::default());
         assert!(dies(dying.run(&order, Timestamp::now(), &progress)).await);
         assert!(bed.hot_rows(id).await > 0);
@@ -292,7 +292,7 @@ async fn open_with_long_leases(backend: Backend) -> Bed {
 }
 
 /// An archive that is stopped when `step` is passed for the `nth` time.
-fn stopped_at(bed: &Bed, step: Step, nth: u32) -> Archive {
+fn stopped_at(bed: &Bed, step: Step, nth: u32) -> ArchiveJobs {
     let (stop, passed) = (CancellationToken::new(), AtomicU32::new(0));
     let stopping = stop.clone();
     let hook = move |now: Step| {

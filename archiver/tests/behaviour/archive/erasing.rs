@@ -1,6 +1,6 @@
 //! Deleted content leaves the archive; so does what is older than it is to be kept.
 
-use backscroll_archiver::archive::Progress;
+use backscroll_archiver::jobs::Progress;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Position, Timestamp};

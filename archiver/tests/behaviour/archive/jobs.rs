@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use backscroll_archiver::archive::{Progress, Step};
+use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Position, SyncRequest, Timestamp};

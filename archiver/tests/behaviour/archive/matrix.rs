@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use backscroll_archiver::archive::{ArchiveError, Progress};
+use backscroll_archiver::jobs::{ArchiveError, Progress};
 use backscroll_shard::db::Value;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq};

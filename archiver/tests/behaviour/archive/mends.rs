@@ -1,7 +1,7 @@
 //! Damage that older versions left behind: found by `verify`, put right by `repair`.
 
-use backscroll_archiver::archive::repair::RepairFigures;
-use backscroll_archiver::archive::{ArchiveError, Progress};
+use backscroll_archiver::jobs::repair::RepairFigures;
+use backscroll_archiver::jobs::{ArchiveError, Progress};
 use backscroll_shard::ids::ConversationId;
 
 use super::bed::{Backend, Bed, on_both, order};

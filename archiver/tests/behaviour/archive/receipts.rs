@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use backscroll_archiver::archive::{Progress, Step};
+use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::model::{Position, Timestamp};

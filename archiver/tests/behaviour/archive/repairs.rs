@@ -1,6 +1,6 @@
 //! Losses: of objects, of index rows, of whole databases.
 
-use backscroll_archiver::archive::Progress;
+use backscroll_archiver::jobs::Progress;
 use backscroll_shard::ids::Seq;
 use backscroll_shard::model::{ConversationKind, NewConversation, NewMessage, Timestamp};
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use backscroll_archiver::archive::Progress;
+use backscroll_archiver::jobs::Progress;
 use backscroll_shard::archive;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};

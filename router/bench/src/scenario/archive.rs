@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use backscroll_archiver::archive::{Archive, Progress};
+use backscroll_archiver::jobs::{ArchiveJobs, Progress};
 use backscroll_archiver::settings::ArchiveSettings;
 use serde::Serialize;
 use tokio::time::sleep;
@@ -170,7 +170,7 @@ pub async fn run(common: &Common, args: &Args) -> Result<bool> {
 /// Where the job runs: on threads beside the generator's.
 struct Job {
     aside: Aside,
-    archive: Archive,
+    archive: ArchiveJobs,
     _bucket: Bucket,
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use backscroll_archiver::archive::Progress;
+use backscroll_archiver::jobs::Progress;
 use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{ObjectStore, Operation};
 use backscroll_archiver::segment::object_key;

@@ -1,7 +1,7 @@
 //! `backscroll archive gc`
 
-use backscroll_archiver::archive::collect::CollectFigures;
-use backscroll_archiver::archive::{Archive, ShardOutcome};
+use backscroll_archiver::jobs::collect::CollectFigures;
+use backscroll_archiver::jobs::{ArchiveJobs, ShardOutcome};
 
 use super::{Scope, Why, order, out, require_all};
 
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Args {
     pub(super) scope: Scope,
 }
 
-pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let outcomes = archive
         .collect(&order(shard, args.why), args.dry_run)

@@ -1,6 +1,6 @@
 //! `backscroll archive hold`, `holds` and `erasures`: what must not go, and what went.
 
-use backscroll_archiver::archive::Archive;
+use backscroll_archiver::jobs::ArchiveJobs;
 use backscroll_shard::archive::{Erasure, Hold};
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Seq};
@@ -73,7 +73,7 @@ pub(in crate::cli) struct HoldsArgs {
     json: bool,
 }
 
-pub(super) async fn holds(archive: &Archive, args: HoldsArgs) -> anyhow::Result<()> {
+pub(super) async fn holds(archive: &ArchiveJobs, args: HoldsArgs) -> anyhow::Result<()> {
     let holds = archive.holds().await?;
     if args.json {
         return out::json(&holds);
@@ -110,7 +110,7 @@ pub(in crate::cli) struct ErasuresArgs {
     json: bool,
 }
 
-pub(super) async fn erasures(archive: &Archive, args: ErasuresArgs) -> anyhow::Result<()> {
+pub(super) async fn erasures(archive: &ArchiveJobs, args: ErasuresArgs) -> anyhow::Result<()> {
     let erasures = archive.erasures(args.conversation).await?;
     if args.json {
         return out::json(&erasures);

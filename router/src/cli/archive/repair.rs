@@ -1,7 +1,7 @@
 //! `backscroll archive repair`
 
-use backscroll_archiver::archive::verify::Problem;
-use backscroll_archiver::archive::{Archive, Progress as Jobs};
+use backscroll_archiver::jobs::verify::Problem;
+use backscroll_archiver::jobs::{ArchiveJobs, Progress as Jobs};
 
 use super::verify::show_problem;
 use super::{Scope, Why, order, out, require_all, watch};
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Args {
     why: Why,
 }
 
-pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let (order, jobs) = (order(shard, args.why), Jobs::default());
     let work = archive.repair(&order, args.dry_run, &jobs);

@@ -1,6 +1,6 @@
 //! `backscroll archive restore` and `backscroll archive rebuild-index`
 
-use backscroll_archiver::archive::{Archive, Progress as Jobs};
+use backscroll_archiver::jobs::{ArchiveJobs, Progress as Jobs};
 use backscroll_shard::ids::ConversationId;
 
 use super::{Why, order, out, require_all, watch};
@@ -24,7 +24,7 @@ pub(in crate::cli) struct RestoreArgs {
     json: bool,
 }
 
-pub(super) async fn restore(archive: &Archive, args: RestoreArgs) -> anyhow::Result<()> {
+pub(super) async fn restore(archive: &ArchiveJobs, args: RestoreArgs) -> anyhow::Result<()> {
     let (order, jobs) = (order(None, args.why), Jobs::default());
     let work = archive.restore(&order, args.conversation, &jobs);
     let outcome = watch("restoring", &jobs, None).until(work).await?;
@@ -58,7 +58,7 @@ pub(in crate::cli) struct RebuildArgs {
     json: bool,
 }
 
-pub(super) async fn rebuild(archive: &Archive, args: RebuildArgs) -> anyhow::Result<()> {
+pub(super) async fn rebuild(archive: &ArchiveJobs, args: RebuildArgs) -> anyhow::Result<()> {
     let (order, jobs) = (order(None, args.why), Jobs::default());
     let work = archive.rebuild(&order, &jobs);
     let outcome = watch("rebuilding", &jobs, None).until(work).await?;

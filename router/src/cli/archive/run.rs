@@ -2,9 +2,9 @@
 
 use std::io::IsTerminal as _;
 
-use backscroll_archiver::archive::erase::EraseFigures;
-use backscroll_archiver::archive::run::{Plan, RunFigures};
-use backscroll_archiver::archive::{Archive, Progress as Jobs, ShardOutcome};
+use backscroll_archiver::jobs::erase::EraseFigures;
+use backscroll_archiver::jobs::run::{Plan, RunFigures};
+use backscroll_archiver::jobs::{ArchiveJobs, Progress as Jobs, ShardOutcome};
 use backscroll_archiver::settings::Age;
 use backscroll_shard::model::Timestamp;
 use serde::Serialize;
@@ -75,7 +75,7 @@ enum Outcome<'a> {
     },
 }
 
-pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let order = order(shard, args.why);
     let now = archive.now(&order).await?;

@@ -1,7 +1,7 @@
 //! `backscroll archive status`
 
-use backscroll_archiver::archive::Archive;
-use backscroll_archiver::archive::status::ShardStatus;
+use backscroll_archiver::jobs::ArchiveJobs;
+use backscroll_archiver::jobs::status::ShardStatus;
 use backscroll_shard::archive::JobRecord;
 use backscroll_shard::model::Timestamp;
 
@@ -23,7 +23,7 @@ pub(in crate::cli) struct Args {
     pub(super) scope: Scope,
 }
 
-pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let why = Why {
         reason: String::new(),

@@ -1,7 +1,7 @@
 //! `backscroll archive verify`
 
-use backscroll_archiver::archive::verify::{Problem, VerifyOptions, VerifyReport};
-use backscroll_archiver::archive::{Archive, Progress as Jobs};
+use backscroll_archiver::jobs::verify::{Problem, VerifyOptions, VerifyReport};
+use backscroll_archiver::jobs::{ArchiveJobs, Progress as Jobs};
 
 use super::{Scope, Why, order, out, watch};
 
@@ -33,7 +33,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "write a number from 0 to 100".into())
 }
 
-pub(super) async fn run(archive: &Archive, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {
     let Scope { shard, json } = args.scope;
     let why = Why {
         reason: String::new(),

@@ -22,7 +22,7 @@ use backscroll_shard::node::Shard;
 use serde::Serialize;
 
 use super::rewrite::{Rewritten, Without, runs_of};
-use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, transaction};
+use super::{ArchiveJobs, Order, Progress, Result, STEP, ShardOutcome, transaction};
 
 /// Most erasures in one round, and runs looked up at once.
 const PAGE: usize = 256;
@@ -45,8 +45,8 @@ pub struct EraseFigures {
     pub bytes: u64,
 }
 
-impl Archive {
-    /// Removes deleted content from the index, and drops what is older than `archive.retain`. [`Archive::collect`] then
+impl ArchiveJobs {
+    /// Removes deleted content from the index, and drops what is older than `archive.retain`. [`ArchiveJobs::collect`] then
     /// deletes the objects.
     ///
     /// # Errors

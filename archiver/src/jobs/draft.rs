@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use twox_hash::XxHash3_64;
 
-use super::throttle::{Pace, Throttle};
-use super::{Archive, ArchiveError, Result, Step, transaction};
+use super::throttle::Throttle;
+use super::{ArchiveError, ArchiveJobs, Result, Step, transaction};
 use crate::object_store::{ObjectKey, StoreError, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::writer::{FinishedFrame, SegmentWriter};
@@ -138,7 +138,7 @@ pub(super) struct Written {
 
 impl Draft {
     /// Puts the intent down, and begins to upload.
-    pub(super) async fn begin(archive: &Archive, shard: &Shard, lease: &Lease) -> Result<Self> {
+    pub(super) async fn begin(archive: &ArchiveJobs, shard: &Shard, lease: &Lease) -> Result<Self> {
         let id = SegmentId::random();
         let (generation, now) = transaction(shard, async |connection| {
             let now = check_lease(connection, lease).await?;
@@ -226,7 +226,7 @@ impl Draft {
     /// Ends the object, reads it back and compares it with the rows.
     pub(super) async fn finish(
         mut self,
-        archive: &Archive,
+        archive: &ArchiveJobs,
         throttle: Option<&Throttle<'_>>,
     ) -> Result<Written> {
         let Some(state) = self.writer.take() else {
@@ -264,7 +264,7 @@ impl Draft {
 
 /// Reads every frame from the store and compares its messages with the rows.
 async fn read_back(
-    (archive, throttle): (&Archive, Option<&Throttle<'_>>),
+    (archive, throttle): (&ArchiveJobs, Option<&Throttle<'_>>),
     key: &ObjectKey,
     frames: &[WrittenFrame],
 ) -> Result<()> {
@@ -286,14 +286,14 @@ async fn read_back(
         }
         try_join_all(chunks).await?;
         if let Some(throttle) = throttle {
-            throttle.pause(&mut Pace::new(), 0, begin).await;
+            throttle.pace().pause(0, begin).await;
         }
     }
     Ok(())
 }
 
 async fn read_chunk_back(
-    archive: &Archive,
+    archive: &ArchiveJobs,
     key: &ObjectKey,
     frames: &[WrittenFrame],
 ) -> Result<()> {

@@ -12,6 +12,7 @@
 //! | [`status`] | what there is, what is waiting, what was done |
 //! | [`schedule`] | the jobs of a running service |
 //! | `source`, `settle` | of the archive job: the rows that it reads, and taking away those that are published |
+//! | `error`, `step`, `progress` | why a job ended early; the steps that tests see; how far a job is |
 //! | `draft`, `rewrite` | writing one segment; writing one anew without what must go or is superseded |
 //! | `inspect` | what is wrong with a segment, or with a conversation's copies |
 //! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
@@ -35,8 +36,10 @@
 pub mod collect;
 mod draft;
 pub mod erase;
+mod error;
 mod inspect;
 mod others;
+mod progress;
 pub mod rebuild;
 pub mod repair;
 pub mod restore;
@@ -46,11 +49,12 @@ pub mod schedule;
 mod settle;
 mod source;
 pub mod status;
+mod step;
 mod throttle;
 pub mod verify;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::archive::{self, HeldLease, Lease, begin_job, end_job};
@@ -62,13 +66,15 @@ use backscroll_shard::metrics::SharedString;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::routing::Router;
-use backscroll_shard::tasks::{Full, OneShots};
+use backscroll_shard::tasks::OneShots;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::{ArchiveError, Result};
+pub use self::progress::{Progress, Snapshot};
+pub use self::step::{Hook, Step};
 use crate::metrics;
-use crate::object_store::{ObjectStore, StoreError};
-use crate::segment::SegmentError;
+use crate::object_store::ObjectStore;
 use crate::settings::{Age, ArchiveSettings};
 use crate::tier::Tier;
 
@@ -84,107 +90,6 @@ const JOBS_CACHE_BYTES: u64 = 16 << 20;
 /// Most segments that are uploaded at once, those included whose job has just given them up.
 const UPLOADS: usize = 1024;
 
-/// A job did not get to its end. What it had committed stays, and the next one goes on from there.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ArchiveError {
-    /// A database, or a lease.
-    #[error(transparent)]
-    Store(#[from] Error),
-    /// The object store.
-    #[error("object store: {0}")]
-    Objects(#[from] StoreError),
-    /// A segment cannot be written or read.
-    #[error(transparent)]
-    Segment(#[from] SegmentError),
-    /// What was read back is not what was to be stored; it was not published.
-    #[error(
-        "segment {0}: what was read back is not what was written; nothing was published or deleted"
-    )]
-    NotAsWritten(String),
-    /// There is nothing to restore.
-    #[error("{0}")]
-    NothingArchived(String),
-    /// Too many segments are being uploaded.
-    #[error(transparent)]
-    Uploads(#[from] Full),
-    /// The process is ending.
-    #[error("stopped: the process is ending")]
-    Stopped,
-}
-
-/// A job's result.
-pub type Result<T, E = ArchiveError> = std::result::Result<T, E>;
-
-/// The steps between which a job may die; tests make it do so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// It holds the lease.
-    Leased,
-    /// The intent row is committed.
-    Intended,
-    /// The object is uploaded.
-    Uploaded,
-    /// The object was read back and is right.
-    ReadBack,
-    /// The index names it.
-    Published,
-    /// A batch of hot rows is deleted.
-    Deleted,
-    /// All of a segment's hot rows are gone, its registry row does not say so yet.
-    Emptied,
-    /// The segment is settled.
-    Settled,
-    /// A segment's successor is published.
-    Rewritten,
-    /// An object may not be published any more.
-    DeletionBegun,
-    /// An object is deleted, its registry row not.
-    ObjectDeleted,
-    /// A batch of rows is hot again.
-    Restored,
-}
-
-impl Step {
-    /// All of them, in order.
-    pub const ALL: [Self; 12] = [
-        Self::Leased,
-        Self::Intended,
-        Self::Uploaded,
-        Self::ReadBack,
-        Self::Published,
-        Self::Deleted,
-        Self::Emptied,
-        Self::Settled,
-        Self::Rewritten,
-        Self::DeletionBegun,
-        Self::ObjectDeleted,
-        Self::Restored,
-    ];
-
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Leased => "leased",
-            Self::Intended => "intended",
-            Self::Uploaded => "uploaded",
-            Self::ReadBack => "read-back",
-            Self::Published => "published",
-            Self::Deleted => "deleted",
-            Self::Emptied => "emptied",
-            Self::Settled => "settled",
-            Self::Rewritten => "rewritten",
-            Self::DeletionBegun => "deletion-begun",
-            Self::ObjectDeleted => "object-deleted",
-            Self::Restored => "restored",
-        }
-    }
-}
-
-/// Is told of every step that is done.
-pub type Hook = Arc<dyn Fn(Step) + Send + Sync>;
-
 /// Who starts a job, and why: for the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -194,51 +99,6 @@ pub struct Order {
     pub reason: String,
     /// Only this shard.
     pub shard: Option<ShardName>,
-}
-
-/// Where a job is: for people who watch it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Snapshot {
-    /// The shard it works on.
-    pub shard: Option<ShardName>,
-    /// What it does, in a word.
-    pub phase: &'static str,
-    /// Conversations so far.
-    pub conversations: u64,
-    /// Messages read so far.
-    pub messages: u64,
-    /// Hot rows deleted so far.
-    pub deleted: u64,
-    /// Bytes written to the object store so far.
-    pub bytes: u64,
-    /// Why it waits.
-    pub waiting: Option<String>,
-}
-
-/// A job's progress, shared with who watches it.
-#[derive(Clone, Default)]
-pub struct Progress(Arc<Mutex<Snapshot>>);
-
-impl fmt::Debug for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
-    }
-}
-
-impl Progress {
-    /// Where the job is now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Snapshot)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
 }
 
 /// What came of a job on one shard.
@@ -254,9 +114,9 @@ pub struct ShardOutcome<T> {
     pub error: Option<String>,
 }
 
-/// The archive of a deployment: what jobs need. Cheap to clone; clones are the same.
+/// The jobs on the archive of a deployment. Cheap to clone; clones are the same.
 #[derive(Clone)]
-pub struct Archive {
+pub struct ArchiveJobs {
     router: Arc<Router>,
     objects: Arc<dyn ObjectStore>,
     settings: Arc<ArchiveSettings>,
@@ -269,14 +129,14 @@ pub struct Archive {
     stop: CancellationToken,
 }
 
-impl fmt::Debug for Archive {
+impl fmt::Debug for ArchiveJobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Archive({})", self.objects.location())
+        write!(f, "ArchiveJobs({})", self.objects.location())
     }
 }
 
-impl Archive {
-    /// The archive of the shards that `router` knows, in `objects`.
+impl ArchiveJobs {
+    /// Jobs on the archive of the shards that `router` knows, in `objects`.
     #[must_use]
     pub fn new(
         router: Arc<Router>,

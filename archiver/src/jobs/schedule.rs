@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
-use super::{Archive, Order, Progress, ShardOutcome};
+use super::{ArchiveJobs, Order, Progress, ShardOutcome};
 
 /// How often the gauges are set.
 const MEASURE: Duration = Duration::from_secs(60);
@@ -38,8 +38,8 @@ pub fn next_after(schedule: &cron::Schedule, zone: &TimeZone, now: Timestamp) ->
 }
 
 /// Starts what a running service does by itself until `stop`: it runs the jobs whenever they are due, and sets the gauges.
-/// The job that is under way then has to stop by [`Archive::stopped_by`]; another one goes on from there.
-pub fn start(archive: &Archive, tasks: &TaskGroup, stop: &CancellationToken) {
+/// The job that is under way then has to stop by [`ArchiveJobs::stopped_by`]; another one goes on from there.
+pub fn start(archive: &ArchiveJobs, tasks: &TaskGroup, stop: &CancellationToken) {
     let (measured, stopping) = (archive.clone(), stop.clone());
     tasks.supervise("archive-gauges", stop, move || {
         measure(measured.clone(), stopping.clone())
@@ -50,7 +50,7 @@ pub fn start(archive: &Archive, tasks: &TaskGroup, stop: &CancellationToken) {
     });
 }
 
-async fn measure(archive: Archive, stop: CancellationToken) {
+async fn measure(archive: ArchiveJobs, stop: CancellationToken) {
     let measuring = async {
         loop {
             archive.measure().await;
@@ -60,7 +60,7 @@ async fn measure(archive: Archive, stop: CancellationToken) {
     stop.run_until_cancelled(measuring).await;
 }
 
-async fn run_when_due(archive: Archive, stop: CancellationToken) {
+async fn run_when_due(archive: ArchiveJobs, stop: CancellationToken) {
     let schedule = cron::Schedule::from_str(&archive.settings.schedule).ok();
     let zone = archive.settings.zone();
     loop {
@@ -78,7 +78,7 @@ async fn run_when_due(archive: Archive, stop: CancellationToken) {
 }
 
 /// Jobs have a thread of their own while they run: what they do between two waits never holds up requests.
-async fn on_a_thread(archive: &Archive) {
+async fn on_a_thread(archive: &ArchiveJobs) {
     let archive = archive.clone();
     let runtime = tokio::runtime::Handle::current();
     let jobs = move || runtime.block_on(all_jobs(&archive));
@@ -87,7 +87,7 @@ async fn on_a_thread(archive: &Archive) {
     }
 }
 
-async fn all_jobs(archive: &Archive) {
+async fn all_jobs(archive: &ArchiveJobs) {
     let order = Order {
         actor: "schedule".into(),
         reason: "due".into(),

@@ -27,7 +27,7 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, transaction};
+use super::{ArchiveError, ArchiveJobs, Order, Progress, Result, STEP, ShardOutcome, transaction};
 use crate::object_store::{KeyPrefix, ObjectMeta, transfer};
 use crate::segment::reader::{Frame, Run};
 use crate::segment::seek_table::{FOOTER, FrameSpan, SeekTable};
@@ -57,7 +57,7 @@ pub struct RebuildFigures {
     pub problems: Vec<String>,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Puts everything that is in the bucket into the index. A segment that cannot be read is told of, and the others are
     /// read.
     ///

@@ -21,7 +21,7 @@ use backscroll_shard::node::Shard;
 use backscroll_shard::seams::ColdTier as _;
 
 use super::rewrite::runs_of;
-use super::{Archive, ArchiveError, Result, STEP};
+use super::{ArchiveError, ArchiveJobs, Result, STEP};
 use crate::object_store::{ErrorKind, ObjectMeta, StoreError};
 use crate::segment::object_key;
 use crate::segment::reader::{Frame, Run};
@@ -111,7 +111,7 @@ impl fmt::Display for MessageFault {
     }
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Compares a segment with its registry row and its size; if `is_read`, its frames with their digests, and the index
     /// with what the frames have. Nothing when the index does not name the segment any more.
     pub(super) async fn look_at_segment(

@@ -12,8 +12,8 @@ use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::node::Shard;
 use futures_util::future::try_join_all;
 
-use super::run::Throttled;
-use super::{Archive, Progress, Result, STEP, Step, transaction};
+use super::throttle::Pace;
+use super::{ArchiveJobs, Progress, Result, STEP, Step, transaction};
 
 /// How many transactions delete rows at once.
 const DELETES_AT_ONCE: usize = 2;
@@ -32,7 +32,7 @@ pub(super) struct Heads<'a> {
 /// Hot rows to be deleted: from the first to the last, as far as their rev is not beyond this one.
 type Stretch = (ConversationId, (Seq, Seq), Rev);
 
-impl Archive {
+impl ArchiveJobs {
     /// Deletes the hot rows of a published segment and says how many there were. Those of a conversation that was put
     /// under a hold meanwhile stay.
     pub(super) async fn settle(
@@ -40,8 +40,9 @@ impl Archive {
         shard: &Shard,
         lease: &Lease,
         (id, heads): (SegmentId, Heads<'_>),
-        (throttle, pace, progress): Throttled<'_>,
+        pace: &mut Pace<'_>,
     ) -> Result<u64> {
+        let throttle = pace.throttle;
         let mut after = None;
         let mut deleted = 0;
         loop {
@@ -71,14 +72,14 @@ impl Archive {
                         .collect();
                 let deletes = batches
                     .iter()
-                    .map(|batch| self.delete(shard, lease, batch, progress));
+                    .map(|batch| self.delete(shard, lease, batch, throttle.progress));
                 let mut now = 0;
                 for (gone, left) in try_join_all(deletes).await? {
                     now += gone;
                     heads.later.extend(left);
                 }
                 deleted += now;
-                throttle.pause(pace, now, begin).await;
+                pace.pause(now, begin).await;
             }
             let mut conversations: Vec<ConversationId> = runs.iter().map(|(id, _)| *id).collect();
             conversations.dedup();

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::inspect::{MessageFault, MessageFaultKind, SegmentFault};
 use super::verify::{Problem, missing, next_heads, next_segment};
-use super::{Archive, Order, Progress, Result, ShardOutcome, transaction};
+use super::{ArchiveJobs, Order, Progress, Result, ShardOutcome, transaction};
 use crate::segment::object_key;
 
 /// Most problems that are told one by one, of each sort.
@@ -53,7 +53,7 @@ impl RepairFigures {
     }
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Mends the archive. With `is_dry_run` it changes nothing, and says what it would mend of what it sees now.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
-use super::{Archive, Order, Result, STEP, transaction};
+use super::{ArchiveJobs, Order, Result, STEP, transaction};
 use crate::metrics;
 
 /// How many jobs are told.
@@ -66,7 +66,7 @@ pub struct ShardStatus {
     pub jobs: Vec<JobRecord>,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// The state of the archive, shard by shard; one that is away says so.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use backscroll_shard::node::Shard;
 use serde::Serialize;
 
 use super::erase::all_runs;
-use super::{Archive, Order, Progress, Result, STEP};
+use super::{ArchiveJobs, Order, Progress, Result, STEP};
 use crate::metrics;
 use crate::segment::object_key;
 
@@ -136,7 +136,7 @@ impl VerifyReport {
     }
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Looks the archive over.
     ///
     /// # Errors

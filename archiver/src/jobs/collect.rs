@@ -20,7 +20,7 @@ use backscroll_shard::node::Shard;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
-use super::{Archive, Order, Result, STEP, ShardOutcome, Step, transaction};
+use super::{ArchiveJobs, Order, Result, STEP, ShardOutcome, Step, transaction};
 use crate::metrics;
 use crate::object_store::{ErrorKind, KeyPrefix, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
@@ -51,7 +51,7 @@ pub struct CollectFigures {
     pub erased: u64,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Deletes objects that nothing names and whose grace period is over; with `dry_run`, only counts them.
     ///
     /// # Errors

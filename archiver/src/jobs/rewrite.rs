@@ -21,7 +21,7 @@ use backscroll_shard::seams::ColdTier as _;
 
 use super::draft::{Batch, Draft, Written};
 use super::run::RunFigures;
-use super::{Archive, ArchiveError, Result, STEP, Step, transaction};
+use super::{ArchiveError, ArchiveJobs, Result, STEP, Step, transaction};
 use crate::segment::reader::Frame;
 use crate::segment::{FrameDigest, FrameLocation, object_key};
 
@@ -53,7 +53,7 @@ struct Kept {
     undone: BTreeSet<(ConversationId, Seq)>,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Writes a segment anew with the messages that only it has.
     pub(super) async fn rewrite(
         &self,

@@ -31,7 +31,7 @@ pub(super) struct Throttle<'a> {
     shard: &'a Shard,
     lease: &'a Lease,
     settings: &'a ArchiveSettings,
-    progress: &'a Progress,
+    pub(super) progress: &'a Progress,
     state: Mutex<State>,
 }
 
@@ -41,17 +41,32 @@ struct State {
     rested: Duration,
 }
 
-/// How far one of a job's two streams, reading and deleting, is by `archive.rate`.
-pub(super) struct Pace {
+/// The pace of one of a job's two streams, reading and deleting: how far it is by `archive.rate`.
+pub(super) struct Pace<'a> {
+    pub(super) throttle: &'a Throttle<'a>,
     started: Instant,
     messages: u64,
 }
 
-impl Pace {
-    pub(super) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            messages: 0,
+impl Pace<'_> {
+    /// Waits until the job may go on, after work of `messages` more that began at `begin`.
+    pub(super) async fn pause(&mut self, messages: u64, begin: Instant) {
+        let throttle = self.throttle;
+        let work = begin.elapsed();
+        self.messages += messages;
+        let rate = throttle.settings.rate;
+        if rate > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            let due = self.messages as f64 / f64::from(rate);
+            tokio::time::sleep_until((self.started + Duration::from_secs_f64(due)).into()).await;
+        }
+        if throttle.is_check_due() {
+            throttle.check().await;
+        }
+        let rest = throttle.rest_after(work);
+        if !rest.is_zero() {
+            throttle.state().rested += rest;
+            tokio::time::sleep(rest).await;
         }
     }
 }
@@ -74,6 +89,15 @@ impl<'a> Throttle<'a> {
                 others: Others::new(),
                 rested: Duration::ZERO,
             }),
+        }
+    }
+
+    /// The pace of a stream that begins now.
+    pub(super) fn pace(&self) -> Pace<'_> {
+        Pace {
+            throttle: self,
+            started: Instant::now(),
+            messages: 0,
         }
     }
 
@@ -112,25 +136,6 @@ impl<'a> Throttle<'a> {
             rest(work, self.settings.busy_share)
         } else {
             Duration::ZERO
-        }
-    }
-
-    /// Waits until the job may go on, after work of `messages` more that began at `begin`.
-    pub(super) async fn pause(&self, pace: &mut Pace, messages: u64, begin: Instant) {
-        let work = begin.elapsed();
-        pace.messages += messages;
-        if self.settings.rate > 0 {
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let due = pace.messages as f64 / f64::from(self.settings.rate);
-            tokio::time::sleep_until((pace.started + Duration::from_secs_f64(due)).into()).await;
-        }
-        if self.is_check_due() {
-            self.check().await;
-        }
-        let rest = self.rest_after(work);
-        if !rest.is_zero() {
-            self.state().rested += rest;
-            tokio::time::sleep(rest).await;
         }
     }
 

@@ -22,7 +22,7 @@ use super::draft::{Draft, Written};
 use super::settle::Heads;
 use super::source::{CANDIDATES, Source};
 use super::throttle::{Pace, Throttle};
-use super::{Archive, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
+use super::{ArchiveJobs, Order, Progress, Result, STEP, ShardOutcome, Step, transaction};
 use crate::metrics;
 
 /// Most rows read at once.
@@ -76,7 +76,7 @@ pub struct Plan {
     pub seconds: Option<u64>,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Archives what was sent before `cutoff` and is older than `limits.idempotency`, shard by shard; a shard that fails does
     /// not keep the others from being archived.
     ///
@@ -96,7 +96,7 @@ impl Archive {
                 let started = Instant::now();
                 let throttle = Throttle::new(&shard, lease, &self.settings, progress);
                 let outcome = self
-                    .run_leased(&shard, lease, cutoff, (figures, &throttle, progress))
+                    .run_leased(&shard, lease, cutoff, (figures, &throttle))
                     .await;
                 figures.millis = millis(started.elapsed());
                 figures.rested_millis = millis(throttle.rested());
@@ -112,22 +112,20 @@ impl Archive {
         shard: &Arc<Shard>,
         lease: &Lease,
         cutoff: Timestamp,
-        (figures, throttle, progress): (&mut RunFigures, &Throttle<'_>, &Progress),
+        (figures, throttle): (&mut RunFigures, &Throttle<'_>),
     ) -> Result<()> {
         let cutoff = self.bounded(shard, cutoff).await?;
-        let mut deleting = Pace::new();
-        self.resume(shard, lease, figures, (throttle, &mut deleting, progress))
-            .await?;
+        let mut deleting = throttle.pace();
+        self.resume(shard, lease, figures, &mut deleting).await?;
         let mut source = Source::new(shard, &lease.ranges, cutoff);
-        let mut reading = Pace::new();
+        let mut reading = throttle.pace();
         let mut new: Vec<SegmentId> = Vec::new();
         let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;
         // Conversations whose heads are brought up to date at the end.
         let mut later: BTreeSet<ConversationId> = BTreeSet::new();
         loop {
-            progress.update(|now| now.phase = "archiving");
-            let on_write = (throttle, &mut reading, progress);
-            let write = self.write_segment(shard, lease, &mut source, on_write);
+            throttle.progress.update(|now| now.phase = "archiving");
+            let write = self.write_segment(shard, lease, &mut source, &mut reading);
             let settle = async {
                 let Some((id, continues)) = unsettled.take() else {
                     return Ok(0);
@@ -136,8 +134,7 @@ impl Archive {
                     continues,
                     later: &mut later,
                 };
-                let on_delete = (throttle, &mut deleting, progress);
-                self.settle(shard, lease, (id, heads), on_delete).await
+                self.settle(shard, lease, (id, heads), &mut deleting).await
             };
             let (written, deleted) = futures_util::future::join(write, settle).await;
             figures.deleted += deleted?;
@@ -163,7 +160,7 @@ impl Archive {
         shard: &Arc<Shard>,
         lease: &Lease,
         figures: &mut RunFigures,
-        (throttle, pace, progress): Throttled<'_>,
+        pace: &mut Pace<'_>,
     ) -> Result<()> {
         loop {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
@@ -173,15 +170,14 @@ impl Archive {
             if found.is_empty() {
                 return Ok(());
             }
-            progress.update(|now| now.phase = "resuming");
+            pace.throttle.progress.update(|now| now.phase = "resuming");
             for SegmentRecord { id, .. } in found {
                 let mut later = BTreeSet::new();
                 let heads = Heads {
                     continues: None,
                     later: &mut later,
                 };
-                let on_delete = (throttle, &mut *pace, progress);
-                figures.deleted += self.settle(shard, lease, (id, heads), on_delete).await?;
+                figures.deleted += self.settle(shard, lease, (id, heads), pace).await?;
                 figures.resumed += 1;
                 // This run has not taken them yet.
                 let later: Vec<ConversationId> = later.into_iter().collect();
@@ -196,8 +192,10 @@ impl Archive {
         shard: &Arc<Shard>,
         lease: &Lease,
         source: &mut Source<'_>,
-        (throttle, pace, progress): Throttled<'_>,
+        pace: &mut Pace<'_>,
     ) -> Result<Option<Written>> {
+        let throttle = pace.throttle;
+        let progress = throttle.progress;
         let Some(mut batch) = source.next(throttle.amount(self.read_rows)).await? else {
             return Ok(None);
         };
@@ -221,7 +219,7 @@ impl Archive {
                 now.messages += count;
                 now.bytes = before + draft.bytes();
             });
-            throttle.pause(pace, count, begin).await;
+            pace.pause(count, begin).await;
             match next? {
                 Some(more) => batch = more,
                 None => break,
@@ -252,7 +250,7 @@ impl Archive {
         Ok(())
     }
 
-    /// What [`Archive::run`] would do with this cut-off. Changes nothing, and needs no lease.
+    /// What [`ArchiveJobs::run`] would do with this cut-off. Changes nothing, and needs no lease.
     ///
     /// # Errors
     /// When there is no such shard, or one cannot be read.
@@ -319,6 +317,3 @@ async fn experience(shard: &Shard) -> Result<(u64, Option<u64>)> {
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// What slows a stream of the job down, how far it is, and who is told.
-pub(super) type Throttled<'a> = (&'a Throttle<'a>, &'a mut Pace, &'a Progress);

@@ -16,7 +16,7 @@ use backscroll_shard::seams::ColdTier as _;
 use serde::Serialize;
 
 use super::{
-    Archive, ArchiveError, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
+    ArchiveError, ArchiveJobs, Order, Progress, Result, STEP, ShardOutcome, Step, transaction,
 };
 
 /// What a restoration did.
@@ -27,7 +27,7 @@ pub struct RestoreFigures {
     pub messages: u64,
 }
 
-impl Archive {
+impl ArchiveJobs {
     /// Makes every archived message of a conversation a hot row again.
     ///
     /// # Errors
