@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
 //! | [`segment`] | the files of archived messages: written, read, checked |
+//! | `flights` | one fetch for callers that want the same at the same time |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
 //! | [`jobs`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
 //! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the configuration's section `archive` |
 
+mod flights;
 pub mod jobs;
 pub mod metrics;
 pub mod object_store;

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,12 +25,12 @@ use backscroll_shard::node::Shard;
 use backscroll_shard::seams::{ColdPart, ColdTier};
 use backscroll_shard::tasks::OneShots;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, join_all};
+use futures_util::future::join_all;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
+use crate::flights::{Board, Flight, Flights};
 use crate::metrics;
 use crate::object_store::{ErrorKind, ObjectStore, transfer};
 use crate::segment::reader::Frame;
@@ -71,9 +71,6 @@ impl From<Failure> for Error {
 /// What came of reading one frame.
 type Outcome = Result<Arc<Frame>, Failure>;
 
-/// One fetch of some frames, and which of them is meant.
-type Flight = (Shared<BoxFuture<'static, Option<Arc<[Outcome]>>>>, usize);
-
 /// Reads archived messages. Cheap to clone; clones are the same.
 #[derive(Clone)]
 pub struct Tier(Arc<Inner>);
@@ -81,7 +78,7 @@ pub struct Tier(Arc<Inner>);
 struct Inner {
     objects: Arc<dyn ObjectStore>,
     cache: Cache<FrameId, Arc<Frame>, FrameWeight>,
-    flights: Mutex<HashMap<FrameId, Flight>>,
+    flights: Flights<FrameId, Outcome>,
     most_flights: usize,
     max_reads: usize,
     reads: Semaphore,
@@ -119,7 +116,7 @@ impl Tier {
         Self(Arc::new(Inner {
             objects,
             cache: Cache::with_weighter(frames, settings.cache_bytes, FrameWeight),
-            flights: Mutex::default(),
+            flights: Flights::default(),
             most_flights,
             max_reads: settings.max_reads,
             reads: Semaphore::new(settings.max_reads),
@@ -147,12 +144,9 @@ impl Tier {
         let landing = self
             .flights(&missing)
             .into_iter()
-            .map(async |(id, (fetch, place))| {
-                let landed = tokio::time::timeout_at(deadline.into(), fetch).await;
-                let outcome = landed
-                    .ok()
-                    .flatten()
-                    .and_then(|all| all.get(place).cloned());
+            .map(async |(id, flight)| {
+                let landed = tokio::time::timeout_at(deadline.into(), flight.value()).await;
+                let outcome = landed.ok().flatten();
                 (id, outcome.unwrap_or(Err(Failure::Unavailable)))
             });
         frames.extend(join_all(landing).await);
@@ -161,20 +155,20 @@ impl Tier {
 
     /// The fetches of frames that are not in the cache: those that are under way, and new ones. Where there are too many
     /// already, there is none.
-    fn flights(&self, missing: &[(FrameId, FrameLocation)]) -> HashMap<FrameId, Flight> {
-        let mut found: HashMap<FrameId, Flight> = HashMap::new();
+    fn flights(&self, missing: &[(FrameId, FrameLocation)]) -> HashMap<FrameId, Flight<Outcome>> {
+        let mut found: HashMap<FrameId, Flight<Outcome>> = HashMap::new();
         if missing.is_empty() {
             return found;
         }
-        let mut flights = lock(&self.0.flights);
+        let mut flights = self.0.flights.lock();
         let mut stretches: Vec<(SegmentId, Vec<FrameLocation>)> = Vec::new();
         let mut new = 0;
         for (id, location) in missing {
-            let from = if let Some(flight) = flights.get(id) {
-                found.insert(*id, flight.clone());
+            let from = if let Some(flight) = flights.find(id) {
+                found.insert(*id, flight);
                 "flight"
             } else if let Some(frame) = self.0.cache.get(id) {
-                found.insert(*id, landed(frame)); // a moment ago
+                found.insert(*id, Flight::landed(Ok(frame))); // a moment ago
                 "cache"
             } else if flights.len() + new >= self.0.most_flights {
                 "refused"
@@ -191,48 +185,35 @@ impl Tier {
             metrics::READS.with([from]).increment(1);
         }
         for (segment, frames) in stretches {
-            let started = self.start(segment, frames);
-            flights.extend(started.iter().map(|(id, flight)| (*id, flight.clone())));
-            found.extend(started);
+            found.extend(self.start(&mut flights, segment, frames));
         }
         found
     }
 
     /// Starts to fetch frames that lie side by side; none where there are too many fetches already.
-    fn start(&self, segment: SegmentId, frames: Vec<FrameLocation>) -> Vec<(FrameId, Flight)> {
+    fn start(
+        &self,
+        flights: &mut Board<'_, FrameId, Outcome>,
+        segment: SegmentId,
+        frames: Vec<FrameLocation>,
+    ) -> Vec<(FrameId, Flight<Outcome>)> {
         let Ok(place) = self.0.fetches.reserve() else {
             return Vec::new();
         };
         let ids: Vec<FrameId> = frames.iter().map(|frame| (segment, frame.offset)).collect();
-        let landing = Landing {
-            inner: self.0.clone(),
-            ids: ids.clone(),
-        };
-        let task = place.spawn(async move {
-            let Landing { inner, ids } = &landing;
+        let (inner, wanted) = (self.0.clone(), ids.clone());
+        flights.start(place, ids, async move {
             let outcomes = inner.fetch(segment, &frames).await;
-            for (id, outcome) in ids.iter().zip(&outcomes) {
+            for (id, outcome) in wanted.iter().zip(&outcomes) {
                 if let Ok(frame) = outcome {
                     inner.cache.insert(*id, frame.clone());
                 }
             }
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
             metrics::CACHE_BYTES.set(inner.cache.weight() as f64);
-            outcomes.into()
-        });
-        let fetch = task.map(Result::ok).boxed().shared();
-        let flight = |(place, id)| (id, (fetch.clone(), place));
-        ids.into_iter().enumerate().map(flight).collect()
+            outcomes
+        })
     }
-}
-
-/// The flight of a frame that is there.
-fn landed(frame: Arc<Frame>) -> Flight {
-    let outcomes: Arc<[Outcome]> = [Ok(frame)].into();
-    (
-        futures_util::future::ready(Some(outcomes)).boxed().shared(),
-        0,
-    )
 }
 
 /// Whether a frame may be fetched with those before it.
@@ -274,26 +255,6 @@ fn messages_of(
         ))
     };
     messages.map(<[StoredMessage]>::to_vec).ok_or_else(damaged)
-}
-
-fn lock(flights: &Mutex<HashMap<FrameId, Flight>>) -> MutexGuard<'_, HashMap<FrameId, Flight>> {
-    // Nothing panics half-way through a change of the map.
-    flights.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Takes the flights off the map when their task ends, however it does.
-struct Landing {
-    inner: Arc<Inner>,
-    ids: Vec<FrameId>,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let mut flights = lock(&self.inner.flights);
-        for id in &self.ids {
-            flights.remove(id);
-        }
-    }
 }
 
 impl Inner {

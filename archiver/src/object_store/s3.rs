@@ -36,6 +36,7 @@
 mod client;
 mod errors;
 mod listing;
+mod range;
 mod versions;
 
 use std::ops::Range;
@@ -44,7 +45,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -58,6 +58,7 @@ use super::{
     Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
 };
 use errors::failed;
+use range::check_range;
 
 /// "Only if there is none."
 const ANY: &str = "*";
@@ -412,58 +413,6 @@ impl ObjectStore for S3Store {
     }
 }
 
-/// Whether what is about to come is the range asked for: a store may send the whole object, or as much as there is.
-fn check_range(key: &ObjectKey, range: &Range<u64>, output: &GetObjectOutput) -> Result<()> {
-    let sent = output.content_range().and_then(parse_content_range);
-    let Some((sent, total)) = sent else {
-        // No `Content-Range` is the whole object: right only if that is what was asked for.
-        let whole = range.start == 0 && size(output.content_length()) == range.end;
-        let detail = "the store sent the whole object instead of a range of it";
-        return if whole {
-            Ok(())
-        } else {
-            Err(StoreError::new(
-                ErrorKind::Unsupported,
-                Operation::GetRange,
-                key,
-                detail,
-            ))
-        };
-    };
-    if total.is_some_and(|total| range.end > total) {
-        let detail = format_args!(
-            "bytes {} to {} of {}",
-            range.start,
-            range.end,
-            total.unwrap_or_default()
-        );
-        return Err(StoreError::new(
-            ErrorKind::OutOfRange,
-            Operation::GetRange,
-            key,
-            detail,
-        ));
-    }
-    if sent != *range {
-        let detail = format_args!("bytes {sent:?} came instead of {range:?}");
-        return Err(StoreError::new(
-            ErrorKind::Damaged,
-            Operation::GetRange,
-            key,
-            detail,
-        ));
-    }
-    Ok(())
-}
-
-/// The range and the object's size of `bytes 0-99/1234`; the size may be `*`.
-fn parse_content_range(header: &str) -> Option<(Range<u64>, Option<u64>)> {
-    let (range, total) = header.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    Some((first..last.checked_add(1)?, total.parse().ok()))
-}
-
 fn part_number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -476,27 +425,4 @@ fn size(length: Option<i64>) -> u64 {
 
 fn timestamp(time: Option<&DateTime>) -> Timestamp {
     Timestamp(time.and_then(|time| time.to_millis().ok()).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_ranges() {
-        assert_eq!(
-            parse_content_range("bytes 0-99/1234"),
-            Some((0..100, Some(1234)))
-        );
-        assert_eq!(parse_content_range("bytes 5-5/*"), Some((5..6, None)));
-        for wrong in [
-            "",
-            "bytes */1234",
-            "bytes 1-/9",
-            "octets 0-1/2",
-            "bytes 0-18446744073709551615/1",
-        ] {
-            assert_eq!(parse_content_range(wrong), None, "{wrong}");
-        }
-    }
 }
