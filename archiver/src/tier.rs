@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backscroll_shard::archive::{ArchivedRun, Copies, SegmentId};
+use backscroll_shard::cold_tier::{ColdPart, ColdTier};
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::{ColdPart, ColdTier};
 use backscroll_shard::tasks::OneShots;
 use bytes::Bytes;
 use futures_util::future::join_all;

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use backscroll_shard::commit_event::{CommitEvent, CommitListener};
 use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use backscroll_shard::model::{ListEntry, Message, Watermarks};
-use backscroll_shard::seams::{CommitListener, Event};
 use backscroll_shard::sync::to_cursor;
 use serde::Serialize;
 
@@ -115,19 +115,25 @@ impl Publisher {
 }
 
 impl CommitListener for Publisher {
-    fn committed(&self, events: Vec<Event>) {
+    fn committed(&self, events: Vec<CommitEvent>) {
         for event in events {
             match event {
-                Event::MessageCreated(message) => self.message(PushKind::NewMessage, &message),
-                Event::MessageUpdated(message) => self.message(PushKind::MessageUpdated, &message),
-                Event::MessageDeleted(message) => self.message(PushKind::MessageDeleted, &message),
-                Event::WatermarksMoved {
+                CommitEvent::MessageCreated(message) => {
+                    self.message(PushKind::NewMessage, &message)
+                }
+                CommitEvent::MessageUpdated(message) => {
+                    self.message(PushKind::MessageUpdated, &message)
+                }
+                CommitEvent::MessageDeleted(message) => {
+                    self.message(PushKind::MessageDeleted, &message)
+                }
+                CommitEvent::WatermarksMoved {
                     user,
                     before,
                     watermarks,
                     members,
                 } => self.watermarks(&user, before, (watermarks, members)),
-                Event::ConversationChanged {
+                CommitEvent::ConversationChanged {
                     conversation,
                     rev,
                     left,
@@ -138,19 +144,19 @@ impl CommitListener for Publisher {
                         self.bus.publish(&topic, &push);
                     }
                 }
-                Event::ListChanged { user, rev, entry } => {
+                CommitEvent::ListChanged { user, rev, entry } => {
                     let topic = Topic::User(user);
                     if self.bus.may_have_listeners(&topic) {
                         self.bus.publish(&topic, &entry_push(rev, &entry));
                     }
                 }
-                Event::Notified { user, notification } => {
+                CommitEvent::Notified { user, notification } => {
                     let data = NotificationEvent {
                         notification: &notification,
                     };
                     self.to_user(user, PushKind::Notification, &data);
                 }
-                Event::NotificationsRead { user, ids } => {
+                CommitEvent::NotificationsRead { user, ids } => {
                     let (from, through) = ids;
                     let data = NotificationsRead { from, through };
                     self.to_user(user, PushKind::NotificationsRead, &data);

@@ -58,7 +58,7 @@ pub enum PushKind {
     /// A message was deleted: `{conversationId, message}`, the message being empty.
     MessageDeleted,
     /// The conversation's title, metadata or members changed, or it was deleted. The data says who is no longer a member
-    /// ([`Left`](backscroll_shard::seams::Left)). It is no event for clients: members receive the change by their list, and
+    /// ([`Left`](backscroll_shard::commit_event::Left)). It is no event for clients: members receive the change by their list, and
     /// the sessions of former members are expelled.
     ConversationChanged,
     /// A member's delivered watermark moved: `{conversationId, seq, messageIds, readBy}`.

@@ -280,7 +280,7 @@ pub async fn settle_heads(
     conversations: &[ConversationId],
 ) -> Result<()> {
     let mut args: Vec<Value<'_>> = conversations.iter().map(Value::from).collect();
-    crate::conversation::pad(&mut args);
+    crate::db::pad(&mut args);
     let places = crate::db::placeholders(args.len());
     connection
         .execute(&format!("{SETTLE_HEADS}{places})"), &args)

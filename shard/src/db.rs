@@ -43,7 +43,7 @@ pub use self::connection::Connection;
 pub(crate) use self::connection::{Failure, Observer};
 pub use self::database::Database;
 pub use self::dialect::Dialect;
-pub(crate) use self::lists::{in_rows, padded};
+pub(crate) use self::lists::{WRITE_ROWS, in_rows, pad, padded};
 pub use self::lists::{list_size, placeholders, rows_of};
 pub use self::row::Row;
 pub use self::value::Value;

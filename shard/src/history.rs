@@ -10,19 +10,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::conversation::{self, kind_of};
+use crate::cold_tier::ColdTier;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::fence;
+use crate::head::{self, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
-use crate::message::{StoredMessage, message_columns};
+use crate::message::{self, StoredMessage};
 use crate::model::{ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
-use crate::seams::ColdTier;
 use crate::stretch::Stretch;
-use crate::writers::Writers;
 
 /// Most messages in a page.
 pub const PAGE_MAX: u32 = 200;
@@ -31,18 +31,6 @@ pub const PAGE_MAX: u32 = 200;
 const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, f.range_end, f.epoch, f.state \
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
-/// By the primary key `(conversation_id, seq)`.
-pub const PAGE: &str = concat!(
-    "SELECT ",
-    message_columns!(),
-    " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq"
-);
-/// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
-const LOCK_ROW: &str = concat!(
-    "SELECT ",
-    message_columns!(),
-    " FROM messages WHERE conversation_id = ? AND seq = ? {for_update}"
-);
 const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
 
 /// What a member may know before reading.
@@ -54,8 +42,8 @@ pub struct Access {
     pub head_seq: Seq,
     /// The latest change.
     pub rev: Rev,
-    /// Who wrote lately, and so has read up to there.
-    pub writers: Writers,
+    /// The latest senders, each of whom has read up to their own newest message.
+    pub latest_senders: LatestSenders,
 }
 
 /// Checks that `user` is a member of the conversation and that this shard answers for it.
@@ -82,7 +70,7 @@ pub async fn access(
         kind: kind_of(row.int(0)?)?,
         head_seq: Seq::from_i64(row.int(1)?),
         rev: Rev::from_i64(row.int(2)?),
-        writers: Writers::parse(row.opt_text(4)?.as_deref())?,
+        latest_senders: LatestSenders::parse(row.opt_text(4)?.as_deref())?,
     })
 }
 
@@ -97,14 +85,14 @@ pub async fn anybodys(
     id: ConversationId,
 ) -> Result<Access> {
     fence::require_read(connection, shard.name(), assignment).await?;
-    let heads = conversation::heads(connection, &[id], false).await?;
+    let heads = head::heads(connection, &[id], false).await?;
     let head = heads.into_iter().find(|head| head.deleted_at.is_none());
     let head = head.ok_or(Error::NotMember)?;
     Ok(Access {
         kind: head.kind,
         head_seq: head.head_seq,
         rev: head.rev,
-        writers: head.writers,
+        latest_senders: head.latest_senders,
     })
 }
 
@@ -151,10 +139,10 @@ pub async fn page(
     } else {
         match replica_rows(shard, id, (first, last), access.rev, deadline).await {
             Some(rows) => rows,
-            None => rows(&mut connection, id, (first, last)).await?,
+            None => message::rows(&mut connection, id, (first, last)).await?,
         }
     };
-    let progress = progress(&mut connection, id, (access.kind, &access.writers)).await?;
+    let progress = progress(&mut connection, id, (access.kind, &access.latest_senders)).await?;
     let stretch = Stretch {
         shard,
         cold,
@@ -187,54 +175,22 @@ pub async fn page(
     })
 }
 
-/// The watermarks that tell how far messages have come; none for channels. The writers are those of the head, read before.
+/// The watermarks that tell how far messages have come; none for channels. The latest senders are those of the head, read before.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn progress(
     connection: &mut Connection,
     id: ConversationId,
-    (kind, writers): (ConversationKind, &Writers),
+    (kind, latest_senders): (ConversationKind, &LatestSenders),
 ) -> Result<Progress> {
     if kind == ConversationKind::Channel {
         return Ok(Progress::default());
     }
     let everybody = usize::from(u16::MAX);
     let mut members = member::page(connection, id, &[], everybody).await?;
-    writers.move_on(&mut members);
+    latest_senders.move_on(&mut members);
     Ok(Progress::of(members))
-}
-
-/// The hot rows of a stretch, in order.
-///
-/// # Errors
-/// When the database fails.
-pub async fn rows(
-    connection: &mut Connection,
-    id: ConversationId,
-    (first, last): (Seq, Seq),
-) -> Result<Vec<StoredMessage>> {
-    let rows = connection
-        .fetch_all(PAGE, &values![&id, first, last])
-        .await?;
-    rows.iter()
-        .map(|row| StoredMessage::from_row(row, 0))
-        .collect()
-}
-
-/// In a write transaction that has locked the head: one hot row, locked.
-///
-/// # Errors
-/// When the database fails.
-pub async fn lock_row(
-    connection: &mut Connection,
-    id: ConversationId,
-    seq: Seq,
-) -> Result<Option<StoredMessage>> {
-    let row = connection
-        .fetch_optional(LOCK_ROW, &values![&id, seq])
-        .await?;
-    row.map(|row| StoredMessage::from_row(&row, 0)).transpose()
 }
 
 /// The hot rows of a stretch from a replica, if it has seen everything up to `rev`; a replica that is behind or down is
@@ -254,7 +210,7 @@ async fn replica_rows(
         if seen < Some(rev) {
             return Ok(None);
         }
-        rows(&mut connection, id, range).await.map(Some)
+        message::rows(&mut connection, id, range).await.map(Some)
     };
     shard.ask_replica(deadline, read).await
 }

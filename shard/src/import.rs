@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::conversation::{self, FIRST_MEMBERS, Head};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::fence;
+use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq, UserId};
+use crate::list_marks;
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::{self, StoredMessage, check_attachments, check_object};
 use crate::model::{ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp};
 use crate::node::Shard;
-use crate::relay;
 use crate::settings::{LimitSettings, StoreSettings};
 
 const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
@@ -38,10 +38,7 @@ pub async fn begin(
     if let Some(row) = stored {
         return Ok(u64::try_from(row.int(0)?).unwrap_or(0));
     }
-    if !conversation::heads(connection, &[id], true)
-        .await?
-        .is_empty()
-    {
+    if !head::heads(connection, &[id], true).await?.is_empty() {
         return Err(Error::Conflict(
             "a conversation with this id exists already and was not imported",
         ));
@@ -62,7 +59,7 @@ pub async fn begin(
         rev,
         joined_at: now,
     };
-    conversation::save(connection, &[&head]).await?;
+    head::save(connection, &[&head]).await?;
     member::save(connection, id, &[membership]).await?;
     connection.execute(SET_POSITION, &values![&id, 0]).await?;
     Ok(0)
@@ -81,7 +78,7 @@ pub async fn append(
     settings: &StoreSettings,
 ) -> Result<u64> {
     fence::require_write(connection, shard.name(), assignment).await?;
-    let mut head = conversation::heads(connection, &[id], true)
+    let mut head = head::heads(connection, &[id], true)
         .await?
         .pop()
         .ok_or(Error::NotFound("imported conversation"))?;
@@ -111,7 +108,7 @@ pub async fn append(
     }
     message::insert(connection, &rows).await?;
     head.marked |= head.relayed;
-    conversation::save(connection, &[&head]).await?;
+    head::save(connection, &[&head]).await?;
     connection
         .execute(
             SET_POSITION,
@@ -120,7 +117,7 @@ pub async fn append(
         .await?;
     if !head.relayed {
         let marks: Vec<_> = joined.iter().map(|user| (id, user)).collect();
-        relay::mark(connection, &marks).await?;
+        list_marks::mark(connection, &marks).await?;
     }
     Ok(end)
 }

@@ -13,10 +13,11 @@
 //! | [`node`], `circuit` | one shard: its databases and their health |
 //! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
-//! | [`conversation`], [`member`], [`message`], `writers` | the operations on a conversation's log |
+//! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
+//! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
-//! | [`list`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
@@ -24,25 +25,30 @@
 //! | [`metrics`] | the metrics of this crate, and what the tables of every crate are made with |
 //! | [`tasks`] | tasks: how they are started, and what follows when one ends |
 //! | [`archive`] | the archive's tables: index, segments, leases, erasures, holds |
-//! | [`seams`] | what other crates plug in: the archive tier and the commit listener |
+//! | [`cold_tier`], [`commit_event`] | what other crates plug in: the archive tier and the commit listener |
 //!
 //! The invariants (INV-SEQ, INV-REV, INV-ACK, INV-IDEM, INV-OWNER, INV-TIER, INV-COPY, INV-MEMBER, INV-BOUND), the glossary,
 //! and walk-throughs of a send, a cold page and a reconnect are in this crate's `README.md`.
 
 pub mod archive;
+pub mod change;
 mod circuit;
 pub mod clock;
-pub mod conversation;
+pub mod cold_tier;
+pub mod commit_event;
 pub mod db;
 pub mod directory;
 pub mod error;
 pub mod fence;
+pub mod head;
 pub mod history;
 pub mod identity;
 pub mod ids;
 pub mod import;
 pub mod lane;
+pub mod latest_senders;
 pub mod list;
+pub mod list_marks;
 pub mod map;
 pub mod member;
 pub mod message;
@@ -54,7 +60,6 @@ pub mod notification;
 pub mod range;
 pub mod relay;
 pub mod routing;
-pub mod seams;
 pub mod seen;
 pub mod settings;
 mod standing;
@@ -65,4 +70,4 @@ pub mod stretch;
 pub mod sync;
 pub mod tasks;
 pub mod transaction;
-mod writers;
+pub mod user_revs;

@@ -10,12 +10,13 @@ pub use entry::{Entry, EntryUpdate, ListOrder};
 
 use std::collections::HashMap;
 
-use crate::conversation::WRITE_ROWS;
-use crate::db::{Connection, Row, Value, in_rows, list_size, padded, rows_of, values};
+use crate::db::WRITE_ROWS;
+use crate::db::{Connection, Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{ConversationId, Rev, ShardName, UserId, UserKey};
 use crate::map::{Assignment, ShardMap};
+use crate::user_revs;
 use entry::{ENTRY_COLUMN_COUNT, entry_columns};
 
 /// By the primary key `(user_key, user_id, conversation_id)`.
@@ -34,10 +35,6 @@ const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id, conversation_id} ti
      conversation_rev = {new conversation_rev}, read_seq = {new read_seq}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, relayed = {new relayed}, \
      pinned = {new pinned}, muted = {new muted}, removed = {new removed}, rev = {new rev}";
-/// Takes revs for a user, and with them the row's lock: two relays of one user's entries come one after the other.
-const BUMP_USERS: &str = "INSERT INTO users (user_key, user_id, rev) VALUES ";
-const BUMP_USERS_UPDATE: &str = " {on_duplicate user_key, user_id} rev = rev + {new rev}";
-const USER_REVS: &str = "SELECT user_id, rev FROM users {by PRIMARY} WHERE ";
 /// The entries of a page: relayed ones in list order, as far as the page goes, and all that are not relayed. One statement,
 /// so that an entry whose conversation becomes large or small meanwhile comes once. By the index `list_entries_activity`.
 macro_rules! select_page {
@@ -106,7 +103,7 @@ pub async fn apply(
     for update in updates {
         users.entry(&update.user).or_insert((update.key, 0)).1 += 1;
     }
-    let mut next_revs = add_revs(connection, &users).await?;
+    let mut next_revs = user_revs::add(connection, &users).await?;
     let stored = stored_entries(connection, updates).await?;
     let mut changed: Vec<(&EntryUpdate, Entry)> = Vec::new();
     for update in updates {
@@ -133,53 +130,12 @@ pub async fn apply(
         .values_mut()
         .for_each(|(_, unused)| *unused = -*unused);
     if !users.is_empty() {
-        add_revs(connection, &users).await?;
+        user_revs::add(connection, &users).await?;
     }
     let told = changed.into_iter();
     Ok(told
         .map(|(update, entry)| (update.user.clone(), entry))
         .collect())
-}
-
-/// Adds to each user's rev, and locks it; gives the revs before that.
-async fn add_revs(
-    connection: &mut Connection,
-    users: &HashMap<&UserId, (UserKey, i64)>,
-) -> Result<HashMap<String, i64>> {
-    let mut users: Vec<([u8; 8], &UserId, i64)> = users
-        .iter()
-        .map(|(user, (key, n))| (key.to_bytes(), *user, *n))
-        .collect();
-    users.sort_unstable(); // every relay locks users in the same order
-    let mut args: Vec<Value<'_>> = users
-        .iter()
-        .flat_map(|(key, user, n)| values![key, *user, *n])
-        .collect();
-    let rows = list_size(users.len());
-    if let Some((key, user, _)) = users.last() {
-        for _ in users.len()..rows {
-            args.extend(values![key, *user, 0]); // takes no rev
-        }
-    }
-    connection
-        .execute(
-            &format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(rows, 3)),
-            &args,
-        )
-        .await?;
-    let keyed: Vec<([u8; 8], &UserId)> = users.iter().map(|(key, user, _)| (*key, *user)).collect();
-    let taken: HashMap<&str, i64> = users
-        .iter()
-        .map(|(_, user, n)| (user.as_str(), *n))
-        .collect();
-    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
-    rows.iter()
-        .map(|row| {
-            let user = row.user(0)?;
-            let before = row.int(1)? - taken.get(user.as_str()).copied().unwrap_or(0);
-            Ok((user.as_str().to_owned(), before))
-        })
-        .collect()
 }
 
 async fn stored_entries<'a>(
@@ -282,42 +238,6 @@ pub async fn changed(
     rows.iter().map(|row| Entry::from_row(row, 0)).collect()
 }
 
-/// The revs of those users who have one.
-///
-/// # Errors
-/// When the database fails.
-pub async fn revs(
-    connection: &mut Connection,
-    users: &[(UserKey, &UserId)],
-) -> Result<Vec<(UserId, Rev)>> {
-    let keyed: Vec<([u8; 8], &UserId)> = users
-        .iter()
-        .map(|(key, user)| (key.to_bytes(), *user))
-        .collect();
-    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
-    rows.iter()
-        .map(|row| Ok((row.user(0)?, Rev::from_i64(row.int(1)?))))
-        .collect()
-}
-
-/// The rows of some users that `select`, which ends with `WHERE `, finds by the primary key `(user_key, user_id)`.
-///
-/// # Errors
-/// When the database fails.
-pub(crate) async fn rows_of_users(
-    connection: &mut Connection,
-    select: &str,
-    users: &[([u8; 8], &UserId)],
-) -> Result<Vec<Row>> {
-    let args: Vec<Value<'_>> = padded(users)
-        .flat_map(|(key, user)| values![key, *user])
-        .collect();
-    let condition = in_rows(["user_key", "user_id"], args.len() / 2);
-    connection
-        .fetch_all(&format!("{select}{condition}"), &args)
-        .await
-}
-
 /// One entry.
 ///
 /// # Errors
@@ -382,7 +302,7 @@ pub async fn set_flags(
     id: ConversationId,
     (pinned, muted): (Option<bool>, Option<bool>),
 ) -> Result<Entry> {
-    let revs = add_revs(connection, &HashMap::from([(user, (key, 1))])).await?;
+    let revs = user_revs::add(connection, &HashMap::from([(user, (key, 1))])).await?;
     let entry = one(connection, (key, user), id)
         .await?
         .filter(|entry| !entry.removed);

@@ -1,9 +1,9 @@
 //! Members of a conversation: roles and watermarks.
 //!
-//! Watermarks as they are stored here may be behind those of the conversation's latest [`writers`](crate::writers).
+//! Watermarks as they are stored here may be behind those of the conversation's latest [`writers`](crate::latest_senders).
 
-use crate::conversation::{WRITE_ROWS, pad};
 use crate::db::{Connection, Row, Value, in_rows, padded, placeholders, rows_of, values};
+use crate::db::{WRITE_ROWS, pad};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Member, Role, Timestamp};

@@ -9,7 +9,6 @@ use crate::db::{Connection, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Message, MessagePreview, MessageType, RawJson, Timestamp};
-use crate::stretch;
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
@@ -61,6 +60,19 @@ macro_rules! message_columns {
 }
 pub(crate) use message_columns;
 const COLUMN_COUNT: usize = 15;
+
+/// By the primary key `(conversation_id, seq)`.
+pub const PAGE: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+);
+/// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
+const LOCK_ROW: &str = concat!(
+    "SELECT ",
+    message_columns!(),
+    " FROM messages WHERE conversation_id = ? AND seq = ? {for_update}"
+);
 
 /// Most rows in one INSERT.
 const INSERT_ROWS: usize = 128;
@@ -254,6 +266,38 @@ fn batches(
     })
 }
 
+/// The hot rows of a stretch, in order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn rows(
+    connection: &mut Connection,
+    id: ConversationId,
+    (first, last): (Seq, Seq),
+) -> Result<Vec<StoredMessage>> {
+    let rows = connection
+        .fetch_all(PAGE, &values![&id, first, last])
+        .await?;
+    rows.iter()
+        .map(|row| StoredMessage::from_row(row, 0))
+        .collect()
+}
+
+/// In a write transaction that has locked the head: one hot row, locked.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_row(
+    connection: &mut Connection,
+    id: ConversationId,
+    seq: Seq,
+) -> Result<Option<StoredMessage>> {
+    let row = connection
+        .fetch_optional(LOCK_ROW, &values![&id, seq])
+        .await?;
+    row.map(|row| StoredMessage::from_row(&row, 0)).transpose()
+}
+
 /// Inserts new messages, in as few statements as the sizes allow.
 ///
 /// # Errors
@@ -329,8 +373,13 @@ pub(crate) async fn update(
     ];
     match connection.execute(UPDATE, &args).await? {
         1 => Ok(()),
-        _ => Err(stretch::nowhere(conversation, message.seq)),
+        _ => Err(nowhere(conversation, message.seq)),
     }
+}
+
+/// A message is neither hot nor archived.
+pub(crate) fn nowhere(id: ConversationId, seq: Seq) -> Error {
+    Error::corrupt(format_args!("conversation {id} has no message {seq}"))
 }
 
 /// As stored.

@@ -20,16 +20,17 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{self, Head, WRITE_ROWS, pad};
-use crate::db::{Connection, Value, padded, placeholders, rows_of, values};
+use crate::commit_event::{CommitEvent, CommitListener};
+use crate::db::Connection;
 use crate::error::{Error, Result};
+use crate::head::{self, Head};
 use crate::ids::{ConversationId, ShardName, UserId};
 use crate::list::{self, Entry, EntryUpdate};
+use crate::list_marks::{self, Mark};
 use crate::map::ShardMap;
 use crate::member::{self, Membership};
 use crate::node::Shard;
 use crate::routing::Router;
-use crate::seams::{CommitListener, Event};
 use crate::tasks::Kept;
 
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
@@ -38,8 +39,6 @@ const HINTS: usize = 65_536;
 const PASS_CONVERSATIONS: usize = 64;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
-/// Most marks cleared by one statement.
-const CLEARED_AT_ONCE: usize = 64;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
 /// How many times as long as a pass kept databases at work the relay rests after it.
@@ -48,34 +47,6 @@ const REST: u32 = 9;
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How long one pass may take.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
-
-const MARK: &str = "INSERT INTO list_marks (conversation_id, user_id, token) VALUES ";
-const MARK_UPDATE: &str = " {on_duplicate conversation_id, user_id} token = {new token}";
-/// By the primary key.
-const MARKS_OF: &str =
-    "SELECT conversation_id, user_id, token FROM list_marks WHERE conversation_id IN (";
-const MARKS_AFTER: &str = "SELECT DISTINCT conversation_id FROM list_marks WHERE conversation_id > ? ORDER BY conversation_id LIMIT ?";
-const ANY_MARK: &str = "SELECT conversation_id FROM list_marks LIMIT 1";
-const CLEAR: &str = "DELETE FROM list_marks WHERE ";
-
-/// In a write transaction: marks users' lists to be told. What all members' lists are to be told is
-/// [`Head::marked`](crate::conversation::Head::marked).
-///
-/// # Errors
-/// When the database fails.
-pub async fn mark(connection: &mut Connection, marks: &[(ConversationId, &UserId)]) -> Result<()> {
-    for chunk in marks.chunks(WRITE_ROWS) {
-        let mut args = Vec::with_capacity(3 * chunk.len());
-        for (id, user) in padded(chunk) {
-            args.extend(values![id, *user, rand::random::<i64>()]);
-        }
-        let rows = rows_of(args.len() / 3, 3);
-        connection
-            .execute(&format!("{MARK}{rows}{MARK_UPDATE}"), &args)
-            .await?;
-    }
-    Ok(())
-}
 
 /// Tells a shard's relay which conversations were marked, so that it need not look.
 #[derive(Clone, Debug)]
@@ -161,18 +132,7 @@ pub async fn run(
 
 async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<ConversationId>> {
     let mut connection = shard.reader(Instant::now() + PASS_DEADLINE).await?;
-    let mut found = conversation::marked(&mut connection, after, SWEEP_MARKS).await?;
-    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    let rows = connection
-        .fetch_all(MARKS_AFTER, &values![after, SWEEP_MARKS])
-        .await?;
-    for row in &rows {
-        found.push(row.conversation(0)?);
-    }
-    found.sort_unstable();
-    found.dedup();
-    found.truncate(usize::try_from(SWEEP_MARKS).unwrap_or(usize::MAX));
-    Ok(found)
+    list_marks::after(&mut connection, after, SWEEP_MARKS).await
 }
 
 /// Whether the shard has no mark left.
@@ -181,16 +141,7 @@ async fn find_marks(shard: &Shard, after: Option<ConversationId>) -> Result<Vec<
 /// When the database fails.
 pub async fn is_idle(shard: &Shard, deadline: Instant) -> Result<bool> {
     let mut connection = shard.reader(deadline).await?;
-    Ok(connection.fetch_optional(ANY_MARK, &[]).await?.is_none()
-        && conversation::marked(&mut connection, None, 1)
-            .await?
-            .is_empty())
-}
-
-struct Mark {
-    conversation: ConversationId,
-    user: UserId,
-    token: i64,
+    list_marks::is_empty(&mut connection).await
 }
 
 /// What came of a pass.
@@ -225,7 +176,7 @@ pub async fn apply(
 
 async fn apply_to(
     applied: &mut Applied,
-    told: Told<'_>,
+    told: Targets<'_>,
     shard: &Shard,
     ids: &[ConversationId],
     deadline: Instant,
@@ -233,8 +184,8 @@ async fn apply_to(
     let begun = Instant::now();
     let mut source = shard.reader(deadline).await?;
     // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
-    let mut marks = marks_of(&mut source, ids).await?;
-    let heads = conversation::heads(&mut source, ids, false).await?;
+    let mut marks = list_marks::of(&mut source, ids).await?;
+    let heads = head::heads(&mut source, ids, false).await?;
     applied.worked += begun.elapsed();
     let heads: HashMap<ConversationId, Head> =
         heads.into_iter().map(|head| (head.id, head)).collect();
@@ -259,7 +210,7 @@ async fn apply_to(
         deliver_large(applied, told, &mut source, &heads, head.id, deadline).await?;
     }
     // A conversation that is being written to keeps its mark; finding that out here takes no lock that a sender waits for.
-    let mut done = conversation::unchanged(&mut source, &marked).await?;
+    let mut done = list_marks::unchanged(&mut source, &marked).await?;
     drop(source);
     marks.retain(|mark| !applied.failed.contains(&mark.conversation));
     done.retain(|head| !applied.failed.contains(&head.id));
@@ -288,7 +239,7 @@ fn chunks_by_members(heads: &[&Head]) -> Vec<Vec<ConversationId>> {
 
 async fn deliver_large(
     applied: &mut Applied,
-    told: Told<'_>,
+    told: Targets<'_>,
     source: &mut Connection,
     heads: &HashMap<ConversationId, Head>,
     id: ConversationId,
@@ -307,12 +258,12 @@ async fn deliver_large(
 }
 
 /// By what shards are found, and who is told what changed in lists.
-type Told<'a> = (&'a Router, &'a dyn CommitListener);
+type Targets<'a> = (&'a Router, &'a dyn CommitListener);
 
 /// Applies heads to members' list entries, all shards at the same time; what fails is put down in `applied`.
 async fn deliver(
     applied: &mut Applied,
-    told: Told<'_>,
+    told: Targets<'_>,
     heads: &HashMap<ConversationId, Head>,
     members: Vec<(ConversationId, Membership)>,
     deadline: Instant,
@@ -362,7 +313,7 @@ async fn deliver(
 /// One transaction on the shard of some users. When it no longer owns one of them, the marks are kept, and the next pass
 /// goes by the new map.
 async fn deliver_to(
-    (router, listener): Told<'_>,
+    (router, listener): Targets<'_>,
     target: &Shard,
     map: &Arc<ShardMap>,
     updates: &[EntryUpdate],
@@ -390,34 +341,15 @@ async fn deliver_to(
 ///
 /// # Errors
 /// When an entry is not what was stored.
-pub fn list_events(changed: Vec<(UserId, Entry)>) -> Result<Vec<Event>> {
+pub fn list_events(changed: Vec<(UserId, Entry)>) -> Result<Vec<CommitEvent>> {
     let event = |(user, entry): (UserId, Entry)| {
-        Ok(Event::ListChanged {
+        Ok(CommitEvent::ListChanged {
             user,
             rev: entry.rev,
             entry: entry.into_list_entry()?,
         })
     };
     changed.into_iter().map(event).collect()
-}
-
-async fn marks_of(connection: &mut Connection, ids: &[ConversationId]) -> Result<Vec<Mark>> {
-    let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
-    pad(&mut args);
-    let statement = format!(
-        "{MARKS_OF}{}) ORDER BY conversation_id",
-        placeholders(args.len())
-    );
-    let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Mark {
-                conversation: row.conversation(0)?,
-                user: row.user(1)?,
-                token: row.int(2)?,
-            })
-        })
-        .collect()
 }
 
 async fn clear(shard: &Shard, marks: &[Mark], heads: &[&Head], deadline: Instant) -> Result<()> {
@@ -427,20 +359,9 @@ async fn clear(shard: &Shard, marks: &[Mark], heads: &[&Head], deadline: Instant
     shard
         .transaction(deadline, |mut transaction| async move {
             if !heads.is_empty() {
-                conversation::unmark(&mut transaction, heads).await?;
+                list_marks::unmark(&mut transaction, heads).await?;
             }
-            for marks in marks.chunks(CLEARED_AT_ONCE) {
-                let args: Vec<Value<'_>> = padded(marks)
-                    .flat_map(|mark| values![&mark.conversation, &mark.user, mark.token])
-                    .collect();
-                let condition = ["(conversation_id = ? AND user_id = ? AND token = ?)"]
-                    .repeat(args.len() / 3)
-                    .join(" OR ");
-                transaction
-                    .execute(&format!("{CLEAR}{condition}"), &args)
-                    .await?;
-            }
-            Ok(())
+            list_marks::clear(&mut transaction, marks).await
         })
         .await
 }

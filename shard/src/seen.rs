@@ -5,8 +5,8 @@ use crate::clock;
 use crate::db::{Connection, Value, padded, rows_of, values};
 use crate::error::Result;
 use crate::ids::{UserId, UserKey};
-use crate::list;
 use crate::model::Timestamp;
+use crate::user_revs;
 
 const SAVE: &str = "INSERT INTO last_seen (user_key, user_id, at) VALUES ";
 const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id} at = {greatest}(CASE WHEN at > {now} + ? THEN 0 ELSE at END, {new at})";
@@ -49,7 +49,7 @@ pub async fn of(
         .iter()
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
-    let rows = list::rows_of_users(connection, SELECT, &keyed).await?;
+    let rows = user_revs::rows_of_users(connection, SELECT, &keyed).await?;
     let now = Timestamp::now();
     rows.iter()
         .map(|row| Ok((row.user(0)?, clock::believed(Timestamp(row.int(1)?), now))))

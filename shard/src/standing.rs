@@ -2,10 +2,10 @@
 //! one moment (INV-MEMBER, INV-OWNER). With a membership of an earlier moment a past member would see messages that were
 //! sent after the removal, and read messages would count as unread.
 
-use crate::conversation::{HEAD_COLUMN_COUNT, Head, head_columns};
 use crate::db::{Connection, Value, in_rows, padded, values};
 use crate::error::Result;
 use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
+use crate::head::{HEAD_COLUMN_COUNT, Head, head_columns};
 use crate::ids::{ConversationId, ShardName, UserId};
 use crate::map::Assignment;
 use crate::member::Membership;
@@ -49,7 +49,7 @@ pub(crate) async fn of_pairs(
         fence::require_read_in_row((row, fence), shard, assignment)?;
         let head = Head::from_row(row)?;
         let mut member = Membership::from_row(row, HEAD_COLUMN_COUNT)?;
-        head.writers.move_on([&mut member]);
+        head.latest_senders.move_on([&mut member]);
         Ok((head, member))
     };
     rows.iter().map(standing).collect()

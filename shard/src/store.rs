@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{Change, Changed};
+use crate::change::{Change, Changed};
+use crate::cold_tier::ColdTier;
+use crate::commit_event::CommitListener;
 use crate::db::Dialect;
 use crate::error::{Error, Result};
 use crate::identity::{self, Deployed};
@@ -36,7 +38,6 @@ use crate::model::Caller;
 use crate::node::Shard;
 use crate::relay;
 use crate::routing::Router;
-use crate::seams::{ColdTier, CommitListener};
 use crate::settings::StoreSettings;
 use crate::tasks::{Kept, Supervisor, TaskGroup};
 use crate::transaction::Transaction;

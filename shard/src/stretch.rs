@@ -15,16 +15,15 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::archive::{Copies, Newest, Plan};
-use crate::conversation;
+use crate::cold_tier::ColdTier;
 use crate::db::Connection;
 use crate::error::{Error, Result};
-use crate::history;
+use crate::head;
 use crate::ids::{ConversationId, Rev, Seq};
-use crate::message::StoredMessage;
+use crate::message::{self, StoredMessage};
 use crate::metrics;
 use crate::model::{SeqRange, Tiers};
 use crate::node::Shard;
-use crate::seams::ColdTier;
 
 /// How often a stretch is read because what its index named was gone a moment later.
 const ATTEMPTS: usize = 4;
@@ -124,7 +123,7 @@ impl Stretch<'_> {
     /// erased, older copies may be the newest that are left.
     async fn snapshot(&self, connection: &mut Connection) -> Result<Look> {
         connection.begin_snapshot().await?;
-        let hot = history::rows(connection, self.id, self.range).await?;
+        let hot = message::rows(connection, self.id, self.range).await?;
         let wanted = missing(self.range, &hot);
         let plan = match (wanted.first(), wanted.last()) {
             (Some(first), Some(last)) => {
@@ -133,11 +132,11 @@ impl Stretch<'_> {
             }
             _ => Plan::default(),
         };
-        let is_there = conversation::is_there(connection, self.id).await?;
+        let is_there = head::is_there(connection, self.id).await?;
         connection.commit().await?;
         match plan.nowhere().first() {
             _ if !is_there => Err(Error::NotMember),
-            Some(seq) => Err(nowhere(self.id, *seq)),
+            Some(seq) => Err(message::nowhere(self.id, *seq)),
             None => Ok(Look { hot, plan }),
         }
     }
@@ -183,11 +182,6 @@ impl Stretch<'_> {
 pub(crate) fn report_damage(error: &Error) {
     metrics::ARCHIVE_DAMAGED_READS.increment(1);
     tracing::error!(%error, "archived messages cannot be read; run `backscroll archive verify`");
-}
-
-/// A message is neither hot nor archived.
-pub(crate) fn nowhere(id: ConversationId, seq: Seq) -> Error {
-    Error::corrupt(format_args!("conversation {id} has no message {seq}"))
 }
 
 fn missing((first, last): (Seq, Seq), hot: &[StoredMessage]) -> BTreeSet<Seq> {

@@ -17,16 +17,16 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::archive::{self, Copies, Plan};
-use crate::conversation;
+use crate::cold_tier::ColdTier;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
+use crate::head;
 use crate::history::{self, Access};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::member::{self, Membership};
 use crate::message::{StoredMessage, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Member, Message};
 use crate::node::Shard;
-use crate::seams::ColdTier;
 use crate::stretch;
 
 /// Most conversations whose rev a client may send at once.
@@ -102,7 +102,8 @@ pub async fn delta(
     };
     let mut messages = window.hot(&mut connection).await?;
     let mut members = member::changed(&mut connection, id, (rev, through), MEMBERS_MAX + 1).await?;
-    let progress = history::progress(&mut connection, id, (access.kind, &access.writers)).await?;
+    let progress =
+        history::progress(&mut connection, id, (access.kind, &access.latest_senders)).await?;
     if !window.has_every_rev(&messages, &members) {
         let copies = Copies::changed(&mut connection, id, rev, 1).await?;
         if copies.rev() != through || !copies.runs().is_empty() {
@@ -123,7 +124,7 @@ pub async fn delta(
         members.retain(|member| member.rev < last);
         through = through.min(members.last().map_or(rev, |member| member.rev));
     }
-    access.writers.move_on(&mut members);
+    access.latest_senders.move_on(&mut members);
     messages.retain(|message| message.rev <= through);
     members.retain(|member| member.rev <= through);
     let to_message = |stored: StoredMessage| -> Result<Message> {
@@ -237,7 +238,7 @@ impl Window {
                 wanted.extend(seqs.filter(|seq| !newer.contains_key(seq)));
             }
         }
-        let is_there = conversation::is_there(connection, self.id).await?;
+        let is_there = head::is_there(connection, self.id).await?;
         connection.commit().await?;
         if !is_there {
             return Err(Error::NotMember);

@@ -12,13 +12,13 @@ use std::time::Instant;
 use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Erasure, SegmentId, SegmentRecord, SegmentState,
 };
-use backscroll_shard::conversation;
+use backscroll_shard::cold_tier::ColdTier as _;
 use backscroll_shard::db::Connection;
 use backscroll_shard::error::Error;
+use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::ColdTier as _;
 
 use super::rewrite::runs_of;
 use super::{ArchiveError, ArchiveJobs, Result, STEP};
@@ -207,7 +207,7 @@ impl ArchiveJobs {
             };
             after = range.1;
             connection.begin_snapshot().await?;
-            let is_there = conversation::is_there(&mut connection, id).await?;
+            let is_there = head::is_there(&mut connection, id).await?;
             let stretch = Stretch {
                 hot: archive::hot_states(&mut connection, id, range).await?,
                 copies: Copies::find(&mut connection, id, range).await?,

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{self, Copies, Lease, check_lease};
-use backscroll_shard::conversation;
+use backscroll_shard::cold_tier::ColdTier as _;
+use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::ColdTier as _;
 use serde::Serialize;
 
 use super::{
@@ -116,7 +116,7 @@ impl ArchiveJobs {
 async fn require_archived(shard: &Shard, conversation: ConversationId) -> Result<()> {
     let mut connection = shard.reader(Instant::now() + STEP).await?;
     let nothing = |why: String| Err(ArchiveError::NothingArchived(why));
-    if !conversation::is_there(&mut connection, conversation).await? {
+    if !head::is_there(&mut connection, conversation).await? {
         let shard = shard.name();
         return nothing(format!(
             "there is no conversation {conversation} on shard {shard}, or it is deleted; nothing was restored"

@@ -14,10 +14,10 @@ use std::time::Instant;
 use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Lease, SegmentId, SegmentState, check_lease,
 };
+use backscroll_shard::cold_tier::ColdTier as _;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::ColdTier as _;
 
 use super::draft::{Batch, Draft, Written};
 use super::run::RunFigures;

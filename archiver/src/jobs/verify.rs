@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{self, SegmentId};
-use backscroll_shard::conversation::{self, Head};
 use backscroll_shard::db::Connection;
+use backscroll_shard::head::{self, Head};
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
@@ -243,7 +243,7 @@ pub(super) async fn missing(shard: &Shard, head: &Head) -> Result<Option<Problem
         // Rows may have gone from one tier to the other between the two looks, or all of them with their conversation.
         connection.begin_snapshot().await?;
         missing = missing_messages(&mut connection, head).await?;
-        let is_there = conversation::is_there(&mut connection, head.id).await?;
+        let is_there = head::is_there(&mut connection, head.id).await?;
         missing = missing.filter(|_| is_there);
         connection.commit().await?;
     }

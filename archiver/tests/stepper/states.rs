@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use backscroll_shard::cold_tier::NoArchive;
+use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::ids::{Rev, Seq, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{ConversationKind, NewConversation, NewMessage, Timestamp};
-use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::Span;
 use backscroll_shard::steps;
 use backscroll_shard::store::Store;

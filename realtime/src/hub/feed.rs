@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backscroll_shard::commit_event::Left;
 use backscroll_shard::ids::{Rev, UserId};
-use backscroll_shard::seams::Left;
 
 use super::recent::{CHANGES_MAX, Change, Recent};
 use crate::client_event::ClientEvent;

@@ -21,6 +21,7 @@ use backscroll_realtime::protocol::{Close, Failure};
 use backscroll_realtime::publisher::Publisher;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_realtime::socket_io::SocketIoDoor;
+use backscroll_shard::cold_tier::NoArchive;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use backscroll_shard::migrate::migrate_all;
@@ -28,7 +29,6 @@ use backscroll_shard::model::{
     Caller, ConversationKind, Message, NewConversation, NewMessage, NewNotification, Notification,
     Timestamp,
 };
-use backscroll_shard::seams::NoArchive;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;

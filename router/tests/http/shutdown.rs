@@ -161,8 +161,8 @@ async fn under_load_no_request_is_broken_off_and_no_acknowledged_message_lost() 
     let settings = backscroll_shard::settings::StoreSettings::embedded(service.folder(), 2);
     let store = backscroll_shard::store::Store::open(
         &settings,
-        std::sync::Arc::new(backscroll_shard::seams::NoArchive),
-        std::sync::Arc::new(backscroll_shard::seams::NoListener),
+        std::sync::Arc::new(backscroll_shard::cold_tier::NoArchive),
+        std::sync::Arc::new(backscroll_shard::commit_event::NoListener),
         &backscroll_shard::tasks::Supervisor::default(),
     )
     .await

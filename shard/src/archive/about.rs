@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::conversation::{self, FIRST_MEMBERS, Head};
 use crate::db::Connection;
 use crate::error::{Error, Result};
+use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Rev, UserId};
 use crate::member::{self, Membership};
 use crate::message::StoredMessage;
@@ -47,7 +47,7 @@ pub async fn describe(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let heads = conversation::heads(connection, ids, false).await?;
+    let heads = head::heads(connection, ids, false).await?;
     let small = heads.iter().filter(|head| head.member_count <= MEMBERS_MAX);
     let small: Vec<ConversationId> = small.map(|head| head.id).collect();
     let mut members: HashMap<ConversationId, BTreeMap<UserId, Role>> = HashMap::new();
@@ -97,10 +97,7 @@ pub async fn recreate(
     traces: &Traces,
     max_relayed: u32,
 ) -> Result<bool> {
-    if !conversation::heads(connection, &[id], true)
-        .await?
-        .is_empty()
-    {
+    if !head::heads(connection, &[id], true).await?.is_empty() {
         return Ok(false);
     }
     let about = traces.about.as_ref();
@@ -151,7 +148,7 @@ pub async fn recreate(
         }
     };
     let members: Vec<Membership> = roles.into_iter().map(membership).collect();
-    conversation::save(connection, &[&head]).await?;
+    head::save(connection, &[&head]).await?;
     member::save(connection, id, &members).await?;
     Ok(true)
 }

@@ -12,7 +12,7 @@
 //! and no order of writing has a say.
 //!
 //! [`Copies`] and [`Plan`] are the only way from the index to archived messages: a [`ColdPart`], which is what a
-//! [cold tier](crate::seams::ColdTier) reads, is made here and nowhere else.
+//! [cold tier](crate::cold_tier::ColdTier) reads, is made here and nowhere else.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

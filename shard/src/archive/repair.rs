@@ -5,10 +5,9 @@
 //! right, or changed meanwhile, is left as it is.
 
 use super::{erasure, is_held};
-use crate::conversation::{self, Head};
 use crate::db::Connection;
 use crate::error::Result;
-use crate::history;
+use crate::head::{self, Head};
 use crate::ids::ConversationId;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
@@ -27,7 +26,7 @@ pub async fn take_newer(
     let Some(head) = locked(connection, conversation).await? else {
         return Ok(false);
     };
-    let hot = history::lock_row(connection, conversation, copy.seq).await?;
+    let hot = message::lock_row(connection, conversation, copy.seq).await?;
     let Some(hot) = hot.filter(|hot| hot.rev < copy.rev) else {
         return Ok(false);
     };
@@ -57,7 +56,7 @@ pub async fn delete_again(
     let Some(head) = locked(connection, conversation).await? else {
         return Ok(false);
     };
-    let hot = history::lock_row(connection, conversation, newest.seq).await?;
+    let hot = message::lock_row(connection, conversation, newest.seq).await?;
     let is_hot = hot.is_some();
     let mut message = hot.unwrap_or_else(|| newest.clone());
     if message.deleted_at.is_some() || is_held(connection, conversation).await? {
@@ -71,7 +70,7 @@ pub async fn delete_again(
 
 /// The conversation's head, locked; none when it is deleted.
 async fn locked(connection: &mut Connection, conversation: ConversationId) -> Result<Option<Head>> {
-    let heads = conversation::heads(connection, &[conversation], true).await?;
+    let heads = head::heads(connection, &[conversation], true).await?;
     Ok(heads.into_iter().find(|head| head.deleted_at.is_none()))
 }
 
@@ -89,5 +88,5 @@ async fn write(
         head.thaw(&message);
         message::insert_again(connection, &[(head.id, message)]).await?;
     }
-    conversation::save(connection, &[&head]).await
+    head::save(connection, &[&head]).await
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::SegmentId;
-use crate::conversation::{self, Head};
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
+use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
@@ -203,7 +203,7 @@ pub async fn heads_after(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    conversation::heads(connection, &ids, false).await
+    head::heads(connection, &ids, false).await
 }
 
 /// In a job's transaction: makes archived messages hot rows again, as they are; those that are hot already stay. Gives how
@@ -225,7 +225,7 @@ pub async fn restore_rows(
     ) else {
         return Ok(0);
     };
-    let head = conversation::heads(connection, &[conversation], true)
+    let head = head::heads(connection, &[conversation], true)
         .await?
         .pop()
         .filter(|head| head.deleted_at.is_none());
@@ -244,7 +244,7 @@ pub async fn restore_rows(
     }
     head.next_rev();
     message::insert_again(connection, &rows).await?;
-    conversation::save(connection, &[&head]).await?;
+    head::save(connection, &[&head]).await?;
     Ok(rows.len() as u64)
 }
 

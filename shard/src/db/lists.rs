@@ -1,5 +1,10 @@
 //! Lists in statements: placeholders, rows of them, and the few sizes that lists have.
 
+use super::Value;
+
+/// Most rows in one statement that writes.
+pub(crate) const WRITE_ROWS: usize = 256;
+
 /// `?, ?, ?`: `n` placeholders.
 #[must_use]
 pub fn placeholders(n: usize) -> String {
@@ -39,6 +44,13 @@ pub(crate) fn padded<T>(rows: &[T]) -> impl Iterator<Item = &T> {
     rows.iter()
         .chain(rows.last().into_iter().cycle())
         .take(list_size(rows.len()))
+}
+
+/// Repeats the last value up to a [`list_size`].
+pub(crate) fn pad(args: &mut Vec<Value<'_>>) {
+    if let Some(last) = args.last().copied() {
+        args.resize(list_size(args.len()), last);
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::conversation::Head;
+use crate::head::Head;
 use crate::ids::{ConversationId, Rev, UserId};
 use crate::member::Membership;
 

@@ -4,9 +4,9 @@
 //! merged by the conversation's revs, and give the same entry in any order. A removal is an update as well, at the rev of
 //! the removal, and leaves an entry even where there was none (INV-MEMBER).
 
-use crate::conversation::{Head, first_members_json, kind_code, kind_of};
 use crate::db::{Row, Value, values};
 use crate::error::{Error, Result};
+use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::Membership;
 use crate::message::{message_type_code, message_type_of};
@@ -259,7 +259,7 @@ impl EntryUpdate {
     /// What `head` means for the list of `member`, who was read after it.
     #[must_use]
     pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {
-        head.writers.move_on([&mut member]);
+        head.latest_senders.move_on([&mut member]);
         let entry = if member.is_active() && head.deleted_at.is_none() {
             Entry::of(head, &member)
         } else {

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use super::{HELD, Store};
 use crate::archive::{self, Copies, Plan};
-use crate::conversation::{Change, Changed, Told};
+use crate::change::{Change, Changed, ListsToMark};
+use crate::commit_event::CommitEvent;
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
 use crate::message::{self, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
-use crate::seams::Event;
 use crate::stretch;
 
 /// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
@@ -196,7 +196,7 @@ async fn change_stored(
     if id.seq > change.head.head_seq {
         return Err(Error::NotFound("message"));
     }
-    let hot = history::lock_row(&mut change.connection, conversation, id.seq).await?;
+    let hot = message::lock_row(&mut change.connection, conversation, id.seq).await?;
     let is_hot = hot.is_some();
     let mut stored = match hot {
         Some(stored) => stored,
@@ -212,12 +212,12 @@ async fn change_stored(
                 _ if plan.nowhere().is_empty() => {
                     return Ok(change.unchanged(Attempt::Archived(plan)));
                 }
-                _ => return Err(stretch::nowhere(conversation, id.seq)),
+                _ => return Err(message::nowhere(conversation, id.seq)),
             }
         }
     };
     let touched = work(&mut change, &mut stored)?;
-    let head = (change.head.kind, &change.head.writers);
+    let head = (change.head.kind, &change.head.latest_senders);
     let progress = history::progress(&mut change.connection, conversation, head).await?;
     let status = progress.status(&stored.sender, id.seq);
     if touched == Touched::Unchanged {
@@ -236,13 +236,13 @@ async fn change_stored(
         [(_, stored)] = row;
     }
     if stored.seq == change.head.head_seq {
-        change.told = Told::Members;
+        change.lists = ListsToMark::Members;
     }
     change.head.touch(&stored);
     let message = stored.into_message(conversation, status)?;
     change.events.push(match touched {
-        Touched::Deleted => Event::MessageDeleted(message.clone()),
-        _ => Event::MessageUpdated(message.clone()),
+        Touched::Deleted => CommitEvent::MessageDeleted(message.clone()),
+        _ => CommitEvent::MessageUpdated(message.clone()),
     });
     change.save(Attempt::Done(Box::new(message))).await
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::{HELD, Store};
 use crate::archive;
-use crate::conversation::{Change, FIRST_MEMBERS, Head, Told};
+use crate::change::{Change, ListsToMark};
+use crate::commit_event::{CommitEvent, Left};
 use crate::error::{Error, Result};
+use crate::head::{FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq};
 use crate::member::{self, Membership};
 use crate::message::check_object;
@@ -13,7 +15,6 @@ use crate::model::{
     Caller, Conversation, ConversationKind, ConversationPatch, RawJson, Role, Timestamp,
 };
 use crate::node::Shard;
-use crate::seams::{Event, Left};
 use crate::standing;
 
 /// Longest title in characters.
@@ -80,8 +81,8 @@ impl Store {
                     change.head.metadata.clone_from(metadata);
                 }
                 let rev = change.head.next_rev();
-                change.told = Told::Everybody;
-                change.events.push(Event::ConversationChanged {
+                change.lists = ListsToMark::All;
+                change.events.push(CommitEvent::ConversationChanged {
                     conversation: id,
                     rev,
                     left: Left::Nobody,
@@ -119,8 +120,8 @@ impl Store {
             // Its rows, and its copies in the archive, are removed by the archive's job (INV-ERASE).
             archive::request_erasure(&mut change.connection, id, Seq(0), now).await?;
             let rev = change.head.next_rev();
-            change.told = Told::Everybody;
-            change.events.push(Event::ConversationChanged {
+            change.lists = ListsToMark::All;
+            change.events.push(CommitEvent::ConversationChanged {
                 conversation: id,
                 rev,
                 left: Left::Everybody,
@@ -147,7 +148,7 @@ pub(super) fn check_title(title: &str) -> Result<String> {
 
 /// A conversation as `me` sees it.
 fn view(head: Head, me: &Membership, mut members: Vec<Membership>) -> Result<Conversation> {
-    head.writers.move_on(&mut members);
+    head.latest_senders.move_on(&mut members);
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,

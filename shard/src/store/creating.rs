@@ -16,16 +16,16 @@ use twox_hash::XxHash3_64;
 
 use super::Store;
 use super::conversations::check_title;
-use crate::conversation::{self, FIRST_MEMBERS, Head, kind_code};
+use crate::commit_event::{CommitEvent, Left};
 use crate::db::Connection;
 use crate::error::{Error, Result, StatementFault};
 use crate::fence;
+use crate::head::{self, FIRST_MEMBERS, Head, kind_code};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::model::{Caller, Conversation, ConversationKind, NewConversation, Role, Timestamp};
 use crate::node::Shard;
-use crate::seams::{Event, Left};
 use crate::transaction::Transaction;
 
 /// Most members named when a conversation is created, or added at once.
@@ -86,11 +86,12 @@ impl Store {
             let id = plan.head.id;
             match self.create(caller, &plan).await? {
                 Created::New => {
-                    self.listener.committed(vec![Event::ConversationChanged {
-                        conversation: id,
-                        rev: plan.head.rev,
-                        left: Left::Nobody,
-                    }]);
+                    self.listener
+                        .committed(vec![CommitEvent::ConversationChanged {
+                            conversation: id,
+                            rev: plan.head.rev,
+                            left: Left::Nobody,
+                        }]);
                     self.relay_now(caller, id).await;
                     return Ok((self.conversation(caller, id).await?, true));
                 }
@@ -232,7 +233,7 @@ async fn create(
 ) -> Result<Created> {
     fence::require_write(connection, shard.name(), assignment).await?;
     let id = plan.head.id;
-    if let Some(stored) = conversation::heads(connection, &[id], true).await?.pop() {
+    if let Some(stored) = head::heads(connection, &[id], true).await?.pop() {
         return recognise(connection, &stored, plan).await;
     }
     let membership = |(user, role): &(UserId, Role)| Membership {
@@ -248,7 +249,7 @@ async fn create(
         Repeat::SameRequest(digest) => Some(digest),
         Repeat::Never | Repeat::SamePair => None,
     };
-    conversation::insert(connection, &plan.head, digest).await?;
+    head::insert(connection, &plan.head, digest).await?;
     member::save(connection, id, &members).await?;
     Ok(Created::New)
 }
@@ -284,7 +285,7 @@ async fn require_same_request(
     if stored.deleted_at.is_some() {
         return Err(Error::IdempotencyConflict(DELETED));
     }
-    let first = conversation::request_digest(connection, stored.id).await?;
+    let first = head::request_digest(connection, stored.id).await?;
     let (same, refusal) = match first {
         Some(first) => (first == digest, OTHER_REQUEST),
         None => (

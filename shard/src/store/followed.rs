@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::conversation::Head;
+use crate::head::Head;
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::list::Entry;
 use crate::model::{MessagePreview, Timestamp};

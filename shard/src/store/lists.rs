@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::batches::Batch;
-use crate::conversation::Head;
 use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::fence;
+use crate::head::Head;
 use crate::history;
 use crate::ids::{ConversationId, Rev};
 use crate::list::{self, Entry, ListOrder};

@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use super::Store;
 use super::batches::Batch;
-use crate::conversation::{self, Head};
 use crate::db::Connection;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::fence;
+use crate::head::{self, Head};
 use crate::history;
 use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::list;
@@ -25,6 +25,7 @@ use crate::seen;
 use crate::standing;
 use crate::sync::{self, Delta};
 use crate::transaction::Transaction;
+use crate::user_revs;
 
 /// Where a conversation stands, for one of its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Store {
             let mut connection = shard.reader(deadline).await?;
             fence::require_read(&mut connection, shard.name(), &assignment).await?;
             let ids: Vec<ConversationId> = batch.iter().map(|(_, id)| *id).collect();
-            conversation::heads(&mut connection, &ids, false).await
+            head::heads(&mut connection, &ids, false).await
         };
         let mut positions = HashMap::with_capacity(ids.len());
         for (batch, answer) in self.in_batches(ids, key, deadline, ask).await {
@@ -133,7 +134,7 @@ impl Store {
     /// Each user's rev over their list entries; 0 for who has none. What could not be asked is absent.
     pub async fn list_revs(&self, users: &[UserId], deadline: Instant) -> HashMap<UserId, Rev> {
         let asked = self.of_users(users, deadline, async |connection, keyed| {
-            list::revs(connection, keyed).await
+            user_revs::of(connection, keyed).await
         });
         let mut revs = HashMap::with_capacity(users.len());
         for (batch, known) in asked.await {

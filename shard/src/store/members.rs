@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use super::creating::MEMBERS_AT_ONCE;
-use crate::conversation::{Change, FIRST_MEMBERS, Told};
+use crate::change::{Change, ListsToMark};
+use crate::commit_event::{CommitEvent, Left};
 use crate::db::Connection;
 use crate::error::{Error, Result};
+use crate::head::FIRST_MEMBERS;
 use crate::history;
 use crate::ids::{ConversationId, UserId};
 use crate::member::{self, Membership};
 use crate::model::{
     Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
 };
-use crate::seams::{Event, Left};
 
 /// Most members in a page.
 const MEMBERS_PAGE_MAX: u32 = 200;
@@ -48,7 +49,7 @@ impl Store {
                     let access =
                         history::access(&mut connection, &shard, &assignment, reader).await?;
                     let mut page = member::page(&mut connection, id, after, limit + 1).await?;
-                    access.writers.move_on(&mut page);
+                    access.latest_senders.move_on(&mut page);
                     Ok(page)
                 },
             )
@@ -137,7 +138,7 @@ impl Store {
             change.head.member_count += joining.len() as u64;
             let joined = joining.into_iter().cloned().collect();
             self.members_changed(&mut change, joined).await?;
-            change.events.push(Event::ConversationChanged {
+            change.events.push(CommitEvent::ConversationChanged {
                 conversation: id,
                 rev,
                 left: Left::Nobody,
@@ -180,7 +181,7 @@ impl Store {
                 std::slice::from_ref(&membership),
             )
             .await?;
-            change.events.push(Event::ConversationChanged {
+            change.events.push(CommitEvent::ConversationChanged {
                 conversation: id,
                 rev: membership.rev,
                 left: Left::Nobody,
@@ -225,7 +226,7 @@ impl Store {
             change.head.member_count = change.head.member_count.saturating_sub(1);
             self.members_changed(&mut change, vec![user.clone()])
                 .await?;
-            change.events.push(Event::ConversationChanged {
+            change.events.push(CommitEvent::ConversationChanged {
                 conversation: id,
                 rev: membership.rev,
                 left: Left::One(user.clone()),
@@ -244,15 +245,15 @@ impl Store {
         let first =
             member::page(&mut change.connection, change.head.id, &[], FIRST_MEMBERS).await?;
         change.head.first_members = first.into_iter().map(|member| member.user).collect();
-        change.told = match (was_relayed, change.head.relayed) {
-            (false, false) => Told::Users(users),
+        change.lists = match (was_relayed, change.head.relayed) {
+            (false, false) => ListsToMark::Users(users),
             // Past members are not among those a large conversation tells; a crossing tells them by themselves.
             (true, false) | (false, true) => {
                 let marks: Vec<_> = users.iter().map(|user| (change.head.id, user)).collect();
-                crate::relay::mark(&mut change.connection, &marks).await?;
-                Told::Everybody
+                crate::list_marks::mark(&mut change.connection, &marks).await?;
+                ListsToMark::All
             }
-            (true, true) => Told::Members,
+            (true, true) => ListsToMark::Members,
         };
         Ok(())
     }

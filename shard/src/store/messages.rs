@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, TOGETHER_MAX, Work};
-use crate::message::Draft;
+use crate::message::{self, Draft};
 use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, RawJson, Sent, Watermarks};
 use crate::node::Shard;
 use crate::stretch::Stretch;
@@ -181,11 +181,11 @@ impl Store {
             if seq > access.head_seq {
                 return Err(Error::NotFound("message"));
             }
-            let hot = history::rows(&mut connection, conversation, (seq, seq)).await?;
+            let hot = message::rows(&mut connection, conversation, (seq, seq)).await?;
             let progress = history::progress(
                 &mut connection,
                 conversation,
-                (access.kind, &access.writers),
+                (access.kind, &access.latest_senders),
             )
             .await?;
             let stretch = Stretch {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Store;
 use super::batches::Batch;
+use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::ids::{NotificationId, UserId};
@@ -12,7 +13,6 @@ use crate::model::{
 };
 use crate::node::Shard;
 use crate::notification::{self, Draft};
-use crate::seams::Event;
 use crate::transaction::Transaction;
 
 /// Most users who are sent a notification at once.
@@ -66,10 +66,12 @@ impl Store {
                 Ok(stored)
             };
             let stored = shard.transaction(caller.deadline, store).await?;
-            let events = stored.iter().map(|(user, notification)| Event::Notified {
-                user: user.clone(),
-                notification: notification.clone(),
-            });
+            let events = stored
+                .iter()
+                .map(|(user, notification)| CommitEvent::Notified {
+                    user: user.clone(),
+                    notification: notification.clone(),
+                });
             self.listener.committed(events.collect());
             Ok(stored)
         };
@@ -163,10 +165,11 @@ impl Store {
             })
             .await?;
         if changed {
-            self.listener.committed(vec![Event::NotificationsRead {
-                user: caller.user.clone(),
-                ids: (id, id),
-            }]);
+            self.listener
+                .committed(vec![CommitEvent::NotificationsRead {
+                    user: caller.user.clone(),
+                    ids: (id, id),
+                }]);
         }
         Ok(read)
     }
@@ -190,10 +193,11 @@ impl Store {
             })
             .await?;
         if let Some(through) = through {
-            self.listener.committed(vec![Event::NotificationsRead {
-                user: caller.user.clone(),
-                ids: (NotificationId(1), through),
-            }]);
+            self.listener
+                .committed(vec![CommitEvent::NotificationsRead {
+                    user: caller.user.clone(),
+                    ids: (NotificationId(1), through),
+                }]);
         }
         Ok(())
     }

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::Store;
-use crate::conversation;
 use crate::error::{Error, Result};
 use crate::fence;
-use crate::history;
+use crate::head;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::import;
+use crate::message;
 use crate::model::HistoryRecord;
 use crate::stretch::Stretch;
 use crate::transaction::Transaction;
@@ -112,9 +112,7 @@ impl Store {
                 loop {
                     let mut connection = shard.reader(deadline).await?;
                     fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                    let head = conversation::heads(&mut connection, &[id], false)
-                        .await?
-                        .pop();
+                    let head = head::heads(&mut connection, &[id], false).await?.pop();
                     let head = head.filter(|head| head.deleted_at.is_none());
                     let head = head.ok_or(Error::NotFound("conversation"))?;
                     let range = (
@@ -124,7 +122,7 @@ impl Store {
                     if range.0 > range.1 {
                         return Ok(Vec::new());
                     }
-                    let hot = history::rows(&mut connection, id, range).await?;
+                    let hot = message::rows(&mut connection, id, range).await?;
                     let stretch = Stretch {
                         shard: &shard,
                         cold: self.cold.as_ref(),

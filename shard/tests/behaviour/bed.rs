@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backscroll_shard::cold_tier::NoArchive;
+use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
     Caller, ConversationKind, HistoryPage, Message, NewConversation, NewMessage, Position,
 };
-use backscroll_shard::seams::{NoArchive, NoListener};
 use backscroll_shard::settings::{DatabaseUrl, StoreSettings};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;

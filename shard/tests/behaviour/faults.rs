@@ -421,8 +421,8 @@ async fn migrating_twice_and_at_once_is_harmless(bed: &Bed) {
     settings.keyspace.function = KeyFunction::Numeric;
     let moved = Store::open(
         &settings,
-        Arc::new(backscroll_shard::seams::NoArchive),
-        Arc::new(backscroll_shard::seams::NoListener),
+        Arc::new(backscroll_shard::cold_tier::NoArchive),
+        Arc::new(backscroll_shard::commit_event::NoListener),
         &backscroll_shard::tasks::Supervisor::default(),
     )
     .await;

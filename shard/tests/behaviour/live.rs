@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use backscroll_shard::cold_tier::NoArchive;
+use backscroll_shard::commit_event::{CommitEvent, CommitListener};
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
 use backscroll_shard::model::{ConversationPatch, ListEntry, Timestamp};
-use backscroll_shard::seams::{CommitListener, Event, NoArchive};
 use backscroll_shard::store::Store;
 use backscroll_shard::sync::Delta;
 use backscroll_shard::tasks::Supervisor;
@@ -98,10 +99,10 @@ async fn what_a_push_said_can_be_read_again(bed: &Bed) {
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Told(Mutex<Vec<Event>>);
+struct Told(Mutex<Vec<CommitEvent>>);
 
 impl CommitListener for Told {
-    fn committed(&self, events: Vec<Event>) {
+    fn committed(&self, events: Vec<CommitEvent>) {
         self.0.lock().unwrap().extend(events);
     }
 }
@@ -154,7 +155,7 @@ async fn list_entries_are_told_with_revs_that_have_no_hole(bed: &Bed) {
     assert_eq!(revs[&user("nobody")], Rev(0));
     let mut bobs: HashMap<Rev, ListEntry> = HashMap::new();
     for event in told.0.lock().unwrap().iter() {
-        if let Event::ListChanged {
+        if let CommitEvent::ListChanged {
             user: whose,
             rev,
             entry,
@@ -223,7 +224,7 @@ async fn watermarks_are_told_from_where_to_where(bed: &Bed) {
         .unwrap()
         .iter()
         .filter_map(|event| match event {
-            Event::WatermarksMoved {
+            CommitEvent::WatermarksMoved {
                 before, watermarks, ..
             } => Some((
                 (before.0.0, before.1.0),

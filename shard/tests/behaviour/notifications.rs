@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backscroll_shard::cold_tier::NoArchive;
+use backscroll_shard::commit_event::{CommitEvent, CommitListener};
 use backscroll_shard::db::{Database, Value};
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{NotificationId, UserId};
 use backscroll_shard::model::{
     Caller, NewNotification, Notification, NotificationPriority, RawJson,
 };
-use backscroll_shard::seams::{CommitListener, Event, NoArchive};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
 use serde_json::json;
@@ -119,10 +120,10 @@ async fn notifications_are_listed_newest_first_in_pages(bed: &Bed) {
 }
 
 #[derive(Default)]
-struct Told(Mutex<Vec<Event>>);
+struct Told(Mutex<Vec<CommitEvent>>);
 
 impl CommitListener for Told {
-    fn committed(&self, events: Vec<Event>) {
+    fn committed(&self, events: Vec<CommitEvent>) {
         self.0.lock().unwrap().extend(events);
     }
 }
@@ -161,8 +162,10 @@ async fn each_is_read_once_and_told(bed: &Bed) {
         .unwrap()
         .iter()
         .map(|event| match event {
-            Event::Notified { user, notification } => format!("{user} {}", notification.title),
-            Event::NotificationsRead {
+            CommitEvent::Notified { user, notification } => {
+                format!("{user} {}", notification.title)
+            }
+            CommitEvent::NotificationsRead {
                 user,
                 ids: (from, to),
             } => format!("{user} read {from} to {to}"),

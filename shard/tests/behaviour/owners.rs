@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use backscroll_shard::conversation;
 use backscroll_shard::db::{Connection, Database, Value};
+use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, KeyFunction, Seq, ShardName, UserId, UserKey};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::member;
@@ -62,11 +62,9 @@ async fn move_range(bed: &Bed, from: &Assignment, at: u64, ids: &[ConversationId
     let cut = at.to_be_bytes();
     let mut source = connect_to_shard(bed, &from.shard).await;
     let mut target = connect_to_shard(bed, &to).await;
-    let heads = conversation::heads(&mut source, ids, false).await.unwrap();
+    let heads = head::heads(&mut source, ids, false).await.unwrap();
     for head in heads {
-        conversation::insert(&mut target, &head, None)
-            .await
-            .unwrap();
+        head::insert(&mut target, &head, None).await.unwrap();
         let members = member::of_conversations(&mut source, &[head.id])
             .await
             .unwrap();

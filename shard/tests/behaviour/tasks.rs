@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backscroll_shard::cold_tier::NoArchive;
+use backscroll_shard::commit_event::{CommitEvent, CommitListener, NoListener};
 use backscroll_shard::error::Error;
-use backscroll_shard::seams::{CommitListener, Event, NoArchive, NoListener};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{Fault, Faults, Supervisor};
 
@@ -20,12 +21,12 @@ crate::on_every_backend!(
 
 /// Panics when it is told of an event that `strikes` names, as often as that is asked for.
 struct Panicking {
-    strikes: fn(&Event) -> bool,
+    strikes: fn(&CommitEvent) -> bool,
     left: AtomicU32,
 }
 
 impl CommitListener for Panicking {
-    fn committed(&self, events: Vec<Event>) {
+    fn committed(&self, events: Vec<CommitEvent>) {
         let take = |left: u32| left.checked_sub(1);
         if events.iter().any(self.strikes)
             && self
@@ -38,7 +39,7 @@ impl CommitListener for Panicking {
     }
 }
 
-async fn panicking(bed: &Bed, times: u32, strikes: fn(&Event) -> bool) -> Arc<Store> {
+async fn panicking(bed: &Bed, times: u32, strikes: fn(&CommitEvent) -> bool) -> Arc<Store> {
     let listener = Panicking {
         strikes,
         left: AtomicU32::new(times),
@@ -59,7 +60,7 @@ async fn a_lane_that_panics_answers_what_it_held_and_begins_anew(bed: &Bed) {
     let store = panicking(
         bed,
         2,
-        |event| matches!(event, Event::MessageCreated(message) if message.content == "strike"),
+        |event| matches!(event, CommitEvent::MessageCreated(message) if message.content == "strike"),
     )
     .await;
     for n in 0..2 {
@@ -87,7 +88,10 @@ async fn a_lane_that_panics_answers_what_it_held_and_begins_anew(bed: &Bed) {
 async fn a_relay_that_panics_leaves_no_list_behind(bed: &Bed) {
     let id = bed.group("alice", &["bob"]).await;
     bed.settle().await;
-    let store = panicking(bed, 1, |event| matches!(event, Event::ListChanged { .. })).await;
+    let store = panicking(bed, 1, |event| {
+        matches!(event, CommitEvent::ListChanged { .. })
+    })
+    .await;
     store
         .send(&caller("alice"), id, text("to be told"))
         .await

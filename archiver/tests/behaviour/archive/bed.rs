@@ -13,6 +13,7 @@ use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive::Copies;
+use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq, UserId};
 use backscroll_shard::migrate::migrate_all;
@@ -20,7 +21,6 @@ use backscroll_shard::model::{
     Caller, HistoryPage, HistoryRecord, Message, MessageType, Position, Timestamp,
 };
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::NoListener;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;

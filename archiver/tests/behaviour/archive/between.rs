@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive;
-use backscroll_shard::conversation;
+use backscroll_shard::cold_tier::{ColdPart, ColdTier};
+use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::db::Connection;
 use backscroll_shard::error::{Error, Result};
-use backscroll_shard::history;
+use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
+use backscroll_shard::message;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{Message, MessageType, NewMessage, Position, SyncRequest, Timestamp};
 use backscroll_shard::node::Shard;
-use backscroll_shard::seams::{ColdPart, ColdTier, NoListener};
 use backscroll_shard::store::Store;
 use backscroll_shard::stretch::{Merged, Stretch};
 use backscroll_shard::tasks::Supervisor;
@@ -52,9 +53,9 @@ impl Half {
     async fn read(bed: &Bed, id: ConversationId, range: (Seq, Seq)) -> Self {
         let shard = bed.shard(id);
         let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let heads = conversation::heads(&mut connection, &[id], false).await;
+        let heads = head::heads(&mut connection, &[id], false).await;
         let rev = heads.unwrap()[0].rev;
-        let hot = history::rows(&mut connection, id, range).await.unwrap();
+        let hot = message::rows(&mut connection, id, range).await.unwrap();
         Self {
             connection,
             rev,
@@ -357,7 +358,7 @@ async fn a_head_brought_up_to_date_knows_what_was_written_meanwhile(backend: Bac
     ids.sort_unstable();
     let shard = bed.shard(ids[1]);
     let mut writer = begin(&shard).await;
-    let heads = conversation::heads(&mut writer, &ids[1..], true).await;
+    let heads = head::heads(&mut writer, &ids[1..], true).await;
     assert_eq!(heads.unwrap().len(), 1);
     let settle = async {
         let mut job = begin(&shard).await;
@@ -384,7 +385,7 @@ async fn a_head_brought_up_to_date_knows_what_was_written_meanwhile(backend: Bac
 
 /// Some message of a conversation, as a row.
 async fn stored(connection: &mut Connection, id: ConversationId) -> StoredMessage {
-    let head = conversation::heads(connection, &[id], false)
+    let head = head::heads(connection, &[id], false)
         .await
         .unwrap()
         .remove(0);

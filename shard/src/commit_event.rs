@@ -1,60 +1,13 @@
-//! What other crates plug into the store. The arrows point here: the archiver and the real-time side depend on this
-//! crate, never the other way round; `router` wires them.
+//! What was committed, as listeners are told: the real-time side plugs in here, so that this crate does not depend on it.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use crate::archive::ColdPart;
-use crate::error::{Error, Result};
 use crate::ids::{ConversationId, NotificationId, Rev, Seq, UserId};
-use crate::message::StoredMessage;
 use crate::model::{ListEntry, Message, Notification, Watermarks};
-use crate::node::Shard;
-
-/// Reads messages that no hot row holds any more (INV-TIER).
-#[async_trait]
-pub trait ColdTier: Send + Sync {
-    /// The messages of each of `parts`, in order and without a hole, or why they were not read:
-    /// [`Error::ArchiveUnavailable`] when they could not be before `deadline`, [`Error::ArchiveDamaged`] when what is there
-    /// is not what was archived. Parts that are wanted together are best asked for together.
-    async fn read(
-        &self,
-        conversation: ConversationId,
-        parts: &[ColdPart],
-        deadline: Instant,
-    ) -> Vec<Result<Vec<StoredMessage>>>;
-
-    /// Somebody reads backwards and will soon want the message before `before`. It must not block.
-    fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq);
-}
-
-/// No archive: every message is hot.
-#[derive(Debug, Default)]
-pub struct NoArchive;
-
-#[async_trait]
-impl ColdTier for NoArchive {
-    async fn read(
-        &self,
-        _conversation: ConversationId,
-        parts: &[ColdPart],
-        _deadline: Instant,
-    ) -> Vec<Result<Vec<StoredMessage>>> {
-        parts
-            .iter()
-            .map(|_| Err(Error::ArchiveUnavailable))
-            .collect()
-    }
-
-    fn read_ahead(&self, _shard: &Arc<Shard>, _conversation: ConversationId, _before: Seq) {}
-}
 
 /// Something that was committed.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum CommitEvent {
     /// A new message.
     MessageCreated(Message),
     /// An edit or a reaction.
@@ -124,7 +77,7 @@ pub enum Left {
 /// A hint, never the truth: an event may be lost in a crash; who needs certainty asks by `seq` and `rev`.
 pub trait CommitListener: Send + Sync {
     /// Takes events of one transaction, in order. It must not block.
-    fn committed(&self, events: Vec<Event>);
+    fn committed(&self, events: Vec<CommitEvent>);
 }
 
 /// Nobody listens.
@@ -132,5 +85,5 @@ pub trait CommitListener: Send + Sync {
 pub struct NoListener;
 
 impl CommitListener for NoListener {
-    fn committed(&self, _events: Vec<Event>) {}
+    fn committed(&self, _events: Vec<CommitEvent>) {}
 }

@@ -16,9 +16,9 @@ const MOST: usize = 16;
 
 /// The latest writers, each with their newest message; the latest is last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Writers(Vec<(UserId, Seq)>);
+pub struct LatestSenders(Vec<(UserId, Seq)>);
 
-impl Writers {
+impl LatestSenders {
     /// As stored: a JSON list of pairs; none for none.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn who_has_not_written_for_longest_falls_out() {
-        let mut writers = Writers::default();
+        let mut writers = LatestSenders::default();
         let most = MOST as u64;
         for n in 0..most {
             assert_eq!(writers.wrote(&user(n), Seq(n + 1)), None);
@@ -81,12 +81,12 @@ mod tests {
         assert_eq!(fallen, Some((user(1), Seq(2))));
         assert_eq!(writers.0.len(), MOST);
         let stored = writers.to_json();
-        assert_eq!(Writers::parse(stored.as_deref()).unwrap(), writers);
+        assert_eq!(LatestSenders::parse(stored.as_deref()).unwrap(), writers);
     }
 
     #[test]
     fn a_watermark_only_moves_on() {
-        let mut writers = Writers::parse(None).unwrap();
+        let mut writers = LatestSenders::parse(None).unwrap();
         assert_eq!(writers.to_json(), None);
         assert_eq!(writers.wrote(&user(1), Seq(5)), None);
         let moved = |name: UserId, read: u64| {

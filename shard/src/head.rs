@@ -1,29 +1,18 @@
-//! A conversation's head row, and the transaction in which every single change to a conversation happens.
+//! A conversation's head row: what every change of the conversation locks first.
 //!
-//! [`Change`] is the one shape of a change: fence, head locked, membership, the change itself with the next `rev`, head
-//! saved, lists marked. Sends and watermarks take the same steps for many conversations at once in [`crate::lane`].
-//! The head's row lock puts the changes of a conversation into one order (INV-SEQ, INV-REV).
-
-use std::collections::HashSet;
+//! The row's lock puts the changes of a conversation into one order (INV-SEQ, INV-REV). Single changes go through
+//! [`Change`](crate::change::Change), sends and watermarks through [`crate::lane`].
 
 use crate::db::{
-    Connection, Dialect, Row, Value, in_rows, list_size, padded, placeholders, rows_of, values,
+    Connection, Dialect, Row, Value, WRITE_ROWS, pad, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
 use crate::fence::{self, OpenFences};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
-use crate::member::{self, Membership};
 use crate::message::{StoredMessage, message_type_code, message_type_of};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
-use crate::node::Shard;
-use crate::relay;
-use crate::seams::Event;
-use crate::transaction::Transaction;
-use crate::writers::Writers;
-
-/// Most rows in one statement that writes.
-pub(crate) const WRITE_ROWS: usize = 256;
 
 /// How many members a conversation's head and its list entries name.
 pub const FIRST_MEMBERS: usize = 5;
@@ -64,8 +53,8 @@ pub struct Head {
     /// Whether every member's list is still to be told; set only together with the next rev, by which the relay sees
     /// what it has told.
     pub marked: bool,
-    /// Who wrote lately, and so has read up to there.
-    pub writers: Writers,
+    /// The latest senders, each of whom has read up to their own newest message.
+    pub latest_senders: LatestSenders,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
 }
@@ -76,48 +65,13 @@ macro_rules! head_columns {
         head_columns!("")
     };
     ($of:literal) => {
-        concat!(
-            $of,
-            "id, ",
-            $of,
-            "kind, ",
-            $of,
-            "title, ",
-            $of,
-            "metadata, ",
-            $of,
-            "created_by, ",
-            $of,
-            "created_at, ",
-            $of,
-            "head_seq, ",
-            $of,
-            "rev, ",
-            $of,
-            "member_count, ",
-            $of,
-            "relayed, ",
-            $of,
-            "first_members, ",
-            $of,
-            "last_sender, ",
-            $of,
-            "last_type, ",
-            $of,
-            "last_preview, ",
-            $of,
-            "last_at, ",
-            $of,
-            "oldest_hot_at, ",
-            $of,
-            "deleted_at, ",
-            $of,
-            "marked, ",
-            $of,
-            "members_rev, ",
-            $of,
-            "writers",
+        head_columns!(
+            $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
+            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers
         )
+    };
+    ($of:literal: $first:ident $(, $column:ident)*) => {
+        concat!($of, stringify!($first) $(, ", ", $of, stringify!($column))*)
     };
 }
 pub(crate) use head_columns;
@@ -143,11 +97,6 @@ const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq},
 /// By the primary key. The digest is not one of the head's columns, because only the creation of a conversation reads it.
 const SET_REQUEST_DIGEST: &str = "UPDATE conversations SET request_digest = ? WHERE id = ?";
 const REQUEST_DIGEST: &str = "SELECT request_digest FROM conversations WHERE id = ?";
-/// By the primary key.
-const AT_REV: &str = "SELECT id FROM conversations {by PRIMARY} WHERE ";
-const UNMARK: &str = "UPDATE conversations {by PRIMARY} SET marked = NULL WHERE ";
-/// By the index `conversations_marked`.
-const MARKED: &str = "SELECT id FROM conversations {by conversations_marked} WHERE marked = 1 AND id > ? ORDER BY id LIMIT ?";
 
 impl Head {
     /// A conversation that is about to be created.
@@ -175,7 +124,7 @@ impl Head {
             last_at: now,
             oldest_hot_at: None,
             marked: false,
-            writers: Writers::default(),
+            latest_senders: LatestSenders::default(),
             deleted_at: None,
         }
     }
@@ -213,7 +162,7 @@ impl Head {
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),
             marked: row.opt_int(17)?.is_some(),
-            writers: Writers::parse(row.opt_text(19)?.as_deref())?,
+            latest_senders: LatestSenders::parse(row.opt_text(19)?.as_deref())?,
             deleted_at: row.opt_int(16)?.map(Timestamp),
         })
     }
@@ -346,13 +295,6 @@ pub(crate) async fn lock_heads(
     Ok((heads, allowed))
 }
 
-/// Repeats the last value up to a [`list_size`].
-pub(crate) fn pad(args: &mut Vec<Value<'_>>) {
-    if let Some(last) = args.last().copied() {
-        args.resize(list_size(args.len()), last);
-    }
-}
-
 /// Writes heads that are locked, or new (where nobody else can be creating them).
 ///
 /// # Errors
@@ -361,7 +303,7 @@ pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
     write(connection, heads, SAVE_HEADS_UPDATE).await
 }
 
-/// Writes heads that are locked, and changed by [`Head::append`] and [`Writers::wrote`] only.
+/// Writes heads that are locked, and changed by [`Head::append`] and [`LatestSenders::wrote`] only.
 ///
 /// # Errors
 /// When the database fails.
@@ -370,8 +312,10 @@ pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) 
         return save(connection, heads).await; // wants every column that has no default
     }
     for chunk in heads.chunks(WRITE_ROWS) {
-        let writers: Vec<Option<String>> =
-            chunk.iter().map(|head| head.writers.to_json()).collect();
+        let writers: Vec<Option<String>> = chunk
+            .iter()
+            .map(|head| head.latest_senders.to_json())
+            .collect();
         let mut args = Vec::with_capacity(chunk.len() * APPENDED_COLUMN_COUNT);
         for (head, writers) in chunk.iter().zip(&writers) {
             args.extend(appended_values(head, writers.as_deref()));
@@ -392,7 +336,7 @@ async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Re
         let json = |head: &&Head| {
             (
                 first_members_json(&head.first_members),
-                head.writers.to_json(),
+                head.latest_senders.to_json(),
             )
         };
         let texts: Vec<(String, Option<String>)> = padded(chunk).map(json).collect();
@@ -489,178 +433,7 @@ pub async fn request_digest(
     row.map_or(Ok(None), |row| row.opt_int(0))
 }
 
-/// Marked conversations after `after`, in id order.
-///
-/// # Errors
-/// When the database fails.
-pub async fn marked(
-    connection: &mut Connection,
-    after: Option<ConversationId>,
-    limit: i64,
-) -> Result<Vec<ConversationId>> {
-    let after: &[u8] = after.as_ref().map_or(&[], |id| id.as_bytes());
-    let rows = connection.fetch_all(MARKED, &values![after, limit]).await?;
-    rows.iter().map(|row| row.conversation(0)).collect()
-}
-
-/// Those of `heads` that have not changed since they were read; without a lock.
-///
-/// # Errors
-/// When the database fails.
-pub async fn unchanged<'a>(
-    connection: &mut Connection,
-    heads: &[&'a Head],
-) -> Result<Vec<&'a Head>> {
-    if heads.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (condition, args) = at_revs(heads);
-    let rows = connection
-        .fetch_all(&format!("{AT_REV}{condition}"), &args)
-        .await?;
-    let ids = rows
-        .iter()
-        .map(|row| row.conversation(0))
-        .collect::<Result<HashSet<_>>>()?;
-    Ok(heads
-        .iter()
-        .filter(|head| ids.contains(&head.id))
-        .copied()
-        .collect())
-}
-
-/// In a write transaction: takes the marks away from those of `heads` that have not changed since they were read.
-///
-/// # Errors
-/// When the database fails.
-pub async fn unmark(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
-    let (condition, args) = at_revs(heads);
-    connection
-        .execute(&format!("{UNMARK}{condition}"), &args)
-        .await?;
-    Ok(())
-}
-
-fn at_revs<'a>(heads: &[&'a Head]) -> (String, Vec<Value<'a>>) {
-    let mut args: Vec<Value<'a>> = padded(heads).map(|head| Value::from(&head.id)).collect();
-    let n = args.len();
-    args.extend(padded(heads).flat_map(|head| values![&head.id, head.rev]));
-    // The ids by themselves for the primary key.
-    let condition = format!(
-        "id IN ({}) AND {}",
-        placeholders(n),
-        in_rows(["id", "rev"], n)
-    );
-    (condition, args)
-}
-
 /// A list of ids as it is stored.
 pub(crate) fn first_members_json(members: &[UserId]) -> String {
     crate::model::RawJson::of(&members).get().to_owned()
-}
-
-/// Whose lists follow a change. A change that members are told of takes the next rev.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Told {
-    /// Nobody's: nothing a list shows has changed.
-    #[default]
-    Nobody,
-    /// Every member's, unless the conversation is too large to be relayed.
-    Members,
-    /// Every member's, however many: what a large conversation's entries hold has changed as well.
-    Everybody,
-    /// These users'.
-    Users(Vec<UserId>),
-}
-
-/// One change to one conversation by one of its members: a transaction in which its fence is checked, its head locked and
-/// its membership known.
-#[derive(Debug)]
-pub struct Change {
-    /// The transaction.
-    pub connection: Transaction,
-    /// The head; saved with the commit.
-    pub head: Head,
-    /// The caller's membership.
-    pub me: Membership,
-    /// Whose lists are to be told.
-    pub told: Told,
-    /// What to tell once it is committed.
-    pub events: Vec<Event>,
-    before: Head,
-}
-
-/// A change that is written, and waits for its commit.
-#[derive(Debug)]
-pub struct Changed<T> {
-    /// What its caller is answered.
-    pub value: T,
-    /// What to tell once it is committed.
-    pub events: Vec<Event>,
-}
-
-impl Change {
-    /// Checks the fence, locks the head and reads the membership.
-    ///
-    /// # Errors
-    /// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
-    pub async fn begin(
-        mut connection: Transaction,
-        shard: &Shard,
-        assignment: &Assignment,
-        (id, user): (ConversationId, &UserId),
-    ) -> Result<Self> {
-        fence::require_write(&mut connection, shard.name(), assignment).await?;
-        let head = heads(&mut connection, &[id], true)
-            .await?
-            .pop()
-            .filter(|head| head.deleted_at.is_none());
-        let head = head.ok_or(Error::NotMember)?;
-        let mut me = member::one(&mut connection, id, user)
-            .await?
-            .filter(Membership::is_active)
-            .ok_or(Error::NotMember)?;
-        head.writers.move_on([&mut me]);
-        Ok(Self {
-            connection,
-            before: head.clone(),
-            head,
-            me,
-            told: Told::Nobody,
-            events: Vec::new(),
-        })
-    }
-
-    /// Nothing was to be changed.
-    pub fn unchanged<T>(self, value: T) -> Changed<T> {
-        Changed {
-            value,
-            events: Vec::new(),
-        }
-    }
-
-    /// Saves the head and marks the lists.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn save<T>(mut self, value: T) -> Result<Changed<T>> {
-        let connection = &mut self.connection;
-        let id = self.head.id;
-        match &self.told {
-            Told::Nobody => {}
-            Told::Members if !self.head.relayed => {}
-            Told::Members | Told::Everybody => self.head.marked = true,
-            Told::Users(users) => {
-                let marks: Vec<_> = users.iter().map(|user| (id, user)).collect();
-                relay::mark(connection, &marks).await?;
-            }
-        }
-        if self.head != self.before {
-            save(connection, &[&self.head]).await?;
-        }
-        Ok(Changed {
-            value,
-            events: self.events,
-        })
-    }
 }

@@ -1,0 +1,121 @@
+//! The transaction in which every single change to a conversation happens.
+//!
+//! A [`Change`] is: fence checked, head locked, membership read, the change itself with the next `rev`, head saved, lists
+//! marked. Sends and watermarks take the same steps for many conversations at once in [`crate::lane`].
+
+use crate::commit_event::CommitEvent;
+use crate::error::{Error, Result};
+use crate::fence;
+use crate::head::{self, Head};
+use crate::ids::{ConversationId, UserId};
+use crate::list_marks;
+use crate::map::Assignment;
+use crate::member::{self, Membership};
+use crate::node::Shard;
+use crate::transaction::Transaction;
+
+/// The lists that a change is to be told to. A change that members are told of takes the next rev.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListsToMark {
+    /// None: nothing that a list shows has changed.
+    #[default]
+    None,
+    /// Every member's, unless the conversation is too large to be relayed.
+    Members,
+    /// Every member's, however many: what a large conversation's entries hold has changed as well.
+    All,
+    /// These users'.
+    Users(Vec<UserId>),
+}
+
+/// One change to one conversation by one of its members: a transaction in which its fence is checked, its head locked and
+/// its membership known.
+#[derive(Debug)]
+pub struct Change {
+    /// The transaction.
+    pub connection: Transaction,
+    /// The head; saved with the commit.
+    pub head: Head,
+    /// The caller's membership.
+    pub me: Membership,
+    /// Whose lists are to be told.
+    pub lists: ListsToMark,
+    /// What to tell once it is committed.
+    pub events: Vec<CommitEvent>,
+    before: Head,
+}
+
+/// A change that is written, and waits for its commit.
+#[derive(Debug)]
+pub struct Changed<T> {
+    /// What its caller is answered.
+    pub value: T,
+    /// What to tell once it is committed.
+    pub events: Vec<CommitEvent>,
+}
+
+impl Change {
+    /// Checks the fence, locks the head and reads the membership.
+    ///
+    /// # Errors
+    /// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
+    pub async fn begin(
+        mut connection: Transaction,
+        shard: &Shard,
+        assignment: &Assignment,
+        (id, user): (ConversationId, &UserId),
+    ) -> Result<Self> {
+        fence::require_write(&mut connection, shard.name(), assignment).await?;
+        let head = head::heads(&mut connection, &[id], true)
+            .await?
+            .pop()
+            .filter(|head| head.deleted_at.is_none());
+        let head = head.ok_or(Error::NotMember)?;
+        let mut me = member::one(&mut connection, id, user)
+            .await?
+            .filter(Membership::is_active)
+            .ok_or(Error::NotMember)?;
+        head.latest_senders.move_on([&mut me]);
+        Ok(Self {
+            connection,
+            before: head.clone(),
+            head,
+            me,
+            lists: ListsToMark::None,
+            events: Vec::new(),
+        })
+    }
+
+    /// Nothing was to be changed.
+    pub fn unchanged<T>(self, value: T) -> Changed<T> {
+        Changed {
+            value,
+            events: Vec::new(),
+        }
+    }
+
+    /// Saves the head and marks the lists.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn save<T>(mut self, value: T) -> Result<Changed<T>> {
+        let connection = &mut self.connection;
+        let id = self.head.id;
+        match &self.lists {
+            ListsToMark::None => {}
+            ListsToMark::Members if !self.head.relayed => {}
+            ListsToMark::Members | ListsToMark::All => self.head.marked = true,
+            ListsToMark::Users(users) => {
+                let marks: Vec<_> = users.iter().map(|user| (id, user)).collect();
+                list_marks::mark(connection, &marks).await?;
+            }
+        }
+        if self.head != self.before {
+            head::save(connection, &[&self.head]).await?;
+        }
+        Ok(Changed {
+            value,
+            events: self.events,
+        })
+    }
+}
