@@ -289,7 +289,7 @@ pub async fn settle_heads(
 }
 
 /// Part of one conversation's messages, weighed for a plan.
-const WEIGH: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(LENGTH(content)), 0) AS {signed}) FROM messages \
+const COUNT: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(LENGTH(content)), 0) AS {signed}) FROM messages \
      WHERE conversation_id = ? AND created_at < ? AND rev <= ?";
 /// The time by the database's clock.
 const CLOCK: &str = "SELECT {now}";
@@ -301,13 +301,13 @@ const QUESTIONS: &str = "SHOW GLOBAL STATUS LIKE 'Questions'";
 ///
 /// # Errors
 /// When the database fails.
-pub async fn weigh(
+pub async fn count_messages_and_bytes(
     connection: &mut Connection,
     candidate: &Candidate,
     cutoff: Timestamp,
 ) -> Result<(u64, u64)> {
     let args = values![&candidate.conversation, cutoff.0, candidate.rev];
-    let Some(row) = connection.fetch_optional(WEIGH, &args).await? else {
+    let Some(row) = connection.fetch_optional(COUNT, &args).await? else {
         return Ok((0, 0));
     };
     Ok((row.int(0)?.cast_unsigned(), row.int(1)?.cast_unsigned()))

@@ -5,14 +5,11 @@
 
 use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, UserId};
 use crate::list_marks;
-use crate::map::Assignment;
-use crate::member::{self, Membership};
-use crate::node::Shard;
-use crate::transaction::Transaction;
+use crate::member::{self, Membership, StoredMembership};
+use crate::owned::OwnedTransaction;
 
 /// The lists that a change is to be told to. A change that members are told of takes the next rev.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +30,7 @@ pub enum ListsToMark {
 #[derive(Debug)]
 pub struct Change {
     /// The transaction.
-    pub connection: Transaction,
+    pub rows: OwnedTransaction<'static>,
     /// The head; saved with the commit.
     pub head: Head,
     /// The caller's membership.
@@ -55,32 +52,28 @@ pub struct Changed<T> {
 }
 
 impl Change {
-    /// Checks the fence, locks the head and reads the membership.
+    /// Locks the head and reads the membership, in a transaction that may write the conversation.
     ///
     /// # Errors
-    /// [`Error::NotOwner`], [`Error::NotMember`], [`Error::ShardUnavailable`].
+    /// [`Error::NotMember`], [`Error::ShardUnavailable`].
     pub async fn begin(
-        mut connection: Transaction,
-        shard: &Shard,
-        assignment: &Assignment,
+        mut rows: OwnedTransaction<'static>,
         (id, user): (ConversationId, &UserId),
     ) -> Result<Self> {
-        fence::require_write(&mut connection, shard.name(), assignment).await?;
-        let head = head::heads(&mut connection, &[id], true)
+        let head = head::lock(&mut rows, &[id])
             .await?
             .pop()
             .filter(|head| head.deleted_at.is_none());
         let head = head.ok_or(Error::NotMember)?;
-        let mut me = member::one(&mut connection, id, user)
+        let me = member::one(&mut rows, id, user)
             .await?
-            .filter(Membership::is_active)
+            .filter(StoredMembership::is_active)
             .ok_or(Error::NotMember)?;
-        head.latest_senders.move_on([&mut me]);
         Ok(Self {
-            connection,
+            rows,
             before: head.clone(),
+            me: head.complete(me),
             head,
-            me,
             lists: ListsToMark::None,
             events: Vec::new(),
         })
@@ -99,7 +92,7 @@ impl Change {
     /// # Errors
     /// When the database fails.
     pub async fn save<T>(mut self, value: T) -> Result<Changed<T>> {
-        let connection = &mut self.connection;
+        let rows = &mut self.rows;
         let id = self.head.id;
         match &self.lists {
             ListsToMark::None => {}
@@ -107,11 +100,11 @@ impl Change {
             ListsToMark::Members | ListsToMark::All => self.head.marked = true,
             ListsToMark::Users(users) => {
                 let marks: Vec<_> = users.iter().map(|user| (id, user)).collect();
-                list_marks::mark(connection, &marks).await?;
+                list_marks::mark(rows, &marks).await?;
             }
         }
         if self.head != self.before {
-            head::save(connection, &[&self.head]).await?;
+            head::save(rows, &[&self.head]).await?;
         }
         Ok(Changed {
             value,

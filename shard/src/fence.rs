@@ -2,10 +2,14 @@
 //!
 //! Every shard has a row for each key range it owns, with the range's epoch and state. A write transaction locks the rows
 //! of its keys shared before anything else; a read looks at them without a lock. If the row is missing, has another
-//! epoch, or is not open, the answer is [`Error::NotOwner`]: the caller's map is stale.
+//! epoch, or its state does not allow it, the answer is [`Error::NotOwner`]: the caller's map is stale.
 //!
 //! Taking a range away is one `UPDATE` of its row. The exclusive lock waits for the writers in flight and stops new ones
 //! exactly, without sleeping and without the routers' help.
+//!
+//! This module is the rule, once in Rust ([`Fence::is_of`], [`FenceState`]) and once in SQL ([`STATE_OF_FENCE`]), for
+//! statements that read rows together with their fence. Nobody asks it by hand: [`crate::owned`] makes the readers and
+//! transactions through which rows are reached, and makes them of what this module answers.
 
 use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
 use crate::error::{Error, Result};
@@ -47,8 +51,16 @@ impl FenceState {
 
     /// Whether this shard answers reads of the range.
     #[must_use]
-    pub fn readable(self) -> bool {
+    pub fn takes_reads(self) -> bool {
         self != Self::Gone
+    }
+
+    /// Whether this shard takes writes of the range. One that is moving takes none: whoever copies it has to find what is
+    /// written meanwhile, so a write would have to be marked, which
+    /// [`OwnedTransaction`](crate::owned::OwnedTransaction) would do where it asks this.
+    #[must_use]
+    pub fn takes_writes(self) -> bool {
+        self == Self::Open
     }
 }
 
@@ -64,15 +76,15 @@ pub struct Fence {
 }
 
 impl Fence {
-    fn allows(&self, assignment: &Assignment, writing: bool) -> bool {
-        let state_fits = if writing {
-            self.state == FenceState::Open
-        } else {
-            self.state.readable()
-        };
-        self.range == assignment.range && self.epoch == assignment.epoch && state_fits
+    /// Whether it is the fence of `assignment`: the same range, at the same epoch.
+    fn is_of(&self, assignment: &Assignment) -> bool {
+        self.range == assignment.range && self.epoch == assignment.epoch
     }
 }
+
+/// Proof that a fence was asked, and that this shard answers reads of its range.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadPermit(());
 
 /// Uses the primary key.
 const FENCES_BY_START: &str =
@@ -80,10 +92,10 @@ const FENCES_BY_START: &str =
 /// The whole table: a handful of rows.
 const ALL_FENCES: &str =
     "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
-/// Within another statement, by the primary key: locks a fence shared; 1 when this shard takes writes for its range, by
-/// the rule of [`Fence::allows`].
-const OPEN_FENCE: &str = "(SELECT 1 FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
-     AND epoch = ? AND state = 'open' {for_share})";
+/// Within another statement, by the primary key: locks the fence of an assignment shared, and gives its state; NULL by the
+/// rule of [`Fence::is_of`].
+const STATE_OF_FENCE: &str = "(SELECT state FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
+     AND epoch = ? {for_share})";
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
 /// The whole table.
 const GIVE_ALL_UP: &str = "UPDATE fences SET state = ?";
@@ -127,28 +139,30 @@ async fn fetch(
         .collect()
 }
 
-/// In a write transaction: locks the fences of `assignments` (no two alike) shared, and says for each whether this shard
-/// takes writes for it.
+/// In a write transaction: locks the fences of `assignments` (no two alike) shared, and gives the state of each that there
+/// is.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn lock_for_write(
+pub(crate) async fn lock(
     connection: &mut Connection,
     assignments: &[&Assignment],
-) -> Result<Vec<bool>> {
+) -> Result<Vec<Option<FenceState>>> {
     let fences = fetch(connection, assignments, "{for_share}").await?;
-    let allowed =
-        |assignment: &&Assignment| fences.iter().any(|fence| fence.allows(assignment, true));
-    Ok(assignments.iter().map(allowed).collect())
+    let state = |assignment: &&Assignment| {
+        let fence = fences.iter().find(|fence| fence.is_of(assignment));
+        fence.map(|fence| fence.state)
+    };
+    Ok(assignments.iter().map(state).collect())
 }
 
 /// Columns for the select list of a write transaction's first statement, one for each of `assignments` (no two alike),
-/// and their values: what [`lock_for_write`] does, without a statement of its own. They are 1 or NULL.
-pub(crate) struct OpenFences(Vec<Bounds>);
+/// and their values: what [`lock`] does, without a statement of its own.
+pub(crate) struct LockingColumns(Vec<Bounds>);
 
 type Bounds = ([u8; 8], Option<[u8; 8]>, Epoch);
 
-impl OpenFences {
+impl LockingColumns {
     pub(crate) fn of(assignments: &[&Assignment]) -> Self {
         let bounds = |a: &&Assignment| {
             let end = a.range.end.map(|end| UserKey(end).to_bytes());
@@ -159,7 +173,16 @@ impl OpenFences {
 
     /// `, (SELECT …), (SELECT …)`
     pub(crate) fn columns(&self) -> String {
-        format!(", {OPEN_FENCE}").repeat(self.0.len())
+        format!(", {STATE_OF_FENCE}").repeat(self.0.len())
+    }
+
+    /// The states, by a row of the statement whose columns from `first` on are these; as [`lock`] gives them.
+    pub(crate) fn states(&self, row: &Row, first: usize) -> Result<Vec<Option<FenceState>>> {
+        let state = |column| {
+            let state = row.opt_text(column)?;
+            state.as_deref().map(FenceState::parse).transpose()
+        };
+        (first..first + self.0.len()).map(state).collect()
     }
 
     pub(crate) fn values(&self) -> Vec<Value<'_>> {
@@ -170,35 +193,17 @@ impl OpenFences {
     }
 }
 
-/// In a write transaction on one range: locks its fence shared.
-///
-/// # Errors
-/// [`Error::NotOwner`] when this shard takes no writes for it.
-pub async fn require_write(
-    connection: &mut Connection,
-    shard: &ShardName,
-    assignment: &Assignment,
-) -> Result<()> {
-    if lock_for_write(connection, &[assignment]).await? == [true] {
-        return Ok(());
-    }
-    Err(Error::NotOwner(shard.clone()))
-}
-
-/// Checks, without a lock, that this shard answers reads of the range.
+/// Asks, without a lock, whether this shard answers reads of the range.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when it does not.
-pub async fn require_read(
+pub(crate) async fn permit_read(
     connection: &mut Connection,
     shard: &ShardName,
     assignment: &Assignment,
-) -> Result<()> {
+) -> Result<ReadPermit> {
     let fences = fetch(connection, &[assignment], "").await?;
-    if fences.iter().any(|fence| fence.allows(assignment, false)) {
-        return Ok(());
-    }
-    Err(Error::NotOwner(shard.clone()))
+    permit(fences.first(), shard, assignment)
 }
 
 /// Within a read of a range's rows, which is then of one moment with its fence: [`READ_FENCE_COLUMNS`], and this after the
@@ -211,30 +216,35 @@ pub(crate) fn read_fence_start(assignment: &Assignment) -> [u8; 8] {
     UserKey(assignment.range.start).to_bytes()
 }
 
-/// Checks, by a row of such a read whose columns from `first` on are [`READ_FENCE_COLUMNS`], that this shard answered reads
+/// Asks, by a row of such a read whose columns from `first` on are [`READ_FENCE_COLUMNS`], whether this shard answered reads
 /// of the range when the row was read.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when it did not.
-pub(crate) fn require_read_in_row(
+pub(crate) fn permit_read_of_row(
     (row, first): (&Row, usize),
     shard: &ShardName,
     assignment: &Assignment,
-) -> Result<()> {
-    if let Some(epoch) = row.opt_int(first + 1)? {
-        let fence = Fence {
+) -> Result<ReadPermit> {
+    let epoch = row.opt_int(first + 1)?;
+    let fence = epoch.map(|epoch| {
+        Ok::<_, Error>(Fence {
             range: KeyRange {
                 start: assignment.range.start,
                 end: end_of(row, first)?,
             },
             epoch: Epoch::from_i64(epoch),
             state: FenceState::parse(&row.text(first + 2)?)?,
-        };
-        if fence.allows(assignment, false) {
-            return Ok(());
-        }
+        })
+    });
+    permit(fence.transpose()?.as_ref(), shard, assignment)
+}
+
+fn permit(fence: Option<&Fence>, shard: &ShardName, assignment: &Assignment) -> Result<ReadPermit> {
+    match fence {
+        Some(fence) if fence.is_of(assignment) && fence.state.takes_reads() => Ok(ReadPermit(())),
+        _ => Err(Error::NotOwner(shard.clone())),
     }
-    Err(Error::NotOwner(shard.clone()))
 }
 
 /// All fences of a shard, in key order.
@@ -254,9 +264,6 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<Fence>> {
 #[must_use]
 pub fn disagreements(map: &ShardMap, shard: &ShardName, fences: &[Fence]) -> Vec<String> {
     let owned: Vec<&Assignment> = map.ranges_of(shard).collect();
-    let agrees = |assignment: &Assignment, fence: &Fence| {
-        fence.range == assignment.range && fence.epoch == assignment.epoch
-    };
     let live = || {
         fences
             .iter()
@@ -264,13 +271,13 @@ pub fn disagreements(map: &ShardMap, shard: &ShardName, fences: &[Fence]) -> Vec
     };
     let missing = owned
         .iter()
-        .filter(|assignment| !live().any(|fence| agrees(assignment, fence)))
+        .filter(|assignment| !live().any(|fence| fence.is_of(assignment)))
         .map(|assignment| {
             let (range, epoch) = (assignment.range, assignment.epoch);
             format!("the map gives it {range} at epoch {epoch}, its fences do not")
         });
     let extra = live()
-        .filter(|fence| !owned.iter().any(|assignment| agrees(assignment, fence)))
+        .filter(|fence| !owned.iter().any(|assignment| fence.is_of(assignment)))
         .map(|fence| {
             let (range, epoch) = (fence.range, fence.epoch);
             format!("it has a fence for {range} at epoch {epoch}, the map does not give it that")

@@ -3,16 +3,19 @@
 //! The row's lock puts the changes of a conversation into one order (INV-SEQ, INV-REV). Single changes go through
 //! [`Change`](crate::change::Change), sends and watermarks through [`crate::lane`].
 
+use std::collections::BTreeSet;
+
 use crate::db::{
     Connection, Dialect, Row, Value, WRITE_ROWS, pad, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
-use crate::fence::{self, OpenFences};
+use crate::fence::{self, LockingColumns};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
-use crate::map::Assignment;
+use crate::member::{Membership, StoredMembership};
 use crate::message::{StoredMessage, message_type_code, message_type_of};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
+use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
 /// How many members a conversation's head and its list entries name.
 pub const FIRST_MEMBERS: usize = 5;
@@ -167,6 +170,12 @@ impl Head {
         })
     }
 
+    /// A membership that was read after the head, with its watermarks.
+    #[must_use]
+    pub fn complete(&self, membership: StoredMembership) -> Membership {
+        membership.complete(&self.latest_senders)
+    }
+
     /// Takes the next rev.
     pub fn next_rev(&mut self) -> Rev {
         self.rev = self.rev.next();
@@ -234,46 +243,57 @@ pub(crate) fn kind_of(code: i64) -> Result<ConversationKind> {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn is_there(connection: &mut Connection, id: ConversationId) -> Result<bool> {
-    let heads = heads(connection, &[id], false).await?;
+pub async fn is_there(rows: &mut OwnedReader<'_>, id: ConversationId) -> Result<bool> {
+    let heads = read(rows, &[id]).await?;
     Ok(heads.iter().any(|head| head.deleted_at.is_none()))
 }
 
-/// The heads of `ids` (no two alike), in id order; `lock` keeps others from changing them until the transaction ends.
+/// The heads of `ids` (no two alike), in id order.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn heads(
-    connection: &mut Connection,
+pub async fn read(rows: &mut OwnedReader<'_>, ids: &[ConversationId]) -> Result<Vec<Head>> {
+    select(rows, ids, "").await
+}
+
+/// The heads of `ids` (no two alike), in id order; no other transaction changes them until this one ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock(
+    transaction: &mut OwnedTransaction<'_>,
     ids: &[ConversationId],
-    lock: bool,
+) -> Result<Vec<Head>> {
+    select(transaction, ids, "{for_update}").await
+}
+
+async fn select(
+    rows: &mut OwnedReader<'_>,
+    ids: &[ConversationId],
+    lock: &str,
 ) -> Result<Vec<Head>> {
     let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
     pad(&mut args);
-    let lock = if lock { "{for_update}" } else { "" };
     let statement = format!(
         "{SELECT_HEADS}{FROM_HEADS}{}) ORDER BY id {lock}",
         placeholders(args.len())
     );
-    connection
-        .fetch_all(&statement, &args)
-        .await?
-        .iter()
-        .map(Head::from_row)
-        .collect()
+    let found = rows.fetch_all(&statement, &args).await?;
+    found.iter().map(Head::from_row).collect()
 }
 
-/// At the beginning of a write transaction: the heads of `ids` (no two alike), locked, in id order, and for each of
-/// `assignments` (no two alike) whether this shard takes writes for it, as [`fence::lock_for_write`] says.
+/// Begins the work of a transaction on `connection`, for the conversations of `scope`: their heads, locked, in id order,
+/// and their fences, in one statement. What the shard takes no writes for is left out, and the transaction may not write
+/// it.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn lock_heads(
-    connection: &mut Connection,
-    ids: &[ConversationId],
-    assignments: &[&Assignment],
-) -> Result<(Vec<Head>, Vec<bool>)> {
-    let fences = OpenFences::of(assignments);
+pub async fn lock_with_fences<'c>(
+    connection: &'c mut Connection,
+    scope: &WriteScope<'_>,
+) -> Result<(OwnedTransaction<'c>, Vec<Head>)> {
+    let fences = LockingColumns::of(scope.assignments());
+    let ids: BTreeSet<ConversationId> = scope.conversations().collect();
     let mut keys: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
     pad(&mut keys);
     let statement = format!(
@@ -284,44 +304,48 @@ pub(crate) async fn lock_heads(
     let mut args = fences.values();
     args.extend(keys);
     let rows = connection.fetch_all(&statement, &args).await?;
-    let Some(first) = rows.first() else {
-        let allowed = fence::lock_for_write(connection, assignments).await?;
-        return Ok((Vec::new(), allowed));
+    let states = match rows.first() {
+        Some(row) => fences.states(row, HEAD_COLUMN_COUNT)?,
+        None => fence::lock(connection, scope.assignments()).await?,
     };
-    let allowed = (0..assignments.len())
-        .map(|n| Ok(first.opt_int(HEAD_COLUMN_COUNT + n)?.is_some()))
-        .collect::<Result<_>>()?;
-    let heads = rows.iter().map(Head::from_row).collect::<Result<_>>()?;
-    Ok((heads, allowed))
+    let transaction = OwnedTransaction::locked(connection, scope, &states);
+    let heads = rows.iter().map(Head::from_row);
+    let mut heads = heads.collect::<Result<Vec<_>>>()?;
+    heads.retain(|head| transaction.may_write(head.id));
+    Ok((transaction, heads))
 }
 
 /// Writes heads that are locked, or new (where nobody else can be creating them).
 ///
 /// # Errors
 /// When the database fails.
-pub async fn save(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
-    write(connection, heads, SAVE_HEADS_UPDATE).await
+pub async fn save(transaction: &mut OwnedTransaction<'_>, heads: &[&Head]) -> Result<()> {
+    write(transaction, heads, SAVE_HEADS_UPDATE).await
 }
 
-/// Writes heads that are locked, and changed by [`Head::append`] and [`LatestSenders::wrote`] only.
+/// Writes heads that are locked, and changed by [`Head::append`] and [`LatestSenders::sent`] only.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) -> Result<()> {
-    if connection.dialect() == Dialect::Sqlite {
-        return save(connection, heads).await; // wants every column that has no default
+pub(crate) async fn save_appended(
+    transaction: &mut OwnedTransaction<'_>,
+    heads: &[&Head],
+) -> Result<()> {
+    if transaction.dialect() == Dialect::Sqlite {
+        return save(transaction, heads).await; // wants every column that has no default
     }
+    transaction.require_conversations(heads.iter().map(|head| head.id))?;
     for chunk in heads.chunks(WRITE_ROWS) {
-        let writers: Vec<Option<String>> = chunk
+        let senders: Vec<Option<String>> = chunk
             .iter()
             .map(|head| head.latest_senders.to_json())
             .collect();
         let mut args = Vec::with_capacity(chunk.len() * APPENDED_COLUMN_COUNT);
-        for (head, writers) in chunk.iter().zip(&writers) {
-            args.extend(appended_values(head, writers.as_deref()));
+        for (head, senders) in chunk.iter().zip(&senders) {
+            args.extend(appended_values(head, senders.as_deref()));
         }
         let rows = rows_of(chunk.len(), APPENDED_COLUMN_COUNT);
-        connection
+        transaction
             .execute(
                 &format!("{SAVE_APPENDED}{rows}{SAVE_HEADS_APPENDED}"),
                 &args,
@@ -331,7 +355,12 @@ pub(crate) async fn save_appended(connection: &mut Connection, heads: &[&Head]) 
     Ok(())
 }
 
-async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Result<()> {
+async fn write(
+    transaction: &mut OwnedTransaction<'_>,
+    heads: &[&Head],
+    update: &str,
+) -> Result<()> {
+    transaction.require_conversations(heads.iter().map(|head| head.id))?;
     for chunk in heads.chunks(WRITE_ROWS) {
         let json = |head: &&Head| {
             (
@@ -341,11 +370,11 @@ async fn write(connection: &mut Connection, heads: &[&Head], update: &str) -> Re
         };
         let texts: Vec<(String, Option<String>)> = padded(chunk).map(json).collect();
         let mut args = Vec::with_capacity(texts.len() * HEAD_COLUMN_COUNT);
-        for (head, (first_members, writers)) in padded(chunk).zip(&texts) {
-            args.extend(head_values(head, first_members, writers.as_deref()));
+        for (head, (first_members, senders)) in padded(chunk).zip(&texts) {
+            args.extend(head_values(head, first_members, senders.as_deref()));
         }
         let rows = rows_of(texts.len(), HEAD_COLUMN_COUNT);
-        connection
+        transaction
             .execute(&format!("{SAVE_HEADS}{rows}{update}"), &args)
             .await?;
     }
@@ -407,14 +436,14 @@ fn appended_values<'a>(
 /// # Errors
 /// When the id is taken meanwhile (a unique violation), or the database fails.
 pub async fn insert(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     head: &Head,
     request_digest: Option<i64>,
 ) -> Result<()> {
-    write(connection, &[head], "").await?;
+    write(transaction, &[head], "").await?;
     if let Some(digest) = request_digest {
         let args = values![digest, &head.id];
-        connection.execute(SET_REQUEST_DIGEST, &args).await?;
+        transaction.execute(SET_REQUEST_DIGEST, &args).await?;
     }
     Ok(())
 }
@@ -423,13 +452,8 @@ pub async fn insert(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn request_digest(
-    connection: &mut Connection,
-    id: ConversationId,
-) -> Result<Option<i64>> {
-    let row = connection
-        .fetch_optional(REQUEST_DIGEST, &values![&id])
-        .await?;
+pub async fn request_digest(rows: &mut OwnedReader<'_>, id: ConversationId) -> Result<Option<i64>> {
+    let row = rows.fetch_optional(REQUEST_DIGEST, &values![&id]).await?;
     row.map_or(Ok(None), |row| row.opt_int(0))
 }
 

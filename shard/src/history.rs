@@ -22,6 +22,7 @@ use crate::member::{self, Progress, role_of};
 use crate::message::{self, StoredMessage};
 use crate::model::{ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
+use crate::owned::OwnedReader;
 use crate::stretch::Stretch;
 
 /// Most messages in a page.
@@ -46,54 +47,57 @@ pub struct Access {
     pub latest_senders: LatestSenders,
 }
 
-/// Checks that `user` is a member of the conversation and that this shard answers for it.
+/// What `user` may know of the conversation as its member, and the reader of its rows.
 ///
 /// # Errors
-/// [`Error::NotMember`], [`Error::NotOwner`].
+/// [`Error::NotMember`], [`Error::NotOwner`], and as [`Shard::reader`].
 pub async fn access(
-    connection: &mut Connection,
     shard: &Shard,
     assignment: &Assignment,
     (id, user): (ConversationId, &UserId),
-) -> Result<Access> {
+    deadline: Instant,
+) -> Result<(OwnedReader<'static>, Access)> {
+    let mut connection = shard.reader(deadline).await?;
     let start = fence::read_fence_start(assignment);
-    let Some(row) = connection
+    let row = connection
         .fetch_optional(ACCESS, &values![user, &start, &id])
-        .await?
-    else {
-        fence::require_read(connection, shard.name(), assignment).await?;
+        .await?;
+    let Some(row) = row else {
+        fence::permit_read(&mut connection, shard.name(), assignment).await?;
         return Err(Error::NotMember);
     };
-    fence::require_read_in_row((&row, 5), shard.name(), assignment)?;
+    let permit = fence::permit_read_of_row((&row, 5), shard.name(), assignment)?;
     role_of(row.int(3)?)?.ok_or(Error::NotMember)?;
-    Ok(Access {
+    let access = Access {
         kind: kind_of(row.int(0)?)?,
         head_seq: Seq::from_i64(row.int(1)?),
         rev: Rev::from_i64(row.int(2)?),
         latest_senders: LatestSenders::parse(row.opt_text(4)?.as_deref())?,
-    })
+    };
+    Ok((OwnedReader::permitted(connection, permit), access))
 }
 
-/// Where the conversation stands, for a node that serves several of its members; that they are is asked apart.
+/// The same for a node that serves several of the conversation's members; that they are members is asked separately.
 ///
 /// # Errors
-/// [`Error::NotMember`] when there is no such conversation, [`Error::NotOwner`].
-pub async fn anybodys(
-    connection: &mut Connection,
+/// [`Error::NotMember`] when there is no such conversation, [`Error::NotOwner`], and as [`Shard::reader`].
+pub async fn access_without_membership_check(
     shard: &Shard,
     assignment: &Assignment,
     id: ConversationId,
-) -> Result<Access> {
-    fence::require_read(connection, shard.name(), assignment).await?;
-    let heads = head::heads(connection, &[id], false).await?;
+    deadline: Instant,
+) -> Result<(OwnedReader<'static>, Access)> {
+    let mut rows = shard.read(assignment, deadline).await?;
+    let heads = head::read(&mut rows, &[id]).await?;
     let head = heads.into_iter().find(|head| head.deleted_at.is_none());
     let head = head.ok_or(Error::NotMember)?;
-    Ok(Access {
+    let access = Access {
         kind: head.kind,
         head_seq: head.head_seq,
         rev: head.rev,
         latest_senders: head.latest_senders,
-    })
+    };
+    Ok((rows, access))
 }
 
 /// The seqs of a page, first and last; empty when the last is below the first.
@@ -131,26 +135,26 @@ pub async fn page(
     (position, limit): (Position, u32),
     deadline: Instant,
 ) -> Result<HistoryPage> {
-    let mut connection = shard.reader(deadline).await?;
-    let access = access(&mut connection, shard, assignment, (id, user)).await?;
+    let (mut rows, access) = access(shard, assignment, (id, user), deadline).await?;
     let (first, last) = bounds(position, limit, access.head_seq);
     let hot = if first > last {
         Vec::new()
     } else {
         match replica_rows(shard, id, (first, last), access.rev, deadline).await {
-            Some(rows) => rows,
-            None => message::rows(&mut connection, id, (first, last)).await?,
+            Some(hot) => hot,
+            None => message::rows(&mut rows, id, (first, last)).await?,
         }
     };
-    let progress = progress(&mut connection, id, (access.kind, &access.latest_senders)).await?;
+    let progress = progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
     let stretch = Stretch {
         shard,
+        assignment,
         cold,
         id,
         range: (first, last),
         deadline,
     };
-    let merged = stretch.read(connection, (access.rev, hot)).await?;
+    let merged = stretch.read(rows, (access.rev, hot)).await?;
     if let (Position::Latest | Position::Before(_), Some(before)) = (position, merged.cold_from)
         && first.0 < before.0.saturating_add(2 * u64::from(limit))
     {
@@ -180,7 +184,7 @@ pub async fn page(
 /// # Errors
 /// When the database fails.
 pub async fn progress(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     (kind, latest_senders): (ConversationKind, &LatestSenders),
 ) -> Result<Progress> {
@@ -188,9 +192,10 @@ pub async fn progress(
         return Ok(Progress::default());
     }
     let everybody = usize::from(u16::MAX);
-    let mut members = member::page(connection, id, &[], everybody).await?;
-    latest_senders.move_on(&mut members);
-    Ok(Progress::of(members))
+    let members = member::page(rows, id, &[], everybody).await?;
+    let members = members.into_iter();
+    let members = members.map(|member| member.complete(latest_senders));
+    Ok(Progress::of(members.collect()))
 }
 
 /// The hot rows of a stretch from a replica, if it has seen everything up to `rev`; a replica that is behind or down is
@@ -210,7 +215,8 @@ async fn replica_rows(
         if seen < Some(rev) {
             return Ok(None);
         }
-        message::rows(&mut connection, id, range).await.map(Some)
+        let mut rows = OwnedReader::for_replica(connection);
+        message::rows(&mut rows, id, range).await.map(Some)
     };
     shard.ask_replica(deadline, read).await
 }

@@ -5,40 +5,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::db::{Connection, values};
+use crate::db::values;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::list_marks;
-use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::{self, StoredMessage, check_attachments, check_object};
 use crate::model::{ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp};
-use crate::node::Shard;
+use crate::owned::OwnedTransaction;
 use crate::settings::{LimitSettings, StoreSettings};
 
 const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
 const SET_POSITION: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
 
-/// In a write transaction: makes the conversation for an imported channel unless it is there, and says how many of its
+/// Makes the conversation for an imported channel unless it is there, and says how many of its
 /// records are stored.
 ///
 /// # Errors
-/// [`Error::NotOwner`]; [`Error::Conflict`] when a conversation of this id exists that is not an import.
+/// [`Error::Conflict`] when a conversation of this id exists that is not an import.
 pub async fn begin(
-    connection: &mut Connection,
-    shard: &Shard,
-    assignment: &Assignment,
+    transaction: &mut OwnedTransaction<'_>,
     id: ConversationId,
     (channel, owner): (&str, &UserId),
 ) -> Result<u64> {
-    fence::require_write(connection, shard.name(), assignment).await?;
-    let stored = connection.fetch_optional(POSITION, &values![&id]).await?;
+    let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
     if let Some(row) = stored {
         return Ok(u64::try_from(row.int(0)?).unwrap_or(0));
     }
-    if !head::heads(connection, &[id], true).await?.is_empty() {
+    if !head::lock(transaction, &[id]).await?.is_empty() {
         return Err(Error::Conflict(
             "a conversation with this id exists already and was not imported",
         ));
@@ -59,30 +54,27 @@ pub async fn begin(
         rev,
         joined_at: now,
     };
-    head::save(connection, &[&head]).await?;
-    member::save(connection, id, &[membership]).await?;
-    connection.execute(SET_POSITION, &values![&id, 0]).await?;
+    head::save(transaction, &[&head]).await?;
+    member::save(transaction, id, &[membership]).await?;
+    transaction.execute(SET_POSITION, &values![&id, 0]).await?;
     Ok(0)
 }
 
-/// In a write transaction: appends the records after `position` that are not stored yet; gives the new position.
+/// Appends the records after `position` that are not stored yet; gives the new position.
 ///
 /// # Errors
-/// [`Error::NotOwner`]; [`Error::Invalid`] about a record; [`Error::Conflict`] when records between are missing.
+/// [`Error::Invalid`] about a record; [`Error::Conflict`] when records between are missing.
 pub async fn append(
-    connection: &mut Connection,
-    shard: &Shard,
-    assignment: &Assignment,
+    transaction: &mut OwnedTransaction<'_>,
     (id, position): (ConversationId, u64),
     records: &[HistoryRecord],
     settings: &StoreSettings,
 ) -> Result<u64> {
-    fence::require_write(connection, shard.name(), assignment).await?;
-    let mut head = head::heads(connection, &[id], true)
+    let mut head = head::lock(transaction, &[id])
         .await?
         .pop()
         .ok_or(Error::NotFound("imported conversation"))?;
-    let stored = connection.fetch_optional(POSITION, &values![&id]).await?;
+    let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
     let stored = stored
         .map(|row| row.int(0))
         .transpose()?
@@ -97,7 +89,7 @@ pub async fn append(
         return Ok(stored.max(end));
     };
 
-    let joined = add_members(connection, &mut head, fresh, settings).await?;
+    let joined = add_members(transaction, &mut head, fresh, settings).await?;
     // A record's reply counts within the import; live messages may have come between.
     let offset = head.head_seq.0 - stored;
     let mut rows = Vec::with_capacity(fresh.len());
@@ -106,10 +98,10 @@ pub async fn append(
         head.append(&message);
         rows.push((id, message));
     }
-    message::insert(connection, &rows).await?;
+    message::insert(transaction, &rows).await?;
     head.marked |= head.relayed;
-    head::save(connection, &[&head]).await?;
-    connection
+    head::save(transaction, &[&head]).await?;
+    transaction
         .execute(
             SET_POSITION,
             &values![&id, i64::try_from(end).unwrap_or(i64::MAX)],
@@ -117,14 +109,14 @@ pub async fn append(
         .await?;
     if !head.relayed {
         let marks: Vec<_> = joined.iter().map(|user| (id, user)).collect();
-        list_marks::mark(connection, &marks).await?;
+        list_marks::mark(transaction, &marks).await?;
     }
     Ok(end)
 }
 
 /// Makes members of those who spoke for the first time.
 async fn add_members(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     head: &mut Head,
     records: &[HistoryRecord],
     settings: &StoreSettings,
@@ -134,7 +126,7 @@ async fn add_members(
         first_at.entry(&record.user).or_insert(record.at);
     }
     let users: Vec<&UserId> = first_at.keys().copied().collect();
-    let present = member::some(connection, head.id, &users).await?;
+    let present = member::some(transaction, head.id, &users).await?;
     let present: BTreeSet<&UserId> = present.iter().map(|member| &member.user).collect();
     let new: Vec<&UserId> = users
         .into_iter()
@@ -168,7 +160,7 @@ async fn add_members(
             joined_at: Timestamp(first_at.get(user).copied().unwrap_or(0)),
         })
         .collect();
-    member::save(connection, head.id, &memberships).await?;
+    member::save(transaction, head.id, &memberships).await?;
     let room = FIRST_MEMBERS.saturating_sub(head.first_members.len());
     head.first_members
         .extend(new.iter().take(room).map(|user| (*user).clone()));

@@ -413,7 +413,7 @@ impl Lane {
             connection.begin().await?;
             Batch::load(&mut connection, jobs, &mut self.memberships, look_up)
                 .await?
-                .store(&mut connection, jobs)
+                .store(jobs)
                 .await
         };
         let (outcome, stage) = match work.await {

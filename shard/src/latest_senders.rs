@@ -1,20 +1,20 @@
-//! Who wrote in a conversation lately, and so has read up to their own message.
+//! The latest senders of a conversation, each of whom has read up to their own newest message.
 //!
-//! Whoever writes has read. A message moves its sender's watermarks to itself, and to write that into the member's row
-//! would cost a send a second row. The head is written with every message anyway: it names the latest [`MOST`] writers
-//! with their newest message. Only who falls out of it has a row to be written.
+//! Sending a message also moves the sender's watermarks to it. Instead of updating the sender's member row with every send,
+//! the head, which is written anyway, names the last [`MOST`] senders with their newest message. Only a sender that falls
+//! out of that list has a row to be written.
 //!
-//! So a member's watermarks are the greater of the row's and the head's. Whoever needs them reads the head **first**: who
-//! falls out between the two reads is in the row by then.
+//! So a member's watermarks are the greater of the row's and the head's:
+//! [`StoredMembership::complete`](crate::member::StoredMembership::complete) makes them. The head is read **first**: a sender
+//! that falls out between the two reads is in the row by then.
 
 use crate::error::{Error, Result};
 use crate::ids::{Seq, UserId};
-use crate::member::Membership;
 
-/// Most writers a head names (INV-BOUND).
+/// Most senders that a head names (INV-BOUND).
 const MOST: usize = 16;
 
-/// The latest writers, each with their newest message; the latest is last.
+/// The latest senders, each with their newest message; the latest is last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LatestSenders(Vec<(UserId, Seq)>);
 
@@ -27,9 +27,9 @@ impl LatestSenders {
         let Some(text) = stored else {
             return Ok(Self::default());
         };
-        serde_json::from_str(text)
-            .map(Self)
-            .map_err(|error| Error::corrupt(format_args!("a conversation's writers: {error}")))
+        serde_json::from_str(text).map(Self).map_err(|error| {
+            Error::corrupt(format_args!("a conversation's latest senders: {error}"))
+        })
     }
 
     /// To be stored.
@@ -37,12 +37,13 @@ impl LatestSenders {
         (!self.0.is_empty()).then(|| crate::model::RawJson::of(&self.0).get().to_owned())
     }
 
-    /// `user` wrote the message `seq`, the newest. Gives who falls out, whose row is to be written now.
+    /// Takes in that `user` sent the message `seq`, the newest. Gives the sender that falls out, whose row is to be written
+    /// now.
     #[must_use]
-    pub(crate) fn wrote(&mut self, user: &UserId, seq: Seq) -> Option<(UserId, Seq)> {
-        if let Some(place) = self.0.iter().position(|(writer, _)| writer == user) {
-            let (writer, _) = self.0.remove(place);
-            self.0.push((writer, seq));
+    pub(crate) fn sent(&mut self, user: &UserId, seq: Seq) -> Option<(UserId, Seq)> {
+        if let Some(place) = self.0.iter().position(|(sender, _)| sender == user) {
+            let (sender, _) = self.0.remove(place);
+            self.0.push((sender, seq));
             return None;
         }
         let fallen = (self.0.len() == MOST).then(|| self.0.remove(0));
@@ -50,14 +51,11 @@ impl LatestSenders {
         fallen
     }
 
-    /// Moves the watermarks of members, read after the head, to their newest message if it is one of these.
-    pub fn move_on<'a>(&self, members: impl IntoIterator<Item = &'a mut Membership>) {
-        for member in members {
-            if let Some((_, seq)) = self.0.iter().find(|(writer, _)| *writer == member.user) {
-                member.read_seq = member.read_seq.max(*seq);
-                member.delivered_seq = member.delivered_seq.max(*seq);
-            }
-        }
+    /// The newest message of `user`, a latest sender.
+    #[must_use]
+    pub(crate) fn newest_of(&self, user: &UserId) -> Option<Seq> {
+        let sender = self.0.iter().find(|(sender, _)| sender == user);
+        sender.map(|(_, seq)| *seq)
     }
 }
 
@@ -70,33 +68,20 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_written_for_longest_falls_out() {
-        let mut writers = LatestSenders::default();
+    fn the_sender_that_has_not_sent_for_longest_falls_out() {
+        let mut senders = LatestSenders::default();
         let most = MOST as u64;
         for n in 0..most {
-            assert_eq!(writers.wrote(&user(n), Seq(n + 1)), None);
+            assert_eq!(senders.sent(&user(n), Seq(n + 1)), None);
         }
-        assert_eq!(writers.wrote(&user(0), Seq(most + 1)), None);
-        let fallen = writers.wrote(&user(most), Seq(most + 2));
+        assert_eq!(senders.sent(&user(0), Seq(most + 1)), None);
+        let fallen = senders.sent(&user(most), Seq(most + 2));
         assert_eq!(fallen, Some((user(1), Seq(2))));
-        assert_eq!(writers.0.len(), MOST);
-        let stored = writers.to_json();
-        assert_eq!(LatestSenders::parse(stored.as_deref()).unwrap(), writers);
-    }
-
-    #[test]
-    fn a_watermark_only_moves_on() {
-        let mut writers = LatestSenders::parse(None).unwrap();
-        assert_eq!(writers.to_json(), None);
-        assert_eq!(writers.wrote(&user(1), Seq(5)), None);
-        let moved = |name: UserId, read: u64| {
-            let mut member = Membership::unknown(name);
-            member.read_seq = Seq(read);
-            writers.move_on([&mut member]);
-            (member.read_seq.0, member.delivered_seq.0)
-        };
-        assert_eq!(moved(user(1), 3), (5, 5));
-        assert_eq!(moved(user(1), 9), (9, 5));
-        assert_eq!(moved(user(2), 3), (3, 0));
+        assert_eq!(senders.0.len(), MOST);
+        assert_eq!(senders.newest_of(&user(0)), Some(Seq(most + 1)));
+        assert_eq!(senders.newest_of(&user(1)), None);
+        let stored = senders.to_json();
+        assert_eq!(LatestSenders::parse(stored.as_deref()).unwrap(), senders);
+        assert_eq!(LatestSenders::default().to_json(), None);
     }
 }

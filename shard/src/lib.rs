@@ -6,7 +6,7 @@
 //! | [`range`], [`map`] | half-open key ranges, and the checked map from key to shard |
 //! | [`directory`] | the database that names the shards and their ranges; its cached copy |
 //! | [`identity`] | which database of which deployment a database is; making a deployment |
-//! | [`fence`] | ownership rows on every shard, checked by every read and write |
+//! | [`fence`], [`owned`] | ownership rows on every shard; the readers and transactions that are made by asking them |
 //! | [`db`] | the dialect seam: one set of statements for SQLite, MySQL and MariaDB |
 //! | [`clock`] | whose clock decides |
 //! | [`migrate`] | schema migrations of the directory and of every shard |
@@ -57,6 +57,7 @@ pub mod migrate;
 pub mod model;
 pub mod node;
 pub mod notification;
+pub mod owned;
 pub mod range;
 pub mod relay;
 pub mod routing;

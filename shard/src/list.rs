@@ -11,11 +11,11 @@ pub use entry::{Entry, EntryUpdate, ListOrder};
 use std::collections::HashMap;
 
 use crate::db::WRITE_ROWS;
-use crate::db::{Connection, Value, in_rows, padded, rows_of, values};
+use crate::db::{Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
-use crate::fence;
-use crate::ids::{ConversationId, Rev, ShardName, UserId, UserKey};
-use crate::map::{Assignment, ShardMap};
+use crate::ids::{ConversationId, Rev, UserId, UserKey};
+use crate::map::ShardMap;
+use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 use crate::user_revs;
 use entry::{ENTRY_COLUMN_COUNT, entry_columns};
 
@@ -75,36 +75,32 @@ const SET_FLAGS: &str = "UPDATE list_entries SET pinned = ?, muted = ?, rev = ? 
 /// Most large conversations one user's list merges in.
 pub const LARGE_MAX: i64 = 1000;
 
-/// In a write transaction on the users' shard: applies updates to list entries; each that changes takes its user's next
-/// rev, none is left out. Gives the changed ones.
+/// The users of updates, as the map has them.
+#[must_use]
+pub fn scope<'m>(map: &'m ShardMap, updates: &[EntryUpdate]) -> WriteScope<'m> {
+    let mut scope = WriteScope::default();
+    for update in updates {
+        let entity = Entity::User(update.key, update.user.clone());
+        scope.add(map.locate(update.key), entity);
+    }
+    scope
+}
+
+/// In a transaction that may write the [users](scope) of `updates`: applies them to list entries; each that changes takes
+/// its user's next rev, none is left out. Gives the changed ones.
 ///
 /// # Errors
-/// [`Error::NotOwner`] when this shard does not own one of the users.
+/// When the database fails.
 pub async fn apply(
-    connection: &mut Connection,
-    shard: &ShardName,
-    map: &ShardMap,
+    transaction: &mut OwnedTransaction<'_>,
     updates: &[EntryUpdate],
 ) -> Result<Vec<(UserId, Entry)>> {
-    let mut assignments: Vec<&Assignment> = Vec::new();
-    for update in updates {
-        let assignment = map.locate(update.key);
-        if !assignments.contains(&assignment) {
-            assignments.push(assignment);
-        }
-    }
-    if fence::lock_for_write(connection, &assignments)
-        .await?
-        .contains(&false)
-    {
-        return Err(Error::NotOwner(shard.clone()));
-    }
     let mut users: HashMap<&UserId, (UserKey, i64)> = HashMap::new();
     for update in updates {
         users.entry(&update.user).or_insert((update.key, 0)).1 += 1;
     }
-    let mut next_revs = user_revs::add(connection, &users).await?;
-    let stored = stored_entries(connection, updates).await?;
+    let mut next_revs = user_revs::add(transaction, &users).await?;
+    let stored = stored_entries(transaction, updates).await?;
     let mut changed: Vec<(&EntryUpdate, Entry)> = Vec::new();
     for update in updates {
         let stored = stored
@@ -123,23 +119,23 @@ pub async fn apply(
         }
         changed.push((update, entry));
     }
-    save(connection, &changed).await?;
+    save(transaction, &changed).await?;
     // What was taken and not used is given back, under the same lock: revs have no holes.
     users.retain(|_, (_, unused)| *unused > 0);
     users
         .values_mut()
         .for_each(|(_, unused)| *unused = -*unused);
     if !users.is_empty() {
-        user_revs::add(connection, &users).await?;
+        user_revs::add(transaction, &users).await?;
     }
-    let told = changed.into_iter();
-    Ok(told
+    let changed = changed.into_iter();
+    Ok(changed
         .map(|(update, entry)| (update.user.clone(), entry))
         .collect())
 }
 
 async fn stored_entries<'a>(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     updates: &'a [EntryUpdate],
 ) -> Result<HashMap<(ConversationId, &'a UserId), (UserId, Entry)>> {
     let keys: Vec<([u8; 8], &EntryUpdate)> = updates
@@ -151,7 +147,7 @@ async fn stored_entries<'a>(
         .collect();
     let columns = ["user_key", "user_id", "conversation_id"];
     let condition = in_rows(columns, args.len() / 3);
-    let rows = connection
+    let found = rows
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
         .await?;
     let by_id: HashMap<(ConversationId, &str), &'a UserId> = updates
@@ -163,8 +159,8 @@ async fn stored_entries<'a>(
             )
         })
         .collect();
-    let mut stored = HashMap::with_capacity(rows.len());
-    for row in &rows {
+    let mut stored = HashMap::with_capacity(found.len());
+    for row in &found {
         let (user, entry) = (row.user(0)?, Entry::from_row(row, 1)?);
         if let Some(key) = by_id.get(&(entry.conversation, user.as_str())) {
             stored.insert((entry.conversation, *key), (user, entry));
@@ -173,7 +169,11 @@ async fn stored_entries<'a>(
     Ok(stored)
 }
 
-async fn save(connection: &mut Connection, entries: &[(&EntryUpdate, Entry)]) -> Result<()> {
+async fn save(
+    transaction: &mut OwnedTransaction<'_>,
+    entries: &[(&EntryUpdate, Entry)],
+) -> Result<()> {
+    transaction.require_users(entries.iter().map(|(update, _)| &update.user))?;
     for chunk in entries.chunks(WRITE_ROWS) {
         let keys: Vec<[u8; 8]> = padded(chunk)
             .map(|(update, _)| update.key.to_bytes())
@@ -184,7 +184,7 @@ async fn save(connection: &mut Connection, entries: &[(&EntryUpdate, Entry)]) ->
             args.extend(entry.values());
         }
         let rows = rows_of(keys.len(), ENTRY_COLUMN_COUNT + 2);
-        connection
+        transaction
             .execute(&format!("{SAVE}{rows}{SAVE_UPDATE}"), &args)
             .await?;
     }
@@ -196,7 +196,7 @@ async fn save(connection: &mut Connection, entries: &[(&EntryUpdate, Entry)]) ->
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
     after: Option<ListOrder>,
     limit: u32,
@@ -213,8 +213,8 @@ pub async fn page(
         }
     };
     args.extend(values![limit, &key, user, LARGE_MAX]);
-    let rows = connection.fetch_all(statement, &args).await?;
-    let entries = rows.iter().map(|row| Entry::from_row(row, 0));
+    let found = rows.fetch_all(statement, &args).await?;
+    let entries = found.iter().map(|row| Entry::from_row(row, 0));
     let entries = entries.collect::<Result<Vec<_>>>()?;
     Ok(entries.into_iter().partition(|entry| entry.relayed))
 }
@@ -224,18 +224,18 @@ pub async fn page(
 /// # Errors
 /// When the database fails.
 pub async fn changed(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
     rev: Rev,
     limit: u32,
 ) -> Result<Vec<Entry>> {
-    let rows = connection
+    let found = rows
         .fetch_all(
             SELECT_CHANGED,
             &values![&key.to_bytes(), user, rev, i64::from(limit)],
         )
         .await?;
-    rows.iter().map(|row| Entry::from_row(row, 0)).collect()
+    found.iter().map(|row| Entry::from_row(row, 0)).collect()
 }
 
 /// One entry.
@@ -243,12 +243,12 @@ pub async fn changed(
 /// # Errors
 /// When the database fails.
 pub async fn one(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
     id: ConversationId,
 ) -> Result<Option<Entry>> {
     let statement = format!("{SELECT_PAIRS}user_key = ? AND user_id = ? AND conversation_id = ?");
-    let row = connection
+    let row = rows
         .fetch_optional(&statement, &values![&key.to_bytes(), user, &id])
         .await?;
     row.map(|row| Entry::from_row(&row, 1)).transpose()
@@ -269,18 +269,15 @@ pub struct Unread {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unread(
-    connection: &mut Connection,
-    (key, user): (UserKey, &UserId),
-) -> Result<Unread> {
+pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId)) -> Result<Unread> {
     let key = key.to_bytes();
     let args = values![&key, user, &key, user, LARGE_MAX];
-    let rows = connection.fetch_all(UNREAD, &args).await?;
-    let sums = rows.first();
+    let found = rows.fetch_all(UNREAD, &args).await?;
+    let sums = found.first();
     let sums = sums.ok_or(Error::Unexpected("a sum without a row"))?;
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
-    let mut large = Vec::with_capacity(rows.len());
-    for row in &rows {
+    let mut large = Vec::with_capacity(found.len());
+    for row in &found {
         if row.opt_bytes(2)?.is_some() {
             large.push(Entry::from_row(row, 2)?);
         }
@@ -297,13 +294,13 @@ pub async fn unread(
 /// # Errors
 /// [`Error::NotFound`] when there is no such entry.
 pub async fn set_flags(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     (key, user): (UserKey, &UserId),
     id: ConversationId,
     (pinned, muted): (Option<bool>, Option<bool>),
 ) -> Result<Entry> {
-    let revs = user_revs::add(connection, &HashMap::from([(user, (key, 1))])).await?;
-    let entry = one(connection, (key, user), id)
+    let revs = user_revs::add(transaction, &HashMap::from([(user, (key, 1))])).await?;
+    let entry = one(transaction, (key, user), id)
         .await?
         .filter(|entry| !entry.removed);
     let mut entry = entry.ok_or(Error::NotFound("conversation in your list"))?;
@@ -319,6 +316,6 @@ pub async fn set_flags(
         user,
         &id
     ];
-    connection.execute(SET_FLAGS, &args).await?;
+    transaction.execute(SET_FLAGS, &args).await?;
     Ok(entry)
 }

@@ -5,6 +5,9 @@
 //! only from a head that still has the rev it has read. A change that concerns some members only, such as a watermark, has a
 //! row for each of them in `list_marks`, with a random token: the relay clears the row by its token, so that a mark that is
 //! set again meanwhile stays.
+//!
+//! Marks are set like every other row of a conversation, through its fence. The relay reads and clears them without one: see
+//! [`crate::relay`].
 
 use std::collections::HashSet;
 
@@ -14,6 +17,7 @@ use crate::db::{
 use crate::error::Result;
 use crate::head::Head;
 use crate::ids::{ConversationId, UserId};
+use crate::owned::OwnedTransaction;
 
 /// Most marks cleared by one statement.
 const CLEARED_AT_ONCE: usize = 64;
@@ -37,14 +41,18 @@ const CLEAR: &str = "DELETE FROM list_marks WHERE ";
 ///
 /// # Errors
 /// When the database fails.
-pub async fn mark(connection: &mut Connection, marks: &[(ConversationId, &UserId)]) -> Result<()> {
+pub async fn mark(
+    transaction: &mut OwnedTransaction<'_>,
+    marks: &[(ConversationId, &UserId)],
+) -> Result<()> {
+    transaction.require_conversations(marks.iter().map(|(id, _)| *id))?;
     for chunk in marks.chunks(WRITE_ROWS) {
         let mut args = Vec::with_capacity(3 * chunk.len());
         for (id, user) in padded(chunk) {
             args.extend(values![id, *user, rand::random::<i64>()]);
         }
         let rows = rows_of(args.len() / 3, 3);
-        connection
+        transaction
             .execute(&format!("{MARK}{rows}{MARK_UPDATE}"), &args)
             .await?;
     }

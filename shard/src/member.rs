@@ -1,17 +1,35 @@
 //! Members of a conversation: roles and watermarks.
 //!
-//! Watermarks as they are stored here may be behind those of the conversation's latest [`writers`](crate::latest_senders).
+//! Watermarks in a row may be behind: the head's [latest senders](crate::latest_senders) have read up to their own newest
+//! message. So what is read of a row is a [`StoredMembership`], which does not show them; [`StoredMembership::complete`]
+//! makes a [`Membership`] of it and of the latest senders, which are read before.
 
-use crate::db::{Connection, Row, Value, in_rows, padded, placeholders, rows_of, values};
+use crate::db::{Row, Value, in_rows, padded, placeholders, rows_of, values};
 use crate::db::{WRITE_ROWS, pad};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::latest_senders::LatestSenders;
 use crate::model::{DeliveryStatus, Member, Role, Timestamp};
+use crate::owned::{OwnedReader, OwnedTransaction};
 
-/// A membership as stored.
+/// A membership as stored, also one that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredMembership {
+    /// The user.
+    pub user: UserId,
+    /// What they may do; `None` after they left.
+    pub role: Option<Role>,
+    /// The change that touched the membership last. Watermarks take no rev.
+    pub rev: Rev,
+    joined_at: Timestamp,
+    read_seq: Seq,
+    delivered_seq: Seq,
+}
+
+/// A membership with its watermarks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Membership {
-    /// Who.
+    /// The user.
     pub user: UserId,
     /// What they may do; `None` after they left.
     pub role: Option<Role>,
@@ -25,32 +43,7 @@ pub struct Membership {
     pub joined_at: Timestamp,
 }
 
-impl Membership {
-    /// The membership of somebody of whom nothing is known: none.
-    #[must_use]
-    pub(crate) fn unknown(user: UserId) -> Self {
-        Self {
-            user,
-            role: None,
-            read_seq: Seq(0),
-            delivered_seq: Seq(0),
-            rev: Rev(0),
-            joined_at: Timestamp(0),
-        }
-    }
-
-    /// Whether they are a member now.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.role.is_some()
-    }
-
-    /// Whether they may do what needs `role`.
-    #[must_use]
-    pub fn has(&self, role: Role) -> bool {
-        self.role.is_some_and(|mine| mine >= role)
-    }
-
+impl StoredMembership {
     pub(crate) fn from_row(row: &Row, first: usize) -> Result<Self> {
         Ok(Self {
             user: row.user(first)?,
@@ -60,6 +53,67 @@ impl Membership {
             rev: Rev::from_i64(row.int(first + 4)?),
             joined_at: Timestamp(row.int(first + 5)?),
         })
+    }
+
+    /// An ordinary membership that has read nothing.
+    #[cfg(test)]
+    pub(crate) fn for_test(user: UserId) -> Self {
+        Self {
+            user,
+            role: Some(Role::Member),
+            rev: Rev(1),
+            joined_at: Timestamp(0),
+            read_seq: Seq(0),
+            delivered_seq: Seq(0),
+        }
+    }
+
+    /// Whether the user is a member now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role.is_some()
+    }
+
+    /// With its watermarks: the row's, or the user's newest message if they are among the latest senders of the
+    /// conversation's head, which was read before the row.
+    #[must_use]
+    pub fn complete(self, latest_senders: &LatestSenders) -> Membership {
+        let sent = latest_senders.newest_of(&self.user).unwrap_or(Seq(0));
+        Membership {
+            user: self.user,
+            role: self.role,
+            read_seq: self.read_seq.max(sent),
+            delivered_seq: self.delivered_seq.max(sent),
+            rev: self.rev,
+            joined_at: self.joined_at,
+        }
+    }
+}
+
+impl Membership {
+    /// The watermarks of a sender that fell out of the latest senders: all that is to be written of their membership.
+    #[must_use]
+    pub(crate) fn of_fallen_sender(user: UserId, newest: Seq) -> Self {
+        Self {
+            user,
+            role: None,
+            read_seq: newest,
+            delivered_seq: newest,
+            rev: Rev(0),
+            joined_at: Timestamp(0),
+        }
+    }
+
+    /// Whether the user is a member now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role.is_some()
+    }
+
+    /// Whether the user may do what needs `role`.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.role.is_some_and(|mine| mine >= role)
     }
 
     /// As callers see it.
@@ -104,14 +158,13 @@ const UPSERT_WATERMARKS: &str = " {on_duplicate conversation_id, user_id} \
 /// # Errors
 /// When the database fails.
 pub async fn one(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     user: &UserId,
-) -> Result<Option<Membership>> {
-    let row = connection
-        .fetch_optional(SELECT_ONE, &values![&id, user])
-        .await?;
-    row.map(|row| Membership::from_row(&row, 0)).transpose()
+) -> Result<Option<StoredMembership>> {
+    let row = rows.fetch_optional(SELECT_ONE, &values![&id, user]).await?;
+    row.map(|row| StoredMembership::from_row(&row, 0))
+        .transpose()
 }
 
 /// The memberships of some users in one conversation, also those that have ended.
@@ -119,17 +172,18 @@ pub async fn one(
 /// # Errors
 /// When the database fails.
 pub async fn some(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     users: &[&UserId],
-) -> Result<Vec<Membership>> {
+) -> Result<Vec<StoredMembership>> {
     let mut args: Vec<Value<'_>> = users.iter().map(|user| Value::from(*user)).collect();
     pad(&mut args);
     args.insert(0, Value::from(&id));
     let statement = format!("{SELECT_SOME}{})", placeholders(args.len() - 1));
-    let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter()
-        .map(|row| Membership::from_row(row, 0))
+    let found = rows.fetch_all(&statement, &args).await?;
+    found
+        .iter()
+        .map(|row| StoredMembership::from_row(row, 0))
         .collect()
 }
 
@@ -138,9 +192,9 @@ pub async fn some(
 /// # Errors
 /// When the database fails.
 pub async fn pairs(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     pairs: &[(ConversationId, &UserId)],
-) -> Result<Vec<(ConversationId, Membership)>> {
+) -> Result<Vec<(ConversationId, StoredMembership)>> {
     if pairs.is_empty() {
         return Ok(Vec::new());
     }
@@ -148,11 +202,12 @@ pub async fn pairs(
         .flat_map(|(id, user)| values![id, *user])
         .collect();
     let condition = in_rows(["conversation_id", "user_id"], args.len() / 2);
-    let rows = connection
+    let found = rows
         .fetch_all(&format!("{SELECT_PAIRS}{condition}"), &args)
         .await?;
-    rows.iter()
-        .map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?)))
+    found
+        .iter()
+        .map(|row| Ok((row.conversation(0)?, StoredMembership::from_row(row, 1)?)))
         .collect()
 }
 
@@ -161,17 +216,18 @@ pub async fn pairs(
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     after: &[u8],
     limit: usize,
-) -> Result<Vec<Membership>> {
+) -> Result<Vec<StoredMembership>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = connection
+    let found = rows
         .fetch_all(SELECT_PAGE, &values![&id, after, limit])
         .await?;
-    rows.iter()
-        .map(|row| Membership::from_row(row, 0))
+    found
+        .iter()
+        .map(|row| StoredMembership::from_row(row, 0))
         .collect()
 }
 
@@ -180,11 +236,11 @@ pub async fn page(
 /// # Errors
 /// When the database fails.
 pub async fn has_other_owner(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     user: &UserId,
 ) -> Result<bool> {
-    Ok(connection
+    Ok(rows
         .fetch_optional(OTHER_OWNER, &values![&id, user])
         .await?
         .is_some())
@@ -195,15 +251,16 @@ pub async fn has_other_owner(
 /// # Errors
 /// When the database fails.
 pub async fn of_conversations(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     ids: &[ConversationId],
-) -> Result<Vec<(ConversationId, Membership)>> {
+) -> Result<Vec<(ConversationId, StoredMembership)>> {
     let mut args: Vec<Value<'_>> = ids.iter().map(Value::from).collect();
     pad(&mut args);
     let statement = format!("{SELECT_OF}{})", placeholders(args.len()));
-    let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter()
-        .map(|row| Ok((row.conversation(0)?, Membership::from_row(row, 1)?)))
+    let found = rows.fetch_all(&statement, &args).await?;
+    found
+        .iter()
+        .map(|row| Ok((row.conversation(0)?, StoredMembership::from_row(row, 1)?)))
         .collect()
 }
 
@@ -212,17 +269,18 @@ pub async fn of_conversations(
 /// # Errors
 /// When the database fails.
 pub async fn changed(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     (after, through): (Rev, Rev),
     limit: usize,
-) -> Result<Vec<Membership>> {
+) -> Result<Vec<StoredMembership>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = connection
+    let found = rows
         .fetch_all(SELECT_CHANGED, &values![&id, after, through, limit])
         .await?;
-    rows.iter()
-        .map(|row| Membership::from_row(row, 0))
+    found
+        .iter()
+        .map(|row| StoredMembership::from_row(row, 0))
         .collect()
 }
 
@@ -231,13 +289,13 @@ pub async fn changed(
 /// # Errors
 /// When the database fails.
 pub async fn save(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     id: ConversationId,
     members: &[Membership],
 ) -> Result<()> {
     let rows: Vec<(ConversationId, &Membership)> =
         members.iter().map(|member| (id, member)).collect();
-    upsert(connection, &rows, UPSERT_MEMBERSHIP).await
+    upsert(transaction, &rows, UPSERT_MEMBERSHIP).await
 }
 
 /// Moves the watermarks of members forward.
@@ -245,17 +303,18 @@ pub async fn save(
 /// # Errors
 /// When the database fails.
 pub async fn save_watermarks(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     members: &[(ConversationId, &Membership)],
 ) -> Result<()> {
-    upsert(connection, members, UPSERT_WATERMARKS).await
+    upsert(transaction, members, UPSERT_WATERMARKS).await
 }
 
 async fn upsert(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     members: &[(ConversationId, &Membership)],
     update: &str,
 ) -> Result<()> {
+    transaction.require_conversations(members.iter().map(|(id, _)| *id))?;
     for chunk in members.chunks(WRITE_ROWS) {
         let mut args = Vec::with_capacity(7 * chunk.len());
         for (id, member) in padded(chunk) {
@@ -270,7 +329,7 @@ async fn upsert(
             ]);
         }
         let rows = rows_of(args.len() / 7, 7);
-        connection
+        transaction
             .execute(&format!("{UPSERT}{rows}{update}"), &args)
             .await?;
     }
@@ -342,6 +401,24 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watermark_only_moves_forward() {
+        let [sender, reader] = ["\"sender\"", "reader"].map(|name| UserId::new(name).unwrap());
+        let mut senders = LatestSenders::default();
+        assert_eq!(senders.sent(&sender, Seq(5)), None);
+        let completed = |user: &UserId, read: u64| {
+            let stored = StoredMembership {
+                read_seq: Seq(read),
+                ..StoredMembership::for_test(user.clone())
+            };
+            let member = stored.complete(&senders);
+            (member.read_seq.0, member.delivered_seq.0)
+        };
+        assert_eq!(completed(&sender, 3), (5, 5));
+        assert_eq!(completed(&sender, 9), (9, 5));
+        assert_eq!(completed(&reader, 3), (3, 0));
+    }
 
     #[test]
     fn a_message_is_read_when_everybody_else_has_read_it() {

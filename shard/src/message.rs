@@ -5,10 +5,11 @@
 
 mod draft;
 
-use crate::db::{Connection, Row, Value, rows_of, values};
+use crate::db::{Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Message, MessagePreview, MessageType, RawJson, Timestamp};
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
@@ -271,14 +272,13 @@ fn batches(
 /// # Errors
 /// When the database fails.
 pub async fn rows(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     (first, last): (Seq, Seq),
 ) -> Result<Vec<StoredMessage>> {
-    let rows = connection
-        .fetch_all(PAGE, &values![&id, first, last])
-        .await?;
-    rows.iter()
+    let found = rows.fetch_all(PAGE, &values![&id, first, last]).await?;
+    found
+        .iter()
         .map(|row| StoredMessage::from_row(row, 0))
         .collect()
 }
@@ -288,11 +288,11 @@ pub async fn rows(
 /// # Errors
 /// When the database fails.
 pub async fn lock_row(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     id: ConversationId,
     seq: Seq,
 ) -> Result<Option<StoredMessage>> {
-    let row = connection
+    let row = transaction
         .fetch_optional(LOCK_ROW, &values![&id, seq])
         .await?;
     row.map(|row| StoredMessage::from_row(&row, 0)).transpose()
@@ -303,9 +303,10 @@ pub async fn lock_row(
 /// # Errors
 /// When the database refuses one; the transaction is then to be rolled back.
 pub async fn insert(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     rows: &[(ConversationId, StoredMessage)],
 ) -> Result<()> {
+    transaction.require_conversations(rows.iter().map(|(id, _)| *id))?;
     for chunk in batches(rows) {
         let plain = chunk.iter().all(|(_, message)| message.is_plain());
         let (insert, columns) = if plain {
@@ -322,7 +323,7 @@ pub async fn insert(
             }
         }
         let rows = rows_of(chunk.len(), columns);
-        connection
+        transaction
             .execute(&format!("{insert}{rows}"), &args)
             .await?;
     }
@@ -334,16 +335,17 @@ pub async fn insert(
 /// # Errors
 /// When the database refuses one; the transaction is then to be rolled back.
 pub async fn insert_again(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     rows: &[(ConversationId, StoredMessage)],
 ) -> Result<()> {
+    transaction.require_conversations(rows.iter().map(|(id, _)| *id))?;
     for chunk in batches(rows) {
         let args: Vec<Value<'_>> = chunk
             .iter()
             .flat_map(|(conversation, message)| message.values(conversation))
             .collect();
         let rows = rows_of(chunk.len(), COLUMN_COUNT + 1);
-        connection
+        transaction
             .execute(&format!("{INSERT_AGAIN}{rows}"), &args)
             .await?;
     }
@@ -355,10 +357,11 @@ pub async fn insert_again(
 /// # Errors
 /// When there is no such row, or the database fails.
 pub(crate) async fn update(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     conversation: ConversationId,
     message: &StoredMessage,
 ) -> Result<()> {
+    transaction.require_conversations([conversation])?;
     let args = values![
         message.rev,
         message.content.as_str(),
@@ -371,7 +374,7 @@ pub(crate) async fn update(
         &conversation,
         message.seq,
     ];
-    match connection.execute(UPDATE, &args).await? {
+    match transaction.execute(UPDATE, &args).await? {
         1 => Ok(()),
         _ => Err(nowhere(conversation, message.seq)),
     }

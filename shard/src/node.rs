@@ -104,7 +104,7 @@ impl Shard {
 
     /// The same databases, through a handle whose statements are counted apart: for a job that has to know what others do.
     #[must_use]
-    pub fn apart(&self) -> Self {
+    pub fn with_separate_statement_count(&self) -> Self {
         let own = Arc::default();
         let apart = |watch: &Watch| {
             Arc::new(Watch {

@@ -3,11 +3,12 @@
 //! They are numbered 1, 2, 3 … in the transaction that stores them. So few are kept that old ones go with it; what a push
 //! did not bring is seen by the next number.
 
-use crate::db::{Connection, Row, Value, values};
+use crate::db::{Row, Value, values};
 use crate::error::{Error, Result};
 use crate::ids::{NotificationId, UserId, UserKey};
 use crate::message::check_object;
 use crate::model::{NewNotification, Notification, NotificationPriority, RawJson, Timestamp};
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Longest type in characters.
 const TYPE_MAX: usize = 64;
@@ -162,14 +163,15 @@ fn from_row(row: &Row) -> Result<Notification> {
 /// # Errors
 /// When the database fails.
 pub(crate) async fn add(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     (key, user): (UserKey, &UserId),
     draft: &Draft,
     (at, keep): (Timestamp, u32),
 ) -> Result<Notification> {
+    transaction.require_users([user])?;
     let key = key.to_bytes();
-    connection.execute(BUMP_HEAD, &values![&key, user]).await?;
-    let head = head(connection, &values![&key, user]).await?;
+    transaction.execute(BUMP_HEAD, &values![&key, user]).await?;
+    let head = head(transaction, &values![&key, user]).await?;
     let args = values![
         &key,
         user,
@@ -182,25 +184,28 @@ pub(crate) async fn add(
         draft.metadata.as_deref(),
         at.0
     ];
-    connection.execute(INSERT, &args).await?;
+    transaction.execute(INSERT, &args).await?;
     let old = head.as_i64() - i64::from(keep);
     if old > 0 {
         let args = values![&key, user, old];
-        connection.execute(DROP_OLD, &args).await?;
+        transaction.execute(DROP_OLD, &args).await?;
     }
-    one(connection, &values![&key, user, head]).await
+    one(transaction, &values![&key, user, head]).await
 }
 
 /// The number of the newest, locked.
-async fn head(connection: &mut Connection, user: &[Value<'_>]) -> Result<NotificationId> {
-    let row = connection.fetch_optional(LOCK_HEAD, user).await?;
+async fn head(
+    transaction: &mut OwnedTransaction<'_>,
+    user: &[Value<'_>],
+) -> Result<NotificationId> {
+    let row = transaction.fetch_optional(LOCK_HEAD, user).await?;
     row.map_or(Ok(NotificationId(0)), |row| {
         row.int(0).map(NotificationId::from_i64)
     })
 }
 
-async fn one(connection: &mut Connection, args: &[Value<'_>]) -> Result<Notification> {
-    let row = connection.fetch_optional(SELECT_ONE, args).await?;
+async fn one(rows: &mut OwnedReader<'_>, args: &[Value<'_>]) -> Result<Notification> {
+    let row = rows.fetch_optional(SELECT_ONE, args).await?;
     from_row(&row.ok_or(Error::NotFound("notification"))?)
 }
 
@@ -209,7 +214,7 @@ async fn one(connection: &mut Connection, args: &[Value<'_>]) -> Result<Notifica
 /// # Errors
 /// When the database fails.
 pub(crate) async fn page(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
     (before, unread): (NotificationId, bool),
     limit: u32,
@@ -221,8 +226,8 @@ pub(crate) async fn page(
     };
     let key = key.to_bytes();
     let args = values![&key, user, before, i64::from(limit)];
-    let rows = connection.fetch_all(statement, &args).await?;
-    rows.iter().map(from_row).collect()
+    let found = rows.fetch_all(statement, &args).await?;
+    found.iter().map(from_row).collect()
 }
 
 /// How many are unread.
@@ -230,12 +235,12 @@ pub(crate) async fn page(
 /// # Errors
 /// When the database fails.
 pub(crate) async fn unread(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
 ) -> Result<u64> {
     let key = key.to_bytes();
     let args = values![&key, user];
-    let row = connection.fetch_optional(COUNT_UNREAD, &args).await?;
+    let row = rows.fetch_optional(COUNT_UNREAD, &args).await?;
     let row = row.ok_or(Error::Unexpected("a count without a row"))?;
     Ok(u64::try_from(row.int(0)?).unwrap_or(0))
 }
@@ -245,15 +250,16 @@ pub(crate) async fn unread(
 /// # Errors
 /// [`Error::NotFound`] when it is not there, or not any more.
 pub(crate) async fn mark_read(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     (key, user): (UserKey, &UserId),
     id: NotificationId,
     at: Timestamp,
 ) -> Result<(Notification, bool)> {
+    transaction.require_users([user])?;
     let key = key.to_bytes();
     let args = values![at.0, &key, user, id];
-    let changed = connection.execute(READ_ONE, &args).await?;
-    let read = one(connection, &values![&key, user, id]).await?;
+    let changed = transaction.execute(READ_ONE, &args).await?;
+    let read = one(transaction, &values![&key, user, id]).await?;
     Ok((read, changed > 0))
 }
 
@@ -262,14 +268,15 @@ pub(crate) async fn mark_read(
 /// # Errors
 /// When the database fails.
 pub(crate) async fn mark_all_read(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     (key, user): (UserKey, &UserId),
     at: Timestamp,
 ) -> Result<Option<NotificationId>> {
+    transaction.require_users([user])?;
     let key = key.to_bytes();
-    let head = head(connection, &values![&key, user]).await?; // new ones wait
+    let head = head(transaction, &values![&key, user]).await?; // new ones wait
     let args = values![at.0, &key, user];
-    let changed = connection.execute(READ_ALL, &args).await?;
+    let changed = transaction.execute(READ_ALL, &args).await?;
     Ok((changed > 0).then_some(head))
 }
 

@@ -21,15 +21,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit_event::{CommitEvent, CommitListener};
-use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, ShardName, UserId};
 use crate::list::{self, Entry, EntryUpdate};
 use crate::list_marks::{self, Mark};
 use crate::map::ShardMap;
-use crate::member::{self, Membership};
+use crate::member::{self, StoredMembership};
 use crate::node::Shard;
+use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::routing::Router;
 use crate::tasks::Kept;
 
@@ -176,16 +176,16 @@ pub async fn apply(
 
 async fn apply_to(
     applied: &mut Applied,
-    told: Targets<'_>,
+    targets: Targets<'_>,
     shard: &Shard,
     ids: &[ConversationId],
     deadline: Instant,
 ) -> Result<()> {
     let begun = Instant::now();
-    let mut source = shard.reader(deadline).await?;
+    let mut source = OwnedReader::for_relay(shard.reader(deadline).await?);
     // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
     let mut marks = list_marks::of(&mut source, ids).await?;
-    let heads = head::heads(&mut source, ids, false).await?;
+    let heads = head::read(&mut source, ids).await?;
     applied.worked += begun.elapsed();
     let heads: HashMap<ConversationId, Head> =
         heads.into_iter().map(|head| (head.id, head)).collect();
@@ -196,7 +196,7 @@ async fn apply_to(
         .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
-        deliver(applied, told, &heads, members, deadline).await?;
+        deliver(applied, targets, &heads, members, deadline).await?;
     }
     let marked: Vec<&Head> = heads.values().filter(|head| head.marked).collect();
     let (small, large): (Vec<&Head>, Vec<&Head>) = marked
@@ -204,10 +204,10 @@ async fn apply_to(
         .partition(|head| head.member_count <= PASS_MEMBERS as u64);
     for ids in chunks_by_members(&small) {
         let members = member::of_conversations(&mut source, &ids).await?;
-        deliver(applied, told, &heads, members, deadline).await?;
+        deliver(applied, targets, &heads, members, deadline).await?;
     }
     for head in large {
-        deliver_large(applied, told, &mut source, &heads, head.id, deadline).await?;
+        deliver_large(applied, targets, &mut source, &heads, head.id, deadline).await?;
     }
     // A conversation that is being written to keeps its mark; finding that out here takes no lock that a sender waits for.
     let mut done = list_marks::unchanged(&mut source, &marked).await?;
@@ -239,8 +239,8 @@ fn chunks_by_members(heads: &[&Head]) -> Vec<Vec<ConversationId>> {
 
 async fn deliver_large(
     applied: &mut Applied,
-    told: Targets<'_>,
-    source: &mut Connection,
+    targets: Targets<'_>,
+    source: &mut OwnedReader<'_>,
     heads: &HashMap<ConversationId, Head>,
     id: ConversationId,
     deadline: Instant,
@@ -253,7 +253,7 @@ async fn deliver_large(
         };
         after = last.user.as_str().as_bytes().to_vec();
         let members = page.into_iter().map(|member| (id, member)).collect();
-        deliver(applied, told, heads, members, deadline).await?;
+        deliver(applied, targets, heads, members, deadline).await?;
     }
 }
 
@@ -263,12 +263,12 @@ type Targets<'a> = (&'a Router, &'a dyn CommitListener);
 /// Applies heads to members' list entries, all shards at the same time; what fails is put down in `applied`.
 async fn deliver(
     applied: &mut Applied,
-    told: Targets<'_>,
+    targets: Targets<'_>,
     heads: &HashMap<ConversationId, Head>,
-    members: Vec<(ConversationId, Membership)>,
+    members: Vec<(ConversationId, StoredMembership)>,
     deadline: Instant,
 ) -> Result<()> {
-    let (router, _) = told;
+    let (router, _) = targets;
     let mut by_shard: BTreeMap<ShardName, Vec<EntryUpdate>> = BTreeMap::new();
     let map = router.map();
     for (id, member) in members {
@@ -287,7 +287,7 @@ async fn deliver(
         let delivered = async {
             let target = router.shard(name)?;
             for updates in updates.chunks(PASS_MEMBERS) {
-                deliver_to(told, target, &map, updates, deadline).await?;
+                deliver_to(targets, target, &map, updates, deadline).await?;
             }
             Ok(())
         };
@@ -319,10 +319,11 @@ async fn deliver_to(
     updates: &[EntryUpdate],
     deadline: Instant,
 ) -> Result<()> {
+    let apply = |mut transaction: OwnedTransaction<'static>| async move {
+        list::apply(&mut transaction, updates).await
+    };
     let applied = target
-        .transaction(deadline, |mut transaction| async move {
-            list::apply(&mut transaction, target.name(), map, updates).await
-        })
+        .write(&list::scope(map, updates), deadline, apply)
         .await;
     match applied {
         Ok(changed) => {

@@ -2,10 +2,11 @@
 //! which a node with a wrong clock has left.
 
 use crate::clock;
-use crate::db::{Connection, Value, padded, rows_of, values};
+use crate::db::{Value, padded, rows_of, values};
 use crate::error::Result;
 use crate::ids::{UserId, UserKey};
 use crate::model::Timestamp;
+use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::user_revs;
 
 const SAVE: &str = "INSERT INTO last_seen (user_key, user_id, at) VALUES ";
@@ -18,9 +19,10 @@ const SELECT: &str = "SELECT user_id, at FROM last_seen {by PRIMARY} WHERE ";
 /// # Errors
 /// When the database fails.
 pub async fn save(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     seen: &[(UserKey, &UserId, Timestamp)],
 ) -> Result<()> {
+    transaction.require_users(seen.iter().map(|(_, user, _)| *user))?;
     let mut keyed: Vec<([u8; 8], &UserId, i64)> = seen
         .iter()
         .map(|(key, user, at)| (key.to_bytes(), *user, at.0))
@@ -31,7 +33,7 @@ pub async fn save(
         .collect();
     let rows = rows_of(args.len() / 3, 3);
     args.push(clock::tolerance_millis().into());
-    connection
+    transaction
         .execute(&format!("{SAVE}{rows}{SAVE_UPDATE}"), &args)
         .await?;
     Ok(())
@@ -42,16 +44,17 @@ pub async fn save(
 /// # Errors
 /// When the database fails.
 pub async fn of(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     users: &[(UserKey, &UserId)],
 ) -> Result<Vec<(UserId, Timestamp)>> {
     let keyed: Vec<([u8; 8], &UserId)> = users
         .iter()
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
-    let rows = user_revs::rows_of_users(connection, SELECT, &keyed).await?;
+    let found = user_revs::rows_of_users(rows, SELECT, &keyed).await?;
     let now = Timestamp::now();
-    rows.iter()
+    found
+        .iter()
         .map(|row| Ok((row.user(0)?, clock::believed(Timestamp(row.int(1)?), now))))
         .collect()
 }

@@ -2,13 +2,17 @@
 //! one moment (INV-MEMBER, INV-OWNER). With a membership of an earlier moment a past member would see messages that were
 //! sent after the removal, and read messages would count as unread.
 
-use crate::db::{Connection, Value, in_rows, padded, values};
+use crate::db::{Value, in_rows, padded, values};
 use crate::error::Result;
 use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
+use std::time::Instant;
+
 use crate::head::{HEAD_COLUMN_COUNT, Head, head_columns};
-use crate::ids::{ConversationId, ShardName, UserId};
+use crate::ids::{ConversationId, UserId};
 use crate::map::Assignment;
-use crate::member::Membership;
+use crate::member::{Membership, StoredMembership};
+use crate::node::Shard;
+use crate::owned::OwnedReader;
 
 const MEMBERSHIP_COLUMN_COUNT: usize = 6;
 
@@ -21,19 +25,18 @@ const SELECT: &str = concat!(
 const FROM: &str = " FROM members m {by PRIMARY} JOIN conversations c ON c.id = m.conversation_id";
 const WHERE: &str = " WHERE c.deleted_at IS NULL AND m.role > 0 AND ";
 
-/// The conversations of those of `pairs` that are a conversation and a member of it, each with the membership, whose
-/// watermarks are what the head's writers make of them. All pairs belong to `assignment`.
+/// The conversations of those of `pairs`, at least one, that are a conversation and a member of it, each with the membership;
+/// and the reader of their rows. All pairs belong to `assignment`.
 ///
 /// # Errors
-/// [`Error::NotOwner`](crate::error::Error::NotOwner) when this shard does not answer for them.
+/// [`Error::NotOwner`](crate::error::Error::NotOwner) when this shard does not answer for them, and as [`Shard::reader`].
 pub(crate) async fn of_pairs(
-    connection: &mut Connection,
-    (shard, assignment): (&ShardName, &Assignment),
+    shard: &Shard,
+    assignment: &Assignment,
     pairs: &[(ConversationId, &UserId)],
-) -> Result<Vec<(Head, Membership)>> {
-    if pairs.is_empty() {
-        return Ok(Vec::new());
-    }
+    deadline: Instant,
+) -> Result<(OwnedReader<'static>, Vec<(Head, Membership)>)> {
+    let mut connection = shard.reader(deadline).await?;
     let start = fence::read_fence_start(assignment);
     let keys = padded(pairs).flat_map(|(id, user)| values![id, *user]);
     let args: Vec<Value<'_>> = std::iter::once(Value::from(&start)).chain(keys).collect();
@@ -41,16 +44,18 @@ pub(crate) async fn of_pairs(
     let statement =
         format!("{SELECT}{READ_FENCE_COLUMNS}{FROM}{JOIN_READ_FENCE}{WHERE}{condition}");
     let rows = connection.fetch_all(&statement, &args).await?;
-    if rows.is_empty() {
-        fence::require_read(connection, shard, assignment).await?;
-    }
+    let permit = match rows.first() {
+        Some(row) => {
+            let fence = HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT;
+            fence::permit_read_of_row((row, fence), shard.name(), assignment)?
+        }
+        None => fence::permit_read(&mut connection, shard.name(), assignment).await?,
+    };
     let standing = |row| {
-        let fence = HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT;
-        fence::require_read_in_row((row, fence), shard, assignment)?;
         let head = Head::from_row(row)?;
-        let mut member = Membership::from_row(row, HEAD_COLUMN_COUNT)?;
-        head.latest_senders.move_on([&mut member]);
+        let member = head.complete(StoredMembership::from_row(row, HEAD_COLUMN_COUNT)?);
         Ok((head, member))
     };
-    rows.iter().map(standing).collect()
+    let standings = rows.iter().map(standing).collect::<Result<_>>()?;
+    Ok((OwnedReader::permitted(connection, permit), standings))
 }

@@ -36,11 +36,11 @@ use crate::lane::{Lanes, Outcome, Work};
 use crate::map::{Assignment, ShardMap};
 use crate::model::Caller;
 use crate::node::Shard;
+use crate::owned::{OwnedTransaction, WriteScope};
 use crate::relay;
 use crate::routing::Router;
 use crate::settings::StoreSettings;
 use crate::tasks::{Kept, Supervisor, TaskGroup};
-use crate::transaction::Transaction;
 
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
@@ -222,16 +222,15 @@ impl Store {
         F: Future<Output = Result<Changed<T>>>,
     {
         let work = &work;
-        let change = |shard: Arc<Shard>, assignment| async move {
+        let change = |shard: Arc<Shard>, assignment: Assignment| async move {
             if self.closing.is_cancelled() {
                 return Err(Error::Closing);
             }
-            let (home, assignment) = (&*shard, &assignment);
-            let transaction = |transaction: Transaction| async move {
-                let reader = (id, &caller.user);
-                work(Change::begin(transaction, home, assignment, reader).await?).await
+            let transaction = |rows: OwnedTransaction<'static>| async move {
+                work(Change::begin(rows, (id, &caller.user)).await?).await
             };
-            let changed = shard.transaction(caller.deadline, transaction).await?;
+            let scope = WriteScope::conversation(&assignment, id);
+            let changed = shard.write(&scope, caller.deadline, transaction).await?;
             if !changed.events.is_empty() {
                 self.hint(&shard, id);
                 self.listener.committed(changed.events);

@@ -16,14 +16,15 @@ use std::time::Instant;
 
 use crate::archive::{Copies, Newest, Plan};
 use crate::cold_tier::ColdTier;
-use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::head;
 use crate::ids::{ConversationId, Rev, Seq};
+use crate::map::Assignment;
 use crate::message::{self, StoredMessage};
 use crate::metrics;
 use crate::model::{SeqRange, Tiers};
 use crate::node::Shard;
+use crate::owned::OwnedReader;
 
 /// How often a stretch is read because what its index named was gone a moment later.
 const ATTEMPTS: usize = 4;
@@ -33,6 +34,8 @@ const ATTEMPTS: usize = 4;
 pub struct Stretch<'a> {
     /// The conversation's shard.
     pub shard: &'a Shard,
+    /// By which it is the shard's.
+    pub assignment: &'a Assignment,
     /// Where archived messages are read.
     pub cold: &'a dyn ColdTier,
     /// The conversation.
@@ -65,7 +68,7 @@ struct Look {
 }
 
 impl Stretch<'_> {
-    /// Reads it. `hot` are its hot rows, read when the conversation's rev was `rev` or later; `connection` is the one that
+    /// Reads it. `hot` are its hot rows, read when the conversation's rev was `rev` or later; `rows` is the reader that
     /// has read the rev.
     ///
     /// # Errors
@@ -74,15 +77,15 @@ impl Stretch<'_> {
     /// neither tier.
     pub async fn read(
         &self,
-        mut connection: Connection,
+        mut rows: OwnedReader<'_>,
         (rev, hot): (Rev, Vec<StoredMessage>),
     ) -> Result<Merged> {
         let (first, last) = self.range;
         if hot.len() as u64 == (last.0 + 1).saturating_sub(first.0) {
             return Ok(self.merge(hot, &Plan::default(), Newest::default()));
         }
-        let mut look = self.look(&mut connection, rev, hot).await?;
-        drop(connection); // the archive may take its time
+        let mut look = self.look(&mut rows, rev, hot).await?;
+        drop(rows); // the archive may take its time
         for _ in 0..ATTEMPTS {
             let parts = look.plan.parts();
             let reads = self.cold.read(self.id, &parts, self.deadline).await;
@@ -91,8 +94,8 @@ impl Stretch<'_> {
             if newest.lost.is_empty() || !damaged {
                 return self.finish(look, newest);
             }
-            let mut connection = self.shard.reader(self.deadline).await?;
-            let again = self.snapshot(&mut connection).await?;
+            let mut rows = self.shard.read(self.assignment, self.deadline).await?;
+            let again = self.snapshot(&mut rows).await?;
             if again.plan == look.plan {
                 newest.failure.iter().for_each(report_damage);
                 return self.finish(again, newest);
@@ -104,36 +107,36 @@ impl Stretch<'_> {
 
     async fn look(
         &self,
-        connection: &mut Connection,
+        rows: &mut OwnedReader<'_>,
         rev: Rev,
         hot: Vec<StoredMessage>,
     ) -> Result<Look> {
         let wanted = missing(self.range, &hot);
         if let (Some(first), Some(last)) = (wanted.first(), wanted.last()) {
-            let copies = Copies::find(connection, self.id, (*first, *last)).await?;
+            let copies = Copies::find(rows, self.id, (*first, *last)).await?;
             let plan = copies.plan(&wanted);
             if copies.rev() == rev && plan.nowhere().is_empty() {
                 return Ok(Look { hot, plan });
             }
         }
-        self.snapshot(connection).await
+        self.snapshot(rows).await
     }
 
     /// Both tiers as of one moment. Of a conversation that was deleted meanwhile nothing is shown: while its messages are
     /// erased, older copies may be the newest that are left.
-    async fn snapshot(&self, connection: &mut Connection) -> Result<Look> {
-        connection.begin_snapshot().await?;
-        let hot = message::rows(connection, self.id, self.range).await?;
+    async fn snapshot(&self, rows: &mut OwnedReader<'_>) -> Result<Look> {
+        rows.begin_snapshot().await?;
+        let hot = message::rows(rows, self.id, self.range).await?;
         let wanted = missing(self.range, &hot);
         let plan = match (wanted.first(), wanted.last()) {
             (Some(first), Some(last)) => {
-                let copies = Copies::find(connection, self.id, (*first, *last)).await?;
+                let copies = Copies::find(rows, self.id, (*first, *last)).await?;
                 copies.plan(&wanted)
             }
             _ => Plan::default(),
         };
-        let is_there = head::is_there(connection, self.id).await?;
-        connection.commit().await?;
+        let is_there = head::is_there(rows, self.id).await?;
+        rows.commit().await?;
         match plan.nowhere().first() {
             _ if !is_there => Err(Error::NotMember),
             Some(seq) => Err(message::nowhere(self.id, *seq)),

@@ -18,15 +18,17 @@ use std::time::Instant;
 
 use crate::archive::{self, Copies, Plan};
 use crate::cold_tier::ColdTier;
-use crate::db::{Connection, values};
+use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head;
 use crate::history::{self, Access};
 use crate::ids::{ConversationId, Rev, Seq};
-use crate::member::{self, Membership};
+use crate::map::Assignment;
+use crate::member::{self, StoredMembership};
 use crate::message::{StoredMessage, message_columns};
-use crate::model::{ConversationChanges, ConversationHead, Member, Message};
+use crate::model::{ConversationChanges, ConversationHead, Message};
 use crate::node::Shard;
+use crate::owned::OwnedReader;
 use crate::stretch;
 
 /// Most conversations whose rev a client may send at once.
@@ -69,13 +71,13 @@ pub enum Delta {
 }
 
 /// What changed in a conversation since `rev`, at most `room` messages of it; nothing when that is more than `most`.
-/// `access` was read on `connection`.
+/// `access` was read by `rows`.
 ///
 /// # Errors
 /// [`Error::NotMember`] when the conversation was deleted meanwhile, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
 pub async fn delta(
-    mut connection: Connection,
-    (shard, cold): (&Shard, &dyn ColdTier),
+    mut rows: OwnedReader<'_>,
+    (shard, assignment, cold): (&Shard, &Assignment, &dyn ColdTier),
     id: ConversationId,
     access: Access,
     rev: Rev,
@@ -100,15 +102,14 @@ pub async fn delta(
         through,
         limit: room + 1,
     };
-    let mut messages = window.hot(&mut connection).await?;
-    let mut members = member::changed(&mut connection, id, (rev, through), MEMBERS_MAX + 1).await?;
-    let progress =
-        history::progress(&mut connection, id, (access.kind, &access.latest_senders)).await?;
+    let mut messages = window.hot(&mut rows).await?;
+    let mut members = member::changed(&mut rows, id, (rev, through), MEMBERS_MAX + 1).await?;
+    let progress = history::progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
     if !window.has_every_rev(&messages, &members) {
-        let copies = Copies::changed(&mut connection, id, rev, 1).await?;
+        let copies = Copies::changed(&mut rows, id, rev, 1).await?;
         if copies.rev() != through || !copies.runs().is_empty() {
-            let reader = (cold, deadline);
-            match window.of_both_tiers(connection, shard, reader).await? {
+            let tiers = (shard, assignment, cold);
+            match window.of_both_tiers(rows, tiers, deadline).await? {
                 Some(changed) => messages = changed,
                 None => return Ok(Delta::Resync(head)),
             }
@@ -124,7 +125,6 @@ pub async fn delta(
         members.retain(|member| member.rev < last);
         through = through.min(members.last().map_or(rev, |member| member.rev));
     }
-    access.latest_senders.move_on(&mut members);
     messages.retain(|message| message.rev <= through);
     members.retain(|member| member.rev <= through);
     let to_message = |stored: StoredMessage| -> Result<Message> {
@@ -140,8 +140,8 @@ pub async fn delta(
             .collect::<Result<_>>()?,
         members: members
             .into_iter()
-            .map(member::Membership::into_member)
-            .collect::<Vec<Member>>(),
+            .map(|member| member.complete(&access.latest_senders).into_member())
+            .collect(),
         rev: through,
     };
     Ok(Delta::Changes {
@@ -161,17 +161,18 @@ struct Window {
 
 impl Window {
     /// Those of hot rows, by rev.
-    async fn hot(&self, connection: &mut Connection) -> Result<Vec<StoredMessage>> {
+    async fn hot(&self, rows: &mut OwnedReader<'_>) -> Result<Vec<StoredMessage>> {
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
         let args = values![&self.id, self.since, self.through, limit];
-        let rows = connection.fetch_all(CHANGED, &args).await?;
-        rows.iter()
+        let found = rows.fetch_all(CHANGED, &args).await?;
+        found
+            .iter()
             .map(|row| StoredMessage::from_row(row, 0))
             .collect()
     }
 
     /// Whether these carry every rev that is wanted: then there is nothing else.
-    fn has_every_rev(&self, messages: &[StoredMessage], members: &[Membership]) -> bool {
+    fn has_every_rev(&self, messages: &[StoredMessage], members: &[StoredMembership]) -> bool {
         let revs = messages.iter().map(|message| message.rev);
         let revs: BTreeSet<Rev> = revs
             .chain(members.iter().map(|member| member.rev))
@@ -183,12 +184,12 @@ impl Window {
     /// much, or the archive does not give it.
     async fn of_both_tiers(
         &self,
-        mut connection: Connection,
-        shard: &Shard,
-        (cold, deadline): (&dyn ColdTier, Instant),
+        mut rows: OwnedReader<'_>,
+        (shard, assignment, cold): (&Shard, &Assignment, &dyn ColdTier),
+        deadline: Instant,
     ) -> Result<Option<Vec<StoredMessage>>> {
-        let mut found = self.look(&mut connection).await?;
-        drop(connection); // the archive may take its time
+        let mut found = self.look(&mut rows).await?;
+        drop(rows); // the archive may take its time
         for _ in 0..ATTEMPTS {
             let Some((hot, plan)) = found else {
                 return Ok(None);
@@ -208,8 +209,8 @@ impl Window {
                 Some(Error::ArchiveDamaged(_)) => {}
                 Some(_) => return Ok(None),
             }
-            let mut connection = shard.reader(deadline).await?;
-            found = self.look(&mut connection).await?;
+            let mut rows = shard.read(assignment, deadline).await?;
+            found = self.look(&mut rows).await?;
             if found.as_ref().is_some_and(|(_, again)| *again == plan) {
                 newest.failure.iter().for_each(stretch::report_damage);
                 return Ok(None);
@@ -220,26 +221,23 @@ impl Window {
 
     /// The hot rows, and what is to be read of the archive, as of one moment; no message is in both. `None` when that is too
     /// much. A conversation that was deleted meanwhile has nothing to tell.
-    async fn look(
-        &self,
-        connection: &mut Connection,
-    ) -> Result<Option<(Vec<StoredMessage>, Plan)>> {
-        connection.begin_snapshot().await?;
-        let hot = self.hot(connection).await?;
-        let changed = Copies::changed(connection, self.id, self.since, RUNS_MAX + 1).await?;
+    async fn look(&self, rows: &mut OwnedReader<'_>) -> Result<Option<(Vec<StoredMessage>, Plan)>> {
+        rows.begin_snapshot().await?;
+        let hot = self.hot(rows).await?;
+        let changed = Copies::changed(rows, self.id, self.since, RUNS_MAX + 1).await?;
         let mut copies = Copies::default();
         let mut wanted: BTreeSet<Seq> = BTreeSet::new();
         if changed.runs().len() <= RUNS_MAX {
             for run in changed.runs() {
                 let range = (run.first_seq, run.last_seq);
-                copies.extend(Copies::find(connection, self.id, range).await?);
-                let newer = archive::hot_revs(connection, self.id, range).await?;
+                copies.extend(Copies::find(rows, self.id, range).await?);
+                let newer = archive::hot_revs(rows, self.id, range).await?;
                 let seqs = (range.0.0..=range.1.0).map(Seq);
                 wanted.extend(seqs.filter(|seq| !newer.contains_key(seq)));
             }
         }
-        let is_there = head::is_there(connection, self.id).await?;
-        connection.commit().await?;
+        let is_there = head::is_there(rows, self.id).await?;
+        rows.commit().await?;
         if !is_there {
             return Err(Error::NotMember);
         }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::db::{Connection, Row, Value, in_rows, list_size, padded, rows_of, values};
+use crate::db::{Row, Value, in_rows, list_size, padded, rows_of, values};
 use crate::error::Result;
 use crate::ids::{Rev, UserId, UserKey};
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Takes revs for a user, and with them the row's lock: two relays of one user's entries come one after the other.
 const BUMP_USERS: &str = "INSERT INTO users (user_key, user_id, rev) VALUES ";
@@ -16,9 +17,10 @@ const USER_REVS: &str = "SELECT user_id, rev FROM users {by PRIMARY} WHERE ";
 /// # Errors
 /// When the database fails.
 pub(crate) async fn add(
-    connection: &mut Connection,
+    transaction: &mut OwnedTransaction<'_>,
     users: &HashMap<&UserId, (UserKey, i64)>,
 ) -> Result<HashMap<String, i64>> {
+    transaction.require_users(users.keys().copied())?;
     let mut users: Vec<([u8; 8], &UserId, i64)> = users
         .iter()
         .map(|(user, (key, n))| (key.to_bytes(), *user, *n))
@@ -34,7 +36,7 @@ pub(crate) async fn add(
             args.extend(values![key, *user, 0]); // takes no rev
         }
     }
-    connection
+    transaction
         .execute(
             &format!("{BUMP_USERS}{}{BUMP_USERS_UPDATE}", rows_of(rows, 3)),
             &args,
@@ -45,7 +47,7 @@ pub(crate) async fn add(
         .iter()
         .map(|(_, user, n)| (user.as_str(), *n))
         .collect();
-    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
+    let rows = rows_of_users(transaction, USER_REVS, &keyed).await?;
     rows.iter()
         .map(|row| {
             let user = row.user(0)?;
@@ -60,15 +62,16 @@ pub(crate) async fn add(
 /// # Errors
 /// When the database fails.
 pub async fn of(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     users: &[(UserKey, &UserId)],
 ) -> Result<Vec<(UserId, Rev)>> {
     let keyed: Vec<([u8; 8], &UserId)> = users
         .iter()
         .map(|(key, user)| (key.to_bytes(), *user))
         .collect();
-    let rows = rows_of_users(connection, USER_REVS, &keyed).await?;
-    rows.iter()
+    let found = rows_of_users(rows, USER_REVS, &keyed).await?;
+    found
+        .iter()
         .map(|row| Ok((row.user(0)?, Rev::from_i64(row.int(1)?))))
         .collect()
 }
@@ -78,7 +81,7 @@ pub async fn of(
 /// # Errors
 /// When the database fails.
 pub(crate) async fn rows_of_users(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     select: &str,
     users: &[([u8; 8], &UserId)],
 ) -> Result<Vec<Row>> {
@@ -86,7 +89,5 @@ pub(crate) async fn rows_of_users(
         .flat_map(|(key, user)| values![key, *user])
         .collect();
     let condition = in_rows(["user_key", "user_id"], args.len() / 2);
-    connection
-        .fetch_all(&format!("{select}{condition}"), &args)
-        .await
+    rows.fetch_all(&format!("{select}{condition}"), &args).await
 }

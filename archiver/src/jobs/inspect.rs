@@ -19,6 +19,7 @@ use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedReader;
 
 use super::rewrite::runs_of;
 use super::{ArchiveError, ArchiveJobs, Result, STEP};
@@ -207,7 +208,7 @@ impl ArchiveJobs {
             };
             after = range.1;
             connection.begin_snapshot().await?;
-            let is_there = head::is_there(&mut connection, id).await?;
+            let is_there = head::is_there(&mut OwnedReader::for_job(&mut connection), id).await?;
             let stretch = Stretch {
                 hot: archive::hot_states(&mut connection, id, range).await?,
                 copies: Copies::find(&mut connection, id, range).await?,

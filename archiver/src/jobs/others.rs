@@ -135,7 +135,7 @@ mod tests {
         migrate_all(&settings, false).await.unwrap();
         let router = Router::open(&settings).await.unwrap();
         let shard = router.shards().next().unwrap();
-        let job = shard.apart();
+        let job = shard.with_separate_statement_count();
         let ask = async |shard: &Shard| {
             let mut connection = shard.reader(Instant::now() + super::super::STEP).await?;
             connection.fetch_optional("SELECT 1", &[]).await.map(drop)
@@ -145,7 +145,7 @@ mod tests {
             ask(&job).await.unwrap();
         }
         ask(shard).await.unwrap();
-        ask(&shard.apart()).await.unwrap();
+        ask(&shard.with_separate_statement_count()).await.unwrap();
         let after = Counts::of(&job).await.unwrap();
         assert_eq!((after.all - before.all, after.own - before.own), (5, 3));
     }

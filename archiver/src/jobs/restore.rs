@@ -13,6 +13,7 @@ use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedReader;
 use serde::Serialize;
 
 use super::{
@@ -116,7 +117,7 @@ impl ArchiveJobs {
 async fn require_archived(shard: &Shard, conversation: ConversationId) -> Result<()> {
     let mut connection = shard.reader(Instant::now() + STEP).await?;
     let nothing = |why: String| Err(ArchiveError::NothingArchived(why));
-    if !head::is_there(&mut connection, conversation).await? {
+    if !head::is_there(&mut OwnedReader::for_job(&mut connection), conversation).await? {
         let shard = shard.name();
         return nothing(format!(
             "there is no conversation {conversation} on shard {shard}, or it is deleted; nothing was restored"

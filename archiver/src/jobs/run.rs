@@ -90,7 +90,7 @@ impl ArchiveJobs {
     ) -> Result<Vec<ShardOutcome<RunFigures>>> {
         let mut outcomes = Vec::new();
         for shard in self.shards(order)? {
-            let shard = Arc::new(shard.apart());
+            let shard = Arc::new(shard.with_separate_statement_count());
             progress.update(|now| now.shard = Some(shard.name().clone()));
             let work = async |lease: &Lease, figures: &mut RunFigures| {
                 let started = Instant::now();
@@ -280,7 +280,8 @@ impl ArchiveJobs {
                     after = Some(*last);
                     for candidate in &page {
                         let (messages, text) =
-                            archive::weigh(&mut connection, candidate, cutoff).await?;
+                            archive::count_messages_and_bytes(&mut connection, candidate, cutoff)
+                                .await?;
                         plan.conversations += u64::from(messages > 0);
                         plan.messages += messages;
                         plan.text_bytes += text;

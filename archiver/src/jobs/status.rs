@@ -15,9 +15,11 @@ use backscroll_shard::map::Assignment;
 use backscroll_shard::metrics::Gauge;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::{OwnedTransaction, WriteScope};
+use backscroll_shard::transaction::Transaction;
 use serde::Serialize;
 
-use super::{ArchiveJobs, Order, Result, STEP, transaction};
+use super::{ArchiveJobs, Order, Result, STEP};
 use crate::metrics;
 
 /// How many jobs are told.
@@ -208,7 +210,7 @@ impl ArchiveJobs {
         for shard in self.router.shards() {
             let mut connection = shard.reader(Instant::now() + STEP).await?;
             let mut fences = fence::all(&mut connection).await?;
-            fences.retain(|fence| fence.state.readable());
+            fences.retain(|fence| fence.state.takes_reads());
             let mut holds = archive::holds(&mut connection).await?;
             holds.retain(|hold| {
                 let key = hold.conversation_id.owner_key();
@@ -226,12 +228,11 @@ impl ArchiveJobs {
     pub async fn erasures(&self, conversation: ConversationId) -> Result<Vec<Erasure>> {
         let deadline = Instant::now() + STEP;
         let read = |shard: Arc<Shard>, assignment: Assignment| async move {
-            let mut connection = shard.reader(deadline).await?;
-            fence::require_read(&mut connection, shard.name(), &assignment).await?;
+            let mut rows = shard.read(&assignment, deadline).await?;
             let mut all: Vec<Erasure> = Vec::new();
             loop {
                 let after: Option<Seq> = all.last().map(|erasure| erasure.seq);
-                let page = archive::erasures_of(&mut connection, conversation, after, PAGE).await?;
+                let page = archive::erasures_of(&mut rows, conversation, after, PAGE).await?;
                 if page.is_empty() {
                     return Ok(all);
                 }
@@ -250,11 +251,14 @@ impl ArchiveJobs {
     ) -> Result<T> {
         let work = &work;
         let write = |shard: Arc<Shard>, assignment: Assignment| async move {
-            transaction(&shard, async |connection| {
-                fence::require_write(connection, shard.name(), &assignment).await?;
-                work(connection).await
-            })
-            .await
+            let scope = WriteScope::conversation(&assignment, conversation);
+            let (shard, scope) = (&*shard, &scope);
+            let write = |transaction: Transaction| async move {
+                let mut rows = OwnedTransaction::begin(transaction, shard, scope).await?;
+                work(&mut rows).await
+            };
+            let deadline = Instant::now() + STEP;
+            shard.patient_transaction(deadline, write).await
         };
         let call = self
             .router

@@ -15,6 +15,7 @@ use backscroll_shard::head::{self, Head};
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedReader;
 use serde::Serialize;
 
 use super::erase::all_runs;
@@ -243,7 +244,7 @@ pub(super) async fn missing(shard: &Shard, head: &Head) -> Result<Option<Problem
         // Rows may have gone from one tier to the other between the two looks, or all of them with their conversation.
         connection.begin_snapshot().await?;
         missing = missing_messages(&mut connection, head).await?;
-        let is_there = head::is_there(&mut connection, head.id).await?;
+        let is_there = head::is_there(&mut OwnedReader::for_job(&mut connection), head.id).await?;
         missing = missing.filter(|_| is_there);
         connection.commit().await?;
     }

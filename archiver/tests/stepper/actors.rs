@@ -454,11 +454,10 @@ async fn sync_pages(process: &Process, records: &Records) {
 async fn sync_page(process: &Process, rev: Rev) -> Result<SyncPage> {
     let (id, caller) = (process.conversations.main, &caller("alice"));
     let read = |shard: Arc<Shard>, assignment: Assignment| async move {
-        let mut connection = shard.reader(caller.deadline).await?;
         let reader = (id, &caller.user);
-        let access = history::access(&mut connection, &shard, &assignment, reader).await?;
-        let (shard, room) = ((&*shard, &*process.cold), (1, u32::MAX));
-        sync::delta(connection, shard, id, access, rev, room, caller.deadline).await
+        let (rows, access) = history::access(&shard, &assignment, reader, caller.deadline).await?;
+        let (tiers, room) = ((&*shard, &assignment, &*process.cold), (1, u32::MAX));
+        sync::delta(rows, tiers, id, access, rev, room, caller.deadline).await
     };
     let router = process.store.router();
     let delta = router.call(id.owner_key(), caller.deadline, read).await?;

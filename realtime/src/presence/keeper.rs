@@ -313,7 +313,7 @@ impl PresenceKeeper {
             }
         }
         let deadline = Instant::now() + STORE_TIMEOUT;
-        if let Err(error) = self.store.saw(&seen, deadline).await {
+        if let Err(error) = self.store.save_last_seen(&seen, deadline).await {
             tracing::warn!(%error, "the times at which users were seen last are not saved");
         }
     }

@@ -11,6 +11,7 @@ use crate::ids::{ConversationId, Rev, UserId};
 use crate::member::{self, Membership};
 use crate::message::StoredMessage;
 use crate::model::{ConversationKind, MessagePreview, RawJson, Role, Timestamp};
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Most members that are told; a larger conversation gets those back who wrote in it.
 const MEMBERS_MAX: u64 = 1000;
@@ -47,12 +48,13 @@ pub async fn describe(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let heads = head::heads(connection, ids, false).await?;
+    let rows = &mut OwnedReader::for_job(connection);
+    let heads = head::read(rows, ids).await?;
     let small = heads.iter().filter(|head| head.member_count <= MEMBERS_MAX);
     let small: Vec<ConversationId> = small.map(|head| head.id).collect();
     let mut members: HashMap<ConversationId, BTreeMap<UserId, Role>> = HashMap::new();
     if !small.is_empty() {
-        for (id, member) in member::of_conversations(connection, &small).await? {
+        for (id, member) in member::of_conversations(rows, &small).await? {
             if let Some(role) = member.role {
                 members.entry(id).or_default().insert(member.user, role);
             }
@@ -97,7 +99,8 @@ pub async fn recreate(
     traces: &Traces,
     max_relayed: u32,
 ) -> Result<bool> {
-    if !head::heads(connection, &[id], true).await?.is_empty() {
+    let rows = &mut OwnedTransaction::for_job(connection);
+    if !head::lock(rows, &[id]).await?.is_empty() {
         return Ok(false);
     }
     let about = traces.about.as_ref();
@@ -140,7 +143,7 @@ pub async fn recreate(
         Membership {
             user,
             role: Some(role),
-            // Who read how far is lost; everything as unread would be the worse guess.
+            // Watermarks are lost; everything as unread would be the worse guess.
             read_seq: traces.last.seq,
             delivered_seq: traces.last.seq,
             rev,
@@ -148,8 +151,8 @@ pub async fn recreate(
         }
     };
     let members: Vec<Membership> = roles.into_iter().map(membership).collect();
-    head::save(connection, &[&head]).await?;
-    member::save(connection, id, &members).await?;
+    head::save(rows, &[&head]).await?;
+    member::save(rows, id, &members).await?;
     Ok(true)
 }
 

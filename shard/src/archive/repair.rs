@@ -11,6 +11,7 @@ use crate::head::{self, Head};
 use crate::ids::ConversationId;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
+use crate::owned::OwnedTransaction;
 
 /// In a job's transaction: gives a hot row the content of an archived copy that is newer, and says whether it did. Nothing
 /// is done when the row is not older any more, or the conversation is deleted.
@@ -23,21 +24,22 @@ pub async fn take_newer(
     copy: &StoredMessage,
     now: Timestamp,
 ) -> Result<bool> {
-    let Some(head) = locked(connection, conversation).await? else {
+    let rows = &mut OwnedTransaction::for_job(connection);
+    let Some(head) = locked(rows, conversation).await? else {
         return Ok(false);
     };
-    let hot = message::lock_row(connection, conversation, copy.seq).await?;
+    let hot = message::lock_row(rows, conversation, copy.seq).await?;
     let Some(hot) = hot.filter(|hot| hot.rev < copy.rev) else {
         return Ok(false);
     };
     if copy.deleted_at.is_some() {
-        erasure::erase_anew(connection, conversation, copy.seq, now).await?;
+        erasure::erase_anew(rows, conversation, copy.seq, now).await?;
     }
     let newer = StoredMessage {
         client_msg_id: hot.client_msg_id,
         ..copy.clone()
     };
-    write(connection, head, (newer, true)).await?;
+    write(rows, head, (newer, true)).await?;
     Ok(true)
 }
 
@@ -53,40 +55,44 @@ pub async fn delete_again(
     newest: &StoredMessage,
     now: Timestamp,
 ) -> Result<bool> {
-    let Some(head) = locked(connection, conversation).await? else {
+    let rows = &mut OwnedTransaction::for_job(connection);
+    let Some(head) = locked(rows, conversation).await? else {
         return Ok(false);
     };
-    let hot = message::lock_row(connection, conversation, newest.seq).await?;
+    let hot = message::lock_row(rows, conversation, newest.seq).await?;
     let is_hot = hot.is_some();
     let mut message = hot.unwrap_or_else(|| newest.clone());
-    if message.deleted_at.is_some() || is_held(connection, conversation).await? {
+    if message.deleted_at.is_some() || is_held(rows, conversation).await? {
         return Ok(false);
     }
     message.mark_deleted(now);
-    erasure::erase_anew(connection, conversation, message.seq, now).await?;
-    write(connection, head, (message, is_hot)).await?;
+    erasure::erase_anew(rows, conversation, message.seq, now).await?;
+    write(rows, head, (message, is_hot)).await?;
     Ok(true)
 }
 
 /// The conversation's head, locked; none when it is deleted.
-async fn locked(connection: &mut Connection, conversation: ConversationId) -> Result<Option<Head>> {
-    let heads = head::heads(connection, &[conversation], true).await?;
+async fn locked(
+    rows: &mut OwnedTransaction<'_>,
+    conversation: ConversationId,
+) -> Result<Option<Head>> {
+    let heads = head::lock(rows, &[conversation]).await?;
     Ok(heads.into_iter().find(|head| head.deleted_at.is_none()))
 }
 
 /// Writes the message at the conversation's next rev.
 async fn write(
-    connection: &mut Connection,
+    rows: &mut OwnedTransaction<'_>,
     mut head: Head,
     (mut message, is_hot): (StoredMessage, bool),
 ) -> Result<()> {
     message.rev = head.next_rev();
     head.touch(&message);
     if is_hot {
-        message::update(connection, head.id, &message).await?;
+        message::update(rows, head.id, &message).await?;
     } else {
         head.thaw(&message);
-        message::insert_again(connection, &[(head.id, message)]).await?;
+        message::insert_again(rows, &[(head.id, message)]).await?;
     }
-    head::save(connection, &[&head]).await
+    head::save(rows, &[&head]).await
 }

@@ -11,6 +11,7 @@ use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// By the primary key.
 const HOT_REVS: &str =
@@ -203,7 +204,7 @@ pub async fn heads_after(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    head::heads(connection, &ids, false).await
+    head::read(&mut OwnedReader::for_job(connection), &ids).await
 }
 
 /// In a job's transaction: makes archived messages hot rows again, as they are; those that are hot already stay. Gives how
@@ -225,27 +226,28 @@ pub async fn restore_rows(
     ) else {
         return Ok(0);
     };
-    let head = head::heads(connection, &[conversation], true)
+    let rows = &mut OwnedTransaction::for_job(connection);
+    let head = head::lock(rows, &[conversation])
         .await?
         .pop()
         .filter(|head| head.deleted_at.is_none());
     let mut head = head.ok_or(Error::NotFound("conversation"))?;
-    let hot = hot_revs(connection, conversation, (first, last)).await?;
+    let hot = hot_revs(rows, conversation, (first, last)).await?;
     let cold = messages
         .into_iter()
         .filter(|message| !hot.contains_key(&message.seq));
-    let rows: Vec<(ConversationId, StoredMessage)> =
+    let cold: Vec<(ConversationId, StoredMessage)> =
         cold.map(|message| (conversation, message)).collect();
-    if rows.is_empty() {
+    if cold.is_empty() {
         return Ok(0);
     }
-    for (_, message) in &rows {
+    for (_, message) in &cold {
         head.thaw(message);
     }
     head.next_rev();
-    message::insert_again(connection, &rows).await?;
-    head::save(connection, &[&head]).await?;
-    Ok(rows.len() as u64)
+    message::insert_again(rows, &cold).await?;
+    head::save(rows, &[&head]).await?;
+    Ok(cold.len() as u64)
 }
 
 /// Segments of one state, added up.

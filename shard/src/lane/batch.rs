@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::list_marks;
-use crate::map::Assignment;
-use crate::member::{self, Membership};
+use crate::member::{self, Membership, StoredMembership};
 use crate::message::{self, Draft, StoredMessage, message_columns};
 use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
+use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 
 /// Why a repeat is refused that is none.
 const OTHER_BODY: &str =
@@ -32,7 +32,8 @@ type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
 
 /// One transaction's view of the rows its jobs need.
 pub(super) struct Batch<'a> {
-    owned: HashSet<u64>,
+    /// May write the conversations for which the shard takes writes.
+    transaction: OwnedTransaction<'a>,
     heads: HashMap<ConversationId, Head>,
     members: HashMap<MemberKey<'a>, Membership>,
     /// Messages by client message id: those found stored, and those of this batch.
@@ -40,7 +41,7 @@ pub(super) struct Batch<'a> {
     new: Vec<(ConversationId, StoredMessage)>,
     changed: HashSet<ConversationId>,
     moved: HashSet<MemberKey<'a>>,
-    /// Watermarks that the heads no longer tell.
+    /// The watermarks of senders that the heads no longer name.
     fallen: Vec<(ConversationId, Membership)>,
     events: Vec<CommitEvent>,
 }
@@ -48,40 +49,29 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Checks the fences, locks the heads and reads what the jobs depend on.
     pub(super) async fn load(
-        connection: &mut Connection,
+        connection: &'a mut Connection,
         jobs: &'a [Job],
         memberships: &mut MembershipCache,
         look_up: bool,
     ) -> Result<Self> {
-        let mut assignments: Vec<&Assignment> = Vec::new();
+        let mut scope = WriteScope::default();
         for job in jobs {
-            if !assignments.contains(&&job.assignment) {
-                assignments.push(&job.assignment);
-            }
+            scope.add(&job.assignment, Entity::Conversation(job.conversation));
         }
-        let mut ids: Vec<ConversationId> = jobs.iter().map(|job| job.conversation).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let (heads, allowed) = head::lock_heads(connection, &ids, &assignments).await?;
-        let owned = assignments
-            .iter()
-            .zip(allowed)
-            .filter(|(_, ok)| *ok)
-            .map(|(a, _)| a.range.start)
-            .collect();
+        let (mut transaction, heads) = head::lock_with_fences(connection, &scope).await?;
         let heads: HashMap<ConversationId, Head> = heads
             .into_iter()
             .filter(|head| head.deleted_at.is_none())
             .map(|head| (head.id, head))
             .collect();
-        let members = members_of(connection, jobs, &heads, memberships).await?;
+        let members = members_of(&mut transaction, jobs, &heads, memberships).await?;
         let known = if look_up {
-            find_known(connection, jobs).await?
+            find_known(&mut transaction, jobs).await?
         } else {
             HashMap::new()
         };
         Ok(Self {
-            owned,
+            transaction,
             heads,
             members,
             known,
@@ -94,27 +84,24 @@ impl<'a> Batch<'a> {
     }
 
     /// Applies the jobs in their order and writes everything they changed.
-    pub(super) async fn store(
-        mut self,
-        connection: &mut Connection,
-        jobs: &'a [Job],
-    ) -> Result<Committed> {
+    pub(super) async fn store(mut self, jobs: &'a [Job]) -> Result<Committed> {
         let now = Timestamp::now();
         let outcomes: Vec<Result<Outcome>> = jobs.iter().map(|job| self.apply(job, now)).collect();
-        message::insert(connection, &self.new).await?;
+        let own_marks = self.own_marks();
+        let transaction = &mut self.transaction;
+        message::insert(transaction, &self.new).await?;
         let changed: Vec<&Head> = self
             .heads
             .values()
             .filter(|head| self.changed.contains(&head.id))
             .collect();
-        head::save_appended(connection, &changed).await?;
+        head::save_appended(transaction, &changed).await?;
         let moved = self.moved.iter();
         let moved = moved.filter_map(|key| Some((key.0, self.members.get(key)?)));
         let fallen = self.fallen.iter().map(|(id, member)| (*id, member));
         let moved: Vec<(ConversationId, &Membership)> = moved.chain(fallen).collect();
-        member::save_watermarks(connection, &moved).await?;
-        let own_marks = self.own_marks();
-        list_marks::mark(connection, &own_marks).await?;
+        member::save_watermarks(transaction, &moved).await?;
+        list_marks::mark(transaction, &own_marks).await?;
         let relayed = changed.iter().filter(|head| head.relayed);
         let mut marked: HashSet<ConversationId> = relayed.map(|head| head.id).collect();
         marked.extend(own_marks.into_iter().map(|(id, _)| id));
@@ -136,7 +123,7 @@ impl<'a> Batch<'a> {
     }
 
     fn apply(&mut self, job: &'a Job, now: Timestamp) -> Result<Outcome> {
-        if !self.owned.contains(&job.assignment.range.start) {
+        if !self.transaction.may_write(job.conversation) {
             return Err(Error::NotOwner(job.assignment.shard.clone()));
         }
         match &job.work {
@@ -182,12 +169,11 @@ impl<'a> Batch<'a> {
         );
         head.append(&stored);
         head.marked |= head.relayed;
-        // Who answers has read. The head tells so, until others have written since.
+        // A sender has read what came before. The head says so, until it no longer names the sender.
         member.read_seq = stored.seq;
         member.delivered_seq = stored.seq;
-        if let Some((user, seq)) = head.latest_senders.wrote(&job.user, stored.seq) {
-            let mut fallen = Membership::unknown(user);
-            (fallen.read_seq, fallen.delivered_seq) = (seq, seq);
+        if let Some((user, seq)) = head.latest_senders.sent(&job.user, stored.seq) {
+            let fallen = Membership::of_fallen_sender(user, seq);
             self.fallen.push((id, fallen));
         }
         self.changed.insert(id);
@@ -241,10 +227,10 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The active memberships of the jobs' users. Whoever moves watermarks by themselves needs them as they are stored; a
-/// message moves its sender's to the head, wherever they were, so a remembered membership does for it.
+/// The active memberships of the jobs' users. A job that moves watermarks needs the stored values, so it always reads them; a
+/// send moves its sender's watermarks to the head, wherever they were, so a remembered membership is enough.
 async fn members_of<'a>(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     jobs: &'a [Job],
     heads: &HashMap<ConversationId, Head>,
     memberships: &mut MembershipCache,
@@ -264,13 +250,15 @@ async fn members_of<'a>(
             continue;
         }
         match memberships.get(head, &job.user) {
-            Some(membership) => drop(members.insert(key(job), membership.clone())),
+            Some(membership) => {
+                drop(members.insert(key(job), head.complete(membership.clone())));
+            }
             None => drop(unknown.insert(key(job))),
         }
     }
     let unknown: Vec<MemberKey<'a>> = unknown.into_iter().collect();
-    let read = member::pairs(connection, &unknown).await?;
-    let mut read: HashMap<(ConversationId, UserId), Membership> = read
+    let read = member::pairs(rows, &unknown).await?;
+    let mut read: HashMap<(ConversationId, UserId), StoredMembership> = read
         .into_iter()
         .filter(|(_, membership)| membership.is_active())
         .map(|(id, membership)| ((id, membership.user.clone()), membership))
@@ -278,11 +266,10 @@ async fn members_of<'a>(
     for key in unknown {
         let (id, user) = key;
         if let Some(head) = heads.get(&id)
-            && let Some(mut membership) = read.remove(&(id, user.clone()))
+            && let Some(membership) = read.remove(&(id, user.clone()))
         {
-            head.latest_senders.move_on([&mut membership]);
             memberships.put(head, membership.clone());
-            members.insert(key, membership);
+            members.insert(key, head.complete(membership));
         }
     }
     Ok(members)
@@ -296,7 +283,7 @@ const KNOWN: &str = concat!(
 );
 
 async fn find_known<'a>(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     jobs: &'a [Job],
 ) -> Result<HashMap<MessageKey<'a>, StoredMessage>> {
     let keys: HashSet<MessageKey<'a>> = jobs
@@ -316,7 +303,7 @@ async fn find_known<'a>(
     let columns = ["conversation_id", "sender_id", "client_msg_id"];
     let condition = in_rows(columns, args.len() / 3);
     let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
-    for row in connection
+    for row in rows
         .fetch_all(&format!("{KNOWN}{condition}"), &args)
         .await?
     {

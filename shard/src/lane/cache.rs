@@ -1,15 +1,15 @@
 //! The memberships that a lane remembers between its transactions.
 //!
 //! A membership that was read while the conversation's head was locked holds for as long as the head has the same
-//! `members_rev`: whoever joins, leaves or gets another role locks the head too, and moves it on. So remembering is as
-//! exact as reading (INV-MEMBER), also when another process changes the members. Watermarks take no rev: those of a
-//! remembered membership may be behind, and are of use only to whoever moves them to the head.
+//! `members_rev`: joining, leaving and changing a role lock the head too, and move it on. So remembering is as exact as
+//! reading (INV-MEMBER), also when another process changes the members. Watermarks take no rev: those of a remembered
+//! membership may be behind, and are of use only to a send, which moves them to the head.
 
 use std::collections::HashMap;
 
 use crate::head::Head;
 use crate::ids::{ConversationId, Rev, UserId};
-use crate::member::Membership;
+use crate::member::StoredMembership;
 
 /// Active memberships, at most so many (INV-BOUND).
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct MembershipCache {
 #[derive(Debug)]
 struct Remembered {
     members_rev: Rev,
-    members: HashMap<UserId, Membership>,
+    members: HashMap<UserId, StoredMembership>,
 }
 
 impl MembershipCache {
@@ -41,7 +41,7 @@ impl MembershipCache {
     }
 
     /// What is remembered of `user` in the conversation whose head this is.
-    pub(super) fn get(&self, head: &Head, user: &UserId) -> Option<&Membership> {
+    pub(super) fn get(&self, head: &Head, user: &UserId) -> Option<&StoredMembership> {
         let remembered = self.conversations.get(&head.id)?;
         if remembered.members_rev != head.members_rev {
             return None;
@@ -52,7 +52,7 @@ impl MembershipCache {
     /// Remembers an active membership that was read under the lock of this head. When there is no room, everything is
     /// forgotten first: reading it again costs little, and keeping an order would cost every send something. So it is when
     /// the head's rev is behind: the database was brought back from a backup.
-    pub(super) fn put(&mut self, head: &Head, membership: Membership) {
+    pub(super) fn put(&mut self, head: &Head, membership: StoredMembership) {
         if self.capacity == 0 {
             return;
         }
@@ -83,8 +83,8 @@ impl MembershipCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Seq, UserKey};
-    use crate::model::{ConversationKind, Role, Timestamp};
+    use crate::ids::UserKey;
+    use crate::model::{ConversationKind, Timestamp};
 
     fn user(name: &str) -> UserId {
         UserId::new(name).unwrap()
@@ -97,15 +97,8 @@ mod tests {
         head
     }
 
-    fn membership(name: &str) -> Membership {
-        Membership {
-            user: user(name),
-            role: Some(Role::Member),
-            read_seq: Seq(0),
-            delivered_seq: Seq(0),
-            rev: Rev(1),
-            joined_at: Timestamp(0),
-        }
+    fn membership(name: &str) -> StoredMembership {
+        StoredMembership::for_test(user(name))
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::db::{Row, Value, values};
 use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
-use crate::member::Membership;
+use crate::member::{Membership, StoredMembership};
 use crate::message::{message_type_code, message_type_of};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
 
@@ -256,10 +256,10 @@ impl EntryUpdate {
         self.entry.conversation
     }
 
-    /// What `head` means for the list of `member`, who was read after it.
+    /// What `head` means for the list of a member whose membership was read after it.
     #[must_use]
-    pub fn new(head: &Head, mut member: Membership, key: UserKey) -> Self {
-        head.latest_senders.move_on([&mut member]);
+    pub fn new(head: &Head, membership: StoredMembership, key: UserKey) -> Self {
+        let member = head.complete(membership);
         let entry = if member.is_active() && head.deleted_at.is_none() {
             Entry::of(head, &member)
         } else {
@@ -315,12 +315,12 @@ mod tests {
     }
 
     /// The head and the user's membership after each change, from the first.
-    fn states(changes: &[Change]) -> Vec<(Head, Option<Membership>)> {
+    fn states(changes: &[Change]) -> Vec<(Head, Option<StoredMembership>)> {
         let user = UserId::new("bob").unwrap();
         let id = ConversationId::new(UserKey(1), 2);
         let kind = ConversationKind::Group;
         let mut head = Head::new(id, kind, user.clone(), Timestamp(0));
-        let mut member: Option<Membership> = None;
+        let mut member: Option<StoredMembership> = None;
         let mut states = Vec::new();
         for change in changes {
             if head.deleted_at.is_some() {
@@ -332,7 +332,8 @@ mod tests {
                 Change::Message => head.head_seq = head.head_seq.next(),
                 Change::Delete => head.deleted_at = Some(Timestamp(1)),
                 Change::Join | Change::Leave => {
-                    let known = member.get_or_insert_with(|| Membership::unknown(user.clone()));
+                    let known =
+                        member.get_or_insert_with(|| StoredMembership::for_test(user.clone()));
                     known.rev = rev;
                     known.role = matches!(change, Change::Join).then_some(Role::Member);
                 }

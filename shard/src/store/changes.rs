@@ -10,12 +10,12 @@ use super::{HELD, Store};
 use crate::archive::{self, Copies, Plan};
 use crate::change::{Change, Changed, ListsToMark};
 use crate::commit_event::CommitEvent;
-use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
 use crate::message::{self, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
+use crate::owned::OwnedTransaction;
 use crate::stretch;
 
 /// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
@@ -196,14 +196,14 @@ async fn change_stored(
     if id.seq > change.head.head_seq {
         return Err(Error::NotFound("message"));
     }
-    let hot = message::lock_row(&mut change.connection, conversation, id.seq).await?;
+    let hot = message::lock_row(&mut change.rows, conversation, id.seq).await?;
     let is_hot = hot.is_some();
     let mut stored = match hot {
         Some(stored) => stored,
         None => {
             // The head is locked, so nothing becomes hot now; what is not hot is in the index.
             let range = (id.seq, id.seq);
-            let copies = Copies::find(&mut change.connection, conversation, range).await?;
+            let copies = Copies::find(&mut change.rows, conversation, range).await?;
             let plan = copies.plan(&[id.seq].into());
             match archived {
                 Some(read) if read.plan == plan => {
@@ -218,21 +218,21 @@ async fn change_stored(
     };
     let touched = work(&mut change, &mut stored)?;
     let head = (change.head.kind, &change.head.latest_senders);
-    let progress = history::progress(&mut change.connection, conversation, head).await?;
+    let progress = history::progress(&mut change.rows, conversation, head).await?;
     let status = progress.status(&stored.sender, id.seq);
     if touched == Touched::Unchanged {
         let message = stored.into_message(conversation, status)?;
         return Ok(change.unchanged(Attempt::Done(Box::new(message))));
     }
     if touched == Touched::Deleted {
-        delete_everywhere(&mut change.connection, id).await?;
+        delete_everywhere(&mut change.rows, id).await?;
     }
     if is_hot {
-        message::update(&mut change.connection, conversation, &stored).await?;
+        message::update(&mut change.rows, conversation, &stored).await?;
     } else {
         change.head.thaw(&stored);
         let row = [(conversation, stored)];
-        message::insert_again(&mut change.connection, &row).await?;
+        message::insert_again(&mut change.rows, &row).await?;
         [(_, stored)] = row;
     }
     if stored.seq == change.head.head_seq {
@@ -248,14 +248,14 @@ async fn change_stored(
 }
 
 /// Nothing is deleted under a legal hold; and what is in the archive is put down to be erased there as well.
-async fn delete_everywhere(connection: &mut Connection, id: MessageId) -> Result<()> {
+async fn delete_everywhere(rows: &mut OwnedTransaction<'_>, id: MessageId) -> Result<()> {
     let conversation = id.conversation;
-    if archive::is_held(connection, conversation).await? {
+    if archive::is_held(rows, conversation).await? {
         return Err(Error::Conflict(HELD));
     }
-    let copies = Copies::find(connection, conversation, (id.seq, id.seq)).await?;
+    let copies = Copies::find(rows, conversation, (id.seq, id.seq)).await?;
     if !copies.runs().is_empty() {
-        archive::request_erasure(connection, conversation, id.seq, Timestamp::now()).await?;
+        archive::request_erasure(rows, conversation, id.seq, Timestamp::now()).await?;
     }
     Ok(())
 }

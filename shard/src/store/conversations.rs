@@ -9,7 +9,8 @@ use crate::commit_event::{CommitEvent, Left};
 use crate::error::{Error, Result};
 use crate::head::{FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq};
-use crate::member::{self, Membership};
+use crate::map::Assignment;
+use crate::member::{self, Membership, StoredMembership};
 use crate::message::check_object;
 use crate::model::{
     Caller, Conversation, ConversationKind, ConversationPatch, RawJson, Role, Timestamp,
@@ -31,14 +32,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotMember`], [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn conversation(&self, caller: &Caller, id: ConversationId) -> Result<Conversation> {
-        let read = |shard: Arc<Shard>, assignment| async move {
-            let mut connection = shard.reader(caller.deadline).await?;
-            let (here, mine) = ((shard.name(), &assignment), [(id, &caller.user)]);
-            let standing = standing::of_pairs(&mut connection, here, &mine)
-                .await?
-                .pop();
-            let (head, me) = standing.ok_or(Error::NotMember)?;
-            let members = member::page(&mut connection, id, &[], FIRST_MEMBERS).await?;
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let (me, deadline) = ([(id, &caller.user)], caller.deadline);
+            let (mut rows, mut standings) =
+                standing::of_pairs(&shard, &assignment, &me, deadline).await?;
+            let (head, me) = standings.pop().ok_or(Error::NotMember)?;
+            let members = member::page(&mut rows, id, &[], FIRST_MEMBERS).await?;
             Ok((head, me, members))
         };
         let call = self.router.call(id.owner_key(), caller.deadline, read);
@@ -112,13 +111,13 @@ impl Store {
             if !change.me.has(Role::Owner) {
                 return Err(Error::Forbidden("only the owner can delete a conversation"));
             }
-            if archive::is_held(&mut change.connection, id).await? {
+            if archive::is_held(&mut change.rows, id).await? {
                 return Err(Error::Conflict(HELD));
             }
             let now = Timestamp::now();
             change.head.deleted_at = Some(now);
             // Its rows, and its copies in the archive, are removed by the archive's job (INV-ERASE).
-            archive::request_erasure(&mut change.connection, id, Seq(0), now).await?;
+            archive::request_erasure(&mut change.rows, id, Seq(0), now).await?;
             let rev = change.head.next_rev();
             change.lists = ListsToMark::All;
             change.events.push(CommitEvent::ConversationChanged {
@@ -147,8 +146,10 @@ pub(super) fn check_title(title: &str) -> Result<String> {
 }
 
 /// A conversation as `me` sees it.
-fn view(head: Head, me: &Membership, mut members: Vec<Membership>) -> Result<Conversation> {
-    head.latest_senders.move_on(&mut members);
+fn view(head: Head, me: &Membership, members: Vec<StoredMembership>) -> Result<Conversation> {
+    let members = members.into_iter();
+    let members = members.map(|member| head.complete(member).into_member());
+    let members = members.collect();
     let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
     Ok(Conversation {
         id: head.id,
@@ -161,7 +162,7 @@ fn view(head: Head, me: &Membership, mut members: Vec<Membership>) -> Result<Con
         head_seq: head.head_seq,
         rev: head.rev,
         member_count: head.member_count,
-        members: members.into_iter().map(Membership::into_member).collect(),
+        members,
         last_message: head.last,
         role: me.role.unwrap_or(Role::Member),
         read_seq: me.read_seq,

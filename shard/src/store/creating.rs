@@ -17,16 +17,12 @@ use twox_hash::XxHash3_64;
 use super::Store;
 use super::conversations::check_title;
 use crate::commit_event::{CommitEvent, Left};
-use crate::db::Connection;
 use crate::error::{Error, Result, StatementFault};
-use crate::fence;
 use crate::head::{self, FIRST_MEMBERS, Head, kind_code};
 use crate::ids::{ConversationId, Seq, UserId};
-use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::model::{Caller, Conversation, ConversationKind, NewConversation, Role, Timestamp};
-use crate::node::Shard;
-use crate::transaction::Transaction;
+use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
 /// Most members named when a conversation is created, or added at once.
 pub(super) const MEMBERS_AT_ONCE: usize = 1000;
@@ -189,11 +185,11 @@ impl Store {
                 plan.head.id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let (shard, assignment) = (&shard, &assignment);
-                    let create = |mut transaction: Transaction| async move {
-                        create(&mut transaction, shard, assignment, plan).await
+                    let create = |mut transaction: OwnedTransaction<'static>| async move {
+                        create(&mut transaction, plan).await
                     };
-                    shard.transaction(caller.deadline, create).await
+                    let scope = WriteScope::conversation(&assignment, plan.head.id);
+                    shard.write(&scope, caller.deadline, create).await
                 },
             )
         };
@@ -224,17 +220,11 @@ impl Store {
     }
 }
 
-/// In a write transaction: creates the conversation unless its id is taken, by itself or by another.
-async fn create(
-    connection: &mut Connection,
-    shard: &Shard,
-    assignment: &Assignment,
-    plan: &Plan,
-) -> Result<Created> {
-    fence::require_write(connection, shard.name(), assignment).await?;
+/// Creates the conversation unless its id is taken, by itself or by another.
+async fn create(transaction: &mut OwnedTransaction<'_>, plan: &Plan) -> Result<Created> {
     let id = plan.head.id;
-    if let Some(stored) = head::heads(connection, &[id], true).await?.pop() {
-        return recognise(connection, &stored, plan).await;
+    if let Some(stored) = head::lock(transaction, &[id]).await?.pop() {
+        return recognise(transaction, &stored, plan).await;
     }
     let membership = |(user, role): &(UserId, Role)| Membership {
         user: user.clone(),
@@ -249,23 +239,23 @@ async fn create(
         Repeat::SameRequest(digest) => Some(digest),
         Repeat::Never | Repeat::SamePair => None,
     };
-    head::insert(connection, &plan.head, digest).await?;
-    member::save(connection, id, &members).await?;
+    head::insert(transaction, &plan.head, digest).await?;
+    member::save(transaction, id, &members).await?;
     Ok(Created::New)
 }
 
 /// Whether a stored conversation is the one that is asked for.
-async fn recognise(connection: &mut Connection, stored: &Head, plan: &Plan) -> Result<Created> {
+async fn recognise(rows: &mut OwnedReader<'_>, stored: &Head, plan: &Plan) -> Result<Created> {
     let same = match plan.repeat {
         Repeat::Never => false,
         // A forged collision must not open a stranger's conversation.
         Repeat::SamePair => {
             let users: Vec<&UserId> = plan.members.iter().map(|(user, _)| user).collect();
             stored.kind == ConversationKind::Direct
-                && member::some(connection, stored.id, &users).await?.len() == users.len()
+                && member::some(rows, stored.id, &users).await?.len() == users.len()
         }
         Repeat::SameRequest(digest) => {
-            require_same_request(connection, stored, (plan, digest)).await?;
+            require_same_request(rows, stored, (plan, digest)).await?;
             true
         }
     };
@@ -278,20 +268,17 @@ async fn recognise(connection: &mut Connection, stored: &Head, plan: &Plan) -> R
 
 /// Whether the stored conversation was made by the same request.
 async fn require_same_request(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     stored: &Head,
     (plan, digest): (&Plan, i64),
 ) -> Result<()> {
     if stored.deleted_at.is_some() {
         return Err(Error::IdempotencyConflict(DELETED));
     }
-    let first = head::request_digest(connection, stored.id).await?;
+    let first = head::request_digest(rows, stored.id).await?;
     let (same, refusal) = match first {
         Some(first) => (first == digest, OTHER_REQUEST),
-        None => (
-            is_as_planned(connection, stored, plan).await?,
-            FORGOTTEN_REQUEST,
-        ),
+        None => (is_as_planned(rows, stored, plan).await?, FORGOTTEN_REQUEST),
     };
     if same && stored.created_by == plan.head.created_by {
         Ok(())
@@ -301,7 +288,7 @@ async fn require_same_request(
 }
 
 /// Whether the stored conversation is now as the request asks for it.
-async fn is_as_planned(connection: &mut Connection, stored: &Head, plan: &Plan) -> Result<bool> {
+async fn is_as_planned(rows: &mut OwnedReader<'_>, stored: &Head, plan: &Plan) -> Result<bool> {
     let (head, users) = (&plan.head, plan.members.iter().map(|(user, _)| user));
     let alike = stored.kind == head.kind
         && stored.title == head.title
@@ -311,7 +298,7 @@ async fn is_as_planned(connection: &mut Connection, stored: &Head, plan: &Plan) 
         return Ok(false);
     }
     let users: Vec<&UserId> = users.collect();
-    let present = member::some(connection, stored.id, &users).await?;
+    let present = member::some(rows, stored.id, &users).await?;
     Ok(present.iter().filter(|member| member.is_active()).count() == users.len())
 }
 

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use super::batches::Batch;
-use crate::db::Connection;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::head::Head;
 use crate::history;
 use crate::ids::{ConversationId, Rev};
@@ -19,10 +17,10 @@ use crate::model::{
     Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
 };
 use crate::node::Shard;
+use crate::owned::{OwnedTransaction, WriteScope};
 use crate::relay;
 use crate::standing;
 use crate::sync::{self, Delta};
-use crate::transaction::Transaction;
 
 /// How long a list waits for the heads of large conversations.
 const FOLLOW: Duration = Duration::from_secs(1);
@@ -46,7 +44,7 @@ impl Store {
         let (relayed, large) = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                let mut mine = shard.read(&assignment, caller.deadline).await?;
                 list::page(&mut mine, (key, &caller.user), after, limit + 1).await
             })
             .await?;
@@ -76,7 +74,7 @@ impl Store {
         let relayed = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                let mut mine = shard.read(&assignment, caller.deadline).await?;
                 list::unread(&mut mine, (key, &caller.user)).await
             })
             .await?;
@@ -113,7 +111,7 @@ impl Store {
         let mut entries = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut mine = my_entries(&shard, &assignment, caller).await?;
+                let mut mine = shard.read(&assignment, caller.deadline).await?;
                 list::changed(&mut mine, (key, &caller.user), from, sync::ENTRIES_MAX + 1).await
             })
             .await?;
@@ -196,14 +194,12 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let mut connection = shard.reader(caller.deadline).await?;
-                    let reader = (id, &caller.user);
-                    let access =
-                        history::access(&mut connection, &shard, &assignment, reader).await?;
+                    let (me, deadline) = ((id, &caller.user), caller.deadline);
+                    let (rows, access) = history::access(&shard, &assignment, me, deadline).await?;
                     let room = (room, most);
                     sync::delta(
-                        connection,
-                        (&shard, self.cold.as_ref()),
+                        rows,
+                        (&shard, &assignment, self.cold.as_ref()),
                         id,
                         access,
                         rev,
@@ -222,10 +218,10 @@ impl Store {
         let ids: Vec<ConversationId> = entries.iter().map(|entry| entry.conversation).collect();
         let key = |id: &ConversationId| Some(id.owner_key());
         let deadline = caller.deadline.min(Instant::now() + FOLLOW);
-        let ask = |shard: Arc<Shard>, assignment, batch: Batch<ConversationId>| async move {
-            let mut connection = shard.reader(deadline).await?;
+        let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<ConversationId>| async move {
             let mine: Vec<_> = batch.iter().map(|(_, id)| (*id, &caller.user)).collect();
-            standing::of_pairs(&mut connection, (shard.name(), &assignment), &mine).await
+            let (_, standings) = standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
+            Ok(standings)
         };
         let mut current: HashMap<ConversationId, (Head, Membership)> = HashMap::new();
         let mut away: HashSet<ConversationId> = HashSet::new();
@@ -262,23 +258,16 @@ impl Store {
         let entry = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let (shard, assignment) = (&shard, &assignment);
-                let set = |mut transaction: Transaction| async move {
-                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
-                    list::set_flags(&mut transaction, (key, &caller.user), id, flags).await
+                let me = (key, &caller.user);
+                let set = |mut rows: OwnedTransaction<'static>| async move {
+                    list::set_flags(&mut rows, me, id, flags).await
                 };
-                shard.transaction(caller.deadline, set).await
+                let scope = WriteScope::users(&assignment, [me]);
+                shard.write(&scope, caller.deadline, set).await
             })
             .await?;
         let changed = vec![(caller.user.clone(), entry)];
         self.listener.committed(relay::list_events(changed)?);
         Ok(())
     }
-}
-
-/// A connection to the caller's own shard, checked to be theirs.
-async fn my_entries(shard: &Shard, assignment: &Assignment, caller: &Caller) -> Result<Connection> {
-    let mut connection = shard.reader(caller.deadline).await?;
-    fence::require_read(&mut connection, shard.name(), assignment).await?;
-    Ok(connection)
 }

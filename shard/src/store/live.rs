@@ -10,21 +10,20 @@ use std::time::Instant;
 
 use super::Store;
 use super::batches::Batch;
-use crate::db::Connection;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::fence;
 use crate::head::{self, Head};
 use crate::history;
 use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::list;
+use crate::map::Assignment;
 use crate::model::{ConversationHead, ListEntry, Timestamp};
 use crate::node::Shard;
+use crate::owned::{OwnedTransaction, WriteScope};
 use crate::seen;
 use crate::standing;
 use crate::sync::{self, Delta};
-use crate::transaction::Transaction;
 use crate::user_revs;
 
 /// Where a conversation stands, for one of its members.
@@ -44,11 +43,13 @@ impl Store {
         deadline: Instant,
     ) -> HashMap<(ConversationId, UserId), Option<Standing>> {
         let key = |(id, _): &(ConversationId, UserId)| Some(id.owner_key());
-        let ask = |shard: Arc<Shard>, assignment, batch: Batch<(ConversationId, UserId)>| async move {
-            let mut connection = shard.reader(deadline).await?;
+        let ask = |shard: Arc<Shard>,
+                   assignment: Assignment,
+                   batch: Batch<(ConversationId, UserId)>| async move {
             let pairs: Vec<(ConversationId, &UserId)> =
                 batch.iter().map(|(_, (id, user))| (*id, user)).collect();
-            standing::of_pairs(&mut connection, (shard.name(), &assignment), &pairs).await
+            let (_, standings) = standing::of_pairs(&shard, &assignment, &pairs, deadline).await?;
+            Ok(standings)
         };
         let mut standings = HashMap::with_capacity(pairs.len());
         for (batch, answer) in self.in_batches(pairs, key, deadline, ask).await {
@@ -78,11 +79,10 @@ impl Store {
         deadline: Instant,
     ) -> HashMap<ConversationId, Option<ConversationHead>> {
         let key = |id: &ConversationId| Some(id.owner_key());
-        let ask = |shard: Arc<Shard>, assignment, batch: Batch<ConversationId>| async move {
-            let mut connection = shard.reader(deadline).await?;
-            fence::require_read(&mut connection, shard.name(), &assignment).await?;
+        let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<ConversationId>| async move {
+            let mut rows = shard.read(&assignment, deadline).await?;
             let ids: Vec<ConversationId> = batch.iter().map(|(_, id)| *id).collect();
-            head::heads(&mut connection, &ids, false).await
+            head::read(&mut rows, &ids).await
         };
         let mut positions = HashMap::with_capacity(ids.len());
         for (batch, answer) in self.in_batches(ids, key, deadline, ask).await {
@@ -106,26 +106,36 @@ impl Store {
         users: &[UserId],
         deadline: Instant,
     ) -> HashMap<UserId, Timestamp> {
-        let asked = self.of_users(users, deadline, async |connection, keyed| {
-            seen::of(connection, keyed).await
-        });
-        asked.await.into_iter().flat_map(|(_, seen)| seen).collect()
+        let key = |user: &UserId| self.key(user).ok();
+        let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<UserId>| async move {
+            let mut rows = shard.read(&assignment, deadline).await?;
+            seen::of(&mut rows, &keyed(&batch)).await
+        };
+        let asked = self.in_batches(users, key, deadline, ask).await;
+        answered(asked).flat_map(|(_, seen)| seen).collect()
     }
 
     /// Users (no two alike) were connected until then.
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`]; some may be stored.
-    pub async fn saw(&self, users: &[(UserId, Timestamp)], deadline: Instant) -> Result<()> {
+    pub async fn save_last_seen(
+        &self,
+        users: &[(UserId, Timestamp)],
+        deadline: Instant,
+    ) -> Result<()> {
         let key = |(user, _): &(UserId, Timestamp)| self.key(user).ok();
-        let store = |shard: Arc<Shard>, assignment, batch: Batch<(UserId, Timestamp)>| async move {
-            let (shard, assignment, batch) = (&shard, &assignment, &batch);
-            let save = |mut transaction: Transaction| async move {
-                fence::require_write(&mut transaction, shard.name(), assignment).await?;
+        let store = |shard: Arc<Shard>,
+                     assignment: Assignment,
+                     batch: Batch<(UserId, Timestamp)>| async move {
+            let batch = &batch;
+            let save = |mut rows: OwnedTransaction<'static>| async move {
                 let keyed = batch.iter().map(|(key, (user, at))| (*key, user, *at));
-                seen::save(&mut transaction, &keyed.collect::<Vec<_>>()).await
+                seen::save(&mut rows, &keyed.collect::<Vec<_>>()).await
             };
-            shard.transaction(deadline, save).await
+            let users = batch.iter().map(|(key, (user, _))| (*key, user));
+            let scope = WriteScope::users(&assignment, users);
+            shard.write(&scope, deadline, save).await
         };
         let stored = self.in_batches(users, key, deadline, store).await;
         stored.into_iter().try_for_each(|(_, stored)| stored)
@@ -133,42 +143,18 @@ impl Store {
 
     /// Each user's rev over their list entries; 0 for who has none. What could not be asked is absent.
     pub async fn list_revs(&self, users: &[UserId], deadline: Instant) -> HashMap<UserId, Rev> {
-        let asked = self.of_users(users, deadline, async |connection, keyed| {
-            user_revs::of(connection, keyed).await
-        });
+        let key = |user: &UserId| self.key(user).ok();
+        let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<UserId>| async move {
+            let mut rows = shard.read(&assignment, deadline).await?;
+            user_revs::of(&mut rows, &keyed(&batch)).await
+        };
+        let asked = self.in_batches(users, key, deadline, ask).await;
         let mut revs = HashMap::with_capacity(users.len());
-        for (batch, known) in asked.await {
+        for (batch, known) in answered(asked) {
             revs.extend(batch.iter().map(|(_, user)| (user.clone(), Rev(0))));
             revs.extend(known);
         }
         revs
-    }
-
-    /// Asks the users' shards; gives each batch that was answered.
-    async fn of_users<T>(
-        &self,
-        users: &[UserId],
-        deadline: Instant,
-        ask: impl AsyncFn(&mut Connection, &[(UserKey, &UserId)]) -> Result<Vec<(UserId, T)>>,
-    ) -> Vec<(Batch<UserId>, Vec<(UserId, T)>)> {
-        let ask = &ask;
-        let key = |user: &UserId| self.key(user).ok();
-        let call = |shard: Arc<Shard>, assignment, batch: Batch<UserId>| async move {
-            let mut connection = shard.reader(deadline).await?;
-            fence::require_read(&mut connection, shard.name(), &assignment).await?;
-            let keyed: Vec<_> = batch.iter().map(|(key, user)| (*key, user)).collect();
-            ask(&mut connection, &keyed).await
-        };
-        let mut answered = Vec::new();
-        for (batch, answer) in self.in_batches(users, key, deadline, call).await {
-            match answer {
-                Ok(answer) => answered.push((batch, answer)),
-                Err(error) => {
-                    tracing::warn!(%error, users = batch.len(), "cannot tell what users' shards hold");
-                }
-            }
-        }
-        answered
     }
 
     /// What changed in a conversation since `rev`, for those of its members whom this node serves.
@@ -179,12 +165,12 @@ impl Store {
         let most = self.settings().limits.sync_changes;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(deadline).await?;
-                let access = history::anybodys(&mut connection, &shard, &assignment, id).await?;
+                let access = history::access_without_membership_check;
+                let (rows, access) = access(&shard, &assignment, id, deadline).await?;
                 let room = (sync::MESSAGES_MAX, most);
                 sync::delta(
-                    connection,
-                    (&shard, self.cold.as_ref()),
+                    rows,
+                    (&shard, &assignment, self.cold.as_ref()),
                     id,
                     access,
                     rev,
@@ -212,9 +198,8 @@ impl Store {
         let entries = self
             .router
             .call(key, deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(deadline).await?;
-                fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                list::changed(&mut connection, (key, user), rev, limit).await
+                let mut rows = shard.read(&assignment, deadline).await?;
+                list::changed(&mut rows, (key, user), rev, limit).await
             })
             .await?;
         entries
@@ -222,6 +207,20 @@ impl Store {
             .map(|entry| Ok((entry.rev, entry.into_list_entry()?)))
             .collect()
     }
+}
+
+fn keyed(batch: &Batch<UserId>) -> Vec<(UserKey, &UserId)> {
+    batch.iter().map(|(key, user)| (*key, user)).collect()
+}
+
+/// The batches of users whose shard has answered.
+fn answered<T>(asked: Vec<(Batch<UserId>, Result<T>)>) -> impl Iterator<Item = (Batch<UserId>, T)> {
+    asked.into_iter().filter_map(|(batch, answer)| {
+        let answer = answer.inspect_err(|error| {
+            tracing::warn!(%error, users = batch.len(), "cannot tell what users' shards hold");
+        });
+        Some((batch, answer.ok()?))
+    })
 }
 
 fn position(head: &Head) -> ConversationHead {

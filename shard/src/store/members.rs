@@ -6,15 +6,15 @@ use super::Store;
 use super::creating::MEMBERS_AT_ONCE;
 use crate::change::{Change, ListsToMark};
 use crate::commit_event::{CommitEvent, Left};
-use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::head::FIRST_MEMBERS;
 use crate::history;
 use crate::ids::{ConversationId, UserId};
-use crate::member::{self, Membership};
+use crate::member::{self, Membership, StoredMembership};
 use crate::model::{
     Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
 };
+use crate::owned::OwnedReader;
 
 /// Most members in a page.
 const MEMBERS_PAGE_MAX: u32 = 200;
@@ -44,13 +44,13 @@ impl Store {
                 id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let mut connection = shard.reader(caller.deadline).await?;
-                    let reader = (id, &caller.user);
-                    let access =
-                        history::access(&mut connection, &shard, &assignment, reader).await?;
-                    let mut page = member::page(&mut connection, id, after, limit + 1).await?;
-                    access.latest_senders.move_on(&mut page);
-                    Ok(page)
+                    let (me, deadline) = ((id, &caller.user), caller.deadline);
+                    let (mut rows, access) =
+                        history::access(&shard, &assignment, me, deadline).await?;
+                    let page = member::page(&mut rows, id, after, limit + 1).await?;
+                    let complete =
+                        |member: StoredMembership| member.complete(&access.latest_senders);
+                    Ok(page.into_iter().map(complete).collect::<Vec<_>>())
                 },
             )
             .await?;
@@ -106,7 +106,7 @@ impl Store {
                 ));
             }
             let asked: Vec<&UserId> = users.iter().collect();
-            let present = member::some(&mut change.connection, id, &asked).await?;
+            let present = member::some(&mut change.rows, id, &asked).await?;
             let active: BTreeSet<&UserId> = present
                 .iter()
                 .filter(|m| m.is_active())
@@ -134,7 +134,7 @@ impl Store {
                 joined_at: Timestamp::now(),
             };
             let memberships: Vec<Membership> = joining.iter().map(membership).collect();
-            member::save(&mut change.connection, id, &memberships).await?;
+            member::save(&mut change.rows, id, &memberships).await?;
             change.head.member_count += joining.len() as u64;
             let joined = joining.into_iter().cloned().collect();
             self.members_changed(&mut change, joined).await?;
@@ -166,21 +166,16 @@ impl Store {
             if !change.me.has(Role::Owner) {
                 return Err(Error::Forbidden("only owners can change roles"));
             }
-            let mut membership = active(&mut change.connection, id, user).await?;
+            let mut membership = active(&mut change, user).await?;
             if membership.role == Some(role) {
                 return Ok(change.unchanged(membership.into_member()));
             }
             if membership.role == Some(Role::Owner) {
-                require_another_owner(&mut change.connection, id, user).await?;
+                require_another_owner(&mut change.rows, id, user).await?;
             }
             membership.role = Some(role);
             membership.rev = change.head.change_members();
-            member::save(
-                &mut change.connection,
-                id,
-                std::slice::from_ref(&membership),
-            )
-            .await?;
+            member::save(&mut change.rows, id, std::slice::from_ref(&membership)).await?;
             change.events.push(CommitEvent::ConversationChanged {
                 conversation: id,
                 rev: membership.rev,
@@ -203,7 +198,7 @@ impl Store {
     ) -> Result<()> {
         let remove = |mut change: Change| async move {
             require_members_can_change(&change)?;
-            let mut membership = active(&mut change.connection, id, user).await?;
+            let mut membership = active(&mut change, user).await?;
             let leaving = *user == caller.user;
             let outranks = change.me.has(Role::Owner)
                 || (change.me.has(Role::Admin) && membership.role < Some(Role::Admin));
@@ -213,16 +208,11 @@ impl Store {
                 ));
             }
             if membership.role == Some(Role::Owner) && change.head.member_count > 1 {
-                require_another_owner(&mut change.connection, id, user).await?;
+                require_another_owner(&mut change.rows, id, user).await?;
             }
             membership.role = None;
             membership.rev = change.head.change_members();
-            member::save(
-                &mut change.connection,
-                id,
-                std::slice::from_ref(&membership),
-            )
-            .await?;
+            member::save(&mut change.rows, id, std::slice::from_ref(&membership)).await?;
             change.head.member_count = change.head.member_count.saturating_sub(1);
             self.members_changed(&mut change, vec![user.clone()])
                 .await?;
@@ -242,15 +232,14 @@ impl Store {
     async fn members_changed(&self, change: &mut Change, users: Vec<UserId>) -> Result<()> {
         let was_relayed = change.head.relayed;
         change.head.set_relayed(self.settings().relay.max_members);
-        let first =
-            member::page(&mut change.connection, change.head.id, &[], FIRST_MEMBERS).await?;
+        let first = member::page(&mut change.rows, change.head.id, &[], FIRST_MEMBERS).await?;
         change.head.first_members = first.into_iter().map(|member| member.user).collect();
         change.lists = match (was_relayed, change.head.relayed) {
             (false, false) => ListsToMark::Users(users),
             // Past members are not among those a large conversation tells; a crossing tells them by themselves.
             (true, false) | (false, true) => {
                 let marks: Vec<_> = users.iter().map(|user| (change.head.id, user)).collect();
-                crate::list_marks::mark(&mut change.connection, &marks).await?;
+                crate::list_marks::mark(&mut change.rows, &marks).await?;
                 ListsToMark::All
             }
             (true, true) => ListsToMark::Members,
@@ -268,23 +257,20 @@ fn require_members_can_change(change: &Change) -> Result<()> {
     Ok(())
 }
 
-async fn active(
-    connection: &mut Connection,
-    id: ConversationId,
-    user: &UserId,
-) -> Result<Membership> {
-    member::one(connection, id, user)
-        .await?
-        .filter(Membership::is_active)
-        .ok_or(Error::NotFound("member"))
+async fn active(change: &mut Change, user: &UserId) -> Result<Membership> {
+    let stored = member::one(&mut change.rows, change.head.id, user).await?;
+    let stored = stored.filter(StoredMembership::is_active);
+    Ok(change
+        .head
+        .complete(stored.ok_or(Error::NotFound("member"))?))
 }
 
 async fn require_another_owner(
-    connection: &mut Connection,
+    rows: &mut OwnedReader<'_>,
     id: ConversationId,
     user: &UserId,
 ) -> Result<()> {
-    if member::has_other_owner(connection, id, user).await? {
+    if member::has_other_owner(rows, id, user).await? {
         return Ok(());
     }
     Err(Error::Conflict(

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, TOGETHER_MAX, Work};
+use crate::map::Assignment;
 use crate::message::{self, Draft};
 use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, RawJson, Sent, Watermarks};
 use crate::node::Shard;
@@ -169,33 +170,28 @@ impl Store {
     /// [`Error::NotFound`] beyond the head, and as [`Store::history`].
     pub async fn message(&self, caller: &Caller, id: MessageId) -> Result<Message> {
         let (conversation, seq) = (id.conversation, id.seq);
-        let read = |shard: Arc<Shard>, assignment| async move {
-            let mut connection = shard.reader(caller.deadline).await?;
-            let access = history::access(
-                &mut connection,
-                &shard,
-                &assignment,
-                (conversation, &caller.user),
-            )
-            .await?;
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let (me, deadline) = ((conversation, &caller.user), caller.deadline);
+            let (mut rows, access) = history::access(&shard, &assignment, me, deadline).await?;
             if seq > access.head_seq {
                 return Err(Error::NotFound("message"));
             }
-            let hot = message::rows(&mut connection, conversation, (seq, seq)).await?;
+            let hot = message::rows(&mut rows, conversation, (seq, seq)).await?;
             let progress = history::progress(
-                &mut connection,
+                &mut rows,
                 conversation,
                 (access.kind, &access.latest_senders),
             )
             .await?;
             let stretch = Stretch {
                 shard: &shard,
+                assignment: &assignment,
                 cold: self.cold.as_ref(),
                 id: conversation,
                 range: (seq, seq),
                 deadline: caller.deadline,
             };
-            let merged = stretch.read(connection, (access.rev, hot)).await?;
+            let merged = stretch.read(rows, (access.rev, hot)).await?;
             let mut stored = merged
                 .messages
                 .into_iter()

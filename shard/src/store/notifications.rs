@@ -6,14 +6,14 @@ use super::Store;
 use super::batches::Batch;
 use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::ids::{NotificationId, UserId};
+use crate::map::Assignment;
 use crate::model::{
     Caller, NewNotification, Notification, NotificationList, Timestamp, UnreadNotifications,
 };
 use crate::node::Shard;
 use crate::notification::{self, Draft};
-use crate::transaction::Transaction;
+use crate::owned::{OwnedTransaction, WriteScope};
 
 /// Most users who are sent a notification at once.
 const USERS_AT_ONCE: usize = 100;
@@ -30,7 +30,8 @@ pub struct Notified {
 }
 
 impl Store {
-    /// Sends a notification to users, each on their own shard. The caller has to see to it that whoever asks for this may.
+    /// Sends a notification to users, each on their own shard. This does not authorize: callers check for
+    /// the role of an operator.
     ///
     /// # Errors
     /// [`Error::Invalid`]: nothing was sent.
@@ -51,21 +52,22 @@ impl Store {
         let draft = &Draft::new(new, limits.metadata_bytes)?;
         let keep = limits.notifications;
         let key = |user: &UserId| self.key(user).ok();
-        let store = |shard: Arc<Shard>, assignment, batch: Batch<UserId>| async move {
+        let store = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<UserId>| async move {
             let at = Timestamp::now();
-            let (shard, assignment, batch) = (&shard, &assignment, &batch);
-            let store = |mut transaction: Transaction| async move {
-                let connection = &mut transaction;
-                fence::require_write(connection, shard.name(), assignment).await?;
+            let batch = &batch;
+            let store = |mut transaction: OwnedTransaction<'static>| async move {
+                let rows = &mut transaction;
                 let mut stored = Vec::with_capacity(batch.len());
                 for (key, user) in &**batch {
                     let owner = (*key, user);
-                    let added = notification::add(connection, owner, draft, (at, keep)).await?;
+                    let added = notification::add(rows, owner, draft, (at, keep)).await?;
                     stored.push((user.clone(), added));
                 }
                 Ok(stored)
             };
-            let stored = shard.transaction(caller.deadline, store).await?;
+            let users = batch.iter().map(|(key, user)| (*key, user));
+            let scope = WriteScope::users(&assignment, users);
+            let stored = shard.write(&scope, caller.deadline, store).await?;
             let events = stored
                 .iter()
                 .map(|(user, notification)| CommitEvent::Notified {
@@ -110,10 +112,9 @@ impl Store {
         let mut notifications = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(caller.deadline).await?;
-                fence::require_read(&mut connection, shard.name(), &assignment).await?;
+                let mut rows = shard.read(&assignment, caller.deadline).await?;
                 let owner = (key, &caller.user);
-                notification::page(&mut connection, owner, (before, unread), limit + 1).await
+                notification::page(&mut rows, owner, (before, unread), limit + 1).await
             })
             .await?;
         let more = notifications.len() > limit as usize;
@@ -134,9 +135,8 @@ impl Store {
         let total = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let mut connection = shard.reader(caller.deadline).await?;
-                fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                notification::unread(&mut connection, (key, &caller.user)).await
+                let mut rows = shard.read(&assignment, caller.deadline).await?;
+                notification::unread(&mut rows, (key, &caller.user)).await
             })
             .await?;
         Ok(UnreadNotifications { total })
@@ -155,13 +155,12 @@ impl Store {
         let (read, changed) = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let (shard, assignment) = (&shard, &assignment);
-                let mark = |mut transaction: Transaction| async move {
-                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
-                    let (owner, now) = ((key, &caller.user), Timestamp::now());
-                    notification::mark_read(&mut transaction, owner, id, now).await
+                let owner = (key, &caller.user);
+                let mark = |mut rows: OwnedTransaction<'static>| async move {
+                    notification::mark_read(&mut rows, owner, id, Timestamp::now()).await
                 };
-                shard.transaction(caller.deadline, mark).await
+                let scope = WriteScope::users(&assignment, [owner]);
+                shard.write(&scope, caller.deadline, mark).await
             })
             .await?;
         if changed {
@@ -183,13 +182,12 @@ impl Store {
         let through = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
-                let (shard, assignment) = (&shard, &assignment);
-                let mark = |mut transaction: Transaction| async move {
-                    fence::require_write(&mut transaction, shard.name(), assignment).await?;
-                    let (owner, now) = ((key, &caller.user), Timestamp::now());
-                    notification::mark_all_read(&mut transaction, owner, now).await
+                let owner = (key, &caller.user);
+                let mark = |mut rows: OwnedTransaction<'static>| async move {
+                    notification::mark_all_read(&mut rows, owner, Timestamp::now()).await
                 };
-                shard.transaction(caller.deadline, mark).await
+                let scope = WriteScope::users(&assignment, [owner]);
+                shard.write(&scope, caller.deadline, mark).await
             })
             .await?;
         if let Some(through) = through {

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use crate::error::{Error, Result};
-use crate::fence;
 use crate::head;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::import;
 use crate::message;
 use crate::model::HistoryRecord;
+use crate::owned::{OwnedTransaction, WriteScope};
 use crate::stretch::Stretch;
-use crate::transaction::Transaction;
 
 /// How long one step of an import or export may take, retries included.
 const STEP: Duration = Duration::from_secs(60);
@@ -46,11 +45,11 @@ impl Store {
         let stored = self
             .router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let (shard, assignment) = (&shard, &assignment);
-                let begin = |mut transaction: Transaction| async move {
-                    import::begin(&mut transaction, shard, assignment, id, (channel, owner)).await
+                let begin = |mut rows: OwnedTransaction<'static>| async move {
+                    import::begin(&mut rows, id, (channel, owner)).await
                 };
-                shard.transaction(deadline, begin).await
+                let scope = WriteScope::conversation(&assignment, id);
+                shard.write(&scope, deadline, begin).await
             })
             .await?;
         Ok((id, stored))
@@ -73,22 +72,12 @@ impl Store {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let assignment = &assignment;
-                let home = &*shard;
-                let append = |mut transaction: Transaction| async move {
+                let append = |mut rows: OwnedTransaction<'static>| async move {
                     let target = (id, position);
-                    let settings = self.settings();
-                    import::append(
-                        &mut transaction,
-                        home,
-                        assignment,
-                        target,
-                        records,
-                        settings,
-                    )
-                    .await
+                    import::append(&mut rows, target, records, self.settings()).await
                 };
-                let stored = shard.transaction(deadline, append).await?;
+                let scope = WriteScope::conversation(&assignment, id);
+                let stored = shard.write(&scope, deadline, append).await?;
                 self.hint(&shard, id);
                 Ok(stored)
             })
@@ -110,9 +99,8 @@ impl Store {
             .call(id.owner_key(), deadline, |shard, assignment| async move {
                 let mut last = after;
                 loop {
-                    let mut connection = shard.reader(deadline).await?;
-                    fence::require_read(&mut connection, shard.name(), &assignment).await?;
-                    let head = head::heads(&mut connection, &[id], false).await?.pop();
+                    let mut rows = shard.read(&assignment, deadline).await?;
+                    let head = head::read(&mut rows, &[id]).await?.pop();
                     let head = head.filter(|head| head.deleted_at.is_none());
                     let head = head.ok_or(Error::NotFound("conversation"))?;
                     let range = (
@@ -122,15 +110,16 @@ impl Store {
                     if range.0 > range.1 {
                         return Ok(Vec::new());
                     }
-                    let hot = message::rows(&mut connection, id, range).await?;
+                    let hot = message::rows(&mut rows, id, range).await?;
                     let stretch = Stretch {
                         shard: &shard,
+                        assignment: &assignment,
                         cold: self.cold.as_ref(),
                         id,
                         range,
                         deadline,
                     };
-                    let merged = stretch.read(connection, (head.rev, hot)).await?;
+                    let merged = stretch.read(rows, (head.rev, hot)).await?;
                     if merged.unavailable.is_some() {
                         return Err(Error::ArchiveUnavailable);
                     }

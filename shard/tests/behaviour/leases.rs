@@ -180,20 +180,20 @@ async fn a_user_seen_in_the_future_is_seen_again(bed: &Bed) {
     let now = Timestamp::now();
     let ahead = Timestamp(now.0 + 365 * 86_400_000);
     bed.store
-        .saw(&[(user("alice"), ahead)], deadline())
+        .save_last_seen(&[(user("alice"), ahead)], deadline())
         .await
         .unwrap();
     let seen = bed.store.last_seen(&alice, deadline()).await;
     assert!(seen[&alice[0]].0 < now.0 + 60_000, "not in the future");
     bed.store
-        .saw(&[(user("alice"), now)], deadline())
+        .save_last_seen(&[(user("alice"), now)], deadline())
         .await
         .unwrap();
     let seen = bed.store.last_seen(&alice, deadline()).await;
     assert_eq!(seen[&alice[0]], now);
     let earlier = Timestamp(now.0 - 1000);
     bed.store
-        .saw(&[(user("alice"), earlier)], deadline())
+        .save_last_seen(&[(user("alice"), earlier)], deadline())
         .await
         .unwrap();
     assert_eq!(

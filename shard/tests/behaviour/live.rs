@@ -185,12 +185,18 @@ async fn when_users_were_seen_last_moves_forward_only(bed: &Bed) {
             .map(|name| (name.clone(), Timestamp(at)))
             .collect::<Vec<_>>()
     };
-    bed.store.saw(&seen(2000), soon()).await.unwrap();
-    bed.store.saw(&seen(1000)[..2], soon()).await.unwrap();
+    bed.store.save_last_seen(&seen(2000), soon()).await.unwrap();
+    bed.store
+        .save_last_seen(&seen(1000)[..2], soon())
+        .await
+        .unwrap();
     let last = bed.store.last_seen(&names, soon()).await;
     assert_eq!(last.len(), 3);
     assert!(last.values().all(|at| *at == Timestamp(2000)));
-    bed.store.saw(&seen(3000)[2..], soon()).await.unwrap();
+    bed.store
+        .save_last_seen(&seen(3000)[2..], soon())
+        .await
+        .unwrap();
     assert_eq!(
         bed.store.last_seen(&names, soon()).await[&names[2]],
         Timestamp(3000)

@@ -8,6 +8,7 @@ use backscroll_shard::ids::{ConversationId, KeyFunction, Seq, ShardName, UserId,
 use backscroll_shard::map::Assignment;
 use backscroll_shard::member;
 use backscroll_shard::model::{Caller, ConversationKind, ListEntry, NewConversation, SyncRequest};
+use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
 
@@ -62,14 +63,18 @@ async fn move_range(bed: &Bed, from: &Assignment, at: u64, ids: &[ConversationId
     let cut = at.to_be_bytes();
     let mut source = connect_to_shard(bed, &from.shard).await;
     let mut target = connect_to_shard(bed, &to).await;
-    let heads = head::heads(&mut source, ids, false).await.unwrap();
-    for head in heads {
-        head::insert(&mut target, &head, None).await.unwrap();
-        let members = member::of_conversations(&mut source, &[head.id])
+    let mut source_rows = OwnedReader::for_job(&mut source);
+    let mut target_rows = OwnedTransaction::for_job(&mut target);
+    for head in head::read(&mut source_rows, ids).await.unwrap() {
+        head::insert(&mut target_rows, &head, None).await.unwrap();
+        let members = member::of_conversations(&mut source_rows, &[head.id])
             .await
             .unwrap();
-        let members: Vec<_> = members.into_iter().map(|(_, member)| member).collect();
-        member::save(&mut target, head.id, &members).await.unwrap();
+        let members = members.into_iter();
+        let members: Vec<_> = members.map(|(_, member)| head.complete(member)).collect();
+        member::save(&mut target_rows, head.id, &members)
+            .await
+            .unwrap();
     }
     let mut directory = connect(bed, &bed.settings.directory.url).await;
     if at == from.range.start {

@@ -169,7 +169,7 @@ async fn use_live(bed: &Bed) {
     let seen: Vec<_> = (0..200)
         .map(|n| (user(&format!("speaker{n}")), Timestamp(n)))
         .collect();
-    bed.store.saw(&seen, deadline).await.unwrap();
+    bed.store.save_last_seen(&seen, deadline).await.unwrap();
     assert!(!bed.store.last_seen(&users, deadline).await.is_empty());
 }
 
@@ -226,7 +226,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         archive::describe(connection, &ids).await?;
         for candidate in &found {
             let id = candidate.conversation;
-            archive::weigh(connection, candidate, now).await?;
+            archive::count_messages_and_bytes(connection, candidate, now).await?;
             let rows = archive::rows_after(connection, id, Seq(0), 150).await?;
             let segment = archive::SegmentId::random();
             segments.push((id, segment));

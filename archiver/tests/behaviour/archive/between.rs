@@ -14,10 +14,12 @@ use backscroll_shard::db::Connection;
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
+use backscroll_shard::map::Assignment;
 use backscroll_shard::message;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{Message, MessageType, NewMessage, Position, SyncRequest, Timestamp};
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
 use backscroll_shard::store::Store;
 use backscroll_shard::stretch::{Merged, Stretch};
 use backscroll_shard::tasks::Supervisor;
@@ -40,10 +42,11 @@ on_both!(
 
 /// What a reader knows who has read hot rows, and the conversation's rev before them.
 struct Half {
-    connection: Connection,
+    rows: OwnedReader<'static>,
     rev: Rev,
     hot: Vec<StoredMessage>,
     shard: Arc<Shard>,
+    assignment: Assignment,
     tier: Tier,
     id: ConversationId,
     range: (Seq, Seq),
@@ -52,12 +55,15 @@ struct Half {
 impl Half {
     async fn read(bed: &Bed, id: ConversationId, range: (Seq, Seq)) -> Self {
         let shard = bed.shard(id);
-        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let heads = head::heads(&mut connection, &[id], false).await;
+        let assignment = bed.store.map().locate(id.owner_key()).clone();
+        let deadline = Instant::now() + PATIENCE;
+        let mut rows = shard.read(&assignment, deadline).await.unwrap();
+        let heads = head::read(&mut rows, &[id]).await;
         let rev = heads.unwrap()[0].rev;
-        let hot = message::rows(&mut connection, id, range).await.unwrap();
+        let hot = message::rows(&mut rows, id, range).await.unwrap();
         Self {
-            connection,
+            rows,
+            assignment,
             rev,
             hot,
             shard,
@@ -70,12 +76,13 @@ impl Half {
     async fn and_the_rest(self) -> Result<Merged> {
         let stretch = Stretch {
             shard: &self.shard,
+            assignment: &self.assignment,
             cold: &self.tier,
             id: self.id,
             range: self.range,
             deadline: Instant::now() + PATIENCE,
         };
-        stretch.read(self.connection, (self.rev, self.hot)).await
+        stretch.read(self.rows, (self.rev, self.hot)).await
     }
 }
 
@@ -358,7 +365,7 @@ async fn a_head_brought_up_to_date_knows_what_was_written_meanwhile(backend: Bac
     ids.sort_unstable();
     let shard = bed.shard(ids[1]);
     let mut writer = begin(&shard).await;
-    let heads = head::heads(&mut writer, &ids[1..], true).await;
+    let heads = head::lock(&mut OwnedTransaction::for_job(&mut writer), &ids[1..]).await;
     assert_eq!(heads.unwrap().len(), 1);
     let settle = async {
         let mut job = begin(&shard).await;
@@ -385,7 +392,7 @@ async fn a_head_brought_up_to_date_knows_what_was_written_meanwhile(backend: Bac
 
 /// Some message of a conversation, as a row.
 async fn stored(connection: &mut Connection, id: ConversationId) -> StoredMessage {
-    let head = head::heads(connection, &[id], false)
+    let head = head::read(&mut OwnedReader::for_job(connection), &[id])
         .await
         .unwrap()
         .remove(0);

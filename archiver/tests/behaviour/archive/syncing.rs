@@ -63,18 +63,17 @@ async fn a_change_after_the_rev_was_read_hides_the_archived_copy(backend: Backen
 
     let (map, shard) = (bed.store.map(), bed.shard(id));
     let deadline = Instant::now() + PATIENCE;
-    let mut connection = shard.reader(deadline).await.unwrap();
     let reader = (id, &user("alice"));
     let assignment = map.locate(id.owner_key());
-    let access = history::access(&mut connection, &shard, assignment, reader).await;
+    let access = history::access(&shard, assignment, reader, deadline).await;
     bed.edit(id, 42, "anew").await;
     bed.delete(id, 50).await;
     let cold = Tier::new(bed.objects.clone(), &bed.archive_settings);
     let room = (sync::MESSAGES_MAX, 5000);
-    let access = access.unwrap();
+    let (rows, access) = access.unwrap();
     let delta = sync::delta(
-        connection,
-        (&shard, &cold),
+        rows,
+        (&shard, assignment, &cold),
         id,
         access,
         since,
