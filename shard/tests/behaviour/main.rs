@@ -9,6 +9,7 @@ mod conversations;
 mod costs;
 mod creating;
 mod faults;
+mod fences;
 mod identity;
 mod leases;
 mod live;
@@ -19,6 +20,7 @@ mod owners;
 mod plans;
 mod sync;
 mod tasks;
+mod watermarks;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`].
 macro_rules! on_every_backend {
