@@ -11,7 +11,7 @@ use crate::list_marks;
 use crate::member::{self, Membership, StoredMembership};
 use crate::owned::OwnedTransaction;
 
-/// The lists that a change is to be told to. A change that members are told of takes the next rev.
+/// The lists that follow a change. A change that lists follow takes the next rev.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ListsToMark {
     /// None: nothing that a list shows has changed.
@@ -35,9 +35,9 @@ pub struct Change {
     pub head: Head,
     /// The caller's membership.
     pub me: Membership,
-    /// Whose lists are to be told.
+    /// The lists that follow.
     pub lists: ListsToMark,
-    /// What to tell once it is committed.
+    /// Delivered once it is committed.
     pub events: Vec<CommitEvent>,
     before: Head,
 }
@@ -45,9 +45,9 @@ pub struct Change {
 /// A change that is written, and waits for its commit.
 #[derive(Debug)]
 pub struct Changed<T> {
-    /// What its caller is answered.
+    /// The caller's answer.
     pub value: T,
-    /// What to tell once it is committed.
+    /// Delivered once it is committed.
     pub events: Vec<CommitEvent>,
 }
 

@@ -24,7 +24,7 @@ pub trait ColdTier: Send + Sync {
         deadline: Instant,
     ) -> Vec<Result<Vec<StoredMessage>>>;
 
-    /// Somebody reads backwards and will soon want the message before `before`. It must not block.
+    /// A hint: a reader walks backwards and will soon want the message before `before`. It must not block.
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq);
 }
 

@@ -1,4 +1,4 @@
-//! What was committed, as listeners are told: the real-time side plugs in here, so that this crate does not depend on it.
+//! Events of what was committed, for a listener: the real-time side plugs in here, so that this crate does not depend on it.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub enum CommitEvent {
     MessageDeleted(Message),
     /// A member read or received further.
     WatermarksMoved {
-        /// Who.
+        /// The user.
         user: UserId,
         /// From where: read, and received.
         before: (Seq, Seq),
@@ -31,7 +31,7 @@ pub enum CommitEvent {
         conversation: ConversationId,
         /// The change.
         rev: Rev,
-        /// Who is no longer a member since.
+        /// The members that it removed.
         left: Left,
     },
     /// An entry of a user's list changed.
@@ -45,7 +45,7 @@ pub enum CommitEvent {
     },
     /// A user was sent a notification.
     Notified {
-        /// Who.
+        /// The user.
         user: UserId,
         /// What.
         notification: Notification,
@@ -59,7 +59,7 @@ pub enum CommitEvent {
     },
 }
 
-/// Who is no longer a member.
+/// The members that a change removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Left {
@@ -72,9 +72,9 @@ pub enum Left {
     Everybody,
 }
 
-/// Is told what was committed, after the commit and before the caller is answered.
+/// Receives the events of commits, after the commit and before the caller is answered.
 ///
-/// A hint, never the truth: an event may be lost in a crash; who needs certainty asks by `seq` and `rev`.
+/// A hint, never the truth: an event may be lost in a crash; a reader that needs certainty asks by `seq` and `rev`.
 pub trait CommitListener: Send + Sync {
     /// Takes events of one transaction, in order. It must not block.
     fn committed(&self, events: Vec<CommitEvent>);

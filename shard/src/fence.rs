@@ -55,9 +55,9 @@ impl FenceState {
         self != Self::Gone
     }
 
-    /// Whether this shard takes writes of the range. One that is moving takes none: whoever copies it has to find what is
-    /// written meanwhile, so a write would have to be marked, which
-    /// [`OwnedTransaction`](crate::owned::OwnedTransaction) would do where it asks this.
+    /// Whether this shard takes writes of the range. One that is moving takes none: the job that copies it has to find
+    /// what is written meanwhile, so a write would have to mark its entities. The place for that is where
+    /// [`OwnedTransaction`](crate::owned::OwnedTransaction) asks this.
     #[must_use]
     pub fn takes_writes(self) -> bool {
         self == Self::Open
@@ -285,8 +285,8 @@ pub fn disagreements(map: &ShardMap, shard: &ShardName, fences: &[Fence]) -> Vec
     missing.chain(extra).collect()
 }
 
-/// In a write transaction: opens the fences of `assignments`, and no others. Only who makes a deployment does so, or gives a
-/// shard another database: it must be known that no other database has them.
+/// In a write transaction: opens the fences of `assignments`, and no others. This is only for making a deployment and for
+/// giving a shard another database: it must be known that no other database has them.
 ///
 /// # Errors
 /// When the database fails.

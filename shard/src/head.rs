@@ -31,7 +31,7 @@ pub struct Head {
     pub title: Option<String>,
     /// A JSON object.
     pub metadata: Option<String>,
-    /// Who created it.
+    /// Its creator.
     pub created_by: UserId,
     /// When.
     pub created_at: Timestamp,
@@ -39,11 +39,11 @@ pub struct Head {
     pub head_seq: Seq,
     /// The latest change.
     pub rev: Rev,
-    /// The latest change to who is a member, and in which role.
+    /// The latest change of its members or their roles.
     pub members_rev: Rev,
     /// How many members it has.
     pub member_count: u64,
-    /// Whether members' lists are told of new messages; `false` for large conversations, whose head lists read here.
+    /// Whether members' lists follow its messages; `false` for large conversations, whose heads the lists read here.
     pub relayed: bool,
     /// The ids of the first few members.
     pub first_members: Vec<UserId>,
@@ -53,8 +53,8 @@ pub struct Head {
     pub last_at: Timestamp,
     /// When the oldest message that is not archived was sent.
     pub oldest_hot_at: Option<Timestamp>,
-    /// Whether every member's list is still to be told; set only together with the next rev, by which the relay sees
-    /// what it has told.
+    /// Whether every member's list has yet to follow; set only together with the next rev, by which the relay knows the
+    /// changes that it has applied.
     pub marked: bool,
     /// The latest senders, each of whom has read up to their own newest message.
     pub latest_senders: LatestSenders,
@@ -182,7 +182,7 @@ impl Head {
         self.rev
     }
 
-    /// Takes the next rev for a change to who is a member, or in which role. Write lanes rely on every such change being
+    /// Takes the next rev for a change of the members or their roles. Write lanes rely on every such change being
     /// made by this, in the transaction that stores it.
     pub fn change_members(&mut self) -> Rev {
         self.members_rev = self.next_rev();
@@ -210,7 +210,7 @@ impl Head {
         self.oldest_hot_at = oldest.min();
     }
 
-    /// Whether messages to it are told to every member's list one by one, given the relay's limit.
+    /// Decides whether members' lists follow its messages, given the relay's limit.
     pub fn set_relayed(&mut self, max_members: u32) {
         self.relayed = self.member_count <= u64::from(max_members);
     }

@@ -1,7 +1,7 @@
 //! Bulk append of messages with their own times, and reading a conversation back as records.
 //!
 //! An imported conversation counts, in the transaction that stores a batch, how many records are stored (`imports`). That
-//! makes an import resumable after a crash without a duplicate: whoever repeats a batch finds it counted already.
+//! makes an import resumable after a crash without a duplicate: a repeated batch is found to be counted already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,7 +114,7 @@ pub async fn append(
     Ok(end)
 }
 
-/// Makes members of those who spoke for the first time.
+/// Makes the senders of records members, if they are not.
 async fn add_members(
     transaction: &mut OwnedTransaction<'_>,
     head: &mut Head,

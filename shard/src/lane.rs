@@ -2,7 +2,7 @@
 //!
 //! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
 //! transaction for all of it: fences and heads locked, heads in id order → memberships not known yet → one multi-row
-//! insert → heads, with the mark for the lists and who wrote → watermarks → commit → answers, then events. A
+//! insert → heads, with the mark for the lists and the latest senders → watermarks → commit → answers, then events. A
 //! conversation is always in the same lane of a process; between processes the head's row lock orders its messages
 //! (INV-SEQ). An answer always means committed (INV-ACK).
 //!
@@ -14,8 +14,8 @@
 //! Messages that a caller gives at once are one job, so they are never apart and keep their order, and the head is written
 //! once for all of them.
 //!
-//! The queue is bounded in messages: beyond it a send is refused at once. A crash loses what was not committed, and nobody was told
-//! otherwise. A lane that panics answers the jobs of its batch with [`Error::ShardUnavailable`], which may be tried again,
+//! The queue is bounded in messages: beyond it a send is refused at once. A crash loses what was not committed, and no caller has
+//! an answer that says otherwise. A lane that panics answers the jobs of its batch with [`Error::ShardUnavailable`], which may be tried again,
 //! and begins anew: jobs that still wait in its queue are done then.
 
 mod batch;
@@ -284,7 +284,7 @@ impl Lane {
             }
             self.waiting.fetch_sub(weight, Ordering::Relaxed);
             let now = Instant::now();
-            // Whoever no longer waits was told so, or went away.
+            // A caller that no longer waits has had its answer, or went away.
             batch.retain(|job| job.deadline > now && !job.reply.is_closed());
             if batch.is_empty() {
                 continue;
@@ -347,7 +347,7 @@ impl Lane {
     fn answer(&self, jobs: Vec<Job>, committed: Committed) {
         self.listener.committed(committed.events);
         for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
-            let _ = job.reply.send(outcome); // whoever no longer waits was told so
+            let _ = job.reply.send(outcome); // a caller that no longer waits has had its answer
         }
         for conversation in committed.marked {
             self.relay.hint(conversation);

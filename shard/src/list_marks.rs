@@ -1,5 +1,5 @@
-//! Marks: whose lists are to be told of a change. They are written in the transaction that makes the change, and cleared by
-//! the relay once the lists are told; after a crash lists are told once more, which changes nothing.
+//! Marks: the lists that have yet to follow a change. They are written in the transaction that makes the change, and cleared
+//! by the relay once the lists have followed; after a crash the relay applies the change once more, which changes nothing.
 //!
 //! A change that concerns every member marks the head ([`Head::marked`]), with the next rev: the relay takes the mark away
 //! only from a head that still has the rev it has read. A change that concerns some members only, such as a watermark, has a
@@ -36,7 +36,7 @@ const MARKS_AFTER: &str = "SELECT DISTINCT conversation_id FROM list_marks WHERE
 const ANY_MARK: &str = "SELECT conversation_id FROM list_marks LIMIT 1";
 const CLEAR: &str = "DELETE FROM list_marks WHERE ";
 
-/// In a write transaction: marks users' lists to be told. What all members' lists are to be told is
+/// Marks users' lists that have to follow. The mark for the lists of all members is
 /// [`Head::marked`].
 ///
 /// # Errors

@@ -1,11 +1,11 @@
 //! One shard: its databases, and what is known of their health.
 //!
 //! Shards share nothing, so one that is dead or slow holds up only the requests that need it, and those only until that is
-//! known: then they fail at once, with a time to come back. What can fail apart is judged apart:
+//! known: then they fail at once, with a time to come back. What can fail by itself is judged by itself:
 //!
 //! - *reads* and *writes* have a circuit each: a primary that refuses writes goes on answering reads;
 //! - *new connections* are the pool's affair ([`crate::db`]): those that are open serve on while none can be opened;
-//! - each *replica* that is slow to answer once is passed over, until it has answered somebody who does not wait for it.
+//! - each *replica* that is slow to answer once is passed over, until it has answered a probe that no caller waits for.
 //!
 //! [`Shard::tend`] does what nobody should wait for. A crash leaves nothing behind: all of this is memory.
 
@@ -102,11 +102,12 @@ impl Shard {
         })
     }
 
-    /// The same databases, through a handle whose statements are counted apart: for a job that has to know what others do.
+    /// The same databases, through a handle whose own statements are counted separately: for a job that has to know how busy
+    /// others keep them.
     #[must_use]
     pub fn with_separate_statement_count(&self) -> Self {
         let own = Arc::default();
-        let apart = |watch: &Watch| {
+        let separate = |watch: &Watch| {
             Arc::new(Watch {
                 own: Arc::clone(&own),
                 ..watch.clone()
@@ -118,8 +119,8 @@ impl Shard {
             replicas: self.replicas.clone(),
             next_replica: AtomicUsize::new(0),
             max_retries: self.max_retries,
-            reads: apart(&self.reads),
-            writes: apart(&self.writes),
+            reads: separate(&self.reads),
+            writes: separate(&self.writes),
             failures: self.failures.clone(),
         }
     }
@@ -325,7 +326,7 @@ enum Work {
     Writes,
 }
 
-/// Is told of every statement on the connections for one kind of work: counts it, and lets the circuit know how it went.
+/// Observes every statement on the connections for one kind of work: counts it, and passes its outcome to the circuit.
 #[derive(Clone, Debug)]
 struct Watch {
     work: Work,

@@ -1,14 +1,15 @@
 //! Rows of key ranges, reached through their fences (INV-OWNER).
 //!
-//! Whoever reads rows of users or conversations needs an [`OwnedReader`], and whoever writes them an [`OwnedTransaction`]:
-//! the functions on these rows take nothing else. Both are made by asking the fence: by [`Shard::read`] and
-//! [`Shard::write`], or by a statement that reads rows together with their fence ([`head::lock_heads`](crate::head::lock_heads)
-//! for write lanes, [`history::access`](crate::history::access), `standing::of_pairs`). So no fence is forgotten.
+//! Functions that read rows of users or conversations take an [`OwnedReader`], and functions that write them an
+//! [`OwnedTransaction`]. Both are made by asking the fence: by [`Shard::read`] and [`Shard::write`], or by a statement that
+//! reads rows together with their fence ([`head::lock_with_fences`](crate::head::lock_with_fences) for write lanes,
+//! [`history::access`](crate::history::access), `standing::of_pairs`). So no fence is forgotten.
 //!
-//! A transaction names the [`Entity`]s it writes before it begins, and writes no others; one place, `OwnedTransaction::admit`,
-//! sees them together with the states of their fences. It decides which of them may be written.
+//! A transaction names the [`Entity`]s it writes before it begins, in a [`WriteScope`], and writes no others. One place,
+//! `OwnedTransaction::admit`, sees them together with the states of their fences, and decides which may be written. They stay
+//! the shard's until the transaction ends, because the fences are locked; a crash leaves nothing.
 //!
-//! Three readers of rows do not ask: the relay, because what it tells is idempotent and never goes back
+//! Three readers do not ask: the relay, because what it tells is idempotent and never goes back
 //! ([`crate::relay`]); a replica, because the fence on its primary was asked before; and the archive's jobs, because their lease
 //! is checked in each of their transactions, together with the fences of the shard's ranges ([`crate::archive::check_lease`]).
 
@@ -24,8 +25,7 @@ use crate::map::Assignment;
 use crate::node::Shard;
 use crate::transaction::Transaction;
 
-/// Reads rows of a range for which its shard answers. It is a connection as well, for the tables of the archive, which belong to
-/// no range.
+/// Reads rows of a range for which its shard answers. It is a connection as well, for the archive's tables.
 #[derive(Debug)]
 pub struct OwnedReader<'c>(Link<'c>);
 

@@ -42,7 +42,7 @@ const PASS_MEMBERS: usize = 500;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
 /// How many times as long as a pass kept databases at work the relay rests after it.
-const REST: u32 = 9;
+const REST_FACTOR: u32 = 9;
 /// How long it rests after a pass in which a shard failed, at least.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How long one pass may take.
@@ -118,7 +118,7 @@ pub async fn run(
         }
         // Under load lists may lag a little, so that most of the databases' time is the senders'. Waiting for a shard that is
         // away keeps none at work.
-        let mut rest = applied.worked * REST;
+        let mut rest = applied.worked * REST_FACTOR;
         if let Some(error) = applied.failure {
             tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
             rest = rest.max(REST_AFTER_FAILURE);
@@ -149,7 +149,7 @@ pub async fn is_idle(shard: &Shard, deadline: Instant) -> Result<bool> {
 pub struct Applied {
     /// How long the pass kept databases at work.
     worked: Duration,
-    /// Why some lists were not told, the first reason; their marks are kept.
+    /// The first reason why some lists did not follow; their marks are kept.
     pub failure: Option<Error>,
     /// The conversations of these lists.
     failed: HashSet<ConversationId>,
@@ -183,7 +183,7 @@ async fn apply_to(
 ) -> Result<()> {
     let begun = Instant::now();
     let mut source = OwnedReader::for_relay(shard.reader(deadline).await?);
-    // Marks, then heads, then members: what is told is never older than the mark that is cleared for it.
+    // Marks, then heads, then members: an update is never older than the mark that is cleared for it.
     let mut marks = list_marks::of(&mut source, ids).await?;
     let heads = head::read(&mut source, ids).await?;
     applied.worked += begun.elapsed();
@@ -257,7 +257,7 @@ async fn deliver_large(
     }
 }
 
-/// By what shards are found, and who is told what changed in lists.
+/// The router, which finds shards, and the listener for changes of lists.
 type Targets<'a> = (&'a Router, &'a dyn CommitListener);
 
 /// Applies heads to members' list entries, all shards at the same time; what fails is put down in `applied`.
@@ -338,7 +338,7 @@ async fn deliver_to(
     }
 }
 
-/// What changed in users' lists, for who listens.
+/// The events of changed list entries.
 ///
 /// # Errors
 /// When an entry is not what was stored.

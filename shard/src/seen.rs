@@ -39,7 +39,7 @@ pub async fn save(
     Ok(())
 }
 
-/// When users were seen last; without those who never were.
+/// When users were seen last; users that never were are absent.
 ///
 /// # Errors
 /// When the database fails.

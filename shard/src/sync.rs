@@ -37,7 +37,7 @@ pub const CONVERSATIONS_MAX: usize = 200;
 pub const ENTRIES_MAX: u32 = 100;
 /// Most messages in one page, over all its conversations.
 pub const MESSAGES_MAX: usize = 500;
-/// Most members told of at once; one change touches at most 1,000.
+/// Most members in one answer; one change touches at most 1,000.
 const MEMBERS_MAX: usize = 2000;
 
 /// Most archived runs looked through for one conversation's changes.

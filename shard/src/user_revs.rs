@@ -57,7 +57,7 @@ pub(crate) async fn add(
         .collect()
 }
 
-/// The revs of those users who have one.
+/// The revs of users; a user without list entries has none.
 ///
 /// # Errors
 /// When the database fails.

@@ -23,7 +23,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// The counts of a shard that was opened for the job ([`Shard::apart`]).
+    /// The counts of a shard that was opened for the job ([`Shard::with_separate_statement_count`]).
     pub(super) async fn of(shard: &Shard) -> Result<Self> {
         let mut connection = shard.reader(Instant::now() + super::STEP).await?;
         let asked = questions(&mut connection).await?;

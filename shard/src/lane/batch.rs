@@ -112,8 +112,8 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// A watermark is told to its own user's list, except in a large conversation. Where there is a message too, the head's
-    /// mark tells everybody's.
+    /// The marks for watermarks: only the user's own list follows, except for a large conversation. Where there is a message
+    /// too, the head's mark stands for every member's list.
     fn own_marks(&self) -> Vec<(ConversationId, &'a UserId)> {
         let relayed = |id: &ConversationId| self.heads.get(id).is_some_and(|head| head.relayed);
         let moved = self.moved.iter().copied();

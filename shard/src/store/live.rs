@@ -100,7 +100,7 @@ impl Store {
         positions
     }
 
-    /// When users were connected last; a user who never was, and one who could not be asked about, is absent.
+    /// When users were connected last. Users that never were, or whose shard did not answer, are absent.
     pub async fn last_seen(
         &self,
         users: &[UserId],
@@ -141,7 +141,7 @@ impl Store {
         stored.into_iter().try_for_each(|(_, stored)| stored)
     }
 
-    /// Each user's rev over their list entries; 0 for who has none. What could not be asked is absent.
+    /// Each user's rev over their list entries; 0 without entries. Users whose shard did not answer are absent.
     pub async fn list_revs(&self, users: &[UserId], deadline: Instant) -> HashMap<UserId, Rev> {
         let key = |user: &UserId| self.key(user).ok();
         let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<UserId>| async move {

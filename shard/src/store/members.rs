@@ -153,7 +153,7 @@ impl Store {
     /// Gives a member another role. Owners may; a conversation keeps at least one owner.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner, [`Error::NotFound`] for who is no member.
+    /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner, [`Error::NotFound`] for a user that is no member.
     pub async fn change_role(
         &self,
         caller: &Caller,
@@ -228,7 +228,7 @@ impl Store {
         Ok(())
     }
 
-    /// What a change of the members means for the head and for whose lists are told.
+    /// Takes a change of the members into the head, and decides which lists follow.
     async fn members_changed(&self, change: &mut Change, users: Vec<UserId>) -> Result<()> {
         let was_relayed = change.head.relayed;
         change.head.set_relayed(self.settings().relay.max_members);

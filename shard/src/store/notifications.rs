@@ -1,4 +1,4 @@
-//! Users' notifications: sent by operators, listed and read by who they are for.
+//! Users' notifications: sent by operators, listed and read by their users.
 
 use std::sync::Arc;
 
