@@ -363,49 +363,55 @@ impl Lane {
         let mut retries = 0;
         let mut look_up = false;
         let mut replaced = false;
+        let mut unanswered: Option<Committed> = None;
         loop {
-            let (outcome, stage) = self.attempt(jobs, look_up, deadline).await;
+            let (error, stage) = match self.attempt(jobs, look_up, deadline).await {
+                Attempt::Committed(committed) => {
+                    let was_committed = unanswered.filter(|it| it.is_stored(&committed));
+                    return Ok(was_committed.unwrap_or(committed));
+                }
+                Attempt::Unanswered(error, committed) => {
+                    unanswered = Some(committed);
+                    (error, Stage::Committing)
+                }
+                Attempt::Failed(error, stage) => (error, stage),
+            };
             let may_replace = match stage {
                 Stage::Beginning => false,
                 Stage::Working => !replaced,
                 Stage::Committing => !replaced && repeatable(jobs),
             };
-            match outcome {
-                Err(Error::Contention(words)) => {
+            match error {
+                Error::Contention(words) => {
                     let others = self.shard.wait_for_others(&mut retries, deadline, &words);
                     others.await?;
                 }
-                Err(Error::Statement {
+                Error::Statement {
                     fault: StatementFault::UniqueKey,
                     ..
-                }) if !look_up => look_up = true,
-                Err(Error::ShardUnavailable(_)) if may_replace => {
+                } if !look_up => look_up = true,
+                Error::ShardUnavailable(_) if may_replace => {
                     replaced = true;
                     look_up |= stage == Stage::Committing;
                 }
-                outcome => return outcome,
+                error => return Err(error),
             }
         }
     }
 
-    /// The transaction, and how far it had come when it failed.
-    async fn attempt(
-        &mut self,
-        jobs: &[Job],
-        look_up: bool,
-        deadline: Instant,
-    ) -> (Result<Committed>, Stage) {
+    /// The transaction once.
+    async fn attempt(&mut self, jobs: &[Job], look_up: bool, deadline: Instant) -> Attempt {
         let kept = self.connection.take().filter(Connection::is_usable);
         let mut connection = match kept {
             Some(connection) => connection,
             // Jobs that were queued before that was known need not wait until it tries again.
             None if self.is_cut_off.load(Ordering::Relaxed) => {
                 let shard = self.shard.name().clone();
-                return (Err(Error::ShardUnavailable(shard)), Stage::Beginning);
+                return Attempt::Failed(Error::ShardUnavailable(shard), Stage::Beginning);
             }
             None => match self.open(deadline).await {
                 Ok(connection) => connection,
-                Err(error) => return (Err(error), Stage::Beginning),
+                Err(error) => return Attempt::Failed(error, Stage::Beginning),
             },
         };
         connection.extend(deadline);
@@ -416,21 +422,30 @@ impl Lane {
                 .store(jobs)
                 .await
         };
-        let (outcome, stage) = match work.await {
-            Ok(committed) => {
-                let outcome = connection.commit().await;
-                (outcome.map(|()| committed), Stage::Committing)
-            }
+        let attempt = match work.await {
+            Ok(committed) => match connection.commit().await {
+                Ok(()) => Attempt::Committed(committed),
+                Err(error) => Attempt::Unanswered(error, committed),
+            },
             Err(error) => {
                 connection.rollback().await;
-                (Err(error), Stage::Working)
+                Attempt::Failed(error, Stage::Working)
             }
         };
         if connection.is_usable() {
             self.connection = Some(connection);
         }
-        (outcome, stage)
+        attempt
     }
+}
+
+/// How a transaction of a lane ended.
+enum Attempt {
+    Committed(Committed),
+    /// COMMIT was asked for and failed, or was not answered: this may be committed.
+    Unanswered(Error, Committed),
+    /// It was undone.
+    Failed(Error, Stage),
 }
 
 /// Whether running the jobs twice is the same as running them once.

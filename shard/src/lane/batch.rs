@@ -27,6 +27,35 @@ pub(super) struct Committed {
     pub(super) marked: HashSet<ConversationId>,
 }
 
+impl Committed {
+    /// Whether this transaction, whose COMMIT was not answered, was committed: `again`, which ran the same jobs after it with a
+    /// look-up, found each of its messages in its place. Then this is what there is to tell: to `again` all was a repetition.
+    pub(super) fn is_stored(&self, again: &Self) -> bool {
+        let mut created = self.sent().filter(|(_, sent)| sent.created).peekable();
+        let found = again.sent().collect::<HashMap<_, _>>();
+        created.peek().is_some()
+            && created.all(|(place, sent)| {
+                let again = found.get(&place).filter(|again| !again.created);
+                again.is_some_and(|again| again.message.seq == sent.message.seq)
+            })
+    }
+
+    /// What was sent, with its place: the job's, and that within the job.
+    fn sent(&self) -> impl Iterator<Item = ((usize, usize), &Sent)> {
+        self.outcomes
+            .iter()
+            .enumerate()
+            .filter_map(|(job, outcome)| match outcome {
+                Ok(Outcome::Sent(sent)) => Some((job, sent)),
+                _ => None,
+            })
+            .flat_map(|(job, sent)| {
+                let sent = sent.iter().enumerate();
+                sent.filter_map(move |(n, sent)| Some(((job, n), sent.as_ref().ok()?)))
+            })
+    }
+}
+
 type MemberKey<'a> = (ConversationId, &'a UserId);
 type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
 

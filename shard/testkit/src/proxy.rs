@@ -46,6 +46,9 @@ pub enum Mode {
         /// What it refuses.
         what: Refused,
     },
+    /// A MySQL or MariaDB server commits, and each connection that is open now ends before the answer of its next COMMIT.
+    /// New connections pass.
+    LoseCommits,
     /// The link lies: from the server to the client, every so many bytes of a connection one arrives inverted.
     Corrupt {
         /// More than zero. Counted from the start of the connection: the bytes number `every`, twice `every`, and so

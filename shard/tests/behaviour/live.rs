@@ -99,7 +99,7 @@ async fn what_a_push_said_can_be_read_again(bed: &Bed) {
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Told(Mutex<Vec<CommitEvent>>);
+pub(crate) struct Told(pub(crate) Mutex<Vec<CommitEvent>>);
 
 impl CommitListener for Told {
     fn committed(&self, events: Vec<CommitEvent>) {
@@ -108,7 +108,7 @@ impl CommitListener for Told {
 }
 
 /// Another process on the deployment, and what it is told.
-async fn listening(bed: &Bed) -> (Arc<Store>, Arc<Told>) {
+pub(crate) async fn listening(bed: &Bed) -> (Arc<Store>, Arc<Told>) {
     let told = Arc::new(Told::default());
     let listener = Arc::clone(&told) as Arc<dyn CommitListener>;
     let supervisor = Supervisor::default();

@@ -65,6 +65,8 @@ struct Session {
     /// The statement that is being prepared.
     preparing: Option<Kind>,
     prepared: HashMap<u32, Kind>,
+    /// The next answer is not forwarded.
+    is_losing: bool,
 }
 
 /// Both directions of a new connection.
@@ -144,6 +146,7 @@ impl Requests {
             }
             _ => return false,
         };
+        session.is_losing |= mode == Mode::LoseCommits && kind == Kind::Commit;
         match what {
             Some(Refused::Statements) => true,
             Some(Refused::Writes | Refused::WritesOfOpenSessions) => kind == Kind::Write,
@@ -159,6 +162,12 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Whether the connection ends instead of forwarding what comes now.
+    pub(super) fn is_lost(&self) -> bool {
+        let session = self.session.lock();
+        session.unwrap_or_else(PoisonError::into_inner).is_losing
+    }
+
     /// Learns the number of a statement that was prepared. Its answer begins a read: the server sends nothing unasked.
     pub(super) fn note(&mut self, bytes: &[u8]) {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);

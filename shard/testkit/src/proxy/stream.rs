@@ -91,6 +91,9 @@ async fn forward_answers(
         if length == 0 {
             return stream.end().await;
         }
+        if answered.is_lost() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         answered.note(&buffer[..length]);
         stream.forward(&mut buffer[..length], true).await?;
     }
@@ -114,7 +117,12 @@ impl Stream {
             Mode::Refuse {
                 what: Refused::WritesOfOpenSessions,
                 ..
-            } if self.opened == orders.number => Mode::Pass,
+            }
+            | Mode::LoseCommits
+                if self.opened == orders.number =>
+            {
+                Mode::Pass
+            }
             mode => mode,
         }
     }
@@ -155,9 +163,11 @@ impl Stream {
 /// How much of a chunk goes next, and after which wait.
 fn next_piece(mode: Mode, chunk_length: usize) -> (usize, Duration) {
     match mode {
-        Mode::Pass | Mode::Forget | Mode::Refuse { .. } | Mode::Corrupt { .. } => {
-            (chunk_length, Duration::ZERO)
-        }
+        Mode::Pass
+        | Mode::Forget
+        | Mode::Refuse { .. }
+        | Mode::LoseCommits
+        | Mode::Corrupt { .. } => (chunk_length, Duration::ZERO),
         // The task of a cut connection is being ended; until then it forwards nothing.
         Mode::Cut | Mode::Hang => (chunk_length, Duration::MAX),
         Mode::Delay(delay) => (chunk_length, delay),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use backscroll_shard::commit_event::CommitEvent;
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::Seq;
 use backscroll_shard::model::Position;
@@ -13,6 +14,7 @@ use sqlx::{Connection as _, Executor as _};
 use super::WELL_AGAIN;
 use super::scene::Scene;
 use crate::bed::{Bed, PATIENCE, caller, text, text_as};
+use crate::live::listening;
 
 /// Sessions that a server ended, or that it opened while it was read-only, are replaced before anybody notices.
 #[tokio::test]
@@ -54,6 +56,43 @@ async fn sessions_that_cannot_go_on_are_replaced() {
         }
         scene.proxy.set(Mode::Pass).await;
     }
+    scene.close().await;
+}
+
+/// A connection ends after its COMMIT was done and before that was answered: the caller and the listeners are told what they
+/// would have been, and the message is there once (INV-ACK, INV-IDEM).
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_told_as_if_it_had_come() {
+    let scene = Scene::set(|_| {}).await;
+    let (store, told) = listening(&scene.bed).await;
+    let send = async |key: &'static str| {
+        let message = text_as(key, key);
+        store
+            .send(&caller("alice"), scene.conversation, message)
+            .await
+    };
+    assert!(send("before").await.unwrap().created);
+    for key in ["first", "second"] {
+        told.0.lock().unwrap().clear();
+        scene.proxy.set(Mode::LoseCommits).await;
+        let connections = scene.proxy.connections();
+        let sent = send(key).await.unwrap();
+        assert!(
+            scene.proxy.connections() > connections,
+            "the answer was lost"
+        );
+        assert!(sent.created, "{key}: {sent:?}");
+        let told = std::mem::take(&mut *told.0.lock().unwrap());
+        let of_message = |event: &&CommitEvent| matches!(event, CommitEvent::MessageCreated(message) if *message == sent.message);
+        assert_eq!(told.iter().filter(of_message).count(), 1, "{told:?}");
+        let again = send(key).await.unwrap();
+        assert_eq!(
+            (again.created, again.message.seq),
+            (false, sent.message.seq)
+        );
+    }
+    scene.proxy.set(Mode::Pass).await;
+    store.close(Instant::now() + PATIENCE).await;
     scene.close().await;
 }
 
