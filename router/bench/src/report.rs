@@ -95,6 +95,33 @@ impl Latency {
     pub const COLUMNS: [&str; 5] = ["p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"];
 }
 
+/// One kind of read that was measured one at a time, in several rounds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reading {
+    /// The median of each round, in milliseconds.
+    pub p50: Spread,
+    /// Of all rounds.
+    pub latency: Latency,
+}
+
+impl Reading {
+    /// The table of such reads, each with its name.
+    #[must_use]
+    pub fn table<'a>(readings: impl IntoIterator<Item = (&'a str, &'a Self)>) -> Table {
+        let mut table =
+            Table::with_latencies(["one at a time", "count", "lowest p50", "highest p50"]);
+        for (name, reading) in readings {
+            let Self { p50, latency } = reading;
+            let mut cells = vec![thousands(latency.count as f64)];
+            cells.extend([p50.min, p50.max].map(milliseconds));
+            cells.extend(latency.cells());
+            table.row(name, cells);
+        }
+        table
+    }
+}
+
 /// Milliseconds with as many decimals as mean something.
 #[must_use]
 pub fn milliseconds(ms: f64) -> String {
@@ -167,6 +194,12 @@ impl Table {
         Self {
             rows: vec![headings.into_iter().map(str::to_owned).collect()],
         }
+    }
+
+    /// A table with these headings, and those of [`Latency::cells`] after them.
+    #[must_use]
+    pub fn with_latencies<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::new(headings.into_iter().chain(Latency::COLUMNS))
     }
 
     /// Adds a row: its name, then its cells.

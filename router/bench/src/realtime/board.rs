@@ -3,18 +3,19 @@
 //! Every message carries its room, its number in the room and when it was meant to be sent, so whoever receives it can
 //! tell what it is without asking. Each room has one speaker: numbers are in the order in which it was said.
 
-use std::collections::{BTreeMap, VecDeque};
+mod tally;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 use tokio::sync::Semaphore;
 
+pub use self::tally::{Faults, Tally};
 use crate::drafts::{Draft, Texts, write_id};
 
-const PRECISION: u8 = 3;
 /// How errors are told apart: by the start of their text.
 const ERROR_TEXT_BYTES: usize = 120;
 
@@ -49,43 +50,6 @@ struct Open {
     missing: u32,
     acknowledged_at: Option<u64>,
     received_before: u64,
-}
-
-/// What a phase came to.
-#[derive(Clone, Debug)]
-pub struct Tally {
-    /// How long its clock ran.
-    pub duration: Duration,
-    /// Messages sent, acknowledged and refused, also after the clock had stopped.
-    pub sent: u64,
-    /// See [`Tally::sent`].
-    pub acknowledged: u64,
-    /// Refusals, by their text.
-    pub refused: BTreeMap<String, u64>,
-    /// Messages that were acknowledged and that all others of their room had, before the clock stopped.
-    pub complete_in_time: u64,
-    /// Deliveries, speakers' own included.
-    pub deliveries: u64,
-    /// Those before the clock stopped.
-    pub deliveries_in_time: u64,
-    /// Deliveries that never came.
-    pub lost: u64,
-    /// Deliveries that came twice.
-    pub doubled: u64,
-    /// Deliveries that came after a later one of the same room.
-    pub out_of_order: u64,
-    /// Commands that were never answered.
-    pub unanswered: u64,
-    /// Events other than new messages, by name.
-    pub events: BTreeMap<String, u64>,
-    /// From when it was meant to be sent until somebody else had it, in microseconds.
-    pub to_receiver: Histogram<u64>,
-    /// From when it was meant to be sent until it was acknowledged, in microseconds.
-    pub to_acknowledgement: Histogram<u64>,
-    /// From its acknowledgement until somebody else had it, in microseconds: 0 when they had it first.
-    pub after_acknowledgement: Histogram<u64>,
-    /// How many had it before it was acknowledged.
-    pub before_acknowledgement: u64,
 }
 
 /// What one client has heard in one room.
@@ -388,125 +352,6 @@ impl Said {
     }
 }
 
-impl Tally {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            duration: Duration::ZERO,
-            sent: 0,
-            acknowledged: 0,
-            refused: BTreeMap::new(),
-            complete_in_time: 0,
-            deliveries: 0,
-            deliveries_in_time: 0,
-            lost: 0,
-            doubled: 0,
-            out_of_order: 0,
-            unanswered: 0,
-            events: BTreeMap::new(),
-            to_receiver: Histogram::new(PRECISION)?,
-            to_acknowledgement: Histogram::new(PRECISION)?,
-            after_acknowledgement: Histogram::new(PRECISION)?,
-            before_acknowledgement: 0,
-        })
-    }
-
-    /// Adds another phase. The durations add up.
-    ///
-    /// # Errors
-    /// Never for histograms of this module, which grow as needed.
-    pub fn add(&mut self, other: &Self) -> Result<()> {
-        self.duration += other.duration;
-        self.sent += other.sent;
-        self.acknowledged += other.acknowledged;
-        self.complete_in_time += other.complete_in_time;
-        self.deliveries += other.deliveries;
-        self.deliveries_in_time += other.deliveries_in_time;
-        self.lost += other.lost;
-        self.doubled += other.doubled;
-        self.out_of_order += other.out_of_order;
-        self.unanswered += other.unanswered;
-        self.before_acknowledgement += other.before_acknowledgement;
-        for (mine, theirs) in [
-            (&mut self.refused, &other.refused),
-            (&mut self.events, &other.events),
-        ] {
-            for (name, count) in theirs {
-                *mine.entry(name.clone()).or_default() += count;
-            }
-        }
-        self.to_receiver.add(&other.to_receiver)?;
-        self.to_acknowledgement.add(&other.to_acknowledgement)?;
-        self.after_acknowledgement
-            .add(&other.after_acknowledgement)?;
-        Ok(())
-    }
-
-    /// Messages a second that were acknowledged and that all others of their room had.
-    #[must_use]
-    pub fn message_rate(&self) -> f64 {
-        self.complete_in_time as f64 / self.duration.as_secs_f64()
-    }
-
-    /// Deliveries a second.
-    #[must_use]
-    pub fn delivery_rate(&self) -> f64 {
-        self.deliveries_in_time as f64 / self.duration.as_secs_f64()
-    }
-
-    /// What went wrong.
-    #[must_use]
-    pub fn faults(&self) -> Faults {
-        Faults {
-            lost: self.lost,
-            doubled: self.doubled,
-            out_of_order: self.out_of_order,
-            refused: self.refused.values().sum(),
-            unanswered: self.unanswered,
-        }
-    }
-}
-
-/// What went wrong with messages and their deliveries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Faults {
-    /// Deliveries that never came.
-    pub lost: u64,
-    /// Deliveries that came twice.
-    pub doubled: u64,
-    /// Deliveries that came after a later one.
-    pub out_of_order: u64,
-    /// Sends that were refused.
-    pub refused: u64,
-    /// Sends that were never answered.
-    pub unanswered: u64,
-}
-
-impl Faults {
-    /// Whether there were none.
-    #[must_use]
-    pub fn none(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// The headings of [`Faults::cells`].
-    pub const COLUMNS: [&str; 5] = ["lost", "doubled", "out of order", "refused", "unanswered"];
-
-    /// The cells of a table row.
-    #[must_use]
-    pub fn cells(&self) -> Vec<String> {
-        [
-            self.lost,
-            self.doubled,
-            self.out_of_order,
-            self.refused,
-            self.unanswered,
-        ]
-        .map(|n| n.to_string())
-        .into()
-    }
-}
-
 fn record(histogram: &mut Histogram<u64>, now: u64, since: u64) {
     // It grows as needed: nothing is too large.
     let _ = histogram.record(now.saturating_sub(since) / 1000);
@@ -517,81 +362,4 @@ fn start_of(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A room of two, with a speaker and a listener.
-    fn room_of_two() -> (Arc<Board>, Listening, Listening) {
-        let board = Board::new([2]).unwrap();
-        let (own, other) = (board.listen(0, true), board.listen(0, false));
-        board.begin(Duration::from_secs(60), None).unwrap();
-        (board, own, other)
-    }
-
-    #[test]
-    fn a_message_is_complete_when_it_is_acknowledged_and_everybody_has_it() {
-        let (board, mut own, mut other) = room_of_two();
-        let permits = Arc::new(Semaphore::new(0));
-        board
-            .begin(Duration::from_secs(60), Some(Arc::clone(&permits)))
-            .unwrap();
-        let said = board.say(0, board.now());
-        board.received(&mut other, &said);
-        board.received(&mut own, &said);
-        assert_eq!((board.progress().0, permits.available_permits()), (1, 0));
-        board.acknowledged(&said);
-        assert_eq!((board.progress().0, permits.available_permits()), (0, 1));
-        let tally = board.end().unwrap();
-        assert!(tally.faults().none());
-        assert_eq!((tally.complete_in_time, tally.deliveries), (1, 2));
-        assert_eq!(
-            (tally.before_acknowledgement, tally.to_receiver.len()),
-            (1, 1)
-        );
-    }
-
-    #[test]
-    fn what_is_lost_doubled_and_out_of_order_is_found() {
-        let (board, mut own, mut other) = room_of_two();
-        let said: Vec<Said> = (0..4).map(|_| board.say(0, board.now())).collect();
-        for said in &said {
-            board.acknowledged(said);
-            board.received(&mut own, said);
-        }
-        for n in [0, 2, 1, 1] {
-            board.received(&mut other, &said[n]);
-        }
-        let faults = board.end().unwrap().faults();
-        assert_eq!(
-            (faults.lost, faults.doubled, faults.out_of_order),
-            (1, 1, 1)
-        );
-    }
-
-    #[test]
-    fn what_was_refused_is_not_lost() {
-        let (board, mut own, mut other) = room_of_two();
-        let refused = board.say(0, board.now());
-        board.refused(&refused, "no");
-        let said = board.say(0, board.now());
-        board.acknowledged(&said);
-        board.received(&mut own, &said);
-        board.received(&mut other, &said);
-        let tally = board.end().unwrap();
-        assert_eq!((tally.lost, tally.faults().refused), (0, 1));
-    }
-
-    #[test]
-    fn a_message_says_what_it_is() {
-        let board = Board::new([1]).unwrap();
-        let said = board.say(0, 12_345);
-        let mut data = String::new();
-        board.write_message(&said, "abc", &mut data);
-        assert_eq!(Said::read(&data), Some(said));
-        assert!(
-            serde_json::from_str::<serde_json::Value>(&data).is_ok(),
-            "{data}"
-        );
-        assert_eq!(Said::read(r#"{"content":"hello"}"#), None);
-    }
-}
+mod tests;

@@ -1,18 +1,22 @@
 //! A client as the protocol asks it to be: it remembers how far it is, comes back with that when its connection breaks,
 //! repeats what was not answered, and ends with exactly the log of each conversation it has open.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod answers;
+mod notes;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
+use self::answers::{Change, Cursor, Joined, Page, Resync, Stored, Synced};
+pub use self::notes::{Log, Notes};
 use crate::drafts::write_id;
 use crate::http::{self, Connection, request};
 use crate::population::User;
@@ -39,47 +43,6 @@ pub struct World {
     notes: Mutex<Notes>,
 }
 
-/// What followers have noted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Notes {
-    /// The greatest number that was acknowledged, for each room.
-    pub heads: BTreeMap<u32, u64>,
-    /// Messages acknowledged, and sends that failed, by their error.
-    pub acknowledged: u64,
-    /// See [`Notes::acknowledged`].
-    pub failed: BTreeMap<String, u64>,
-    /// Connections that were lost, by the reason.
-    pub lost: BTreeMap<String, u64>,
-    /// When each of those was back: its state was whole again.
-    pub back: Vec<SystemTime>,
-    /// Attempts to connect that were refused or failed.
-    pub refused_attempts: usize,
-    /// Why, with how often.
-    pub refusals: BTreeMap<String, u64>,
-    /// How many were told at once that nothing had to be loaded.
-    pub recovered: usize,
-    /// Conversations that had to be loaded, in a resume or later.
-    pub resynced: usize,
-    /// Lists that had to be loaded.
-    pub lists: usize,
-    /// New messages heard.
-    pub heard: u64,
-    /// Those heard before, which is harmless.
-    pub heard_again: u64,
-}
-
-/// How far a follower is in one conversation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Log {
-    /// The room.
-    pub room: u32,
-    conversation: String,
-    rev: u64,
-    /// Everything below is there.
-    next: u64,
-    ahead: BTreeSet<u64>,
-}
-
 /// A client that follows.
 pub struct Follower {
     world: Arc<World>,
@@ -92,62 +55,6 @@ pub struct Follower {
     unanswered: VecDeque<(u64, u32, String)>,
     next_ack: u64,
     said: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Joined {
-    head_seq: u64,
-    rev: u64,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    seq: u64,
-    rev: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Change {
-    conversation_id: String,
-    message: Stored,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Resync {
-    #[serde(default)]
-    conversations: Vec<Head>,
-    #[serde(default)]
-    list: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Head {
-    conversation_id: String,
-    head_seq: u64,
-    rev: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Synced {
-    cursor: String,
-    has_more: bool,
-}
-
-#[derive(Deserialize)]
-struct Cursor {
-    cursor: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Page {
-    messages: Vec<Stored>,
-    has_more_after: bool,
 }
 
 impl World {
@@ -172,51 +79,6 @@ impl World {
         let left = self.target.nodes.get(self.doomed..).unwrap_or_default();
         let mut left = left.iter().cycle().skip(number % left.len().max(1));
         left.next().copied().context("there is no node")
-    }
-}
-
-impl Notes {
-    /// Adds what others have noted.
-    pub fn add(&mut self, other: Self) {
-        for (room, head) in other.heads {
-            let known = self.heads.entry(room).or_default();
-            *known = head.max(*known);
-        }
-        for (mine, theirs) in [
-            (&mut self.failed, other.failed),
-            (&mut self.lost, other.lost),
-            (&mut self.refusals, other.refusals),
-        ] {
-            for (why, count) in theirs {
-                *mine.entry(why).or_default() += count;
-            }
-        }
-        self.acknowledged += other.acknowledged;
-        self.back.extend(other.back);
-        self.refused_attempts += other.refused_attempts;
-        self.recovered += other.recovered;
-        self.resynced += other.resynced;
-        self.lists += other.lists;
-        self.heard += other.heard;
-        self.heard_again += other.heard_again;
-    }
-}
-
-impl Log {
-    fn has(&mut self, stored: &Stored) -> bool {
-        self.rev = self.rev.max(stored.rev);
-        let new = stored.seq >= self.next && self.ahead.insert(stored.seq);
-        while self.ahead.remove(&self.next) {
-            self.next += 1;
-        }
-        new
-    }
-
-    /// How many messages up to `head` are missing.
-    #[must_use]
-    pub fn missing(&self, head: u64) -> u64 {
-        let ahead = self.ahead.range(..=head).count() as u64;
-        (head + 1).saturating_sub(self.next).saturating_sub(ahead)
     }
 }
 
@@ -518,62 +380,4 @@ async fn get(connection: &mut Connection, path: &str, user: &User) -> Result<Vec
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::realtime::door::Door;
-
-    use super::*;
-
-    #[test]
-    fn whoever_loses_a_node_goes_to_one_that_is_left() {
-        let nodes: Vec<SocketAddr> = (1..=5).map(|n| ([127, 0, 0, 1], n).into()).collect();
-        let target = Target {
-            nodes: nodes.clone(),
-            door: Door::Native,
-            greets: true,
-        };
-        let world = World::new(target, 2);
-        let lost: Vec<usize> = (0..5000).filter(|n| world.target.home(*n) < 2).collect();
-        assert_eq!(lost.len(), 2000);
-        for (node, address) in nodes.iter().enumerate() {
-            let at = |number: &&usize| world.refuge(**number).unwrap() == *address;
-            let count = lost.iter().filter(at).count();
-            let fair = if node < 2 { 0..=0 } else { 600..=700 };
-            assert!(fair.contains(&count), "{count} went to node {node}");
-        }
-    }
-
-    #[test]
-    fn what_several_have_noted_is_added_up() {
-        let noted = |head, why: &str| Notes {
-            heads: [(7, head)].into(),
-            acknowledged: 2,
-            failed: [(why.to_owned(), 1)].into(),
-            recovered: 3,
-            ..Notes::default()
-        };
-        let mut notes = noted(5, "late");
-        notes.add(noted(4, "late"));
-        notes.add(noted(6, "full"));
-        assert_eq!(notes.heads, [(7, 6)].into());
-        assert_eq!((notes.acknowledged, notes.recovered), (6, 9));
-        let failed = [("full".to_owned(), 1), ("late".to_owned(), 2)].into();
-        assert_eq!(notes.failed, failed);
-    }
-
-    #[test]
-    fn a_log_knows_what_is_missing_whatever_the_order() {
-        let mut log = Log {
-            room: 0,
-            conversation: String::new(),
-            rev: 3,
-            next: 4,
-            ahead: BTreeSet::new(),
-        };
-        let mut has = |seq, rev| log.has(&Stored { seq, rev });
-        assert!(has(4, 4) && has(7, 7) && has(6, 6));
-        assert!(!has(7, 8) && !has(2, 2), "these were there");
-        assert_eq!((log.missing(7), log.missing(8), log.rev), (1, 2, 8));
-        assert!(log.has(&Stored { seq: 5, rev: 5 }));
-        assert_eq!((log.missing(7), log.next), (0, 8));
-    }
-}
+mod tests;

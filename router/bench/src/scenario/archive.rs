@@ -2,16 +2,21 @@
 //! server in turns; what the archive stores of them; then how long sends and reads of other conversations of the shard
 //! take while the job runs, against how long they take without.
 
+mod load;
+mod report;
+
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use backscroll_archiver::jobs::{ArchiveJobs, Progress};
 use backscroll_archiver::settings::ArchiveSettings;
-use serde::Serialize;
 use tokio::time::sleep;
 
+use self::load::Load;
+use self::report::{
+    ArchiveReport, Foreground, Seen, Throughput, foreground_verdicts, stored_verdicts,
+};
 use crate::archived::{DATABASES, Rows, Stored, open_archive, run_job, store_settings};
 use crate::harness::aside::Aside;
 use crate::harness::bucket::Bucket;
@@ -21,40 +26,15 @@ use crate::harness::router::Router;
 use crate::harness::usage::{Meter, Usage, Watched};
 use crate::imports::{Generated, History, OWNER};
 use crate::ledger::{Findings, Ledger};
-use crate::load::{Measured, open_loop};
+use crate::load::Measured;
 use crate::out;
-use crate::pages::{Depth, HttpReader, Log};
-use crate::population::{Conversation, Size, User};
 use crate::pt_archiver;
-use crate::report::{Latency, Spread, Table, Verdict, milliseconds, thousands};
-use crate::scenario::{
-    Common, Report, check_number, check_seconds, numbered, publish, setup, watched,
-};
-use crate::sender::{Sender, World};
+use crate::report::{Latency, Spread, Verdict, milliseconds, thousands};
+use crate::scenario::{Common, check_number, check_seconds, numbered, publish, setup, watched};
 use crate::verify::verify;
 
 /// How many times faster than `pt-archiver` the job shall be.
 const GOAL_RATIO: f64 = 1.5;
-/// How many times longer the slowest of a hundred answers may take while the job runs.
-const GOAL_P99: f64 = 1.3;
-/// How many bytes a message of a real chat may take in the archive, and the index of what the rows took.
-const GOAL_BYTES: f64 = 36.0;
-const GOAL_INDEX: f64 = 0.02;
-/// The part of a loaded phase that the job must have been running.
-const COVERED: f64 = 0.95;
-/// Who sends and reads meanwhile, over how many connections each.
-const FOREGROUND: Size = Size {
-    users: 200,
-    conversations: 50,
-    members: 10,
-};
-const CONNECTIONS: usize = 16;
-/// What is read: messages of the last days.
-const RECENT_MESSAGES: u64 = 16_000;
-const RECENT_MS: i64 = 10 * 86_400_000;
-const PAGE: u64 = 50;
-/// How long sends and reads go on before they are measured.
-const LEAD_IN: Duration = Duration::from_secs(1);
 /// How often it is looked how far the job is.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -85,61 +65,6 @@ pub struct Args {
     /// How long sends and reads are measured in each round, in seconds; the job must take longer
     #[arg(long, default_value_t = 3.0)]
     round_seconds: f64,
-}
-
-/// One side's rounds.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Throughput {
-    /// Messages a second, of each round.
-    rounds: Vec<f64>,
-    /// The same in short.
-    rate: Spread,
-}
-
-/// Sends or reads, in all rounds of one kind.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Foreground {
-    latency: Latency,
-    /// The 99th percentile of each round, in milliseconds.
-    p99: Spread,
-    refused: u64,
-}
-
-/// What the foreground saw, without the job or with it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Seen {
-    sends: Foreground,
-    reads: Foreground,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ArchiveReport {
-    scenario: &'static str,
-    machine: Machine,
-    messages: u64,
-    conversations: usize,
-    segment_bytes: u64,
-    ours: Throughput,
-    theirs: Throughput,
-    ratio: f64,
-    /// Processor microseconds of the job's rounds for each message, by process; the job and the S3 server are in the
-    /// generator.
-    micros_each: Vec<(&'static str, f64)>,
-    stored: Stored,
-    rate: f64,
-    without: Seen,
-    with: Seen,
-    /// The least part of a phase that the job was running, of those it should have.
-    covered: f64,
-    /// Messages a second that the job archived meanwhile.
-    job_rate: Spread,
-    findings: Findings,
-    usage: Usage,
-    verdicts: Vec<Verdict>,
 }
 
 /// Runs it; returns whether the goals were met.
@@ -229,7 +154,7 @@ async fn measure(databases: &Databases, router: &Router, args: &Args) -> Result<
         ratio >= GOAL_RATIO,
     )];
     verdicts.extend(foreground_verdicts(&without, &with, phases.covered));
-    verdicts.extend(stored_verdicts(&stored, args));
+    verdicts.extend(stored_verdicts(&stored, args.corpus.is_some()));
     verdicts.push(phases.findings.verdict());
     Ok(ArchiveReport {
         scenario: "archive",
@@ -300,68 +225,6 @@ async fn rounds(
     };
     let stored = stored.context("there was no round")?;
     Ok((throughput(ours), throughput(theirs), stored, usage))
-}
-
-/// Those who send and read.
-struct Load {
-    world: Arc<World>,
-    senders: Vec<Sender>,
-    readers: Vec<HttpReader>,
-}
-
-impl Load {
-    async fn create(router: &Router) -> Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
-        let recent = Generated {
-            messages: RECENT_MESSAGES,
-            channels: CONNECTIONS as u64,
-            name: "recent",
-            begin: now - RECENT_MS,
-            gap: RECENT_MS / 2 / RECENT_MESSAGES as i64,
-        };
-        let recent = History::of(None, recent)?.import(router, OWNER).await?;
-        let world = World::create(router, FOREGROUND, rand::random()).await?;
-        let senders = Sender::open_many(&world, CONNECTIONS, &world.conversations()).await?;
-        let mut readers = Vec::with_capacity(CONNECTIONS);
-        for conversation in &recent.conversations {
-            let log = Log {
-                address: router.address,
-                conversation: Conversation {
-                    id: conversation.id.clone(),
-                    members: Vec::new(),
-                },
-                reader: User::new(OWNER.to_owned(), &router.secret)?,
-                head: conversation.messages,
-                limit: PAGE,
-            };
-            readers.push(HttpReader::open(&Arc::new(log), Depth::Deep).await?);
-        }
-        Ok(Self {
-            world,
-            senders,
-            readers,
-        })
-    }
-
-    /// Sends and reads for as long as a round takes; returns what each measured.
-    async fn run(&mut self, args: &Args) -> Result<(Measured, Measured)> {
-        self.run_for(args, Duration::from_secs_f64(args.round_seconds))
-            .await
-    }
-
-    /// Sends and reads until the job has noticed.
-    async fn lead_in(&mut self, args: &Args) -> Result<()> {
-        self.run_for(args, LEAD_IN).await.map(drop)
-    }
-
-    async fn run_for(&mut self, args: &Args, duration: Duration) -> Result<(Measured, Measured)> {
-        let measured = tokio::try_join!(
-            open_loop(&mut self.senders, args.rate, duration),
-            open_loop(&mut self.readers, args.rate, duration)
-        )?;
-        self.readers.iter().try_for_each(HttpReader::check)?;
-        Ok(measured)
-    }
 }
 
 /// Phases of one kind so far.
@@ -482,113 +345,4 @@ async fn phases(
 fn steps(progress: &Progress) -> u64 {
     let now = progress.snapshot();
     now.messages + now.deleted
-}
-
-fn foreground_verdicts(without: &Seen, with: &Seen, covered: f64) -> Vec<Verdict> {
-    let verdict = |what: &str, without: &Foreground, with: &Foreground| {
-        let factor = with.p99.median / without.p99.median;
-        Verdict::new(
-            format!("{what}: p99 while the job runs is at most {GOAL_P99} times that without"),
-            format!(
-                "{factor:.2} times ({} ms, {} ms without, {} refused; the job ran for {:.0} % of each phase)",
-                milliseconds(with.p99.median),
-                milliseconds(without.p99.median),
-                with.refused,
-                covered.min(1.0) * 100.0
-            ),
-            factor <= GOAL_P99 && with.refused == 0 && covered >= COVERED,
-        )
-    };
-    vec![
-        verdict("sends", &without.sends, &with.sends),
-        verdict("reads", &without.reads, &with.reads),
-    ]
-}
-
-fn stored_verdicts(stored: &Stored, args: &Args) -> Vec<Verdict> {
-    let mut verdicts = vec![Verdict::new(
-        format!(
-            "the index takes at most {:.0} % of what the rows took",
-            GOAL_INDEX * 100.0
-        ),
-        format!("{:.2} %", stored.index_share() * 100.0),
-        stored.index_share() <= GOAL_INDEX,
-    )];
-    // Generated text is of random words: how small it gets says nothing.
-    if args.corpus.is_some() {
-        verdicts.push(Verdict::new(
-            format!("at most {GOAL_BYTES:.0} bytes are stored for a message"),
-            format!("{:.1} bytes", stored.bytes_each()),
-            stored.bytes_each() <= GOAL_BYTES,
-        ));
-    }
-    verdicts
-}
-
-impl Report for ArchiveReport {
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn verdicts(&self) -> &[Verdict] {
-        &self.verdicts
-    }
-
-    fn others_share(&self) -> f64 {
-        self.usage.others_share(self.machine.cores)
-    }
-
-    fn print(&self) {
-        out::line(format_args!(
-            "load:    {} messages in {} conversations of one shard, segments of {} bytes; {} sends/s and {} page reads/s of others\n",
-            thousands(self.messages as f64),
-            self.conversations,
-            thousands(self.segment_bytes as f64),
-            thousands(self.rate),
-            thousands(self.rate)
-        ));
-        let mut table = Table::new(["messages a second", "median", "lowest", "highest"]);
-        for (name, rate) in [
-            ("archive job", &self.ours.rate),
-            ("pt-archiver", &self.theirs.rate),
-            ("archive job, with sends and reads", &self.job_rate),
-        ] {
-            table.row(name, [rate.median, rate.min, rate.max].map(thousands));
-        }
-        out::line(&table);
-        let micros = self.micros_each.iter();
-        let micros: Vec<String> = micros
-            .map(|(name, micros)| format!("{name} {micros:.1}"))
-            .collect();
-        out::line(format_args!(
-            "the job's processor µs a message (job and S3 server are in the generator): {}\n",
-            micros.join(", ")
-        ));
-        let stored = &self.stored;
-        out::line(format_args!(
-            "stored:  {:.2} bytes a message in {} frames, the longest of {} bytes; index of {} rows, {} bytes; rows took {} bytes\n",
-            stored.bytes_each(),
-            thousands(stored.frames as f64),
-            thousands(stored.longest_frame as f64),
-            thousands(stored.runs as f64),
-            thousands(stored.index_bytes as f64),
-            thousands(stored.hot_bytes as f64)
-        ));
-        let headings = ["", "count", "refused"];
-        let mut table = Table::new(headings.into_iter().chain(Latency::COLUMNS));
-        for (name, seen) in [
-            ("sends, without the job", &self.without.sends),
-            ("sends, with the job", &self.with.sends),
-            ("reads, without the job", &self.without.reads),
-            ("reads, with the job", &self.with.reads),
-        ] {
-            let mut cells = vec![
-                thousands(seen.latency.count as f64),
-                seen.refused.to_string(),
-            ];
-            cells.extend(seen.latency.cells());
-            table.row(name, cells);
-        }
-        out::line(&table);
-    }
 }

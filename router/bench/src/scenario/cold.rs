@@ -4,23 +4,22 @@
 //!
 //! The store is opened in this process, as the router opens it, so that what is measured is not HTTP.
 
+mod replaceable;
+mod report;
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use async_trait::async_trait;
 use backscroll_archiver::jobs::Progress;
 use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{ObjectStore, Operation};
 use backscroll_archiver::segment::object_key;
 use backscroll_archiver::settings::ArchiveSettings;
-use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive::{ArchivedRun, Copies, Hold, place_hold};
-use backscroll_shard::cold_tier::{ColdPart, ColdTier};
 use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
-use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{Caller, HistoryPage, Position, Timestamp};
 use backscroll_shard::node::Shard;
 use backscroll_shard::store::Store;
@@ -28,26 +27,21 @@ use backscroll_shard::tasks::Supervisor;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serde::Serialize;
 
+use self::replaceable::{ReadAhead, Replaceable};
+use self::report::{ColdReport, Figures, Requests, verdicts};
 use crate::archived::{open_archive, run_job, store_settings};
 use crate::harness::aside::Aside;
 use crate::harness::bucket::Bucket;
 use crate::harness::databases::{Databases, with_databases};
 use crate::harness::machine::Machine;
 use crate::harness::router::Router;
-use crate::harness::usage::{Meter, Usage, Watched, generator, listener};
+use crate::harness::usage::{Meter, Watched, generator, listener};
 use crate::imports::{Generated, History, ImportedConversation, OWNER};
 use crate::out;
-use crate::report::{Latency, Spread, Table, Verdict, milliseconds, thousands};
-use crate::scenario::{Common, Report, check_number, publish, setup};
+use crate::report::{Latency, Reading, Spread};
+use crate::scenario::{Common, check_number, publish, setup};
 
-/// How many requests a page may take on average, and how many many readers of one frame may.
-const GOAL_REQUESTS: f64 = 1.0;
-/// How many milliseconds more than the bare read of its bytes a page may take.
-const GOAL_MORE_MS: f64 = 3.0;
-/// How many times a hot page's time one from the cache may take.
-const GOAL_WARM: f64 = 1.5;
 /// Who owns the conversation that is not archived.
 const HELD_OWNER: &str = "bench-held";
 /// How long a page may take.
@@ -74,66 +68,6 @@ pub struct Args {
     /// How many read one frame at once
     #[arg(long, default_value_t = 200)]
     readers: usize,
-}
-
-/// One kind of read.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Kind {
-    /// The median of each round, in milliseconds.
-    p50: Spread,
-    /// Of all rounds.
-    latency: Latency,
-}
-
-/// Requests for pages.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Requests {
-    pages: u64,
-    gets: u64,
-}
-
-impl Requests {
-    fn each(self) -> f64 {
-        self.gets as f64 / self.pages.max(1) as f64
-    }
-}
-
-/// What was measured, in the runtime of the store.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Figures {
-    /// A page of rows.
-    hot: Kind,
-    /// A page whose frame is in the cache.
-    warm: Kind,
-    /// A page with nothing in the cache.
-    cold: Kind,
-    /// The bytes of that page's frame, from the object store.
-    bare: Kind,
-    /// A walk from the newest page to the oldest, with nothing in the cache at its start.
-    walk: Requests,
-    /// Random pages with nothing in the cache and nothing read ahead: of one frame …
-    within: Requests,
-    /// … of two that lie side by side …
-    across: Requests,
-    /// … and of two in different objects.
-    apart: Requests,
-    /// Many at once, of one frame.
-    crowd: Requests,
-    usage: Usage,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ColdReport {
-    scenario: &'static str,
-    machine: Machine,
-    messages: u64,
-    limit: u32,
-    figures: Figures,
-    verdicts: Vec<Verdict>,
 }
 
 /// Runs it; returns whether the goals were met.
@@ -202,7 +136,7 @@ async fn measure(
             Ok(figures)
         })
         .await?;
-    let verdicts = verdicts(&figures, args);
+    let verdicts = verdicts(&figures, args.readers);
     Ok(ColdReport {
         scenario: "cold",
         machine,
@@ -216,62 +150,6 @@ async fn measure(
 fn id_of(conversation: &ImportedConversation) -> Result<ConversationId> {
     let id = conversation.id.parse();
     id.ok().context("a conversation id cannot be read")
-}
-
-/// A tier that can be replaced by one with nothing in its cache.
-struct Replaceable {
-    objects: Arc<dyn ObjectStore>,
-    tier: Mutex<(Tier, ReadAhead)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ReadAhead {
-    On,
-    /// What a page itself needs is all that is fetched.
-    Off,
-}
-
-impl Replaceable {
-    fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        let tier = Tier::new(objects.clone(), &ArchiveSettings::default());
-        Self {
-            objects,
-            tier: Mutex::new((tier, ReadAhead::On)),
-        }
-    }
-
-    /// From now on there is nothing in the cache.
-    fn replace(&self, ahead: ReadAhead) {
-        let tier = Tier::new(self.objects.clone(), &ArchiveSettings::default());
-        *self.tier.lock().unwrap_or_else(PoisonError::into_inner) = (tier, ahead);
-    }
-
-    fn tier(&self) -> (Tier, ReadAhead) {
-        self.tier
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-#[async_trait]
-impl ColdTier for Replaceable {
-    async fn read(
-        &self,
-        conversation: ConversationId,
-        parts: &[ColdPart],
-        deadline: Instant,
-    ) -> Vec<backscroll_shard::error::Result<Vec<StoredMessage>>> {
-        let (tier, _) = self.tier();
-        tier.read(conversation, parts, deadline).await
-    }
-
-    fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq) {
-        let (tier, ahead) = self.tier();
-        if ahead == ReadAhead::On {
-            tier.read_ahead(shard, conversation, before);
-        }
-    }
 }
 
 /// What is read.
@@ -353,10 +231,10 @@ impl Bench {
             }
         }
         Ok(Figures {
-            hot: kind(rounds.iter().map(|times| &times.hot))?,
-            warm: kind(rounds.iter().map(|times| &times.warm))?,
-            cold: kind(rounds.iter().map(|times| &times.cold))?,
-            bare: kind(rounds.iter().map(|times| &times.bare))?,
+            hot: reading(rounds.iter().map(|times| &times.hot))?,
+            warm: reading(rounds.iter().map(|times| &times.warm))?,
+            cold: reading(rounds.iter().map(|times| &times.cold))?,
+            bare: reading(rounds.iter().map(|times| &times.bare))?,
             walk: self.walk().await?,
             within,
             across,
@@ -519,119 +397,15 @@ impl Bench {
     }
 }
 
-fn kind<'a>(rounds: impl Iterator<Item = &'a Histogram<u64>>) -> Result<Kind> {
+fn reading<'a>(rounds: impl Iterator<Item = &'a Histogram<u64>>) -> Result<Reading> {
     let mut total = Histogram::new(3)?;
     let mut medians = Vec::new();
     for round in rounds {
         total.add(round)?;
         medians.push(round.value_at_quantile(0.5) as f64 / 1e6);
     }
-    Ok(Kind {
+    Ok(Reading {
         p50: Spread::of(&medians),
         latency: Latency::of_nanoseconds(&total),
     })
-}
-
-fn verdicts(figures: &Figures, args: &Args) -> Vec<Verdict> {
-    let (cold, bare) = (figures.cold.p50.median, figures.bare.p50.median);
-    let warm = figures.warm.p50.median / figures.hot.p50.median;
-    let within = |requests: Requests| requests.each() <= GOAL_REQUESTS;
-    vec![
-        Verdict::new(
-            format!(
-                "at most {GOAL_REQUESTS:.1} requests a page, walking with nothing in the cache"
-            ),
-            format!("{:.3}", figures.walk.each()),
-            within(figures.walk),
-        ),
-        Verdict::new(
-            format!(
-                "at most {GOAL_REQUESTS:.1} requests for a page of one object that is not in the cache"
-            ),
-            format!(
-                "{:.3} for pages of one frame, {:.3} for the {} of {} pages that have two; {} pages were of two objects",
-                figures.within.each(),
-                figures.across.each(),
-                figures.across.pages,
-                figures.across.pages + figures.within.pages + figures.apart.pages,
-                figures.apart.pages
-            ),
-            within(figures.within) && within(figures.across),
-        ),
-        Verdict::new(
-            format!("a cold page: p50 within {GOAL_MORE_MS:.0} ms of the bare read of its bytes"),
-            format!("{} ms, {} ms bare", milliseconds(cold), milliseconds(bare)),
-            cold - bare <= GOAL_MORE_MS,
-        ),
-        Verdict::new(
-            format!("a page from the cache: p50 at most {GOAL_WARM} times a hot page's"),
-            format!("{warm:.2} times"),
-            warm <= GOAL_WARM,
-        ),
-        Verdict::new(
-            format!(
-                "{} readers of one frame at once cost one request",
-                args.readers
-            ),
-            format!("{}", figures.crowd.gets),
-            figures.crowd.gets == 1,
-        ),
-    ]
-}
-
-impl Report for ColdReport {
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn verdicts(&self) -> &[Verdict] {
-        &self.verdicts
-    }
-
-    fn others_share(&self) -> f64 {
-        self.figures.usage.others_share(self.machine.cores)
-    }
-
-    fn print(&self) {
-        out::line(format_args!(
-            "load:    an archived conversation of {} messages and a hot one like it; pages of {}\n",
-            thousands(self.messages as f64),
-            self.limit
-        ));
-        let headings = ["one at a time", "count", "lowest p50", "highest p50"];
-        let mut table = Table::new(headings.into_iter().chain(Latency::COLUMNS));
-        for (name, kind) in [
-            ("hot page", &self.figures.hot),
-            ("page from the cache", &self.figures.warm),
-            ("cold page", &self.figures.cold),
-            ("bare read of its frames", &self.figures.bare),
-        ] {
-            let mut cells = vec![
-                thousands(kind.latency.count as f64),
-                milliseconds(kind.p50.min),
-                milliseconds(kind.p50.max),
-            ];
-            cells.extend(kind.latency.cells());
-            table.row(name, cells);
-        }
-        out::line(&table);
-        let mut table = Table::new(["requests of the object store", "pages", "requests", "each"]);
-        for (name, requests) in [
-            ("walk", self.figures.walk),
-            ("cold pages of one frame", self.figures.within),
-            ("cold pages of two frames", self.figures.across),
-            ("cold pages of two objects", self.figures.apart),
-            ("readers of one frame at once", self.figures.crowd),
-        ] {
-            table.row(
-                name,
-                [
-                    thousands(requests.pages as f64),
-                    thousands(requests.gets as f64),
-                    format!("{:.3}", requests.each()),
-                ],
-            );
-        }
-        out::line(&table);
-    }
 }

@@ -18,7 +18,7 @@ use crate::load::{Operation, Outcome};
 use crate::out;
 use crate::pages::{Depth, HttpReader, Log, SqlReader};
 use crate::population::{Conversation, User};
-use crate::report::{Latency, Spread, Table, Verdict, milliseconds, thousands};
+use crate::report::{Latency, Reading, Spread, Verdict, milliseconds, thousands};
 use crate::rounds::{Rounds, Side, rate_table, usage_table};
 use crate::scenario::{
     Common, Report, check_number, check_seconds, numbered, publish, setup, watched,
@@ -57,16 +57,6 @@ pub struct Args {
     connections: usize,
 }
 
-/// How long one kind of read took when nothing else was going on.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Alone {
-    /// The median of each round, in milliseconds.
-    p50: Spread,
-    /// Of all rounds.
-    latency: Latency,
-}
-
 /// The four kinds of reads.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,7 +75,7 @@ struct HistoryReport {
     messages: u64,
     limit: u64,
     imported_per_second: f64,
-    alone: Kinds<Alone>,
+    alone: Kinds<Reading>,
     sql_together: Side,
     http_together: Side,
     usage: Usage,
@@ -162,7 +152,7 @@ async fn alone(
     shard: &str,
     log: &Arc<Log>,
     args: &Args,
-) -> Result<Kinds<Alone>> {
+) -> Result<Kinds<Reading>> {
     let mut sql_first = SqlReader::new(log, Depth::First, databases.connect(shard).await?)?;
     let mut sql_deep = SqlReader::new(log, Depth::Deep, databases.connect(shard).await?)?;
     let mut http_first = HttpReader::open(log, Depth::First).await?;
@@ -221,14 +211,14 @@ async fn time(operation: &mut impl Operation, times: &mut Histogram<u64>) -> Res
     Ok(())
 }
 
-fn summarise<'a>(rounds: impl Iterator<Item = &'a Histogram<u64>>) -> Result<Alone> {
+fn summarise<'a>(rounds: impl Iterator<Item = &'a Histogram<u64>>) -> Result<Reading> {
     let mut total = nanoseconds()?;
     let mut medians = Vec::new();
     for round in rounds {
         total.add(round)?;
         medians.push(round.value_at_quantile(0.5) as f64 / 1e6);
     }
-    Ok(Alone {
+    Ok(Reading {
         p50: Spread::of(&medians),
         latency: Latency::of_nanoseconds(&total),
     })
@@ -275,8 +265,8 @@ async fn together(
     Ok((finish(sql_rounds)?, finish(http_rounds)?))
 }
 
-fn verdicts(alone: &Kinds<Alone>) -> Vec<Verdict> {
-    let against_sql = |name: &str, http: &Alone, sql: &Alone| {
+fn verdicts(alone: &Kinds<Reading>) -> Vec<Verdict> {
+    let against_sql = |name: &str, http: &Reading, sql: &Reading| {
         let allowed = GOAL_FACTOR * sql.p50.median + GOAL_MORE_MS;
         Verdict::new(
             format!(
@@ -329,19 +319,7 @@ impl Report for HistoryReport {
             ("bare SELECT, deep page", &self.alone.sql_deep),
             ("over HTTP, deep page", &self.alone.http_deep),
         ];
-        let headings = ["one at a time", "count", "lowest p50", "highest p50"];
-        let mut table = Table::new(headings.into_iter().chain(Latency::COLUMNS));
-        for (name, kind) in kinds {
-            let count = thousands(kind.latency.count as f64);
-            let mut cells = vec![
-                count,
-                milliseconds(kind.p50.min),
-                milliseconds(kind.p50.max),
-            ];
-            cells.extend(kind.latency.cells());
-            table.row(name, cells);
-        }
-        out::line(&table);
+        out::line(Reading::table(kinds));
         let sides = [
             ("bare SELECT, deep page", &self.sql_together),
             ("over HTTP, deep page", &self.http_together),

@@ -328,7 +328,7 @@ impl Report for IsolationReport {
             "highest",
             "refused",
         ];
-        let mut table = Table::new(headings.into_iter().chain(Latency::COLUMNS));
+        let mut table = Table::with_latencies(headings);
         for phases in &self.phases {
             let mut cells: Vec<String> = [phases.rate.median, phases.rate.min, phases.rate.max]
                 .map(thousands)
