@@ -6,9 +6,11 @@
 //! | [`state`] | what handlers share |
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
-//! | [`problem`] | what comes out instead of a result: the table of error codes |
+//! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
 //! | `conversations`, `members`, `messages`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `mounts` | the prefixes of the routes |
 //! | `socket` | `/ws/chat`, the native WebSocket door |
+//! | [`edge`] | what the gateway of sessions asks of this service |
 //! | `operations` | `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs` |
 //!
 //! A handler does three things: takes checked input, calls the store once, wraps the result. It upholds nothing of its
@@ -16,14 +18,17 @@
 //! in flight ([`settings::ServerSettings`]).
 
 mod conversations;
+pub mod edge;
 mod extract;
 pub mod listen;
 mod members;
 mod messages;
+mod mounts;
 mod notifications;
 mod observe;
 mod operations;
 pub mod problem;
+mod problem_sets;
 pub mod settings;
 mod socket;
 pub mod state;
@@ -43,12 +48,11 @@ use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 use tower_http::compression::{CompressionBody, CompressionLayer, CompressionLevel};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use utoipa::openapi::{OpenApi, Server};
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use mounts::{ChatRoutes, MOUNTS};
 use observe::Patterns;
-use problem::ProblemDocument;
 use settings::ServerSettings;
 use state::App;
 
@@ -59,15 +63,8 @@ const DOCS: [&str; 3] = ["/docs", "/docs/", "/docs/{*rest}"];
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// Where the chat's routes are.
-const MOUNTS: [&str; 2] = ["/chat", "/api/chat"];
-/// Where the administrators' routes are.
-const ADMIN: &str = "/admin";
-
-/// Routes of the chat, each with its document, to be mounted.
-type ChatRoutes = Vec<UtoipaMethodRouter<Arc<App>>>;
-
-fn chat_routes() -> ChatRoutes {
+/// Routes that are mounted at each of [`mounts::MOUNTS`].
+pub(crate) fn chat_routes() -> ChatRoutes {
     let mut routes = conversations::routes();
     routes.extend(members::routes());
     routes.extend(messages::routes());
@@ -117,7 +114,7 @@ pub fn service(
 }
 
 /// Routes that have one address.
-fn single_routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn single_routes() -> OpenApiRouter<Arc<App>> {
     operations::routes().merge(notifications::admin_routes())
 }
 
@@ -153,33 +150,6 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);
     (router, patterns)
-}
-
-/// The document of the routes.
-pub(crate) fn document() -> OpenApi {
-    let chat = chat_routes()
-        .into_iter()
-        .fold(OpenApiRouter::new(), OpenApiRouter::routes);
-    let mut document = crate::openapi::frame();
-    document.merge(OpenApiRouter::new().nest("/chat", chat).into_openapi());
-    let mut operations = single_routes().into_openapi();
-    for item in operations.paths.paths.values_mut() {
-        item.servers = Some(vec![Server::new("/")]); // not under the other prefix
-    }
-    document.merge(operations);
-    register::<ProblemDocument<'_>>(&mut document);
-    document
-}
-
-/// Adds a schema, and those it refers to, that operations mention by name only.
-fn register<T: utoipa::ToSchema>(document: &mut OpenApi) {
-    let mut schemas = vec![(T::name().into_owned(), T::schema())];
-    T::schemas(&mut schemas);
-    document
-        .components
-        .get_or_insert_default()
-        .schemas
-        .extend(schemas);
 }
 
 /// None when browsers may call from no other origin: then there is nothing to say.

@@ -1,20 +1,44 @@
 //! The OpenAPI document: generated from the handlers and their types, so that it says what is served.
 //!
-//! The problems each operation can answer with are declared by the operation as one of the sets in [`problems`], and
+//! The problems each operation can answer with are declared by the operation as one of the sets in `http::problem_sets`, and
 //! spelled out from the table in [`crate::http::problem`].
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, SecurityRequirement,
-    ServerBuilder,
+    Server, ServerBuilder,
 };
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::http::problem::Code;
+use crate::http;
+use crate::http::problem::{Code, ProblemDocument};
 
 /// The document, whole.
 #[must_use]
 pub fn document() -> OpenApi {
-    crate::http::document()
+    let chat = http::chat_routes()
+        .into_iter()
+        .fold(OpenApiRouter::new(), OpenApiRouter::routes);
+    let mut document = frame();
+    document.merge(OpenApiRouter::new().nest("/chat", chat).into_openapi());
+    let mut operations = http::single_routes().into_openapi();
+    for item in operations.paths.paths.values_mut() {
+        item.servers = Some(vec![Server::new("/")]); // not under the other prefix
+    }
+    document.merge(operations);
+    register::<ProblemDocument<'_>>(&mut document);
+    document
+}
+
+/// Adds a schema, and those it refers to, that operations mention by name only.
+fn register<T: utoipa::ToSchema>(document: &mut OpenApi) {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    document
+        .components
+        .get_or_insert_default()
+        .schemas
+        .extend(schemas);
 }
 
 /// The document as JSON.
@@ -28,7 +52,7 @@ pub fn json() -> Vec<u8> {
 }
 
 /// What the document says besides its operations.
-pub(crate) fn frame() -> OpenApi {
+fn frame() -> OpenApi {
     let info = InfoBuilder::new()
         .title("Backscroll")
         .version(env!("CARGO_PKG_VERSION"))
@@ -85,171 +109,4 @@ fn description() -> String {
          the connection is closed.",
     );
     text
-}
-
-/// Which problems an operation can answer with. Each type is a set that operations name in their `responses`.
-pub(crate) mod problems {
-    use std::collections::BTreeMap;
-
-    use serde_json::json;
-    use utoipa::openapi::example::ExampleBuilder;
-    use utoipa::openapi::header::HeaderBuilder;
-    use utoipa::openapi::schema::{ObjectBuilder, Type};
-    use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
-    use utoipa::{IntoResponses, PartialSchema as _};
-
-    use super::Code;
-    use super::Code::*;
-    use crate::http::problem::PROBLEM_JSON;
-
-    /// Any operation of a caller: tokens, bounds, and what it depends on.
-    const CALLER: &[Code] = &[
-        InvalidRequest,
-        Unauthenticated,
-        TokenExpired,
-        TokenInvalid,
-        Internal,
-        Overloaded,
-        ShardUnavailable,
-        DirectoryUnavailable,
-        AuthUnavailable,
-        ShuttingDown,
-        DeadlineExceeded,
-    ];
-    /// With a body.
-    const BODY: &[Code] = &[RequestTimeout, BodyTooLarge, UnsupportedMediaType];
-    /// On a conversation.
-    const MEMBER: &[Code] = &[NotAMember];
-    /// Where roles or authorship matter.
-    const ROLE: &[Code] = &[Forbidden];
-    /// On a message or a member.
-    const THING: &[Code] = &[NotFound];
-    /// Where the conversation's state matters.
-    const STATE: &[Code] = &[Conflict, LimitReached];
-    /// With an idempotency key.
-    const IDEMPOTENT: &[Code] = &[ConflictIdempotency];
-    /// On messages, which may be archived.
-    const ARCHIVE: &[Code] = &[ArchiveUnavailable, ArchiveDamaged];
-
-    macro_rules! sets {
-        ($($(#[doc = $doc:literal])+ $name:ident = $($group:ident)+;)+) => {
-            $($(#[doc = $doc])+
-            pub(crate) struct $name;
-            impl IntoResponses for $name {
-                fn responses() -> BTreeMap<String, RefOr<Response>> {
-                    responses(&[$($group),+].concat())
-                }
-            })+
-        };
-    }
-
-    sets! {
-        /// Reading what is one's own.
-        Own = CALLER;
-        /// Changing one's own thing.
-        OwnThing = CALLER THING;
-        /// What only administrators may.
-        Administer = CALLER BODY ROLE;
-        /// The same, asked for with a body.
-        OwnBody = CALLER BODY MEMBER ARCHIVE;
-        /// Starting a conversation.
-        Create = CALLER BODY MEMBER STATE IDEMPOTENT;
-        /// Reading a conversation.
-        Read = CALLER MEMBER;
-        /// Reading its history.
-        ReadArchived = CALLER MEMBER ARCHIVE;
-        /// Reading a message.
-        ReadMessage = CALLER MEMBER THING ARCHIVE;
-        /// Moving one's watermark.
-        Mark = CALLER BODY MEMBER;
-        /// Changing a conversation.
-        Write = CALLER BODY MEMBER ROLE STATE;
-        /// Changing a member of it.
-        WriteTo = CALLER BODY MEMBER ROLE THING STATE;
-        /// Deleting a conversation.
-        Remove = CALLER MEMBER ROLE STATE;
-        /// Removing a member of it.
-        RemoveFrom = CALLER MEMBER ROLE THING STATE;
-        /// Sending a message.
-        Send = CALLER BODY MEMBER ROLE THING STATE IDEMPOTENT ARCHIVE;
-        /// Changing a message.
-        WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE;
-        /// Changing a message without a body.
-        TouchMessage = CALLER MEMBER ROLE THING STATE ARCHIVE;
-    }
-
-    /// One response a status, with an example a code.
-    fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
-        let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
-        for &code in codes {
-            by_status
-                .entry(code.status().as_u16())
-                .or_default()
-                .push(code);
-        }
-        by_status
-            .into_iter()
-            .map(|(status, codes)| (status.to_string(), RefOr::T(response(&codes))))
-            .collect()
-    }
-
-    fn response(codes: &[Code]) -> Response {
-        let meanings: Vec<String> = codes
-            .iter()
-            .map(|code| format!("`{}`: {}", code.name(), code.meaning()))
-            .collect();
-        let examples = codes.iter().map(|code| {
-            (
-                code.name(),
-                ExampleBuilder::new()
-                    .summary(code.title())
-                    .value(Some(example(*code)))
-                    .build(),
-            )
-        });
-        let content = ContentBuilder::new()
-            .schema(Some(Ref::from_schema_name("Problem")))
-            .examples_from_iter(examples)
-            .build();
-        let mut response = ResponseBuilder::new()
-            .description(meanings.join("\n\n"))
-            .content(PROBLEM_JSON, content);
-        if codes.iter().any(|code| code.retry_after_ms().is_some()) {
-            let seconds = ObjectBuilder::new()
-                .schema_type(Type::Integer)
-                .minimum(Some(0));
-            response = response.header(
-                "Retry-After",
-                HeaderBuilder::new()
-                    .schema(Some(seconds))
-                    .description(Some("Seconds to wait before trying again"))
-                    .build(),
-            );
-        }
-        if codes.contains(&Unauthenticated) {
-            response = response.header(
-                "WWW-Authenticate",
-                HeaderBuilder::new()
-                    .schema(Some(String::schema()))
-                    .description(Some("`Bearer`, and what is wrong with the token"))
-                    .build(),
-            );
-        }
-        response.build()
-    }
-
-    fn example(code: Code) -> serde_json::Value {
-        let mut example = json!({
-            "type": code.type_uri(),
-            "title": code.title(),
-            "status": code.status().as_u16(),
-            "code": code.name(),
-            "detail": code.meaning(),
-            "requestId": "9b2f6c1d40e8a735",
-        });
-        if let Some(wait) = code.retry_after_ms() {
-            example["retryAfterMs"] = json!(wait);
-        }
-        example
-    }
 }

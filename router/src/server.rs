@@ -16,16 +16,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use axum::body::Bytes;
 use backscroll_archiver::jobs::schedule;
+use backscroll_realtime::gateway::Gateway;
 use backscroll_realtime::settings::RealtimeSettings;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::asyncapi;
 use crate::auth::{AuthSettings, Authenticator};
 use crate::deployment::Deployment;
 use crate::http;
+use crate::http::edge::ServiceEdge;
 use crate::http::settings::ServerSettings;
-use crate::http::state::App;
+use crate::http::state::{App, Parts};
+use crate::openapi;
 use crate::signals::StoppedLate;
 use crate::telemetry;
 
@@ -59,11 +64,7 @@ pub async fn serve(
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
     telemetry::init_metrics()?;
     let supervisor = deployment.store.supervisor().clone();
-    let app = Arc::new(App::new(
-        deployment.clone(),
-        Authenticator::open(auth).await?,
-        server,
-    ));
+    let app = Arc::new(App::new(start_parts(&deployment, auth).await?, server));
     let background = supervisor.group();
     let stop_background = CancellationToken::new();
     telemetry::maintain_metrics(&background, &stop_background);
@@ -118,6 +119,26 @@ pub async fn serve(
     }
     tracing::info!(left = %stuck, "stopped");
     Ok(())
+}
+
+/// Starts what the service is made of besides the deployment: keys, the gateway of sessions, documents.
+async fn start_parts(deployment: &Deployment, auth: &AuthSettings) -> anyhow::Result<Parts> {
+    let auth = Arc::new(Authenticator::open(auth).await?);
+    let gateway = Gateway::start(
+        Arc::clone(&deployment.store),
+        &deployment.bus,
+        deployment.roster.clone(),
+        Arc::new(ServiceEdge(Arc::clone(&auth))),
+        &deployment.realtime,
+    );
+    Ok(Parts {
+        store: Arc::clone(&deployment.store),
+        auth,
+        gateway,
+        objects: Arc::clone(&deployment.objects),
+        openapi: Bytes::from(openapi::json()),
+        asyncapi: Bytes::from(asyncapi::json()),
+    })
 }
 
 /// How long a stop may take in all, if every step of it takes as long as it may.

@@ -13,13 +13,13 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
-use super::ChatRoutes;
 use super::extract::{
     Bearer, Json, LIST_MAX, OptionalJson, Path, Query, idempotency_key, page_limit,
 };
+use super::mounts::ChatRoutes;
 use super::problem::Problem;
+use super::problem_sets as problems;
 use super::state::App;
-use crate::openapi::problems;
 
 pub(super) fn routes() -> ChatRoutes {
     vec![

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::ChatRoutes;
 use super::conversations::ListQuery;
 use super::extract::{Bearer, Json, Path, Query};
+use super::mounts::ChatRoutes;
 use super::problem::Problem;
+use super::problem_sets as problems;
 use super::state::App;
-use crate::openapi::problems;
 
 pub(super) fn routes() -> ChatRoutes {
     vec![routes!(list, add), routes!(change_role, remove)]

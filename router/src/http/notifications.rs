@@ -14,11 +14,11 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ChatRoutes;
 use super::extract::{Admin, Bearer, Json, LIST_MAX, Path, Query, page_limit};
+use super::mounts::ChatRoutes;
 use super::problem::{Code, Problem};
+use super::problem_sets as problems;
 use super::state::App;
-use crate::openapi::problems;
 
 pub(super) fn routes() -> ChatRoutes {
     vec![

@@ -27,6 +27,7 @@ use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use super::extract::Deadline;
+use super::mounts::{ADMIN, MOUNTS};
 use super::problem::{self, Code, Problem};
 use super::state::App;
 use crate::metrics;
@@ -194,7 +195,7 @@ pub(super) async fn guard<S>(
 where
     S: Service<Request, Response = Response, Error = Infallible>,
 {
-    let mut worked_on = super::MOUNTS.iter().chain([&super::ADMIN]);
+    let mut worked_on = MOUNTS.iter().chain([&ADMIN]);
     if !worked_on.any(|mount| request.uri().path().starts_with(mount)) {
         return Ok(unless_panicked(routes.oneshot(request)).await);
     }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
@@ -13,15 +12,12 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use axum::routing::get;
 use backscroll_realtime::admission::Refused;
-use backscroll_realtime::edge::{AUTHENTICATE_WITHIN, Edge, Identity};
+use backscroll_realtime::edge::{AUTHENTICATE_WITHIN, Identity};
 use backscroll_realtime::native::{self, BEARER, Credentials};
-use backscroll_realtime::protocol::{Close, Failure};
-use backscroll_shard::error::Error;
 
 use super::extract::bearer_token;
 use super::problem::{Code, Problem};
 use super::state::App;
-use crate::auth::{AuthError, Authenticator};
 
 /// Where the door is.
 pub(super) const PATH: &str = "/ws/chat";
@@ -94,52 +90,5 @@ fn refused(refused: Refused) -> Problem {
             Code::RateLimited,
             "there are too many connections from this address",
         ),
-    }
-}
-
-/// What the gateway asks of this service.
-pub(super) struct ServiceEdge(pub(super) Arc<Authenticator>);
-
-#[async_trait]
-impl Edge for ServiceEdge {
-    async fn authenticate(
-        &self,
-        token: &str,
-        deadline: Instant,
-    ) -> Result<Identity, (Close, Failure)> {
-        match self.0.verify(token, deadline).await {
-            Ok(identity) => Ok(Identity {
-                user: identity.user,
-                expires_at: identity.expires_at,
-            }),
-            Err(error) => {
-                let close = match error {
-                    AuthError::Missing => Close::Unauthenticated,
-                    AuthError::Expired => Close::TokenExpired,
-                    AuthError::Invalid(_) => Close::TokenInvalid,
-                    AuthError::KeysUnavailable => Close::Internal,
-                };
-                Err((close, failure(&Problem::from(error))))
-            }
-        }
-    }
-
-    fn failure(&self, error: Error) -> Failure {
-        let problem = Problem::from(error);
-        if let Some(cause) = problem.cause() {
-            match problem.code() {
-                Code::Internal => tracing::error!(cause, "command failed"),
-                _ => tracing::debug!(cause, "command could not be done"),
-            }
-        }
-        failure(&problem)
-    }
-}
-
-fn failure(problem: &Problem) -> Failure {
-    Failure {
-        code: problem.code().name(),
-        message: problem.detail(),
-        retry_after_ms: problem.code().retry_after_ms(),
     }
 }

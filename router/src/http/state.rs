@@ -10,9 +10,7 @@ use backscroll_realtime::gateway::Gateway;
 use backscroll_shard::store::{DependencyHealth, Health, Store};
 
 use super::settings::ServerSettings;
-use super::socket::ServiceEdge;
 use crate::auth::Authenticator;
-use crate::deployment::Deployment;
 
 /// How long an answer about health is good for: however often it is asked, dependencies are asked no more often.
 const HEALTH_FRESH: Duration = Duration::from_millis(500);
@@ -20,6 +18,22 @@ const HEALTH_FRESH: Duration = Duration::from_millis(500);
 const OBJECTS_FRESH: Duration = Duration::from_secs(5);
 /// How long each dependency has to answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a service is made of, all of it running.
+pub struct Parts {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Checks tokens.
+    pub auth: Arc<Authenticator>,
+    /// Takes connections that stay.
+    pub gateway: Arc<Gateway>,
+    /// Where archived messages are.
+    pub objects: Arc<dyn ObjectStore>,
+    /// The document of the REST interface, as JSON.
+    pub openapi: Bytes,
+    /// The document of the real-time protocol, as JSON.
+    pub asyncapi: Bytes,
+}
 
 /// The service's state.
 pub struct App {
@@ -42,29 +56,21 @@ pub struct App {
 }
 
 impl App {
-    /// The state of a service that is about to start.
+    /// The state of a service that is made of these parts. Starts nothing.
     #[must_use]
-    pub fn new(deployment: Deployment, auth: Authenticator, settings: &ServerSettings) -> Self {
-        let auth = Arc::new(auth);
-        let gateway = Gateway::start(
-            Arc::clone(&deployment.store),
-            &deployment.bus,
-            deployment.roster,
-            Arc::new(ServiceEdge(Arc::clone(&auth))),
-            &deployment.realtime,
-        );
+    pub fn new(parts: Parts, settings: &ServerSettings) -> Self {
         Self {
-            store: deployment.store,
-            auth,
-            gateway,
+            store: parts.store,
+            auth: parts.auth,
+            gateway: parts.gateway,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
-            openapi: Bytes::from(crate::openapi::json()),
-            asyncapi: Bytes::from(crate::asyncapi::json()),
+            openapi: parts.openapi,
+            asyncapi: parts.asyncapi,
             max_requests: settings.max_requests,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            objects: deployment.objects,
+            objects: parts.objects,
             health: tokio::sync::Mutex::new(None),
             objects_health: tokio::sync::Mutex::new(None),
         }

@@ -7,11 +7,11 @@ use axum::extract::State;
 use backscroll_shard::model::{SyncPage, SyncRequest};
 use utoipa_axum::routes;
 
-use super::ChatRoutes;
 use super::extract::{Bearer, Json};
+use super::mounts::ChatRoutes;
 use super::problem::Problem;
+use super::problem_sets as problems;
 use super::state::App;
-use crate::openapi::problems;
 
 pub(super) fn routes() -> ChatRoutes {
     vec![routes!(sync)]

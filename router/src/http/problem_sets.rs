@@ -1,0 +1,165 @@
+//! Which problems an operation can answer with. Each type is a set that operations name in their `responses`; the OpenAPI
+//! document spells it out from the table in [`super::problem`].
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, PartialSchema as _};
+
+use super::problem::Code::{self, *};
+use super::problem::PROBLEM_JSON;
+
+/// Any operation of a caller: tokens, bounds, and what it depends on.
+const CALLER: &[Code] = &[
+    InvalidRequest,
+    Unauthenticated,
+    TokenExpired,
+    TokenInvalid,
+    Internal,
+    Overloaded,
+    ShardUnavailable,
+    DirectoryUnavailable,
+    AuthUnavailable,
+    ShuttingDown,
+    DeadlineExceeded,
+];
+/// With a body.
+const BODY: &[Code] = &[RequestTimeout, BodyTooLarge, UnsupportedMediaType];
+/// On a conversation.
+const MEMBER: &[Code] = &[NotAMember];
+/// Where roles or authorship matter.
+const ROLE: &[Code] = &[Forbidden];
+/// On a message or a member.
+const THING: &[Code] = &[NotFound];
+/// Where the conversation's state matters.
+const STATE: &[Code] = &[Conflict, LimitReached];
+/// With an idempotency key.
+const IDEMPOTENT: &[Code] = &[ConflictIdempotency];
+/// On messages, which may be archived.
+const ARCHIVE: &[Code] = &[ArchiveUnavailable, ArchiveDamaged];
+
+macro_rules! sets {
+    ($($(#[doc = $doc:literal])+ $name:ident = $($group:ident)+;)+) => {
+        $($(#[doc = $doc])+
+        pub(super) struct $name;
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                responses(&[$($group),+].concat())
+            }
+        })+
+    };
+}
+
+sets! {
+    /// Reading what is one's own.
+    Own = CALLER;
+    /// Changing one's own thing.
+    OwnThing = CALLER THING;
+    /// What only administrators may.
+    Administer = CALLER BODY ROLE;
+    /// The same, asked for with a body.
+    OwnBody = CALLER BODY MEMBER ARCHIVE;
+    /// Starting a conversation.
+    Create = CALLER BODY MEMBER STATE IDEMPOTENT;
+    /// Reading a conversation.
+    Read = CALLER MEMBER;
+    /// Reading its history.
+    ReadArchived = CALLER MEMBER ARCHIVE;
+    /// Reading a message.
+    ReadMessage = CALLER MEMBER THING ARCHIVE;
+    /// Moving one's watermark.
+    Mark = CALLER BODY MEMBER;
+    /// Changing a conversation.
+    Write = CALLER BODY MEMBER ROLE STATE;
+    /// Changing a member of it.
+    WriteTo = CALLER BODY MEMBER ROLE THING STATE;
+    /// Deleting a conversation.
+    Remove = CALLER MEMBER ROLE STATE;
+    /// Removing a member of it.
+    RemoveFrom = CALLER MEMBER ROLE THING STATE;
+    /// Sending a message.
+    Send = CALLER BODY MEMBER ROLE THING STATE IDEMPOTENT ARCHIVE;
+    /// Changing a message.
+    WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE;
+    /// Changing a message without a body.
+    TouchMessage = CALLER MEMBER ROLE THING STATE ARCHIVE;
+}
+
+/// One response a status, with an example a code.
+fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for &code in codes {
+        by_status
+            .entry(code.status().as_u16())
+            .or_default()
+            .push(code);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| (status.to_string(), RefOr::T(response(&codes))))
+        .collect()
+}
+
+fn response(codes: &[Code]) -> Response {
+    let meanings: Vec<String> = codes
+        .iter()
+        .map(|code| format!("`{}`: {}", code.name(), code.meaning()))
+        .collect();
+    let examples = codes.iter().map(|code| {
+        (
+            code.name(),
+            ExampleBuilder::new()
+                .summary(code.title())
+                .value(Some(example(*code)))
+                .build(),
+        )
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .examples_from_iter(examples)
+        .build();
+    let mut response = ResponseBuilder::new()
+        .description(meanings.join("\n\n"))
+        .content(PROBLEM_JSON, content);
+    if codes.iter().any(|code| code.retry_after_ms().is_some()) {
+        let seconds = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(0));
+        response = response.header(
+            "Retry-After",
+            HeaderBuilder::new()
+                .schema(Some(seconds))
+                .description(Some("Seconds to wait before trying again"))
+                .build(),
+        );
+    }
+    if codes.contains(&Unauthenticated) {
+        response = response.header(
+            "WWW-Authenticate",
+            HeaderBuilder::new()
+                .schema(Some(String::schema()))
+                .description(Some("`Bearer`, and what is wrong with the token"))
+                .build(),
+        );
+    }
+    response.build()
+}
+
+fn example(code: Code) -> serde_json::Value {
+    let mut example = json!({
+        "type": code.type_uri(),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "code": code.name(),
+        "detail": code.meaning(),
+        "requestId": "9b2f6c1d40e8a735",
+    });
+    if let Some(wait) = code.retry_after_ms() {
+        example["retryAfterMs"] = json!(wait);
+    }
+    example
+}
