@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backscroll_shard::model::Timestamp;
+use backscroll_shard::settings::check;
 use bytes::Bytes;
 
 pub use error::{ErrorKind, Operation, Result, StoreError};
@@ -230,7 +231,7 @@ pub async fn open(settings: &ObjectStoreSettings) -> Result<Arc<dyn ObjectStore>
             ErrorKind::Misconfigured,
             Operation::Open,
             "object store",
-            problems.join("; "),
+            check::lines(&problems).join("; "),
         ));
     }
     let backend: Arc<dyn ObjectStore> = match settings.kind {

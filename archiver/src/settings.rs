@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use backscroll_shard::archive::LONGEST_LEASE;
 use backscroll_shard::model::Timestamp;
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{Span, size};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -195,61 +196,66 @@ impl Default for ArchiveSettings {
 }
 
 impl ArchiveSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |fits: bool, problem: &str| {
-            if !fits {
-                problems.push(format!("archive.{problem}"));
-            }
-        };
-        require(
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("archive");
+        check.require(
+            "time_zone",
             TimeZone::get(&self.time_zone).is_ok(),
-            "time_zone: write an IANA name, as \"UTC\" or \"Europe/Berlin\"",
+            "write an IANA name, as \"UTC\" or \"Europe/Berlin\"",
         );
-        require(
+        check.require(
+            "schedule",
             self.schedule.is_empty() || cron::Schedule::from_str(&self.schedule).is_ok(),
-            "schedule: write six fields (second, minute, hour, day of month, month, day of week), as \"0 15 3 * * *\", or nothing",
+            "write six fields (second, minute, hour, day of month, month, day of week), as \"0 15 3 * * *\", or nothing",
         );
-        require((1..=19).contains(&self.level), "level: 1 to 19");
-        require(
+        check.require("level", (1..=19).contains(&self.level), "1 to 19");
+        check.require(
+            "frame_bytes",
             (4 << 10..=16 << 20).contains(&self.frame_bytes),
-            "frame_bytes: 4096 to 16777216",
+            "4096 to 16777216",
         );
-        require(
+        check.require(
+            "segment_bytes",
             (1 << 20..=1 << 30).contains(&self.segment_bytes),
-            "segment_bytes: 1048576 to 1073741824",
+            "1048576 to 1073741824",
         );
-        require(
+        check.require(
+            "delete_batch",
             (1..=10_000).contains(&self.delete_batch),
-            "delete_batch: 1 to 10000",
+            "1 to 10000",
         );
-        require(
+        check.require(
+            "busy_share",
             (1..=100).contains(&self.busy_share),
-            "busy_share: 1 to 100, in percent",
+            "1 to 100, in percent",
         );
-        require(
+        check.require(
+            "max_threads_running",
             self.max_threads_running > 0,
-            "max_threads_running: at least 1",
+            "at least 1",
         );
-        require(
+        check.require(
+            "lease",
             (Span::secs(3)..=Span(LONGEST_LEASE)).contains(&self.lease),
-            "lease: 3 s, which is three renewals, to 1 hour: a lease that ends later is not believed",
+            "3 s, which is three renewals, to 1 hour: a lease that ends later is not believed",
         );
-        require(self.max_reads > 0, "max_reads: at least 1");
-        require(
+        check.require("max_reads", self.max_reads > 0, "at least 1");
+        check.require(
+            "gc_grace",
             self.gc_grace >= Span::secs(3600),
-            "gc_grace: at least an hour, so that no reader is still at the object",
+            "at least an hour, so that no reader is still at the object",
         );
         if let Some(retain) = &self.retain {
             let now = SHORTEST_MONTH_BEHIND;
-            require(
+            check.require(
+                "retain",
                 retain.before(now, &TimeZone::UTC) < self.after.before(now, &TimeZone::UTC),
-                "retain: longer than archive.after",
+                "longer than archive.after",
             );
         }
-        problems
+        check.finish()
     }
 
     /// The time zone.
@@ -324,7 +330,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_named_at_once() {
-        assert_eq!(ArchiveSettings::default().check(), Vec::<String>::new());
+        assert_eq!(ArchiveSettings::default().check(), []);
         let wrong = ArchiveSettings {
             time_zone: "Atlantis".into(),
             schedule: "nightly".into(),

@@ -1,5 +1,6 @@
 //! The configuration's section `realtime`.
 
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize};
 
@@ -58,54 +59,52 @@ impl Default for RealtimeSettings {
 }
 
 impl RealtimeSettings {
-    /// The problems of these settings, each as a sentence that begins with the key; empty when there are none.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut within = |key: &str, value: usize, (low, high): (usize, usize)| {
-            if !(low..=high).contains(&value) {
-                problems.push(format!(
-                    "realtime.{key}: {value} is not between {low} and {high}"
-                ));
-            }
-        };
-        within("max_sessions", self.max_sessions, (1, 10_000_000));
-        within("sessions_per_user", self.sessions_per_user, (1, 10_000));
-        within("command_burst", self.command_burst as usize, (1, 1_000_000));
-        within("joined_conversations", self.joined_conversations, (1, 1000));
-        within("max_frame", self.max_frame, (1024, 16 << 20));
-        within("queue_bytes", self.queue_bytes, (16 << 10, 256 << 20));
-        let mut lasts = |key: &str, period: Span, (low, high): (u64, u64)| {
-            if !(low..=high).contains(&period.0.as_secs()) {
-                problems.push(format!(
-                    "realtime.{key}: is not between {low} and {high} seconds"
-                ));
-            }
-        };
-        lasts("heartbeat", self.heartbeat, (1, 600));
-        lasts("drain_window", self.drain_window, (0, 600));
-        lasts("audit_interval", self.audit_interval, (1, 600));
-        problems
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("realtime");
+        check.within("max_sessions", self.max_sessions, 1, 10_000_000);
+        check.within("sessions_per_user", self.sessions_per_user, 1, 10_000);
+        check.within("command_burst", self.command_burst as usize, 1, 1_000_000);
+        check.within("joined_conversations", self.joined_conversations, 1, 1000);
+        check.within("max_frame", self.max_frame, 1024, 16 << 20);
+        check.within("queue_bytes", self.queue_bytes, 16 << 10, 256 << 20);
+        check.within("heartbeat", self.heartbeat, Span::secs(1), Span::secs(600));
+        check.within(
+            "drain_window",
+            self.drain_window,
+            Span::secs(0),
+            Span::secs(600),
+        );
+        check.within(
+            "audit_interval",
+            self.audit_interval,
+            Span::secs(1),
+            Span::secs(600),
+        );
+        check.finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use backscroll_shard::settings::check::lines;
+
     use super::*;
 
     #[test]
     fn bounds_are_checked() {
-        assert_eq!(RealtimeSettings::default().check(), Vec::<String>::new());
+        assert_eq!(RealtimeSettings::default().check(), []);
         let wrong = RealtimeSettings {
             max_frame: 10,
             heartbeat: Span::secs(0),
             ..RealtimeSettings::default()
         };
         assert_eq!(
-            wrong.check(),
+            lines(&wrong.check()),
             [
                 "realtime.max_frame: 10 is not between 1024 and 16777216",
-                "realtime.heartbeat: is not between 1 and 600 seconds"
+                "realtime.heartbeat: 0s is not between 1s and 10m"
             ]
         );
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::settings::check;
 use backscroll_shard::tasks::TaskGroup;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
@@ -75,7 +76,11 @@ impl Authenticator {
     /// When the settings are not usable (see [`AuthSettings::check`]), or the file of keys is not.
     pub async fn open(settings: &AuthSettings) -> anyhow::Result<Self> {
         let problems = settings.check();
-        anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+        anyhow::ensure!(
+            problems.is_empty(),
+            "{}",
+            check::lines(&problems).join("\n")
+        );
         let keys = if settings.algorithm == TokenAlgorithm::HS256 {
             Keys::Shared(DecodingKey::from_secret(
                 settings.secret.expose().as_bytes(),

@@ -19,7 +19,7 @@
 
 mod conversations;
 pub mod edge;
-mod extract;
+pub(crate) mod extract;
 pub mod listen;
 mod members;
 mod messages;

@@ -110,3 +110,33 @@ fn description() -> String {
     );
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use backscroll_shard::history::PAGE_MAX;
+    use serde_json::Value;
+
+    use crate::http::extract::LIST_MAX;
+
+    #[test]
+    fn documented_limits_of_pages_are_those_that_are_kept() {
+        let document: Value = serde_json::from_slice(&super::json()).unwrap();
+        let mut found = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let parameters = item["get"]["parameters"].as_array();
+            let limit = parameters
+                .into_iter()
+                .flatten()
+                .find(|it| it["name"] == "limit");
+            let Some(limit) = limit else { continue };
+            let most = if path.ends_with("/messages") {
+                PAGE_MAX
+            } else {
+                LIST_MAX
+            };
+            assert_eq!(limit["schema"]["maximum"], most, "{path}");
+            found += 1;
+        }
+        assert_eq!(found, 4);
+    }
+}

@@ -20,6 +20,7 @@ use axum::body::Bytes;
 use backscroll_archiver::jobs::schedule;
 use backscroll_realtime::gateway::Gateway;
 use backscroll_realtime::settings::RealtimeSettings;
+use backscroll_shard::settings::check;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +62,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let problems = server.check();
-    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    anyhow::ensure!(
+        problems.is_empty(),
+        "{}",
+        check::lines(&problems).join("\n")
+    );
     telemetry::init_metrics()?;
     let supervisor = deployment.store.supervisor().clone();
     let app = Arc::new(App::new(start_parts(&deployment, auth).await?, server));

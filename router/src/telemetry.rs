@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::tasks::TaskGroup;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
@@ -54,16 +55,19 @@ impl Default for TelemetrySettings {
 }
 
 impl TelemetrySettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("telemetry");
         match EnvFilter::builder().parse(&self.log) {
-            Ok(_) if !self.log.trim().is_empty() => Vec::new(),
-            Ok(_) => vec!["telemetry.log: must not be empty; write for example \"info\"".into()],
-            Err(error) => vec![format!(
-                "telemetry.log: {error}; write for example \"info,backscroll::access=debug\""
-            )],
+            Ok(_) if !self.log.trim().is_empty() => {}
+            Ok(_) => check.report("log", "must not be empty; write for example \"info\""),
+            Err(error) => check.report(
+                "log",
+                format!("{error}; write for example \"info,backscroll::access=debug\""),
+            ),
         }
+        check.finish()
     }
 }
 
@@ -222,11 +226,8 @@ mod tests {
             }
             .check()
         };
-        assert_eq!(check("info"), Vec::<String>::new());
-        assert_eq!(
-            check("info,backscroll::access=debug,sqlx=warn"),
-            Vec::<String>::new()
-        );
+        assert_eq!(check("info"), []);
+        assert_eq!(check("info,backscroll::access=debug,sqlx=warn"), []);
         for wrong in ["", " ", "info,=debug", "backscroll=loud", "a=b=c"] {
             assert_eq!(check(wrong).len(), 1, "{wrong:?}");
         }

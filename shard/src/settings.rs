@@ -1,5 +1,6 @@
 //! The store's part of the configuration, with its defaults. Every bound of INV-BOUND has its name here.
 
+pub mod check;
 pub mod size;
 
 use std::fmt;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -121,54 +122,51 @@ impl Default for ObjectStoreSettings {
 }
 
 impl ObjectStoreSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("object_store");
         match self.kind {
             StoreKind::Disk if self.path.as_os_str().is_empty() => {
-                problems.push("object_store.path: is empty; name a folder".into());
+                check.report("path", "is empty; name a folder");
             }
             StoreKind::Disk => {}
-            StoreKind::S3 => self.check_s3(&mut problems),
+            StoreKind::S3 => self.check_s3(&mut check),
         }
-        let mut number = |key: &str, value: u64, least: u64, most: u64| {
-            if !(least..=most).contains(&value) {
-                problems.push(format!(
-                    "object_store.{key}: {value} is not between {least} and {most}"
-                ));
-            }
-        };
-        number("max_requests", self.max_requests as u64, 1, 4096);
-        number("min_throughput", self.min_throughput, 1024, 1 << 40);
-        number("max_attempts", self.max_attempts.into(), 1, 10);
-        number(
+        check.within("max_requests", self.max_requests as u64, 1, 4096);
+        check.within("min_throughput", self.min_throughput, 1024, 1 << 40);
+        check.within("max_attempts", self.max_attempts, 1, 10);
+        check.within(
             "part_size",
             self.part_size as u64,
             S3_PART_MIN as u64,
             1 << 30,
         );
-        if self.request_timeout < Span::millis(100) || self.request_timeout > Span::secs(300) {
-            problems.push("object_store.request_timeout: is not between 100ms and 5m".into());
-        }
-        problems
+        check.within(
+            "request_timeout",
+            self.request_timeout,
+            Span::millis(100),
+            Span::secs(300),
+        );
+        check.finish()
     }
 
-    fn check_s3(&self, problems: &mut Vec<String>) {
+    fn check_s3(&self, check: &mut Check) {
         let bucket_fits = (3..=63).contains(&self.bucket.len())
             && self
                 .bucket
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
         if !bucket_fits {
-            problems.push(
-                "object_store.bucket: is no bucket's name; it has 3 to 63 of a-z 0-9 . -".into(),
+            check.report(
+                "bucket",
+                "is no bucket's name; it has 3 to 63 of a-z 0-9 . -",
             );
         }
         if self.region.is_empty() {
-            problems.push(
-                "object_store.region: is empty; where the store has none, write \"us-east-1\""
-                    .into(),
+            check.report(
+                "region",
+                "is empty; where the store has none, write \"us-east-1\"",
             );
         }
         for (key, address) in [
@@ -176,21 +174,18 @@ impl ObjectStoreSettings {
             ("public_endpoint", &self.public_endpoint),
         ] {
             if address.as_ref().is_some_and(|address| !is_address(address)) {
-                problems.push(format!(
-                    "object_store.{key}: is not an address as https://objects.example.com"
-                ));
+                check.report(key, "is not an address as https://objects.example.com");
             }
         }
         match (&self.access_key_id, &self.secret_access_key) {
-            (Some(_), None) => problems
-                .push("object_store.secret_access_key: is missing beside access_key_id".into()),
-            (None, Some(_)) => problems
-                .push("object_store.access_key_id: is missing beside secret_access_key".into()),
+            (Some(_), None) => check.report("secret_access_key", "is missing beside access_key_id"),
+            (None, Some(_)) => check.report("access_key_id", "is missing beside secret_access_key"),
             (Some(_), Some(_)) | (None, None) => {}
         }
         if self.session_token.is_some() && self.access_key_id.is_none() {
-            problems.push(
-                "object_store.session_token: belongs to access_key_id and secret_access_key, which are missing".into(),
+            check.report(
+                "session_token",
+                "belongs to access_key_id and secret_access_key, which are missing",
             );
         }
     }
@@ -222,8 +217,8 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_named_at_once() {
-        assert_eq!(ObjectStoreSettings::default().check(), Vec::<String>::new());
-        assert_eq!(s3().check(), Vec::<String>::new());
+        assert_eq!(ObjectStoreSettings::default().check(), []);
+        assert_eq!(s3().check(), []);
         let wrong = ObjectStoreSettings {
             bucket: "No".into(),
             region: String::new(),
@@ -240,8 +235,7 @@ mod tests {
         let problems = wrong.check();
         let mut keys: Vec<&str> = problems
             .iter()
-            .filter_map(|problem| problem.split_once(": "))
-            .map(|(key, _)| key)
+            .map(|problem| problem.key.as_str())
             .collect();
         keys.sort_unstable();
         let named = [

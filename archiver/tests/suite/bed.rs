@@ -30,7 +30,7 @@ impl Bed {
         settings: ObjectStoreSettings,
         kept: impl Any + Send + Sync,
     ) -> Self {
-        assert_eq!(settings.check(), Vec::<String>::new());
+        assert_eq!(settings.check(), []);
         let (faulty, faults) = Faults::around(Arc::clone(&backend));
         Self {
             store: compose(faulty, &settings),

@@ -1,5 +1,6 @@
 //! The configuration's section `redis`.
 
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{DatabaseUrl, Span, size};
 use serde::{Deserialize, Serialize};
 
@@ -53,53 +54,61 @@ impl Default for RedisSettings {
 }
 
 impl RedisSettings {
-    /// The problems of these settings, each as a sentence that begins with the key; empty when there are none.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("redis");
         if let Some(url) = &self.url
             && let Err(problem) = super::line::client(url)
         {
-            problems.push(format!("redis.url: {problem}"));
+            check.report("url", problem.to_string());
         }
         let names = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !(1..=PREFIX_MAX_BYTES).contains(&self.prefix.len()) || !self.prefix.bytes().all(names) {
-            problems.push(format!(
-                "redis.prefix: is not 1 to {PREFIX_MAX_BYTES} letters, digits, `-`, `_` and `.`"
-            ));
-        }
-        let mut within = |key: &str, value: usize, (low, high): (usize, usize)| {
-            if !(low..=high).contains(&value) {
-                problems.push(format!(
-                    "redis.{key}: {value} is not between {low} and {high}"
-                ));
-            }
-        };
-        within("window_messages", self.window_messages, (0, 10_000));
-        within("queue_pushes", self.queue_pushes, (1, 1_000_000));
-        within("queue_bytes", self.queue_bytes, (1 << 20, 4 << 30));
-        let mut lasts = |key: &str, period: Span, (low, high): (u128, u128)| {
-            if !(low..=high).contains(&period.0.as_millis()) {
-                problems.push(format!(
-                    "redis.{key}: is not between {low} and {high} milliseconds"
-                ));
-            }
-        };
-        lasts("window_age", self.window_age, (1000, 3_600_000));
-        lasts("timeout", self.timeout, (100, 60_000));
-        lasts("canary_interval", self.canary_interval, (100, 60_000));
-        lasts("lease", self.lease, (3000, 600_000));
-        problems
+        check.require(
+            "prefix",
+            (1..=PREFIX_MAX_BYTES).contains(&self.prefix.len()) && self.prefix.bytes().all(names),
+            format!("is not 1 to {PREFIX_MAX_BYTES} letters, digits, `-`, `_` and `.`"),
+        );
+        check.within("window_messages", self.window_messages, 0, 10_000);
+        check.within("queue_pushes", self.queue_pushes, 1, 1_000_000);
+        check.within("queue_bytes", self.queue_bytes, 1 << 20, 4 << 30);
+        check.within(
+            "window_age",
+            self.window_age,
+            Span::millis(1000),
+            Span::millis(3_600_000),
+        );
+        check.within(
+            "timeout",
+            self.timeout,
+            Span::millis(100),
+            Span::millis(60_000),
+        );
+        check.within(
+            "canary_interval",
+            self.canary_interval,
+            Span::millis(100),
+            Span::millis(60_000),
+        );
+        check.within(
+            "lease",
+            self.lease,
+            Span::millis(3000),
+            Span::millis(600_000),
+        );
+        check.finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use backscroll_shard::settings::check::lines;
+
     use super::*;
 
     #[test]
     fn bounds_are_checked() {
-        assert_eq!(RedisSettings::default().check(), Vec::<String>::new());
+        assert_eq!(RedisSettings::default().check(), []);
         let wrong = RedisSettings {
             prefix: "{a}".to_owned(),
             queue_pushes: 0,
@@ -107,11 +116,11 @@ mod tests {
             ..RedisSettings::default()
         };
         assert_eq!(
-            wrong.check(),
+            lines(&wrong.check()),
             [
                 "redis.prefix: is not 1 to 64 letters, digits, `-`, `_` and `.`",
                 "redis.queue_pushes: 0 is not between 1 and 1000000",
-                "redis.lease: is not between 3000 and 600000 milliseconds"
+                "redis.lease: 1s is not between 3s and 10m"
             ]
         );
     }
@@ -131,7 +140,7 @@ mod tests {
             "redis://:secret@cache:6380/3",
             "redis://user:secret@[::1]:6379/",
         ] {
-            assert_eq!(check(right), Vec::<String>::new(), "{right}");
+            assert_eq!(check(right), [], "{right}");
         }
         for wrong in [
             "",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backscroll_shard::settings::Span;
+use backscroll_shard::settings::check::{Check, Problem};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Fewest bytes of a shared secret: as many as the hash has (RFC 7518, 3.2).
@@ -62,71 +63,76 @@ impl Default for AuthSettings {
 }
 
 impl AuthSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |ok: bool, problem: &str| {
-            if !ok {
-                problems.push(problem.to_owned());
-            }
-        };
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("auth");
         let has_keys = self.jwks_file.is_some() || self.jwks_url.is_some();
         if self.algorithm == TokenAlgorithm::HS256 {
             let enough = self.secret.expose().len() >= SECRET_MIN_BYTES;
-            require(
+            check.require(
+                "secret",
                 enough,
-                "auth.secret: HS256 needs at least 32 bytes; make one with `openssl rand -hex 32`",
+                "HS256 needs at least 32 bytes; make one with `openssl rand -hex 32`",
             );
-            require(
+            check.require(
+                "algorithm",
                 !has_keys,
-                "auth.algorithm: HS256 uses auth.secret; with auth.jwks_file or auth.jwks_url it is RS256, ES256 or EdDSA",
+                "HS256 uses auth.secret; with auth.jwks_file or auth.jwks_url it is RS256, ES256 or EdDSA",
             );
         } else {
             let name = self.algorithm.name();
             let one = self.jwks_file.is_some() != self.jwks_url.is_some();
-            require(
+            check.require(
+                "jwks_url",
                 one,
-                &format!("auth.jwks_url: {name} needs either this or auth.jwks_file"),
+                format!("{name} needs either this or auth.jwks_file"),
             );
-            require(
+            check.require(
+                "secret",
                 self.secret.expose().is_empty(),
-                &format!("auth.secret: {name} uses public keys, remove the secret"),
+                format!("{name} uses public keys, remove the secret"),
             );
         }
         if let Some(url) = &self.jwks_url {
             let web = reqwest::Url::parse(url)
                 .is_ok_and(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
-            require(web, "auth.jwks_url: write an http or https address");
+            check.require("jwks_url", web, "write an http or https address");
         }
         let refresh_bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
-        require(
+        check.require(
+            "jwks_refresh",
             refresh_bounds.contains(&self.jwks_refresh.0),
-            "auth.jwks_refresh: from 1s to 24h",
+            "from 1s to 24h",
         );
-        require(
+        check.require(
+            "leeway",
             self.leeway.0 <= Duration::from_secs(600),
-            "auth.leeway: at most 10 minutes",
+            "at most 10 minutes",
         );
         for (name, text) in [("issuer", &self.issuer), ("audience", &self.audience)] {
-            require(
+            check.require(
+                name,
                 text.as_deref() != Some(""),
-                &format!("auth.{name}: must not be empty; leave it out to accept any"),
+                "must not be empty; leave it out to accept any",
             );
         }
-        require(
+        check.require(
+            "role_claim",
             !matches!(self.role_claim.as_str(), "" | "/"),
-            "auth.role_claim: must not be empty",
+            "must not be empty",
         );
-        require(
+        check.require(
+            "token_cache",
             self.token_cache <= 1_000_000,
-            "auth.token_cache: at most 1000000",
+            "at most 1000000",
         );
-        require(
+        check.require(
+            "admin_role",
             !self.admin_role.is_empty(),
-            "auth.admin_role: must not be empty",
+            "must not be empty",
         );
-        problems
+        check.finish()
     }
 }
 
@@ -223,7 +229,7 @@ mod tests {
     fn a_short_secret_is_refused() {
         assert_eq!(shared(&"x".repeat(31)).check().len(), 1);
         assert_eq!(shared("").check().len(), 1);
-        assert_eq!(shared(&"x".repeat(32)).check(), Vec::<String>::new());
+        assert_eq!(shared(&"x".repeat(32)).check(), []);
     }
 
     #[test]
@@ -234,11 +240,8 @@ mod tests {
             jwks_url: url.map(String::from),
             ..AuthSettings::default()
         };
-        assert_eq!(with(Some("keys.json"), None).check(), Vec::<String>::new());
-        assert_eq!(
-            with(None, Some("https://id.example/jwks")).check(),
-            Vec::<String>::new()
-        );
+        assert_eq!(with(Some("keys.json"), None).check(), []);
+        assert_eq!(with(None, Some("https://id.example/jwks")).check(), []);
         assert_eq!(with(None, None).check().len(), 1);
         assert_eq!(
             with(Some("keys.json"), Some("https://id.example/jwks"))

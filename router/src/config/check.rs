@@ -1,12 +1,12 @@
 //! What must hold between values that are each of the right type. Everything wrong is reported, not the first.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::path::Path;
 
 use backscroll_archiver::settings::Age;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::ids::ShardName;
+use backscroll_shard::settings::check::{self, Check};
 use backscroll_shard::settings::{
     DatabaseUrl, KeyspaceSettings, LimitSettings, PoolSettings, RelaySettings, ShardSettings, Span,
     StoreSettings, WriteSettings,
@@ -29,268 +29,246 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.telemetry.check(),
     ];
     let will_be_made =
-        |problem: &String| config.uses_embedded_secret() && problem.starts_with("auth.secret:");
-    for problem in sections
-        .into_iter()
-        .flatten()
-        .filter(|problem| !will_be_made(problem))
-    {
-        let (key, what) = problem.split_once(": ").unwrap_or(("", &problem));
-        problems.push(Problem::new(key, what));
-    }
+        |found: &check::Problem| config.uses_embedded_secret() && found.key == "auth.secret";
+    let found = sections.into_iter().flatten();
+    let found = found.filter(|found| !will_be_made(found));
+    let found = found.chain(check_store(config));
+    problems.extend(found.map(|found| Problem::new(found.key, found.what)));
+}
+
+/// The store's sections, and what must hold between sections.
+fn check_store(config: &Config) -> Vec<check::Problem> {
     let store = &config.store;
-    let mut check = Check { problems };
-    check.data_dir(&config.data_dir);
-    check.shards(&store.shards);
-    check.databases(store);
-    check.keyspace(&store.keyspace, &store.shards);
-    check.pool(&store.pool);
-    check.write(&store.write);
-    check.relay(&store.relay);
-    check.limits(&store.limits);
-    check.idempotency(store.limits.idempotency, &config.archive.after);
-    check.span(
+    let mut check = Check::of_all();
+    check_data_dir(&mut check, &config.data_dir);
+    check_shards(&mut check, &store.shards);
+    check_databases(&mut check, store);
+    check_keyspace(&mut check, &store.keyspace, &store.shards);
+    check_pool(&mut check, &store.pool);
+    check_write(&mut check, &store.write);
+    check_relay(&mut check, &store.relay);
+    check_limits(&mut check, &store.limits);
+    check_idempotency(&mut check, store.limits.idempotency, &config.archive.after);
+    check.within(
         "directory.refresh_interval",
         store.directory.refresh_interval,
         Span::millis(50),
         LONGEST_WAIT,
     );
+    check.finish()
 }
 
-struct Check<'a> {
-    problems: &'a mut Vec<Problem>,
+fn check_data_dir(check: &mut Check, data_dir: &Path) {
+    // SQLite would read what follows a `?` as options of the connection.
+    match data_dir.to_str() {
+        None | Some("") => check.report("data_dir", "is not a path in UTF-8"),
+        Some(path) if path.contains('?') => check.report(
+            "data_dir",
+            "has a `?`, which database addresses cannot hold",
+        ),
+        Some(_) => {}
+    }
 }
 
-impl Check<'_> {
-    fn report(&mut self, key: impl Into<String>, what: impl Into<String>) {
-        self.problems.push(Problem::new(key, what));
+fn check_shards(check: &mut Check, shards: &[ShardSettings]) {
+    if shards.is_empty() {
+        check.report(
+            "shards",
+            "is empty; name at least one shard, or leave it out for embedded SQLite shards",
+        );
     }
-
-    fn number<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, least: T, most: T) {
-        if value < least || value > most {
-            self.report(key, format!("{value} is not between {least} and {most}"));
+    let mut first_use: BTreeMap<&ShardName, usize> = BTreeMap::new();
+    for (position, shard) in shards.iter().enumerate() {
+        if let Some(first) = first_use.insert(&shard.name, position) {
+            check.report(
+                format!("shards.{position}.name"),
+                format!("`{}` is shards.{first}'s name already", shard.name),
+            );
+        }
+        if shard.replicas.len() > 16 {
+            check.report(
+                format!("shards.{position}.replicas"),
+                "has more than 16 addresses",
+            );
         }
     }
+}
 
-    fn span(&mut self, key: &str, value: Span, least: Span, most: Span) {
-        if value < least || value > most {
-            self.report(key, format!("{value} is not between {least} and {most}"));
+/// Every address can be read, names a database of its own, and all speak one SQL.
+fn check_databases(check: &mut Check, store: &StoreSettings) {
+    let mut first_use: BTreeMap<String, String> = BTreeMap::new();
+    let mut first_of: BTreeMap<&'static str, String> = BTreeMap::new();
+    for (key, url) in addresses(store) {
+        let (kind, database) = match read_address(url) {
+            Ok(read) => read,
+            Err(what) => {
+                check.report(key, what);
+                continue;
+            }
+        };
+        if let Some(first) = first_use.get(&database) {
+            check.report(
+                key.clone(),
+                format!("is the same database as {first}; every one needs its own"),
+            );
+        }
+        first_use.entry(database).or_insert_with(|| key.clone());
+        if key.contains(".replicas.") && kind == "sqlite" {
+            check.report(key.clone(), "SQLite has no replicas");
+        }
+        first_of.entry(kind).or_insert(key);
+    }
+    if let (Some(sqlite), Some(mysql)) = (first_of.get("sqlite"), first_of.get("mysql")) {
+        let what = format!(
+            "is SQLite, but {mysql} is MySQL; the directory and the shards must all be the one or the other"
+        );
+        check.report(sqlite.clone(), what);
+    }
+}
+
+fn check_keyspace(check: &mut Check, keyspace: &KeyspaceSettings, shards: &[ShardSettings]) {
+    let mut previous = None;
+    for (position, range) in keyspace.ranges.iter().enumerate() {
+        let key = format!("keyspace.ranges.{position}");
+        match previous {
+            None if range.from != 0 => {
+                check.report(
+                    format!("{key}.from"),
+                    "the first range begins at 0, so that every key has an owner",
+                );
+            }
+            Some(before) if range.from <= before => {
+                check.report(
+                    format!("{key}.from"),
+                    format!("{} is not above {before}, the range before it", range.from),
+                );
+            }
+            _ => {}
+        }
+        previous = Some(range.from);
+        if !shards.iter().any(|shard| shard.name == range.shard) {
+            check.report(
+                format!("{key}.shard"),
+                format!("there is no shard `{}` in `shards`", range.shard),
+            );
         }
     }
+}
 
-    fn data_dir(&mut self, data_dir: &Path) {
-        // SQLite would read what follows a `?` as options of the connection.
-        match data_dir.to_str() {
-            None | Some("") => self.report("data_dir", "is not a path in UTF-8"),
-            Some(path) if path.contains('?') => self.report(
-                "data_dir",
-                "has a `?`, which database addresses cannot hold",
+fn check_pool(check: &mut Check, pool: &PoolSettings) {
+    check.within("pool.max_connections", pool.max_connections, 1, 10_000);
+    check.within(
+        "pool.acquire_timeout",
+        pool.acquire_timeout,
+        Span::millis(10),
+        LONGEST_WAIT,
+    );
+    check.within(
+        "pool.statement_timeout",
+        pool.statement_timeout,
+        Span::millis(10),
+        LONGEST_WAIT,
+    );
+    // MySQL counts a lock wait in whole seconds.
+    check.within(
+        "pool.lock_timeout",
+        pool.lock_timeout,
+        Span::secs(1),
+        LONGEST_WAIT,
+    );
+    check.within(
+        "pool.idle_timeout",
+        pool.idle_timeout,
+        Span::secs(1),
+        Span::secs(86_400),
+    );
+    check.within(
+        "pool.breaker_cooldown",
+        pool.breaker_cooldown,
+        Span::millis(10),
+        LONGEST_WAIT,
+    );
+    check.within("pool.breaker_failures", pool.breaker_failures, 1, 1000);
+}
+
+fn check_write(check: &mut Check, write: &WriteSettings) {
+    check.within("write.lanes", write.lanes, 1, 256);
+    // A statement's list of them stays below 1,000, from where on MariaDB makes a subquery of it
+    // (in_predicate_conversion_threshold).
+    check.within("write.max_batch", write.max_batch, 1, 750);
+    check.within("write.max_retries", write.max_retries, 0, 100);
+    check.within("write.queue", write.queue, 1, 1_000_000);
+    check.within("write.member_cache", write.member_cache, 0, 10_000_000);
+    if write.queue < write.max_batch {
+        check.report(
+            "write.queue",
+            format!(
+                "{} is below write.max_batch, {}",
+                write.queue, write.max_batch
             ),
-            Some(_) => {}
-        }
-    }
-
-    fn shards(&mut self, shards: &[ShardSettings]) {
-        if shards.is_empty() {
-            self.report(
-                "shards",
-                "is empty; name at least one shard, or leave it out for embedded SQLite shards",
-            );
-        }
-        let mut first_use: BTreeMap<&ShardName, usize> = BTreeMap::new();
-        for (position, shard) in shards.iter().enumerate() {
-            if let Some(first) = first_use.insert(&shard.name, position) {
-                self.report(
-                    format!("shards.{position}.name"),
-                    format!("`{}` is shards.{first}'s name already", shard.name),
-                );
-            }
-            if shard.replicas.len() > 16 {
-                self.report(
-                    format!("shards.{position}.replicas"),
-                    "has more than 16 addresses",
-                );
-            }
-        }
-    }
-
-    /// Every address can be read, names a database of its own, and all speak one SQL.
-    fn databases(&mut self, store: &StoreSettings) {
-        let mut first_use: BTreeMap<String, String> = BTreeMap::new();
-        let mut first_of: BTreeMap<&'static str, String> = BTreeMap::new();
-        for (key, url) in addresses(store) {
-            let (kind, database) = match read_address(url) {
-                Ok(read) => read,
-                Err(what) => {
-                    self.report(key, what);
-                    continue;
-                }
-            };
-            if let Some(first) = first_use.get(&database) {
-                self.report(
-                    key.clone(),
-                    format!("is the same database as {first}; every one needs its own"),
-                );
-            }
-            first_use.entry(database).or_insert_with(|| key.clone());
-            if key.contains(".replicas.") && kind == "sqlite" {
-                self.report(key.clone(), "SQLite has no replicas");
-            }
-            first_of.entry(kind).or_insert(key);
-        }
-        if let (Some(sqlite), Some(mysql)) = (first_of.get("sqlite"), first_of.get("mysql")) {
-            let what = format!(
-                "is SQLite, but {mysql} is MySQL; the directory and the shards must all be the one or the other"
-            );
-            self.report(sqlite.clone(), what);
-        }
-    }
-
-    fn keyspace(&mut self, keyspace: &KeyspaceSettings, shards: &[ShardSettings]) {
-        let mut previous = None;
-        for (position, range) in keyspace.ranges.iter().enumerate() {
-            let key = format!("keyspace.ranges.{position}");
-            match previous {
-                None if range.from != 0 => {
-                    self.report(
-                        format!("{key}.from"),
-                        "the first range begins at 0, so that every key has an owner",
-                    );
-                }
-                Some(before) if range.from <= before => {
-                    self.report(
-                        format!("{key}.from"),
-                        format!("{} is not above {before}, the range before it", range.from),
-                    );
-                }
-                _ => {}
-            }
-            previous = Some(range.from);
-            if !shards.iter().any(|shard| shard.name == range.shard) {
-                self.report(
-                    format!("{key}.shard"),
-                    format!("there is no shard `{}` in `shards`", range.shard),
-                );
-            }
-        }
-    }
-
-    fn pool(&mut self, pool: &PoolSettings) {
-        self.number("pool.max_connections", pool.max_connections, 1, 10_000);
-        self.span(
-            "pool.acquire_timeout",
-            pool.acquire_timeout,
-            Span::millis(10),
-            LONGEST_WAIT,
         );
-        self.span(
-            "pool.statement_timeout",
-            pool.statement_timeout,
-            Span::millis(10),
-            LONGEST_WAIT,
-        );
-        // MySQL counts a lock wait in whole seconds.
-        self.span(
-            "pool.lock_timeout",
-            pool.lock_timeout,
-            Span::secs(1),
-            LONGEST_WAIT,
-        );
-        self.span(
-            "pool.idle_timeout",
-            pool.idle_timeout,
-            Span::secs(1),
-            Span::secs(86_400),
-        );
-        self.span(
-            "pool.breaker_cooldown",
-            pool.breaker_cooldown,
-            Span::millis(10),
-            LONGEST_WAIT,
-        );
-        self.number("pool.breaker_failures", pool.breaker_failures, 1, 1000);
-    }
-
-    fn write(&mut self, write: &WriteSettings) {
-        self.number("write.lanes", write.lanes, 1, 256);
-        // A statement's list of them stays below 1,000, from where on MariaDB makes a subquery of it
-        // (in_predicate_conversion_threshold).
-        self.number("write.max_batch", write.max_batch, 1, 750);
-        self.number("write.max_retries", write.max_retries, 0, 100);
-        self.number("write.queue", write.queue, 1, 1_000_000);
-        self.number("write.member_cache", write.member_cache, 0, 10_000_000);
-        if write.queue < write.max_batch {
-            self.report(
-                "write.queue",
-                format!(
-                    "{} is below write.max_batch, {}",
-                    write.queue, write.max_batch
-                ),
-            );
-        }
-    }
-
-    fn relay(&mut self, relay: &RelaySettings) {
-        self.span(
-            "relay.interval",
-            relay.interval,
-            Span::millis(1),
-            LONGEST_WAIT,
-        );
-        self.span(
-            "relay.sweep_interval",
-            relay.sweep_interval,
-            Span::millis(100),
-            Span::secs(3600),
-        );
-        self.number("relay.max_members", relay.max_members, 2, 100_000);
-    }
-
-    fn limits(&mut self, limits: &LimitSettings) {
-        // A message's columns hold 16 MiB each, and a batch of messages is one packet.
-        self.number(
-            "limits.message_characters",
-            limits.message_characters,
-            1,
-            100_000,
-        );
-        self.number("limits.attachments", limits.attachments, 0, 1000);
-        self.number(
-            "limits.attachments_bytes",
-            limits.attachments_bytes,
-            2,
-            1 << 20,
-        );
-        self.number("limits.metadata_bytes", limits.metadata_bytes, 2, 65_535);
-        self.number("limits.reactions", limits.reactions, 0, 100_000);
-        self.number("limits.edits", limits.edits, 0, 1000);
-        self.number("limits.group_members", limits.group_members, 2, 100_000);
-        self.number(
-            "limits.channel_members",
-            limits.channel_members,
-            2,
-            10_000_000,
-        );
-        self.number("limits.sync_changes", limits.sync_changes, 1, 1_000_000);
-        self.number("limits.notifications", limits.notifications, 1, 10_000);
-    }
-
-    /// A repeated message is recognised by its hot row, so it must not be archived before the promise ends.
-    fn idempotency(&mut self, promised: Span, after: &Age) {
-        let least = Span::secs(86_400);
-        if promised < least {
-            self.report("limits.idempotency", format!("{promised} is below {least}"));
-        }
-        if !after.is_at_least(promised) {
-            let what = format!(
-                "{after} may be shorter than limits.idempotency, {promised}: for so long a message must not be archived, or \
-                 its repeat would be stored again"
-            );
-            self.report("archive.after", what);
-        }
     }
 }
 
+fn check_relay(check: &mut Check, relay: &RelaySettings) {
+    check.within(
+        "relay.interval",
+        relay.interval,
+        Span::millis(1),
+        LONGEST_WAIT,
+    );
+    check.within(
+        "relay.sweep_interval",
+        relay.sweep_interval,
+        Span::millis(100),
+        Span::secs(3600),
+    );
+    check.within("relay.max_members", relay.max_members, 2, 100_000);
+}
+
+fn check_limits(check: &mut Check, limits: &LimitSettings) {
+    // A message's columns hold 16 MiB each, and a batch of messages is one packet.
+    check.within(
+        "limits.message_characters",
+        limits.message_characters,
+        1,
+        100_000,
+    );
+    check.within("limits.attachments", limits.attachments, 0, 1000);
+    check.within(
+        "limits.attachments_bytes",
+        limits.attachments_bytes,
+        2,
+        1 << 20,
+    );
+    check.within("limits.metadata_bytes", limits.metadata_bytes, 2, 65_535);
+    check.within("limits.reactions", limits.reactions, 0, 100_000);
+    check.within("limits.edits", limits.edits, 0, 1000);
+    check.within("limits.group_members", limits.group_members, 2, 100_000);
+    check.within(
+        "limits.channel_members",
+        limits.channel_members,
+        2,
+        10_000_000,
+    );
+    check.within("limits.sync_changes", limits.sync_changes, 1, 1_000_000);
+    check.within("limits.notifications", limits.notifications, 1, 10_000);
+}
+
+/// A repeated message is recognised by its hot row, so it must not be archived before the promise ends.
+fn check_idempotency(check: &mut Check, promised: Span, after: &Age) {
+    let least = Span::secs(86_400);
+    if promised < least {
+        check.report("limits.idempotency", format!("{promised} is below {least}"));
+    }
+    if !after.is_at_least(promised) {
+        let what = format!(
+            "{after} may be shorter than limits.idempotency, {promised}: for so long a message must not be archived, or \
+             its repeat would be stored again"
+        );
+        check.report("archive.after", what);
+    }
+}
 /// Every database address with its key.
 fn addresses(store: &StoreSettings) -> impl Iterator<Item = (String, &DatabaseUrl)> {
     let shards = store

@@ -23,10 +23,8 @@ use crate::auth::AuthError;
 
 /// Items in a page when no limit is given.
 pub(super) const LIMIT_DEFAULT: u32 = 20;
-/// Most messages in a page.
-pub(super) const MESSAGES_MAX: u32 = 200;
-/// Most conversations or members in a page.
-pub(super) const LIST_MAX: u32 = 100;
+/// Most conversations, members or notifications in a page.
+pub(crate) const LIST_MAX: u32 = 100;
 /// How much of a body that is too large is read and thrown away, so that its sender gets to see the answer.
 const DISCARD_MAX_BYTES: usize = 1 << 20;
 

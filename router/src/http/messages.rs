@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{HistoryPage, Message, NewMessage, Position};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
-use super::extract::{Bearer, Json, MESSAGES_MAX, Path, Query, idempotency_key, page_limit};
+use super::extract::{Bearer, Json, Path, Query, idempotency_key, page_limit};
 use super::mounts::ChatRoutes;
 use super::problem::Problem;
 use super::problem_sets as problems;
@@ -77,12 +78,7 @@ async fn history(
     let position = query.position()?;
     Ok(Answer(
         app.store
-            .history(
-                &me.caller,
-                id,
-                position,
-                page_limit(query.limit, MESSAGES_MAX)?,
-            )
+            .history(&me.caller, id, position, page_limit(query.limit, PAGE_MAX)?)
             .await?,
     ))
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize};
 
@@ -56,29 +57,23 @@ impl Default for ServerSettings {
 }
 
 impl ServerSettings {
-    /// What is wrong with these settings, each as a sentence that begins with the key's name; empty when nothing is.
+    /// What is wrong with these settings; empty when nothing is.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |ok: bool, problem: &str| {
-            if !ok {
-                problems.push(problem.to_owned());
-            }
-        };
-        require(self.max_body >= 1024, "server.max_body: at least 1 KiB");
-        require(
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("server");
+        check.require("max_body", self.max_body >= 1024, "at least 1 KiB");
+        check.require(
+            "max_body",
             self.max_body <= 64 << 20,
-            "server.max_body: at most 64 MiB; media do not go through request bodies",
+            "at most 64 MiB; media do not go through request bodies",
         );
-        require(
+        check.require(
+            "max_header",
             (8192..=1 << 20).contains(&self.max_header),
-            "server.max_header: from 8 KiB to 1 MiB",
+            "from 8 KiB to 1 MiB",
         );
-        require(self.max_requests >= 1, "server.max_requests: at least 1");
-        require(
-            self.max_connections >= 1,
-            "server.max_connections: at least 1",
-        );
+        check.require("max_requests", self.max_requests >= 1, "at least 1");
+        check.require("max_connections", self.max_connections >= 1, "at least 1");
         let longest = Duration::from_secs(3600);
         for (name, span) in [
             ("header_timeout", self.header_timeout),
@@ -86,23 +81,25 @@ impl ServerSettings {
             ("shutdown_timeout", self.shutdown_timeout),
         ] {
             let in_range = span.0 >= Duration::from_millis(100) && span.0 <= longest;
-            require(in_range, &format!("server.{name}: from 100ms to 1h"));
+            check.require(name, in_range, "from 100ms to 1h");
         }
-        require(
+        check.require(
+            "shutdown_delay",
             self.shutdown_delay.0 <= longest,
-            "server.shutdown_delay: at most 1h",
+            "at most 1h",
         );
         for origin in &self.cors_origins {
             if let Err(why) = check_origin(origin) {
-                require(
+                check.require(
+                    "cors_origins",
                     false,
-                    &format!("server.cors_origins: `{}` {why}", origin.escape_debug()),
+                    format!("`{}` {why}", origin.escape_debug()),
                 );
             }
         }
         let any_and_more = self.cors_origins.len() > 1 && self.allows_any_origin();
-        require(!any_and_more, "server.cors_origins: `*` stands alone");
-        problems
+        check.require("cors_origins", !any_and_more, "`*` stands alone");
+        check.finish()
     }
 
     /// Whether every origin is allowed.
@@ -133,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(ServerSettings::default().check(), Vec::<String>::new());
+        assert_eq!(ServerSettings::default().check(), []);
     }
 
     #[test]
@@ -154,7 +151,7 @@ mod tests {
         };
         let problems = settings.check();
         assert_eq!(problems.len(), 9, "{problems:#?}");
-        assert!(problems.iter().all(|p| p.starts_with("server.")));
+        assert!(problems.iter().all(|p| p.key.starts_with("server.")));
     }
 
     #[test]
