@@ -110,11 +110,7 @@ impl Databases {
     /// Its address.
     #[must_use]
     pub fn url(&self, name: &str) -> String {
-        self.options
-            .clone()
-            .database(&self.name(name))
-            .to_url_lossy()
-            .into()
+        address(&self.options.clone().database(&self.name(name)))
     }
 
     /// Its address on another port of this machine, where a proxy listens.
@@ -126,7 +122,7 @@ impl Databases {
             .host("127.0.0.1")
             .port(port)
             .database(&self.name(name));
-        options.to_url_lossy().into()
+        address(&options)
     }
 
     /// How Percona's tools are told where the database called `name` in this run is.
@@ -192,4 +188,33 @@ pub fn require_durable(durable: bool) -> Result<()> {
         "innodb_flush_log_at_trx_commit is not 1 on this server: start it durable (BACKSCROLL_SQL_DURABLE=1 .ci/servers mariadb …)"
     );
     Ok(())
+}
+
+/// An address that the server's configuration takes: without what sqlx adds for itself.
+fn address(options: &MySqlConnectOptions) -> String {
+    let mut url = options.to_url_lossy();
+    let taken = |name: &str| name.starts_with("ssl-") || name == "socket";
+    let query: Vec<(String, String)> = url
+        .query_pairs()
+        .filter(|(name, _)| taken(name))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    url.query_pairs_mut().clear().extend_pairs(query);
+    url.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_only_options_that_the_server_takes() {
+        let text = "mysql://root:secret@127.0.0.1:3306/?ssl-mode=DISABLED";
+        let options = MySqlConnectOptions::from_str(text).unwrap();
+        let url = address(&options.database("talk"));
+        assert_eq!(
+            url,
+            "mysql://root:secret@127.0.0.1:3306/talk?ssl-mode=DISABLED"
+        );
+    }
 }
