@@ -9,6 +9,7 @@ mod copies;
 mod deaths;
 mod erasing;
 mod jobs;
+mod logged;
 mod matrix;
 mod mends;
 mod receipts;

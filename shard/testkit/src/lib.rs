@@ -5,6 +5,7 @@
 //! - [`TestDatabases`]: empty databases of a test's own on the SQL server that the tests were given.
 //! - [`dump()`]: everything that is in a database, to compare.
 //! - [`s3_server`]: an S3 server in this process (feature `s3`).
+//! - [`warnings`]: a test fails when something warns that it does not expect.
 //! - [`sql_server_url`], [`redis_url`]: where the servers are.
 //!
 //! The helpers panic when they cannot do their work, also when there is no server: a test that has nothing to run
@@ -21,6 +22,7 @@ mod proxy;
 #[expect(clippy::unwrap_used, reason = "as above")]
 pub mod s3_server;
 mod servers;
+pub mod warnings;
 
 pub use databases::TestDatabases;
 pub use dump::{Dump, dump};

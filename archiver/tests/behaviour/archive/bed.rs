@@ -24,7 +24,7 @@ use backscroll_shard::node::Shard;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
-use backscroll_testkit::{Proxy, TestDatabases, socket_address};
+use backscroll_testkit::{Proxy, TestDatabases, socket_address, warnings};
 use futures_util::TryStreamExt as _;
 
 use crate::beds;
@@ -133,6 +133,7 @@ impl Bed {
             settings.pool.max_connections = 8;
             databases.push(created);
         }
+        warnings::watch();
         migrate_all(&settings, false).await.unwrap();
         let tier = Tier::new(objects.clone(), &archive_settings);
         let listener = Arc::new(NoListener);
@@ -171,6 +172,7 @@ impl Bed {
         for databases in self.databases {
             databases.drop_all().await;
         }
+        warnings::check();
     }
 
     /// Another archive on the same deployment, that tells of its steps.

@@ -23,10 +23,12 @@ use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
 use backscroll_shard::store::Store;
 use backscroll_shard::stretch::{Merged, Stretch};
 use backscroll_shard::tasks::Supervisor;
+use backscroll_testkit::warnings;
 
 use super::bed::{
     Backend, Bed, PATIENCE, begin, caller, message, on_both, order, sent_at, wait_for,
 };
+use super::logged;
 
 on_both!(
     a_row_that_becomes_hot_after_the_hot_rows_were_read_is_found,
@@ -219,6 +221,7 @@ async fn ask(store: &Store, what: Ask, id: ConversationId, synced: u64) -> Resul
 }
 
 async fn a_segment_written_anew_while_it_is_read_is_no_damage(backend: Backend) {
+    warnings::expect(logged::DAMAGED_FRAME);
     for what in [Ask::Page, Ask::Message, Ask::Export, Ask::Edit, Ask::Sync] {
         let bed = Arc::new(Bed::open(backend).await);
         let id = bed.import("talk", 60).await;
@@ -256,6 +259,8 @@ async fn a_segment_written_anew_while_it_is_read_is_no_damage(backend: Backend) 
 }
 
 async fn an_object_that_is_lost_is_damage_for_everybody(backend: Backend) {
+    warnings::expect(logged::DAMAGED_FRAME);
+    warnings::expect(logged::DAMAGED_PAGE);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;

@@ -6,10 +6,12 @@ use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_shard::archive::JobRecord;
 use backscroll_shard::db::Value;
 use backscroll_shard::model::Timestamp;
+use backscroll_testkit::warnings;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::bed::{Backend, Bed, PATIENCE, begin, on_both, order};
+use super::logged;
 
 on_both!(
     a_lease_from_the_future_keeps_no_job_out,
@@ -30,6 +32,7 @@ async fn set_leases(bed: &Bed, expires_at: i64) {
 }
 
 async fn a_lease_from_the_future_keeps_no_job_out(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let bed = Bed::open(backend).await;
     bed.import("general", 100).await;
     bed.run().await;
@@ -60,6 +63,7 @@ async fn a_lease_from_the_future_keeps_no_job_out(backend: Backend) {
 }
 
 async fn a_job_whose_lease_is_cleared_stops(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let bed = Bed::open(backend).await;
     bed.import("general", 300).await;
     // It waits with its first segment until the lease is cleared.

@@ -8,8 +8,10 @@ use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Caller, NewMessage, Position, SyncRequest};
+use backscroll_testkit::warnings;
 
 use super::bed::{Backend, Bed, caller, on_both, small, user};
+use super::logged;
 
 on_both!(
     many_readers_cost_one_request,
@@ -94,6 +96,8 @@ async fn a_page_in_two_frames_costs_one_request(backend: Backend) {
 }
 
 async fn one_damaged_frame_does_not_spoil_its_neighbour(backend: Backend) {
+    warnings::expect(logged::DAMAGED_FRAME);
+    warnings::expect(logged::DAMAGED_PAGE);
     let bed = Bed::open_with(backend, in_one_segment()).await;
     let id = bed.import("talk", 900).await;
     bed.run().await;
@@ -120,6 +124,7 @@ fn in_one_segment() -> ArchiveSettings {
 }
 
 async fn the_hot_part_is_there_while_the_archive_is_away(backend: Backend) {
+    warnings::expect(logged::ARCHIVE_AWAY);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 100).await;
     let synced = bed.page(id, Position::Latest, 1).await.rev;
@@ -180,6 +185,9 @@ async fn the_hot_part_is_there_while_the_archive_is_away(backend: Backend) {
 }
 
 async fn damage_is_noticed_and_named(backend: Backend) {
+    warnings::expect(logged::DAMAGED_FRAME);
+    warnings::expect(logged::DAMAGED_PAGE);
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;

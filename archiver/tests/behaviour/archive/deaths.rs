@@ -12,11 +12,12 @@ use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Message, Timestamp};
 use backscroll_shard::settings::Span;
-use backscroll_testkit::Mode;
+use backscroll_testkit::{Mode, warnings};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::bed::{Backend, Bed, caller, on_both, order, small};
+use super::logged;
 
 on_both!(
     a_job_may_die_after_any_step,
@@ -32,6 +33,9 @@ on_both!(
 /// The database goes away between two steps, and comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_may_be_lost_after_any_step() {
+    warnings::expect(logged::JOB_ENDS_EARLY);
+    warnings::expect(logged::DATABASE_AWAY);
+    warnings::expect(logged::JOB_END_LOST);
     let steps = [
         Step::Leased,
         Step::Intended,
@@ -234,6 +238,7 @@ async fn restoring_may_die(backend: Backend) {
 }
 
 async fn an_object_store_that_fails_costs_nothing(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 150).await;
     let log = bed.walk(id).await;
@@ -267,6 +272,7 @@ async fn an_object_store_that_fails_costs_nothing(backend: Backend) {
 }
 
 async fn what_comes_back_wrong_is_not_published(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.faults.plan(Operation::GetRange, 1, Fault::FlippedBit);
@@ -304,6 +310,7 @@ fn stopped_at(bed: &Bed, step: Step, nth: u32) -> ArchiveJobs {
 }
 
 async fn a_job_that_is_stopped_gives_its_lease_up(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let steps = [
         Step::Leased,
         Step::Intended,
@@ -339,6 +346,7 @@ async fn a_job_that_is_stopped_gives_its_lease_up(backend: Backend) {
 }
 
 async fn a_rebuild_that_is_stopped_gives_all_its_leases_up(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let bed = open_with_long_leases(backend).await;
     let id = bed.import("talk", 120).await;
     bed.run().await;

@@ -7,8 +7,10 @@ use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{MessageId, Seq};
 use backscroll_shard::model::{Position, SyncRequest, Timestamp};
 use backscroll_shard::settings::Span;
+use backscroll_testkit::warnings;
 
 use super::bed::{Backend, Bed, caller, on_both, order, sent_at, small};
+use super::logged;
 
 on_both!(
     pages_are_the_same_from_both_tiers,
@@ -386,6 +388,7 @@ async fn a_held_conversation_stays(backend: Backend) {
 }
 
 async fn one_job_at_a_time(backend: Backend) {
+    warnings::expect(logged::JOB_ENDS_EARLY);
     let settings = ArchiveSettings {
         lease: Span::secs(30), // longer than the second job takes, however busy the machine is
         ..small()

@@ -3,8 +3,10 @@
 use backscroll_archiver::jobs::repair::RepairFigures;
 use backscroll_archiver::jobs::{ArchiveError, Progress};
 use backscroll_shard::ids::ConversationId;
+use backscroll_testkit::warnings;
 
 use super::bed::{Backend, Bed, on_both, order};
+use super::logged;
 
 on_both!(
     the_index_follows_the_objects,
@@ -50,6 +52,7 @@ async fn assert_mended(bed: &Bed, id: ConversationId, damage: &str, problem: &st
 }
 
 async fn the_index_follows_the_objects(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;
@@ -92,6 +95,7 @@ async fn the_index_follows_the_objects(backend: Backend) {
 }
 
 async fn an_old_hot_row_takes_the_newest_copy(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;
@@ -115,6 +119,7 @@ async fn an_old_hot_row_takes_the_newest_copy(backend: Backend) {
 }
 
 async fn a_deleted_message_whose_content_came_back_is_deleted_again(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;
@@ -138,6 +143,7 @@ async fn a_deleted_message_whose_content_came_back_is_deleted_again(backend: Bac
 }
 
 async fn content_of_a_deleted_message_is_put_down_for_erasure(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     bed.run().await;

@@ -3,8 +3,10 @@
 use backscroll_archiver::jobs::Progress;
 use backscroll_shard::ids::Seq;
 use backscroll_shard::model::{ConversationKind, NewConversation, NewMessage, Timestamp};
+use backscroll_testkit::warnings;
 
 use super::bed::{Backend, Bed, caller, on_both, order, user};
+use super::logged;
 
 on_both!(
     a_lost_object_is_noticed,
@@ -14,6 +16,7 @@ on_both!(
 );
 
 async fn a_lost_object_is_noticed(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     bed.import("talk", 60).await;
     bed.run().await;
@@ -27,6 +30,7 @@ async fn a_lost_object_is_noticed(backend: Backend) {
 }
 
 async fn a_message_that_is_nowhere_is_noticed(backend: Backend) {
+    warnings::expect(logged::VERIFY_FINDS);
     let bed = Bed::open(backend).await;
     let id = bed.import("talk", 60).await;
     let map = bed.store.map();
