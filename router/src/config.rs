@@ -64,7 +64,7 @@ pub struct Config {
     pub server: ServerSettings,
     /// Who is let in.
     pub auth: AuthSettings,
-    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`.
+    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`, `rebalance`.
     #[serde(flatten)]
     pub store: StoreSettings,
     /// Where archived messages are.
@@ -207,6 +207,7 @@ impl Config {
             write: tree.take("write", problems),
             relay: tree.take("relay", problems),
             limits: tree.take("limits", problems),
+            rebalance: tree.take("rebalance", problems),
         };
         if !shards_given {
             store.shards = embedded.shards;

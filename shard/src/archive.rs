@@ -94,7 +94,7 @@ impl SegmentId {
             .map(|bits| Self(bits.to_be_bytes()))
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         bytes
             .try_into()
             .map(Self)

@@ -37,6 +37,9 @@ const SHARDS_UNMARKED: &str = "SELECT name FROM shards ORDER BY name";
 const INSERT_SHARD: &str =
     "INSERT INTO shards (name, added_at, state, incarnation) VALUES (?, {now}, ?, ?)";
 const SET_SHARD: &str = "UPDATE shards SET state = ?, incarnation = ? WHERE name = ?";
+const DELETE_RANGE: &str = "DELETE FROM ranges WHERE range_start = ? AND shard = ? AND epoch = ?";
+const GIVE_RANGE: &str = "UPDATE ranges SET shard = ?, epoch = ? WHERE range_start = ? \
+     AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) AND shard = ? AND epoch = ?";
 const NEXT_EPOCH: &str = "UPDATE ranges SET epoch = epoch + 1 WHERE shard = ?";
 const PROPERTY: &str = "SELECT value FROM properties WHERE name = ?";
 const SET_PROPERTY: &str =
@@ -50,7 +53,8 @@ const FIRST_RANGES: &str = "first_ranges";
 pub struct Directory {
     database: Database,
     map: watch::Sender<Arc<ShardMap>>,
-    refreshing: Mutex<()>,
+    /// When the map was last begun to be read.
+    refreshing: Mutex<Option<Instant>>,
     timeout: Duration,
 }
 
@@ -69,7 +73,7 @@ impl Directory {
         Ok(Self {
             database,
             map,
-            refreshing: Mutex::new(()),
+            refreshing: Mutex::new(None),
             timeout: settings.pool.statement_timeout.0,
         })
     }
@@ -86,17 +90,21 @@ impl Directory {
         self.map.subscribe()
     }
 
-    /// Reads the map again, unless somebody has since `stale` was current. One reader at a time.
+    /// Reads the map again, unless it is newer than `stale`. One reader at a time; what it reads is the answer to all that asked
+    /// before it began, so that many calls that wait for a range read the map once for all.
     ///
     /// # Errors
     /// When the directory is away; the copy stays as it is.
     pub async fn refresh(&self, stale: &Arc<ShardMap>) -> Result<()> {
-        let _one_at_a_time = self.refreshing.lock().await;
-        if !Arc::ptr_eq(&self.map(), stale) {
+        let asked = Instant::now();
+        let mut begun = self.refreshing.lock().await;
+        if !Arc::ptr_eq(&self.map(), stale) || begun.is_some_and(|begun| begun > asked) {
             return Ok(());
         }
+        let begins = Instant::now();
         let mut connection = self.database.reader(Instant::now() + self.timeout).await?;
         let map = read_map(&mut connection).await?;
+        *begun = Some(begins);
         self.map.send_if_modified(|current| {
             let changed = **current != map;
             if changed {
@@ -114,6 +122,11 @@ impl Directory {
     /// When it does not.
     pub async fn ping(&self) -> Result<()> {
         self.database.ping(Instant::now() + self.timeout).await
+    }
+
+    /// Its database, for the jobs that are kept in it.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Closes its connections.
@@ -307,6 +320,61 @@ async fn insert_ranges(connection: &mut Connection, assignments: &[Assignment]) 
     let rows = rows_of(bounds.len(), 4);
     let statement = format!("{INSERT_RANGES}{rows}");
     connection.execute(&statement, &args).await.map(drop)
+}
+
+/// In a write transaction, after [`lock`]: cuts a range of the map so that `part` is a range of its own. The pieces stay with their
+/// shard, at the next epoch. Gives the piece that is `part`.
+///
+/// # Errors
+/// [`Error::Conflict`] when the map has changed; when the database fails.
+pub(crate) async fn cut(
+    connection: &mut Connection,
+    whole: &Assignment,
+    part: KeyRange,
+) -> Result<Assignment> {
+    let start = UserKey(whole.range.start).to_bytes();
+    let args = values![&start, whole.shard.as_str(), whole.epoch];
+    if connection.execute(DELETE_RANGE, &args).await? != 1 {
+        return Err(Error::Conflict("the map has changed; try again"));
+    }
+    let piece = |range| Assignment {
+        range,
+        shard: whole.shard.clone(),
+        epoch: whole.epoch.next(),
+    };
+    let pieces: Vec<Assignment> = whole.range.cut(part).into_iter().map(piece).collect();
+    insert_ranges(connection, &pieces).await?;
+    let part = pieces.into_iter().find(|it| it.range == part);
+    part.ok_or(Error::Unexpected(
+        "a range without the part that was cut out of it",
+    ))
+}
+
+/// In a write transaction, after [`lock`]: gives a range to another shard, at the next epoch.
+///
+/// # Errors
+/// [`Error::Conflict`] when the map has changed; when the database fails.
+pub(crate) async fn give(
+    connection: &mut Connection,
+    range: &Assignment,
+    target: &ShardName,
+) -> Result<()> {
+    let start = UserKey(range.range.start).to_bytes();
+    let end = range.range.end.map(|end| UserKey(end).to_bytes());
+    let (end, source) = (end.as_ref(), range.shard.as_str());
+    let args = values![
+        target.as_str(),
+        range.epoch.next(),
+        &start,
+        end,
+        end,
+        source,
+        range.epoch
+    ];
+    match connection.execute(GIVE_RANGE, &args).await? {
+        1 => Ok(()),
+        _ => Err(Error::Conflict("the map has changed; try again")),
+    }
 }
 
 /// In a write transaction, after [`lock`]: what is known of a shard's database.

@@ -42,7 +42,7 @@ impl FenceState {
         }
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         [Self::Open, Self::Moving, Self::Frozen, Self::Gone]
             .into_iter()
             .find(|state| state.name() == text)
@@ -55,12 +55,11 @@ impl FenceState {
         self != Self::Gone
     }
 
-    /// Whether this shard takes writes of the range. One that is moving takes none: the job that copies it has to find
-    /// what is written meanwhile, so a write would have to mark its entities. The place for that is where
+    /// Whether this shard takes writes of the range. Those to one that is moving are marked, where
     /// [`OwnedTransaction`](crate::owned::OwnedTransaction) asks this.
     #[must_use]
     pub fn takes_writes(self) -> bool {
-        self == Self::Open
+        matches!(self, Self::Open | Self::Moving)
     }
 }
 

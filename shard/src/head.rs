@@ -308,7 +308,7 @@ pub async fn lock_with_fences<'c>(
         Some(row) => fences.states(row, HEAD_COLUMN_COUNT)?,
         None => fence::lock(connection, scope.assignments()).await?,
     };
-    let transaction = OwnedTransaction::locked(connection, scope, &states);
+    let transaction = OwnedTransaction::locked(connection, scope, &states).await?;
     let heads = rows.iter().map(Head::from_row);
     let mut heads = heads.collect::<Result<Vec<_>>>()?;
     heads.retain(|head| transaction.may_write(head.id));

@@ -19,6 +19,7 @@
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
+//! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
@@ -55,6 +56,7 @@ pub mod message;
 pub mod metrics;
 pub mod migrate;
 pub mod model;
+pub mod moves;
 pub mod node;
 pub mod notification;
 pub mod owned;

@@ -31,6 +31,16 @@ crate::metric_table! {
         "Reads for which a replica was asked: `used`, or `passed_over` because it did not answer or was not current enough.";
     Counter STALE_MAP = "backscroll_stale_map_total" [] Count,
         "Calls that a shard refused because this process's map of ranges was old; it then asks the directory.";
+    Counter MOVE_ROWS = "backscroll_move_rows_copied_total" [] Count,
+        "Rows of moving ranges that this node has copied.";
+    Gauge MOVE_MARKS = "backscroll_move_marks" [] Count,
+        "Conversations and users that were written to while their range moves, and are still to be copied again; counted up to 10,000 of each.";
+    Histogram MOVE_FREEZE_SECONDS = "backscroll_move_freeze_seconds" [] Seconds,
+        "How long writers of a range waited at the end of its move.",
+        alert "a 99 % quantile above one second";
+    Counter MOVE_FREEZES_ENDED = "backscroll_move_freezes_ended_total" [] Count,
+        "Freezes that were ended without a commit; the move goes on catching up.",
+        alert "a steady rise: the range is written to faster than it is copied, or a shard is slow";
     Counter ARCHIVE_DAMAGED_READS = "backscroll_archive_damaged_reads_total" [] Count,
         "Reads that needed archived messages which are damaged.",
         alert "any rise: run `backscroll archive verify`";

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::fence::{self, FenceState, ReadPermit};
 use crate::ids::{ConversationId, UserId, UserKey};
 use crate::map::Assignment;
+use crate::moves;
 use crate::node::Shard;
 use crate::transaction::Transaction;
 
@@ -185,23 +186,30 @@ impl OwnedTransaction<'static> {
     ) -> Result<Self> {
         let fences = fence::lock(&mut transaction, scope.assignments()).await?;
         let rows = OwnedReader(Link::Transaction(transaction));
-        let (owned, refused) = Self::admit(rows, scope, &fences);
-        match refused {
-            0 => Ok(owned),
-            _ => Err(Error::NotOwner(shard.name().clone())),
+        let (mut owned, refused, moving) = Self::admit(rows, scope, &fences);
+        if refused > 0 {
+            return Err(Error::NotOwner(shard.name().clone()));
         }
+        moves::mark(&mut owned, &moving).await?;
+        Ok(owned)
     }
 }
 
 impl<'c> OwnedTransaction<'c> {
     /// Of a transaction that has begun on `connection` and locked the fences of the scope's assignments, which are in these
     /// states: may write those entities for which the shard takes writes.
-    pub(crate) fn locked(
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn locked(
         connection: &'c mut Connection,
         scope: &WriteScope<'_>,
         fences: &[Option<FenceState>],
-    ) -> Self {
-        Self::admit(OwnedReader(Link::Lent(connection)), scope, fences).0
+    ) -> Result<Self> {
+        let rows = OwnedReader(Link::Lent(connection));
+        let (mut owned, _, moving) = Self::admit(rows, scope, fences);
+        moves::mark(&mut owned, &moving).await?;
+        Ok(owned)
     }
 
     /// Writes for a job in whose transaction the shard's lease, and with it the fences of its ranges, was checked.
@@ -212,19 +220,24 @@ impl<'c> OwnedTransaction<'c> {
         }
     }
 
-    /// Sorts the entities out by the states of their fences; gives how many may not be written, too. Every transaction on
-    /// rows of a range comes by here, but for those of jobs under a lease. So this is where a write to a range that is being
-    /// moved is to be marked, in the same transaction, once [`FenceState::takes_writes`] lets it through.
+    /// Sorts the entities out by the states of their fences; gives how many may not be written, and which of the others are
+    /// being moved, too. These are marked before anything is written, in the same transaction, so that the mover copies them
+    /// again ([`crate::moves`]). Every transaction on rows of a range comes by here, but for those of jobs under a lease, which
+    /// nobody has for a range that is being moved.
     fn admit(
         rows: OwnedReader<'c>,
         scope: &WriteScope<'_>,
         fences: &[Option<FenceState>],
-    ) -> (Self, usize) {
+    ) -> (Self, usize, Vec<Entity>) {
+        let mut moving = Vec::new();
         let (mut conversations, mut users) = (BTreeSet::new(), BTreeSet::new());
         let mut refused = 0;
         for (entity, place) in &scope.entities {
             let state = fences.get(*place).copied().flatten();
             let in_range = scope.assignments[*place].range.contains(entity.key());
+            if in_range && state == Some(FenceState::Moving) {
+                moving.push(entity.clone());
+            }
             match entity {
                 _ if !in_range || !state.is_some_and(FenceState::takes_writes) => refused += 1,
                 Entity::Conversation(id) => drop(conversations.insert(*id)),
@@ -235,7 +248,7 @@ impl<'c> OwnedTransaction<'c> {
             conversations,
             users,
         };
-        (Self { rows, writable }, refused)
+        (Self { rows, writable }, refused, moving)
     }
 
     /// Whether it may write this conversation.

@@ -46,6 +46,26 @@ impl KeyRange {
         begins_before(self.end, other.start) && begins_before(other.end, self.start)
     }
 
+    /// Whether all of `other` is in the range.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let ends_within = match (self.end, other.end) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(end), Some(other)) => other <= end,
+        };
+        self.start <= other.start && ends_within
+    }
+
+    /// The range cut so that `part`, which it covers, is a range of its own: what is before it, `part`, and what is after it,
+    /// without the empty ones.
+    #[must_use]
+    pub fn cut(&self, part: Self) -> Vec<Self> {
+        let before = Self::new(self.start, Some(part.start));
+        let after = part.end.and_then(|end| Self::new(end, self.end));
+        before.into_iter().chain([part]).chain(after).collect()
+    }
+
     /// How many keys the range has.
     #[must_use]
     pub fn width(&self) -> u128 {
@@ -87,6 +107,24 @@ mod tests {
             prop_assert_eq!(ranges.iter().map(KeyRange::width).sum::<u128>(), 1 << 64);
             let widths: Vec<_> = ranges.iter().map(KeyRange::width).collect();
             prop_assert!(widths.iter().max().unwrap() - widths.iter().min().unwrap() <= 1);
+        }
+    }
+
+    fn some_range() -> impl Strategy<Value = KeyRange> {
+        let range = |(start, end): (u64, Option<u64>)| KeyRange::new(start, end);
+        (0u64..20, prop::option::of(0u64..20)).prop_filter_map("not empty", range)
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_keeps_every_key(whole in some_range(), part in some_range(), key in 0u64..25) {
+            let within = |range: &KeyRange| range.contains(UserKey(key));
+            prop_assert!(!whole.covers(&part) || !within(&part) || within(&whole));
+            prop_assume!(whole.covers(&part));
+            let pieces = whole.cut(part);
+            prop_assert!(pieces.contains(&part) && pieces.len() <= 3);
+            prop_assert_eq!(pieces.iter().filter(|it| within(it)).count(), usize::from(within(&whole)));
+            prop_assert_eq!(pieces.iter().map(KeyRange::width).sum::<u128>(), whole.width());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::node::Shard;
 use crate::settings::StoreSettings;
 
-/// How long a call waits before it asks the directory again whether a range has a new owner.
+/// How long a call waits before it asks the directory again whether a range has a new owner; a new map wakes it at once.
 const OWNER_WAIT: Duration = Duration::from_millis(20);
 
 /// The shards, and this process's map of them.
@@ -157,11 +157,15 @@ impl Router {
         if Instant::now() + OWNER_WAIT >= deadline {
             return Err(Error::ShardUnavailable(assignment.shard.clone()));
         }
+        let mut changes = self.directory.changes();
         if let Err(error) = self.refresh(stale).await {
             tracing::warn!(%error, "a shard gave a key up and the directory cannot be asked who has it");
         }
         if Arc::ptr_eq(stale, &self.map()) {
-            tokio::time::sleep(OWNER_WAIT).await; // in the middle of a move: its new owner is not known yet
+            // In the middle of a move: the new owner is not known yet, or the old one takes writes again.
+            tokio::time::timeout(OWNER_WAIT, changes.changed())
+                .await
+                .ok();
         }
         Ok(())
     }

@@ -133,6 +133,8 @@ pub struct StoreSettings {
     pub relay: RelaySettings,
     /// Bounds on what users send.
     pub limits: LimitSettings,
+    /// Moves of ranges between shards.
+    pub rebalance: RebalanceSettings,
 }
 
 impl Default for StoreSettings {
@@ -162,6 +164,7 @@ impl StoreSettings {
             write: WriteSettings::default(),
             relay: RelaySettings::default(),
             limits: LimitSettings::default(),
+            rebalance: RebalanceSettings::default(),
         }
     }
 }
@@ -299,6 +302,40 @@ impl Default for RelaySettings {
             interval: Span::secs(1),
             sweep_interval: Span::secs(5),
             max_members: 1000,
+        }
+    }
+}
+
+/// Moves of ranges between shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebalanceSettings {
+    /// How long one transaction of a copy takes, about: the number of rows in it follows from that.
+    pub chunk: Span,
+    /// The share of the time in which a copy works, in percent; in the rest it pauses.
+    pub load: u32,
+    /// A range is frozen when copying the rest takes less than this, as estimated.
+    pub freeze_budget: Span,
+    /// A freeze that takes longer than this is ended, and the move goes on catching up.
+    pub longest_freeze: Span,
+    /// How long a freeze holds when its process dies, by the directory's clock.
+    pub freeze_lease: Span,
+    /// After how long another process goes on with a move whose process died, by the directory's clock.
+    pub lease: Span,
+    /// How long the source keeps its rows after a move, so that it can be reversed.
+    pub keep: Span,
+}
+
+impl Default for RebalanceSettings {
+    fn default() -> Self {
+        Self {
+            chunk: Span::millis(200),
+            load: 50,
+            freeze_budget: Span::millis(100),
+            longest_freeze: Span::secs(1),
+            freeze_lease: Span::secs(5),
+            lease: Span::secs(15),
+            keep: Span::secs(3600),
         }
     }
 }

@@ -8,8 +8,8 @@ use backscroll_shard::db::Dialect;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::settings::check::{self, Check};
 use backscroll_shard::settings::{
-    DatabaseUrl, KeyspaceSettings, LimitSettings, PoolSettings, RelaySettings, ShardSettings, Span,
-    StoreSettings, WriteSettings,
+    DatabaseUrl, KeyspaceSettings, LimitSettings, PoolSettings, RebalanceSettings, RelaySettings,
+    ShardSettings, Span, StoreSettings, WriteSettings,
 };
 
 use super::{Config, Problem};
@@ -47,6 +47,7 @@ fn check_store(config: &Config) -> Vec<check::Problem> {
     check_pool(&mut check, &store.pool);
     check_write(&mut check, &store.write);
     check_relay(&mut check, &store.relay);
+    check_rebalance(&mut check, &store.rebalance);
     check_limits(&mut check, &store.limits);
     check_idempotency(&mut check, store.limits.idempotency, &config.archive.after);
     check.within(
@@ -224,6 +225,60 @@ fn check_relay(check: &mut Check, relay: &RelaySettings) {
         Span::secs(3600),
     );
     check.within("relay.max_members", relay.max_members, 2, 100_000);
+}
+
+fn check_rebalance(check: &mut Check, rebalance: &RebalanceSettings) {
+    let spans = [
+        (
+            "rebalance.chunk",
+            rebalance.chunk,
+            Span::millis(1),
+            Span::secs(10),
+        ),
+        (
+            "rebalance.freeze_budget",
+            rebalance.freeze_budget,
+            Span::millis(1),
+            Span::secs(10),
+        ),
+        (
+            "rebalance.longest_freeze",
+            rebalance.longest_freeze,
+            Span::millis(50),
+            Span::secs(10),
+        ),
+        (
+            "rebalance.freeze_lease",
+            rebalance.freeze_lease,
+            Span::millis(100),
+            Span::secs(60),
+        ),
+        (
+            "rebalance.lease",
+            rebalance.lease,
+            Span::secs(1),
+            Span::secs(3600),
+        ),
+        (
+            "rebalance.keep",
+            rebalance.keep,
+            Span::secs(0),
+            Span::secs(30 * 86_400),
+        ),
+    ];
+    for (key, span, least, most) in spans {
+        check.within(key, span, least, most);
+    }
+    check.within("rebalance.load", rebalance.load, 1, 100);
+    if rebalance.freeze_lease <= rebalance.longest_freeze {
+        check.report(
+            "rebalance.freeze_lease",
+            format!(
+                "{} is not above rebalance.longest_freeze, {}: a freeze has to be committed before its lease ends",
+                rebalance.freeze_lease, rebalance.longest_freeze
+            ),
+        );
+    }
 }
 
 fn check_limits(check: &mut Check, limits: &LimitSettings) {

@@ -435,6 +435,8 @@ fn values_must_fit_together() {
         ("[write]\nqueue = 10".into(), "write.queue"),
         ("[write]\nmax_batch = 0".into(), "write.max_batch"),
         ("[relay]\ninterval = \"0s\"".into(), "relay.interval"),
+        ("[rebalance]\nload = 0".into(), "rebalance.load"),
+        ("[rebalance]\nfreeze_lease = \"1s\"".into(), "rebalance.freeze_lease"),
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),
         ("[telemetry]\nlog = \"\"".into(), "telemetry.log"),
         ("data_dir = \"a?mode=ro\"".into(), "data_dir"),

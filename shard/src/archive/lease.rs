@@ -14,6 +14,7 @@ use crate::fence::{self, FenceState};
 use crate::ids::ShardName;
 use crate::map::Assignment;
 use crate::model::Timestamp;
+use crate::moves;
 
 /// The longest time for which a lease is taken, and the most that `archive.lease` may be. An end that is further away was
 /// written while the clock was wrong, and keeps nobody out.
@@ -205,12 +206,17 @@ async fn require_owner(
     ranges: &[Assignment],
 ) -> Result<()> {
     let ranges: Vec<&Assignment> = ranges.iter().collect();
-    // Not one that is being moved either, whatever the state of its fence lets users do: jobs and moves share the lease.
+    // Not one that is being moved either, though users write to it: jobs and moves exclude each other.
     let fences = fence::lock(connection, &ranges).await?;
-    if fences.iter().all(|state| *state == Some(FenceState::Open)) {
-        Ok(())
-    } else {
-        Err(Error::NotOwner(shard.clone()))
+    if fences.iter().any(|state| *state != Some(FenceState::Open)) {
+        return Err(Error::NotOwner(shard.clone()));
+    }
+    // Jobs look at whole tables, and rows of a range that is copied or deleted are not the shard's.
+    match moves::arriving(connection).await?.first() {
+        None => Ok(()),
+        Some((job, range)) => Err(Error::Busy(format!(
+            "move {job} copies {range} to shard {shard}, or deletes it there; jobs of the archive go on when that is done"
+        ))),
     }
 }
 

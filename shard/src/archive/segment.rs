@@ -125,6 +125,7 @@ const CHANGE: &str =
 const BELIEVE: &str =
     "UPDATE archive_segments SET changed_at = {now} WHERE state = ? AND changed_at > {now} + ?";
 const FORGET: &str = "DELETE FROM archive_segments WHERE id = ? AND state = ?";
+const FORGET_SETTLED: &str = "DELETE FROM archive_segments WHERE id = ? AND state IN (?, ?)";
 /// By the index `archive_runs_segment`.
 const NAMED: &str = "SELECT last_seq FROM archive_runs WHERE segment = ? LIMIT 1";
 
@@ -385,6 +386,17 @@ pub async fn is_named(connection: &mut Connection, id: SegmentId) -> Result<bool
 pub async fn forget_segment(connection: &mut Connection, id: SegmentId) -> Result<()> {
     let args = values![id.as_bytes(), SegmentState::Deleting.name()];
     connection.execute(FORGET, &args).await.map(drop)
+}
+
+/// In a write transaction: forgets a segment that the shard does not name any more because its conversations moved away. One that
+/// is to be collected stays.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn forget_settled(connection: &mut Connection, id: SegmentId) -> Result<()> {
+    let (published, settled) = (SegmentState::Published, SegmentState::Settled);
+    let args = values![id.as_bytes(), published.name(), settled.name()];
+    connection.execute(FORGET_SETTLED, &args).await.map(drop)
 }
 
 /// The first `limit` segments that came into `state` at `until` or before, the oldest first.

@@ -193,7 +193,7 @@ impl Making {
 
 /// A write transaction: committed when `work` succeeds, else undone. It is run again where another process, which makes the
 /// same deployment, was in its way.
-pub(super) async fn in_transaction<T>(
+pub(crate) async fn in_transaction<T>(
     connection: &mut Connection,
     work: impl AsyncFn(&mut Connection) -> Result<T>,
 ) -> Result<T> {

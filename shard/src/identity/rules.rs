@@ -10,6 +10,8 @@
 //! | is not marked, and its fences are not that | likewise | refused |
 //! | is empty, all of them | is empty as well | `migrate` makes a deployment |
 //! | is not empty, one of them | is empty | refused |
+//!
+//! A fence that a move is about to cut or to open is no fence that is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::fence::{self, Fence, FenceState};
 use crate::ids::ShardName;
 use crate::map::{Assignment, ShardMap};
+use crate::range::KeyRange;
 use crate::settings::StoreSettings;
 
 /// What may be right where the address is.
@@ -60,6 +63,12 @@ impl<'a> Assessor<'a> {
             None => found.kind == Kind::Directory,
         };
         found.entries.as_ref().filter(|_| is_directory)
+    }
+
+    /// The ranges of moves that are under way, as far as the directory can be asked.
+    fn moving(&self) -> &'a [KeyRange] {
+        let found = self.survey.directory.found.as_ref();
+        found.map_or(&[], |found| &found.moving)
     }
 
     fn check_directory(&mut self) {
@@ -154,8 +163,19 @@ impl<'a> Assessor<'a> {
     /// A marked database without the fences that the directory knows of.
     fn lost_fences(&self, name: &ShardName, look: &Look, found: &Found) -> Option<Misplaced> {
         let mut lost = self.owned(name);
+        let moving = self.moving();
         let is_there = |a: &Assignment, it: &Fence| it.range == a.range && it.epoch == a.epoch;
-        lost.retain(|a| !found.fences.iter().any(|fence| is_there(a, fence)));
+        // Where a move is under way the directory is changed first, and the fences follow ([`crate::moves`]).
+        let is_cut_later = |a: &Assignment, it: &Fence| {
+            it.epoch.next() == a.epoch
+                && it.range.covers(&a.range)
+                && moving.iter().any(|range| it.range.covers(range))
+        };
+        lost.retain(|a| {
+            let mut fences = found.fences.iter();
+            let opens_later = moving.contains(&a.range);
+            !opens_later && !fences.any(|fence| is_there(a, fence) || is_cut_later(a, fence))
+        });
         if lost.is_empty() {
             return None;
         }

@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::fence::{self, Fence};
 use crate::ids::ShardName;
 use crate::migrate::{self, Schema};
+use crate::moves;
+use crate::range::KeyRange;
 use crate::settings::{DatabaseUrl, PoolSettings, StoreSettings};
 
 /// Longest look into one database.
@@ -66,6 +68,8 @@ pub struct Found {
     pub later: Vec<String>,
     /// A shard's fences.
     pub fences: Vec<Fence>,
+    /// Of the directory: the ranges whose fences may be behind it, because a move is under way.
+    pub(super) moving: Vec<KeyRange>,
     pub(super) kind: Kind,
     pub(super) entries: Option<Entries>,
 }
@@ -181,6 +185,7 @@ impl Found {
             pending: migrate::pending(Schema::of(role), dialect, &BTreeSet::new()),
             later: Vec::new(),
             fences: Vec::new(),
+            moving: Vec::new(),
             kind: Kind::Empty,
             entries: None,
         }
@@ -275,6 +280,9 @@ async fn inspect(role: &Role, connection: &mut Connection) -> Result<Found> {
             found.kind = Kind::Directory;
             found.entries = Some(entries);
         }
+    }
+    if tables.contains("moves") {
+        found.moving = moves::under_way(connection).await?;
     }
     if tables.contains("fences") {
         found.fences = fence::all(connection).await?;

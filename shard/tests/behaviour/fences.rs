@@ -115,11 +115,14 @@ async fn every_statement_that_asks_a_fence_has_the_same_answer(bed: &Bed) {
             assert_eq!(nothing, reads, "no row: {what}");
             let alone = shard.read(&asked, soon()).await;
             assert_eq!(is_owner(alone), reads, "alone: {what}");
-            let writes = is_it && state == FenceState::Open;
+            let writes = is_it && matches!(state, FenceState::Open | FenceState::Moving);
             let scope = WriteScope::conversation(&asked, id);
             assert_eq!(may_write(&shard, &scope).await, writes, "{what}");
             let lane = lane_may_write(&shard, &scope, id).await;
             assert_eq!(lane, writes, "a lane: {what}");
+            let marks = operator.execute("DELETE FROM move_marks", &[]).await;
+            let marked = is_it && state == FenceState::Moving;
+            assert_eq!(marks.unwrap(), u64::from(marked), "the mark: {what}");
         }
     }
     let elsewhere = Assignment {

@@ -14,6 +14,7 @@ mod identity;
 mod leases;
 mod live;
 mod messages;
+mod moves;
 mod notifications;
 mod outages;
 mod owners;

@@ -20,7 +20,7 @@ use backscroll_shard::settings::StoreSettings;
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-const LARGE: [&str; 17] = [
+pub(crate) const LARGE: [&str; 17] = [
     "messages",
     "members",
     "conversations",

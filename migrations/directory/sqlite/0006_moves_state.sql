@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS moves_state ON moves (state)

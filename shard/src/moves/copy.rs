@@ -1,0 +1,171 @@
+//! Making the rows of the target those of the source, one stretch of a primary key at a time.
+//!
+//! A stretch is read from the source, then compared with what the target has there in the transaction that writes: rows that are
+//! missing are inserted, rows that differ are replaced, rows that the source does not have are deleted. So a copy that begins
+//! anywhere, over whatever an earlier move left, ends with the same rows, and repeating it changes nothing. A row whose
+//! version is ordered by a rev is never replaced by an older one: that would mean that the source has lost something, and is
+//! an error that names the row. Nothing is merged and nothing ignored: a key that is taken fails the transaction.
+
+use std::collections::BTreeMap;
+
+use super::rows::{self, Cell, Record, Scope};
+use super::segments;
+use super::tables::{Compared, Table};
+use crate::archive::newest_generation;
+use crate::db::Connection;
+use crate::error::{Error, Result};
+
+/// Most rows of the target that are looked at in one statement.
+const PAGE: usize = 1024;
+/// After so many deletions a transaction ends, and the next one goes on.
+const DELETIONS_MAX: usize = 8192;
+
+/// A stretch of a table as the source has it: all its rows after `after`, up to the last of `records`, or to the end of the
+/// scope when it has ended.
+#[derive(Debug)]
+pub(crate) struct Stretch<'a> {
+    pub(crate) table: &'static Table,
+    pub(crate) scope: &'a Scope,
+    pub(crate) after: Option<&'a [Cell]>,
+    pub(crate) records: &'a [Record],
+    pub(crate) has_ended: bool,
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// Rows that were inserted or replaced.
+    pub(crate) written: u64,
+    /// About how many bytes these have.
+    pub(crate) bytes: u64,
+    /// Rows that were deleted.
+    pub(crate) deleted: u64,
+    /// The key up to which both sides are the same now; none when the scope is done.
+    pub(crate) after: Option<Vec<Cell>>,
+}
+
+/// In a transaction on the target, after [`super::work::check`]: makes a stretch what the source had, or its first part when there
+/// is much to delete.
+///
+/// # Errors
+/// [`Error::Corrupt`] when the target has a newer version of a row than its owner; when the database fails.
+pub(crate) async fn equalise(target: &mut Connection, stretch: &Stretch<'_>) -> Result<Changed> {
+    let table = stretch.table;
+    let last = stretch.records.last().map(|it| it.key(table));
+    let mut upto = if stretch.has_ended { None } else { last };
+    let mut wanted: BTreeMap<&[Cell], &Record> = stretch
+        .records
+        .iter()
+        .map(|it| (it.key(table), it))
+        .collect();
+    let mut replaced: Vec<&Record> = Vec::new();
+    let mut deleted = 0;
+    let mut after = stretch.after.map(<[Cell]>::to_vec);
+    let cut: Vec<Cell>;
+    loop {
+        let mut page = rows::read(target, table, stretch.scope, after.as_deref(), PAGE).await?;
+        let is_full = page.len() == PAGE;
+        let found = page.len();
+        page.retain(|it| upto.is_none_or(|upto| it.key(table) <= upto));
+        let mut gone: Vec<&[Cell]> = Vec::new();
+        for there in &page {
+            match wanted.remove(there.key(table)) {
+                None => gone.push(there.key(table)),
+                Some(right) if right.is_copied_by(there, table) => {}
+                Some(right) if right.rev(table) < there.rev(table) => {
+                    return Err(newer_on_target(table, right, there));
+                }
+                Some(right) => {
+                    gone.push(there.key(table));
+                    replaced.push(right);
+                }
+            }
+        }
+        rows::delete(target, table, &gone).await?;
+        deleted += gone.len();
+        if !is_full || page.len() < found {
+            break;
+        }
+        after = page.last().map(|it| it.key(table).to_vec());
+        if deleted >= DELETIONS_MAX
+            && let Some(here) = &after
+        {
+            cut = here.clone();
+            upto = Some(&cut);
+            break;
+        }
+    }
+    let new = wanted
+        .values()
+        .copied()
+        .filter(|it| upto.is_none_or(|upto| it.key(table) <= upto));
+    let written: Vec<&Record> = new.chain(replaced.iter().copied()).collect();
+    let bytes = written.iter().map(|it| it.size() as u64).sum();
+    write(target, table, &written).await?;
+    Ok(Changed {
+        written: written.len() as u64,
+        bytes,
+        deleted: (deleted - replaced.len()) as u64,
+        after: upto.map(<[Cell]>::to_vec),
+    })
+}
+
+/// In a transaction on the target: takes rows, some of which may be there in older versions. The records are those of one read of
+/// the source.
+///
+/// # Errors
+/// As [`equalise`].
+pub(crate) async fn take(
+    target: &mut Connection,
+    table: &'static Table,
+    records: &[Record],
+) -> Result<u64> {
+    let keys: Vec<&[Cell]> = records.iter().map(|it| it.key(table)).collect();
+    let there = rows::read_keys(target, table, &keys).await?;
+    let there: BTreeMap<&[Cell], &Record> = there.iter().map(|it| (it.key(table), it)).collect();
+    let mut replaced: Vec<&[Cell]> = Vec::new();
+    let mut written: Vec<&Record> = Vec::new();
+    for right in records {
+        match there.get(right.key(table)) {
+            None => written.push(right),
+            Some(there) if right.is_copied_by(there, table) => {}
+            Some(there) if right.rev(table) < there.rev(table) => {
+                return Err(newer_on_target(table, right, there));
+            }
+            Some(_) => {
+                replaced.push(right.key(table));
+                written.push(right);
+            }
+        }
+    }
+    rows::delete(target, table, &replaced).await?;
+    write(target, table, &written).await?;
+    Ok(written.len() as u64)
+}
+
+async fn write(target: &mut Connection, table: &'static Table, records: &[&Record]) -> Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let Compared::Numbered(column) = table.compared else {
+        return rows::insert(target, table, records).await;
+    };
+    // Of numbers that the target gives itself, one that is not smaller than any so far.
+    let newest = Cell::Int(newest_generation(target).await?.as_i64());
+    let numbered: Vec<Record> = records
+        .iter()
+        .map(|record| segments::numbered(record, column, &newest))
+        .collect();
+    let numbered: Vec<&Record> = numbered.iter().collect();
+    rows::insert(target, table, &numbered).await
+}
+
+fn newer_on_target(table: &Table, source: &Record, target: &Record) -> Error {
+    Error::corrupt(format_args!(
+        "{}: {} is at rev {} on the target and at rev {} on the source, which owns it",
+        table.name,
+        rows::key_in_words(table, source.key(table)),
+        target.rev(table),
+        source.rev(table),
+    ))
+}

@@ -1,0 +1,175 @@
+//! Marks: what was written to while its range is being moved away.
+//!
+//! A write transaction that finds its fence `moving` marks the entities that it touches, so mark and change are committed
+//! together. The mover reads a mark, then copies the entity, then clears the mark if it still has the same token: a change
+//! that was committed in between has set another one. A crash leaves the mark, and the entity is copied again, which changes
+//! nothing.
+
+use super::tables::Owner;
+use crate::db::{Connection, Row, Value, padded, placeholders, rows_of, values};
+use crate::error::{Error, Result};
+use crate::ids::{ConversationId, UserId, UserKey};
+use crate::owned::Entity;
+use crate::range::KeyRange;
+
+/// Most marks that one statement clears.
+const CLEARED_AT_ONCE: usize = 64;
+
+const MARK: &str = "INSERT INTO move_marks (kind, entity, token) VALUES ";
+const MARK_AGAIN: &str = " {on_duplicate kind, entity} token = {new token}";
+/// By the primary key.
+const NEXT: &str = "SELECT entity, token FROM move_marks WHERE kind = ? AND entity >= ? AND entity < ? ORDER BY entity LIMIT ?";
+/// The same where the range has no end: no entity is that long and that great.
+const END: [u8; 80] = [u8::MAX; 80];
+/// By the primary key.
+const ONE: &str = "SELECT token FROM move_marks WHERE kind = ? AND entity = ?";
+/// By the primary key; at most as many as are counted for an estimate.
+const COUNT: &str = "SELECT COUNT(*) FROM (SELECT token FROM move_marks WHERE kind = ? AND entity >= ? AND entity < ? LIMIT ?) marks";
+/// By the primary key.
+const CLEAR: &str = "DELETE FROM move_marks WHERE kind = ? AND entity = ? AND token = ?";
+/// By the primary key.
+const DROP: &str = "DELETE FROM move_marks WHERE kind = ? AND entity IN (";
+
+/// A mark as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) entity: Entity,
+    pub(crate) token: i64,
+}
+
+fn kind(owner: Owner) -> i64 {
+    match owner {
+        Owner::Conversation => 1,
+        Owner::User => 2,
+    }
+}
+
+fn stored(entity: &Entity) -> Vec<u8> {
+    match entity {
+        Entity::Conversation(id) => id.as_bytes().to_vec(),
+        Entity::User(key, id) => [&key.to_bytes()[..], id.as_str().as_bytes()].concat(),
+    }
+}
+
+fn entity(owner: Owner, bytes: &[u8]) -> Result<Entity> {
+    let corrupt = || Error::corrupt("the entity of a mark");
+    match owner {
+        Owner::Conversation => ConversationId::from_bytes(bytes)
+            .map(Entity::Conversation)
+            .ok_or_else(corrupt),
+        Owner::User => {
+            let (key, id) = bytes.split_at_checked(8).ok_or_else(corrupt)?;
+            let key = UserKey::from_bytes(key).ok_or_else(corrupt)?;
+            let id = String::from_utf8(id.to_vec()).map_err(|_| corrupt())?;
+            Ok(Entity::User(key, UserId::new(id).map_err(|_| corrupt())?))
+        }
+    }
+}
+
+/// In a write transaction, before its commit: marks what it touched. Everybody marks in the same order.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn mark(connection: &mut Connection, entities: &[Entity]) -> Result<()> {
+    let mut rows: Vec<(i64, Vec<u8>, i64)> = entities
+        .iter()
+        .map(|it| (kind(it.owner()), stored(it), rand::random()))
+        .collect();
+    rows.sort_unstable();
+    rows.dedup_by(|one, other| (one.0, &one.1) == (other.0, &other.1));
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let args: Vec<Value<'_>> = padded(&rows)
+        .flat_map(|(kind, entity, token)| values![*kind, entity.as_slice(), *token])
+        .collect();
+    let rows = rows_of(args.len() / 3, 3);
+    let statement = format!("{MARK}{rows}{MARK_AGAIN}");
+    connection.execute(&statement, &args).await.map(drop)
+}
+
+fn bounds(range: KeyRange) -> ([u8; 8], Vec<u8>) {
+    let end = range
+        .end
+        .map_or(END.to_vec(), |end| end.to_be_bytes().to_vec());
+    (range.start.to_be_bytes(), end)
+}
+
+/// The first `limit` marks of one kind in a range.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn next(
+    connection: &mut Connection,
+    (range, owner): (KeyRange, Owner),
+    limit: usize,
+) -> Result<Vec<Mark>> {
+    let (start, end) = bounds(range);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let args = values![kind(owner), &start, end.as_slice(), limit];
+    let mark = |row: &Row| {
+        Ok(Mark {
+            entity: entity(owner, &row.bytes(0)?)?,
+            token: row.int(1)?,
+        })
+    };
+    let rows = connection.fetch_all(NEXT, &args).await?;
+    rows.iter().map(mark).collect()
+}
+
+/// How many marks a range has, counted up to `most` of each kind.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn count(connection: &mut Connection, range: KeyRange, most: u64) -> Result<u64> {
+    let (start, end) = bounds(range);
+    let mut all = 0;
+    for owner in [Owner::Conversation, Owner::User] {
+        let args = values![kind(owner), &start, end.as_slice(), most.cast_signed()];
+        let row = connection.fetch_optional(COUNT, &args).await?;
+        let row = row.ok_or(Error::Unexpected("a COUNT gave no row"))?;
+        all += row.int(0)?.cast_unsigned();
+    }
+    Ok(all)
+}
+
+/// Whether an entity is marked.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn is_marked(connection: &mut Connection, entity: &Entity) -> Result<bool> {
+    let stored = stored(entity);
+    let args = values![kind(entity.owner()), stored.as_slice()];
+    Ok(connection.fetch_optional(ONE, &args).await?.is_some())
+}
+
+/// In a write transaction: clears a mark whose entity is copied, unless it was set again.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn clear(connection: &mut Connection, mark: &Mark) -> Result<()> {
+    let stored = stored(&mark.entity);
+    let args = values![kind(mark.entity.owner()), stored.as_slice(), mark.token];
+    connection.execute(CLEAR, &args).await.map(drop)
+}
+
+/// In a write transaction on a range that no move changes any more: drops some of its marks; `false` when there are none left.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn drop_some(connection: &mut Connection, range: KeyRange) -> Result<bool> {
+    let mut dropped = false;
+    for owner in [Owner::Conversation, Owner::User] {
+        let marks = next(connection, (range, owner), CLEARED_AT_ONCE).await?;
+        if marks.is_empty() {
+            continue;
+        }
+        let entities: Vec<Vec<u8>> = marks.iter().map(|mark| stored(&mark.entity)).collect();
+        let mut args = values![kind(owner)].to_vec();
+        args.extend(entities.iter().map(|it| Value::Bytes(it)));
+        let statement = format!("{DROP}{})", placeholders(entities.len()));
+        connection.execute(&statement, &args).await?;
+        dropped = true;
+    }
+    Ok(dropped)
+}

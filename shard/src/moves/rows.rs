@@ -1,0 +1,460 @@
+//! Rows of any moved table, as the registry describes it: read in the order of the primary key, inserted, deleted, digested.
+//!
+//! A page continues after a key without comparing tuples, which neither dialect answers by an index in every version: first
+//! the rows that agree with the key in all columns but the last, then those that agree in one less, and so on. Each statement
+//! is one stretch of the primary key.
+
+use twox_hash::XxHash3_64;
+
+use super::tables::{Compared, Kind, Owner, Table};
+use crate::db::{Connection, Dialect, Row, Value, placeholders, rows_of};
+use crate::error::{Error, Result};
+use crate::owned::Entity;
+use crate::range::KeyRange;
+
+/// Most rows of one INSERT; the sizes are powers of two, so that few statements are prepared.
+const INSERT_ROWS: usize = 128;
+/// Most bytes of one INSERT, unless a row alone is larger.
+const INSERT_BYTES: usize = 1 << 20;
+/// Most rows of one DELETE.
+const DELETE_ROWS: usize = 128;
+
+/// A value of a row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Cell {
+    Null,
+    Int(i64),
+    Bytes(Vec<u8>),
+    Text(String),
+}
+
+impl Cell {
+    fn value(&self) -> Value<'_> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Int(value) => Value::Int(*value),
+            Self::Bytes(value) => Value::Bytes(value),
+            Self::Text(value) => Value::Text(value),
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Null => 1,
+            Self::Int(_) => 8,
+            Self::Bytes(value) => 4 + value.len(),
+            Self::Text(value) => 4 + value.len(),
+        }
+    }
+
+    fn digest(&self, into: &mut XxHash3_64) {
+        use std::hash::Hasher as _;
+        let mut bytes = |tag: u8, bytes: &[u8]| {
+            into.write(&[tag]);
+            into.write(&(bytes.len() as u64).to_be_bytes());
+            into.write(bytes);
+        };
+        match self {
+            Self::Null => bytes(0, &[]),
+            Self::Int(value) => bytes(1, &value.to_be_bytes()),
+            Self::Bytes(value) => bytes(2, value),
+            Self::Text(value) => bytes(3, value.as_bytes()),
+        }
+    }
+}
+
+/// A row: a value for each column of its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record(Vec<Cell>);
+
+impl Record {
+    fn from_row(row: &Row, table: &Table) -> Result<Self> {
+        let cell = |(column, (_, kind)): (usize, &(&str, Kind))| {
+            Ok(match kind {
+                Kind::Int => row.opt_int(column)?.map_or(Cell::Null, Cell::Int),
+                Kind::Bytes => row.opt_bytes(column)?.map_or(Cell::Null, Cell::Bytes),
+                Kind::Text => row.opt_text(column)?.map_or(Cell::Null, Cell::Text),
+            })
+        };
+        let cells = table.columns.iter().enumerate().map(cell);
+        cells.collect::<Result<_>>().map(Self)
+    }
+
+    pub(crate) fn cell(&self, column: usize) -> &Cell {
+        &self.0[column]
+    }
+
+    /// The values of the primary key.
+    pub(crate) fn key(&self, table: &Table) -> &[Cell] {
+        &self.0[..table.key]
+    }
+
+    /// The number that orders its versions; 0 where the table has none.
+    pub(crate) fn rev(&self, table: &Table) -> i64 {
+        match table.rev.map(|column| &self.0[column]) {
+            Some(Cell::Int(rev)) => *rev,
+            _ => 0,
+        }
+    }
+
+    /// About how many bytes it takes in a statement.
+    pub(crate) fn size(&self) -> usize {
+        self.0.iter().map(Cell::size).sum()
+    }
+
+    /// What is compared of it.
+    pub(crate) fn compared(mut self, table: &Table) -> Self {
+        if let Compared::Without(column) | Compared::Numbered(column) = table.compared {
+            self.0[column] = Cell::Null;
+        }
+        self
+    }
+
+    /// Whether a copy of it needs no change.
+    pub(crate) fn is_copied_by(&self, copy: &Self, table: &Table) -> bool {
+        let numbered = match table.compared {
+            Compared::Numbered(column) => Some(column),
+            _ => None,
+        };
+        let pairs = self.0.iter().zip(&copy.0).enumerate();
+        pairs
+            .into_iter()
+            .all(|(column, (one, other))| Some(column) == numbered || one == other)
+    }
+
+    pub(crate) fn set(&mut self, column: usize, cell: Cell) {
+        self.0[column] = cell;
+    }
+}
+
+/// Which rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All of a range.
+    Range(KeyRange),
+    /// All of an entity.
+    Entity(Entity),
+}
+
+/// A condition and its values.
+struct Condition {
+    text: String,
+    values: Vec<Cell>,
+}
+
+/// Where rows go on after a key, each condition one stretch of the primary key, in order.
+fn stretches(table: &Table, scope: &Scope, after: Option<&[Cell]>) -> Vec<Condition> {
+    let fixed = match scope {
+        Scope::Range(_) => 0,
+        Scope::Entity(entity) => entity.owner().columns(),
+    };
+    let equal = |columns: usize, values: &[Cell]| Condition {
+        text: table.columns[..columns]
+            .iter()
+            .map(|(name, _)| format!("{name} = ?"))
+            .collect::<Vec<_>>()
+            .join(" AND "),
+        values: values[..columns].to_vec(),
+    };
+    let Some(after) = after else {
+        return match scope {
+            Scope::Range(range) => vec![bounded(table, range, ">=", bound(table, range.start))],
+            Scope::Entity(entity) => vec![equal(fixed, &entity.prefix())],
+        };
+    };
+    let mut all = Vec::new();
+    for level in (fixed.max(1)..table.key).rev() {
+        let mut condition = equal(level, after);
+        condition.text += &format!(" AND {} > ?", table.columns[level].0);
+        condition.values.push(after[level].clone());
+        all.push(condition);
+    }
+    if let Scope::Range(range) = scope {
+        all.push(bounded(table, range, ">", after[0].clone()));
+    }
+    all
+}
+
+/// The first column from `from` on, within a range.
+fn bounded(table: &Table, range: &KeyRange, comparison: &str, from: Cell) -> Condition {
+    let column = table.columns[0].0;
+    let mut condition = Condition {
+        text: format!("{column} {comparison} ?"),
+        values: vec![from],
+    };
+    if let Some(end) = range.end {
+        condition.text += &format!(" AND {column} < ?");
+        condition.values.push(bound(table, end));
+    }
+    condition
+}
+
+/// A key of the key space as the smallest value of a table's first column that is not before it.
+fn bound(table: &Table, key: u64) -> Cell {
+    let mut bytes = key.to_be_bytes().to_vec();
+    if table.owner == Owner::Conversation {
+        bytes.extend([0; 8]);
+    }
+    Cell::Bytes(bytes)
+}
+
+/// At most `limit` rows in the order of the primary key, after `after`. Fewer than `limit` are all that there are.
+///
+/// # Errors
+/// When the database fails; an error is never the end of the rows.
+pub(crate) async fn read(
+    connection: &mut Connection,
+    table: &Table,
+    scope: &Scope,
+    after: Option<&[Cell]>,
+    limit: usize,
+) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for condition in stretches(table, scope, after) {
+        let rest = limit - records.len();
+        let statement = format!(
+            "SELECT {} FROM {} {{by PRIMARY}} WHERE {} ORDER BY {} LIMIT ?",
+            table.column_list(),
+            table.name,
+            condition.text,
+            table.key_list(),
+        );
+        let mut args: Vec<Value<'_>> = condition.values.iter().map(Cell::value).collect();
+        args.push(i64::try_from(rest).unwrap_or(i64::MAX).into());
+        for row in connection.fetch_all(&statement, &args).await? {
+            records.push(Record::from_row(&row, table)?);
+        }
+        if records.len() >= limit {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// At most `limit` rows of an entity whose rev is greater than `rev`, in the order of revs: by the table's index of that name.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn read_since(
+    connection: &mut Connection,
+    table: &Table,
+    entity: &Entity,
+    rev: i64,
+    limit: usize,
+) -> Result<Vec<Record>> {
+    let prefix = entity.prefix();
+    let owner = table.columns[..prefix.len()].iter();
+    let owner: Vec<String> = owner.map(|(name, _)| format!("{name} = ?")).collect();
+    let statement = format!(
+        "SELECT {} FROM {} {{by {}_rev}} WHERE {} AND rev > ? ORDER BY rev LIMIT ?",
+        table.column_list(),
+        table.name,
+        table.name,
+        owner.join(" AND "),
+    );
+    let mut args: Vec<Value<'_>> = prefix.iter().map(Cell::value).collect();
+    args.push(rev.into());
+    args.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
+    let rows = connection.fetch_all(&statement, &args).await?;
+    rows.iter()
+        .map(|row| Record::from_row(row, table))
+        .collect()
+}
+
+/// The rows with these primary keys (no two alike), in any order.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn read_keys(
+    connection: &mut Connection,
+    table: &Table,
+    keys: &[&[Cell]],
+) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for chunk in keys.chunks(DELETE_ROWS) {
+        let statement = format!(
+            "SELECT {} FROM {} {{by PRIMARY}} WHERE {}",
+            table.column_list(),
+            table.name,
+            in_keys(table, chunk.len())
+        );
+        let args: Vec<Value<'_>> = chunk.iter().copied().flatten().map(Cell::value).collect();
+        for row in connection.fetch_all(&statement, &args).await? {
+            records.push(Record::from_row(&row, table)?);
+        }
+    }
+    Ok(records)
+}
+
+fn in_keys(table: &Table, n: usize) -> String {
+    let columns = table.key_list();
+    match table.key {
+        1 => format!("{columns} IN ({})", placeholders(n)),
+        _ => format!("({columns}) IN ({{rows}}{})", rows_of(n, table.key)),
+    }
+}
+
+/// In a write transaction: inserts rows. One whose key is taken is an error, never passed over or merged.
+///
+/// # Errors
+/// When the database refuses one, or fails.
+pub(crate) async fn insert(
+    connection: &mut Connection,
+    table: &Table,
+    records: &[&Record],
+) -> Result<()> {
+    let mut rest = records;
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(batch(rest));
+        rest = later;
+        let statement = format!(
+            "INSERT INTO {} ({}) VALUES {}",
+            table.name,
+            table.column_list(),
+            rows_of(batch.len(), table.columns.len())
+        );
+        let args: Vec<Value<'_>> = batch
+            .iter()
+            .flat_map(|it| it.0.iter())
+            .map(Cell::value)
+            .collect();
+        connection.execute(&statement, &args).await?;
+    }
+    Ok(())
+}
+
+/// How many of `records` one INSERT takes: a power of two, and one at least.
+fn batch(records: &[&Record]) -> usize {
+    let mut size = INSERT_ROWS;
+    while size > 1 {
+        let fits = records.len() >= size
+            && records[..size].iter().map(|it| it.size()).sum::<usize>() <= INSERT_BYTES;
+        if fits {
+            return size;
+        }
+        size /= 2;
+    }
+    1
+}
+
+/// In a write transaction: deletes the rows with these primary keys.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn delete(
+    connection: &mut Connection,
+    table: &Table,
+    keys: &[&[Cell]],
+) -> Result<()> {
+    for chunk in keys.chunks(DELETE_ROWS) {
+        // MySQL takes the name of an index only in the form of DELETE that SQLite does not have.
+        let from = match connection.dialect() {
+            Dialect::MySql => format!("{0} FROM {0} {{by PRIMARY}}", table.name),
+            Dialect::Sqlite => format!("FROM {}", table.name),
+        };
+        let statement = format!("DELETE {from} WHERE {}", in_keys(table, chunk.len()));
+        let args: Vec<Value<'_>> = chunk.iter().copied().flatten().map(Cell::value).collect();
+        connection.execute(&statement, &args).await?;
+    }
+    Ok(())
+}
+
+/// The XXH3-64 digest of rows, in their order.
+pub(crate) fn digest<'a>(records: impl Iterator<Item = &'a Record>) -> u64 {
+    use std::hash::Hasher as _;
+    let mut hash = XxHash3_64::default();
+    records
+        .flat_map(|it| &it.0)
+        .for_each(|cell| cell.digest(&mut hash));
+    hash.finish()
+}
+
+/// The rev of a head, a row of `conversations` or `users`; 0 of any other row.
+pub(crate) fn head_rev(table: &Table, head: &Record) -> i64 {
+    let is_head = table.rev.is_none() && table.key == table.owner.columns();
+    let column = table
+        .columns
+        .iter()
+        .position(|(name, _)| is_head && *name == "rev");
+    match column.map(|column| head.cell(column)) {
+        Some(Cell::Int(rev)) => *rev,
+        _ => 0,
+    }
+}
+
+/// A key as it is stored in a position: each value with its length, so that it reads back one way only.
+pub(crate) fn key_to_bytes(key: &[Cell]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for cell in key {
+        let (tag, value): (u8, &[u8]) = match cell {
+            Cell::Null => (0, &[]),
+            Cell::Int(value) => (1, &value.to_be_bytes()),
+            Cell::Bytes(value) => (2, value),
+            Cell::Text(value) => (3, value.as_bytes()),
+        };
+        bytes.extend([tag, u8::try_from(value.len()).unwrap_or(u8::MAX)]);
+        bytes.extend_from_slice(value);
+    }
+    bytes
+}
+
+/// The key whose stored form is `bytes`; none before the first.
+pub(crate) fn key_from_bytes(bytes: &[u8]) -> Result<Option<Vec<Cell>>> {
+    let corrupt = || Error::corrupt("a position of a move");
+    let (mut key, mut rest) = (Vec::new(), bytes);
+    while let [tag, length, more @ ..] = rest {
+        let (value, later) = more
+            .split_at_checked(usize::from(*length))
+            .ok_or_else(corrupt)?;
+        rest = later;
+        key.push(match tag {
+            1 => Cell::Int(i64::from_be_bytes(value.try_into().map_err(|_| corrupt())?)),
+            2 => Cell::Bytes(value.to_vec()),
+            _ => return Err(corrupt()),
+        });
+    }
+    if !rest.is_empty() {
+        return Err(corrupt());
+    }
+    Ok((!key.is_empty()).then_some(key))
+}
+
+/// A key for people: hexadecimal where it is no text.
+pub(crate) fn key_in_words(table: &Table, key: &[Cell]) -> String {
+    let word = |((name, _), cell): (&(&str, Kind), &Cell)| {
+        let value = match cell {
+            Cell::Null => "NULL".to_owned(),
+            Cell::Int(value) => value.to_string(),
+            Cell::Text(value) => value.clone(),
+            Cell::Bytes(value) if *name == "user_id" => String::from_utf8_lossy(value).into_owned(),
+            Cell::Bytes(value) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        format!("{name} {value}")
+    };
+    let words: Vec<String> = table.columns.iter().zip(key).map(word).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_back() {
+        let key = vec![Cell::Bytes(vec![7; 8]), Cell::Bytes(vec![]), Cell::Int(-3)];
+        assert_eq!(key_from_bytes(&key_to_bytes(&key)).unwrap(), Some(key));
+        assert_eq!(key_from_bytes(&[]).unwrap(), None);
+        assert!(key_from_bytes(&[2, 9, 1]).is_err() && key_from_bytes(&[1]).is_err());
+    }
+
+    #[test]
+    fn the_digest_tells_where_a_value_ends() {
+        let record =
+            |cells: &[&str]| Record(cells.iter().map(|it| Cell::Text((*it).into())).collect());
+        let of = |it: &Record| digest(std::iter::once(it));
+        assert_ne!(of(&record(&["ab", "c"])), of(&record(&["a", "bc"])));
+        assert_ne!(digest(std::iter::empty()), of(&Record(vec![Cell::Null])));
+        assert_ne!(of(&Record(vec![Cell::Null])), of(&record(&[""])));
+        assert_eq!(of(&record(&["ab"])), of(&record(&["ab"])));
+    }
+}
