@@ -109,7 +109,7 @@ impl Deployment {
 }
 
 /// Tells nodes apart in the roster: the host and the process. Not a secret, and not parsed.
-fn node_name() -> String {
+pub(crate) fn node_name() -> String {
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()

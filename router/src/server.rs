@@ -20,13 +20,14 @@ use axum::body::Bytes;
 use backscroll_archiver::jobs::schedule;
 use backscroll_realtime::gateway::Gateway;
 use backscroll_realtime::settings::RealtimeSettings;
+use backscroll_shard::moves;
 use backscroll_shard::settings::check;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::asyncapi;
 use crate::auth::{AuthSettings, Authenticator};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, node_name};
 use crate::http;
 use crate::http::edge::ServiceEdge;
 use crate::http::settings::ServerSettings;
@@ -78,6 +79,7 @@ pub async fn serve(
     let jobs = supervisor.group();
     let archive = deployment.archive.clone().stopped_by(stop.clone());
     schedule::start(&archive, &jobs, &stop);
+    moves::start(deployment.store.router(), &node_name(), &jobs, &stop);
 
     let address = listener
         .local_addr()
