@@ -12,6 +12,7 @@ mod jobs;
 mod logged;
 mod matrix;
 mod mends;
+mod moves;
 mod receipts;
 mod repairs;
 mod repeats;
