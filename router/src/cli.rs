@@ -12,6 +12,7 @@ mod lease;
 mod migrate;
 mod out;
 mod progress;
+mod rebalance;
 mod serve;
 mod shards;
 mod token;
@@ -78,6 +79,9 @@ enum Command {
     /// The shards: which keys they own, whether they answer, which databases they are
     #[command(subcommand)]
     Shards(shards::Command),
+    /// Moves of key ranges between shards, while everybody writes
+    #[command(subcommand)]
+    Rebalance(rebalance::Command),
     Doctor(doctor::Args),
     /// The configuration in effect
     #[command(subcommand)]
@@ -131,6 +135,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Archive(command) => archive::run(load()?, command).await,
         Command::Lease(command) => lease::run(load()?, command).await,
         Command::Shards(command) => shards::run(load()?, command).await,
+        Command::Rebalance(command) => rebalance::run(load()?, command).await,
         Command::Doctor(args) => doctor::run(load, args).await,
         Command::Config(command) => config::run(load, &command),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 34] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -29,6 +29,14 @@ const COMMANDS: [&[&str]; 26] = [
     &["shards"],
     &["shards", "list"],
     &["shards", "adopt"],
+    &["rebalance"],
+    &["rebalance", "run"],
+    &["rebalance", "status"],
+    &["rebalance", "pause"],
+    &["rebalance", "resume"],
+    &["rebalance", "abort"],
+    &["rebalance", "reverse"],
+    &["rebalance", "history"],
     &["doctor"],
     &["config"],
     &["config", "check"],

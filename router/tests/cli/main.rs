@@ -19,6 +19,7 @@ mod ledger;
 mod log;
 mod own_redis;
 mod presence;
+mod rebalance;
 mod tasks;
 mod tiers;
 mod token;

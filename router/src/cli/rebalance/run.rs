@@ -1,0 +1,148 @@
+//! `backscroll rebalance run` and `reverse`: asking for a move, and following it.
+
+use std::time::Duration;
+
+use backscroll_shard::error::Error;
+use backscroll_shard::ids::ShardName;
+use backscroll_shard::moves::{Move, MoveId, MoveState, Mover};
+use backscroll_shard::range::KeyRange;
+
+use super::super::archive::{parse_reason, parse_shard};
+use super::{order, out, parse_range, show};
+
+/// How often it is said how far a move is.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
+/// Move a range of keys to another shard
+///
+/// The range is copied while its users read and write; at the end writers wait for a moment, and then the other shard serves
+/// it. All rows are compared before that: one that differs stops the move and is named. The range may be any part of a range that
+/// `backscroll shards list` shows; the map is cut there. Archived objects stay where they are.
+///
+/// The command ends when the other shard serves the range; the rows on the first one are deleted after `rebalance.keep`. If
+/// the command is killed, a node of `backscroll serve` goes on with the move.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  backscroll rebalance run --range 100001..150001 --to db4 --reason 'db2 is full'
+  backscroll rebalance run --range 13835058055282163712.. --to shard1 --reason 'less load' --json")]
+pub(in crate::cli) struct Args {
+    /// The keys: from the first one to before the second; without the second, to the end of the key space
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_range)]
+    range: KeyRange,
+    /// The shard that gets them
+    #[arg(long, value_name = "SHARD", value_parser = parse_shard)]
+    to: ShardName,
+    /// Why; kept in the move's history
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+    /// Only put the move down; a node of `backscroll serve` does it
+    #[arg(long)]
+    detach: bool,
+    /// Print the move as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Move a range back to the shard that it came from
+///
+/// As long as that shard still keeps its rows (`rebalance.keep`), so that little has to be copied. It is a move like any other,
+/// and what was written since comes along.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  backscroll rebalance reverse 0f8c61a2b4d94b7e05d2f0a1c3b6e788 --reason 'queries are slower on db4'")]
+pub(in crate::cli) struct ReverseArgs {
+    /// The move that is undone
+    #[arg(value_name = "MOVE")]
+    id: MoveId,
+    /// Why; kept in the move's history
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+    reason: String,
+    /// Only put the move down; a node of `backscroll serve` does it
+    #[arg(long)]
+    detach: bool,
+    /// Print the move as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn begin(mover: &Mover, args: Args) -> anyhow::Result<()> {
+    let job = mover
+        .begin(args.range, &args.to, &order(&args.reason))
+        .await?;
+    follow(mover, job, args.detach, args.json).await
+}
+
+pub(super) async fn reverse(mover: &Mover, args: ReverseArgs) -> anyhow::Result<()> {
+    let job = mover.reverse(args.id, &order(&args.reason)).await?;
+    follow(mover, job, args.detach, args.json).await
+}
+
+/// Works on a move, or watches the process that does, until the target serves the range.
+async fn follow(mover: &Mover, job: Move, detach: bool, json: bool) -> anyhow::Result<()> {
+    let id = job.id;
+    let job = if detach {
+        job
+    } else {
+        out::note(format_args!(
+            "move {id} of {} from {} to {}",
+            job.range, job.source, job.target
+        ));
+        tokio::select! {
+            job = work(mover, id) => job?,
+            error = tell(mover, id) => return Err(error),
+        }
+    };
+    if json {
+        return out::json(&job);
+    }
+    let words = match job.state {
+        MoveState::Draining | MoveState::Done => {
+            format!("shard {} serves {}", job.target, job.range)
+        }
+        state => format!("it is {}", state.name()),
+    };
+    out::line(format_args!("move {id}: {words}"))?;
+    anyhow::ensure!(
+        !matches!(job.state, MoveState::Aborting | MoveState::Aborted),
+        "the move was given up; `backscroll rebalance history {id}` says why"
+    );
+    Ok(())
+}
+
+async fn work(mover: &Mover, id: MoveId) -> anyhow::Result<Move> {
+    loop {
+        match mover.run(id).await {
+            Ok(job) => return Ok(job),
+            // A node has it, or an archive job has the source: either ends.
+            Err(Error::Busy(_) | Error::LeaseLost(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(TELL_EVERY / 4).await;
+        let job = mover.find(id).await?;
+        if job.state.is_final() || job.state == MoveState::Draining {
+            return Ok(job);
+        }
+        anyhow::ensure!(
+            !job.paused,
+            "move {id} is paused; `backscroll rebalance history {id}` says why, `backscroll rebalance resume {id}` goes on"
+        );
+    }
+}
+
+/// Says how far it is, until the directory cannot say.
+async fn tell(mover: &Mover, id: MoveId) -> anyhow::Error {
+    let mut last = String::new();
+    loop {
+        tokio::time::sleep(TELL_EVERY).await;
+        let words = match show::explain(mover, id).await {
+            Ok(words) => words,
+            Err(error) => return error,
+        };
+        if words != last {
+            out::note(&words);
+        }
+        last = words;
+    }
+}
