@@ -8,7 +8,7 @@ mod writers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backscroll_shard::db::{Connection, Database, Value};
+use backscroll_shard::db::{Connection, Database, Dialect, Value};
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, KeyFunction, ShardName};
 use backscroll_shard::map::Assignment;
@@ -206,6 +206,51 @@ async fn a_range_moves_there_and_back(bed: &Bed) {
     let again = bed.store.send(&caller("alice"), ids[0], repeat).await;
     assert!(!again.unwrap().created, "INV-IDEM");
     stale.close(Instant::now() + PATIENCE).await;
+}
+
+/// Shards of one deployment on SQLite files and on a server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_move_between_sqlite_and_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let bed = Bed::server_with(|settings| {
+        let file = folder.path().join("shard1.db");
+        settings.shards[0].primary = DatabaseUrl(format!("sqlite://{}", file.display()));
+    })
+    .await;
+    let ids = fill(&bed).await;
+    let mut logs = Vec::new();
+    for id in &ids {
+        logs.push(bed.log("bob", *id).await);
+    }
+    let first = home(&bed).await.shard;
+    for _ in 0..4 {
+        let from = home(&bed).await;
+        let to = another_shard(&bed, &from.shard);
+        let mover = mover(&bed, quick());
+        let job = mover.begin(from.range, &to, &order()).await.unwrap();
+        let done = finish(&mover, job.id).await.unwrap();
+        assert_eq!(done.state, MoveState::Done);
+        for (id, log) in ids.iter().zip(&logs) {
+            assert_eq!(bed.log("bob", *id).await, *log);
+        }
+    }
+    let dialects = bed
+        .settings
+        .shards
+        .iter()
+        .map(|it| Dialect::of(&it.primary).unwrap());
+    assert!(
+        dialects
+            .collect::<Vec<_>>()
+            .starts_with(&[Dialect::Sqlite, Dialect::MySql])
+    );
+    assert_eq!(
+        home(&bed).await.shard,
+        first,
+        "from one to the other and back"
+    );
+    bed.say("carol", ids[0], "and on").await;
+    bed.close().await;
 }
 
 async fn part_of_a_range_moves(bed: &Bed) {
