@@ -5,8 +5,10 @@ use std::sync::Arc;
 use backscroll_shard::ids::{ConversationId, ShardName};
 use backscroll_shard::moves::{MoveState, Mover, Order};
 use backscroll_shard::settings::{RebalanceSettings, Span};
+use backscroll_testkit::warnings;
 
 use super::bed::{Backend, Bed, on_both};
+use super::logged;
 
 on_both!(
     archived_conversations_move,
@@ -40,6 +42,7 @@ async fn move_away(bed: &Bed, id: ConversationId) -> ShardName {
 
 async fn archived_conversations_move(backend: Backend) {
     let bed = Bed::open(backend).await;
+    warnings::expect(logged::LISTS_WAIT);
     let (old, mixed) = (bed.import("old", 150).await, bed.import("mixed", 120).await);
     bed.run().await;
     bed.edit(mixed, 4, "thawed before the move").await;
@@ -71,6 +74,7 @@ async fn archived_conversations_move(backend: Backend) {
 
 async fn erased_content_leaves_every_object_after_a_move(backend: Backend) {
     let bed = Bed::open(backend).await;
+    warnings::expect(logged::LISTS_WAIT);
     let id = bed.import("talk", 200).await;
     bed.run().await;
     bed.edit(id, 42, "other words").await;
