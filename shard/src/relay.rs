@@ -82,6 +82,7 @@ pub async fn run(
     let mut swept_to = None;
     let mut round_from = tokio::time::Instant::now();
     let mut waiting: HashSet<ConversationId> = HashSet::new();
+    let mut is_moving = false;
     loop {
         if waiting.is_empty() {
             // A new round: at once after a quiet time, else when the interval is over.
@@ -119,8 +120,18 @@ pub async fn run(
         // Under load lists may lag a little, so that most of the databases' time is the senders'. Waiting for a shard that is
         // away keeps none at work.
         let mut rest = applied.worked * REST_FACTOR;
+        let was_moving = std::mem::take(&mut is_moving);
         if let Some(error) = applied.failure {
-            tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
+            // A range that moves has no owner for a moment. The next pass goes by the new map, and need not be found by a sweep.
+            is_moving = matches!(error, Error::NotOwner(_));
+            if is_moving && !closing.is_cancelled() {
+                waiting.extend(applied.failed);
+            }
+            if is_moving && !was_moving {
+                tracing::debug!(shard = %shard.name(), %error, "users whose range moves are told in the next pass");
+            } else {
+                tracing::warn!(shard = %shard.name(), %error, "conversation lists lag behind; the marks are kept");
+            }
             rest = rest.max(REST_AFTER_FAILURE);
         }
         closing.run_until_cancelled(tokio::time::sleep(rest)).await;
