@@ -12,14 +12,14 @@ use anyhow::Context as _;
 use backscroll_shard::error::Error as StoreError;
 use backscroll_shard::migrate::{Migrated, migrate_with};
 use backscroll_shard::store::Store;
-use backscroll_shard::tasks::Supervisor;
+use backscroll_shard::tasks::{OneShots, Supervisor};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::http::listen::ListenAddress;
 use crate::in_use::InUse;
-use crate::{failpoint, server, signals, telemetry};
+use crate::{doctor, failpoint, server, signals, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ pub async fn serve(
     };
     let deployment = deployment?;
     tell(&config, address, &deployment);
+    let preflight = OneShots::new("preflight", 1);
+    let _ = preflight.spawn(doctor::preflight(config.clone()));
 
     let ready = ready(Running {
         config: &config,

@@ -15,6 +15,7 @@ use backscroll_shard::identity::survey::Look;
 use backscroll_shard::identity::{self, Assessment, Deployed, Misplaced, Role, Survey};
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::map::ShardMap;
+use backscroll_shard::settings::DatabaseUrl;
 use futures_util::future::join_all;
 use serde::Serialize;
 
@@ -253,13 +254,10 @@ fn ranges(look: &Look, deployed: &Deployed) -> Option<Finding> {
     }
 }
 
-/// The databases that are to be examined.
-async fn databases(config: &Config, is_examined: impl Fn(&Role) -> bool) -> Vec<Examination> {
-    let pool = &config.store.pool;
-    let lanes = config.store.write.lanes;
-    let examine = |subject: String, url, used| async move {
-        database::examine(&subject, url, used, pool, lanes).await
-    };
+/// A database that the configuration names: whose it is, in words too, where it is, and what it is used for.
+type Named<'a> = (Role, String, &'a DatabaseUrl, Use);
+
+fn named_databases(config: &Config) -> impl Iterator<Item = Named<'_>> {
     let directory = &config.store.directory.url;
     let directory = (
         Role::Directory,
@@ -282,9 +280,34 @@ async fn databases(config: &Config, is_examined: impl Fn(&Role) -> bool) -> Vec<
         );
         std::iter::once(primary).chain(shard.replicas.iter().enumerate().map(replica))
     });
-    let all = std::iter::once(directory).chain(shards);
-    let examined = all.filter(|(role, ..)| is_examined(role));
-    join_all(examined.map(|(_, subject, url, used)| examine(subject, url, used))).await
+    std::iter::once(directory).chain(shards)
+}
+
+/// The databases that are to be examined.
+async fn databases(config: &Config, is_examined: impl Fn(&Role) -> bool) -> Vec<Examination> {
+    let pool = &config.store.pool;
+    let lanes = config.store.write.lanes;
+    let examine = |(_, subject, url, used): Named<'_>| {
+        let url = url.clone();
+        async move { database::examine(&subject, &url, used, pool, lanes).await }
+    };
+    let examined = named_databases(config).filter(|(role, ..)| is_examined(role));
+    join_all(examined.map(examine)).await
+}
+
+/// At the start of a service: logs which settings of its SQL servers break a promise. A server that does not answer is told of by
+/// its users.
+pub async fn preflight(config: Config) {
+    let pool = &config.store.pool;
+    let lanes = config.store.write.lanes;
+    let look = |(_, subject, url, used): Named<'_>| {
+        let url = url.clone();
+        async move { database::broken_settings(&subject, &url, used, pool, lanes).await }
+    };
+    for finding in join_all(named_databases(&config).map(look)).await.concat() {
+        let remedy = finding.remedy.unwrap_or_default();
+        tracing::warn!(subject = finding.subject, remedy, "{}", finding.detail);
+    }
 }
 
 /// Whether a shard's fences say the same as the map (INV-OWNER).

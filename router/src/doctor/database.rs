@@ -62,11 +62,7 @@ pub(super) async fn examine(
         );
         return Examination::failed(finding);
     }
-    let lanes = if used == Use::Primary { lanes } else { 0 };
-    let needs = Needs {
-        connections: pool.max_connections + lanes,
-        prepared: Database::most_prepared(pool.max_connections, lanes),
-    };
+    let needs = Needs::of(used, pool, lanes);
     match look_into(subject, url, used, needs, pool).await {
         Ok(examination) => examination,
         Err(error) => Examination::failed(unreachable(subject, url, &error).await),
@@ -78,6 +74,51 @@ pub(super) async fn examine(
 struct Needs {
     connections: u32,
     prepared: u64,
+}
+
+impl Needs {
+    fn of(used: Use, pool: &PoolSettings, lanes: u32) -> Self {
+        let lanes = if used == Use::Primary { lanes } else { 0 };
+        Self {
+            connections: pool.max_connections + lanes,
+            prepared: Database::most_prepared(pool.max_connections, lanes),
+        }
+    }
+}
+
+/// What the settings of the server at `url` break; nothing where it does not answer, or has none.
+pub(super) async fn broken_settings(
+    subject: &str,
+    url: &DatabaseUrl,
+    used: Use,
+    pool: &PoolSettings,
+    lanes: u32,
+) -> Vec<Finding> {
+    let read = async |connection: &mut Connection| {
+        if connection.dialect() == Dialect::Sqlite {
+            return Ok(Vec::new());
+        }
+        let settings = ServerSettings::read(connection).await?;
+        Ok(settings.findings(subject, used, Needs::of(used, pool, lanes)))
+    };
+    let Ok(database) = one_connection(url, pool) else {
+        return Vec::new();
+    };
+    let look = async {
+        let mut connection = database.writer(Instant::now() + PATIENCE).await?;
+        read(&mut connection).await
+    };
+    let found: Option<Result<Vec<Finding>>> = tokio::time::timeout(PATIENCE, look).await.ok();
+    database.close().await;
+    found.and_then(Result::ok).unwrap_or_default()
+}
+
+fn one_connection(url: &DatabaseUrl, pool: &PoolSettings) -> Result<Database> {
+    let one = PoolSettings {
+        max_connections: 1,
+        ..pool.clone()
+    };
+    Database::open_any(url, &one)
 }
 
 impl Examination {
@@ -121,11 +162,7 @@ async fn look_into(
     needs: Needs,
     pool: &PoolSettings,
 ) -> Result<Examination> {
-    let one = PoolSettings {
-        max_connections: 1,
-        ..pool.clone()
-    };
-    let database = Database::open_any(url, &one)?;
+    let database = one_connection(url, pool)?;
     let look = look(subject, url, used, needs, &database);
     let outcome = tokio::time::timeout(PATIENCE, look).await;
     database.close().await;

@@ -100,6 +100,22 @@ async fn an_unmigrated_deployment_is_refused_then_migrated_then_served() {
         (status, list["conversations"].as_array().unwrap().len()),
         (200, 3)
     );
+    // The servers of the tests are not durable, unless they are asked to be.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::env::var("BACKSCROLL_SQL_DURABLE").is_err() {
+        let log = sandbox.log();
+        let told = |subject: &str| {
+            let line = log
+                .lines()
+                .find(|line| line.contains(subject) && line.contains("WARN"));
+            line.is_some_and(|line| line.contains("innodb_flush_log_at_trx_commit is not 1"))
+        };
+        if told("directory") && told("shard db1") && told("shard db2") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     server.stop();
     databases.drop_all().await;
 }
