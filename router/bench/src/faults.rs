@@ -30,6 +30,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod lower_bound;
 pub mod message;
+pub mod moves;
 pub mod observed;
 pub mod operation;
 pub mod operator;

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Settings other than the defaults. Segments are as small as possible and written slowly, and leases, grace periods and
 /// intervals are short, so that an archive run of many segments is nearly always under way and minutes suffice for
 /// everything to happen often. Pools are small, so that requests wait between two statements.
-const SETTINGS: [(&str, &str); 25] = [
+const SETTINGS: [(&str, &str); 28] = [
     ("POOL__MAX_CONNECTIONS", "4"),
     ("POOL__ACQUIRE_TIMEOUT", "4s"),
     ("ARCHIVE__RATE", "400"),
@@ -52,6 +52,9 @@ const SETTINGS: [(&str, &str); 25] = [
     ("OBJECT_STORE__PATH_STYLE", "true"),
     ("OBJECT_STORE__ACCESS_KEY_ID", ACCESS_KEY_ID),
     ("OBJECT_STORE__SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+    ("REBALANCE__LEASE", "5s"),
+    ("REBALANCE__FREEZE_LEASE", "2s"),
+    ("REBALANCE__KEEP", "5s"),
     ("TELEMETRY__FORMAT", "json"),
     ("TELEMETRY__LOG", "warn,backscroll=info"),
 ];

@@ -47,6 +47,8 @@ pub struct Ledger {
     /// The totals.
     pub counts: Counts,
     by_id: HashMap<String, usize>,
+    /// Whether ranges move between shards, and so between database servers.
+    pub moves: bool,
     /// The latest kill of each database server.
     killed: [Instant; DATABASES],
     seed: u64,
@@ -61,6 +63,7 @@ impl Ledger {
             conversations: Vec::new(),
             counts: Counts::default(),
             by_id: HashMap::new(),
+            moves: false,
             killed: [Instant::now(); DATABASES],
             seed,
             texts: 0,
@@ -107,9 +110,12 @@ impl Ledger {
     /// The certainty of an answer to a request that was sent at `asked`.
     #[must_use]
     pub fn certainty(&self, conversation: usize, asked: Option<Instant>) -> Certainty {
-        let killed = self.killed[self.conversations[conversation].database];
+        let killed = match self.moves {
+            true => self.killed.iter().copied().max(),
+            false => Some(self.killed[self.conversations[conversation].database]),
+        };
         match asked {
-            Some(asked) if asked <= killed => Certainty::Volatile,
+            Some(asked) if killed.is_some_and(|killed| asked <= killed) => Certainty::Volatile,
             _ => Certainty::Read,
         }
     }
@@ -119,7 +125,7 @@ impl Ledger {
         let now = Instant::now();
         self.killed[database] = now;
         for conversation in &mut self.conversations {
-            if conversation.database == database {
+            if self.moves || conversation.database == database {
                 conversation.forget(now - NOT_DURABLE);
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::faults::commands::{CommandOutcome, Commands};
@@ -20,6 +21,8 @@ const ATTEMPTS: u32 = 8;
 const NOTHING_TO_RESTORE: &str = "there is nothing to restore";
 /// The number of conversations of a history.
 const CONVERSATIONS: usize = 40;
+/// The number of ranges from which on none is cut.
+const RANGES_MAX: usize = 24;
 
 /// An operator.
 pub struct Operator {
@@ -109,6 +112,61 @@ impl Operator {
             }
         }
         Ok(())
+    }
+
+    /// Moves ranges between shards, some of them back, until the run ends. Nodes go on with the moves of commands that are killed.
+    ///
+    /// # Errors
+    /// When a command cannot be run.
+    pub async fn rebalance(mut self) -> Result<()> {
+        while !self.is_over() {
+            let pause = self.random.random_range(100..3000);
+            sleep(Duration::from_millis(pause)).await;
+            let Some((range, target)) = self.part_of_a_range().await? else {
+                continue;
+            };
+            let run = ["rebalance", "run", "--range", &range, "--to", &target];
+            let reason = ["--reason", "faults", "--json"];
+            let ended = self.run(&[&run[..], &reason].concat()).await?;
+            let job: Value = serde_json::from_slice(&ended.output).unwrap_or_default();
+            if let Some(id) = job["id"].as_str()
+                && self.random.random_ratio(1, 3)
+            {
+                let reverse = ["rebalance", "reverse", id];
+                self.run(&[&reverse[..], &reason].concat()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A range of the map or part of one, and another shard.
+    async fn part_of_a_range(&mut self) -> Result<Option<(String, String)>> {
+        let listed = self.run(&["shards", "list", "--json"]).await?;
+        let shards: Value = serde_json::from_slice(&listed.output).unwrap_or_default();
+        let owned = shards.as_array().into_iter().flatten().flat_map(|shard| {
+            let ranges = shard["ranges"].as_array().into_iter().flatten();
+            ranges.map(|range| (shard["name"].as_str(), &range["range"]))
+        });
+        let owned: Vec<(Option<&str>, &Value)> = owned.collect();
+        if owned.is_empty() {
+            return Ok(None);
+        }
+        let (source, range) = owned[self.random.random_range(0..owned.len())];
+        let start = range["start"].as_u64().unwrap_or(0);
+        let end = range["end"].as_u64();
+        let last = end.unwrap_or(u64::MAX);
+        let is_cut = self.random.random_ratio(1, 3) && owned.len() < RANGES_MAX;
+        let range = match is_cut {
+            true => format!("{start}..{}", start + (last - start) / 2),
+            false => format!(
+                "{start}..{}",
+                end.map_or(String::new(), |it| it.to_string())
+            ),
+        };
+        let targets = (1..=SHARDS).map(|n| format!("shard{n}"));
+        let targets: Vec<String> = targets.filter(|it| Some(it.as_str()) != source).collect();
+        let target = targets[self.random.random_range(0..targets.len())].clone();
+        Ok(Some((range, target)))
     }
 
     fn somewhere(&mut self) -> usize {

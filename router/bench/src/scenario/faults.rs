@@ -1,5 +1,6 @@
 //! `faults`: a deployment under kills, pauses, cut flows and wrong clocks, compared with a ledger of its acknowledgements.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::faults::follower::Follower;
 use crate::faults::injector::{Injector, Kind, Scope};
 use crate::faults::jobs::{self, JobTotals};
 use crate::faults::ledger::{Ledger, user_name};
+use crate::faults::moves;
 use crate::faults::operator::Operator;
 use crate::faults::reader::Reader;
 use crate::faults::setup::{create_conversations, require_every_shard};
@@ -57,6 +59,9 @@ pub struct Args {
     /// Kinds of faults
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Kill, Kind::Pause, Kind::Flow, Kind::Clock])]
     kinds: Vec<Kind>,
+    /// Move ranges between shards, too
+    #[arg(long)]
+    moves: bool,
     /// Requests a second, about
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
@@ -71,6 +76,7 @@ pub struct Args {
 /// The outcome of a run.
 struct Outcome {
     totals: JobTotals,
+    moves: BTreeMap<String, u64>,
     deleted: usize,
     connected: u64,
 }
@@ -134,7 +140,9 @@ async fn run_and_check(
     let users: Result<Vec<User>> = (0..USERS)
         .map(|user| User::new(user_name(user), &deployment.secret))
         .collect();
-    let context = RunContext::new(users?, deployment.fronts(), Ledger::new(seed), folder)?;
+    let mut ledger = Ledger::new(seed);
+    ledger.moves = args.moves;
+    let context = RunContext::new(users?, deployment.fronts(), ledger, folder)?;
     let context = Arc::new(context);
     let commands = Commands {
         deployment: Arc::clone(&deployment),
@@ -163,6 +171,9 @@ async fn run_and_check(
     operators.spawn(operator(10).import_histories(imported(args.minutes)));
     operators.spawn(operator(11).archive());
     operators.spawn(operator(12).maintain());
+    if args.moves {
+        operators.spawn(operator(13).rebalance());
+    }
     let (mut writers, mut followers) = clients(&context, seed, args.rate);
     sleep(Duration::from_secs_f64(args.minutes * 60.0)).await;
 
@@ -171,6 +182,7 @@ async fn run_and_check(
     while let Some(operator) = operators.join_next().await {
         operator.context("an operator")??;
     }
+    let moves = moves::finish(&checks.commands).await?;
     let totals = jobs::count(&deployment).await?;
     let (deleted, connected) = checks.compare_all(folder, &mut followers).await?;
     for node in &deployment.nodes {
@@ -181,6 +193,7 @@ async fn run_and_check(
     }
     let outcome = Outcome {
         totals,
+        moves,
         deleted,
         connected,
     };
@@ -249,6 +262,11 @@ fn print(context: &RunContext, outcome: &Outcome, (seed, minutes): (u64, f64)) {
     out::line(format_args!("seed {seed}, {minutes} minutes"));
     let faults = context.faults();
     let all: u64 = faults.values().sum();
+    let moves = outcome.moves.iter();
+    let moves: Vec<String> = moves.map(|(state, n)| format!("{n} {state}")).collect();
+    if !moves.is_empty() {
+        out::line(format_args!("moves: {}", moves.join(", ")));
+    }
     let kinds: Vec<String> = faults
         .iter()
         .map(|(kind, n)| format!("{n} {kind}"))
