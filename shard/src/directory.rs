@@ -116,6 +116,15 @@ impl Directory {
         Ok(())
     }
 
+    /// As [`joined`].
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub(crate) async fn joined(&self) -> Result<Vec<(ShardName, Incarnation)>> {
+        let mut connection = self.database.reader(Instant::now() + self.timeout).await?;
+        joined(&mut connection).await
+    }
+
     /// Whether the directory answers.
     ///
     /// # Errors
@@ -198,6 +207,21 @@ pub(crate) async fn entries(connection: &mut Connection, has_states: bool) -> Re
         assignments: assignments(connection).await?,
         members: members.collect::<Result<_>>()?,
     })
+}
+
+/// The shards that are part of the deployment now.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn joined(connection: &mut Connection) -> Result<Vec<(ShardName, Incarnation)>> {
+    let rows = connection.fetch_all(SHARDS, &[]).await?;
+    let members = rows.iter().map(|row| member(row, true));
+    let members: Vec<(ShardName, Member)> = members.collect::<Result<_>>()?;
+    let joined = members.into_iter();
+    let joined = joined.filter(|(_, member)| member.state == MemberState::Joined);
+    Ok(joined
+        .map(|(name, member)| (name, member.incarnation))
+        .collect())
 }
 
 fn member(row: &Row, has_state: bool) -> Result<(ShardName, Member)> {
@@ -293,9 +317,11 @@ pub(crate) async fn write_first_map(
         let map = first_map(settings)?;
         insert_ranges(connection, map.assignments()).await?;
         for shard in &settings.shards {
-            let (name, state) = (shard.name.as_str(), MemberState::Joining.name());
-            let args = values![name, state, Incarnation::FIRST];
-            connection.execute(INSERT_SHARD, &args).await?;
+            let first = Member {
+                state: MemberState::Joining,
+                incarnation: Incarnation::FIRST,
+            };
+            insert_member(connection, &shard.name, first).await?;
         }
         stored = map.assignments().to_vec();
     }
@@ -375,6 +401,16 @@ pub(crate) async fn give(
         1 => Ok(()),
         _ => Err(Error::Conflict("the map has changed; try again")),
     }
+}
+
+/// In a write transaction, after [`lock`]: a shard that the directory does not know.
+pub(crate) async fn insert_member(
+    connection: &mut Connection,
+    shard: &ShardName,
+    member: Member,
+) -> Result<()> {
+    let args = values![shard.as_str(), member.state.name(), member.incarnation];
+    connection.execute(INSERT_SHARD, &args).await.map(drop)
 }
 
 /// In a write transaction, after [`lock`]: what is known of a shard's database.

@@ -11,11 +11,13 @@
 //! | [`assessment`], `rules` | from what was seen: whether every database is the one that its address stands for |
 //! | [`making`] | the only place where a deployment is made, and where one of an older version gets its identity |
 //! | [`adoption`] | `backscroll shards adopt`: another database in the place of a lost one |
+//! | [`joining`] | `backscroll shards add`: an empty database becomes a new shard |
 //!
 //! What a running process holds to is in [`crate::db`]: no connection to another database is handed out.
 
 pub mod adoption;
 pub mod assessment;
+pub mod joining;
 pub mod making;
 mod rules;
 pub mod survey;

@@ -1,8 +1,10 @@
 //! From a key to its shard. A call that met a stale map is made again with a fresh one, until its deadline.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -22,7 +24,10 @@ pub struct Router {
     settings: StoreSettings,
     deployed: Deployed,
     directory: Directory,
-    shards: BTreeMap<ShardName, Arc<Shard>>,
+    /// Those of the configuration; one without a shard is not part of the deployment yet.
+    shards: BTreeMap<ShardName, OnceLock<Arc<Shard>>>,
+    /// When the directory was last asked for new shards.
+    admitting: Mutex<Option<Instant>>,
 }
 
 impl Router {
@@ -42,16 +47,19 @@ impl Router {
     pub fn of(settings: &StoreSettings, deployed: Deployed) -> Result<Self> {
         let mut shards = BTreeMap::new();
         for shard in &settings.shards {
+            let place = OnceLock::new();
             if let Some(identity) = deployed.shard(&shard.name) {
                 let opened = Shard::open(shard, &settings.pool, &settings.write, identity)?;
-                shards.insert(shard.name.clone(), Arc::new(opened));
+                place.get_or_init(|| Arc::new(opened));
             }
+            shards.insert(shard.name.clone(), place);
         }
         Ok(Self {
             settings: settings.clone(),
             directory: Directory::open(settings, &deployed)?,
             deployed,
             shards,
+            admitting: Mutex::new(None),
         })
     }
 
@@ -73,9 +81,10 @@ impl Router {
         &self.directory
     }
 
-    /// All shards, by name.
+    /// All shards of the deployment, by name. A shard that is added while this process runs is among them a moment
+    /// later.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
-        self.shards.values()
+        self.shards.values().filter_map(OnceLock::get)
     }
 
     /// The map as this process knows it.
@@ -84,12 +93,44 @@ impl Router {
         self.directory.map()
     }
 
-    /// Reads the map again unless somebody did since `stale` was current.
+    /// Reads the map again unless another call did since `stale` was current.
     ///
     /// # Errors
     /// When the directory is away.
     pub async fn refresh(&self, stale: &Arc<ShardMap>) -> Result<()> {
         self.directory.refresh(stale).await
+    }
+
+    /// Opens the shards of the configuration that were added to the deployment since this process looked. One call at a time asks
+    /// the directory, and none once all shards are open.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub(crate) async fn admit(&self) -> Result<()> {
+        let asked = Instant::now();
+        let mut begun = self.admitting.lock().await;
+        let is_answered = begun.is_some_and(|begun| begun > asked);
+        if is_answered || self.shards.values().all(|place| place.get().is_some()) {
+            return Ok(());
+        }
+        let begins = Instant::now();
+        for (name, incarnation) in self.directory.joined().await? {
+            let mut configured = self.settings.shards.iter();
+            let (Some(shard), Some(place)) = (
+                configured.find(|it| it.name == name),
+                self.shards.get(&name).filter(|place| place.get().is_none()),
+            ) else {
+                continue;
+            };
+            let identity = self.deployed.joined(&name, incarnation);
+            let (pool, write) = (&self.settings.pool, &self.settings.write);
+            let opened = Arc::new(Shard::open(shard, pool, write, identity)?);
+            if place.set(opened).is_ok() {
+                tracing::info!(shard = %name, "a shard was added to the deployment");
+            }
+        }
+        *begun = Some(begins);
+        Ok(())
     }
 
     /// Where `user` is on the key space.
@@ -105,11 +146,14 @@ impl Router {
     /// # Errors
     /// When the map names a shard that is not configured here.
     pub fn shard(&self, name: &ShardName) -> Result<&Arc<Shard>> {
-        self.shards.get(name).ok_or_else(|| {
-            Error::DirectoryUnavailable(format!(
-                "it names shard {name}, which this router does not know"
-            ))
-        })
+        self.shards
+            .get(name)
+            .and_then(OnceLock::get)
+            .ok_or_else(|| {
+                Error::DirectoryUnavailable(format!(
+                    "it names shard {name}, which this router does not know"
+                ))
+            })
     }
 
     /// Makes a call on the shard that owns `key`. When that shard says it does not, reads the map again and makes it anew; once
@@ -130,7 +174,14 @@ impl Router {
         loop {
             let map = self.map();
             let assignment = map.locate(key);
-            let shard = self.shard(&assignment.shard)?;
+            let shard = match self.shard(&assignment.shard) {
+                Ok(shard) => shard,
+                Err(error) if self.shards.contains_key(&assignment.shard) => {
+                    Box::pin(self.admit()).await?; // it was added a moment ago
+                    self.shard(&assignment.shard).map_err(|_| error)?
+                }
+                Err(error) => return Err(error),
+            };
             match work(shard.clone(), assignment.clone()).await {
                 // Rare and large: on the heap, so that every call is not as large as this.
                 Err(Error::NotOwner(_)) => {

@@ -3,6 +3,7 @@
 //! Each call names its caller; membership and roles are checked in the transaction that does the work (INV-MEMBER), not
 //! at an edge that might be passed by. Calls wait no longer than the caller's deadline.
 
+mod attended;
 mod batches;
 mod changes;
 mod conversations;
@@ -18,7 +19,6 @@ mod operator;
 pub use live::Standing;
 pub use notifications::Notified;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use crate::db::Dialect;
 use crate::error::{Error, Result};
 use crate::identity::{self, Deployed};
 use crate::ids::{ConversationId, Incarnation, ShardName, UserId};
-use crate::lane::{Lanes, Outcome, Work};
+use crate::lane::{Outcome, Work};
 use crate::map::{Assignment, ShardMap};
 use crate::model::Caller;
 use crate::node::Shard;
@@ -40,7 +40,7 @@ use crate::owned::{OwnedTransaction, WriteScope};
 use crate::relay;
 use crate::routing::Router;
 use crate::settings::StoreSettings;
-use crate::tasks::{Kept, Supervisor, TaskGroup};
+use crate::tasks::{Supervisor, TaskGroup};
 
 /// How long a caller who changed a conversation's members or name waits for the lists to follow.
 const RELAY_NOW: Duration = Duration::from_secs(1);
@@ -55,8 +55,7 @@ const HELD: &str =
 /// Conversations on their shards. One per process; cheap to share.
 pub struct Store {
     router: Arc<Router>,
-    lanes: std::sync::RwLock<BTreeMap<ShardName, Arc<Lanes>>>,
-    hints: BTreeMap<ShardName, relay::Hints>,
+    attended: Arc<attended::Attended>,
     cold: Arc<dyn ColdTier>,
     listener: Arc<dyn CommitListener>,
     followed: followed::Followed,
@@ -95,47 +94,21 @@ impl Store {
         let router = Arc::new(Router::of(settings, deployed)?);
         let (writers, background) = (supervisor.group(), supervisor.group());
         let closing = CancellationToken::new();
-        let mut lanes = BTreeMap::new();
-        let mut hints = BTreeMap::new();
-        for shard in router.shards() {
-            let (hint, inbox) = relay::Hints::channel();
-            let shard_lanes = Lanes::start(shard, &settings.write, &listener, &hint, &writers);
-            lanes.insert(shard.name().clone(), Arc::new(shard_lanes));
-            hints.insert(shard.name().clone(), hint);
-            let name = format!("relay/{}", shard.name());
-            let (router, shard, stop) = (router.clone(), shard.clone(), closing.clone());
-            let (listener, inbox) = (listener.clone(), Kept::new(inbox));
-            background.supervise(name, &closing, move || {
-                relay::run(
-                    router.clone(),
-                    shard.clone(),
-                    listener.clone(),
-                    inbox.clone(),
-                    stop.clone(),
-                )
-            });
-        }
-        for shard in router.shards() {
-            let name = format!("connections/{}", shard.name());
-            let (shard, stop) = (shard.clone(), closing.clone());
-            background.supervise(name, &closing, move || {
-                let (shard, stop) = (shard.clone(), stop.clone());
-                async move { shard.tend(&stop).await }
-            });
-        }
-        let (watched, stop) = (router.clone(), closing.clone());
+        let attended =
+            attended::Attended::new(&router, &listener, (&writers, &background), &closing);
+        attended.start();
+        let attended = Arc::new(attended);
+        let (watched, begun, stop) = (router.clone(), attended.clone(), closing.clone());
         background.supervise("map-refresh", &closing, move || {
-            watch_directory(watched.clone(), stop.clone())
+            watch_directory(watched.clone(), begun.clone(), stop.clone())
         });
         let (watched, stop) = (router.clone(), closing.clone());
         background.supervise("identity-check", &closing, move || {
             watch_identities(watched.clone(), stop.clone())
         });
-        let lanes = std::sync::RwLock::new(lanes);
         Ok(Arc::new(Self {
             router,
-            lanes,
-            hints,
+            attended,
             cold,
             listener,
             followed: followed::Followed::default(),
@@ -148,10 +121,7 @@ impl Store {
     /// Takes nothing new, commits and answers what was accepted, relays what was marked, and closes the connections; what
     /// is not done by `deadline` is left to the next process, which finds it in the databases.
     pub async fn close(&self, deadline: Instant) {
-        self.lanes
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clear(); // lanes end once their queues are empty
+        self.attended.end();
         let finish = async {
             self.writers.finish(deadline).await;
             self.closing.cancel();
@@ -202,14 +172,6 @@ impl Store {
         &self.router
     }
 
-    fn lanes(&self, shard: &ShardName) -> Result<Arc<Lanes>> {
-        let lanes = self
-            .lanes
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        lanes.get(shard).cloned().ok_or(Error::Closing)
-    }
-
     /// Makes one change to a conversation by one of its members, and tells what was committed. `work` may run several times,
     /// each time in a new transaction.
     async fn change<T, F>(
@@ -253,7 +215,7 @@ impl Store {
                     if shard.refuses_writes() {
                         return Err(Error::ShardUnavailable(shard.name().clone()));
                     }
-                    let lanes = self.lanes(shard.name())?;
+                    let lanes = self.attended.lanes(&shard)?;
                     lanes
                         .submit(
                             &assignment,
@@ -268,10 +230,8 @@ impl Store {
     }
 
     /// Tells the relay at once, so that lists follow within milliseconds.
-    fn hint(&self, shard: &Shard, id: ConversationId) {
-        if let Some(hints) = self.hints.get(shard.name()) {
-            hints.hint(id);
-        }
+    fn hint(&self, shard: &Arc<Shard>, id: ConversationId) {
+        self.attended.hint(shard, id);
     }
 
     /// Brings the lists of a conversation's members up to date now, for a caller who will look at theirs next. If that
@@ -320,7 +280,7 @@ impl Store {
         Health { directory, shards }
     }
 
-    async fn shard_health(&self, shard: &Shard, patience: Duration) -> ShardHealth {
+    async fn shard_health(&self, shard: &Arc<Shard>, patience: Duration) -> ShardHealth {
         let primary = check(patience, shard.primary().ping(Instant::now() + patience));
         let replicas = futures_util::future::join_all(
             shard
@@ -347,7 +307,7 @@ impl Store {
             incarnation: shard.primary().incarnation(),
             connections,
             idle_connections,
-            queued_writes: self.lanes(shard.name()).map_or(0, |lanes| lanes.queued()),
+            queued_writes: self.attended.lanes(shard).map_or(0, |lanes| lanes.queued()),
             ranges: self.map().ranges_of(shard.name()).cloned().collect(),
         }
     }
@@ -357,8 +317,12 @@ impl Store {
     }
 }
 
-/// Looks for a new map at the configured interval, until `closing`.
-async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
+/// Looks for a new map and for new shards at the configured interval, until `closing`.
+async fn watch_directory(
+    router: Arc<Router>,
+    attended: Arc<attended::Attended>,
+    closing: CancellationToken,
+) {
     let interval = router.settings().directory.refresh_interval.0;
     let mut reachable = true;
     while closing
@@ -366,7 +330,9 @@ async fn watch_directory(router: Arc<Router>, closing: CancellationToken) {
         .await
         .is_some()
     {
-        let outcome = router.refresh(&router.map()).await;
+        let admitted = router.admit().await;
+        attended.start();
+        let outcome = admitted.and(router.refresh(&router.map()).await);
         if outcome.is_ok() != reachable {
             reachable = outcome.is_ok();
             match outcome {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backscroll_shard::identity::adoption::{self, Adoption};
+use backscroll_shard::identity::joining::{self, Joining};
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::store::{DependencyHealth, Health, ShardHealth, Store};
 use backscroll_shard::tasks::Supervisor;
@@ -26,7 +27,25 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    Add(AddArgs),
     Adopt(AdoptArgs),
+}
+
+/// Make a shard of the configuration part of the deployment
+///
+/// Its database has to be empty. It gets its tables and the shard's identity; the shard owns no keys until `backscroll rebalance
+/// run --to NAME` gives it some. If the command is killed, run it again: until it is done, the deployment serves without the shard.
+///
+/// Put the shard into the configuration of all servers before, and restart them: a server that does not know the shard cannot
+/// answer for keys that are moved to it. Servers that know it use it within seconds after this command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  backscroll shards add db4 --dry-run
+  backscroll shards add db4 --reason 'db1 to db3 are 80 % full'")]
+pub(super) struct AddArgs {
+    #[command(flatten)]
+    change: Change,
 }
 
 /// Take the database that the configuration names for a shard as the shard's
@@ -44,6 +63,13 @@ Examples:
   backscroll shards adopt db2 --dry-run
   backscroll shards adopt db2 --reason 'disk of db2 lost, backup of 3 May restored'")]
 pub(super) struct AdoptArgs {
+    #[command(flatten)]
+    change: Change,
+}
+
+/// What every command takes that changes which database a shard has.
+#[derive(Debug, clap::Args)]
+struct Change {
     /// The shard
     #[arg(value_name = "NAME", value_parser = parse_shard)]
     shard: ShardName,
@@ -72,11 +98,50 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     super::log_for_people(&config)?;
     match command {
         Command::List { json } => list_all(&config, json).await,
-        Command::Adopt(args) => adopt(&config, args).await,
+        Command::Add(args) => add(&config, args.change).await,
+        Command::Adopt(args) => adopt(&config, args.change).await,
     }
 }
 
-async fn adopt(config: &Config, args: AdoptArgs) -> anyhow::Result<()> {
+async fn add(config: &Config, args: Change) -> anyhow::Result<()> {
+    require_shard(config, Some(&args.shard))?;
+    let (store, shard) = (&config.store, &args.shard);
+    let joining = if args.dry_run {
+        joining::plan(store, shard).await?
+    } else {
+        let reason = args.reason.as_deref().unwrap_or_default();
+        let hook = failpoint::making()?;
+        joining::join(store, shard, (&actor(), reason), hook.as_ref()).await?
+    };
+    if args.json {
+        return out::json(&joining);
+    }
+    let Joining {
+        address,
+        was,
+        incarnation,
+        is_joined,
+        ..
+    } = joining;
+    if is_joined {
+        return Ok(out::line(format_args!(
+            "shard {shard} is part of the deployment already, with {address}, incarnation {incarnation}"
+        ))?);
+    }
+    let verb = if args.dry_run { "would become" } else { "is" };
+    out::line(format_args!(
+        "{address} ({was}) {verb} the database of the new shard {shard}, incarnation {incarnation}"
+    ))?;
+    if args.dry_run {
+        return Ok(out::line("nothing was done")?);
+    }
+    out::note(format_args!(
+        "it owns no keys; `backscroll rebalance run --to {shard}` moves some to it"
+    ));
+    Ok(())
+}
+
+async fn adopt(config: &Config, args: Change) -> anyhow::Result<()> {
     require_shard(config, Some(&args.shard))?;
     let (store, shard) = (&config.store, &args.shard);
     let adoption = if args.dry_run {

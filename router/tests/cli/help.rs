@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 34] = [
+const COMMANDS: [&[&str]; 35] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -28,6 +28,7 @@ const COMMANDS: [&[&str]; 34] = [
     &["lease", "clear"],
     &["shards"],
     &["shards", "list"],
+    &["shards", "add"],
     &["shards", "adopt"],
     &["rebalance"],
     &["rebalance", "run"],

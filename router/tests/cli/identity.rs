@@ -376,7 +376,7 @@ fn what_of_the_configuration_has_no_effect_is_said_aloud() {
     let migrated = more.run(&["migrate"]).exits(0).stderr;
     for said in [log, doctor, migrated] {
         for words in [
-            "shard shard5 is in the configuration, but the deployment was made without it",
+            "shard shard5 is in the configuration, but is not part of the deployment",
             "keyspace.ranges has no effect",
         ] {
             assert!(said.contains(words), "{words} is not in {said}");

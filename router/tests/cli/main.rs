@@ -4,6 +4,7 @@
     reason = "a helper that cannot do its work fails the test that called it"
 )]
 
+mod adding;
 mod clocks;
 mod config;
 mod crash;

@@ -23,7 +23,7 @@ async fn a_range_is_moved_by_hand_on_databases() {
     databases.drop_all().await;
 }
 
-fn rebalance(sandbox: &Sandbox, arguments: &[&str], code: i32) -> Value {
+pub(crate) fn rebalance(sandbox: &Sandbox, arguments: &[&str], code: i32) -> Value {
     let arguments = [&["rebalance"], arguments, &["--json"]].concat();
     let outcome = sandbox.run(&arguments).exits(code);
     if code == 0 {
@@ -33,7 +33,7 @@ fn rebalance(sandbox: &Sandbox, arguments: &[&str], code: i32) -> Value {
     }
 }
 
-fn export(sandbox: &Sandbox, conversations: &[String]) -> Vec<String> {
+pub(crate) fn export(sandbox: &Sandbox, conversations: &[String]) -> Vec<String> {
     let export = |id: &String| {
         sandbox
             .run(&["export", "--conversation", id])
@@ -44,7 +44,7 @@ fn export(sandbox: &Sandbox, conversations: &[String]) -> Vec<String> {
 }
 
 /// Where a shard's ranges begin and end, as `shards list` shows them.
-fn ranges(sandbox: &Sandbox, shard: &Value) -> Vec<(u64, Option<u64>)> {
+pub(crate) fn ranges(sandbox: &Sandbox, shard: &Value) -> Vec<(u64, Option<u64>)> {
     let listed = sandbox.run(&["shards", "list", "--json"]).exits(0).json();
     let mut all = listed.as_array().unwrap().iter();
     let of = all.find(|it| it["name"] == *shard).unwrap();

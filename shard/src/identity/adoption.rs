@@ -133,7 +133,7 @@ pub async fn adopt(
         in_transaction(&mut connection, async |connection| {
             identity.overwrite(connection).await?;
             fence::reset(connection, &adoption.ranges.iter().collect::<Vec<_>>()).await?;
-            put_down(connection, (actor, reason), &adoption).await
+            put_down(connection, ("adopt", (actor, reason)), adoption.incarnation).await
         })
         .await?;
         hook(Step::ShardMarked)?;
@@ -151,13 +151,13 @@ pub async fn adopt(
 }
 
 /// Who did it, and why, for the history of jobs.
-async fn put_down(
+pub(super) async fn put_down(
     connection: &mut Connection,
-    (actor, reason): (&str, &str),
-    adoption: &Adoption,
+    (kind, (actor, reason)): (&str, (&str, &str)),
+    incarnation: Incarnation,
 ) -> Result<()> {
-    let id = begin_job(connection, ("adopt", actor, reason)).await?;
-    let figures = format!("{{\"incarnation\":{}}}", adoption.incarnation);
+    let id = begin_job(connection, (kind, actor, reason)).await?;
+    let figures = format!("{{\"incarnation\":{incarnation}}}");
     end_job(connection, &id, ("done", &figures)).await
 }
 
@@ -260,7 +260,7 @@ fn require_no_owner(survey: &Survey, shard: &ShardName, ranges: &[Assignment]) -
     Ok(())
 }
 
-fn described(found: &Found) -> String {
+pub(super) fn described(found: &Found) -> String {
     match (&found.identity, &found.kind) {
         (Some(identity), _) => format!("{}, incarnation {}", identity.role, identity.incarnation),
         (None, Kind::Empty) => "empty".into(),

@@ -69,11 +69,16 @@ impl Deployed {
     #[must_use]
     pub fn shard(&self, name: &ShardName) -> Option<Identity> {
         let incarnation = *self.members.get(name)?;
-        Some(Identity {
+        Some(self.joined(name, incarnation))
+    }
+
+    /// What the database of a shard has to be that is part of the deployment with this incarnation.
+    pub(crate) fn joined(&self, name: &ShardName, incarnation: Incarnation) -> Identity {
+        Identity {
             deployment: self.deployment,
             role: Role::Shard(name.clone()),
             incarnation,
-        })
+        }
     }
 
     /// What of the configuration has no effect, and may be thought to have one.

@@ -6,6 +6,7 @@
 //! | says that it is anything else | | refused |
 //! | is empty, or is not marked | says that its database is marked | refused |
 //! | is empty | says that its database is being made | `migrate` goes on with that |
+//! | is empty, or is marked with an earlier try | says that it is being added to a deployment that is made | it is not used; `shards add` goes on with that |
 //! | is not marked, and its fences are exactly what the directory gives it | was written by a version that marked none | `migrate` marks it |
 //! | is not marked, and its fences are not that | likewise | refused |
 //! | is empty, all of them | is empty as well | `migrate` makes a deployment |
@@ -248,6 +249,7 @@ impl<'a> Assessor<'a> {
                 Some(member) if member.state == MemberState::Joined => {
                     members.insert(shard.name.clone(), member.incarnation);
                 }
+                Some(_) if self.is_added(entries, &shard.name) => {}
                 Some(_) => return Ok(Stage::Unfinished),
                 None => {}
             }
@@ -325,6 +327,21 @@ impl<'a> Assessor<'a> {
         Ok(())
     }
 
+    /// Whether a shard is being added to a deployment that is made ([`super::joining`]): it has no keys yet, so that everything
+    /// is served without it.
+    fn is_added(&self, entries: &Entries, name: &ShardName) -> bool {
+        let has_state = |name, state| {
+            entries
+                .members
+                .get(name)
+                .is_some_and(|it| it.state == state)
+        };
+        let mut names = entries.members.keys();
+        has_state(name, MemberState::Joining)
+            && self.owned(name).is_empty()
+            && names.any(|other| has_state(other, MemberState::Joined))
+    }
+
     /// Shards that are configured, and not part of the deployment.
     pub(super) fn outsiders(&self) -> BTreeSet<ShardName> {
         let Some(entries) = self.entries() else {
@@ -345,8 +362,12 @@ impl<'a> Assessor<'a> {
             let name = &shard.name;
             if !entries.members.contains_key(name) {
                 remarks.push(format!(
-                    "shard {name} is in the configuration, but the deployment was made without it: it owns no keys, and its \
-                     database is not used"
+                    "shard {name} is in the configuration, but is not part of the deployment: it owns no keys, and its \
+                     database is not used; `backscroll shards add {name}` makes it part of the deployment"
+                ));
+            } else if self.is_added(entries, name) {
+                remarks.push(format!(
+                    "adding shard {name} was begun, and is not done: run `backscroll shards add {name}` again"
                 ));
             } else if self.owned(name).is_empty() {
                 remarks.push(format!(
