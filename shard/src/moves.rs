@@ -51,6 +51,7 @@ mod cleanup;
 mod compare;
 mod comparing;
 mod copy;
+mod drain;
 mod entity;
 mod fences;
 mod freezing;
@@ -71,6 +72,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use compare::Difference;
+pub use drain::{Drained, Transfer};
 pub(crate) use job::under_way;
 pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
 pub(crate) use marks::mark;

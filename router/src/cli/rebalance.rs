@@ -3,7 +3,7 @@
 //! A move is a durable job in the directory. Every node of `backscroll serve` looks after all moves, so a command may be killed
 //! at any time: the move goes on. What it is and what a crash leaves is told in [`backscroll_shard::moves`].
 
-mod run;
+pub(super) mod run;
 mod show;
 
 use backscroll_shard::moves::{Move, MoveId, Mover, Order};
@@ -84,7 +84,7 @@ impl Change {
     }
 }
 
-fn order(reason: &str) -> Order {
+pub(super) fn order(reason: &str) -> Order {
     Order {
         actor: actor(),
         reason: reason.to_owned(),
@@ -93,10 +93,18 @@ fn order(reason: &str) -> Order {
 
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
-    let deployment = boot::open_existing(&config, &Supervisor::default()).await?;
+    with_mover(&config, async |mover| dispatch(mover, command).await).await
+}
+
+/// Does `work` with the moves of the deployment.
+pub(super) async fn with_mover(
+    config: &Config,
+    work: impl AsyncFnOnce(&Mover) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let deployment = boot::open_existing(config, &Supervisor::default()).await?;
     let name = format!("{} ({})", actor(), std::process::id());
     let mover = Mover::new(deployment.store.router().clone(), name);
-    let outcome = dispatch(&mover, command).await;
+    let outcome = work(&mover).await;
     boot::close(&deployment).await;
     outcome
 }

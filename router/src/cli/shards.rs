@@ -1,5 +1,7 @@
 //! `backscroll shards`
 
+mod drain;
+
 use std::time::Duration;
 
 use backscroll_shard::identity::adoption::{self, Adoption};
@@ -29,6 +31,7 @@ pub(super) enum Command {
     },
     Add(AddArgs),
     Adopt(AdoptArgs),
+    Drain(drain::Args),
 }
 
 /// Make a shard of the configuration part of the deployment
@@ -100,6 +103,7 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         Command::List { json } => list_all(&config, json).await,
         Command::Add(args) => add(&config, args.change).await,
         Command::Adopt(args) => adopt(&config, args.change).await,
+        Command::Drain(args) => drain::run(&config, args).await,
     }
 }
 

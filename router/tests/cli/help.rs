@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 35] = [
+const COMMANDS: [&[&str]; 36] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -30,6 +30,7 @@ const COMMANDS: [&[&str]; 35] = [
     &["shards", "list"],
     &["shards", "add"],
     &["shards", "adopt"],
+    &["shards", "drain"],
     &["rebalance"],
     &["rebalance", "run"],
     &["rebalance", "status"],

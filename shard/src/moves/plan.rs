@@ -70,6 +70,10 @@ impl Mover {
         self
     }
 
+    pub(super) fn router(&self) -> &Router {
+        &self.router
+    }
+
     pub(super) fn settings(&self) -> &RebalanceSettings {
         &self.settings
     }
@@ -82,7 +86,7 @@ impl Mover {
         (self.hook.0)(step)
     }
 
-    async fn reader(&self) -> Result<Connection> {
+    pub(super) async fn reader(&self) -> Result<Connection> {
         let database = self.router.directory().database();
         database.reader(Instant::now() + PATIENCE).await
     }
@@ -113,7 +117,7 @@ impl Mover {
     }
 
     /// The target answers, and this process knows it.
-    async fn check_shard(&self, target: &ShardName) -> Result<()> {
+    pub(super) async fn check_shard(&self, target: &ShardName) -> Result<()> {
         let shard = shard_of(&self.router, target)?;
         shard.reader(Instant::now() + PATIENCE).await.map(drop)
     }

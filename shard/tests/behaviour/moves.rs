@@ -2,6 +2,7 @@
 
 mod contents;
 mod deaths;
+mod drain;
 mod scans;
 mod writers;
 

@@ -79,24 +79,17 @@ pub(super) async fn reverse(mover: &Mover, args: ReverseArgs) -> anyhow::Result<
     follow(mover, job, args.detach, args.json).await
 }
 
-/// Works on a move, or watches the process that does, until the target serves the range.
+/// Works on a move, or watches the process that does, until the target serves the range; and says how it ended.
 async fn follow(mover: &Mover, job: Move, detach: bool, json: bool) -> anyhow::Result<()> {
-    let id = job.id;
     let job = if detach {
         job
     } else {
-        out::note(format_args!(
-            "move {id} of {} from {} to {}",
-            job.range, job.source, job.target
-        ));
-        tokio::select! {
-            job = work(mover, id) => job?,
-            error = tell(mover, id) => return Err(error),
-        }
+        work_and_tell(mover, &job).await?
     };
     if json {
         return out::json(&job);
     }
+    let id = job.id;
     let words = match job.state {
         MoveState::Draining | MoveState::Done => {
             format!("shard {} serves {}", job.target, job.range)
@@ -104,9 +97,28 @@ async fn follow(mover: &Mover, job: Move, detach: bool, json: bool) -> anyhow::R
         state => format!("it is {}", state.name()),
     };
     out::line(format_args!("move {id}: {words}"))?;
+    require_kept(&job)
+}
+
+/// The same, without saying how it ended.
+pub(in crate::cli) async fn work_and_tell(mover: &Mover, job: &Move) -> anyhow::Result<Move> {
+    let id = job.id;
+    out::note(format_args!(
+        "move {id} of {} from {} to {}",
+        job.range, job.source, job.target
+    ));
+    tokio::select! {
+        job = work(mover, id) => job,
+        error = tell(mover, id) => Err(error),
+    }
+}
+
+/// The move was not given up.
+pub(in crate::cli) fn require_kept(job: &Move) -> anyhow::Result<()> {
     anyhow::ensure!(
         !matches!(job.state, MoveState::Aborting | MoveState::Aborted),
-        "the move was given up; `backscroll rebalance history {id}` says why"
+        "the move was given up; `backscroll rebalance history {}` says why",
+        job.id
     );
     Ok(())
 }
