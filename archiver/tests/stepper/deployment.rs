@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backscroll_archiver::jobs::{ArchiveJobs, Order, Progress};
@@ -15,7 +15,7 @@ use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::cold_tier::{ColdPart, ColdTier};
 use backscroll_shard::commit_event::NoListener;
-use backscroll_shard::db::Connection;
+use backscroll_shard::db::{Connection, Database};
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::message::StoredMessage;
@@ -26,6 +26,8 @@ use backscroll_shard::steps;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
 use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio::time;
 
 use crate::scheduler::Gate;
 
@@ -40,6 +42,10 @@ const MEMORY: &str = "/dev/shm";
 
 /// Most rows that a run reads at once, and so about how many messages a segment has.
 const READ_ROWS: usize = 4;
+
+const LEAVE_WAL_MODE: &str = "PRAGMA journal_mode = DELETE";
+const ENTER_WAL_MODE: &str = "PRAGMA journal_mode = WAL";
+const CLOSING_POLL: Duration = Duration::from_millis(1);
 
 /// The conversation that actors use, and another one.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +63,34 @@ pub(crate) fn folder() -> TempDir {
         tempfile::tempdir()
     };
     made.expect("a folder can be made")
+}
+
+/// Waits until the connections of processes that are gone are closed, which threads of their own do. A file leaves WAL mode
+/// only for its last connection.
+pub(crate) fn wait_until_closed(folder: &Path) {
+    // Its time is the machine's: a schedule's clock would jump to the end of every wait.
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(leave_wal_mode(folder));
+}
+
+async fn leave_wal_mode(folder: &Path) {
+    let settings = store_settings(folder);
+    let urls = settings.shards.iter().map(|shard| &shard.primary);
+    for url in urls.chain([&settings.directory.url]) {
+        let database = Database::open_any(url, &settings.pool).unwrap();
+        let mut connection = database.writer(Instant::now() + LONG.0).await.unwrap();
+        while !leaves_wal_mode(&mut connection).await {
+            time::sleep(CLOSING_POLL).await;
+        }
+        connection.execute_raw(ENTER_WAL_MODE).await.unwrap();
+        drop(connection);
+        database.close().await;
+    }
+}
+
+async fn leaves_wal_mode(connection: &mut Connection) -> bool {
+    let mode = connection.fetch_optional(LEAVE_WAL_MODE, &[]).await;
+    mode.is_ok_and(|row| row.is_some_and(|row| row.text(0).unwrap() == "delete"))
 }
 
 /// Copies a deployment that no process has open.

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::actors::Actor;
 use crate::deployment::{
     Conversations, Process, archive_settings, caller, copy, folder, store_settings,
+    wait_until_closed,
 };
 use crate::record::{Client, Log, Observation, Records, log_of};
 use crate::scheduler::Scheduler;
@@ -100,15 +101,19 @@ pub(crate) fn text(conversation: &str, seq: u64) -> String {
 
 fn prepare(script: &[&str]) -> State {
     let folder = folder();
+    let closed = || wait_until_closed(folder.path());
     let runtime = schedule::runtime();
     let conversations = runtime.block_on(fill(folder.path()));
     drop(runtime);
+    closed();
     for (number, actor) in (0..).zip(script) {
         let actor: Actor = actor.parse().unwrap();
         // Each on a runtime of its own, with which its process ends.
         schedule::runtime().block_on(act_alone((&actor, number), folder.path(), conversations));
+        closed();
     }
     let (client, other) = schedule::runtime().block_on(look(folder.path(), conversations));
+    closed();
     State {
         folder,
         conversations,
