@@ -112,7 +112,7 @@ pub(crate) trait Door: Send {
 /// The names and forms of an older front-end, in place of the protocol's. See [`legacy`](crate::legacy).
 #[async_trait]
 pub(crate) trait Dialect: Send + Sync {
-    /// The session is open.
+    /// The session is open; the client is about to learn it.
     async fn session_opened(&self, gateway: &Gateway, session: &Arc<Session>);
 
     /// `event` is about to be sent.
@@ -146,12 +146,26 @@ pub(crate) async fn serve<D: Door>(
 ) {
     let ending = Ending { gateway, session };
     // What happens once is on the heap, so that a connection's task is no larger than what stays.
-    let end = match Box::pin(door.open()).await {
+    let end = match Box::pin(open(gateway, session, door, dialect)).await {
         Ok(()) => converse(gateway, session, door, dialect).await,
         Err(end) => end,
     };
     drop(ending);
     Box::pin(door.close(end)).await;
+}
+
+/// Lets the client know that its session is open, once what it does not join by itself is joined: from then on it receives every
+/// message.
+async fn open<D: Door>(
+    gateway: &Gateway,
+    session: &Arc<Session>,
+    door: &mut D,
+    dialect: Option<&Arc<dyn Dialect>>,
+) -> Result<(), End> {
+    if let Some(dialect) = dialect {
+        dialect.session_opened(gateway, session).await;
+    }
+    door.open().await
 }
 
 /// Commands that are being carried out.
@@ -164,9 +178,6 @@ async fn converse<D: Door>(
     door: &mut D,
     dialect: Option<&Arc<dyn Dialect>>,
 ) -> End {
-    if let Some(dialect) = dialect {
-        dialect.session_opened(gateway, session).await;
-    }
     let mut items: Vec<Item> = Vec::new();
     let mut running: Option<Running> = None;
     let mut refused = 0;
