@@ -32,6 +32,7 @@ use backscroll_shard::model::{
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
+use backscroll_testkit::warnings;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Door, Refusal};
@@ -55,6 +56,7 @@ impl Bed {
     }
 
     pub(crate) async fn with(adjust: impl FnOnce(&mut RealtimeSettings)) -> Self {
+        warnings::watch();
         let folder = tempfile::tempdir().unwrap();
         let deployment = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         migrate_all(&deployment, false).await.expect("the schema");
@@ -104,6 +106,7 @@ impl Bed {
         self.server.abort();
         self.gateway.close(PATIENCE).await;
         self.store.close(Instant::now() + PATIENCE).await;
+        warnings::check();
     }
 
     /// A connection that has received `hello`.

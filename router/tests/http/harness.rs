@@ -14,11 +14,14 @@ use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::tasks::{Supervisor, TaskGroup};
+use backscroll_testkit::warnings;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::logged;
 
 /// The secret of all tests.
 pub(crate) const SECRET: &str = "a secret of the tests, with more than 32 bytes";
@@ -49,9 +52,14 @@ impl Service {
         server: ServerSettings,
         auth: AuthSettings,
     ) -> Self {
+        warnings::watch();
+        warnings::expect(logged::SLOW);
         let folder = tempfile::tempdir().unwrap();
         let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         migrate_all(&settings, false).await.unwrap();
+        if !shards.is_empty() {
+            logged::DATABASE_AWAY.into_iter().for_each(warnings::expect);
+        }
         for shard in shards {
             let database = folder.path().join(format!("{shard}.db"));
             std::fs::remove_file(&database).unwrap();
@@ -142,6 +150,14 @@ impl Service {
     /// The host and port, for connections by hand.
     pub(crate) fn address(&self) -> &str {
         self.base.strip_prefix("http://").unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            warnings::check();
+        }
     }
 }
 

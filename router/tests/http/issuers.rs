@@ -14,6 +14,7 @@ use backscroll::auth::{AuthSettings, Secret, TokenAlgorithm};
 use backscroll::http::settings::ServerSettings;
 use backscroll_shard::settings::Span;
 use backscroll_shard::tasks::OneShots;
+use backscroll_testkit::warnings;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
@@ -22,6 +23,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Answer, SECRET, Service};
+use crate::logged;
 use crate::tokens::{base64, try_token, valid_claims, with};
 
 /// An issuer's key pair, made for this test.
@@ -256,6 +258,7 @@ impl KeyServer {
 
 #[tokio::test]
 async fn keys_are_exchanged_while_running_and_survive_their_issuer() {
+    warnings::expect(logged::KEYS_AWAY);
     let (old, new) = (
         Issuer::new(Algorithm::EdDSA, "old"),
         Issuer::new(Algorithm::EdDSA, "new"),
@@ -307,6 +310,8 @@ async fn keys_are_exchanged_while_running_and_survive_their_issuer() {
 
 #[tokio::test]
 async fn without_any_keys_nobody_can_be_judged() {
+    warnings::expect(logged::NOT_SERVED);
+    warnings::expect(logged::KEYS_AWAY);
     let issuer = Issuer::new(Algorithm::EdDSA, "k1");
     let server = KeyServer::start(None).await;
     let service = Service::start_with(ServerSettings::default(), server.settings()).await;

@@ -10,6 +10,7 @@ mod creating;
 mod documentation;
 mod harness;
 mod issuers;
+mod logged;
 mod logs;
 mod metrics;
 mod notifications;

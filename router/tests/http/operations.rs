@@ -5,6 +5,7 @@ use std::time::Duration;
 use backscroll::http::settings::ServerSettings;
 use backscroll::metrics;
 use backscroll_shard::ids::{KeyFunction, UserId};
+use backscroll_testkit::warnings;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Answer, Service, shared_secret};
+use crate::logged;
 
 #[tokio::test]
 async fn health_and_readiness_name_every_dependency() {
@@ -52,6 +54,7 @@ fn one_user_a_shard() -> [String; 2] {
 
 #[tokio::test]
 async fn one_dead_shard_is_reported_and_hurts_only_its_own_users() {
+    warnings::expect(logged::NOT_SERVED);
     let service =
         Service::start_without(&["shard2"], ServerSettings::default(), shared_secret()).await;
     let ready = Answer::of(service.request(Method::GET, "/readyz")).await;
@@ -84,6 +87,7 @@ async fn one_dead_shard_is_reported_and_hurts_only_its_own_users() {
 
 #[tokio::test]
 async fn without_any_shard_the_service_is_not_ready() {
+    warnings::expect(logged::NOT_SERVED);
     let dead = ["shard1", "shard2"];
     let service = Service::start_without(&dead, ServerSettings::default(), shared_secret()).await;
     let ready = Answer::of(service.request(Method::GET, "/readyz")).await;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use backscroll::http::settings::ServerSettings;
 use backscroll_shard::settings::Span;
+use backscroll_testkit::warnings;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::{Answer, Service, shared_secret};
+use crate::logged;
 
 async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut answer = String::new();
@@ -53,6 +55,7 @@ async fn connections_in_use_end_after_an_answer() {
 
 #[tokio::test]
 async fn readiness_ends_before_the_service_does() {
+    warnings::expect(logged::NOT_SERVED);
     let settings = ServerSettings {
         shutdown_delay: Span::secs(1),
         ..ServerSettings::default()
@@ -81,6 +84,7 @@ async fn readiness_ends_before_the_service_does() {
 
 #[tokio::test]
 async fn what_was_taken_is_finished_and_the_rest_is_cut_in_time() {
+    warnings::expect(logged::CUT_OFF);
     let settings = ServerSettings {
         shutdown_timeout: Span::secs(3),
         request_timeout: Span::secs(60),

@@ -14,7 +14,7 @@ use backscroll_shard::model::{
 use backscroll_shard::settings::{DatabaseUrl, StoreSettings};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
-use backscroll_testkit::TestDatabases;
+use backscroll_testkit::{TestDatabases, warnings};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,6 +60,7 @@ impl Bed {
         folder: tempfile::TempDir,
         adjust: impl FnOnce(&mut StoreSettings),
     ) -> Self {
+        warnings::watch();
         adjust(&mut settings);
         migrate_all(&settings, false).await.expect("the schema");
         let store = Self::another(&settings).await;
@@ -88,6 +89,7 @@ impl Bed {
         if let Some(databases) = self.databases {
             databases.drop_all().await;
         }
+        warnings::check();
     }
 
     pub(crate) async fn group(&self, owner: &str, others: &[&str]) -> ConversationId {

@@ -15,9 +15,10 @@ use backscroll_shard::model::{
 };
 use backscroll_shard::settings::{DatabaseUrl, Span};
 use backscroll_shard::store::Store;
-use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address};
+use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address, warnings};
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
+use crate::logged;
 
 crate::on_every_backend!(
     a_stale_router_writes_to_the_new_owner_only,
@@ -81,6 +82,7 @@ async fn set_fence(connection: &mut Connection, assignment: &Assignment, state: 
 /// Whatever the checks before it miss, the database may still refuse: that keeps back nobody else's messages, and none of
 /// the sender's own.
 async fn what_the_database_refuses_fails_alone(bed: &Bed) {
+    warnings::expect(logged::BATCH_FAILS);
     let id = bed.group("alice", &["bob"]).await;
     let mut connection = connect(bed, &home_of(bed, "alice").shard).await;
     let refuse = match connection.dialect() {
@@ -282,6 +284,8 @@ async fn a_freeze_stops_writers_exactly(bed: &Bed) {
 }
 
 async fn a_router_starts_without_the_directory(bed: &Bed) {
+    warnings::expect(logged::NOT_REACHED);
+    warnings::expect(logged::DIRECTORY_AWAY);
     let mut settings = bed.settings.clone();
     settings.directory.url = match settings.directory.url.file() {
         // A folder cannot be opened; a file that is not there would be another mistake.
@@ -299,6 +303,7 @@ async fn a_router_starts_without_the_directory(bed: &Bed) {
 
 /// A relay that died between a commit and the lists leaves its mark behind; another process finds it.
 async fn lists_are_exact_after_a_crashed_relay(bed: &Bed) {
+    warnings::expect(logged::DIRECTORY_AWAY); // the dead store looks for it when it is gone
     let mut settings = bed.settings.clone();
     settings.relay.interval = Span::secs(3600); // after its first pass this one does nothing more
     settings.relay.sweep_interval = Span::secs(3600);
@@ -437,6 +442,7 @@ async fn migrating_twice_and_at_once_is_harmless(bed: &Bed) {
 
 /// Two conversations on different shards, the first of which is behind `proxies[0]`.
 async fn beds_with_a_proxy() -> (Bed, Proxy, ConversationId, ConversationId) {
+    logged::expect_outage();
     let server = socket_address(&backscroll_testkit::sql_server_url());
     let proxy = Proxy::start(server);
     let bed = Bed::server_with(|settings| {

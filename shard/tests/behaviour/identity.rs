@@ -23,6 +23,7 @@ use backscroll_shard::settings::{DatabaseUrl, RangeSettings, StoreSettings};
 use backscroll_testkit::{Dump, TestDatabases, dump};
 
 use crate::bed::{Bed, PATIENCE, caller, text, user};
+use crate::logged;
 
 /// A backend on which empty databases can be had.
 #[derive(Clone, Copy)]
@@ -591,6 +592,7 @@ async fn a_shard_is_added_by_a_command(backend: Backend) {
     let (id, _) = early.import_begin("talk", &user(&who)).await.unwrap();
     let who = caller(&who);
     early.send(&who, id, text("before")).await.unwrap();
+    early.relay_idle(Instant::now() + PATIENCE).await.unwrap();
 
     let before = plot.dump().await;
     let planned = joining::plan(&settings, &name("db3")).await.unwrap();
@@ -809,6 +811,7 @@ async fn what_has_no_effect_is_said(backend: Backend) {
 
 /// A database is exchanged under a running router.
 async fn what_becomes_another_database_is_not_used(bed: &Bed) {
+    logged::expect_outage();
     let (here, there) = (somebody_on(0), somebody_on(1));
     let mut groups = Vec::new();
     for who in [&here, &there] {

@@ -13,6 +13,7 @@ mod fences;
 mod identity;
 mod leases;
 mod live;
+mod logged;
 mod messages;
 mod moves;
 mod notifications;

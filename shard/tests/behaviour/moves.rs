@@ -19,6 +19,7 @@ use backscroll_shard::range::KeyRange;
 use backscroll_shard::settings::{DatabaseUrl, RebalanceSettings, Span};
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
+use crate::logged;
 use contents::{Contents, contents};
 
 crate::on_every_backend!(
@@ -105,6 +106,7 @@ pub(super) fn another_shard(bed: &Bed, than: &ShardName) -> ShardName {
 
 /// Conversations of every kind, most of them alice's, with everything that a range has.
 pub(super) async fn fill(bed: &Bed) -> Vec<ConversationId> {
+    logged::expect_move();
     let store = &bed.store;
     let mut ids = Vec::new();
     for n in 0..6 {

@@ -17,6 +17,7 @@ use backscroll_shard::settings::Span;
 use self::scene::assert_not_now;
 use crate::bed::{Bed, PATIENCE, caller, text};
 use crate::faults::{connect, home_of};
+use crate::logged;
 
 crate::on_every_backend!(a_lock_that_is_held_for_too_long_means_not_now);
 
@@ -25,6 +26,7 @@ const WELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// A backup or an ALTER holds locks for longer than a transaction is run again.
 async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
+    logged::expect_outage();
     let mut settings = bed.settings.clone();
     settings.pool.lock_timeout = Span::secs(1);
     settings.write.max_retries = 1;

@@ -11,8 +11,10 @@ use backscroll_shard::model::{Caller, ConversationKind, ListEntry, NewConversati
 use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
+use backscroll_testkit::warnings;
 
 use crate::bed::{Bed, PATIENCE, caller, text, user};
+use crate::logged;
 
 crate::on_every_backend!(
     a_large_conversation_is_listed_as_its_new_owner_has_it,
@@ -203,6 +205,7 @@ async fn a_large_conversation_is_listed_while_its_range_is_frozen(bed: &Bed) {
 
 /// In the middle of a move nobody owns the range: what was last read is shown, and the list does not wait long.
 async fn a_list_does_not_wait_for_a_range_without_an_owner(bed: &Bed) {
+    warnings::expect(logged::LISTED_AS_THEY_WERE);
     let reader = somebody_elsewhere(bed);
     let store = Bed::another(&settings(bed)).await;
     let id = large(&store, "alice", &reader).await;

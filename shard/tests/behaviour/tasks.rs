@@ -10,8 +10,10 @@ use backscroll_shard::commit_event::{CommitEvent, CommitListener, NoListener};
 use backscroll_shard::error::Error;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{Fault, Faults, Supervisor};
+use backscroll_testkit::warnings;
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as};
+use crate::logged;
 
 crate::on_every_backend!(
     a_lane_that_panics_answers_what_it_held_and_begins_anew,
@@ -56,6 +58,7 @@ async fn panicking(bed: &Bed, times: u32, strikes: fn(&CommitEvent) -> bool) -> 
 }
 
 async fn a_lane_that_panics_answers_what_it_held_and_begins_anew(bed: &Bed) {
+    warnings::expect(logged::TASK_ENDS);
     let id = bed.group("alice", &[]).await;
     let store = panicking(
         bed,
@@ -86,6 +89,7 @@ async fn a_lane_that_panics_answers_what_it_held_and_begins_anew(bed: &Bed) {
 }
 
 async fn a_relay_that_panics_leaves_no_list_behind(bed: &Bed) {
+    warnings::expect(logged::TASK_ENDS);
     let id = bed.group("alice", &["bob"]).await;
     bed.settle().await;
     let store = panicking(bed, 1, |event| {
@@ -103,6 +107,7 @@ async fn a_relay_that_panics_leaves_no_list_behind(bed: &Bed) {
 }
 
 async fn every_task_of_a_store_is_started_again(bed: &Bed) {
+    warnings::expect(logged::TASK_ENDS);
     let struck: Mutex<HashMap<String, u32>> = Mutex::default();
     let faults: Faults = Arc::new(move |name| {
         let mut struck = struck.lock().unwrap();

@@ -18,6 +18,7 @@ use backscroll_shard::store::Store;
 use super::contents::{Contents, contents, of};
 use super::{another_shard, dying_at, fill, finish, home, mover, order, quick};
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
+use crate::logged;
 
 crate::on_every_backend!(
     what_is_written_meanwhile_is_copied_again,
@@ -274,6 +275,7 @@ async fn read(store: &Store, ids: &[ConversationId], stop: &AtomicBool, reads: &
 
 /// Senders, editors and readers on two processes, while their range goes from shard to shard.
 async fn a_range_moves_while_everybody_writes(bed: &Bed) {
+    logged::expect_move();
     const MOVES: usize = 6;
     let mut ids = Vec::new();
     for _ in 0..6 {

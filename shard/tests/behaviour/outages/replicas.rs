@@ -6,10 +6,11 @@ use backscroll_shard::ids::{ConversationId, ShardName};
 use backscroll_shard::model::Position;
 use backscroll_shard::settings::DatabaseUrl;
 use backscroll_shard::store::Store;
-use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address};
+use backscroll_testkit::{Mode, Proxy, TestDatabases, socket_address, warnings};
 
 use crate::bed::{Bed, PATIENCE, caller};
 use crate::faults::{connect_to, home_of};
+use crate::logged;
 
 /// What the replica holds in place of the messages, to be told apart.
 const COPY: &str = "from the replica";
@@ -37,6 +38,7 @@ async fn replicate(bed: &Bed, shard: &ShardName) -> (TestDatabases, DatabaseUrl)
 }
 
 async fn with_replica(bed: &Bed, shard: &ShardName, url: &str) -> std::sync::Arc<Store> {
+    warnings::expect(logged::REPLICA_AWAY);
     let mut settings = bed.settings.clone();
     for one in &mut settings.shards {
         one.replicas = match one.name == *shard {

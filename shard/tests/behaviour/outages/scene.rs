@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::WELL_AGAIN;
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
 use crate::faults::home_of;
+use crate::logged;
 
 /// A deployment whose first shard is behind a proxy, with a conversation and an import there.
 pub(crate) struct Scene {
@@ -29,6 +30,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn set(adjust: impl FnOnce(&mut PoolSettings)) -> Self {
+        logged::expect_outage();
         let proxy = Proxy::start(socket_address(&sql_server_url()));
         let mut bed = Bed::server_with(|settings| {
             let primary = &mut settings.shards[0].primary;
