@@ -144,6 +144,12 @@ impl Generation {
     }
 }
 
+impl From<Generation> for Value<'_> {
+    fn from(generation: Generation) -> Self {
+        generation.as_i64().into()
+    }
+}
+
 /// A conversation that may have messages to archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -29,6 +29,7 @@ mod dialect;
 #[cfg(feature = "explain")]
 pub mod explain;
 mod guard;
+pub mod identity;
 mod lists;
 mod mysql;
 mod pool;

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
+use crate::db::identity::Identity;
 use crate::db::{Connection, Database, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
-use crate::identity::Deployed;
 use crate::ids::{Epoch, Incarnation, ShardName, UserKey};
 use crate::map::{Assignment, ShardMap};
 use crate::range::KeyRange;
@@ -63,13 +63,13 @@ impl Directory {
     ///
     /// # Errors
     /// When the address cannot be understood.
-    pub fn open(settings: &StoreSettings, deployed: &Deployed) -> Result<Self> {
+    pub fn open(settings: &StoreSettings, identity: Identity, map: ShardMap) -> Result<Self> {
         let pool = PoolSettings {
             max_connections: 4,
             ..settings.pool.clone()
         };
-        let database = Database::open(&settings.directory.url, &pool, 1, deployed.directory())?;
-        let (map, _) = watch::channel(Arc::new(deployed.map().clone()));
+        let database = Database::open(&settings.directory.url, &pool, 1, identity)?;
+        let (map, _) = watch::channel(Arc::new(map));
         Ok(Self {
             database,
             map,

@@ -63,6 +63,7 @@ pub mod owned;
 pub mod range;
 pub mod relay;
 pub mod routing;
+mod schema;
 pub mod seen;
 pub mod settings;
 mod standing;

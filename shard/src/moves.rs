@@ -55,7 +55,7 @@ mod drain;
 mod entity;
 mod fences;
 mod freezing;
-mod job;
+pub(crate) mod job;
 mod marks;
 mod move_id;
 mod plan;
@@ -73,7 +73,6 @@ use std::time::{Duration, Instant};
 
 pub use compare::Difference;
 pub use drain::{Drained, Transfer};
-pub(crate) use job::under_way;
 pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
 pub(crate) use marks::mark;
 pub use plan::Mover;

@@ -17,9 +17,9 @@ use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::circuit::Circuit;
+use crate::db::identity::Identity;
 use crate::db::{Connection, Database, Failure, Observer};
 use crate::error::{Error, Result};
-use crate::identity::Identity;
 use crate::ids::ShardName;
 use crate::metrics;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};

@@ -56,7 +56,7 @@ impl Router {
         }
         Ok(Self {
             settings: settings.clone(),
-            directory: Directory::open(settings, &deployed)?,
+            directory: Directory::open(settings, deployed.directory(), deployed.map().clone())?,
             deployed,
             shards,
             admitting: Mutex::new(None),

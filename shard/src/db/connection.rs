@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use sqlx::AssertSqlSafe;
 
 use super::guard::Guard;
+use super::identity::{self, Identity};
 use super::mysql::{self, MySql};
 use super::pool::Pooled;
 use super::sqlite::Sqlite;
 use super::value::bound;
 use super::{Dialect, Row, Value};
 use crate::error::{Error, Result};
-use crate::identity;
 #[cfg(feature = "steps")]
 use crate::steps::{self, Access, Stepped};
 
@@ -231,12 +231,20 @@ impl Connection {
         self.raw.is_some() && self.state == Use::Idle && !refused
     }
 
+    /// What the database says it is; nothing in one of an older version, and in one that is not a deployment's.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn identity(&mut self) -> Result<Option<Identity>> {
+        identity::found(self.fetch_optional(identity::SELECT, &[]).await)
+    }
+
     /// Asks the database which one it is; a connection to a wrong one is closed.
     pub(super) async fn identify(&mut self) -> Result<()> {
         let Some(guard) = self.guard.clone() else {
             return Ok(());
         };
-        let found = identity::read(self).await?;
+        let found = self.identity().await?;
         let compared = guard.compare(found.as_ref());
         if compared.is_err() {
             self.state = Use::Failed;

@@ -8,12 +8,13 @@ use super::connection::{Connection, Raw, Use};
 #[cfg(feature = "explain")]
 use super::explain;
 use super::guard::Guard;
+use super::identity::Identity;
 use super::mysql::MySql;
 use super::pool::{Pool, Pooled, Wanted};
-use super::pools::{self, File, Pools};
+use super::pools::{self, Pools};
+use super::sqlite::File;
 use super::sqlite::Sqlite;
 use crate::error::{Error, Result};
-use crate::identity::Identity;
 use crate::ids::Incarnation;
 use crate::settings::{DatabaseUrl, PoolSettings};
 #[cfg(feature = "steps")]

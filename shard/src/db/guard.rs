@@ -12,8 +12,8 @@ use std::sync::{PoisonError, RwLock};
 use sqlx::{MySqlConnection, SqliteConnection};
 
 use super::Row;
+use super::identity::{self, Identity};
 use crate::error::{Error, Result};
-use crate::identity::{self, Identity};
 use crate::ids::Incarnation;
 use crate::settings::DatabaseUrl;
 

@@ -8,7 +8,7 @@ use futures_util::join;
 use super::guard::Guard;
 use super::mysql::MySql;
 use super::pool::{Limits, Pool};
-use super::sqlite::Sqlite;
+use super::sqlite::{File, Sqlite};
 use crate::error::Result;
 use crate::settings::{DatabaseUrl, PoolSettings};
 
@@ -35,17 +35,6 @@ pub(super) enum Pools {
         readers: Pool<Sqlite>,
         writer: Pool<Sqlite>,
     },
-}
-
-/// What may become of a SQLite file when it is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum File {
-    /// It is only read, whatever it is.
-    Read,
-    /// It is used, if it is there.
-    Use,
-    /// It is made, if it is not there.
-    Make,
 }
 
 impl Pools {

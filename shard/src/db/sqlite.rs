@@ -7,12 +7,22 @@ use sqlx::{ConnectOptions, Connection as _};
 
 use super::guard::Guard;
 use super::pool::{Connector, Unopened};
-use super::pools::File;
 use crate::error::{Error, Result};
 use crate::settings::{DatabaseUrl, PoolSettings};
 
 /// How many statements a connection keeps prepared: memory of this process only.
 const PREPARED: usize = 512;
+
+/// What may become of a SQLite file when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum File {
+    /// It is only read, whatever it is.
+    Read,
+    /// It is used, if it is there.
+    Use,
+    /// It is made, if it is not there.
+    Make,
+}
 
 /// Opens connections to a file.
 #[derive(Clone, Debug)]

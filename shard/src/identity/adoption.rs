@@ -15,11 +15,12 @@
 
 use serde::Serialize;
 
-use super::making::{Hook, Making, Step, in_transaction, writer};
+use super::assessment::Assessment;
+use super::making::{Hook, Making, Step, in_transaction, mark_anew, writer};
 use super::rules::foreign;
-use super::survey::{Found, Kind};
-use super::{Assessment, DeploymentId, Identity, Misplaced, Role, Survey};
+use super::survey::{Found, Kind, Survey};
 use crate::archive::{begin_job, end_job};
+use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Entries, Member, MemberState};
 use crate::error::{Error, Result};
@@ -131,7 +132,7 @@ pub async fn adopt(
             incarnation: adoption.incarnation,
         };
         in_transaction(&mut connection, async |connection| {
-            identity.overwrite(connection).await?;
+            mark_anew(connection, &identity).await?;
             fence::reset(connection, &adoption.ranges.iter().collect::<Vec<_>>()).await?;
             put_down(connection, ("adopt", (actor, reason)), adoption.incarnation).await
         })

@@ -1,12 +1,13 @@
 //! What a survey says: whether every database is what its address stands for, and how far the deployment is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use super::deployed::{Deployed, Stage};
 use super::rules::Assessor;
-use super::{DeploymentId, Identity, Misplaced, Role, Survey, unprepared};
+use super::survey::Survey;
+use crate::db::identity::{Misplaced, Role};
 use crate::error::{Error, Result};
-use crate::ids::{Incarnation, ShardName};
-use crate::map::ShardMap;
+use crate::ids::ShardName;
 use crate::settings::StoreSettings;
 
 /// What a survey says about the configuration.
@@ -24,68 +25,6 @@ pub struct Assessment {
     pub(super) later: Vec<String>,
     /// Likewise, and that it cannot use.
     pub(super) too_late: Vec<String>,
-}
-
-/// How far a deployment is.
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// There is none: all databases are empty.
-    New,
-    /// It is being made, or some of its databases are not marked yet.
-    Unfinished,
-    /// It is there.
-    Made(Deployed),
-}
-
-/// A deployment whose databases were found to be what their addresses stand for. Only [`super::find`] gives one.
-#[derive(Clone, Debug)]
-pub struct Deployed {
-    pub(super) deployment: DeploymentId,
-    pub(super) map: ShardMap,
-    pub(super) members: BTreeMap<ShardName, Incarnation>,
-    pub(super) remarks: Vec<String>,
-}
-
-impl Deployed {
-    /// Its id.
-    #[must_use]
-    pub fn deployment(&self) -> DeploymentId {
-        self.deployment
-    }
-
-    /// Which shard owns which keys.
-    #[must_use]
-    pub fn map(&self) -> &ShardMap {
-        &self.map
-    }
-
-    /// What the directory has to be.
-    #[must_use]
-    pub fn directory(&self) -> Identity {
-        Identity::of_directory(self.deployment)
-    }
-
-    /// What a shard's database has to be; nothing for a shard that is configured but not part of the deployment.
-    #[must_use]
-    pub fn shard(&self, name: &ShardName) -> Option<Identity> {
-        let incarnation = *self.members.get(name)?;
-        Some(self.joined(name, incarnation))
-    }
-
-    /// What the database of a shard has to be that is part of the deployment with this incarnation.
-    pub(crate) fn joined(&self, name: &ShardName, incarnation: Incarnation) -> Identity {
-        Identity {
-            deployment: self.deployment,
-            role: Role::Shard(name.clone()),
-            incarnation,
-        }
-    }
-
-    /// What of the configuration has no effect, and may be thought to have one.
-    #[must_use]
-    pub fn remarks(&self) -> &[String] {
-        &self.remarks
-    }
 }
 
 impl Assessment {
@@ -178,4 +117,11 @@ impl Assessment {
             )),
         }
     }
+}
+
+fn unprepared(lacking: &[String]) -> Error {
+    Error::Unprepared(format!(
+        "the schema is not up to date; run `backscroll migrate` with this configuration, then try again\n  {}",
+        lacking.join("\n  ")
+    ))
 }

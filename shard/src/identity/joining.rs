@@ -14,11 +14,11 @@
 use serde::Serialize;
 
 use super::adoption::{described, put_down};
-use super::assessment::Stage;
-use super::making::{Hook, Step, in_transaction, writer};
+use super::deployed::Stage;
+use super::making::{self, Hook, Step, in_transaction, mark_anew, writer};
 use super::rules::foreign;
 use super::survey::{Found, Kind};
-use super::{DeploymentId, Identity, Misplaced, Role};
+use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Entries, Member, MemberState};
 use crate::error::{Error, Result, StatementFault};
@@ -212,7 +212,7 @@ async fn begin(
     shard: &ShardName,
 ) -> Result<Member> {
     let expected = Identity::of_directory(deployment);
-    let found = super::read(connection).await?;
+    let found = connection.identity().await?;
     expected.require(found.as_ref(), &settings.directory.url)?;
     let joining = |incarnation| Member {
         state: MemberState::Joining,
@@ -257,8 +257,8 @@ async fn finish(
 /// Marks the database of the shard, and puts down who did it, and why. The caller holds the lock of the directory.
 async fn mark(connection: &mut Connection, identity: &Identity, by: (&str, &str)) -> Result<()> {
     let marked = in_transaction(connection, async |connection| {
-        match super::read(connection).await? {
-            None => identity.write(connection).await?,
+        match connection.identity().await? {
+            None => making::mark(connection, identity).await?,
             Some(found) if found == *identity => return Ok(()),
             Some(found) => {
                 let is_earlier = found.incarnation < identity.incarnation;
@@ -266,7 +266,7 @@ async fn mark(connection: &mut Connection, identity: &Identity, by: (&str, &str)
                 if !is_own || !is_earlier {
                     return Err(OVERTAKEN);
                 }
-                identity.overwrite(connection).await?;
+                mark_anew(connection, identity).await?;
             }
         }
         put_down(connection, ("add", by), identity.incarnation).await

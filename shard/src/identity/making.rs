@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{DeploymentId, Identity, Role};
+use crate::db::identity::{DeploymentId, Identity, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Member, MemberState};
 use crate::error::{Error, Result, StatementFault};
@@ -89,7 +89,7 @@ impl Making {
     ) -> Result<Self> {
         in_transaction(connection, async |connection| {
             directory::lock(connection, settings).await?;
-            let deployment = match super::read(connection).await? {
+            let deployment = match connection.identity().await? {
                 Some(identity) => {
                     let expected = Identity::of_directory(identity.deployment);
                     expected.require(Some(&identity), &settings.directory.url)?;
@@ -97,7 +97,7 @@ impl Making {
                 }
                 None => {
                     let deployment = DeploymentId(rand::random());
-                    Identity::of_directory(deployment).write(connection).await?;
+                    mark(connection, &Identity::of_directory(deployment)).await?;
                     deployment
                 }
             };
@@ -140,10 +140,10 @@ impl Making {
             incarnation: member.incarnation,
         };
         let marked = in_transaction(connection, async |connection| {
-            if super::read(connection).await?.is_some() {
+            if connection.identity().await?.is_some() {
                 return Ok(());
             }
-            expected.write(connection).await?;
+            mark(connection, &expected).await?;
             if member.state == MemberState::Joining {
                 let owned: Vec<_> = self.map.ranges_of(shard).collect();
                 fence::open(connection, &owned).await?;
@@ -158,7 +158,7 @@ impl Making {
             }) => {}
             outcome => outcome?,
         }
-        let found = super::read(connection).await?;
+        let found = connection.identity().await?;
         Ok(expected.require(found.as_ref(), url)?)
     }
 
@@ -226,4 +226,21 @@ async fn attempt<T>(
 /// A connection to a database that is being made or adopted.
 pub(crate) async fn writer(database: &Database) -> Result<Connection> {
     database.writer(Instant::now() + PATIENCE).await
+}
+
+const INSERT: &str = "INSERT INTO identity (slot, deployment, role, shard, incarnation, since) VALUES (1, ?, ?, ?, ?, {now})";
+const REPLACE: &str = " {on_duplicate slot} deployment = {new deployment}, role = {new role}, shard = {new shard}, \
+     incarnation = {new incarnation}, since = {new since}";
+
+/// In a write transaction: marks a database that is not marked yet.
+pub(super) async fn mark(connection: &mut Connection, identity: &Identity) -> Result<()> {
+    connection.execute(INSERT, &identity.columns()).await?;
+    Ok(())
+}
+
+/// In a write transaction: marks a database, whatever it was before.
+pub(super) async fn mark_anew(connection: &mut Connection, identity: &Identity) -> Result<()> {
+    let statement = format!("{INSERT}{REPLACE}");
+    connection.execute(&statement, &identity.columns()).await?;
+    Ok(())
 }

@@ -16,9 +16,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::assessment::{Deployed, Stage};
+use super::deployed::{Deployed, Stage};
 use super::survey::{Found, Kind, Look, Survey};
-use super::{DeploymentId, Identity, Misplaced, Role};
+use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::directory::{self, Entries, MemberState};
 use crate::error::{Error, Result};
 use crate::fence::{self, Fence, FenceState};

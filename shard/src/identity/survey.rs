@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::{Identity, Role};
+use crate::db::identity::{Identity, Role};
 use crate::db::{Connection, Database, Dialect, values};
 use crate::directory::{self, Entries};
 use crate::error::{Error, Result};
 use crate::fence::{self, Fence};
 use crate::ids::ShardName;
-use crate::migrate::{self, Schema};
-use crate::moves;
+use crate::moves::job;
 use crate::range::KeyRange;
+use crate::schema::{self, Schema};
 use crate::settings::{DatabaseUrl, PoolSettings, StoreSettings};
 
 /// Longest look into one database.
@@ -150,7 +150,7 @@ impl Survey {
     pub(super) fn later(&self, usable: bool) -> Vec<String> {
         let line = |look: &Look| {
             let later = &look.found.as_ref().ok()?.later;
-            let is_usable = !later.iter().any(|name| migrate::contracts(name));
+            let is_usable = !later.iter().any(|name| schema::contracts(name));
             let has = || format!("{} has {}", look.name(), later.join(", "));
             (!later.is_empty() && is_usable == usable).then(has)
         };
@@ -182,7 +182,7 @@ impl Found {
     fn nothing(role: &Role, dialect: Dialect) -> Self {
         Self {
             identity: None,
-            pending: migrate::pending(Schema::of(role), dialect, &BTreeSet::new()),
+            pending: schema::pending(Schema::of(role), dialect, &BTreeSet::new()),
             later: Vec::new(),
             fences: Vec::new(),
             moving: Vec::new(),
@@ -253,22 +253,22 @@ async fn inspect(role: &Role, connection: &mut Connection) -> Result<Found> {
     };
     let rows = connection.fetch_all(tables, &[]).await?;
     let tables: BTreeSet<String> = rows.iter().map(|row| row.text(0)).collect::<Result<_>>()?;
-    let applied = match tables.contains(migrate::TABLE) {
-        true => migrate::applied(connection).await?,
+    let applied = match tables.contains(schema::TABLE) {
+        true => schema::applied(connection).await?,
         false => BTreeSet::new(),
     };
     let mut found = Found {
-        pending: migrate::pending(Schema::of(role), dialect, &applied),
-        later: migrate::later(Schema::of(role), dialect, &applied),
+        pending: schema::pending(Schema::of(role), dialect, &applied),
+        later: schema::later(Schema::of(role), dialect, &applied),
         ..Found::nothing(role, dialect)
     };
-    let foreign = tables.first().filter(|_| !tables.contains(migrate::TABLE));
+    let foreign = tables.first().filter(|_| !tables.contains(schema::TABLE));
     if let Some(table) = foreign {
         found.kind = Kind::Foreign(table.clone());
         return Ok(found);
     }
     if tables.contains("identity") {
-        found.identity = super::read(connection).await?;
+        found.identity = connection.identity().await?;
     }
     if directory::TABLES
         .iter()
@@ -282,7 +282,7 @@ async fn inspect(role: &Role, connection: &mut Connection) -> Result<Found> {
         }
     }
     if tables.contains("moves") {
-        found.moving = moves::under_way(connection).await?;
+        found.moving = job::under_way(connection).await?;
     }
     if tables.contains("fences") {
         found.fences = fence::all(connection).await?;

@@ -14,8 +14,7 @@ use tokio::sync::watch;
 
 use crate::faults::conversation::Finding;
 use crate::faults::ledger::Ledger;
-use crate::faults::operation::{Answer, Operation, message};
-use crate::faults::transport::Reply;
+use crate::faults::operation::{Answer, Operation, Reply, message};
 use crate::out;
 use crate::population::User;
 

@@ -1,5 +1,7 @@
 //! Operations of users, as HTTP requests and as socket commands, and the meaning of their answers.
 
+use std::time::Instant;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -278,4 +280,15 @@ pub fn parse<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, String> {
 /// As for [`parse`].
 pub fn message(body: &[u8]) -> Result<Observed, String> {
     parse(body)
+}
+
+/// An answer, the node that gave it, and the time of the request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The node's position.
+    pub node: usize,
+    /// The time when the request was sent.
+    pub asked: Instant,
+    /// The answer.
+    pub answer: Answer,
 }

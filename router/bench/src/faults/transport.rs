@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use tokio::time::timeout;
 
 use crate::faults::context::RunContext;
-use crate::faults::operation::{Answer, Operation, Refusal, parse};
+use crate::faults::operation::{Answer, Operation, Refusal, Reply, parse};
 use crate::http::{Connection, request};
 use crate::population::User;
 use crate::realtime::door::{Door, Incoming};
@@ -19,17 +19,6 @@ use crate::realtime::socket::{Socket, Target};
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// The longest time until a connection is established.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(8);
-
-/// An answer, the node that gave it, and the time of the request.
-#[derive(Debug)]
-pub struct Reply {
-    /// The node's position.
-    pub node: usize,
-    /// The time when the request was sent.
-    pub asked: Instant,
-    /// The answer.
-    pub answer: Answer,
-}
 
 /// An HTTP client with a connection to each node.
 #[derive(Default)]

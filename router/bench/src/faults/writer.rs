@@ -13,8 +13,8 @@ use crate::faults::conversation::Conversation;
 use crate::faults::ledger::{Ledger, user_name};
 use crate::faults::message::Message;
 use crate::faults::observed::Text;
-use crate::faults::operation::{Action, Answer, Operation};
-use crate::faults::transport::{HttpClient, Reply, SocketClient};
+use crate::faults::operation::{Action, Answer, Operation, Reply};
+use crate::faults::transport::{HttpClient, SocketClient};
 use crate::realtime::door::Door;
 
 /// The number of conversations and messages that are tried to find one that allows an operation.
