@@ -173,6 +173,12 @@ const ROWS_AFTER: &str = concat!(
     message_columns!(),
     " FROM messages WHERE conversation_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 );
+/// By the primary key; ends at the first row that has such a time.
+const NEXT_SENT: &str = "SELECT created_at FROM messages WHERE conversation_id = ? AND seq > ? AND created_at <= ? \
+     ORDER BY seq LIMIT 1";
+/// By the index `conversations_oldest_hot`.
+const DATE_HEADS: &str = "UPDATE conversations SET oldest_hot_at = CASE WHEN created_at < ? THEN created_at ELSE ? END \
+     WHERE oldest_hot_at > ?";
 /// By the primary key: only rows as they were archived.
 const DELETE_RUN: &str =
     "DELETE FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? AND rev <= ?";
@@ -232,6 +238,32 @@ pub async fn rows_after(
     rows.iter()
         .map(|row| StoredMessage::from_row(row, 0))
         .collect()
+}
+
+/// When the first hot message after `after` was sent whose time is not beyond `until`; none when there is no such message.
+///
+/// # Errors
+/// When the database fails.
+pub async fn next_sent(
+    connection: &mut Connection,
+    conversation: ConversationId,
+    after: Seq,
+    until: Timestamp,
+) -> Result<Option<Timestamp>> {
+    let args = values![&conversation, after, until.0];
+    let row = connection.fetch_optional(NEXT_SENT, &args).await?;
+    row.map(|row| row.int(0).map(Timestamp)).transpose()
+}
+
+/// In a job's transaction: conversations whose first hot message claims to be from after `until`, the latest time that is
+/// believed, are taken to have been written to since they were created. Otherwise no job would look at them before that time.
+///
+/// # Errors
+/// When the database fails.
+pub async fn date_heads(connection: &mut Connection, until: Timestamp) -> Result<()> {
+    let args = values![until.0, until.0, until.0];
+    connection.execute(DATE_HEADS, &args).await?;
+    Ok(())
 }
 
 /// In a job's transaction: deletes hot rows whose archived copy is published, from `first` to `last` as far as no rev is

@@ -67,6 +67,12 @@ fn disagreement(offset: i64) -> Option<String> {
 }
 
 /// [`TOLERANCE`] for a statement.
+/// The latest stored time that is believed when it is `now`.
+#[must_use]
+pub fn latest_believed(now: Timestamp) -> Timestamp {
+    Timestamp(now.0.saturating_add(tolerance_millis()))
+}
+
 pub(crate) fn tolerance_millis() -> i64 {
     i64::try_from(TOLERANCE.as_millis()).unwrap_or(i64::MAX)
 }
@@ -74,7 +80,7 @@ pub(crate) fn tolerance_millis() -> i64 {
 /// `stored`, or `now` where a clock that was wrong wrote a time that is still to come.
 #[must_use]
 pub fn believed(stored: Timestamp, now: Timestamp) -> Timestamp {
-    if stored.0 > now.0.saturating_add(tolerance_millis()) {
+    if stored > latest_believed(now) {
         now
     } else {
         stored

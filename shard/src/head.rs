@@ -49,7 +49,7 @@ pub struct Head {
     pub first_members: Vec<UserId>,
     /// The newest message, shortened.
     pub last: Option<MessagePreview>,
-    /// When the newest message was sent, or the conversation created.
+    /// When the newest message was sent, or the conversation created; not the greatest time in it.
     pub last_at: Timestamp,
     /// When the oldest message that is not archived was sent.
     pub oldest_hot_at: Option<Timestamp>,
@@ -193,7 +193,7 @@ impl Head {
     pub fn append(&mut self, message: &StoredMessage) {
         self.head_seq = message.seq;
         self.oldest_hot_at = self.oldest_hot_at.or(Some(message.created_at));
-        self.last_at = self.last_at.max(message.created_at);
+        self.last_at = message.created_at;
         self.last = Some(message.preview());
     }
 

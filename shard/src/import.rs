@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::clock;
 use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head::{self, FIRST_MEMBERS, Head};
@@ -207,6 +208,25 @@ fn to_stored(
     })
 }
 
+/// Below it a time in milliseconds is before 1973, when there was no chat to import; the same number of seconds is before
+/// the year 5138.
+const LOOKS_LIKE_SECONDS: i64 = 100_000_000_000;
+
+/// Whether a time may be that of something that happened: nothing that is stored may claim to be from the future, since it
+/// would stand above everything that happens until then.
+fn check_time(field: &str, at: i64, now: Timestamp) -> Result<()> {
+    let looks_like = match at {
+        ..0 => "is before 1970",
+        0..LOOKS_LIKE_SECONDS => "looks like seconds",
+        _ if Timestamp(at) > clock::latest_believed(now) => "is in the future",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(
+        field,
+        format!("{at} {looks_like}; write milliseconds since 1970"),
+    ))
+}
+
 /// Longest text of an imported message in bytes: what a row holds.
 const TEXT_MAX_BYTES: usize = 1 << 20;
 
@@ -215,17 +235,13 @@ const TEXT_MAX_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`Error::Invalid`] naming the field.
 pub fn check_record(record: &HistoryRecord) -> Result<()> {
+    let now = Timestamp::now();
+    check_time("at", record.at, now)?;
     for (field, at) in [
-        ("at", Some(record.at)),
         ("editedAt", record.edited_at),
         ("deletedAt", record.deleted_at),
     ] {
-        if at.is_some_and(|at| !(0..=Timestamp::MAX.0).contains(&at)) {
-            return Err(Error::invalid(
-                field,
-                "milliseconds since 1970, up to the year 9999",
-            ));
-        }
+        at.map_or(Ok(()), |at| check_time(field, at, now))?;
     }
     if record.text.len() > TEXT_MAX_BYTES {
         return Err(Error::invalid("text", "at most 1 MiB"));

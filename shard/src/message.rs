@@ -106,7 +106,7 @@ impl StoredMessage {
         self.reactions = None;
         self.metadata = None;
         self.edit_history = None;
-        self.deleted_at = Some(now.max(self.created_at));
+        self.deleted_at = Some(now);
     }
 
     /// Reads a row whose columns from `first` on are those of a message.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use backscroll_shard::archive::{
     self, Candidate, Lease, SegmentId, SegmentRecord, SegmentState, check_lease,
 };
+use backscroll_shard::clock;
 use backscroll_shard::ids::{ConversationId, ShardName};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
@@ -117,7 +118,14 @@ impl ArchiveJobs {
         let cutoff = self.bounded(shard, cutoff).await?;
         let mut deleting = throttle.pace();
         self.resume(shard, lease, figures, &mut deleting).await?;
-        let mut source = Source::new(shard, &lease.ranges, cutoff);
+        let believed = transaction(shard, async |connection| {
+            let now = check_lease(connection, lease).await?;
+            let believed = clock::latest_believed(now);
+            archive::date_heads(connection, believed).await?;
+            Ok(believed)
+        })
+        .await?;
+        let mut source = Source::new(shard, &lease.ranges, (cutoff, believed));
         let mut reading = throttle.pace();
         let mut new: Vec<SegmentId> = Vec::new();
         let mut unsettled: Option<(SegmentId, Option<ConversationId>)> = None;

@@ -2,13 +2,18 @@
 //!
 //! Each conversation is read as of the rev that it had when it was found: rows with a greater one have changed since and
 //! stay hot. So what is archived of a conversation in one run is its messages as of one moment.
+//!
+//! A message may claim a time that is still to come: imports once took such times. It is as old as the next message that
+//! does not, because it was stored before that one; while there is none, it stays hot.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use backscroll_shard::archive::{self, About, Candidate};
+use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::map::Assignment;
+use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 
@@ -24,6 +29,8 @@ pub(super) struct Source<'a> {
     ranges: std::slice::Iter<'a, Assignment>,
     range: Option<&'a Assignment>,
     cutoff: Timestamp,
+    /// The latest time of a message that is believed.
+    believed: Timestamp,
     last: Option<Candidate>,
     candidates: VecDeque<Candidate>,
     /// The conversation that is being read, and how far.
@@ -35,13 +42,18 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(shard: &'a Shard, ranges: &'a [Assignment], cutoff: Timestamp) -> Self {
+    pub(super) fn new(
+        shard: &'a Shard,
+        ranges: &'a [Assignment],
+        (cutoff, believed): (Timestamp, Timestamp),
+    ) -> Self {
         let mut ranges = ranges.iter();
         Self {
             shard,
             range: ranges.next(),
             ranges,
             cutoff,
+            believed,
             last: None,
             candidates: VecDeque::new(),
             current: None,
@@ -62,13 +74,14 @@ impl<'a> Source<'a> {
             let limit = wanted - batch.rows.len();
             let mut connection = self.shard.reader(Instant::now() + STEP).await?;
             let mut read = archive::rows_after(&mut connection, id, after, limit).await?;
-            drop(connection);
             let more = read.len() == limit;
             // The first that is not old enough ends the conversation.
-            let young = read.iter().position(|row| row.created_at >= self.cutoff);
-            read.truncate(young.unwrap_or(read.len()));
+            let old = self.old(&mut connection, id, &read).await?;
+            drop(connection);
+            let all = old == read.len();
+            read.truncate(old);
             let reached = read.last().map_or(after, |row| row.seq);
-            self.current = (more && young.is_none()).then_some((candidate, reached));
+            self.current = (more && all).then_some((candidate, reached));
             if read.is_empty() {
                 self.empty.push(id);
             }
@@ -83,6 +96,34 @@ impl<'a> Source<'a> {
             batch.rows.extend(read.into_iter().map(|row| (id, row)));
         }
         Ok((!batch.rows.is_empty()).then_some(batch))
+    }
+
+    /// How many of these consecutive messages are old enough, from the first on.
+    async fn old(
+        &self,
+        connection: &mut Connection,
+        id: ConversationId,
+        read: &[StoredMessage],
+    ) -> Result<usize> {
+        let is_believed = |row: &StoredMessage| row.created_at <= self.believed;
+        let is_young = |row: &StoredMessage| row.created_at >= self.cutoff && is_believed(row);
+        let young = read.iter().position(is_young);
+        let before = &read[..young.unwrap_or(read.len())];
+        let dated = before
+            .iter()
+            .rposition(is_believed)
+            .map_or(0, |last| last + 1);
+        let Some(last) = before.last().filter(|_| dated < before.len()) else {
+            return Ok(before.len());
+        };
+        if young.is_some() {
+            return Ok(dated);
+        }
+        let next = archive::next_sent(connection, id, last.seq, self.believed).await?;
+        Ok(match next {
+            Some(at) if at < self.cutoff => before.len(),
+            _ => dated,
+        })
     }
 
     /// The conversation of which more is to be read.

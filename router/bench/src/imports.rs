@@ -21,6 +21,8 @@ const WRITERS: usize = 50;
 /// When a generated history of long ago begins, in milliseconds since 1970, and the mean time between messages.
 const BEGIN_MS: i64 = 1_600_000_000_000;
 const MEAN_GAP_MS: i64 = 400_000;
+/// It takes at most so long, so that it ends before today.
+const SPAN_MS: i64 = 150_000_000_000;
 
 /// A history to be generated.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,7 @@ impl Generated {
             channels: 1,
             name: "bench",
             begin: BEGIN_MS,
-            gap: MEAN_GAP_MS,
+            gap: MEAN_GAP_MS.min(SPAN_MS / messages.max(1).cast_signed()),
         }
     }
 

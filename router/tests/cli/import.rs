@@ -179,7 +179,7 @@ fn a_file_with_bad_lines_stores_nothing_and_names_them() {
     let sandbox = Sandbox::new();
     let mut lines: Vec<String> = history(2000, 3).lines().map(str::to_owned).collect();
     lines[6] = "{\"channel\":\"zig\"".into();
-    lines[1500] = r#"{"channel":"zig","user":7,"at":1,"text":"x"}"#.into();
+    lines[1500] = r#"{"channel":"zig","user":7,"at":1507466700001,"text":"x"}"#.into();
     let file = sandbox.write("bad.jsonl", lines.join("\n"));
     let file = file.to_str().unwrap();
 
@@ -256,17 +256,19 @@ fn another_history_under_the_same_name_is_refused_not_skipped() {
     let line = |user: &str, at: i64| {
         format!("{{\"channel\":\"news\",\"user\":\"{user}\",\"at\":{at},\"text\":\"x\"}}\n")
     };
-    let january = line("alice", 1000) + &line("bob", 2000);
-    let february = line("alice", 5000) + &line("bob", 6000) + &line("alice", 7000);
+    let january = line("alice", 1_507_466_701_000) + &line("bob", 1_507_466_702_000);
+    let february = line("alice", 1_507_466_705_000)
+        + &line("bob", 1_507_466_706_000)
+        + &line("alice", 1_507_466_707_000);
     sandbox.pipe(&["import", "-"], january.as_bytes()).exits(0);
     let refused = sandbox.pipe(&["import", "-"], february.as_bytes()).exits(4);
     assert!(
         refused
             .stderr
-            .contains("not the beginning of this input: message 1 is from alice at 1000"),
+            .contains("not the beginning of this input: message 1 is from alice at 1507466701000"),
         "{refused:#?}"
     );
-    let same_first = line("alice", 1000) + &line("carol", 2000);
+    let same_first = line("alice", 1_507_466_701_000) + &line("carol", 1_507_466_702_000);
     let refused = sandbox
         .pipe(&["import", "-"], same_first.as_bytes())
         .exits(4);
@@ -334,7 +336,7 @@ fn people_who_talk_in_it_after_the_import_are_not_in_its_way() {
 
 #[test]
 fn the_owner_is_the_first_who_spoke_unless_one_is_named() {
-    let input = b"{\"channel\":\"news\",\"user\":\"7\",\"at\":1,\"text\":\"x\"}\n{\"channel\":\"news\",\"user\":\"8\",\"at\":2,\"text\":\"y\"}\n";
+    let input = b"{\"channel\":\"news\",\"user\":\"7\",\"at\":1507466702000,\"text\":\"x\"}\n{\"channel\":\"news\",\"user\":\"8\",\"at\":1507466703000,\"text\":\"y\"}\n";
     let id = |sandbox: &Sandbox, arguments: &[&str]| {
         let summary = sandbox
             .pipe(&[&["import", "-", "--json"], arguments].concat(), input)
@@ -371,11 +373,11 @@ fn the_owner_is_the_first_who_spoke_unless_one_is_named() {
 fn optional_fields_are_kept() {
     let sandbox = Sandbox::new();
     let input = concat!(
-        r#"{"channel":"news","user":"a","at":1,"text":"look","type":"image","attachments":[{"url":"x"}],"reactions":{"👍":["b"]},"metadata":{"k":1}}"#,
+        r#"{"channel":"news","user":"a","at":1507466700001,"text":"look","type":"image","attachments":[{"url":"x"}],"reactions":{"👍":["b"]},"metadata":{"k":1}}"#,
         "\n",
-        r#"{"channel":"news","user":"b","at":2,"text":"nice","replyTo":1,"editedAt":3}"#,
+        r#"{"channel":"news","user":"b","at":1507466700002,"text":"nice","replyTo":1,"editedAt":1507466700003}"#,
         "\n",
-        r#"{"channel":"news","user":"b","at":4,"text":"","deletedAt":5}"#,
+        r#"{"channel":"news","user":"b","at":1507466700004,"text":"","deletedAt":1507466700005}"#,
         "\n",
     );
     let summary = sandbox

@@ -189,13 +189,11 @@ impl<'a> Batch<'a> {
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
-        // Time never runs backwards within a conversation, whatever the clocks of several routers say.
-        let stored = draft.clone().into_stored(
-            head.head_seq.next(),
-            head.next_rev(),
-            job.user.clone(),
-            now.max(head.last_at),
-        );
+        // The time of this node's clock, whatever the times of the messages before: the order is that of the seqs.
+        let stored =
+            draft
+                .clone()
+                .into_stored(head.head_seq.next(), head.next_rev(), job.user.clone(), now);
         head.append(&stored);
         head.marked |= head.relayed;
         // A sender has read what came before. The head says so, until it no longer names the sender.

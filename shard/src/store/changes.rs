@@ -50,7 +50,7 @@ impl Store {
             if content == message.content {
                 return Ok(Touched::Unchanged);
             }
-            let now = Timestamp::now().max(message.created_at);
+            let now = Timestamp::now();
             let mut edits: Vec<Edit> = match &message.edit_history {
                 Some(json) => serde_json::from_str(json)
                     .map_err(|error| Error::corrupt(format_args!("an edit history: {error}")))?,

@@ -11,6 +11,7 @@ mod creating;
 mod faults;
 mod fences;
 mod identity;
+mod imports;
 mod leases;
 mod live;
 mod logged;

@@ -116,7 +116,7 @@ async fn fill(bed: &Bed) {
         let record = |i: i64| HistoryRecord {
             channel: format!("channel {n}"),
             user: user(&format!("speaker{}", i % 40)),
-            at: i,
+            at: 1_507_466_702_000 + i,
             text: format!("message {i}"),
             message_type: MessageType::Text,
             reply_to: None,
@@ -215,6 +215,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     archive::renew_lease(connection, &lease, ttl).await?;
     archive::lease_expiry(connection, &lease).await?;
     archive::believe_no_future(connection).await?;
+    archive::date_heads(connection, now).await?;
     let mut segments = Vec::new();
     let mut after = None;
     loop {
@@ -228,6 +229,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
             let id = candidate.conversation;
             archive::count_messages_and_bytes(connection, candidate, now).await?;
             let rows = archive::rows_after(connection, id, Seq(0), 150).await?;
+            archive::next_sent(connection, id, Seq(150), now).await?;
             let segment = archive::SegmentId::random();
             segments.push((id, segment));
             let generation = archive::begin_segment(connection, &lease, segment, now).await?;

@@ -5,18 +5,19 @@ use std::sync::{Arc, Mutex};
 use backscroll_archiver::jobs::{Progress, Step};
 use backscroll_shard::archive::JobRecord;
 use backscroll_shard::db::Value;
-use backscroll_shard::model::Timestamp;
+use backscroll_shard::model::{NewMessage, Timestamp};
 use backscroll_testkit::warnings;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::bed::{Backend, Bed, PATIENCE, begin, on_both, order};
+use super::bed::{Backend, Bed, PATIENCE, begin, caller, on_both, order, sent_at};
 use super::logged;
 
 on_both!(
     a_lease_from_the_future_keeps_no_job_out,
     a_job_whose_lease_is_cleared_stops,
     a_segment_given_up_in_the_future_is_collected,
+    messages_from_the_future_are_as_old_as_what_follows_them,
 );
 
 const YEAR: i64 = 365 * 86_400_000;
@@ -132,5 +133,53 @@ async fn a_segment_given_up_in_the_future_is_collected(backend: Backend) {
     drop(connection);
     // Its grace period begins now, and is none here.
     assert_eq!(bed.collect().await.deleted + bed.collect().await.deleted, 1);
+    bed.close().await;
+}
+
+async fn messages_from_the_future_are_as_old_as_what_follows_them(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    let ahead = Timestamp::now().0 + 400 * YEAR;
+    let mut ids = Vec::new();
+    for (channel, seq) in [("first", 1), ("middle", 5), ("last", 10)] {
+        let id = bed.import(channel, 10).await;
+        bed.execute(
+            id,
+            &format!("UPDATE messages SET created_at = {ahead} WHERE conversation_id = x'{id}' AND seq = {seq}"),
+        )
+        .await;
+        ids.push(id);
+    }
+    // A head that says nothing is taken to be as old as its conversation.
+    let (first, last) = (ids[0], ids[2]);
+    let head = format!("SET oldest_hot_at = {ahead}, created_at = 1 WHERE id = x'{first}'");
+    bed.execute(first, &format!("UPDATE conversations {head}"))
+        .await;
+    bed.run().await;
+    assert_eq!(
+        (bed.hot_rows(first).await, bed.hot_rows(ids[1]).await),
+        (0, 0)
+    );
+    assert_eq!(bed.hot_rows(last).await, 1, "nothing says how old it is");
+    bed.run().await;
+    assert_eq!(bed.hot_rows(last).await, 1);
+
+    // What follows says it.
+    let new = NewMessage {
+        content: "live".into(),
+        ..NewMessage::default()
+    };
+    bed.store.send(&caller("alice"), last, new).await.unwrap();
+    let head = format!("SET oldest_hot_at = {ahead}, created_at = 1 WHERE id = x'{last}'");
+    bed.execute(last, &format!("UPDATE conversations {head}"))
+        .await;
+    bed.run_before(sent_at(100)).await;
+    assert_eq!(bed.hot_rows(last).await, 2, "what follows is not old");
+    bed.run().await;
+    assert_eq!(bed.hot_rows(last).await, 0);
+    for (id, messages) in ids.into_iter().zip([10, 10, 11]) {
+        let seqs = bed.walk(id).await.into_iter().map(|message| message.seq.0);
+        assert!(seqs.eq(1..=messages));
+    }
+    bed.assert_clean().await;
     bed.close().await;
 }

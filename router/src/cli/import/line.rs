@@ -223,39 +223,51 @@ mod tests {
         let cases = [
             ("nonsense", "is not JSON: expected ident (column 2)"),
             (
-                r#"{"channel":"zig","user":"a","at":1"#,
-                "is not JSON: EOF while parsing an object (column 34)",
+                r#"{"channel":"zig","user":"a","at":1507466702000"#,
+                "is not JSON: EOF while parsing an object (column 46)",
             ),
             (
-                r#"{"channel":"zig","user":"a","at":1}"#,
+                r#"{"channel":"zig","user":"a","at":1507466702000}"#,
                 "missing field `text`",
             ),
             (
-                r#"{"channel":"zig","user":7,"at":1,"text":"x"}"#,
+                r#"{"channel":"zig","user":7,"at":1507466702000,"text":"x"}"#,
                 "user: invalid type: integer `7`, expected a string",
             ),
             (
-                r#"{"channel":"zig","user":"","at":1,"text":"x"}"#,
+                r#"{"channel":"zig","user":"","at":1507466702000,"text":"x"}"#,
                 "user: a user id has 1 to 64 bytes",
             ),
             (
-                r#"{"channel":"","user":"a","at":1,"text":"x"}"#,
+                r#"{"channel":"","user":"a","at":1507466702000,"text":"x"}"#,
                 "channel: 1 to 255 characters",
             ),
             (
                 r#"{"channel":"zig","user":"a","at":-1,"text":"x"}"#,
-                "at: milliseconds since 1970, up to the year 9999",
+                "at: -1 is before 1970; write milliseconds since 1970",
             ),
             (
-                r#"{"channel":"zig","user":"a","at":1,"text":"x","reactions":[]}"#,
+                r#"{"channel":"zig","user":"a","at":1507466702,"text":"x"}"#,
+                "at: 1507466702 looks like seconds; write milliseconds since 1970",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":15074667020000,"text":"x"}"#,
+                "at: 15074667020000 is in the future; write milliseconds since 1970",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1507466702000,"text":"","deletedAt":1507466702}"#,
+                "deletedAt: 1507466702 looks like seconds; write milliseconds since 1970",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1507466702000,"text":"x","reactions":[]}"#,
                 "reactions: must be a JSON object",
             ),
             (
-                r#"{"channel":"zig","user":"a","at":1,"text":"x","attachments":[1]}"#,
+                r#"{"channel":"zig","user":"a","at":1507466702000,"text":"x","attachments":[1]}"#,
                 "attachments: must be a list of JSON objects",
             ),
             (
-                r#"{"channel":"zig","user":"a","at":1,"text":"\u0000"}"#,
+                r#"{"channel":"zig","user":"a","at":1507466702000,"text":"\u0000"}"#,
                 "text: must not contain a NUL character",
             ),
         ];
@@ -263,7 +275,7 @@ mod tests {
             assert_eq!(problem(line), expected, "{line}");
         }
         assert!(
-            problem(r#"{"channel":"zig","user":"a","at":1,"text":"x","colour":1}"#)
+            problem(r#"{"channel":"zig","user":"a","at":1507466702000,"text":"x","colour":1}"#)
                 .starts_with("colour: unknown field `colour`")
         );
         assert_eq!(

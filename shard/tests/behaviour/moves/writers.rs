@@ -168,7 +168,7 @@ async fn a_large_conversation_is_copied_again_in_pages(bed: &Bed) {
     let record = |i: i64| HistoryRecord {
         channel: "a channel".into(),
         user: user("alice"),
-        at: 1_000 + i,
+        at: 1_507_466_702_000 + i,
         text: format!("message {i}"),
         message_type: MessageType::Text,
         reply_to: None,

@@ -97,7 +97,7 @@ impl Scene {
         let record = |n: u64| HistoryRecord {
             channel: "talk".into(),
             user: user("carol"),
-            at: 1_000 + i64::try_from(n).unwrap(),
+            at: 1_507_466_702_000 + i64::try_from(n).unwrap(),
             text: n.to_string(),
             message_type: MessageType::Text,
             reply_to: None,
