@@ -13,7 +13,7 @@ use crate::fence::{self, LockingColumns};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::member::{Membership, StoredMembership};
-use crate::message::{StoredMessage, message_type_code, message_type_of};
+use crate::message::{StoredMessage, left_out, message_type_code, message_type_of};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
@@ -146,7 +146,10 @@ impl Head {
             }),
             _ => None,
         };
-        let first_members = serde_json::from_str(&row.text(10)?);
+        let first_members = serde_json::from_str(&row.text(10)?).unwrap_or_else(|_| {
+            left_out("members");
+            Vec::new()
+        });
         Ok(Self {
             id: row.conversation(0)?,
             kind: kind_of(row.int(1)?)?,
@@ -159,8 +162,7 @@ impl Head {
             members_rev: Rev::from_i64(row.int(18)?),
             member_count: u64::try_from(row.int(8)?).unwrap_or(0),
             relayed: row.int(9)? != 0,
-            first_members: first_members
-                .map_err(|error| Error::corrupt(format_args!("first_members: {error}")))?,
+            first_members,
             last,
             last_at,
             oldest_hot_at: row.opt_int(15)?.map(Timestamp),

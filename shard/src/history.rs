@@ -165,11 +165,7 @@ pub async fn page(
         stored.into_message(id, status)
     };
     Ok(HistoryPage {
-        messages: merged
-            .messages
-            .into_iter()
-            .map(to_message)
-            .collect::<Result<_>>()?,
+        messages: merged.messages.into_iter().map(to_message).collect(),
         head_seq: access.head_seq,
         rev: access.rev,
         has_more_before: first > Seq(1) && access.head_seq > Seq(0) && !merged.dropped,

@@ -12,8 +12,12 @@ use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::list_marks;
 use crate::member::{self, Membership};
-use crate::message::{self, StoredMessage, check_attachments, check_object};
-use crate::model::{ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp};
+use crate::message::{
+    self, Reactions, StoredMessage, check_attachments, check_object, stored_json,
+};
+use crate::model::{
+    AnyObject, ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp,
+};
 use crate::owned::OwnedTransaction;
 use crate::settings::{LimitSettings, StoreSettings};
 
@@ -94,7 +98,8 @@ pub async fn append(
     // A record's reply counts within the import; live messages may have come between.
     let offset = head.head_seq.0 - stored;
     let mut rows = Vec::with_capacity(fresh.len());
-    for record in fresh {
+    for (number, record) in (stored + 1..).zip(fresh) {
+        check_record(record, number, &settings.limits)?;
         let message = to_stored(record, &mut head, offset, &settings.limits)?;
         head.append(&message);
         rows.push((id, message));
@@ -168,24 +173,19 @@ async fn add_members(
     Ok(new.into_iter().cloned().collect())
 }
 
-/// Checks a record, whose text may be longer than what clients may send now, and gives it the next seq and rev.
+/// A record as a message, with the next seq and rev.
 fn to_stored(
     record: &HistoryRecord,
     head: &mut Head,
     offset: u64,
     limits: &LimitSettings,
 ) -> Result<StoredMessage> {
-    check_record(record)?;
-    let object = |field: &str, json: &Option<RawJson>| {
-        json.as_ref()
-            .map(|json| check_object(field, json, u32::MAX))
-            .transpose()
-    };
-    let attachments = record
-        .attachments
-        .as_ref()
-        .map(|json| check_attachments(json, limits))
-        .transpose()?;
+    let Content {
+        text,
+        attachments,
+        reactions,
+        metadata,
+    } = Content::of(record, limits)?;
     Ok(StoredMessage {
         seq: head.head_seq.next(),
         rev: head.next_rev(),
@@ -193,19 +193,52 @@ fn to_stored(
         client_msg_id: None,
         body_digest: None,
         message_type: record.message_type,
-        content: record.text.clone(),
-        reply_to: record
-            .reply_to
-            .map(|seq| Seq(seq.0 + offset))
-            .filter(|seq| *seq <= head.head_seq),
-        attachments: attachments.flatten(),
-        reactions: object("reactions", &record.reactions)?.flatten(),
-        metadata: object("metadata", &record.metadata)?.flatten(),
+        content: text.to_owned(),
+        reply_to: record.reply_to.map(|seq| Seq(seq.0 + offset)),
+        attachments,
+        reactions,
+        metadata,
         edit_history: None,
         created_at: Timestamp(record.at),
         edited_at: record.edited_at.map(Timestamp),
         deleted_at: record.deleted_at.map(Timestamp),
     })
+}
+
+/// What is stored of a record's content, under the rules for what clients send; only the text may be longer and may be
+/// empty. Of a message that was deleted there is none.
+#[derive(Default)]
+struct Content<'a> {
+    text: &'a str,
+    attachments: Option<String>,
+    reactions: Option<String>,
+    metadata: Option<String>,
+}
+
+impl<'a> Content<'a> {
+    fn of(record: &'a HistoryRecord, limits: &LimitSettings) -> Result<Self> {
+        if record.deleted_at.is_some() {
+            return Ok(Self::default());
+        }
+        if record.text.len() > TEXT_MAX_BYTES {
+            return Err(Error::invalid("text", "at most 1 MiB"));
+        }
+        if record.text.contains('\0') {
+            return Err(Error::invalid("text", "must not contain a NUL character"));
+        }
+        let attachments = record.attachments.as_ref();
+        let attachments = attachments.map(|json| check_attachments(json, limits));
+        let reactions = record.reactions.as_ref();
+        let reactions = reactions.map(|json| Reactions::check(json, limits.reactions));
+        let metadata = record.metadata.as_ref();
+        let metadata = metadata.map(|json| check_object("metadata", json, limits.metadata_bytes));
+        Ok(Self {
+            text: &record.text,
+            attachments: attachments.transpose()?.flatten(),
+            reactions: reactions.transpose()?.and_then(Reactions::into_stored),
+            metadata: metadata.transpose()?.flatten(),
+        })
+    }
 }
 
 /// Below it a time in milliseconds is before 1973, when there was no chat to import; the same number of seconds is before
@@ -229,12 +262,29 @@ fn check_time(field: &str, at: i64, now: Timestamp) -> Result<()> {
 
 /// Longest text of an imported message in bytes: what a row holds.
 const TEXT_MAX_BYTES: usize = 1 << 20;
+/// Longest name of a channel in characters: what a title holds.
+const CHANNEL_MAX: usize = 255;
 
-/// Whether a record can be stored; callers check before they send a batch, so that a bad line is named by its number.
+/// Whether a channel can have this name.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(crate) fn check_channel(name: &str) -> Result<()> {
+    if name.is_empty() || name.chars().count() > CHANNEL_MAX || name.contains('\0') {
+        return Err(Error::invalid(
+            "channel",
+            "1 to 255 characters without a NUL character",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a record can be stored as message `number` of its channel; callers check before they send a batch, so that a
+/// bad line is named by its number.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the field.
-pub fn check_record(record: &HistoryRecord) -> Result<()> {
+pub fn check_record(record: &HistoryRecord, number: u64, limits: &LimitSettings) -> Result<()> {
     let now = Timestamp::now();
     check_time("at", record.at, now)?;
     for (field, at) in [
@@ -243,28 +293,32 @@ pub fn check_record(record: &HistoryRecord) -> Result<()> {
     ] {
         at.map_or(Ok(()), |at| check_time(field, at, now))?;
     }
-    if record.text.len() > TEXT_MAX_BYTES {
-        return Err(Error::invalid("text", "at most 1 MiB"));
+    check_channel(&record.channel)?;
+    if let Some(Seq(answered)) = record.reply_to
+        && !(1..number).contains(&answered)
+    {
+        return Err(Error::invalid(
+            "replyTo",
+            format!(
+                "{answered} is not the number of an earlier message of the channel; this is message {number}"
+            ),
+        ));
     }
-    if record.channel.is_empty() || record.channel.chars().count() > 255 {
-        return Err(Error::invalid("channel", "1 to 255 characters"));
-    }
-    if record.text.contains('\0') || record.channel.contains('\0') {
-        return Err(Error::invalid("text", "must not contain a NUL character"));
-    }
-    Ok(())
+    Content::of(record, limits).map(drop)
 }
 
-/// A stored message as a record of `channel`.
-///
-/// # Errors
-/// When stored JSON is damaged.
-pub fn to_record(message: StoredMessage, channel: &str) -> Result<(Seq, HistoryRecord)> {
-    let json = |text: Option<String>| {
-        text.map(RawJson::parse)
-            .transpose()
-            .map_err(|error| Error::corrupt(format_args!("a message's JSON: {error}")))
-    };
+/// A stored message as a record of `channel`. A stored value that does not have its form is left out.
+#[must_use]
+pub fn to_record(message: StoredMessage, channel: &str) -> (Seq, HistoryRecord) {
+    let message = message.shown();
+    let seq = message.seq;
+    let compact = |json: RawJson| RawJson::parse(json.compact()).ok();
+    let attachments = message.attachments;
+    let attachments =
+        attachments.map(|json| stored_json::<Vec<AnyObject>>("attachments", Some(json), "[]"));
+    let metadata = message.metadata;
+    let metadata = metadata.map(|json| stored_json::<AnyObject>("metadata", Some(json), "{}"));
+    let reactions = message::stored_reactions(message.reactions.as_deref());
     let record = HistoryRecord {
         channel: channel.to_owned(),
         user: message.sender,
@@ -276,11 +330,11 @@ pub fn to_record(message: StoredMessage, channel: &str) -> Result<(Seq, HistoryR
             message.message_type
         },
         reply_to: message.reply_to,
-        attachments: json(message.attachments)?,
-        reactions: json(message.reactions)?,
-        metadata: json(message.metadata)?,
+        attachments: attachments.and_then(compact),
+        reactions: (reactions.count() > 0).then(|| reactions.to_json()),
+        metadata: metadata.and_then(compact),
         edited_at: message.edited_at.map(|at| at.0),
         deleted_at: message.deleted_at.map(|at| at.0),
     };
-    Ok((message.seq, record))
+    (seq, record)
 }

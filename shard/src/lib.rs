@@ -20,6 +20,7 @@
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
+//! | [`text`] | what a reader sees of a text; emoji in one form |
 //! | [`import`] | bulk append with given times, and export |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
@@ -73,5 +74,6 @@ pub mod store;
 pub mod stretch;
 pub mod sync;
 pub mod tasks;
+pub mod text;
 pub mod transaction;
 pub mod user_revs;

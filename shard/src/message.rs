@@ -4,15 +4,22 @@
 //! archiving and of moving.
 
 mod draft;
+mod reactions;
+
+use serde::de::DeserializeOwned;
 
 use crate::db::{Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
-use crate::model::{DeliveryStatus, Message, MessagePreview, MessageType, RawJson, Timestamp};
+use crate::metrics;
+use crate::model::{
+    AnyObject, DeliveryStatus, Edit, Message, MessagePreview, MessageType, RawJson, Timestamp,
+};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
+pub(crate) use reactions::{EMOJI_RULE, Reactions};
 
 /// How many characters of the newest message a list shows.
 const PREVIEW_CHARACTERS: usize = 100;
@@ -99,14 +106,46 @@ const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?,
      edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
 
 impl StoredMessage {
-    /// Removes its content: of a deleted message only its place, its sender and its times stay.
+    /// Removes its content, whatever state it is in: of a deleted message only its place, its sender and its times stay.
     pub fn mark_deleted(&mut self, now: Timestamp) {
+        self.remove_content();
+        self.deleted_at.get_or_insert(now);
+    }
+
+    /// Whether it is deleted and nothing of its content is left. Imports once stored deleted messages with their content.
+    pub(crate) fn is_deleted_whole(&self) -> bool {
+        let parts = [
+            &self.attachments,
+            &self.reactions,
+            &self.metadata,
+            &self.edit_history,
+        ];
+        let is_empty = self.content.is_empty() && parts.iter().all(|part| part.is_none());
+        self.deleted_at.is_some() && is_empty
+    }
+
+    fn remove_content(&mut self) {
         self.content.clear();
         self.attachments = None;
         self.reactions = None;
         self.metadata = None;
         self.edit_history = None;
-        self.deleted_at = Some(now);
+    }
+
+    /// As it may be shown: of a deleted message nothing that was in it.
+    #[must_use]
+    pub(crate) fn shown(mut self) -> Self {
+        if self.deleted_at.is_some() {
+            self.remove_content();
+        }
+        self
+    }
+
+    /// Its earlier contents, to be shown.
+    pub(crate) fn edits(&self) -> Option<RawJson> {
+        let edits = self.edit_history.clone();
+        let edits = edits.filter(|_| self.deleted_at.is_none());
+        edits.map(|json| stored_json::<Vec<Edit>>("edits", Some(json), "[]"))
     }
 
     /// Reads a row whose columns from `first` on are those of a message.
@@ -198,55 +237,79 @@ impl StoredMessage {
         ]
     }
 
-    /// The message as callers see it; the edit history stays behind.
-    ///
-    /// # Errors
-    /// When stored JSON is damaged.
-    pub fn into_message(
-        self,
-        conversation: ConversationId,
-        status: DeliveryStatus,
-    ) -> Result<Message> {
-        Ok(Message {
+    /// The message as callers see it; the edit history stays behind. A stored value that does not have its form is left out.
+    #[must_use]
+    pub fn into_message(self, conversation: ConversationId, status: DeliveryStatus) -> Message {
+        let this = self.shown();
+        Message {
             id: MessageId {
                 conversation,
-                seq: self.seq,
+                seq: this.seq,
             },
             conversation_id: conversation,
-            seq: self.seq,
-            rev: self.rev,
-            sender_id: self.sender,
-            content: self.content,
-            message_type: self.message_type,
-            client_msg_id: self.client_msg_id,
-            reply_to: self.reply_to.map(|seq| MessageId { conversation, seq }),
-            attachments: json_or(self.attachments, "[]")?,
-            reactions: json_or(self.reactions, "{}")?,
-            metadata: json_or(self.metadata, "{}")?,
-            created_at: self.created_at,
-            edited_at: self.edited_at,
-            deleted_at: self.deleted_at,
+            seq: this.seq,
+            rev: this.rev,
+            sender_id: this.sender,
+            content: this.content,
+            message_type: this.message_type,
+            client_msg_id: this.client_msg_id,
+            reply_to: this.reply_to.map(|seq| MessageId { conversation, seq }),
+            attachments: stored_json::<Vec<AnyObject>>("attachments", this.attachments, "[]"),
+            reactions: stored_reactions(this.reactions.as_deref()).to_json(),
+            metadata: stored_json::<AnyObject>("metadata", this.metadata, "{}"),
+            created_at: this.created_at,
+            edited_at: this.edited_at,
+            deleted_at: this.deleted_at,
             status,
             edit_history: None,
-        })
+        }
     }
 
     /// What lists show of it.
     #[must_use]
     pub fn preview(&self) -> MessagePreview {
+        let content = match self.deleted_at {
+            Some(_) => "",
+            None => self.content.as_str(),
+        };
         MessagePreview {
             seq: self.seq,
             sender_id: self.sender.clone(),
-            content: self.content.chars().take(PREVIEW_CHARACTERS).collect(),
+            content: content.chars().take(PREVIEW_CHARACTERS).collect(),
             message_type: self.message_type,
             created_at: self.created_at,
         }
     }
 }
 
-fn json_or(stored: Option<String>, empty: &str) -> Result<RawJson> {
-    RawJson::parse(stored.unwrap_or_else(|| empty.to_owned()))
-        .map_err(|error| Error::corrupt(format_args!("a message's JSON: {error}")))
+/// Stored reactions; those that do not have their form are left out, and counted.
+pub(crate) fn stored_reactions(json: Option<&str>) -> Reactions {
+    let (reactions, whole) = json.map_or((Reactions::default(), true), Reactions::stored);
+    if !whole {
+        left_out("reactions");
+    }
+    reactions
+}
+
+/// A stored value does not have the form that it must have, and is left out of what is shown.
+pub(crate) fn left_out(field: &'static str) {
+    metrics::STORED_VALUES_LEFT_OUT.with([field]).increment(1);
+}
+
+/// Stored JSON of the form `T`; where it is not, `empty`, and counted.
+pub(crate) fn stored_json<T: DeserializeOwned>(
+    field: &'static str,
+    stored: Option<String>,
+    empty: &'static str,
+) -> RawJson {
+    let fitting = stored.and_then(|json| match serde_json::from_str::<T>(&json) {
+        Ok(_) => RawJson::parse(json).ok(),
+        Err(_) => {
+            left_out(field);
+            None
+        }
+    });
+    fitting.unwrap_or_else(|| RawJson::literal(empty))
 }
 
 /// `rows` in batches for one statement each: at most [`INSERT_ROWS`] rows and, unless one alone is larger, [`INSERT_BYTES`].

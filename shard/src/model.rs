@@ -20,7 +20,8 @@ pub use self::conversation::{
     Watermarks,
 };
 pub use self::export::HistoryRecord;
-pub use self::json::RawJson;
+pub(crate) use self::json::AnyObject;
+pub use self::json::{RawJson, from_object};
 pub use self::message::{
     DeliveryStatus, Edit, HistoryPage, Message, MessageType, NewMessage, Position, Sent, SeqRange,
     Tiers,

@@ -6,8 +6,8 @@
 use crate::db::{Row, Value, values};
 use crate::error::{Error, Result};
 use crate::ids::{NotificationId, UserId, UserKey};
-use crate::message::check_object;
-use crate::model::{NewNotification, Notification, NotificationPriority, RawJson, Timestamp};
+use crate::message::{check_object, stored_json};
+use crate::model::{AnyObject, NewNotification, Notification, NotificationPriority, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Longest type in characters.
@@ -142,7 +142,6 @@ fn priority_of(code: i64) -> Result<NotificationPriority> {
 }
 
 fn from_row(row: &Row) -> Result<Notification> {
-    let metadata = row.opt_text(6)?.unwrap_or_else(|| "{}".to_owned());
     Ok(Notification {
         id: NotificationId::from_i64(row.int(0)?),
         kind: row.text(1)?,
@@ -150,8 +149,7 @@ fn from_row(row: &Row) -> Result<Notification> {
         title: row.text(3)?,
         body: row.text(4)?,
         action_url: row.opt_text(5)?,
-        metadata: RawJson::parse(metadata)
-            .map_err(|error| Error::corrupt(format_args!("a notification's metadata: {error}")))?,
+        metadata: stored_json::<AnyObject>("metadata", row.opt_text(6)?, "{}"),
         created_at: Timestamp(row.int(7)?),
         read_at: row.opt_int(8)?.map(Timestamp),
     })

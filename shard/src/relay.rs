@@ -338,7 +338,7 @@ async fn deliver_to(
         .await;
     match applied {
         Ok(changed) => {
-            listener.committed(list_events(changed)?);
+            listener.committed(list_events(changed));
             Ok(())
         }
         Err(error @ Error::NotOwner(_)) => {
@@ -350,16 +350,12 @@ async fn deliver_to(
 }
 
 /// The events of changed list entries.
-///
-/// # Errors
-/// When an entry is not what was stored.
-pub fn list_events(changed: Vec<(UserId, Entry)>) -> Result<Vec<CommitEvent>> {
-    let event = |(user, entry): (UserId, Entry)| {
-        Ok(CommitEvent::ListChanged {
-            user,
-            rev: entry.rev,
-            entry: entry.into_list_entry()?,
-        })
+#[must_use]
+pub fn list_events(changed: Vec<(UserId, Entry)>) -> Vec<CommitEvent> {
+    let event = |(user, entry): (UserId, Entry)| CommitEvent::ListChanged {
+        user,
+        rev: entry.rev,
+        entry: entry.into_list_entry(),
     };
     changed.into_iter().map(event).collect()
 }

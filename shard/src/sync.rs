@@ -127,17 +127,14 @@ pub async fn delta(
     }
     messages.retain(|message| message.rev <= through);
     members.retain(|member| member.rev <= through);
-    let to_message = |stored: StoredMessage| -> Result<Message> {
+    let to_message = |stored: StoredMessage| -> Message {
         let status = progress.status(&stored.sender, stored.seq);
         stored.into_message(id, status)
     };
     let changes = ConversationChanges {
         conversation_id: id,
         conversation: None,
-        messages: messages
-            .into_iter()
-            .map(to_message)
-            .collect::<Result<_>>()?,
+        messages: messages.into_iter().map(to_message).collect(),
         members: members
             .into_iter()
             .map(|member| member.complete(&access.latest_senders).into_member())

@@ -17,6 +17,7 @@ mod harness;
 mod help;
 mod identity;
 mod import;
+mod import_refusals;
 mod ledger;
 mod log;
 mod own_redis;

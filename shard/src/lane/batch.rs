@@ -180,7 +180,7 @@ impl<'a> Batch<'a> {
             if stored.body_digest != draft.body_digest {
                 return Err(Error::IdempotencyConflict(OTHER_BODY));
             }
-            let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
+            let message = stored.clone().into_message(id, DeliveryStatus::Sent);
             return Ok(Sent {
                 message,
                 created: false,
@@ -204,7 +204,7 @@ impl<'a> Batch<'a> {
             self.fallen.push((id, fallen));
         }
         self.changed.insert(id);
-        let message = stored.clone().into_message(id, DeliveryStatus::Sent)?;
+        let message = stored.clone().into_message(id, DeliveryStatus::Sent);
         self.events
             .push(CommitEvent::MessageCreated(message.clone()));
         if let Some(key) = key {

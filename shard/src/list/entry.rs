@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::{Membership, StoredMembership};
-use crate::message::{message_type_code, message_type_of};
+use crate::message::{left_out, message_type_code, message_type_of};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
 
 /// An entry as stored.
@@ -183,9 +183,12 @@ impl Entry {
     }
 
     /// The entry as its user sees it.
-    pub(crate) fn into_list_entry(self) -> Result<ListEntry> {
-        let members = serde_json::from_str(&self.first_members);
-        Ok(ListEntry {
+    pub(crate) fn into_list_entry(self) -> ListEntry {
+        let members = serde_json::from_str(&self.first_members).unwrap_or_else(|_| {
+            left_out("members");
+            Vec::new()
+        });
+        ListEntry {
             id: self.conversation,
             kind: self.kind,
             title: self.title,
@@ -194,15 +197,14 @@ impl Entry {
             read_seq: self.read_seq,
             unread_count: self.head_seq.0.saturating_sub(self.read_seq.0),
             member_count: self.member_count,
-            members: members
-                .map_err(|error| Error::corrupt(format_args!("first_members: {error}")))?,
+            members,
             last_message: self.last,
             last_activity_at: self.last_at,
             pinned: self.pinned,
             muted: self.muted,
             removed: self.removed,
             stale: self.stale,
-        })
+        }
     }
 }
 

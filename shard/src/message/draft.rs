@@ -5,8 +5,9 @@ use twox_hash::XxHash3_64;
 use super::{StoredMessage, message_type_code};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
-use crate::model::{MessageType, NewMessage, RawJson, Timestamp};
+use crate::model::{AnyObject, MessageType, NewMessage, RawJson, Timestamp};
 use crate::settings::LimitSettings;
+use crate::text;
 
 /// Longest client message id in bytes.
 pub const CLIENT_MSG_ID_MAX_BYTES: usize = 64;
@@ -44,13 +45,7 @@ impl Draft {
             .map(|json| check_attachments(&json, limits))
             .transpose()?
             .flatten();
-        if new.content.is_empty() && attachments.is_none() {
-            return Err(Error::invalid(
-                "content",
-                "a message needs text or attachments",
-            ));
-        }
-        check_content(&new.content, limits)?;
+        check_content(&new.content, attachments.is_some(), limits)?;
         let metadata = new
             .metadata
             .map(|json| check_object("metadata", &json, limits.metadata_bytes))
@@ -127,11 +122,21 @@ impl Draft {
     }
 }
 
-/// Whether `content` may be a message's text.
+/// Whether `content` may be the text of a message, which has attachments or not.
 ///
 /// # Errors
-/// When it is too long or has a NUL.
-pub(crate) fn check_content(content: &str, limits: &LimitSettings) -> Result<()> {
+/// When a reader sees nothing of the message, or the text is too long or has a NUL.
+pub(crate) fn check_content(
+    content: &str,
+    has_attachments: bool,
+    limits: &LimitSettings,
+) -> Result<()> {
+    if !has_attachments && !text::is_visible(content) {
+        return Err(Error::invalid(
+            "content",
+            "a message needs text that can be seen, or attachments",
+        ));
+    }
     let max = limits.message_characters as usize;
     if content.len() > max && content.chars().count() > max {
         return Err(Error::invalid(
@@ -158,7 +163,7 @@ fn check_client_msg_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether `json` is an object of at most `max` bytes without NUL; `None` for an empty one.
+/// `json` as it is stored, if it is an object of at most `max` bytes without NUL; `None` for an empty one.
 ///
 /// # Errors
 /// When it is not.
@@ -170,13 +175,13 @@ pub(crate) fn check_object(field: &str, json: &RawJson, max: u32) -> Result<Opti
             format!("at most {max} bytes of JSON"),
         ));
     }
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|_| Error::invalid(field, "must be a JSON object"))?;
+    serde_json::from_str::<AnyObject>(text)
+        .map_err(|_| Error::invalid(field, "must be a JSON object"))?;
     reject_nul(field, text)?;
-    Ok((!object.is_empty()).then(|| text.to_owned()))
+    Ok(Some(json.compact()).filter(|compact| compact != "{}"))
 }
 
-/// Whether `json` is a list of objects within the limits; `None` for an empty one.
+/// `json` as it is stored, if it is a list of objects within the limits; `None` for an empty one.
 ///
 /// # Errors
 /// When it is not.
@@ -188,7 +193,7 @@ pub(crate) fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Resul
             format!("at most {} bytes of JSON", limits.attachments_bytes),
         ));
     }
-    let list: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(text)
+    let list: Vec<AnyObject> = serde_json::from_str(text)
         .map_err(|_| Error::invalid("attachments", "must be a list of JSON objects"))?;
     if list.len() > limits.attachments as usize {
         return Err(Error::invalid(
@@ -197,7 +202,7 @@ pub(crate) fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Resul
         ));
     }
     reject_nul("attachments", text)?;
-    Ok((!list.is_empty()).then(|| text.to_owned()))
+    Ok((!list.is_empty()).then(|| json.compact()))
 }
 
 /// JSON writes a NUL as `\u0000`; an escaped backslash before `u0000` is text about it, and not worth telling apart.
@@ -240,6 +245,8 @@ mod tests {
         };
         let cases = [
             (text(""), "content"),
+            (text(" \n\t"), "content"),
+            (text("\u{200B}\u{3164}"), "content"),
             (text("a\0b"), "content"),
             (text(&"x".repeat(5001)), "content"),
             (

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// JSON kept as text: checked once when it comes in, never parsed on the way out.
@@ -17,6 +18,32 @@ impl RawJson {
     /// When it is not JSON.
     pub fn parse(text: String) -> Result<Self, serde_json::Error> {
         RawValue::from_string(text).map(Self)
+    }
+
+    /// JSON that stands in the program's text.
+    ///
+    /// # Panics
+    /// When it is not JSON.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a literal")]
+    pub(crate) fn literal(text: &'static str) -> Self {
+        Self::parse(text.to_owned()).expect("JSON")
+    }
+
+    /// The JSON text without white space between its tokens, and so without line ends.
+    #[must_use]
+    pub fn compact(&self) -> String {
+        let (mut compact, mut in_string, mut escaped) = (String::new(), false, false);
+        compact.reserve(self.get().len());
+        for c in self.get().chars() {
+            if !in_string && matches!(c, ' ' | '\n' | '\r' | '\t') {
+                continue;
+            }
+            in_string ^= c == '"' && !escaped;
+            escaped = in_string && c == '\\' && !escaped;
+            compact.push(c);
+        }
+        compact
     }
 
     /// The JSON text.
@@ -48,5 +75,74 @@ impl PartialEq for RawJson {
 impl fmt::Debug for RawJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.get())
+    }
+}
+
+/// Any JSON object: only whether it is one is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnyObject;
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyObject, A::Error> {
+                while map.next_entry::<String, IgnoredAny>()?.is_some() {}
+                Ok(AnyObject)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Reads a JSON object as `T`. Serde by itself would also take a list of the fields' values for one.
+///
+/// # Errors
+/// When it is no object, or not one of this form.
+pub fn from_object<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    match text.trim_ascii_start().starts_with(['{']) {
+        true => serde_json::from_str(text),
+        false => Err(serde::de::Error::custom("it must be a JSON object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compact_json_is_the_same_json_on_one_line() {
+        for (given, compact) in [
+            (
+                "{ \"a\" :\n[ 1 , 2.50,\t-0.0e1 ]\r\n}",
+                "{\"a\":[1,2.50,-0.0e1]}",
+            ),
+            (
+                r#"{"a b":" \\\" \\\\ ","c": "\\" , "d":null}"#,
+                r#"{"a b":" \\\" \\\\ ","c":"\\","d":null}"#,
+            ),
+            (r#"["é \u0020"]"#, r#"["é \u0020"]"#),
+        ] {
+            let json = RawJson::parse(given.to_owned()).unwrap();
+            assert_eq!(json.compact(), compact);
+        }
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        #[derive(Debug, Deserialize)]
+        struct Point {
+            x: u32,
+        }
+        assert_eq!(from_object::<Point>(r#" {"x":1}"#).unwrap().x, 1);
+        assert!(from_object::<Point>("[1]").is_err());
+        assert!(serde_json::from_str::<AnyObject>("[]").is_err());
+        assert!(serde_json::from_str::<Vec<AnyObject>>(r#"[{"a":[1]},{}]"#).is_ok());
     }
 }

@@ -4,8 +4,6 @@
 //! archived is read before the transaction and becomes a hot row again in it ("thaw"), if the index still says then that what
 //! was read is what counts (INV-COPY). A deleted message of which copies are archived is put down for erasure (INV-ERASE).
 
-use std::collections::BTreeMap;
-
 use super::{HELD, Store};
 use crate::archive::{self, Copies, Plan};
 use crate::change::{Change, Changed, ListsToMark};
@@ -13,13 +11,11 @@ use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
-use crate::message::{self, StoredMessage, check_content};
+use crate::message::{self, EMOJI_RULE, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
 use crate::owned::OwnedTransaction;
 use crate::stretch;
-
-/// Longest emoji of a reaction in bytes: the longest sequences of Unicode's list (families, flags with tags) have up to 35.
-const EMOJI_MAX_BYTES: usize = 64;
+use crate::text;
 
 impl Store {
     /// Replaces the text of one's own message; the earlier text goes into its edit history.
@@ -32,7 +28,8 @@ impl Store {
         id: MessageId,
         content: String,
     ) -> Result<Message> {
-        check_content(&content, &self.settings().limits)?;
+        let limits = &self.settings().limits;
+        check_content(&content, true, limits)?; // whether there are attachments is known later
         let kept = self.settings().limits.edits as usize;
         self.change_message(caller, id, |change, message| {
             if message.sender != caller.user {
@@ -41,19 +38,16 @@ impl Store {
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
             }
-            if content.is_empty() && message.attachments.is_none() {
-                return Err(Error::invalid(
-                    "content",
-                    "a message needs text or attachments",
-                ));
-            }
+            check_content(&content, message.attachments.is_some(), limits)?;
             if content == message.content {
                 return Ok(Touched::Unchanged);
             }
             let now = Timestamp::now();
             let mut edits: Vec<Edit> = match &message.edit_history {
-                Some(json) => serde_json::from_str(json)
-                    .map_err(|error| Error::corrupt(format_args!("an edit history: {error}")))?,
+                Some(json) => serde_json::from_str(json).unwrap_or_else(|_| {
+                    message::left_out("edits");
+                    Vec::new()
+                }),
                 None => Vec::new(),
             };
             edits.push(Edit {
@@ -80,7 +74,7 @@ impl Store {
                     "only the author or an admin can delete a message",
                 ));
             }
-            if message.deleted_at.is_some() {
+            if message.is_deleted_whole() {
                 return Ok(Touched::Unchanged);
             }
             message.mark_deleted(Timestamp::now());
@@ -114,33 +108,27 @@ impl Store {
         emoji: &str,
         add: bool,
     ) -> Result<Message> {
-        check_emoji(emoji)?;
+        let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
         let max = self.settings().limits.reactions;
         self.change_message(caller, id, |change, message| {
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
             }
-            let mut reactions: BTreeMap<String, Vec<String>> = match &message.reactions {
-                Some(json) => serde_json::from_str(json)
-                    .map_err(|error| Error::corrupt(format_args!("reactions: {error}")))?,
-                None => BTreeMap::new(),
+            let mut reactions = message::stored_reactions(message.reactions.as_deref());
+            let is_changed = match add {
+                true => reactions.add(&emoji, &caller.user),
+                false => reactions.remove(&emoji, &caller.user),
             };
-            let users = reactions.entry(emoji.to_owned()).or_default();
-            let mine = users.iter().position(|user| user == caller.user.as_str());
-            match (mine, add) {
-                (Some(_), true) | (None, false) => return Ok(Touched::Unchanged),
-                (None, true) => users.push(caller.user.as_str().to_owned()),
-                (Some(at), false) => drop(users.remove(at)),
+            if !is_changed {
+                return Ok(Touched::Unchanged);
             }
-            reactions.retain(|_, users| !users.is_empty());
-            if add && reactions.values().map(Vec::len).sum::<usize>() > max as usize {
+            if add && reactions.count() > max as usize {
                 return Err(Error::LimitReached {
                     what: "reactions on a message",
                     max: u64::from(max),
                 });
             }
-            message.reactions =
-                (!reactions.is_empty()).then(|| RawJson::of(&reactions).get().to_owned());
+            message.reactions = reactions.into_stored();
             message.rev = change.head.next_rev();
             Ok(Touched::Updated)
         })
@@ -221,7 +209,7 @@ async fn change_stored(
     let progress = history::progress(&mut change.rows, conversation, head).await?;
     let status = progress.status(&stored.sender, id.seq);
     if touched == Touched::Unchanged {
-        let message = stored.into_message(conversation, status)?;
+        let message = stored.into_message(conversation, status);
         return Ok(change.unchanged(Attempt::Done(Box::new(message))));
     }
     if touched == Touched::Deleted {
@@ -239,7 +227,7 @@ async fn change_stored(
         change.lists = ListsToMark::Members;
     }
     change.head.touch(&stored);
-    let message = stored.into_message(conversation, status)?;
+    let message = stored.into_message(conversation, status);
     change.events.push(match touched {
         Touched::Deleted => CommitEvent::MessageDeleted(message.clone()),
         _ => CommitEvent::MessageUpdated(message.clone()),
@@ -281,15 +269,4 @@ enum Touched {
     Unchanged,
     Updated,
     Deleted,
-}
-
-fn check_emoji(emoji: &str) -> Result<()> {
-    let unsuitable = |c: char| c.is_control() || c.is_whitespace();
-    if emoji.is_empty() || emoji.len() > EMOJI_MAX_BYTES || emoji.chars().any(unsuitable) {
-        return Err(Error::invalid(
-            "emoji",
-            "1 to 64 bytes without spaces or control characters",
-        ));
-    }
-    Ok(())
 }

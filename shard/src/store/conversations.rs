@@ -11,9 +11,9 @@ use crate::head::{FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq};
 use crate::map::Assignment;
 use crate::member::{self, Membership, StoredMembership};
-use crate::message::check_object;
+use crate::message::{check_object, stored_json};
 use crate::model::{
-    Caller, Conversation, ConversationKind, ConversationPatch, RawJson, Role, Timestamp,
+    AnyObject, Caller, Conversation, ConversationKind, ConversationPatch, RawJson, Role, Timestamp,
 };
 use crate::node::Shard;
 use crate::standing;
@@ -42,7 +42,7 @@ impl Store {
         };
         let call = self.router.call(id.owner_key(), caller.deadline, read);
         let (head, me, members) = call.await?;
-        view(head, &me, members)
+        Ok(view(head, &me, members))
     }
 
     /// Renames it or replaces its metadata (admins), pins or mutes it (each for themselves).
@@ -146,17 +146,15 @@ pub(super) fn check_title(title: &str) -> Result<String> {
 }
 
 /// A conversation as `me` sees it.
-fn view(head: Head, me: &Membership, members: Vec<StoredMembership>) -> Result<Conversation> {
+fn view(head: Head, me: &Membership, members: Vec<StoredMembership>) -> Conversation {
     let members = members.into_iter();
     let members = members.map(|member| head.complete(member).into_member());
     let members = members.collect();
-    let metadata = RawJson::parse(head.metadata.unwrap_or_else(|| "{}".into()));
-    Ok(Conversation {
+    Conversation {
         id: head.id,
         kind: head.kind,
         title: head.title,
-        metadata: metadata
-            .map_err(|error| Error::corrupt(format_args!("a conversation's metadata: {error}")))?,
+        metadata: stored_json::<AnyObject>("metadata", head.metadata, "{}"),
         created_by: head.created_by,
         created_at: head.created_at,
         head_seq: head.head_seq,
@@ -168,5 +166,5 @@ fn view(head: Head, me: &Membership, members: Vec<StoredMembership>) -> Result<C
         read_seq: me.read_seq,
         delivered_seq: me.delivered_seq,
         unread_count: head.head_seq.0.saturating_sub(me.read_seq.0),
-    })
+    }
 }

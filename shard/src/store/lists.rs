@@ -58,7 +58,7 @@ impl Store {
             .into_iter()
             .take(limit)
             .map(Entry::into_list_entry)
-            .collect::<Result<_>>()?;
+            .collect();
         Ok(ConversationList {
             conversations,
             next_cursor,
@@ -142,7 +142,7 @@ impl Store {
                 .copied()
                 .unwrap_or(entry.conversation_rev);
             place.insert(conversation_id, page.changes.len());
-            let conversation = Some(entry.into_list_entry()?);
+            let conversation = Some(entry.into_list_entry());
             page.changes.push(ConversationChanges {
                 conversation_id,
                 conversation,
@@ -267,7 +267,7 @@ impl Store {
             })
             .await?;
         let changed = vec![(caller.user.clone(), entry)];
-        self.listener.committed(relay::list_events(changed)?);
+        self.listener.committed(relay::list_events(changed));
         Ok(())
     }
 }

@@ -202,10 +202,9 @@ impl Store {
                 list::changed(&mut rows, (key, user), rev, limit).await
             })
             .await?;
-        entries
-            .into_iter()
-            .map(|entry| Ok((entry.rev, entry.into_list_entry()?)))
-            .collect()
+        let entries = entries.into_iter();
+        let entries = entries.map(|entry| (entry.rev, entry.into_list_entry()));
+        Ok(entries.collect())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, TOGETHER_MAX, Work};
 use crate::map::Assignment;
 use crate::message::{self, Draft};
-use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, RawJson, Sent, Watermarks};
+use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, Sent, Watermarks};
 use crate::node::Shard;
 use crate::stretch::Stretch;
 
@@ -192,19 +192,17 @@ impl Store {
                 deadline: caller.deadline,
             };
             let merged = stretch.read(rows, (access.rev, hot)).await?;
-            let mut stored = merged
+            let stored = merged
                 .messages
                 .into_iter()
                 .next()
                 .ok_or(Error::NotFound("message"))?;
-            let edit_history = stored.edit_history.take();
+            let edit_history = stored.edits();
             let status = progress.status(&stored.sender, stored.seq);
-            let mut message = stored.into_message(conversation, status)?;
-            message.edit_history = edit_history
-                .map(RawJson::parse)
-                .transpose()
-                .map_err(|error| Error::corrupt(format_args!("an edit history: {error}")))?;
-            Ok(message)
+            Ok(Message {
+                edit_history,
+                ..stored.into_message(conversation, status)
+            })
         };
         self.router
             .call(conversation.owner_key(), caller.deadline, read)

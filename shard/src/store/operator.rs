@@ -37,9 +37,7 @@ impl Store {
         channel: &str,
         owner: &UserId,
     ) -> Result<(ConversationId, u64)> {
-        if channel.is_empty() || channel.chars().count() > 255 || channel.contains('\0') {
-            return Err(Error::invalid("channel", "1 to 255 characters"));
-        }
+        import::check_channel(channel)?;
         let id = self.import_id(channel, owner)?;
         let deadline = Instant::now() + STEP;
         let stored = self
@@ -126,9 +124,8 @@ impl Store {
                     if !merged.messages.is_empty() {
                         let channel = head.title.unwrap_or_else(|| id.to_string());
                         let records = merged.messages.into_iter();
-                        return records
-                            .map(|message| import::to_record(message, &channel))
-                            .collect();
+                        let records = records.map(|message| import::to_record(message, &channel));
+                        return Ok(records.collect());
                     }
                     last = range.1; // all of these were dropped when their retention ended
                 }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use backscroll_shard::db::{Connection, Value};
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{HistoryRecord, ListEntry, MessageType, Timestamp};
+use backscroll_shard::model::{
+    HistoryRecord, ListEntry, Message, MessageType, NewMessage, RawJson, Timestamp,
+};
 use backscroll_shard::node::Shard;
 
 use crate::bed::{Bed, PATIENCE, caller, user};
@@ -14,6 +16,10 @@ crate::on_every_backend!(
     a_live_message_has_its_own_time_whatever_the_times_before,
     lists_follow_the_newest_message_not_the_greatest_time,
     times_that_cannot_be_are_refused,
+    what_clients_may_not_send_is_not_imported,
+    a_deleted_message_has_no_content,
+    stored_values_that_do_not_fit_are_left_out,
+    a_record_is_one_line_whatever_was_sent,
 );
 
 const LONG_AGO: i64 = 1_507_466_702_000;
@@ -171,4 +177,196 @@ async fn times_that_cannot_be_are_refused(bed: &Bed) {
         ..usual
     };
     bed.store.import_append(id, 0, &[little]).await.unwrap();
+}
+
+fn json(text: &str) -> Option<RawJson> {
+    Some(RawJson::parse(text.to_owned()).unwrap())
+}
+
+async fn what_clients_may_not_send_is_not_imported(bed: &Bed) {
+    let owner = user("alice");
+    let (id, _) = bed.store.import_begin("strict", &owner).await.unwrap();
+    let with = |change: fn(&mut HistoryRecord)| {
+        let mut record = record("strict", 2);
+        change(&mut record);
+        record
+    };
+    let wrong = [
+        (with(|it| it.reply_to = Some(Seq(0))), "replyTo: "),
+        (with(|it| it.reply_to = Some(Seq(2))), "replyTo: "),
+        (with(|it| it.reply_to = Some(Seq(3))), "replyTo: "),
+        (
+            with(|it| it.reactions = json(r#"{"👍":"bob"}"#)),
+            "reactions: ",
+        ),
+        (
+            with(|it| it.reactions = json(r#"{"👍":["b","b"]}"#)),
+            "reactions: ",
+        ),
+        (
+            with(|it| it.reactions = json(r#"{"":["bob"]}"#)),
+            "reactions: ",
+        ),
+        (with(|it| it.attachments = json("[1]")), "attachments: "),
+        (with(|it| it.metadata = json("[]")), "metadata: "),
+        (
+            with(|it| it.metadata = json(&format!(r#"{{"a":"{}"}}"#, "x".repeat(4096)))),
+            "metadata: ",
+        ),
+    ];
+    for (wrong, field) in wrong {
+        let records = [record("strict", 1), wrong];
+        let refused = bed.store.import_append(id, 0, &records).await.unwrap_err();
+        assert!(refused.to_string().starts_with(field), "{refused}");
+    }
+    let fitting = with(|it| {
+        it.reply_to = Some(Seq(1));
+        it.reactions = json("{ \"❤\": [\"bob\"] }");
+        it.metadata = json("{ \"k\": 1 }");
+    });
+    let records = [record("strict", 1), fitting];
+    bed.store.import_append(id, 0, &records).await.unwrap();
+    let log = bed.log("alice", id).await;
+    assert_eq!(log[1].reply_to.map(|id| id.seq), Some(Seq(1)));
+    assert_eq!(log[1].reactions.get(), "{\"❤\u{FE0F}\":[\"bob\"]}");
+    assert_eq!(log[1].metadata.get(), r#"{"k":1}"#);
+}
+
+/// A number that the database of a conversation gives.
+async fn number(bed: &Bed, id: ConversationId, statement: &str) -> i64 {
+    let mut database = database(bed, id).await;
+    let row = database
+        .fetch_optional(statement, &[Value::from(&id)])
+        .await;
+    row.unwrap().unwrap().int(0).unwrap()
+}
+
+async fn a_deleted_message_has_no_content(bed: &Bed) {
+    let deleted = HistoryRecord {
+        deleted_at: Some(LONG_AGO + 10_000),
+        reactions: json(r#"{"👍":["bob"]}"#),
+        attachments: json(r#"[{"url":"secret.png"}]"#),
+        metadata: json(r#"{"k":"secret"}"#),
+        text: "secret".into(),
+        ..record("del", 1)
+    };
+    let id = import(bed, &[deleted.clone(), record("del", 2), deleted]).await;
+    let is_empty = |message: &Message| {
+        let parts = [&message.attachments, &message.reactions, &message.metadata];
+        message.deleted_at.is_some()
+            && message.content.is_empty()
+            && parts.map(RawJson::get) == ["[]", "{}", "{}"]
+    };
+    // As imports once stored them, which kept the content.
+    let mut connection = database(bed, id).await;
+    let set = "UPDATE messages SET content = 'secret', reactions = ?, metadata = ?, edit_history = ? \
+         WHERE conversation_id = ? AND seq = 3";
+    let args = [
+        Value::from(r#"{"x":["bob"]}"#),
+        Value::from(r#"{"k":1}"#),
+        Value::from(r#"[{"content":"secret","replacedAt":"2017-10-08T12:45:02.000Z"}]"#),
+        Value::from(&id),
+    ];
+    assert_eq!(connection.execute(set, &args).await.unwrap(), 1);
+    drop(connection);
+    let log = bed.log("alice", id).await;
+    assert!(is_empty(&log[0]) && is_empty(&log[2]), "{log:?}");
+    let me = caller("alice");
+    let third = bed.store.message(&me, log[2].id).await.unwrap();
+    assert!(
+        is_empty(&third) && third.edit_history.is_none(),
+        "{third:?}"
+    );
+    let listed = entry(bed, id).await;
+    assert_eq!(listed.last_message.unwrap().content, "");
+    let records = bed.store.export(id, Seq(0), 10).await.unwrap();
+    assert_eq!(
+        (records[2].1.text.as_str(), &records[2].1.reactions),
+        ("", &None)
+    );
+
+    // Deleting it again removes what is left, and keeps when it was deleted.
+    let again = bed.store.delete_message(&me, log[2].id).await.unwrap();
+    assert_eq!(again.deleted_at, log[2].deleted_at);
+    let left = "SELECT COUNT(*) FROM messages WHERE conversation_id = ? AND deleted_at IS NOT NULL AND (content <> '' OR \
+         attachments IS NOT NULL OR reactions IS NOT NULL OR metadata IS NOT NULL OR edit_history IS NOT NULL)";
+    assert_eq!(number(bed, id, left).await, 0);
+    let once_more = bed.store.delete_message(&me, log[2].id).await.unwrap();
+    assert_eq!(once_more.rev, again.rev);
+}
+
+async fn stored_values_that_do_not_fit_are_left_out(bed: &Bed) {
+    let records: Vec<_> = (1..=2).map(|n| record("damaged", n)).collect();
+    let id = import(bed, &records).await;
+    let (me, first) = (
+        caller("alice"),
+        MessageId {
+            conversation: id,
+            seq: Seq(1),
+        },
+    );
+    let mut connection = database(bed, id).await;
+    let set = "UPDATE messages SET reactions = ?, attachments = ?, metadata = ?, edit_history = 'no list' \
+         WHERE conversation_id = ?";
+    let args = [
+        Value::from(r#"{"👍":"bob","👎":["bob","bob"]}"#),
+        Value::from("{}"),
+        Value::from(r#"{"a""#),
+        Value::from(&id),
+    ];
+    connection.execute(set, &args).await.unwrap();
+    let set = "UPDATE conversations SET metadata = '[', first_members = ? WHERE id = ?";
+    let args = [Value::from("{"), Value::from(&id)];
+    connection.execute(set, &args).await.unwrap();
+    drop(connection);
+    let log = bed.log("alice", id).await;
+    for message in &log {
+        assert_eq!(message.reactions.get(), r#"{"👎":["bob"]}"#);
+        assert_eq!(
+            (message.attachments.get(), message.metadata.get()),
+            ("[]", "{}")
+        );
+    }
+    let shown = bed.store.message(&me, first).await.unwrap();
+    assert_eq!(shown.edit_history.unwrap().get(), "[]");
+    let shown = bed.store.conversation(&me, id).await.unwrap();
+    assert_eq!(shown.metadata.get(), "{}");
+    let exported = bed.store.export(id, Seq(0), 10).await.unwrap();
+    assert_eq!(exported.len(), 2);
+
+    let reacted = bed.store.react(&me, first, "👍").await.unwrap();
+    assert_eq!(reacted.reactions.get(), r#"{"👍":["alice"],"👎":["bob"]}"#);
+    bed.store
+        .edit_message(&me, first, "again".into())
+        .await
+        .unwrap();
+    assert_eq!(bed.say("alice", id, "more").await.seq, Seq(3));
+    assert_eq!(entry(bed, id).await.head_seq, Seq(3));
+    let deleted = bed.store.delete_message(&me, first).await.unwrap();
+    assert!(deleted.deleted_at.is_some());
+}
+
+async fn a_record_is_one_line_whatever_was_sent(bed: &Bed) {
+    let id = bed.group("alice", &[]).await;
+    let new = NewMessage {
+        content: "hi".into(),
+        metadata: json("{\"a\":\n1, \"b\": \"x y\"}"),
+        attachments: json("[ {\"url\":\r\n\"x\"} ]"),
+        ..NewMessage::default()
+    };
+    let sent = bed.store.send(&caller("alice"), id, new).await.unwrap();
+    assert_eq!(sent.message.metadata.get(), r#"{"a":1,"b":"x y"}"#);
+    assert_eq!(sent.message.attachments.get(), r#"[{"url":"x"}]"#);
+    // As older versions stored it.
+    let mut connection = database(bed, id).await;
+    let set = "UPDATE messages SET metadata = ? WHERE conversation_id = ?";
+    let args = [Value::from("{\"a\":\n1}"), Value::from(&id)];
+    connection.execute(set, &args).await.unwrap();
+    drop(connection);
+    let records = bed.store.export(id, Seq(0), 10).await.unwrap();
+    let line = serde_json::to_string(&records[0].1).unwrap();
+    assert!(
+        !line.contains('\n') && line.contains(r#""metadata":{"a":1}"#),
+        "{line}"
+    );
 }

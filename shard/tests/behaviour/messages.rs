@@ -480,7 +480,36 @@ async fn reactions_are_sets(bed: &Bed) {
         .await
         .unwrap();
     assert_eq!(none.reactions.get(), "{}");
-    for wrong in ["", " ", "a b", "\u{0}", &"x".repeat(65)] {
+    // What looks alike is one emoji, however it is written.
+    for (name, heart) in [("alice", "❤"), ("bob", "❤\u{FE0F}"), ("bob", "❤\u{FE0E}")] {
+        let hearts = bed.store.react(&caller(name), sent.id, heart).await;
+        assert!(
+            hearts
+                .unwrap()
+                .reactions
+                .get()
+                .starts_with("{\"❤\u{FE0F}\":[\"alice\"")
+        );
+    }
+    for name in ["alice", "bob"] {
+        bed.store
+            .unreact(&caller(name), sent.id, "❤")
+            .await
+            .unwrap();
+    }
+    let message = bed.store.message(&caller("bob"), sent.id).await.unwrap();
+    assert_eq!(message.reactions.get(), "{}");
+    for wrong in [
+        "",
+        " ",
+        "a b",
+        "\u{0}",
+        ".",
+        "..",
+        "\u{200B}",
+        "👍\u{2060}",
+        &"x".repeat(65),
+    ] {
         assert!(
             matches!(
                 bed.store.react(&caller("bob"), sent.id, wrong).await,
@@ -713,7 +742,13 @@ async fn text_is_text_whatever_it_says(bed: &Bed) {
         "bob ",
         "ids are compared byte for byte"
     );
-    for refused in [text("a\0b"), text(&"x".repeat(5001)), text_as("k\0", "x")] {
+    for refused in [
+        text(" \n"),
+        text("\u{200B}\u{3164}"),
+        text("a\0b"),
+        text(&"x".repeat(5001)),
+        text_as("k\0", "x"),
+    ] {
         assert!(matches!(
             bed.store.send(&caller("bob"), id, refused).await,
             Err(Error::Invalid(_))

@@ -1,5 +1,6 @@
 //! From lines to records, with an answer for a line that is none.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, Read as _};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use anyhow::Context as _;
 use backscroll_shard::ids::{KeyFunction, UserId};
 use backscroll_shard::import::check_record;
 use backscroll_shard::model::HistoryRecord;
-use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::settings::{LimitSettings, StoreSettings};
 
 use super::source::Source;
 use crate::cli::BadInput;
@@ -29,7 +30,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Rules {
     key_function: KeyFunction,
-    attachments_bytes: usize,
+    limits: LimitSettings,
 }
 
 impl Rules {
@@ -38,10 +39,9 @@ impl Rules {
     /// # Errors
     /// When `owner` cannot be placed on the key space.
     pub(super) fn new(settings: &StoreSettings, owner: Option<&UserId>) -> Result<Self, BadInput> {
-        let attachments_bytes = settings.limits.attachments_bytes as usize;
         let rules = Self {
             key_function: settings.keyspace.function,
-            attachments_bytes,
+            limits: settings.limits.clone(),
         };
         match owner.map(|owner| rules.user("--owner", owner)) {
             Some(Err(what)) => Err(BadInput(what)),
@@ -56,32 +56,12 @@ impl Rules {
         }
     }
 
-    /// What the store would refuse, said here so that the line can be named.
-    fn check(&self, record: &HistoryRecord) -> Result<(), String> {
-        check_record(record).map_err(|error| error.to_string())?;
-        if let Some(list) = &record.attachments {
-            if list.get().len() > self.attachments_bytes {
-                return Err(format!(
-                    "attachments: at most {} bytes (limits.attachments_bytes)",
-                    self.attachments_bytes
-                ));
-            }
-            serde_json::from_str::<Vec<Object>>(list.get())
-                .map_err(|_| "attachments: must be a list of JSON objects")?;
-        }
-        for (field, json) in [
-            ("reactions", &record.reactions),
-            ("metadata", &record.metadata),
-        ] {
-            let Some(json) = json else { continue };
-            serde_json::from_str::<Object>(json.get())
-                .map_err(|_| format!("{field}: must be a JSON object"))?;
-        }
+    /// What the store would refuse of message `number` of a channel, said here so that the line can be named.
+    fn check(&self, record: &HistoryRecord, number: u64) -> Result<(), String> {
+        check_record(record, number, &self.limits).map_err(|error| error.to_string())?;
         self.user("user", &record.user)
     }
 }
-
-type Object = serde_json::Map<String, serde_json::Value>;
 
 /// Reads records line by line. Empty lines are passed over.
 pub(super) struct LineReader {
@@ -89,6 +69,8 @@ pub(super) struct LineReader {
     rules: Arc<Rules>,
     buffer: Vec<u8>,
     number: u64,
+    /// How many messages of each channel were read.
+    messages: HashMap<String, u64>,
 }
 
 impl LineReader {
@@ -99,6 +81,7 @@ impl LineReader {
             rules,
             buffer: Vec::new(),
             number: 0,
+            messages: HashMap::new(),
         }
     }
 
@@ -138,13 +121,27 @@ impl LineReader {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            let record = parse(text).and_then(|record| self.rules.check(&record).map(|()| record));
+            let record = parse(text).and_then(|record| self.accept(record));
             return Ok(Some(Line {
                 number: line,
                 record,
                 bytes,
             }));
         }
+    }
+}
+
+impl LineReader {
+    /// Checks a record, and counts it if it is good.
+    fn accept(&mut self, record: HistoryRecord) -> Result<HistoryRecord, String> {
+        let known = self.messages.get_mut(&record.channel);
+        let number = known.as_ref().map_or(0, |count| **count) + 1;
+        self.rules.check(&record, number)?;
+        match known {
+            Some(count) => *count = number,
+            None => drop(self.messages.insert(record.channel.clone(), number)),
+        }
+        Ok(record)
     }
 }
 
@@ -189,7 +186,7 @@ mod tests {
             Source::of(input),
             Arc::new(Rules {
                 key_function: function,
-                attachments_bytes: 100,
+                limits: LimitSettings::default(),
             }),
         );
         std::iter::from_fn(|| reader.next().unwrap())
@@ -240,7 +237,7 @@ mod tests {
             ),
             (
                 r#"{"channel":"","user":"a","at":1507466702000,"text":"x"}"#,
-                "channel: 1 to 255 characters",
+                "channel: 1 to 255 characters without a NUL character",
             ),
             (
                 r#"{"channel":"zig","user":"a","at":-1,"text":"x"}"#,
