@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::archive;
 use crate::cold_tier::ColdTier;
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
@@ -155,6 +156,25 @@ pub async fn page(
         deadline,
     };
     let merged = stretch.read(rows, (access.rev, hot)).await?;
+    let mut dropped_before = None;
+    if merged.dropped {
+        let mut rows = shard.read(assignment, deadline).await?;
+        let last = archive::last_dropped(&mut rows, id).await?;
+        dropped_before = Some(last.next());
+        // A walk forward goes on behind what is gone.
+        if merged.messages.is_empty()
+            && matches!(position, Position::After(_) | Position::Around(_))
+        {
+            let behind = (Position::After(last), limit);
+            let page =
+                Box::pin(page(shard, assignment, cold, (id, user), behind, deadline)).await?;
+            return Ok(HistoryPage {
+                has_more_before: false,
+                dropped_before,
+                ..page
+            });
+        }
+    }
     if let (Position::Latest | Position::Before(_), Some(before)) = (position, merged.cold_from)
         && first.0 < before.0.saturating_add(2 * u64::from(limit))
     {
@@ -169,6 +189,7 @@ pub async fn page(
         head_seq: access.head_seq,
         rev: access.rev,
         has_more_before: first > Seq(1) && access.head_seq > Seq(0) && !merged.dropped,
+        dropped_before,
         has_more_after: last < access.head_seq,
         tiers: merged.tiers,
         archive_unavailable: merged.unavailable,

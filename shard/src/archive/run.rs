@@ -8,6 +8,7 @@ use crate::db::{Connection, Row, Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::model::Timestamp;
+use crate::owned::OwnedReader;
 
 /// Most messages of a run: what bounds a look-up in the index to the few rows that can matter.
 pub const RUN_MAX: u64 = 4096;
@@ -271,4 +272,18 @@ pub async fn drop_run(
 ) -> Result<()> {
     let args = values![&conversation, run.last_seq, run.generation];
     connection.execute(DROP_RUN, &args).await.map(drop)
+}
+
+/// By the index `archive_runs_segment`.
+const LAST_DROPPED: &str = "SELECT MAX(last_seq) FROM archive_runs {by archive_runs_segment} \
+     WHERE segment IS NULL AND conversation_id = ?";
+
+/// The last message of a conversation that was dropped when its retention ended; 0 when none was.
+///
+/// # Errors
+/// When the database fails.
+pub async fn last_dropped(rows: &mut OwnedReader<'_>, id: ConversationId) -> Result<Seq> {
+    let row = rows.fetch_optional(LAST_DROPPED, &values![&id]).await?;
+    let last = row.map_or(Ok(None), |row| row.opt_int(0))?;
+    Ok(last.map_or(Seq(0), Seq::from_i64))
 }

@@ -155,6 +155,9 @@ pub struct HistoryPage {
     pub rev: Rev,
     /// There are older messages.
     pub has_more_before: bool,
+    /// The messages before this one were dropped when their retention ended; absent where the page does not reach them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped_before: Option<Seq>,
     /// There are newer messages.
     pub has_more_after: bool,
     /// Where the messages came from.

@@ -141,6 +141,25 @@ async fn what_is_older_than_the_retention_is_dropped(backend: Backend) {
     assert_eq!(exported[0].0, first, "what was dropped is passed over");
     let page = bed.page(id, Position::Before(first), 50).await;
     assert!(page.messages.is_empty() && !page.has_more_before);
+    assert_eq!(page.dropped_before, Some(first));
+    // Whoever comes from before goes on behind what is gone, and is told what is.
+    for position in [
+        Position::After(Seq(0)),
+        Position::After(Seq(7)),
+        Position::Around(Seq(3)),
+    ] {
+        let page = bed.page(id, position, 20).await;
+        assert_eq!(page.messages, left[..20], "{position:?}");
+        assert_eq!(page.dropped_before, Some(first));
+        assert!(page.has_more_after && !page.has_more_before);
+    }
+    let page = bed.page(id, Position::Around(first), 20).await;
+    assert_eq!(
+        (page.messages[0].seq, page.dropped_before),
+        (first, Some(first))
+    );
+    let page = bed.page(id, Position::Latest, 20).await;
+    assert_eq!(page.dropped_before, None);
     let dropped = MessageId {
         conversation: id,
         seq: Seq(1),
