@@ -71,7 +71,9 @@ pub(crate) enum End {
     Close(Close),
     /// The client broke the transport's protocol, which has this code for it.
     Violation(u16),
-    /// The client left, or the transport failed.
+    /// The client closes it, and waits for the server to do the same.
+    Left,
+    /// The client is gone, or the transport failed.
     Gone,
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
-use backscroll_shard::model::RawJson;
+use backscroll_shard::model::{RawJson, from_object};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -139,18 +139,19 @@ async fn first_frame(socket: &mut WebSocket) -> Result<(Authenticate, bool), End
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
-                let Ok(frame) = serde_json::from_str::<Frame<'_>>(&text) else {
+                let Some(frame) = Frame::read(&text) else {
                     let first = plain::credentials(&text).ok_or(Close::InvalidFrame)?;
                     return Ok((first, true));
                 };
                 if frame.event != "authenticate" {
                     return Err(Close::Unauthenticated.into());
                 }
-                let first = serde_json::from_str(frame.data()).map_err(|_| Close::InvalidFrame)?;
+                let first = from_object(frame.data()).map_err(|_| Close::InvalidFrame)?;
                 return Ok((first, false));
             }
             Some(Ok(Message::Binary(_))) => return Err(Close::InvalidFrame.into()),
-            Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
+            Some(Ok(Message::Close(_))) => return Err(End::Left),
+            None => return Err(End::Gone),
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(broken(error)),
         }
@@ -168,7 +169,13 @@ struct Frame<'a> {
     ack: Option<u64>,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// Reads a frame. A JSON array is none, which serde by itself would take for the list of its fields.
+    fn read(text: &'a str) -> Option<Self> {
+        let is_object = text.trim_ascii_start().starts_with('{');
+        serde_json::from_str(text).ok().filter(|_| is_object)
+    }
+
     fn data(&self) -> &str {
         self.data.map_or("{}", RawValue::get)
     }
@@ -198,7 +205,7 @@ struct NativeDoor<'a> {
 impl NativeDoor<'_> {
     fn command(&self, text: &str) -> Option<Command> {
         match self.dialect {
-            None => Some(serde_json::from_str::<Frame<'_>>(text).ok()?.into_command()),
+            None => Some(Frame::read(text)?.into_command()),
             Some(_) => plain::command(text),
         }
     }
@@ -240,7 +247,8 @@ impl Door for NativeDoor<'_> {
             },
             Some(Ok(Message::Binary(_))) => Err(Close::InvalidFrame.into()),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
-            Some(Ok(Message::Close(_))) | None => Err(End::Gone),
+            Some(Ok(Message::Close(_))) => Err(End::Left),
+            None => Err(End::Gone),
             Some(Err(error)) => Err(broken(error)),
         }
     }
@@ -248,7 +256,7 @@ impl Door for NativeDoor<'_> {
     fn next_same(&mut self, name: &str) -> Option<Command> {
         let next = self.socket.next().now_or_never()?;
         if let Some(Ok(Message::Text(text))) = &next
-            && let Ok(frame) = serde_json::from_str::<Frame<'_>>(text)
+            && let Some(frame) = Frame::read(text)
             && frame.event == name
         {
             return Some(frame.into_command());
@@ -297,6 +305,12 @@ async fn close(socket: &mut WebSocket, end: End) {
     let (code, reason) = match end {
         End::Close(close) => (close.code(), close.name()),
         End::Violation(code) => (code, "protocol_error"),
+        End::Left => {
+            // The library has its answer ready; it goes out with the next read, which ends the handshake.
+            let answering = async { while let Some(Ok(_)) = socket.next().await {} };
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, answering).await;
+            return;
+        }
         End::Gone => return,
     };
     metrics::CLOSED.with([reason]).increment(1);

@@ -184,7 +184,7 @@ impl Session {
         let mut state = self.state();
         let mut all = state.typing.iter_mut();
         match all.find(|typing| typing.conversation == id) {
-            Some(typing) if now < typing.published_at + TYPING_EVERY_MS => false,
+            Some(typing) if typing.now && now < typing.published_at + TYPING_EVERY_MS => false,
             Some(typing) => {
                 (typing.published_at, typing.now) = (now, true);
                 true

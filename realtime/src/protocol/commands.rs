@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use backscroll_shard::model::{
     ConversationHead, Message, Notification, RawJson, SyncPage, SyncRequest, UnreadCount,
-    UnreadNotifications, Watermarks,
+    UnreadNotifications, Watermarks, from_object,
 };
 use futures_util::FutureExt as _;
 use serde::Serialize;
@@ -168,7 +168,9 @@ impl BatchedCommand {
 
 /// Parses the data of a command.
 pub(crate) fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
-    serde_json::from_str(data).map_err(|error| Failure::invalid(format!("data: {error}")))
+    // A command that takes no data ignores what comes, whatever it is.
+    let parsed = from_object(data).or_else(|error| serde_json::from_str("null").map_err(|_| error));
+    parsed.map_err(|error| Failure::invalid(format!("data: {error}")))
 }
 
 /// Encodes the answer to a command.

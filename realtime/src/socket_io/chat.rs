@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
-use backscroll_shard::model::RawJson;
+use backscroll_shard::model::{RawJson, from_object};
 use engineioxide::Str;
 use serde::Serialize;
 
@@ -130,7 +130,7 @@ async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failu
     };
     let auth = if auth.is_empty() { "{}" } else { auth };
     let Authenticate { token, resume } =
-        serde_json::from_str(auth).map_err(|error| unauthenticated(format!("auth: {error}")))?;
+        from_object(auth).map_err(|error| unauthenticated(format!("auth: {error}")))?;
     let identity = gateway.authenticate(&token).await;
     let identity = identity.map_err(|(_, failure)| failure)?;
     let opened = gateway.open(identity, resume, false).await;

@@ -19,6 +19,7 @@ super::through_both_doors!(
     edits_deletions_and_reactions_are_delivered,
     typing_is_delivered_to_the_other_members,
     typing_ends_with_the_connection,
+    a_list_is_no_object,
     the_presence_of_an_open_conversation_s_members_is_delivered,
     a_session_that_names_users_receives_no_other_presence,
     a_former_member_receives_no_presence,
@@ -188,6 +189,15 @@ async fn typing_is_delivered_to_the_other_members(door: Door) {
     for _ in 0..3 {
         alice.ask("typing_start", data.clone()).await.unwrap();
     }
+    assert_eq!(bob.event("user_typing").await, typing(true));
+    alice.ask("typing_stop", data.clone()).await.unwrap();
+    assert_eq!(bob.event("user_typing").await, typing(false));
+    // Whoever begins again at once is shown again, also after a message.
+    alice.ask("typing_start", data.clone()).await.unwrap();
+    assert_eq!(bob.event("user_typing").await, typing(true));
+    let message = json!({"conversationId": id, "content": "hi"});
+    alice.ask("send_message", message).await.unwrap();
+    alice.ask("typing_start", data.clone()).await.unwrap();
     assert_eq!(bob.event("user_typing").await, typing(true));
     alice.ask("typing_stop", data.clone()).await.unwrap();
     assert_eq!(bob.event("user_typing").await, typing(false));
@@ -544,5 +554,23 @@ async fn a_send_that_is_repeated_is_stored_once(door: Door) {
     );
     bob.event("new_message").await;
     bob.receives_no("new_message").await;
+    bed.close().await;
+}
+
+async fn a_list_is_no_object(door: Door) {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = bed.connect(door, "alice").await;
+    for (name, data) in [
+        ("send_message", json!([id, "hi"])),
+        ("join_conversation", json!([id])),
+        ("mark_read", json!([id, 1])),
+        ("send_message", json!("hi")),
+    ] {
+        assert_eq!(alice.fails(name, data).await, "invalid_request");
+    }
+    let data = json!({"conversationId": id});
+    let head = alice.ask("join_conversation", data).await.unwrap();
+    assert_eq!(head["headSeq"], 0);
     bed.close().await;
 }

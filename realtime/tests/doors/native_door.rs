@@ -1,7 +1,10 @@
 //! What only the native door does.
 
+use futures_util::StreamExt as _;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::bed::Bed;
 use crate::client::{Client, Door};
@@ -82,5 +85,44 @@ async fn a_silent_client_is_pinged_and_one_that_answers_stays() {
     }
     assert!(pinged);
     alice.ask("ping", json!({})).await.unwrap();
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn a_frame_is_an_object() {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(Door::Native, "alice").await;
+    alice.text(r#"["ping",{},1]"#).await;
+    assert_eq!(alice.end().await, "invalid_frame");
+    bed.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_is_answered() {
+    let bed = Bed::new().await;
+    for enters in [true, false] {
+        let mut client = if enters {
+            bed.connect(Door::Native, "alice").await
+        } else {
+            Client::native(Client::websocket(bed.address, PATH, &[]).await.unwrap())
+        };
+        let frame = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "bye".into(),
+        };
+        client.socket.close(Some(frame.clone())).await.unwrap();
+        let answer = loop {
+            match client.socket.next().await.unwrap().unwrap() {
+                Message::Close(answer) => break answer,
+                _ => {}
+            }
+        };
+        assert_eq!(answer.map(|it| it.code), Some(frame.code));
+        assert!(
+            client.socket.next().await.is_none(),
+            "the server ends the connection"
+        );
+    }
+    bed.holds(0).await;
     bed.close().await;
 }

@@ -101,7 +101,7 @@ pub struct Conversation {
     pub read_seq: Seq,
     /// Up to where my devices have received.
     pub delivered_seq: Seq,
-    /// `headSeq - readSeq`.
+    /// `headSeq - readSeq`: messages that were deleted before they were read count as well.
     pub unread_count: u64,
 }
 
@@ -122,7 +122,7 @@ pub struct ListEntry {
     pub rev: Rev,
     /// Up to where I have read.
     pub read_seq: Seq,
-    /// `headSeq - readSeq`.
+    /// `headSeq - readSeq`: messages that were deleted before they were read count as well.
     pub unread_count: u64,
     /// How many members it has.
     pub member_count: u64,
@@ -237,7 +237,7 @@ pub struct Watermarks {
     pub read_seq: Seq,
     /// Up to where my devices have received.
     pub delivered_seq: Seq,
-    /// `headSeq - readSeq`.
+    /// `headSeq - readSeq`: messages that were deleted before they were read count as well.
     pub unread_count: u64,
 }
 

@@ -9,7 +9,7 @@ use super::batches::Batch;
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::history;
-use crate::ids::{ConversationId, Rev};
+use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::list::{self, Entry, ListOrder};
 use crate::map::Assignment;
 use crate::member::Membership;
@@ -17,10 +17,11 @@ use crate::model::{
     Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
 };
 use crate::node::Shard;
-use crate::owned::{OwnedTransaction, WriteScope};
+use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 use crate::relay;
 use crate::standing;
 use crate::sync::{self, Delta};
+use crate::user_revs;
 
 /// How long a list waits for the heads of large conversations.
 const FOLLOW: Duration = Duration::from_secs(1);
@@ -90,7 +91,8 @@ impl Store {
         })
     }
 
-    /// What changed since the client's cursor and revs, in pages.
+    /// What changed since the client's cursor and revs, in pages. A cursor or a rev that was not given out, because the
+    /// database was restored to an earlier state, is as good as none: the list is told whole, the conversation by `resync`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor or too many conversations.
@@ -106,15 +108,16 @@ impl Store {
             .as_deref()
             .map(sync::parse_cursor)
             .transpose()?;
-        let from = since.unwrap_or_default();
         let key = self.key(&caller.user)?;
-        let mut entries = self
+        let (since, mut entries) = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut mine = shard.read(&assignment, caller.deadline).await?;
-                list::changed(&mut mine, (key, &caller.user), from, sync::ENTRIES_MAX + 1).await
+                let me = (key, &caller.user);
+                changed_since(&mut mine, me, since, sync::ENTRIES_MAX + 1).await
             })
             .await?;
+        let from = since.unwrap_or_default();
         let mut has_more = entries.len() > sync::ENTRIES_MAX as usize;
         entries.truncate(sync::ENTRIES_MAX as usize);
         let cursor = entries.last().map_or(from, |entry| entry.rev);
@@ -270,4 +273,21 @@ impl Store {
         self.listener.committed(relay::list_events(changed));
         Ok(())
     }
+}
+
+/// The entries of a user's list that changed after a rev, and that rev; all of them, and none, when it was never given out.
+async fn changed_since(
+    rows: &mut OwnedReader<'_>,
+    me: (UserKey, &UserId),
+    since: Option<Rev>,
+    limit: u32,
+) -> Result<(Option<Rev>, Vec<Entry>)> {
+    let entries = list::changed(rows, me, since.unwrap_or_default(), limit).await?;
+    if let Some(rev) = since.filter(|rev| *rev > Rev(0) && entries.is_empty()) {
+        let revs = user_revs::of(rows, &[me]).await?;
+        if revs.first().is_none_or(|(_, current)| rev > *current) {
+            return Ok((None, list::changed(rows, me, Rev(0), limit).await?));
+        }
+    }
+    Ok((since, entries))
 }

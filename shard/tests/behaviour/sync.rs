@@ -15,6 +15,7 @@ crate::on_every_backend!(
     too_far_behind_is_told_to_resync,
     long_absences_come_in_pages,
     leaving_is_told,
+    a_position_of_the_future_is_as_good_as_none,
     who_joins_and_writes_has_read,
 );
 
@@ -321,4 +322,29 @@ async fn leaving_is_told(bed: &Bed) {
     assert_eq!(later.cursor, page.cursor, "not even that something happens");
     let entry = later.changes[0].conversation.as_ref().unwrap();
     assert!(entry.removed && entry.last_message.is_none(), "{entry:?}");
+}
+
+/// As clients have it after a database was brought back from a backup.
+async fn a_position_of_the_future_is_as_good_as_none(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    bed.say("alice", id, "hello").await;
+    bed.settle().await;
+    let sync = async |cursor: Option<&str>, rev: Option<u64>| {
+        let request = SyncRequest {
+            cursor: cursor.map(str::to_owned),
+            conversations: rev.map(|rev| (id, Rev(rev))).into_iter().collect(),
+        };
+        bed.store.sync(&caller("bob"), request).await.unwrap()
+    };
+    let first = sync(None, None).await;
+    let ahead = sync(Some("1000000"), Some(1_000_000)).await;
+    assert_eq!(ahead.changes.len(), 1);
+    assert_eq!(ahead.changes[0].conversation, first.changes[0].conversation);
+    assert_eq!(ahead.cursor, first.cursor);
+    assert_eq!(
+        (ahead.resync.len(), ahead.resync[0].conversation_id),
+        (1, id)
+    );
+    let current = sync(Some(&first.cursor), None).await;
+    assert!(current.changes.is_empty() && current.cursor == first.cursor);
 }
