@@ -200,9 +200,10 @@ impl Authenticator {
             .get("sub")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        let user = UserId::new(subject).map_err(|_| {
+        let user = UserId::new(subject).and_then(|user| user.check_new().map(|()| user));
+        let user = user.map_err(|_| {
             AuthError::Invalid(
-                "the token's `sub` is not a user id: 1 to 64 bytes without control characters",
+                "the token's `sub` is not a user id: 1 to 64 bytes without control characters, not `.` or `..`",
             )
         })?;
         Ok(Identity {

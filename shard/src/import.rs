@@ -294,6 +294,8 @@ pub fn check_record(record: &HistoryRecord, number: u64, limits: &LimitSettings)
         at.map_or(Ok(()), |at| check_time(field, at, now))?;
     }
     check_channel(&record.channel)?;
+    let user = record.user.check_new();
+    user.map_err(|error| Error::invalid("user", error))?;
     if let Some(Seq(answered)) = record.reply_to
         && !(1..number).contains(&answered)
     {

@@ -140,6 +140,9 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
         Ok((good, rejected))
     });
     let (good, rejected) = progress.until(async { check.await? }).await?;
+    if rejected.count + good == 0 {
+        return Err(empty(args));
+    }
     if rejected.count > 0 && !args.skip_bad {
         let (bad, all) = (
             out::grouped(rejected.count),
@@ -152,6 +155,15 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
         .into());
     }
     Ok(Some(good))
+}
+
+/// Nothing came: what should have written the input has failed, most likely.
+fn empty(args: &Args) -> anyhow::Error {
+    let file = args.file.display();
+    BadInput(format!(
+        "{file}: the input is empty; look whether what was to write it has failed"
+    ))
+    .into()
 }
 
 /// Everything that one run has to say.
@@ -184,6 +196,9 @@ async fn import(
             "{stdin_name}: cannot be imported:\n{rejected}\nThe lines before line {stopped_at} are stored. Mend it and import the whole again: what is stored is skipped."
         ))
         .into());
+    }
+    if rejected.count + tally.done() == 0 {
+        return Err(empty(args));
     }
     let seconds = started.elapsed().as_secs_f64();
     let messages = tally.stored();
@@ -233,6 +248,7 @@ fn report(args: &Args, outcome: Outcome) -> anyhow::Result<()> {
     } in summary.conversations.iter().take(NAMED)
     {
         let messages = out::counted(*messages, "message");
+        let title = out::inline(title);
         out::line(format_args!("  {id}  {title} ({messages})"))?;
     }
     if conversations > NAMED {

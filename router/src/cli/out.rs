@@ -1,5 +1,6 @@
 //! What commands print. The one place that writes to standard output.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::mpsc;
@@ -44,9 +45,39 @@ fn tell_apart(error: io::Error) -> io::Error {
     }
 }
 
-/// A line on standard output.
+/// A line on standard output, or several.
 pub(super) fn line(text: impl Display) -> io::Result<()> {
-    writeln!(stdout(), "{text}")
+    writeln!(stdout(), "{}", harmless(&text.to_string()))
+}
+
+/// `text` without what could command a terminal or show it in another order, each such character escaped: titles, users
+/// and errors come from outside. Line ends stay, as lines of several lines have them.
+fn harmless(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c != '\n' && c != '\t' && is_command(c))
+}
+
+/// `text` from outside as a part of one line.
+pub(super) fn inline(text: &str) -> Cow<'_, str> {
+    escape(text, is_command)
+}
+
+fn is_command(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escape(text: &str, unfit: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&unfit) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match unfit(c) {
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
+        }
+    }
+    escaped.into()
 }
 
 /// A line on standard output for people who start a service by hand. The service does not depend on it: a reader that is
@@ -65,7 +96,7 @@ pub(super) fn announce(text: impl Display) {
 
 /// A line on standard error. There is nobody to tell when that fails.
 pub(super) fn note(text: impl Display) {
-    telemetry::note(text);
+    telemetry::note(harmless(&text.to_string()));
 }
 
 /// `value` as JSON on standard output.
@@ -83,7 +114,7 @@ pub(super) fn table<const COLUMNS: usize>(
 ) -> io::Result<()> {
     let width = |column: usize| {
         rows.iter()
-            .map(|row| row[column].chars().count())
+            .map(|row| inline(&row[column]).chars().count())
             .chain([header[column].len()])
             .max()
     };
@@ -92,7 +123,7 @@ pub(super) fn table<const COLUMNS: usize>(
         let cells = cells
             .iter()
             .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+            .map(|(cell, width)| format!("{:width$}", inline(cell)));
         line(cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     print(header)?;
@@ -128,6 +159,19 @@ mod tests {
         assert_eq!(counted(1, "message"), "1 message");
         assert_eq!(counted(0, "message"), "0 messages");
         assert_eq!(counted(2000, "message"), "2,000 messages");
+    }
+
+    #[test]
+    fn what_comes_from_outside_commands_no_terminal() {
+        assert_eq!(inline("caf\u{e9} 日本 👍"), "caf\u{e9} 日本 👍");
+        assert_eq!(
+            inline("a\nb\u{1b}[2J\u{202e}c"),
+            "a\\nb\\u{1b}[2J\\u{202e}c"
+        );
+        assert_eq!(
+            harmless("two\nlines\u{7}\u{9b}31m"),
+            "two\nlines\\u{7}\\u{9b}31m"
+        );
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn a_file_with_bad_lines_stores_nothing_and_names_them() {
         "{refused:#?}"
     );
     assert!(
-        refused.stderr.contains("line 7: is not JSON"),
+        refused.stderr.contains("line 7: is cut off"),
         "{refused:#?}"
     );
     assert!(
@@ -205,7 +205,7 @@ fn a_file_with_bad_lines_stores_nothing_and_names_them() {
         .run(&["import", file, "--skip-bad", "--json"])
         .exits(0);
     assert!(
-        skipped.stderr.contains("line 7: is not JSON"),
+        skipped.stderr.contains("line 7: is cut off"),
         "{skipped:#?}"
     );
     let summary = skipped.json();
@@ -228,7 +228,7 @@ fn standard_input_keeps_what_precedes_a_bad_line() {
         .pipe(&["import", "-"], lines.join("\n").as_bytes())
         .exits(4);
     assert!(
-        refused.stderr.contains("line 61: is not JSON"),
+        refused.stderr.contains("line 61: is not a JSON object"),
         "{refused:#?}"
     );
     assert!(

@@ -83,3 +83,48 @@ fn of_deleted_messages_only_their_place_is_stored() {
     );
     assert_exported(&sandbox, &summary, stored);
 }
+
+#[test]
+fn an_empty_input_is_no_success() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.write("empty.jsonl", "\n");
+    let file = file.to_str().unwrap();
+    for refused in [
+        sandbox.run(&["import", file]).exits(4),
+        sandbox.pipe(&["import", "-"], b"").exits(4),
+    ] {
+        assert!(
+            refused.stderr.contains("the input is empty"),
+            "{refused:#?}"
+        );
+    }
+}
+
+#[test]
+fn other_encodings_are_named() {
+    let sandbox = Sandbox::new();
+    let line = r#"{"channel":"a","user":"b","at":1507466702000,"text":"c"}"#;
+    let wide: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let file = sandbox.write("wide.jsonl", wide);
+    let refused = sandbox.run(&["import", file.to_str().unwrap()]).exits(4);
+    assert!(refused.stderr.contains("iconv -f UTF-16"), "{refused:#?}");
+    let refused = sandbox
+        .pipe(&["import", "-"], b"\x1f\x8b\x08\0\0\0")
+        .exits(4);
+    assert!(refused.stderr.contains("zcat"), "{refused:#?}");
+}
+
+#[test]
+fn titles_command_no_terminal() {
+    let sandbox = Sandbox::new();
+    let input = r#"{"channel":"a\n\u001b[31mred","user":"b","at":1507466702000,"text":"c"}"#;
+    let told = sandbox.pipe(&["import", "-"], input.as_bytes()).exits(0);
+    assert!(
+        told.stdout.contains(r"a\n\u{1b}[31mred (1 message)"),
+        "{told:#?}"
+    );
+    assert!(!told.stdout.contains('\u{1b}'));
+    let input = r#"{"channel":"a","user":"\u001b[31m","at":1507466702000,"text":"c"}"#;
+    let told = sandbox.pipe(&["import", "-"], input.as_bytes()).exits(4);
+    assert!(!told.stderr.contains('\u{1b}'), "{told:#?}");
+}

@@ -32,6 +32,20 @@ impl UserId {
         Ok(Self(text))
     }
 
+    /// Whether a user who is not known yet may have this id. Ids are segments of addresses, where `.` and `..` stand for
+    /// other places; who has such an id already keeps it.
+    ///
+    /// # Errors
+    /// When not.
+    pub fn check_new(&self) -> Result<(), IdError> {
+        match self.as_str() {
+            "." | ".." => Err(IdError(
+                "a user id is not `.` or `..`, which no address can name",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

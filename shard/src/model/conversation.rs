@@ -10,7 +10,7 @@ use crate::ids::{ConversationId, Rev, Seq, UserId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ConversationKind {
-    /// Two members, for ever the same; one conversation per pair.
+    /// Two members, for ever the same, or one who writes notes; one conversation per pair.
     Direct,
     /// A closed group (at most 100 members by default).
     Group,
@@ -34,9 +34,9 @@ pub enum Role {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewConversation {
-    /// `direct` is create-or-get, with exactly one other member.
+    /// `direct` is create-or-get, with exactly one other member, or with the caller alone for notes.
     pub kind: ConversationKind,
-    /// The other members; the caller is one in any case, and owns it.
+    /// The other members; the caller is one in any case, and owns it. Notes name the caller.
     pub members: Vec<UserId>,
     /// A name, at most 255 characters; direct conversations have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

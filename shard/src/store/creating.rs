@@ -114,6 +114,7 @@ impl Store {
             .filter(|user| **user != caller.user)
             .collect();
         for user in &others {
+            user.check_new()?;
             self.key(user)?;
         }
         let (id, creator_role) = self.place(caller, new, (&others, key), probe)?;
@@ -160,11 +161,16 @@ impl Store {
     ) -> Result<(ConversationId, Role)> {
         let me = (&caller.user, self.key(&caller.user)?);
         if new.kind == ConversationKind::Direct {
-            let [other] = others.iter().copied().collect::<Vec<_>>()[..] else {
-                return Err(Error::invalid(
-                    "members",
-                    "a direct conversation has exactly one other member",
-                ));
+            let other = match others.iter().copied().collect::<Vec<_>>()[..] {
+                [other] => other,
+                // Notes to oneself.
+                [] if new.members.contains(&caller.user) => &caller.user,
+                _ => {
+                    return Err(Error::invalid(
+                        "members",
+                        "a direct conversation has exactly one other member, or names its creator for notes",
+                    ));
+                }
             };
             if new.title.is_some() {
                 return Err(Error::invalid("title", "a direct conversation has none"));
@@ -252,6 +258,7 @@ async fn recognise(rows: &mut OwnedReader<'_>, stored: &Head, plan: &Plan) -> Re
         Repeat::SamePair => {
             let users: Vec<&UserId> = plan.members.iter().map(|(user, _)| user).collect();
             stored.kind == ConversationKind::Direct
+                && stored.member_count == users.len() as u64
                 && member::some(rows, stored.id, &users).await?.len() == users.len()
         }
         Repeat::SameRequest(digest) => {

@@ -84,6 +84,7 @@ impl Store {
             ));
         }
         for user in &users {
+            user.check_new()?;
             self.key(user)?;
         }
         if new.role == Role::Owner {

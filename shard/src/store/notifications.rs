@@ -46,6 +46,7 @@ impl Store {
             ));
         }
         for user in &users {
+            user.check_new()?;
             self.key(user)?;
         }
         let limits = &self.settings().limits;

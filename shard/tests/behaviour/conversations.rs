@@ -1,7 +1,7 @@
 //! Creating, members and roles, lists.
 
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::ConversationId;
+use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, NewConversation, NewMembers, Role,
 };
@@ -18,6 +18,7 @@ crate::on_every_backend!(
     pins_and_mutes_are_ones_own,
     a_deleted_conversation_is_gone_for_all,
     wrong_input_is_refused,
+    notes_are_a_direct_conversation_with_oneself,
 );
 
 fn new(kind: ConversationKind, members: &[&str], title: Option<&str>) -> NewConversation {
@@ -468,7 +469,6 @@ async fn wrong_input_is_refused(bed: &Bed) {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     for wrong in [
         new(ConversationKind::Direct, &[], None),
-        new(ConversationKind::Direct, &["alice"], None),
         new(ConversationKind::Direct, &["bob", "carol"], None),
         new(ConversationKind::Direct, &["bob"], Some("title")),
         new(ConversationKind::Group, &["bob"], Some(&long)),
@@ -486,9 +486,42 @@ async fn wrong_input_is_refused(bed: &Bed) {
         );
     }
     assert!(ids(bed, "alice").await.is_empty());
+    for dots in [".", ".."] {
+        let wrong = new(ConversationKind::Group, &[dots], None);
+        let me = caller("alice");
+        let refused = bed.store.create_conversation(&me, wrong, None);
+        assert!(matches!(refused.await, Err(Error::Invalid(_))), "{dots}");
+    }
     let list = bed
         .store
         .list_conversations(&caller("alice"), Some("' OR 1=1"), 10)
         .await;
     assert!(matches!(list, Err(Error::Invalid(_))));
+}
+
+async fn notes_are_a_direct_conversation_with_oneself(bed: &Bed) {
+    let me = caller("alice");
+    let notes = new(ConversationKind::Direct, &["alice"], None);
+    let (made, is_new) = bed
+        .store
+        .create_conversation(&me, notes.clone(), None)
+        .await
+        .unwrap();
+    assert!(is_new && made.member_count == 1);
+    let (again, is_new) = bed
+        .store
+        .create_conversation(&me, notes, None)
+        .await
+        .unwrap();
+    assert!(!is_new && again.id == made.id);
+    let with_bob = bed
+        .create("alice", ConversationKind::Direct, &["bob"])
+        .await
+        .unwrap();
+    assert_ne!(with_bob, made.id);
+    let note = bed.say("alice", made.id, "milk").await;
+    assert_eq!(bed.log("alice", made.id).await.len(), 1);
+    assert_eq!(note.seq, Seq(1));
+    let stranger = bed.store.conversation(&caller("bob"), made.id).await;
+    assert!(matches!(stranger, Err(Error::NotMember)));
 }

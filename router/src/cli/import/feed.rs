@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::NAMED;
 use super::line::{Line, LineReader};
+use crate::cli::out;
 
 /// How many conversations are written at a time.
 pub(super) const WRITERS: usize = 8;
@@ -62,7 +63,7 @@ impl fmt::Display for Rejected {
         let lines = self
             .first
             .iter()
-            .map(|(line, what)| format!("  line {line}: {what}"));
+            .map(|(line, what)| format!("  line {line}: {}", out::inline(what)));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))?;
         let unnamed = self.count - self.first.len() as u64;
         if unnamed > 0 {

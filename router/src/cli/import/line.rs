@@ -146,11 +146,21 @@ impl LineReader {
 }
 
 fn parse(text: &[u8]) -> Result<HistoryRecord, String> {
+    // Serde would also take a list of the fields' values for an object.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err("is not a JSON object".into());
+    }
     serde_json::from_slice(text).map_err(|_| explain(text))
 }
 
 /// Why `text` is not a record. Slower than parsing, and says which field it is.
 fn explain(text: &[u8]) -> String {
+    if let Err(error) = std::str::from_utf8(text) {
+        let column = error.valid_up_to() + 1;
+        return format!(
+            "is not UTF-8 (column {column}): convert the input, for example with iconv"
+        );
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let error = match serde_path_to_error::deserialize::<_, HistoryRecord>(&mut deserializer) {
         Ok(_) => return "has something after the record; write one record a line".into(),
@@ -162,14 +172,35 @@ fn explain(text: &[u8]) -> String {
         .rsplit_once(" at line ")
         .map_or(message.as_str(), |(message, _position)| message);
     let column = error.inner().column();
-    if error.inner().is_syntax() || error.inner().is_eof() {
+    if message.contains("surrogate") || message.contains("hex escape") {
+        return format!(
+            "has half of a character (column {column}): a \\u escape between D800 and DFFF without its other half is no text; take it out"
+        );
+    }
+    if error.inner().is_eof() {
+        return format!("is cut off: the JSON ends in the middle (column {column})");
+    }
+    if error.inner().is_syntax() {
         return format!("is not JSON: {message} (column {column})");
     }
+    let message = in_words(message);
     if path == "." {
-        message.to_owned()
+        message
     } else {
         format!("{path}: {message}")
     }
+}
+
+/// A message about a value, without the names of types.
+fn in_words(message: &str) -> String {
+    let (found, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let expected = match expected {
+        "i64" => "a time in whole milliseconds since 1970",
+        "u64" => "the number of a message, from 1",
+        "" => return message.to_owned(),
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 #[cfg(test)]
@@ -218,10 +249,28 @@ mod tests {
     #[test]
     fn a_bad_line_says_what_is_wrong_with_it() {
         let cases = [
-            ("nonsense", "is not JSON: expected ident (column 2)"),
+            ("nonsense", "is not a JSON object"),
+            ("7", "is not a JSON object"),
+            (r#"["zig","a",1507466702000,"x"]"#, "is not a JSON object"),
+            (
+                r#"{"channel":nonsense}"#,
+                "is not JSON: expected ident (column 13)",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":1507466702000,"text":"\ud83d"}"#,
+                r"has half of a character (column 61): a \u escape between D800 and DFFF without its other half is no text; take it out",
+            ),
+            (
+                r#"{"channel":"zig","user":"a","at":"2017-10-08 12:45","text":"x"}"#,
+                "at: invalid type: string \"2017-10-08 12:45\", expected a time in whole milliseconds since 1970",
+            ),
+            (
+                r#"{"channel":"zig","user":"..","at":1507466702000,"text":"x"}"#,
+                "user: a user id is not `.` or `..`, which no address can name",
+            ),
             (
                 r#"{"channel":"zig","user":"a","at":1507466702000"#,
-                "is not JSON: EOF while parsing an object (column 46)",
+                "is cut off: the JSON ends in the middle (column 46)",
             ),
             (
                 r#"{"channel":"zig","user":"a","at":1507466702000}"#,

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::cli::BadInput;
+
 /// The first bytes of a zstd frame (RFC 8878, 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 
@@ -30,7 +32,12 @@ impl Source {
                 Self::detect(File::open(path)?)
             }
         };
-        open().with_context(|| format!("cannot read {}", path.display()))
+        let opened = open();
+        let unreadable = opened.as_ref().err().and_then(|error| error.get_ref());
+        if let Some(unreadable) = unreadable.filter(|inner| inner.is::<Unreadable>()) {
+            return Err(BadInput(format!("{}: {unreadable}", path.display())).into());
+        }
+        opened.with_context(|| format!("cannot read {}", path.display()))
     }
 
     fn detect(mut raw: impl Read + Send + 'static) -> io::Result<Self> {
@@ -38,6 +45,9 @@ impl Source {
         raw.by_ref()
             .take(ZSTD_MAGIC.len() as u64)
             .read_to_end(&mut start)?;
+        if let Some(what) = unreadable(&start) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, Unreadable(what)));
+        }
         let is_zstd = start == ZSTD_MAGIC;
         let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(start).chain(raw));
         if !is_zstd {
@@ -54,6 +64,33 @@ impl Source {
     pub(super) fn of(bytes: impl Into<Vec<u8>>) -> Self {
         Self::detect(Cursor::new(bytes.into())).unwrap()
     }
+}
+
+/// The input is in a form that is not read; the text says in which, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unreadable(&'static str);
+
+/// Why an input that begins like this is not read; none when it may be.
+fn unreadable(start: &[u8]) -> Option<&'static str> {
+    Some(match start {
+        [0x1F, 0x8B, ..] => {
+            "it is compressed with gzip; pipe it in: zcat FILE | backscroll import -"
+        }
+        [b'B', b'Z', b'h', ..] => {
+            "it is compressed with bzip2; pipe it in: bzcat FILE | backscroll import -"
+        }
+        [0xFD, b'7', b'z', b'X', ..] => {
+            "it is compressed with xz; pipe it in: xzcat FILE | backscroll import -"
+        }
+        [b'P', b'K', 3, 4, ..] => {
+            "it is a ZIP file; pipe it in: unzip -p FILE | backscroll import -"
+        }
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [_, 0, _, 0, ..] | [0, _, 0, _, ..] => {
+            "it is text in UTF-16; pipe it in as UTF-8: iconv -f UTF-16 -t UTF-8 FILE | backscroll import -"
+        }
+        _ => return None,
+    })
 }
 
 impl Read for Source {
@@ -92,6 +129,24 @@ mod tests {
         );
         assert_eq!(read(vec![]).unwrap(), "");
         assert_eq!(read(b"{}".to_vec()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn other_forms_are_named() {
+        for (start, name) in [
+            (&b"\x1f\x8b\x08\0rest"[..], "gzip"),
+            (b"BZh91AY", "bzip2"),
+            (b"\xfd7zXZ\0", "xz"),
+            (b"PK\x03\x04..", "ZIP"),
+            (b"\xff\xfe{\0\"\0", "UTF-16"),
+            (b"{\0\"\0", "UTF-16"),
+            (b"\0{\0\"", "UTF-16"),
+        ] {
+            let told = unreadable(&start[..4]).unwrap();
+            assert!(told.contains(name), "{told}");
+        }
+        assert_eq!(unreadable(b"{\"ch"), None);
+        assert_eq!(unreadable(b""), None);
     }
 
     #[test]
