@@ -1,44 +1,115 @@
 //! Bulk append of messages with their own times, and reading a conversation back as records.
 //!
-//! An imported conversation counts, in the transaction that stores a batch, how many records are stored (`imports`). That
-//! makes an import resumable after a crash without a duplicate: a repeated batch is found to be counted already.
+//! An imported conversation knows, in the transaction that stores a batch, how many records are stored (`imports`), and
+//! which of them are which messages (`import_batches`): people may talk in it between two imports. Each batch has a digest
+//! of all records up to its end. So an import is resumed after a crash without a duplicate, a longer input is appended, and
+//! one that does not begin with what was imported is refused, whatever has become of the messages since.
+//!
+//! Two imports of one channel at once: the second finds records stored that it did not see, and is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use twox_hash::XxHash3_64;
+
 use crate::clock;
-use crate::db::values;
+use crate::db::{Row, values};
 use crate::error::{Error, Result};
 use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::list_marks;
 use crate::member::{self, Membership};
 use crate::message::{
-    self, Reactions, StoredMessage, check_attachments, check_object, stored_json,
+    self, Reactions, StoredMessage, check_attachments, check_object, message_type_code, stored_json,
 };
 use crate::model::{
     AnyObject, ConversationKind, HistoryRecord, MessageType, RawJson, Role, Timestamp,
 };
-use crate::owned::OwnedTransaction;
+use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::settings::{LimitSettings, StoreSettings};
 
 const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
 const SET_POSITION: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
+/// By the primary key, as all of these.
+const BATCHES_FROM: &str = "SELECT last_record, last_seq, digest FROM import_batches \
+     WHERE conversation_id = ? AND last_record >= ? ORDER BY last_record";
+const INSERT_BATCH: &str = "INSERT INTO import_batches (conversation_id, last_record, last_seq, digest) VALUES (?, ?, ?, ?)";
 
-/// Makes the conversation for an imported channel unless it is there, and says how many of its
-/// records are stored.
+/// Why an append is refused that does not follow what is stored.
+const NOT_NEXT: &str = "other records of this channel were stored since this import began; run it again when no other import of it is running";
+
+/// Records of an imported channel that were stored together: they follow those of the batch before, and so do their messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportedBatch {
+    /// The number of its last record.
+    pub last_record: u64,
+    /// Which message that is.
+    pub last_seq: Seq,
+    /// The [`digest`] of all records up to it, from the last batch before that has none; none for what a version imported
+    /// that kept none.
+    pub digest: Option<u64>,
+}
+
+/// The digest of records of which the last is `record`, and those before have the digest `before`; 0 for none.
+#[must_use]
+pub fn digest(before: u64, record: &HistoryRecord) -> u64 {
+    let mut bytes = Vec::with_capacity(record.text.len() + 96);
+    let json = |json: &Option<RawJson>| json.as_ref().map(|json| json.get().to_owned());
+    let (attachments, reactions) = (json(&record.attachments), json(&record.reactions));
+    let metadata = json(&record.metadata);
+    for text in [
+        Some(record.user.as_str()),
+        Some(record.text.as_str()),
+        attachments.as_deref(),
+        reactions.as_deref(),
+        metadata.as_deref(),
+    ] {
+        bytes.push(u8::from(text.is_some()));
+        let text = text.unwrap_or_default();
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    let answered = record.reply_to.map(|seq| seq.as_i64());
+    let kind = message_type_code(record.message_type);
+    for number in [
+        Some(record.at),
+        Some(kind),
+        answered,
+        record.edited_at,
+        record.deleted_at,
+    ] {
+        bytes.push(u8::from(number.is_some()));
+        bytes.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+    }
+    XxHash3_64::oneshot_with_seed(before, &bytes)
+}
+
+/// What there is of an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// So many of its records are stored.
+    Stored(u64),
+    /// Its conversation was deleted.
+    Deleted,
+}
+
+/// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored.
 ///
 /// # Errors
 /// [`Error::Conflict`] when a conversation of this id exists that is not an import.
-pub async fn begin(
+pub(crate) async fn begin(
     transaction: &mut OwnedTransaction<'_>,
     id: ConversationId,
     (channel, owner): (&str, &UserId),
-) -> Result<u64> {
-    let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
-    if let Some(row) = stored {
-        return Ok(u64::try_from(row.int(0)?).unwrap_or(0));
+) -> Result<Begun> {
+    let head = head::lock(transaction, &[id]).await?.pop();
+    if head.as_ref().is_some_and(|head| head.deleted_at.is_some()) {
+        return Ok(Begun::Deleted);
     }
-    if !head::lock(transaction, &[id]).await?.is_empty() {
+    let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
+    if let Some(row) = stored.filter(|_| head.is_some()) {
+        return Ok(Begun::Stored(u64::try_from(row.int(0)?).unwrap_or(0)));
+    }
+    if head.is_some() {
         return Err(Error::Conflict(
             "a conversation with this id exists already and was not imported",
         ));
@@ -62,23 +133,71 @@ pub async fn begin(
     head::save(transaction, &[&head]).await?;
     member::save(transaction, id, &[membership]).await?;
     transaction.execute(SET_POSITION, &values![&id, 0]).await?;
-    Ok(0)
+    Ok(Begun::Stored(0))
 }
 
-/// Appends the records after `position` that are not stored yet; gives the new position.
+/// The batches of a channel of which `stored` records are stored, from the one that has record `from` on. What a version
+/// imported that kept no batches is the first.
 ///
 /// # Errors
-/// [`Error::Invalid`] about a record; [`Error::Conflict`] when records between are missing.
-pub async fn append(
+/// When the database fails.
+pub(crate) async fn batches(
+    rows: &mut OwnedReader<'_>,
+    id: ConversationId,
+    (from, stored): (u64, u64),
+) -> Result<Vec<ImportedBatch>> {
+    let first = i64::try_from(from).unwrap_or(i64::MAX);
+    let found = rows.fetch_all(BATCHES_FROM, &values![&id, first]).await?;
+    let batch = |row: &Row| {
+        Ok(ImportedBatch {
+            last_record: u64::try_from(row.int(0)?).unwrap_or(0),
+            last_seq: Seq::from_i64(row.int(1)?),
+            digest: row.opt_int(2)?.map(i64::cast_unsigned),
+        })
+    };
+    let batches: Vec<ImportedBatch> = found.iter().map(batch).collect::<Result<_>>()?;
+    let is_old = batches.is_empty() && stored > 0;
+    Ok(if is_old {
+        vec![unknown(stored)]
+    } else {
+        batches
+    })
+}
+
+/// Records that were imported before batches were kept: as far as anything is known, one import without an interruption.
+fn unknown(records: u64) -> ImportedBatch {
+    ImportedBatch {
+        last_record: records,
+        last_seq: Seq(records),
+        digest: None,
+    }
+}
+
+async fn insert_batch(
+    transaction: &mut OwnedTransaction<'_>,
+    id: ConversationId,
+    batch: ImportedBatch,
+) -> Result<()> {
+    let last_record = i64::try_from(batch.last_record).unwrap_or(i64::MAX);
+    let digest = batch.digest.map(u64::cast_signed);
+    let args = values![&id, last_record, batch.last_seq, digest];
+    transaction.execute(INSERT_BATCH, &args).await?;
+    Ok(())
+}
+
+/// Appends records that follow record `position`; gives how many are stored then. The same again changes nothing.
+///
+/// # Errors
+/// [`Error::Invalid`] about a record; [`Error::Conflict`] when they do not follow what is stored.
+pub(crate) async fn append(
     transaction: &mut OwnedTransaction<'_>,
     (id, position): (ConversationId, u64),
     records: &[HistoryRecord],
     settings: &StoreSettings,
 ) -> Result<u64> {
-    let mut head = head::lock(transaction, &[id])
-        .await?
-        .pop()
-        .ok_or(Error::NotFound("imported conversation"))?;
+    let head = head::lock(transaction, &[id]).await?.pop();
+    let head = head.filter(|head| head.deleted_at.is_none());
+    let mut head = head.ok_or(Error::NotFound("imported conversation"))?;
     let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
     let stored = stored
         .map(|row| row.int(0))
@@ -86,21 +205,48 @@ pub async fn append(
         .ok_or(Error::NotFound("imported conversation"))?;
     let stored = u64::try_from(stored).unwrap_or(0);
     let end = position + records.len() as u64;
-    if stored < position {
-        return Err(Error::Conflict("records before these are not stored yet"));
+    // From the batch before, whose digest this one's follows from, and from the first message that is answered.
+    let answered = records.iter().filter_map(|record| record.reply_to);
+    let from = answered.map(|seq| seq.0).chain([position]).min();
+    let batches = batches(transaction, id, (from.unwrap_or(0), stored)).await?;
+    let before = batches.iter().find(|batch| batch.last_record == position);
+    if before.is_none() && position > 0 {
+        return Err(Error::Conflict(NOT_NEXT));
     }
-    let skip = usize::try_from(stored - position).unwrap_or(usize::MAX);
-    let Some(fresh) = records.get(skip..).filter(|fresh| !fresh.is_empty()) else {
-        return Ok(stored.max(end));
-    };
+    let before = before.and_then(|batch| batch.digest).unwrap_or(0);
+    let digest = records.iter().fold(before, digest);
+    if stored != position {
+        let is_repeat =
+            |batch: &ImportedBatch| batch.last_record == end && batch.digest == Some(digest);
+        return match batches.iter().any(is_repeat) {
+            true => Ok(end),
+            false => Err(Error::Conflict(NOT_NEXT)),
+        };
+    }
+    if records.is_empty() {
+        return Ok(stored);
+    }
+    let is_old = stored > 0 && batches.iter().all(|batch| batch.digest.is_none());
+    if is_old && batches == [unknown(stored)] {
+        let known = transaction
+            .fetch_all(BATCHES_FROM, &values![&id, 0])
+            .await?;
+        if known.is_empty() {
+            insert_batch(transaction, id, unknown(stored)).await?;
+        }
+    }
 
-    let joined = add_members(transaction, &mut head, fresh, settings).await?;
-    // A record's reply counts within the import; live messages may have come between.
-    let offset = head.head_seq.0 - stored;
-    let mut rows = Vec::with_capacity(fresh.len());
-    for (number, record) in (stored + 1..).zip(fresh) {
+    let joined = add_members(transaction, &mut head, records, settings).await?;
+    let first_seq = head.head_seq.next();
+    let seq_of = |record: u64| match record.checked_sub(position + 1) {
+        Some(place) => Seq(first_seq.0 + place),
+        None => message_of(&batches, record),
+    };
+    let mut rows = Vec::with_capacity(records.len());
+    for (number, record) in (stored + 1..).zip(records) {
         check_record(record, number, &settings.limits)?;
-        let message = to_stored(record, &mut head, offset, &settings.limits)?;
+        let reply_to = record.reply_to.map(|number| seq_of(number.0));
+        let message = to_stored(record, &mut head, reply_to, &settings.limits)?;
         head.append(&message);
         rows.push((id, message));
     }
@@ -113,11 +259,25 @@ pub async fn append(
             &values![&id, i64::try_from(end).unwrap_or(i64::MAX)],
         )
         .await?;
+    let batch = ImportedBatch {
+        last_record: end,
+        last_seq: head.head_seq,
+        digest: Some(digest),
+    };
+    insert_batch(transaction, id, batch).await?;
     if !head.relayed {
         let marks: Vec<_> = joined.iter().map(|user| (id, user)).collect();
         list_marks::mark(transaction, &marks).await?;
     }
     Ok(end)
+}
+
+/// Which message a stored record is; `batches` are those from its own on.
+fn message_of(batches: &[ImportedBatch], record: u64) -> Seq {
+    let batch = batches.iter().find(|batch| batch.last_record >= record);
+    batch.map_or(Seq(record), |batch| {
+        Seq(batch.last_seq.0.saturating_sub(batch.last_record - record))
+    })
 }
 
 /// Makes the senders of records members, if they are not.
@@ -177,7 +337,7 @@ async fn add_members(
 fn to_stored(
     record: &HistoryRecord,
     head: &mut Head,
-    offset: u64,
+    reply_to: Option<Seq>,
     limits: &LimitSettings,
 ) -> Result<StoredMessage> {
     let Content {
@@ -194,7 +354,7 @@ fn to_stored(
         body_digest: None,
         message_type: record.message_type,
         content: text.to_owned(),
-        reply_to: record.reply_to.map(|seq| Seq(seq.0 + offset)),
+        reply_to,
         attachments,
         reactions,
         metadata,

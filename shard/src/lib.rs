@@ -21,7 +21,7 @@
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`text`] | what a reader sees of a text; emoji in one form |
-//! | [`import`] | bulk append with given times, and export |
+//! | [`import`], `imported_channels` | bulk append with given times, and export; which conversation a channel is |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
 //! | [`metrics`] | the metrics of this crate, and what the tables of every crate are made with |
@@ -47,6 +47,7 @@ pub mod history;
 pub mod identity;
 pub mod ids;
 pub mod import;
+mod imported_channels;
 pub mod lane;
 pub mod latest_senders;
 pub mod list;

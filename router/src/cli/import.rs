@@ -6,12 +6,13 @@
 //!
 //! How many messages of a conversation are stored is moved in the transaction that stores them. After a crash the same
 //! command reads the input from its beginning, skips that many of each conversation, and goes on: nothing twice, nothing
-//! left out. What was stored before must be what the input begins with; that is checked, not assumed.
+//! left out. What was stored before must be what the input begins with; that is checked by its digest, not assumed.
 //!
 //! A file is read twice: all its lines are checked before the first is stored.
 
 mod feed;
 mod line;
+mod recognise;
 mod source;
 mod writer;
 

@@ -265,7 +265,7 @@ fn another_history_under_the_same_name_is_refused_not_skipped() {
     assert!(
         refused
             .stderr
-            .contains("not the beginning of this input: message 1 is from alice at 1507466701000"),
+            .contains("line 1 (message 1): from alice at 1507466705000 here, from alice at 1507466701000 there"),
         "{refused:#?}"
     );
     let same_first = line("alice", 1_507_466_701_000) + &line("carol", 1_507_466_702_000);
@@ -273,7 +273,9 @@ fn another_history_under_the_same_name_is_refused_not_skipped() {
         .pipe(&["import", "-"], same_first.as_bytes())
         .exits(4);
     assert!(
-        refused.stderr.contains("message 2 is from bob"),
+        refused.stderr.contains(
+            "line 2 (message 2): from carol at 1507466702000 here, from bob at 1507466702000 there"
+        ),
         "{refused:#?}"
     );
     let whole = january + &february;

@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 13] = [
+pub(crate) static MOVED: [Table; 14] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -127,6 +127,14 @@ pub(crate) static MOVED: [Table; 13] = [
         owner: Owner::Conversation,
         key: 1,
         columns: columns!(bytes "conversation_id", int "position"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "import_batches",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(bytes "conversation_id", int "last_record", int "last_seq", int "digest"),
         rev: None,
         compared: Compared::Whole,
     },

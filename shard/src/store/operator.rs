@@ -1,14 +1,18 @@
 //! What operators' commands use: import and export. Authority comes from holding the configuration, not from membership.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::head;
 use crate::ids::{ConversationId, Seq, UserId};
-use crate::import;
+use crate::import::{self, Begun, ImportedBatch};
+use crate::imported_channels;
+use crate::map::Assignment;
 use crate::message;
 use crate::model::HistoryRecord;
+use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::stretch::Stretch;
 
@@ -16,48 +20,100 @@ use crate::stretch::Stretch;
 const STEP: Duration = Duration::from_secs(60);
 
 impl Store {
-    /// The conversation that an import of `channel` by `owner` goes to: the same for every run.
+    /// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored. The
+    /// channel is known by its owner and its name, and so is its conversation's id, unless that is one that was deleted.
     ///
     /// # Errors
-    /// When the owner's id does not fit the key function.
-    pub fn import_id(&self, channel: &str, owner: &UserId) -> Result<ConversationId> {
-        Ok(ConversationId::derived(
-            (owner, self.key(owner)?),
-            "import",
-            channel,
-        ))
-    }
-
-    /// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a name that cannot be a title, [`Error::ShardUnavailable`].
+    /// [`Error::Invalid`] for a name that cannot be a title, [`Error::ShardUnavailable`], [`Error::DatabaseUnavailable`] of
+    /// the directory.
     pub async fn import_begin(
         &self,
         channel: &str,
         owner: &UserId,
     ) -> Result<(ConversationId, u64)> {
-        import::check_channel(channel)?;
-        let id = self.import_id(channel, owner)?;
-        let deadline = Instant::now() + STEP;
-        let stored = self
-            .router
-            .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let begin = |mut rows: OwnedTransaction<'static>| async move {
-                    import::begin(&mut rows, id, (channel, owner)).await
-                };
-                let scope = WriteScope::conversation(&assignment, id);
-                shard.write(&scope, deadline, begin).await
-            })
-            .await?;
-        Ok((id, stored))
+        let name = imported_channels::Name::owned(channel, owner);
+        self.begin_channel(&name, (channel, owner)).await
     }
 
-    /// Appends `records`, the first of which is number `position + 1` of its channel; those stored already are skipped.
-    /// Gives the number of records stored.
+    /// The same for a channel that is known by its name only; `first` owns it, and is where it is stored, if it is new.
     ///
     /// # Errors
-    /// [`Error::Invalid`] about a record (nothing of the batch is stored then), [`Error::ShardUnavailable`].
+    /// As [`Store::import_begin`].
+    pub async fn import_begin_by_name(
+        &self,
+        channel: &str,
+        first: &UserId,
+    ) -> Result<(ConversationId, u64)> {
+        let name = imported_channels::Name::unowned(channel);
+        self.begin_channel(&name, (channel, first)).await
+    }
+
+    async fn begin_channel(
+        &self,
+        name: &imported_channels::Name,
+        (channel, owner): (&str, &UserId),
+    ) -> Result<(ConversationId, u64)> {
+        import::check_channel(channel)?;
+        owner.check_new()?;
+        let deadline = Instant::now() + STEP;
+        let directory = self.router.directory().database();
+        loop {
+            let Some(id) = imported_channels::find(directory, name, deadline).await? else {
+                let id = ConversationId::derived((owner, self.key(owner)?), "import", channel);
+                imported_channels::enter(directory, name, id, deadline).await?;
+                continue; // another process may have entered another
+            };
+            match self.begin_import(id, (channel, owner), deadline).await? {
+                Begun::Stored(stored) => return Ok((id, stored)),
+                Begun::Deleted => {
+                    let new = ConversationId::new(self.key(owner)?, rand::random());
+                    let ids = (id, new);
+                    imported_channels::replace(directory, name, ids, deadline).await?;
+                }
+            }
+        }
+    }
+
+    async fn begin_import(
+        &self,
+        id: ConversationId,
+        (channel, owner): (&str, &UserId),
+        deadline: Instant,
+    ) -> Result<Begun> {
+        let key = id.owner_key();
+        let begin = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let begin = |mut rows: OwnedTransaction<'static>| async move {
+                import::begin(&mut rows, id, (channel, owner)).await
+            };
+            let scope = WriteScope::conversation(&assignment, id);
+            shard.write(&scope, deadline, begin).await
+        };
+        self.router.call(key, deadline, begin).await
+    }
+
+    /// What is stored of an imported channel, in order; `stored` is what [`Store::import_begin`] gave.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`].
+    pub async fn import_batches(
+        &self,
+        id: ConversationId,
+        stored: u64,
+    ) -> Result<Vec<ImportedBatch>> {
+        let deadline = Instant::now() + STEP;
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let mut rows = shard.read(&assignment, deadline).await?;
+            import::batches(&mut rows, id, (0, stored)).await
+        };
+        self.router.call(id.owner_key(), deadline, read).await
+    }
+
+    /// Appends `records`, the first of which is number `position + 1` of its channel, and gives the number of records stored.
+    /// The same again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] about a record (nothing of the batch is stored then), [`Error::Conflict`] when they do not follow
+    /// what is stored, [`Error::ShardUnavailable`].
     pub async fn import_append(
         &self,
         id: ConversationId,
@@ -99,8 +155,10 @@ impl Store {
                 loop {
                     let mut rows = shard.read(&assignment, deadline).await?;
                     let head = head::read(&mut rows, &[id]).await?.pop();
-                    let head = head.filter(|head| head.deleted_at.is_none());
                     let head = head.ok_or(Error::NotFound("conversation"))?;
+                    if head.deleted_at.is_some() {
+                        return Err(Error::NotFound("conversation: it was deleted"));
+                    }
                     let range = (
                         last.next(),
                         Seq(last.0.saturating_add(u64::from(limit)).min(head.head_seq.0)),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::db::{Connection, Value};
+use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{
     HistoryRecord, ListEntry, Message, MessageType, NewMessage, RawJson, Timestamp,
@@ -20,6 +21,10 @@ crate::on_every_backend!(
     a_deleted_message_has_no_content,
     stored_values_that_do_not_fit_are_left_out,
     a_record_is_one_line_whatever_was_sent,
+    replies_are_to_records_whatever_was_said_between,
+    a_channel_is_known_by_its_name,
+    of_two_imports_at_once_one_is_refused,
+    what_an_older_version_imported_is_gone_on_with,
 );
 
 const LONG_AGO: i64 = 1_507_466_702_000;
@@ -368,5 +373,157 @@ async fn a_record_is_one_line_whatever_was_sent(bed: &Bed) {
     assert!(
         !line.contains('\n') && line.contains(r#""metadata":{"a":1}"#),
         "{line}"
+    );
+}
+
+async fn answers(bed: &Bed, id: ConversationId) -> Vec<(String, Option<u64>)> {
+    let log = bed.log("alice", id).await.into_iter();
+    let answer = |it: Message| Some((it.content, it.reply_to.map(|id| id.seq.0)));
+    log.filter_map(answer).collect()
+}
+
+fn answer(channel: &str, n: i64, to: u64) -> HistoryRecord {
+    HistoryRecord {
+        reply_to: Some(Seq(to)),
+        ..record(channel, n)
+    }
+}
+
+async fn replies_are_to_records_whatever_was_said_between(bed: &Bed) {
+    let records: Vec<_> = (1..=10).map(|n| record("resume", n)).collect();
+    let id = import(bed, &records).await;
+    for _ in 0..3 {
+        bed.say("alice", id, "live").await;
+    }
+    let more = [
+        record("resume", 11),
+        answer("resume", 12, 5),
+        answer("resume", 13, 11),
+    ];
+    bed.store.import_append(id, 10, &more).await.unwrap();
+    bed.say("alice", id, "live").await;
+    let last = [
+        answer("resume", 14, 10),
+        answer("resume", 15, 12),
+        answer("resume", 16, 14),
+    ];
+    bed.store.import_append(id, 13, &last).await.unwrap();
+    let said: Vec<String> = answers(bed, id)
+        .await
+        .into_iter()
+        .map(|(text, _)| text)
+        .collect();
+    for (text, to) in answers(bed, id).await {
+        let answered = to.map(|seq| said[usize::try_from(seq - 1).unwrap()].as_str());
+        let expected = match text.as_str() {
+            "message 12" => Some("message 5"),
+            "message 13" => Some("message 11"),
+            "message 14" => Some("message 10"),
+            "message 15" => Some("message 12"),
+            "message 16" => Some("message 14"),
+            _ => None,
+        };
+        assert_eq!(answered, expected, "{text}");
+    }
+}
+
+async fn a_channel_is_known_by_its_name(bed: &Bed) {
+    let by_name = async |first: &str| {
+        let begun = bed
+            .store
+            .import_begin_by_name("general", &user(first))
+            .await;
+        begun.unwrap()
+    };
+    let (id, stored) = by_name("alice").await;
+    assert_eq!(stored, 0);
+    let records = [record("general", 1), record("general", 2)];
+    bed.store.import_append(id, 0, &records).await.unwrap();
+    assert_eq!(by_name("bob").await, (id, 2), "whoever spoke first");
+    let owned = bed.store.import_begin("general", &user("zoe")).await;
+    assert_ne!(
+        owned.unwrap().0,
+        id,
+        "one that is imported for an owner is another"
+    );
+
+    bed.store
+        .delete_conversation(&caller("alice"), id)
+        .await
+        .unwrap();
+    let gone = bed.store.export(id, Seq(0), 10).await.unwrap_err();
+    assert!(gone.to_string().contains("deleted"), "{gone}");
+    assert!(bed.store.import_append(id, 2, &records).await.is_err());
+    let (new, stored) = by_name("bob").await;
+    assert!(new != id && stored == 0);
+    bed.store.import_append(new, 0, &records).await.unwrap();
+    assert_eq!(by_name("carol").await, (new, 2));
+    assert_eq!(bed.log("bob", new).await.len(), 2);
+}
+
+async fn of_two_imports_at_once_one_is_refused(bed: &Bed) {
+    let (id, _) = bed
+        .store
+        .import_begin("both", &user("alice"))
+        .await
+        .unwrap();
+    let mine: Vec<_> = (1..=4).map(|n| record("both", n)).collect();
+    let theirs: Vec<_> = (11..=14).map(|n| record("both", n)).collect();
+    bed.store.import_append(id, 0, &mine[..2]).await.unwrap();
+    for (position, records) in [
+        (0, &theirs[..2]),
+        (0, &theirs[..4]),
+        (0, &mine[..4]),
+        (4, &theirs[..1]),
+    ] {
+        let refused = bed.store.import_append(id, position, records).await;
+        assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+    }
+    let again = bed.store.import_append(id, 0, &mine[..2]).await;
+    assert_eq!(again.unwrap(), 2, "a repeat of what was answered by nobody");
+    bed.store.import_append(id, 2, &mine[2..]).await.unwrap();
+    assert_eq!(bed.log("alice", id).await.len(), 4);
+    let batches = bed.store.import_batches(id, 4).await.unwrap();
+    assert_eq!(
+        batches.iter().map(|it| it.last_record).collect::<Vec<_>>(),
+        [2, 4]
+    );
+}
+
+async fn what_an_older_version_imported_is_gone_on_with(bed: &Bed) {
+    let records: Vec<_> = (1..=4).map(|n| record("older", n)).collect();
+    let id = import(bed, &records).await;
+    let mut connection = database(bed, id).await;
+    let forget = "DELETE FROM import_batches WHERE conversation_id = ?";
+    connection
+        .execute(forget, &[Value::from(&id)])
+        .await
+        .unwrap();
+    drop(connection);
+    let batches = bed.store.import_batches(id, 4).await.unwrap();
+    assert_eq!(
+        (batches.len(), batches[0].last_record, batches[0].digest),
+        (1, 4, None)
+    );
+    bed.say("alice", id, "live").await;
+    for n in [5, 6] {
+        let more = [answer("older", n, 2)];
+        bed.store
+            .import_append(id, (n - 1).cast_unsigned(), &more)
+            .await
+            .unwrap();
+    }
+    let batches = bed.store.import_batches(id, 6).await.unwrap();
+    let known: Vec<_> = batches
+        .iter()
+        .map(|it| (it.last_record, it.digest.is_some()))
+        .collect();
+    assert_eq!(known, [(4, false), (5, true), (6, true)]);
+    let log = bed.log("alice", id).await;
+    assert_eq!(
+        log.iter()
+            .map(|it| it.reply_to.map(|id| id.seq.0))
+            .collect::<Vec<_>>(),
+        [None, None, None, None, None, Some(2), Some(2)]
     );
 }

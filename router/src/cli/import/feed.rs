@@ -32,10 +32,14 @@ const HELD_BYTES: usize = 32 << 20;
 pub(super) struct Batch {
     /// The conversation's name.
     pub channel: String,
-    /// Who is to own it.
+    /// Who is to own it: who was named, or the first user seen in it.
     pub owner: UserId,
+    /// Whether the owner was named.
+    pub is_owner_named: bool,
     /// The messages; at least one.
     pub records: Vec<HistoryRecord>,
+    /// The line of each message.
+    pub lines: Vec<u64>,
 }
 
 /// The bad lines of an input.
@@ -77,6 +81,7 @@ impl fmt::Display for Rejected {
 struct Channel {
     owner: UserId,
     records: Vec<HistoryRecord>,
+    lines: Vec<u64>,
     bytes: usize,
 }
 
@@ -129,7 +134,7 @@ impl Feed {
         {
             match record {
                 Ok(record) => {
-                    if self.take(record, bytes).is_err() {
+                    if self.take(record, number, bytes).is_err() {
                         return Ok(());
                     }
                 }
@@ -145,7 +150,7 @@ impl Feed {
         Ok(())
     }
 
-    fn take(&mut self, record: HistoryRecord, bytes: usize) -> Result<(), NobodyWrites> {
+    fn take(&mut self, record: HistoryRecord, line: u64, bytes: usize) -> Result<(), NobodyWrites> {
         let name = record.channel.clone();
         let channel = self
             .channels
@@ -153,9 +158,11 @@ impl Feed {
             .or_insert_with(|| Channel {
                 owner: self.owner.clone().unwrap_or_else(|| record.user.clone()),
                 records: Vec::new(),
+                lines: Vec::new(),
                 bytes: 0,
             });
         channel.records.push(record);
+        channel.lines.push(line);
         channel.bytes += bytes;
         self.held_bytes += bytes;
         if channel.records.len() >= BATCH_RECORDS || channel.bytes >= BATCH_BYTES {
@@ -180,7 +187,9 @@ impl Feed {
         let batch = Batch {
             channel: name.to_owned(),
             owner: channel.owner.clone(),
+            is_owner_named: self.owner.is_some(),
             records: std::mem::take(&mut channel.records),
+            lines: std::mem::take(&mut channel.lines),
         };
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! From batches to the store, and the check that a resumed import goes on with what it began.
+//! From batches to the store. What is stored already must be what the input begins with ([`super::recognise`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use backscroll_shard::error::{Error, Result as StoreResult};
-use backscroll_shard::ids::{ConversationId, Seq};
-use backscroll_shard::model::HistoryRecord;
+use backscroll_shard::ids::ConversationId;
 use backscroll_shard::store::Store;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::sync::mpsc::Receiver;
 
 use super::feed::Batch;
-use crate::cli::BadInput;
+use super::recognise::Recogniser;
 use crate::cli::progress::Tally;
+use crate::cli::{BadInput, out};
 
 pub(super) type StoreRef = Arc<Store>;
 
@@ -69,10 +69,10 @@ struct Writer<'a> {
 /// How far a conversation is.
 struct Channel {
     id: ConversationId,
-    /// Messages that were stored when this run began.
-    stored_before: u64,
     /// Messages of the input so far.
     position: u64,
+    /// What was stored when this run began.
+    stored: Recogniser,
 }
 
 impl Writer<'_> {
@@ -80,14 +80,19 @@ impl Writer<'_> {
         while let Some(batch) = queue.recv().await {
             self.write(&batch)
                 .await
-                .with_context(|| format!("conversation `{}`", batch.channel))?;
+                .with_context(|| about(&batch.channel))?;
         }
-        let imported = |(title, channel): (String, Channel)| Imported {
-            id: channel.id,
-            title,
-            messages: channel.position,
-        };
-        Ok(self.channels.into_iter().map(imported).collect())
+        let mut imported = Vec::with_capacity(self.channels.len());
+        for (title, channel) in self.channels {
+            let end = channel.stored.end(self.store).await;
+            end.with_context(|| about(&title))?;
+            imported.push(Imported {
+                id: channel.id,
+                title,
+                messages: channel.position,
+            });
+        }
+        Ok(imported)
     }
 
     async fn write(&mut self, batch: &Batch) -> anyhow::Result<()> {
@@ -95,71 +100,43 @@ impl Writer<'_> {
         let channel = match self.channels.entry(batch.channel.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let begin = || store.import_begin(&batch.channel, &batch.owner);
-                let (id, stored_before) = patiently(begin).await?;
+                let (channel, owner) = (&batch.channel, &batch.owner);
+                let (id, stored) = if batch.is_owner_named {
+                    patiently(|| store.import_begin(channel, owner)).await?
+                } else {
+                    patiently(|| store.import_begin_by_name(channel, owner)).await?
+                };
+                let batches = match stored {
+                    0 => Vec::new(),
+                    _ => patiently(|| store.import_batches(id, stored)).await?,
+                };
                 unknown.insert(Channel {
                     id,
-                    stored_before,
                     position: 0,
+                    stored: Recogniser::new(id, stored, batches),
                 })
             }
         };
-        let begin = channel.position;
-        let count = batch.records.len() as u64;
-        let skipped = channel.stored_before.saturating_sub(begin).min(count);
-        if skipped > 0 {
-            channel.require_same(store, begin, &batch.records).await?;
-        }
-        if skipped < count {
-            let append = || store.import_append(channel.id, begin, &batch.records);
+        let found = channel.stored.take(store, batch).await?;
+        let (records, position) = (&batch.records[found..], channel.position + found as u64);
+        if !records.is_empty() {
+            let append = || store.import_append(channel.id, position, records);
             patiently(append).await?;
         }
-        channel.position += count;
-        self.tally.add_done(count);
-        self.tally.add_stored(count - skipped);
+        let count = batch.records.len();
+        channel.position += count as u64;
+        self.tally.add_done(count as u64);
+        self.tally.add_stored((count - found) as u64);
         Ok(())
     }
 }
 
-impl Channel {
-    /// Of a conversation that was begun before, the first message and the last one stored must be the input's. Otherwise
-    /// this is another history under the same name, and skipping its beginning would lose it.
-    async fn require_same(
-        &self,
-        store: &Store,
-        begin: u64,
-        records: &[HistoryRecord],
-    ) -> anyhow::Result<()> {
-        let last = self.stored_before;
-        let to_check = [1, last]
-            .into_iter()
-            .filter(|position| (begin + 1..=begin + records.len() as u64).contains(position));
-        for position in to_check {
-            let stored = patiently(|| store.export(self.id, Seq(position - 1), 2)).await?;
-            // After the import, people may have gone on talking: then the last one cannot be told by its number.
-            let Some((_, stored)) = stored
-                .first()
-                .filter(|_| position == 1 || stored.len() == 1)
-            else {
-                continue;
-            };
-            let index = usize::try_from(position - begin - 1)?;
-            let given = records.get(index).context("the position is in the batch")?;
-            if (&stored.user, stored.at) != (&given.user, given.at) {
-                return Err(BadInput(format!(
-                    "it has {last} messages already, and they are not the beginning of this input: message {position} is from {} at {} \
-                     there and from {} at {} here. Import the whole history at once, or give this part another channel name",
-                    stored.user, stored.at, given.user, given.at
-                ))
-                .into());
-            }
-        }
-        Ok(())
-    }
+fn about(channel: &str) -> String {
+    format!("conversation `{}`", out::inline(channel))
 }
 
 /// Calls until it succeeds, fails for good, or the patience is at an end. Both calls of an import can be repeated.
-async fn patiently<T, F: Future<Output = StoreResult<T>>>(
+pub(super) async fn patiently<T, F: Future<Output = StoreResult<T>>>(
     call: impl Fn() -> F,
 ) -> anyhow::Result<T> {
     let give_up_at = Instant::now() + PATIENCE;
@@ -180,7 +157,9 @@ async fn patiently<T, F: Future<Output = StoreResult<T>>>(
                 return Err(anyhow::Error::new(error)
                     .context("gave up; run the same command again, it goes on where it stopped"));
             }
-            Err(error @ Error::Invalid(_)) => return Err(BadInput(error.to_string()).into()),
+            Err(error @ (Error::Invalid(_) | Error::Conflict(_))) => {
+                return Err(BadInput(error.to_string()).into());
+            }
             Err(error) => return Err(error.into()),
         }
     }
