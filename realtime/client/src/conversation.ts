@@ -209,6 +209,7 @@ export class ConversationView {
   /** @internal */
   message({ message }: MessageEvent): void {
     this.othersTyping.stopped(message.senderId);
+    this.receipts.wrote(message);
     this.log.event(message);
     if (this.context.autoDelivered && message.senderId !== this.context.me()) this.markDelivered(message.seq);
   }
@@ -247,6 +248,7 @@ export class ConversationView {
   /** @internal */
   applyChanges(from: Rev, changes: ConversationChanges): void {
     this.receipts.learnMembers(changes.members);
+    for (const message of changes.messages) this.receipts.wrote(message);
     this.log.applyChanges(from, changes);
   }
 

@@ -48,6 +48,7 @@ function handlersFor(listeners: Listeners): Handlers {
     view(event.conversationId)?.message(event);
     outbox.confirm(event.message);
     list.sawMessage(event.message);
+    if (event.message.senderId === listeners.me()) list.sawRead(event.conversationId, event.message.seq);
     listeners.message(event.message);
   };
   return {

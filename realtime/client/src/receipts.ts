@@ -3,7 +3,7 @@
  *
  * Invariant: watermarks only grow. The seq that all members have read is derived only when every member is known.
  */
-import type { Conversation, Member, Seq, UserId } from "./types.gen.js";
+import type { Conversation, Member, Message, Seq, UserId } from "./types.gen.js";
 
 /** A member's watermarks. A message that was read was also received. */
 export interface Watermark {
@@ -44,6 +44,11 @@ export class Receipts {
 
   read(user: UserId, seq: Seq): void {
     this.raise(user, { readSeq: seq, deliveredSeq: seq });
+  }
+
+  /** Whoever writes has read what came before: the server sends no receipt for that. */
+  wrote(message: Message): void {
+    this.read(message.senderId, message.seq);
   }
 
   delivered(user: UserId, seq: Seq): void {

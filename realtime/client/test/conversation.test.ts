@@ -232,6 +232,19 @@ describe("receipts", () => {
     expect(status().status).toBe("read");
   });
 
+  test("whoever writes has read what came before", async () => {
+    const { view, hub, client } = await connected({ autoDelivered: false });
+    view.send("hello");
+    await pass(100);
+    for (const user of ["bob", "carol"]) hub.store.send(user, "r", { content: "hi" });
+    await pass(100);
+    expect(view.state.get().messages[0]).toMatchObject({ status: "read" });
+    expect(client.conversations.unread.get().total).toBe(2);
+    hub.store.send("alice", "r", { content: "from the other device" });
+    await pass(100);
+    expect(client.conversations.unread.get().total).toBe(0);
+  });
+
   test("marks missed while away are learned", async () => {
     const { view, hub, network } = await connected();
     view.send("hello");
