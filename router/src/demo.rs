@@ -68,7 +68,9 @@ struct Filled {
 pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
     // With the secret of the data folder, so that `backscroll token` makes tokens for the demo as well.
     let folder = config.data_dir.join("demo");
-    let config = config.with_secret(true)?.embedded_in(&folder);
+    let config = config.with_secret(true)?;
+    share_secret(&folder)?;
+    let config = config.embedded_in(&folder);
     boot::serve(config, async |running| {
         let started = Instant::now();
         let filled = fill(running.store, &folder)
@@ -83,6 +85,17 @@ pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Commands whose data folder is the demo's own find the secret as well.
+fn share_secret(folder: &Path) -> anyhow::Result<()> {
+    let link = folder.join("secret");
+    let shared = std::fs::create_dir_all(folder)
+        .and_then(|()| std::os::unix::fs::symlink("../secret", &link));
+    match shared {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        shared => shared.with_context(|| format!("cannot make {}", link.display())),
+    }
 }
 
 async fn fill(store: &Arc<Store>, folder: &Path) -> anyhow::Result<Filled> {

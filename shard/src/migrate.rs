@@ -183,7 +183,11 @@ async fn run(connection: &mut Connection, role: &Role) -> Result<MigrationReport
             outcome => outcome?,
         }
         connection.execute(RECORD, &values![migration.name]).await?;
-        tracing::info!(database = %role, migration = migration.name, "migrated");
+        tracing::debug!(database = %role, migration = migration.name, "migrated");
+    }
+    if !pending.is_empty() {
+        let (first, last) = (pending.first(), pending.last());
+        tracing::info!(database = %role, migrations = pending.len(), ?first, ?last, "migrated");
     }
     match dialect {
         Dialect::Sqlite => connection.commit().await?,

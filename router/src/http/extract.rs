@@ -155,10 +155,29 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Query<T> {
                 let rule = rejection
                     .source()
                     .map_or_else(|| rejection.body_text(), ToString::to_string);
-                Err(Problem::invalid(format!("query string: {rule}")))
+                Err(Problem::invalid(format!(
+                    "query string: {}",
+                    in_words(&rule)
+                )))
             }
         }
     }
+}
+
+/// What is wrong with a value, in the words of whoever gave it.
+fn in_words(rule: &str) -> String {
+    rule.replace(
+        "invalid digit found in string",
+        "it must be a whole number, 0 or more",
+    )
+    .replace(
+        "cannot parse integer from empty string",
+        "it must be a whole number, 0 or more",
+    )
+    .replace(
+        "number too large to fit in target type",
+        "the number is too large",
+    )
 }
 
 /// A page's size as given, or the default.

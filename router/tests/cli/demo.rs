@@ -50,7 +50,11 @@ fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
     let room = said["conversationId"].as_str().unwrap().to_owned();
     server.stop();
 
-    // The token that `backscroll token` makes is good for the demo as well.
+    // The token that `backscroll token` makes is good for the demo as well, and so is one made beside its data.
+    let mut beside = sandbox.command(&["token", "--user", "ben"]);
+    let beside = beside.env("BACKSCROLL_DATA_DIR", "backscroll-data/demo");
+    let beside = crate::harness::finish(beside.spawn().unwrap());
+    let beside = beside.exits(0).stdout;
     let token = sandbox.run(&["token", "--user", "ben"]).exits(0).stdout;
     let server = sandbox.serve(&["--demo"], PRINTED);
     let (status, page) = get(
@@ -63,7 +67,7 @@ fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
     assert_eq!((status, page["headSeq"].as_u64()), (200, Some(head + 1)));
     let (status, list) = get(
         &format!("{}/chat/conversations?limit=50", server.url()),
-        token.trim(),
+        beside.trim(),
     );
     assert_eq!(
         (status, list["conversations"].as_array().unwrap().len()),
