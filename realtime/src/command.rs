@@ -18,6 +18,7 @@ use backscroll_shard::tasks::OneShots;
 use self::invocation::{Invocation, Services};
 use crate::edge::Edge;
 use crate::hub::Hub;
+use crate::metrics;
 use crate::presence::keeper::PresenceKeeper;
 use crate::protocol::commands::{Answer, BatchedCommand, CommandName, dispatch, encode, parse};
 use crate::protocol::{Failure, InConversation, SendMessage};
@@ -57,6 +58,12 @@ impl Commands {
     /// # Errors
     /// The failure that the client receives as the answer.
     pub(crate) async fn run(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
+        let answer = self.carry_out(session, name, data).await;
+        count_failures(name, std::slice::from_ref(&answer));
+        answer
+    }
+
+    async fn carry_out(&self, session: &Arc<Session>, name: &str, data: &str) -> Answer {
         self.charge(session, 1)?;
         if !CommandName::parse(name).is_some_and(CommandName::is_automatic) {
             session.note_command();
@@ -76,7 +83,11 @@ impl Commands {
         data: &[impl AsRef<str>],
     ) -> Vec<Answer> {
         match command {
-            BatchedCommand::Send => self.send_together(session, data).await,
+            BatchedCommand::Send => {
+                let answers = self.send_together(session, data).await;
+                count_failures(CommandName::Send.name(), &answers);
+                answers
+            }
             BatchedCommand::Join => self.join_together(session, data).await,
         }
     }
@@ -158,6 +169,16 @@ impl Commands {
             });
         }
         answers
+    }
+}
+
+/// Counts those answers to commands of one name that are errors.
+fn count_failures(name: &str, answers: &[Answer]) {
+    for failure in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        let name = CommandName::parse(name).map_or("unknown", CommandName::name);
+        metrics::COMMAND_FAILURES
+            .with([name, failure.code])
+            .increment(1);
     }
 }
 

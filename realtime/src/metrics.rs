@@ -13,6 +13,11 @@ backscroll_shard::metric_table! {
         "Connections that this node closed, by the name of the close code.";
     Histogram COMMAND_SECONDS = "backscroll_realtime_command_seconds" [] Seconds,
         "Time of a command, from its arrival to its answer.";
+    Counter COMMAND_FAILURES = "backscroll_realtime_command_failures_total" [command, code] Count,
+        "Commands that were answered with an error, by the name of the command (`unknown` for none) and the code of the error.",
+        alert "a rise of `code=\"internal\"`";
+    Counter EVENTS = "backscroll_realtime_events_total" [] Count,
+        "Events handed to the connections of sessions: new messages and everything else that clients receive unasked.";
     Counter RATE_LIMITED = "backscroll_realtime_rate_limited_total" [] Count,
         "Commands refused because their session sent more than its rate allows.";
     Histogram PUSH_LAG_SECONDS = "backscroll_realtime_push_lag_seconds" [] Seconds,

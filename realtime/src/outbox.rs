@@ -171,6 +171,11 @@ impl Outbox {
             items.extend(queue.items.drain(..n));
             let taken: usize = items[first..].iter().map(Item::bytes).sum();
             queue.bytes = queue.bytes.saturating_sub(taken);
+            let events = items[first..].iter();
+            let events = events.filter(|item| matches!(item, Item::Event(_))).count();
+            if events > 0 {
+                metrics::EVENTS.increment(events as u64);
+            }
             if queue.items.is_empty() {
                 queue.items = VecDeque::new(); // an idle connection keeps no memory
             }

@@ -9,6 +9,7 @@ mod jwks;
 pub mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use cache::TokenCache;
 use jwks::KeySource;
+
+use crate::metrics;
 pub use settings::{AuthSettings, Secret, TokenAlgorithm};
 
 /// Longest token that is looked at, in bytes.
@@ -59,9 +62,18 @@ pub enum AuthError {
 pub struct Authenticator {
     keys: Keys,
     valid: TokenCache,
+    checks: Checks,
     validation: Validation,
     role_claim: String,
     admin_role: String,
+}
+
+/// How many tokens were presented, by outcome.
+#[derive(Debug, Default)]
+struct Checks {
+    known: AtomicU64,
+    valid: AtomicU64,
+    refused: AtomicU64,
 }
 
 enum Keys {
@@ -96,10 +108,24 @@ impl Authenticator {
         Ok(Self {
             keys,
             valid: TokenCache::new(settings.token_cache),
+            checks: Checks::default(),
             validation: validation(settings),
             role_claim: settings.role_claim.clone(),
             admin_role: settings.admin_role.clone(),
         })
+    }
+
+    /// Sets the counters of tokens; to be called when metrics are asked for, because counting there costs a request less.
+    pub fn measure(&self) {
+        let Checks {
+            known,
+            valid,
+            refused,
+        } = &self.checks;
+        for (outcome, count) in [("known", known), ("valid", valid), ("refused", refused)] {
+            let counter = metrics::TOKEN_CHECKS.with([outcome]);
+            counter.absolute(count.load(Ordering::Relaxed));
+        }
     }
 
     /// Who the bearer of `token` is. Waits, at most until `deadline`, only when the token names a key not seen before.
@@ -118,9 +144,14 @@ impl Authenticator {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(u64::MAX, |now| now.as_secs());
         if let Some(identity) = self.valid.get(token, generation, now) {
+            self.checks.known.fetch_add(1, Ordering::Relaxed);
             return Ok(identity);
         }
-        let identity = self.verify_anew(token, deadline).await?;
+        let verified = self.verify_anew(token, deadline).await;
+        let identity = verified.inspect_err(|_| {
+            self.checks.refused.fetch_add(1, Ordering::Relaxed);
+        })?;
+        self.checks.valid.fetch_add(1, Ordering::Relaxed);
         self.valid.put(token, generation, &identity);
         Ok(identity)
     }

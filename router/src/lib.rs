@@ -12,6 +12,7 @@
 //! | [`signals`] | SIGTERM and SIGINT, and the longest that a stop may take |
 //! | [`telemetry`] | logs and metrics |
 //! | [`metrics`] | the metrics of this crate, and the list of all |
+//! | [`process`] | what the process takes of its machine |
 //! | [`in_use`] | one server at a time on embedded data |
 //! | [`doctor`] | what is wrong with what the configuration names, and what to do |
 //! | [`failpoint`] | faults that tests ask for: dying at a step of a job, tasks that panic |
@@ -30,6 +31,7 @@ pub mod http;
 pub mod in_use;
 pub mod metrics;
 pub mod openapi;
+pub mod process;
 pub mod server;
 pub mod signals;
 pub mod telemetry;

@@ -13,6 +13,16 @@ backscroll_shard::metric_table! {
         "Requests in work.";
     Gauge HTTP_CONNECTIONS = "backscroll_http_connections" [] Count,
         "Open connections.";
+    Counter TOKEN_CHECKS = "backscroll_token_checks_total" [outcome] Count,
+        "Tokens that were presented: `known` to be valid, `valid` as a check found, or `refused`.",
+        alert "a rise of `outcome=\"refused\"`";
+    Gauge PROCESS_CPU_SECONDS = "backscroll_process_cpu_seconds" [] Seconds,
+        "Time that the process's threads have run since it started.";
+    Gauge PROCESS_MEMORY_BYTES = "backscroll_process_memory_bytes" [] Bytes,
+        "Memory that the process has in use (resident).";
+    Gauge PROCESS_FILES = "backscroll_process_files" [] Count,
+        "Open files of the process, connections included.",
+        alert "near the limit of open files of the service";
     Counter JWKS_REFRESHES = "backscroll_jwks_refreshes_total" [outcome] Count,
         "Attempts to read the token issuer's keys: `ok` or `error`.",
         alert "a rise of `outcome=\"error\"` for an hour: new keys of the issuer are not known";

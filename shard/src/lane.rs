@@ -29,12 +29,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use batch::{Batch, Committed};
-use cache::MembershipCache;
+use cache::{Asked, MembershipCache};
 
 use crate::commit_event::CommitListener;
 use crate::db::{Connection, Dialect};
 use crate::error::{Error, Result, StatementFault};
-use crate::ids::{ConversationId, Seq, UserId};
+use crate::ids::{ConversationId, Seq, ShardName, UserId};
 use crate::map::Assignment;
 use crate::message::Draft;
 use crate::metrics;
@@ -242,6 +242,28 @@ fn low_bits(id: ConversationId) -> u64 {
     u64::from_be_bytes(low)
 }
 
+/// What is counted of a lane.
+struct Counted {
+    batch: ::metrics::Histogram,
+    sent: ::metrics::Counter,
+    known: ::metrics::Counter,
+    read: ::metrics::Counter,
+}
+
+impl Counted {
+    fn of(shard: &ShardName) -> Self {
+        let shard = shard.to_string();
+        let lookups =
+            |outcome: &str| metrics::MEMBERSHIP_LOOKUPS.with([shard.clone(), outcome.to_owned()]);
+        Self {
+            batch: metrics::WRITE_BATCH_MESSAGES.with([shard.clone()]),
+            sent: metrics::MESSAGES_SENT.with([shard.clone()]),
+            known: lookups("known"),
+            read: lookups("read"),
+        }
+    }
+}
+
 struct Lane {
     shard: Arc<Shard>,
     settings: WriteSettings,
@@ -257,7 +279,7 @@ impl Lane {
     async fn run(mut self, jobs: Kept<mpsc::Receiver<Job>>) {
         let mut jobs = jobs.hold().await;
         let max_batch = self.settings.max_batch.max(1) as usize;
-        let batch_size = metrics::WRITE_BATCH_MESSAGES.with([self.shard.name().to_string()]);
+        let counted = Counted::of(self.shard.name());
         let mut batch = Vec::with_capacity(max_batch);
         self.keep_connection().await;
         loop {
@@ -290,8 +312,13 @@ impl Lane {
                 continue;
             }
             #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
-            batch_size.record(batch.iter().map(|job| job.work.weight()).sum::<usize>() as f64);
-            self.commit_all(std::mem::take(&mut batch)).await;
+            let size = batch.iter().map(|job| job.work.weight()).sum::<usize>() as f64;
+            counted.batch.record(size);
+            let sent = self.commit_all(std::mem::take(&mut batch)).await;
+            counted.sent.increment(sent);
+            let Asked { known, unknown } = self.memberships.take_asked();
+            counted.known.increment(known);
+            counted.read.increment(unknown);
             if self.shard.primary().dialect() == Dialect::Sqlite {
                 self.connection = None; // the only writer; others wait for it
             }
@@ -324,12 +351,16 @@ impl Lane {
         opened
     }
 
-    /// Commits the jobs, together or, where the database refuses one of them, in halves.
-    async fn commit_all(&mut self, jobs: Vec<Job>) {
+    /// Commits the jobs, together or, where the database refuses one of them, in halves; says how many messages are new.
+    async fn commit_all(&mut self, jobs: Vec<Job>) -> u64 {
+        let mut sent = 0;
         let mut waiting = vec![jobs];
         while let Some(mut jobs) = waiting.pop() {
             match self.commit(&jobs).await {
-                Ok(committed) => self.answer(jobs, committed),
+                Ok(committed) => {
+                    sent += committed.created();
+                    self.answer(jobs, committed);
+                }
                 Err(error) if error.is_of_one_entry() && jobs.len() > 1 => {
                     let second = jobs.split_off(jobs.len() / 2);
                     waiting.extend([second, jobs]);
@@ -342,6 +373,7 @@ impl Lane {
                 }
             }
         }
+        sent
     }
 
     fn answer(&self, jobs: Vec<Job>, committed: Committed) {

@@ -24,6 +24,19 @@ crate::metric_table! {
         "Transactions that were run again after a deadlock or a lock wait.";
     Histogram WRITE_BATCH_MESSAGES = "backscroll_write_batch_messages" [shard] Count,
         "Messages in one transaction of a write lane.";
+    Counter MESSAGES_SENT = "backscroll_messages_sent_total" [shard] Count,
+        "Messages that this node has stored; those of imports left out.";
+    Gauge WRITE_QUEUE_MESSAGES = "backscroll_write_queue_messages" [shard] Count,
+        "Messages that wait for a write lane.",
+        alert "near `write.queue`: sends are about to be refused";
+    Counter MEMBERSHIP_LOOKUPS = "backscroll_membership_lookups_total" [shard, outcome] Count,
+        "Memberships that write lanes needed: `known` from a transaction before, or `read`.";
+    Gauge DATABASE_CONNECTIONS = "backscroll_database_connections" [shard, state] Count,
+        "Connections to a shard's primary: `used` or `idle`.",
+        alert "`used` at `pool.max_connections` for a minute";
+    Gauge SHARD_TAKES = "backscroll_shard_takes" [shard, what] Count,
+        "Whether a shard's `reads` and `writes` are let through (1), or refused at once because the latest ones failed (0).",
+        alert "0 for a minute";
     Counter UNPREPARED_STATEMENTS = "backscroll_unprepared_statements_total" [] Count,
         "Statements that were sent as text because the MySQL server had no room for another prepared one; the connection gave back those that it held.",
         alert "a steady rise: raise `max_prepared_stmt_count` on the server";

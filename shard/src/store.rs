@@ -34,6 +34,7 @@ use crate::identity::{self, Deployed};
 use crate::ids::{ConversationId, Incarnation, ShardName, UserId};
 use crate::lane::{Outcome, Work};
 use crate::map::{Assignment, ShardMap};
+use crate::metrics;
 use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
@@ -65,6 +66,31 @@ pub struct Store {
 }
 
 impl Store {
+    /// Sets the gauges of the shards; to be called when metrics are asked for.
+    pub fn measure(&self) {
+        for shard in self.router.shards() {
+            let name = shard.name().to_string();
+            let (open, idle) = shard.primary().connections();
+            for (state, connections) in [("used", open.saturating_sub(idle)), ("idle", idle)] {
+                let gauge = metrics::DATABASE_CONNECTIONS.with([name.clone(), state.to_owned()]);
+                gauge.set(f64::from(connections));
+            }
+            for (what, takes) in [
+                ("reads", shard.takes_reads()),
+                ("writes", shard.takes_writes()),
+            ] {
+                let gauge = metrics::SHARD_TAKES.with([name.clone(), what.to_owned()]);
+                gauge.set(f64::from(u8::from(takes)));
+            }
+            if let Ok(lanes) = self.attended.lanes(shard) {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                metrics::WRITE_QUEUE_MESSAGES
+                    .with([name])
+                    .set(lanes.queued() as f64);
+            }
+        }
+    }
+
     /// Opens the directory and every shard's pools, and starts the write lanes and the relays under `supervisor`. A shard
     /// that is down does not fail it.
     ///

@@ -258,6 +258,9 @@ async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^52")]
     metrics::HTTP_REQUESTS_IN_FLIGHT.set(app.in_flight() as f64);
     app.store.supervisor().measure();
+    app.store.measure();
+    app.auth.measure();
+    crate::process::measure();
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         crate::telemetry::render_metrics(),

@@ -20,6 +20,7 @@ mod import;
 mod import_refusals;
 mod ledger;
 mod log;
+mod metrics;
 mod own_redis;
 mod presence;
 mod rebalance;

@@ -16,7 +16,7 @@ use crate::harness::{Sandbox, Server};
 use crate::ledger::token;
 use crate::own_redis::OwnRedis;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How long a user's sessions may be gone before the user is offline, and one second more.
 const GRACE: Duration = Duration::from_secs(11);
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(11);
 const HEALED: Duration = Duration::from_secs(60);
 
 /// A connection of `user` that has received `hello`.
-async fn connect(node: &Server, user: &str) -> Socket {
+pub(crate) async fn connect(node: &Server, user: &str) -> Socket {
     let url = format!("{}/ws/chat", node.url().replace("http", "ws"));
     let (mut socket, _) = connect_async(url).await.unwrap();
     say(&mut socket, "authenticate", json!({"token": token(user)})).await;
@@ -33,13 +33,13 @@ async fn connect(node: &Server, user: &str) -> Socket {
     socket
 }
 
-async fn say(socket: &mut Socket, event: &str, data: Value) {
+pub(crate) async fn say(socket: &mut Socket, event: &str, data: Value) {
     let frame = json!({"event": event, "data": data, "ack": 1});
     socket.send(Message::text(frame.to_string())).await.unwrap();
 }
 
 /// The next frame that `is_it`.
-async fn until(socket: &mut Socket, is_it: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(socket: &mut Socket, is_it: impl Fn(&Value) -> bool) -> Value {
     loop {
         let Some(Ok(message)) = socket.next().await else {
             panic!("the connection ended");

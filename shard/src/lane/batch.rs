@@ -40,6 +40,11 @@ impl Committed {
             })
     }
 
+    /// How many messages are new.
+    pub(super) fn created(&self) -> u64 {
+        self.sent().filter(|(_, sent)| sent.created).count() as u64
+    }
+
     /// What was sent, with its place: the job's, and that within the job.
     fn sent(&self) -> impl Iterator<Item = ((usize, usize), &Sent)> {
         self.outcomes

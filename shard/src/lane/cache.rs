@@ -17,6 +17,16 @@ pub(super) struct MembershipCache {
     conversations: HashMap<ConversationId, Remembered>,
     len: usize,
     capacity: usize,
+    asked: Asked,
+}
+
+/// How often memberships were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// That were remembered.
+    pub(super) known: u64,
+    /// That were not.
+    pub(super) unknown: u64,
 }
 
 #[derive(Debug)]
@@ -31,6 +41,7 @@ impl MembershipCache {
             conversations: HashMap::new(),
             len: 0,
             capacity,
+            asked: Asked::default(),
         }
     }
 
@@ -41,12 +52,20 @@ impl MembershipCache {
     }
 
     /// What is remembered of `user` in the conversation whose head this is.
-    pub(super) fn get(&self, head: &Head, user: &UserId) -> Option<&StoredMembership> {
-        let remembered = self.conversations.get(&head.id)?;
-        if remembered.members_rev != head.members_rev {
-            return None;
+    pub(super) fn get(&mut self, head: &Head, user: &UserId) -> Option<&StoredMembership> {
+        let remembered = self.conversations.get(&head.id);
+        let remembered = remembered.filter(|it| it.members_rev == head.members_rev);
+        let membership = remembered.and_then(|it| it.members.get(user));
+        match membership {
+            Some(_) => self.asked.known += 1,
+            None => self.asked.unknown += 1,
         }
-        remembered.members.get(user)
+        membership
+    }
+
+    /// How often memberships were asked for since this was called last.
+    pub(super) fn take_asked(&mut self) -> Asked {
+        std::mem::take(&mut self.asked)
     }
 
     /// Remembers an active membership that was read under the lock of this head. When there is no room, everything is
