@@ -54,7 +54,7 @@ export interface Conversation {
   role: Role;
   /** Its name. */
   title?: string | null;
-  /** `headSeq - readSeq`. */
+  /** `headSeq - readSeq`: messages that were deleted before they were read count as well. */
   unreadCount: number;
 }
 
@@ -186,6 +186,8 @@ export interface Hello {
 export interface HistoryPage {
   /** A part that is archived and cannot be read just now. */
   archiveUnavailable?: SeqRange | null;
+  /** The messages before this one were dropped when their retention ended; absent where the page does not reach them. */
+  droppedBefore?: Seq | null;
   /** There are newer messages. */
   hasMoreAfter: boolean;
   /** There are older messages. */
@@ -239,7 +241,7 @@ export interface ListEntry {
   stale?: boolean;
   /** Its name. */
   title?: string | null;
-  /** `headSeq - readSeq`. */
+  /** `headSeq - readSeq`: messages that were deleted before they were read count as well. */
   unreadCount: number;
 }
 
@@ -365,9 +367,9 @@ export type MessageType = "text" | "image" | "voice" | "file" | "system";
 
 /** A conversation to create. */
 export interface NewConversation {
-  /** `direct` is create-or-get, with exactly one other member. */
+  /** `direct` is create-or-get, with exactly one other member, or with the caller alone for notes. */
   kind: ConversationKind;
-  /** The other members; the caller is one in any case, and owns it. */
+  /** The other members; the caller is one in any case, and owns it. Notes name the caller. */
   members: UserId[];
   /** An object of at most 4 KiB. */
   metadata?: { [key: string]: unknown } | null;
@@ -794,7 +796,7 @@ export interface Watermarks {
   deliveredSeq: Seq;
   /** Up to where I have read. */
   readSeq: Seq;
-  /** `headSeq - readSeq`. */
+  /** `headSeq - readSeq`: messages that were deleted before they were read count as well. */
   unreadCount: number;
 }
 
