@@ -42,7 +42,7 @@ pub fn emoji(text: &str) -> Option<String> {
         let is_fit = match c {
             ZERO_WIDTH_JOINER => stands_between,
             '\u{E0020}'..='\u{E007F}' => characters.first() == Some(&BLACK_FLAG),
-            _ => !is_invisible(c) && !(place == 0 && is_mark(c)),
+            _ => !(is_invisible(c) || place == 0 && is_mark(c)),
         };
         if !is_fit {
             return None;

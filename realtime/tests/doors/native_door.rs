@@ -112,9 +112,9 @@ async fn a_client_that_closes_is_answered() {
         };
         client.socket.close(Some(frame.clone())).await.unwrap();
         let answer = loop {
-            match client.socket.next().await.unwrap().unwrap() {
-                Message::Close(answer) => break answer,
-                _ => {}
+            let message = client.socket.next().await.unwrap().unwrap();
+            if let Message::Close(answer) = message {
+                break answer;
             }
         };
         assert_eq!(answer.map(|it| it.code), Some(frame.code));
