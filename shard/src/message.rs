@@ -5,24 +5,18 @@
 
 mod draft;
 mod reactions;
-
-use serde::de::DeserializeOwned;
+mod shown;
 
 use crate::db::{Row, Value, rows_of, values};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, MessageId, Rev, Seq, UserId};
-use crate::metrics;
-use crate::model::{
-    AnyObject, DeliveryStatus, Edit, Message, MessagePreview, MessageType, RawJson, Timestamp,
-};
+use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::model::{MessageType, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
-
-/// How many characters of the newest message a list shows.
-const PREVIEW_CHARACTERS: usize = 100;
+pub(crate) use shown::{left_out, stored_json, stored_reactions};
 
 /// A message as its row (or its line in the archive) holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,22 +126,6 @@ impl StoredMessage {
         self.edit_history = None;
     }
 
-    /// As it may be shown: of a deleted message nothing that was in it.
-    #[must_use]
-    pub(crate) fn shown(mut self) -> Self {
-        if self.deleted_at.is_some() {
-            self.remove_content();
-        }
-        self
-    }
-
-    /// Its earlier contents, to be shown.
-    pub(crate) fn edits(&self) -> Option<RawJson> {
-        let edits = self.edit_history.clone();
-        let edits = edits.filter(|_| self.deleted_at.is_none());
-        edits.map(|json| stored_json::<Vec<Edit>>("edits", Some(json), "[]"))
-    }
-
     /// Reads a row whose columns from `first` on are those of a message.
     ///
     /// # Errors
@@ -236,80 +214,6 @@ impl StoredMessage {
             self.created_at.0,
         ]
     }
-
-    /// The message as callers see it; the edit history stays behind. A stored value that does not have its form is left out.
-    #[must_use]
-    pub fn into_message(self, conversation: ConversationId, status: DeliveryStatus) -> Message {
-        let this = self.shown();
-        Message {
-            id: MessageId {
-                conversation,
-                seq: this.seq,
-            },
-            conversation_id: conversation,
-            seq: this.seq,
-            rev: this.rev,
-            sender_id: this.sender,
-            content: this.content,
-            message_type: this.message_type,
-            client_msg_id: this.client_msg_id,
-            reply_to: this.reply_to.map(|seq| MessageId { conversation, seq }),
-            attachments: stored_json::<Vec<AnyObject>>("attachments", this.attachments, "[]"),
-            reactions: stored_reactions(this.reactions.as_deref()).to_json(),
-            metadata: stored_json::<AnyObject>("metadata", this.metadata, "{}"),
-            created_at: this.created_at,
-            edited_at: this.edited_at,
-            deleted_at: this.deleted_at,
-            status,
-            edit_history: None,
-        }
-    }
-
-    /// What lists show of it.
-    #[must_use]
-    pub fn preview(&self) -> MessagePreview {
-        let content = match self.deleted_at {
-            Some(_) => "",
-            None => self.content.as_str(),
-        };
-        MessagePreview {
-            seq: self.seq,
-            sender_id: self.sender.clone(),
-            content: content.chars().take(PREVIEW_CHARACTERS).collect(),
-            message_type: self.message_type,
-            created_at: self.created_at,
-        }
-    }
-}
-
-/// Stored reactions; those that do not have their form are left out, and counted.
-pub(crate) fn stored_reactions(json: Option<&str>) -> Reactions {
-    let (reactions, whole) = json.map_or((Reactions::default(), true), Reactions::stored);
-    if !whole {
-        left_out("reactions");
-    }
-    reactions
-}
-
-/// A stored value does not have the form that it must have, and is left out of what is shown.
-pub(crate) fn left_out(field: &'static str) {
-    metrics::STORED_VALUES_LEFT_OUT.with([field]).increment(1);
-}
-
-/// Stored JSON of the form `T`; where it is not, `empty`, and counted.
-pub(crate) fn stored_json<T: DeserializeOwned>(
-    field: &'static str,
-    stored: Option<String>,
-    empty: &'static str,
-) -> RawJson {
-    let fitting = stored.and_then(|json| match serde_json::from_str::<T>(&json) {
-        Ok(_) => RawJson::parse(json).ok(),
-        Err(_) => {
-            left_out(field);
-            None
-        }
-    });
-    fitting.unwrap_or_else(|| RawJson::literal(empty))
 }
 
 /// `rows` in batches for one statement each: at most [`INSERT_ROWS`] rows and, unless one alone is larger, [`INSERT_BYTES`].
