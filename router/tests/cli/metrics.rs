@@ -1,5 +1,8 @@
 //! A node that is used shows its metrics: each that the use concerns is there, with a value.
 
+use backscroll::metrics as service;
+use backscroll_realtime::metrics as sessions;
+use backscroll_shard::metrics as store;
 use serde_json::json;
 
 use crate::harness::{PATIENCE, Sandbox};
@@ -7,32 +10,30 @@ use crate::ledger::token;
 use crate::presence::{connect, say, until};
 
 /// What a node shows after a conversation was made, a message sent and received, and a command refused.
-const SHOWN: [&str; 24] = [
-    "backscroll_http_requests_total",
-    "backscroll_http_request_seconds",
-    "backscroll_http_requests_in_flight",
-    "backscroll_http_connections",
-    "backscroll_token_checks_total",
-    "backscroll_process_cpu_seconds",
-    "backscroll_process_memory_bytes",
-    "backscroll_process_files",
-    "backscroll_task_up",
-    "backscroll_write_batch_messages",
-    "backscroll_messages_sent_total",
-    "backscroll_write_queue_messages",
-    "backscroll_membership_lookups_total",
-    "backscroll_database_connections",
-    "backscroll_shard_takes",
-    "backscroll_realtime_sessions",
-    "backscroll_realtime_topics",
-    "backscroll_realtime_connects_total",
-    "backscroll_realtime_command_seconds",
-    "backscroll_realtime_command_failures_total",
-    "backscroll_realtime_events_total",
-    "backscroll_realtime_push_lag_seconds",
-    "backscroll_archive_lag_seconds",
-    "backscroll_archive_cache_bytes",
-];
+fn shown() -> Vec<&'static str> {
+    vec![
+        service::HTTP_REQUESTS.name(),
+        service::HTTP_REQUEST_SECONDS.name(),
+        service::HTTP_REQUESTS_IN_FLIGHT.name(),
+        service::HTTP_CONNECTIONS.name(),
+        service::TOKEN_CHECKS.name(),
+        service::PROCESS_CPU_SECONDS.name(),
+        service::PROCESS_MEMORY_BYTES.name(),
+        service::PROCESS_FILES.name(),
+        store::TASK_UP.name(),
+        store::WRITE_BATCH_MESSAGES.name(),
+        store::MESSAGES_SENT.name(),
+        store::WRITE_QUEUE_MESSAGES.name(),
+        store::MEMBERSHIP_LOOKUPS.name(),
+        store::DATABASE_CONNECTIONS.name(),
+        store::SHARD_TAKES.name(),
+        sessions::SESSIONS.name(),
+        sessions::CONNECTS.name(),
+        sessions::COMMAND_SECONDS.name(),
+        sessions::COMMAND_FAILURES.name(),
+        sessions::EVENTS.name(),
+    ]
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_under_use_shows_what_it_counts() {
@@ -70,23 +71,23 @@ async fn a_node_under_use_shows_what_it_counts() {
     let received = until(&mut bob, |frame| frame["event"] == "new_message");
     tokio::time::timeout(PATIENCE, received).await.unwrap();
 
-    let (_, shown) = http.get("/metrics").unwrap();
-    for name in SHOWN {
-        let is_value = |line: &str| {
-            let series = line.strip_prefix(name);
-            series.is_some_and(|rest| rest.starts_with([' ', '{', '_']))
-        };
-        assert!(shown.lines().any(is_value), "no {name} in {shown}");
+    let (_, text) = http.get("/metrics").unwrap();
+    let has = |line: &str| text.lines().any(|shown| shown.starts_with(line));
+    for name in shown() {
+        let is_there = [" ", "{", "_"]
+            .iter()
+            .any(|end| has(&format!("{name}{end}")));
+        assert!(is_there, "no {name} in {text}");
     }
-    for line in [
-        r#"backscroll_messages_sent_total{shard="s1"} 1"#,
-        r#"backscroll_realtime_command_failures_total{command="unknown",code="invalid_request"} 1"#,
-        r#"backscroll_shard_takes{shard="s1",what="writes"} 1"#,
-    ] {
-        assert!(
-            shown.lines().any(|shown| shown == line),
-            "no {line} in {shown}"
-        );
-    }
+    let sent = store::MESSAGES_SENT.name();
+    assert!(has(&format!(r#"{sent}{{shard="s1"}} 1"#)), "{text}");
+    let failures = sessions::COMMAND_FAILURES.name();
+    let unknown = format!(r#"{failures}{{command="unknown",code="invalid_request"}} 1"#);
+    assert!(has(&unknown), "{text}");
+    let takes = store::SHARD_TAKES.name();
+    assert!(
+        has(&format!(r#"{takes}{{shard="s1",what="writes"}} 1"#)),
+        "{text}"
+    );
     node.stop();
 }
