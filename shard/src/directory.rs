@@ -376,6 +376,33 @@ pub(crate) async fn cut(
     ))
 }
 
+/// In a write transaction, after [`lock`]: makes neighbouring ranges of one shard, in order, one at the next epoch.
+///
+/// # Errors
+/// [`Error::Conflict`] when the map has changed; when the database fails.
+pub(crate) async fn merge(connection: &mut Connection, parts: &[Assignment]) -> Result<()> {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+        return Ok(());
+    };
+    for part in parts {
+        let start = UserKey(part.range.start).to_bytes();
+        let args = values![&start, part.shard.as_str(), part.epoch];
+        if connection.execute(DELETE_RANGE, &args).await? != 1 {
+            return Err(Error::Conflict("the map has changed; try again"));
+        }
+    }
+    let newest = parts.iter().map(|it| it.epoch).max().unwrap_or(first.epoch);
+    let whole = Assignment {
+        range: KeyRange {
+            start: first.range.start,
+            end: last.range.end,
+        },
+        shard: first.shard.clone(),
+        epoch: newest.next(),
+    };
+    insert_ranges(connection, &[whole]).await
+}
+
 /// In a write transaction, after [`lock`]: gives a range to another shard, at the next epoch.
 ///
 /// # Errors

@@ -43,9 +43,11 @@
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
 //! | `fences`, `serving` | what the two shards serve |
 //! | `job`, `move_id` | the directory's row, and the events |
-//! | `plan`, `run`, `freezing`, `cleanup` | asking for a move; the runner |
+//! | `plan`, `run`, `pace`, `freezing`, `cleanup` | asking for a move; the runner |
+//! | `balance` | which moves are worth asking for; where a range is cut, and which ranges become one |
 //! | `watch` | what every node does by itself |
 
+mod balance;
 mod catch_up;
 mod cleanup;
 mod compare;
@@ -58,6 +60,7 @@ mod freezing;
 pub(crate) mod job;
 mod marks;
 mod move_id;
+mod pace;
 mod plan;
 mod rows;
 mod run;
@@ -71,6 +74,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use balance::{Forecast, Merged, Plan, PlanOptions, PlannedMove, ShardLoad, Weight};
 pub use compare::Difference;
 pub use drain::{Drained, Transfer};
 pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
@@ -128,11 +132,13 @@ pub enum Step {
     RowsDeleted,
     /// All rows are deleted.
     Cleaned,
+    /// Neighbouring ranges are one in the map.
+    MapMerged,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Taken,
         Self::FenceCut,
         Self::Moving,
@@ -151,6 +157,7 @@ impl Step {
         Self::FreezeEnded,
         Self::RowsDeleted,
         Self::Cleaned,
+        Self::MapMerged,
     ];
 }
 

@@ -76,7 +76,18 @@ impl KeyRange {
     /// The key space cut into `parts` contiguous ranges of the same width (give or take one key), in order.
     #[must_use]
     pub fn split_evenly(parts: u32) -> Vec<Self> {
-        let bound = |i: u32| u64::try_from((u128::from(i) << 64) / u128::from(parts)).ok();
+        Self::ALL.split_into(parts)
+    }
+
+    /// The range cut into `parts` contiguous ones of the same width (give or take one key), in order; into one a key, when it
+    /// has fewer keys.
+    #[must_use]
+    pub fn split_into(&self, parts: u32) -> Vec<Self> {
+        let (width, parts) = (self.width(), u128::from(parts).min(self.width()));
+        let bound = |i: u128| match width * i / parts {
+            offset if offset < width => u64::try_from(u128::from(self.start) + offset).ok(),
+            _ => self.end,
+        };
         (0..parts)
             .filter_map(|i| Self::new(bound(i)?, bound(i + 1)))
             .collect()
@@ -106,6 +117,19 @@ mod tests {
             prop_assert_eq!(ranges.iter().filter(|r| r.contains(UserKey(key))).count(), 1);
             prop_assert_eq!(ranges.iter().map(KeyRange::width).sum::<u128>(), 1 << 64);
             let widths: Vec<_> = ranges.iter().map(KeyRange::width).collect();
+            prop_assert!(widths.iter().max().unwrap() - widths.iter().min().unwrap() <= 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_is_cut_into_parts_of_one_width(start: u64, keys in 1u64.., parts in 1u32..100) {
+            let whole = KeyRange::new(start, start.checked_add(keys)).unwrap();
+            let cut = whole.split_into(parts);
+            prop_assert_eq!(cut.len() as u128, u128::from(parts).min(whole.width()));
+            prop_assert_eq!((cut[0].start, cut[cut.len() - 1].end), (whole.start, whole.end));
+            prop_assert!(cut.windows(2).all(|two| two[0].end == Some(two[1].start)));
+            let widths: Vec<_> = cut.iter().map(KeyRange::width).collect();
             prop_assert!(widths.iter().max().unwrap() - widths.iter().min().unwrap() <= 1);
         }
     }

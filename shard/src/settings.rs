@@ -324,6 +324,16 @@ pub struct RebalanceSettings {
     pub lease: Span,
     /// How long the source keeps its rows after a move, so that it can be reversed.
     pub keep: Span,
+    /// How much rows count in a shard's load, against bytes and writes; 0 leaves them out.
+    pub weight_rows: u32,
+    /// How much bytes count.
+    pub weight_bytes: u32,
+    /// How much writes a second count.
+    pub weight_writes: u32,
+    /// A move is planned only if the load of the fuller shard falls by at least this much, in percent of the mean load.
+    pub min_gain: u32,
+    /// A range that was moved stays where it is for so long, as far as plans are concerned.
+    pub cool_down: Span,
 }
 
 impl Default for RebalanceSettings {
@@ -336,6 +346,11 @@ impl Default for RebalanceSettings {
             freeze_lease: Span::secs(5),
             lease: Span::secs(15),
             keep: Span::secs(3600),
+            weight_rows: 1,
+            weight_bytes: 1,
+            weight_writes: 1,
+            min_gain: 5,
+            cool_down: Span::secs(86_400),
         }
     }
 }

@@ -144,6 +144,29 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
+/// `73 s`, `12 min`, `3.5 h`.
+pub(super) fn span(seconds: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let hours = seconds as f64 / 3600.0;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{hours:.1} h"),
+    }
+}
+
+/// `512 B`, `3.4 MiB`.
+pub(super) fn bytes(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let of = |unit: u64| bytes as f64 / unit as f64;
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", of(1 << 10)),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", of(1 << 20)),
+        _ => format!("{:.1} GiB", of(1 << 30)),
+    }
+}
+
 /// `1 message`, `2,000 messages`.
 pub(super) fn counted(number: u64, thing: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
@@ -172,6 +195,15 @@ mod tests {
             harmless("two\nlines\u{7}\u{9b}31m"),
             "two\nlines\\u{7}\\u{9b}31m"
         );
+    }
+
+    #[test]
+    fn spans_and_sizes_have_the_unit_that_fits() {
+        assert_eq!([span(0), span(119), span(120)], ["0 s", "119 s", "2 min"]);
+        assert_eq!([span(7199), span(9000)], ["119 min", "2.5 h"]);
+        assert_eq!([bytes(1023), bytes(1536)], ["1023 B", "1.5 KiB"]);
+        assert_eq!(bytes(5 << 20), "5.0 MiB");
+        assert_eq!(bytes(3 << 29), "1.5 GiB");
     }
 
     #[test]

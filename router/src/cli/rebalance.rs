@@ -3,6 +3,8 @@
 //! A move is a durable job in the directory. Every node of `backscroll serve` looks after all moves, so a command may be killed
 //! at any time: the move goes on. What it is and what a crash leaves is told in [`backscroll_shard::moves`].
 
+mod merge;
+mod plan;
 pub(super) mod run;
 mod show;
 
@@ -18,6 +20,7 @@ use super::out;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    Plan(plan::Args),
     Run(run::Args),
     Status(show::StatusArgs),
     Pause(PauseArgs),
@@ -25,6 +28,7 @@ pub(super) enum Command {
     Abort(AbortArgs),
     Reverse(run::ReverseArgs),
     History(show::HistoryArgs),
+    Merge(merge::Args),
 }
 
 /// Pause a move
@@ -111,6 +115,8 @@ pub(super) async fn with_mover(
 
 async fn dispatch(mover: &Mover, command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Plan(args) => plan::show(mover, &args).await,
+        Command::Merge(args) => merge::run(mover, &args).await,
         Command::Run(args) => run::begin(mover, args).await,
         Command::Reverse(args) => run::reverse(mover, args).await,
         Command::Status(args) => show::status(mover, &args).await,

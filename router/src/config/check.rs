@@ -265,11 +265,31 @@ fn check_rebalance(check: &mut Check, rebalance: &RebalanceSettings) {
             Span::secs(0),
             Span::secs(30 * 86_400),
         ),
+        (
+            "rebalance.cool_down",
+            rebalance.cool_down,
+            Span::secs(0),
+            Span::secs(365 * 86_400),
+        ),
     ];
     for (key, span, least, most) in spans {
         check.within(key, span, least, most);
     }
     check.within("rebalance.load", rebalance.load, 1, 100);
+    check.within("rebalance.min_gain", rebalance.min_gain, 1, 100);
+    for (key, weight) in [
+        ("rebalance.weight_rows", rebalance.weight_rows),
+        ("rebalance.weight_bytes", rebalance.weight_bytes),
+        ("rebalance.weight_writes", rebalance.weight_writes),
+    ] {
+        check.within(key, weight, 0, 100);
+    }
+    if rebalance.weight_rows + rebalance.weight_bytes + rebalance.weight_writes == 0 {
+        check.report(
+            "rebalance.weight_rows",
+            "one of weight_rows, weight_bytes and weight_writes has to be above 0",
+        );
+    }
     if rebalance.freeze_lease <= rebalance.longest_freeze {
         check.report(
             "rebalance.freeze_lease",

@@ -436,6 +436,8 @@ fn values_must_fit_together() {
         ("[write]\nmax_batch = 0".into(), "write.max_batch"),
         ("[relay]\ninterval = \"0s\"".into(), "relay.interval"),
         ("[rebalance]\nload = 0".into(), "rebalance.load"),
+        ("[rebalance]\nmin_gain = 0".into(), "rebalance.min_gain"),
+        ("[rebalance]\nweight_rows = 0\nweight_bytes = 0\nweight_writes = 0".into(), "rebalance.weight_rows"),
         ("[rebalance]\nfreeze_lease = \"1s\"".into(), "rebalance.freeze_lease"),
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),
         ("[telemetry]\nlog = \"\"".into(), "telemetry.log"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 36] = [
+const COMMANDS: [&[&str]; 38] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -32,6 +32,7 @@ const COMMANDS: [&[&str]; 36] = [
     &["shards", "adopt"],
     &["shards", "drain"],
     &["rebalance"],
+    &["rebalance", "plan"],
     &["rebalance", "run"],
     &["rebalance", "status"],
     &["rebalance", "pause"],
@@ -39,6 +40,7 @@ const COMMANDS: [&[&str]; 36] = [
     &["rebalance", "abort"],
     &["rebalance", "reverse"],
     &["rebalance", "history"],
+    &["rebalance", "merge"],
     &["doctor"],
     &["config"],
     &["config", "check"],

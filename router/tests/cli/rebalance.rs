@@ -153,6 +153,67 @@ fn moved_by_hand(sandbox: &Sandbox) {
     );
 }
 
+/// A new shard gets its part by the plan; then the ranges that were cut are one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_printed_and_carried_out() {
+    let databases = TestDatabases::create(4).await;
+    let urls = databases.urls();
+    let sandbox = Sandbox::new().on_databases(&urls[..3]);
+    sandbox.run(&["migrate"]).exits(0);
+    for seed in 0..6 {
+        let other = |name: &str| format!("{seed} {name}");
+        let data = ["general", "zig", "caf"]
+            .into_iter()
+            .fold(history(40, seed), |data, name| {
+                data.replace(name, &other(name))
+            });
+        sandbox
+            .pipe(&["import", "-", "--json"], data.as_bytes())
+            .exits(0);
+    }
+    let sandbox = sandbox
+        .on_databases(&urls)
+        .with("BACKSCROLL_REBALANCE__KEEP", "0s");
+    sandbox
+        .run(&["shards", "add", "db3", "--reason", "more room"])
+        .exits(0);
+    let plan = ["plan", "--observe", "0s"];
+    let told = sandbox.run(&[&["rebalance"], &plan[..]].concat()).exits(0);
+    assert!(
+        told.stdout.contains("GAIN") && told.stdout.ends_with("nothing was done\n"),
+        "{told:#?}"
+    );
+    assert!(
+        told.stderr.contains("no move was measured yet"),
+        "{told:#?}"
+    );
+    let planned = rebalance(&sandbox, &plan, 0);
+    let steps = planned["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|it| it["target"] == "db3"), "{planned:#}");
+    let run = ["run", "--plan", "--observe", "0s", "--reason", "db3 is new"];
+    let moves = rebalance(&sandbox, &run, 0);
+    let moves = moves.as_array().unwrap();
+    assert_eq!(moves.len(), steps.len());
+    for (step, job) in steps.iter().zip(moves) {
+        assert_eq!(
+            (&step["range"], &step["target"]),
+            (&job["range"], &job["target"])
+        );
+    }
+    assert!(!ranges(&sandbox, &"db3".into()).is_empty());
+    let kept = rebalance(&sandbox, &plan, 0);
+    assert_eq!(kept["steps"], Value::Array(Vec::new()), "{kept:#}");
+    for wrong in [
+        &["run", "--reason", "x"][..],
+        &["run", "--plan", "--split", "--reason", "x"],
+        &["plan", "--observe", "1h"],
+    ] {
+        sandbox.run(&[&["rebalance"], wrong].concat()).exits(2);
+    }
+    drop(sandbox);
+    databases.drop_all().await;
+}
+
 /// A move that was put down while nobody serves is done by the next server.
 #[test]
 fn a_server_does_what_was_put_down() {

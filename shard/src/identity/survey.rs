@@ -24,6 +24,8 @@ use crate::settings::{DatabaseUrl, PoolSettings, StoreSettings};
 
 /// Longest look into one database.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A look into all databases may be older than the end of a move by so much.
+const JUST_NOW: Duration = Duration::from_secs(60);
 
 const TABLES_MYSQL: &str =
     "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()";
@@ -282,7 +284,7 @@ async fn inspect(role: &Role, connection: &mut Connection) -> Result<Found> {
         }
     }
     if tables.contains("moves") {
-        found.moving = job::under_way(connection).await?;
+        found.moving = job::under_way(connection, JUST_NOW).await?;
     }
     if tables.contains("fences") {
         found.fences = fence::all(connection).await?;

@@ -110,7 +110,7 @@ impl Mover {
         Ok(last.map_or(Drained::Empty, Drained::KeepsRows))
     }
 
-    async fn current_map(&self) -> Result<Arc<ShardMap>> {
+    pub(super) async fn current_map(&self) -> Result<Arc<ShardMap>> {
         self.router().refresh(&self.router().map()).await?;
         Ok(self.router().map())
     }

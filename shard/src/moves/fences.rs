@@ -9,6 +9,7 @@
 //! | source | `frozen` or `gone` at an attempt that is over | `moving` | [`unfreeze`] |
 //! | source | any but `open` | `open` | [`reopen`], when the move is given up |
 //! | target | none, or `gone` | `open` at the next epoch | [`open`], after the commit |
+//! | any | several `open` ones | one `open` at a greater epoch | [`merge`], when the map was merged |
 //!
 //! Every statement names the move, and after a freeze the attempt, so one that comes late finds no row. A fence keeps the name of
 //! the move that changed it last, and a move takes a fence from `open` once only: one that was given up cannot begin again.
@@ -19,6 +20,7 @@ use crate::db::{Connection, Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence::FenceState;
 use crate::ids::{Epoch, ShardName};
+use crate::map::Assignment;
 use crate::range::KeyRange;
 
 /// A fence with the move that changed it last.
@@ -45,6 +47,7 @@ const BEFORE: &str = concat!(
 );
 /// The whole table: a handful of rows.
 const LIVE: &str = concat!(fence_columns!(), " WHERE state <> 'gone'");
+const LIVE_LOCKED: &str = concat!(fence_columns!(), " WHERE state <> 'gone' {for_update}");
 const DELETE: &str = "DELETE FROM fences WHERE range_start = ?";
 const INSERT: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
 const BEGIN: &str = "UPDATE fences SET state = 'moving', job = ?, attempt = NULL WHERE range_start = ? AND epoch = ? AND state = 'open'";
@@ -235,6 +238,35 @@ pub(crate) async fn open(connection: &mut Connection, job: &Move) -> Result<()> 
             connection.execute(OPEN_NEW, &args).await.map(drop)
         }
     }
+}
+
+/// In a write transaction on the shard that has them: makes open fences, which are together what `whole` is, one at its epoch. Others
+/// are left alone: then the map that `whole` is from is old, or a move has them.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn merge(connection: &mut Connection, whole: &Assignment) -> Result<()> {
+    let rows = connection.fetch_all(LIVE_LOCKED, &[]).await?;
+    let live = rows.iter().map(MovedFence::from_row);
+    let mut parts: Vec<MovedFence> = live.collect::<Result<_>>()?;
+    parts.retain(|it| it.range.overlaps(&whole.range));
+    let is_older = |it: &MovedFence| {
+        it.state == FenceState::Open && it.epoch < whole.epoch && whole.range.covers(&it.range)
+    };
+    let width: u128 = parts.iter().map(|it| it.range.width()).sum();
+    if parts.len() < 2 || !parts.iter().all(is_older) || width != whole.range.width() {
+        return Ok(());
+    }
+    for part in &parts {
+        let start = part.range.start.to_be_bytes();
+        connection.execute(DELETE, &values![&start]).await?;
+    }
+    let start = whole.range.start.to_be_bytes();
+    let end = whole.range.end.map(u64::to_be_bytes);
+    let state = FenceState::Open.name();
+    let args = values![&start, end.as_ref(), whole.epoch, state];
+    let statement = format!("{INSERT}{}", rows_of(1, 4));
+    connection.execute(&statement, &args).await.map(drop)
 }
 
 /// In a write transaction on the source: whether the move was the last to change the fence, and has let go of it. It stays so

@@ -16,9 +16,6 @@ use crate::ids::{Epoch, ShardName, UserKey};
 use crate::model::Timestamp;
 use crate::range::KeyRange;
 
-/// How old a look into all databases may be, at most.
-const JUST_NOW: Duration = Duration::from_secs(60);
-
 /// How far a move has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,7 +147,7 @@ const UNFINISHED: &str = concat!(
     " FROM moves {by moves_state} WHERE state IN ('copying', 'catching_up', 'frozen', 'committed', 'draining', 'aborting') \
      ORDER BY created_at, id"
 );
-/// The whole table, as a look into all databases may be older than the end of a move by a moment.
+/// The whole table: a row a move that there ever was.
 const UNDER_WAY: &str = "SELECT range_start, range_end FROM moves WHERE state NOT IN ('done', 'aborted', 'reversed') OR changed_at > {now} - ?";
 /// The whole table: a row a move that there ever was.
 const LATEST: &str = concat!(
@@ -179,6 +176,9 @@ const ABORT: &str = "UPDATE moves SET state = 'aborting', frozen_until = NULL, r
 /// By anybody, in the transaction that begins the move back.
 const REVERSE: &str = "UPDATE moves SET state = 'reversed', runner = runner + 1, runner_until = 0, changed_at = {now} \
      WHERE id = ? AND state = 'draining'";
+const MEASURE: &str = "UPDATE moves SET rows_per_second = ?, freeze_ms = ? WHERE id = ?";
+/// The whole table: a row a move that there ever was.
+const MEASURED: &str = "SELECT rows_per_second, freeze_ms FROM moves WHERE freeze_ms IS NOT NULL ORDER BY created_at DESC LIMIT ?";
 const PAUSE: &str = "UPDATE moves SET paused = ? WHERE id = ? AND paused <> ?";
 const NEXT_EVENT: &str = "SELECT COALESCE(MAX(number), 0) + 1 FROM move_events WHERE job = ?";
 const INSERT_EVENT: &str =
@@ -316,14 +316,49 @@ pub(crate) async fn unfinished(connection: &mut Connection) -> Result<Vec<Move>>
     rows.iter().map(Move::from_row).collect()
 }
 
-/// The ranges of moves that are not over, or ended within the last minute.
+/// The ranges of moves that are not over, or came into their last state within `lately`.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn under_way(connection: &mut Connection) -> Result<Vec<KeyRange>> {
-    let args = values![millis(JUST_NOW)];
+pub(crate) async fn under_way(
+    connection: &mut Connection,
+    lately: Duration,
+) -> Result<Vec<KeyRange>> {
+    let args = values![millis(lately)];
     let rows = connection.fetch_all(UNDER_WAY, &args).await?;
     rows.iter().map(|row| range(row, 0)).collect()
+}
+
+/// How fast a move was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// From the beginning of the copy to the commit; unknown where little was copied.
+    pub(crate) rows_per_second: Option<u64>,
+    /// How long writers waited.
+    pub(crate) freeze_ms: u64,
+}
+
+/// Puts down how fast a move was.
+pub(crate) async fn measure(
+    connection: &mut Connection,
+    id: MoveId,
+    figures: Figures,
+) -> Result<()> {
+    let speed = figures.rows_per_second.map(u64::cast_signed);
+    let args = values![speed, figures.freeze_ms.cast_signed(), id.as_bytes()];
+    connection.execute(MEASURE, &args).await.map(drop)
+}
+
+/// How fast the latest moves were, the newest first.
+pub(crate) async fn measured(connection: &mut Connection, limit: i64) -> Result<Vec<Figures>> {
+    let figures = |row: &Row| {
+        Ok(Figures {
+            rows_per_second: row.opt_int(0)?.map(i64::cast_unsigned),
+            freeze_ms: row.int(1)?.cast_unsigned(),
+        })
+    };
+    let rows = connection.fetch_all(MEASURED, &values![limit]).await?;
+    rows.iter().map(figures).collect()
 }
 
 /// The latest moves, the newest first.

@@ -1,6 +1,6 @@
 //! Asking for moves, and what can be done with one that is under way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::directory::{self, MemberState};
 use crate::error::{Error, Result};
 use crate::identity::making::in_transaction;
 use crate::ids::{ShardName, UserKey};
-use crate::map::Assignment;
+use crate::map::{Assignment, ShardMap};
 use crate::range::KeyRange;
 use crate::routing::Router;
 use crate::settings::RebalanceSettings;
@@ -34,6 +34,8 @@ pub struct Mover {
     actor: String,
     hook: Hook,
     stop: CancellationToken,
+    /// The map that the fences were last found to follow.
+    settled: Mutex<Option<Arc<ShardMap>>>,
 }
 
 impl Mover {
@@ -46,6 +48,7 @@ impl Mover {
             actor: actor.into(),
             hook: Hook::default(),
             stop: CancellationToken::new(),
+            settled: Mutex::default(),
         }
     }
 
@@ -91,10 +94,23 @@ impl Mover {
         database.reader(Instant::now() + PATIENCE).await
     }
 
-    async fn in_directory<T>(&self, work: impl AsyncFn(&mut Connection) -> Result<T>) -> Result<T> {
+    pub(super) async fn in_directory<T>(
+        &self,
+        work: impl AsyncFn(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
         let database = self.router.directory().database();
         let mut connection = database.writer(Instant::now() + PATIENCE).await?;
         in_transaction(&mut connection, work).await
+    }
+
+    pub(super) fn settled(&self) -> Option<Arc<ShardMap>> {
+        let settled = self.settled.lock();
+        settled.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_settled(&self, map: Arc<ShardMap>) {
+        let settled = self.settled.lock();
+        *settled.unwrap_or_else(PoisonError::into_inner) = Some(map);
     }
 
     /// Puts a move of `range` to shard `target` down. The map and the source's fence are cut where the range is part of another
@@ -243,12 +259,15 @@ impl Mover {
         }
     }
 
-    /// Makes the fences of all moves that are under way say what the directory says. What one move needs does not keep the others
-    /// waiting.
+    /// Makes the fences of all moves that are under way, and of ranges that were merged, say what the directory says. What one move
+    /// needs does not keep the others waiting.
     ///
     /// # Errors
     /// When the directory fails.
     pub async fn settle(&self) -> Result<()> {
+        if let Err(error) = self.settle_merged().await {
+            tracing::warn!(%error, "the fences of merged ranges cannot be made to follow the map now");
+        }
         for job in self.unfinished().await? {
             let settled = match self.sides_of(&job) {
                 Ok(sides) => serving::settle(&sides).await,

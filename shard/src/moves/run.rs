@@ -7,6 +7,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::copy::{self, Stretch};
 use super::freezing::Attempt;
+use super::pace::Pace;
 use super::plan::Mover;
 use super::rows::{self, Cell, Record, Scope};
 use super::tables::{MOVED, Owner, Table};
@@ -40,6 +41,7 @@ pub(super) struct Runner<'a> {
     pub(super) touched: VecDeque<Entity>,
     /// Entities that were written to whenever they were compared.
     pub(super) restless: BTreeSet<Entity>,
+    pub(super) pace: Pace,
 }
 
 /// Rows of the source, read for one transaction of the copy.
@@ -56,6 +58,7 @@ impl<'a> Runner<'a> {
             per_entity: Duration::from_millis(5),
             touched: VecDeque::new(),
             restless: BTreeSet::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -183,6 +186,7 @@ impl<'a> Runner<'a> {
 
     /// Copies all rows; `false` when the move is in another state meanwhile.
     async fn copy_rows(&self, job: &Move) -> Result<bool> {
+        self.pace.begin();
         let sides = self.sides(job, None)?;
         let scope = Scope::Range(job.range);
         let mut limit = ROWS.0;
@@ -234,6 +238,7 @@ impl<'a> Runner<'a> {
             self.passed(Step::ChunkCopied)?;
             let took = begun.elapsed();
             metrics::MOVE_ROWS.increment(chunk.records.len() as u64);
+            self.pace.copied(chunk.records.len());
             if !chunk.has_ended {
                 limit = fitting(limit, took, self.settings().chunk.0);
             }
@@ -251,6 +256,7 @@ impl<'a> Runner<'a> {
             if !now.paused {
                 return Ok(true);
             }
+            self.pace.waited(10 * IDLE);
             tokio::time::sleep(10 * IDLE).await;
         }
     }
@@ -301,7 +307,7 @@ impl<'a> Runner<'a> {
             in_a_row = 0;
             let now = self.fresh(job).await?;
             match self.freeze(&now).await? {
-                Attempt::Served(_) => return Ok(()),
+                Attempt::Served(took) => return self.measure(job, took).await,
                 Attempt::Refused => {}
                 Attempt::Ended(why) => {
                     // What was compared stays so: whatever was written since is marked.

@@ -3,6 +3,7 @@
 mod contents;
 mod deaths;
 mod drain;
+mod plan;
 mod scans;
 mod writers;
 

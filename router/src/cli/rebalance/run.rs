@@ -8,7 +8,7 @@ use backscroll_shard::moves::{Move, MoveId, MoveState, Mover};
 use backscroll_shard::range::KeyRange;
 
 use super::super::archive::{parse_reason, parse_shard};
-use super::{order, out, parse_range, show};
+use super::{order, out, parse_range, plan, show};
 
 /// How often it is said how far a move is.
 const TELL_EVERY: Duration = Duration::from_secs(2);
@@ -19,20 +19,33 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 /// it. All rows are compared before that: one that differs stops the move and is named. The range may be any part of a range that
 /// `backscroll shards list` shows; the map is cut there. Archived objects stay where they are.
 ///
+/// With `--split` only the upper half of the range is moved, cut where about half of its rows are on each side. With `--plan` it does what
+/// `backscroll rebalance plan` says, one move after the other.
+///
 /// The command ends when the other shard serves the range; the rows on the first one are deleted after `rebalance.keep`. If
-/// the command is killed, a node of `backscroll serve` goes on with the move.
+/// the command is killed, a node of `backscroll serve` goes on with the move; `--plan` is run again for the others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   backscroll rebalance run --range 100001..150001 --to db4 --reason 'db2 is full'
+  backscroll rebalance run --range 100001..200001 --split --to db4 --reason 'db2 is full'
+  backscroll rebalance run --plan --reason 'db4 is new'
   backscroll rebalance run --range 13835058055282163712.. --to shard1 --reason 'less load' --json")]
 pub(in crate::cli) struct Args {
     /// The keys: from the first one to before the second; without the second, to the end of the key space
-    #[arg(long, value_name = "FROM..TO", value_parser = parse_range)]
-    range: KeyRange,
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_range, required_unless_present = "plan")]
+    range: Option<KeyRange>,
     /// The shard that gets them
-    #[arg(long, value_name = "SHARD", value_parser = parse_shard)]
-    to: ShardName,
+    #[arg(long, value_name = "SHARD", value_parser = parse_shard, required_unless_present = "plan")]
+    to: Option<ShardName>,
+    /// Move only the upper half of the rows
+    #[arg(long, conflicts_with = "plan")]
+    split: bool,
+    /// Do what `backscroll rebalance plan` says
+    #[arg(long, conflicts_with_all = ["range", "to", "detach"])]
+    plan: bool,
+    #[command(flatten)]
+    options: plan::Options,
     /// Why; kept in the move's history
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
@@ -68,10 +81,41 @@ pub(in crate::cli) struct ReverseArgs {
 }
 
 pub(super) async fn begin(mover: &Mover, args: Args) -> anyhow::Result<()> {
-    let job = mover
-        .begin(args.range, &args.to, &order(&args.reason))
-        .await?;
+    let (Some(mut range), Some(to)) = (args.range, &args.to) else {
+        return carry_out(mover, &args).await;
+    };
+    if args.split {
+        range = mover.upper_half(range).await?;
+    }
+    let job = mover.begin(range, to, &order(&args.reason)).await?;
     follow(mover, job, args.detach, args.json).await
+}
+
+/// Plans, and does what is planned, one move after the other.
+async fn carry_out(mover: &Mover, args: &Args) -> anyhow::Result<()> {
+    let plan = args.options.plan(mover).await?;
+    if !args.json {
+        plan::print(&plan)?;
+    }
+    let mut moves = Vec::new();
+    for step in &plan.steps {
+        let job = mover
+            .begin(step.range, &step.target, &order(&args.reason))
+            .await?;
+        let job = work_and_tell(mover, &job).await?;
+        require_kept(&job)?;
+        if !args.json {
+            out::line(format_args!(
+                "move {}: shard {} serves {}",
+                job.id, job.target, job.range
+            ))?;
+        }
+        moves.push(job);
+    }
+    if args.json {
+        return out::json(&moves);
+    }
+    Ok(())
 }
 
 pub(super) async fn reverse(mover: &Mover, args: ReverseArgs) -> anyhow::Result<()> {
