@@ -54,6 +54,8 @@ crate::metric_table! {
     Counter MOVE_FREEZES_ENDED = "backscroll_move_freezes_ended_total" [] Count,
         "Freezes that were ended without a commit; the move goes on catching up.",
         alert "a steady rise: the range is written to faster than it is copied, or a shard is slow";
+    Counter MOVE_BRAKED_SECONDS = "backscroll_move_braked_seconds_total" [reason] Seconds,
+        "Seconds that this node's moves waited because of a brake: `load`, `replica_lag` or `latency`.";
     Counter STORED_VALUES_LEFT_OUT = "backscroll_stored_values_left_out_total" [field] Count,
         "Values of messages, conversations and notifications that were left out of answers because they do not have the form that their field must have; an import of an older version may have stored them.";
     Counter ARCHIVE_DAMAGED_READS = "backscroll_archive_damaged_reads_total" [] Count,

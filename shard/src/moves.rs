@@ -42,12 +42,14 @@
 //! | `marks` | what was written to meanwhile |
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
 //! | `fences`, `serving` | what the two shards serve |
-//! | `job`, `move_id` | the directory's row, and the events |
-//! | `plan`, `run`, `pace`, `freezing`, `cleanup` | asking for a move; the runner |
+//! | `job`, `figures`, `move_id` | the directory's row, and the events |
+//! | `plan`, `run`, `preparing`, `freezing`, `cleanup` | asking for a move; the runner |
+//! | `pace`, `brakes`, `reason`, `explain` | how fast the runner goes on, what it waits for, and why a move does not cut over now |
 //! | `balance` | which moves are worth asking for; where a range is cut, and which ranges become one |
 //! | `watch` | what every node does by itself |
 
 mod balance;
+mod brakes;
 mod catch_up;
 mod cleanup;
 mod compare;
@@ -55,13 +57,17 @@ mod comparing;
 mod copy;
 mod drain;
 mod entity;
+mod explain;
 mod fences;
+mod figures;
 mod freezing;
 pub(crate) mod job;
 mod marks;
 mod move_id;
 mod pace;
 mod plan;
+mod preparing;
+mod reason;
 mod rows;
 mod run;
 mod segments;
@@ -80,6 +86,7 @@ pub use drain::{Drained, Transfer};
 pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
 pub(crate) use marks::mark;
 pub use plan::Mover;
+pub use reason::Reason;
 pub use watch::start;
 pub(crate) use work::all as arriving;
 
@@ -235,15 +242,6 @@ impl Sides<'_> {
         let database = self.router.directory().database();
         let mut connection = database.writer(self.deadline()).await?;
         in_transaction(&mut connection, work).await
-    }
-
-    /// A pause after a transaction that took some time.
-    async fn ease(&self, took: Duration) {
-        let load = self.settings.load.clamp(1, 100);
-        let pause = (took * (100 - load) / load).min(PATIENCE);
-        if !pause.is_zero() && self.limit.is_none() {
-            tokio::time::sleep(pause).await;
-        }
     }
 }
 

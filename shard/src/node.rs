@@ -21,6 +21,7 @@ use crate::db::identity::Identity;
 use crate::db::{Connection, Database, Failure, Observer};
 use crate::error::{Error, Result};
 use crate::ids::ShardName;
+use crate::latencies::Latencies;
 use crate::metrics;
 use crate::settings::{PoolSettings, ShardSettings, WriteSettings};
 
@@ -42,6 +43,7 @@ pub struct Shard {
     reads: Arc<Watch>,
     writes: Arc<Watch>,
     failures: Arc<FailureLog>,
+    calls: Arc<Latencies>,
 }
 
 #[derive(Debug)]
@@ -99,6 +101,7 @@ impl Shard {
             reads: watch(Work::Reads),
             writes: watch(Work::Writes),
             failures,
+            calls: Arc::default(),
         })
     }
 
@@ -122,6 +125,7 @@ impl Shard {
             reads: separate(&self.reads),
             writes: separate(&self.writes),
             failures: self.failures.clone(),
+            calls: self.calls.clone(),
         }
     }
 
@@ -132,6 +136,17 @@ impl Shard {
             all: self.reads.all.load(Ordering::Relaxed),
             own: self.reads.own.load(Ordering::Relaxed),
         }
+    }
+
+    /// A caller's call that began then is over.
+    pub(crate) fn called(&self, begun: Instant) {
+        self.calls.record(begun);
+    }
+
+    /// The 99 % quantile of how long this node's callers waited for the shard in the last ten seconds; none where there were few.
+    #[must_use]
+    pub fn foreground_p99(&self) -> Option<Duration> {
+        self.calls.p99()
     }
 
     /// Its name.

@@ -182,7 +182,10 @@ impl Router {
                 }
                 Err(error) => return Err(error),
             };
-            match work(shard.clone(), assignment.clone()).await {
+            let begun = Instant::now();
+            let outcome = work(shard.clone(), assignment.clone()).await;
+            shard.called(begun);
+            match outcome {
                 // Rare and large: on the heap, so that every call is not as large as this.
                 Err(Error::NotOwner(_)) => {
                     Box::pin(self.find_owner(&map, assignment, deadline)).await?;

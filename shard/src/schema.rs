@@ -18,11 +18,12 @@ macro_rules! migrations {
     };
 }
 
-const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0005_identity", "0006_moves", "0007_move_events", "0008_imported_channels", "0009_moves_figures");
+const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0005_identity", "0006_moves", "0007_move_events", "0008_imported_channels", "0009_moves_figures", "0010_moves_waits");
 const DIRECTORY_SQLITE: &[Migration] = migrations!(
     "directory/sqlite": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0004_shards_state_incarnation",
     "0005_identity", "0006_moves", "0006_moves_state", "0007_move_events", "0008_imported_channels",
     "0009_moves_figures", "0009_moves_figures_freeze",
+    "0010_moves_expected_rows", "0010_moves_expected_rows_bytes", "0010_moves_throttle", "0010_moves_waits",
 );
 const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",
@@ -31,6 +32,7 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0018_conversations_writers", "0019_conversations_defaults", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
     "0025_conversations_request_digest", "0026_fences_job", "0027_move_marks", "0028_arrivals", "0029_import_batches",
+    "0030_arrivals_beat",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -42,7 +44,7 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0017_notifications_unread", "0018_conversations_writers", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
     "0025_conversations_request_digest", "0026_fences_job", "0026_fences_job_attempt", "0027_move_marks", "0028_arrivals",
-    "0029_import_batches",
+    "0029_import_batches", "0030_arrivals_beat",
 );
 
 /// Which schema a database has.

@@ -324,6 +324,16 @@ pub struct RebalanceSettings {
     pub lease: Span,
     /// How long the source keeps its rows after a move, so that it can be reversed.
     pub keep: Span,
+    /// A move waits while one of its shards' databases runs more statements than this at once (MySQL's `Threads_running`).
+    pub max_threads_running: u32,
+    /// A move waits while a replica of its target is further behind than this.
+    pub max_replica_lag: Span,
+    /// A move waits while one of its shards takes longer than this to answer: one look, or the slowest of a hundred calls of this
+    /// node's callers.
+    pub max_latency: Span,
+    /// A move does not begin if its target would become larger than this, in bytes; 0 for no limit.
+    #[serde(with = "size")]
+    pub max_shard_bytes: u64,
     /// How much rows count in a shard's load, against bytes and writes; 0 leaves them out.
     pub weight_rows: u32,
     /// How much bytes count.
@@ -346,6 +356,10 @@ impl Default for RebalanceSettings {
             freeze_lease: Span::secs(5),
             lease: Span::secs(15),
             keep: Span::secs(3600),
+            max_threads_running: 32,
+            max_replica_lag: Span::secs(10),
+            max_latency: Span::millis(250),
+            max_shard_bytes: 0,
             weight_rows: 1,
             weight_bytes: 1,
             weight_writes: 1,

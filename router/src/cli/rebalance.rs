@@ -7,6 +7,7 @@ mod merge;
 mod plan;
 pub(super) mod run;
 mod show;
+mod watch;
 
 use backscroll_shard::moves::{Move, MoveId, Mover, Order};
 use backscroll_shard::range::KeyRange;
@@ -23,8 +24,10 @@ pub(super) enum Command {
     Plan(plan::Args),
     Run(run::Args),
     Status(show::StatusArgs),
+    Explain(show::ExplainArgs),
     Pause(PauseArgs),
     Resume(ResumeArgs),
+    Throttle(ThrottleArgs),
     Abort(AbortArgs),
     Reverse(run::ReverseArgs),
     History(show::HistoryArgs),
@@ -53,6 +56,26 @@ Example:
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     change: Change,
+}
+
+/// Limit how many rows a second a move copies, compares and deletes
+///
+/// Also while it is under way: the process that works on it minds it within a second. It is kept with the move. Writers' changes are
+/// copied again without a limit, and so is the rest within a freeze.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  backscroll rebalance throttle 0f8c61a2b4d94b7e05d2f0a1c3b6e788 --rows-per-second 2000 --reason 'evening peak'
+  backscroll rebalance throttle 0f8c61a2b4d94b7e05d2f0a1c3b6e788 --off --reason 'the peak is over'")]
+pub(super) struct ThrottleArgs {
+    #[command(flatten)]
+    change: Change,
+    /// Most rows a second, at least 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000), required_unless_present = "off")]
+    rows_per_second: Option<u64>,
+    /// As many as it can
+    #[arg(long, conflicts_with = "rows_per_second")]
+    off: bool,
 }
 
 /// Give a move up that is not committed
@@ -120,6 +143,7 @@ async fn dispatch(mover: &Mover, command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::begin(mover, args).await,
         Command::Reverse(args) => run::reverse(mover, args).await,
         Command::Status(args) => show::status(mover, &args).await,
+        Command::Explain(args) => show::explain(mover, &args).await,
         Command::History(args) => show::history(mover, &args).await,
         Command::Pause(PauseArgs { change }) => {
             let job = mover.pause(change.id, true, &change.order()).await?;
@@ -128,6 +152,17 @@ async fn dispatch(mover: &Mover, command: Command) -> anyhow::Result<()> {
         Command::Resume(ResumeArgs { change }) => {
             let job = mover.pause(change.id, false, &change.order()).await?;
             tell(&job, "resumed", change.json)
+        }
+        Command::Throttle(args) => {
+            let rows = args.rows_per_second;
+            let job = mover
+                .throttle(args.change.id, rows, &args.change.order())
+                .await?;
+            let words = match rows {
+                Some(rows) => format!("kept to {rows} rows a second"),
+                None => "not throttled".into(),
+            };
+            tell(&job, &words, args.change.json)
         }
         Command::Abort(AbortArgs { change }) => {
             let job = mover.abort(change.id, &change.order()).await?;

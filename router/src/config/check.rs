@@ -266,6 +266,18 @@ fn check_rebalance(check: &mut Check, rebalance: &RebalanceSettings) {
             Span::secs(30 * 86_400),
         ),
         (
+            "rebalance.max_replica_lag",
+            rebalance.max_replica_lag,
+            Span::millis(100),
+            Span::secs(86_400),
+        ),
+        (
+            "rebalance.max_latency",
+            rebalance.max_latency,
+            Span::millis(1),
+            Span::secs(60),
+        ),
+        (
             "rebalance.cool_down",
             rebalance.cool_down,
             Span::secs(0),
@@ -276,6 +288,12 @@ fn check_rebalance(check: &mut Check, rebalance: &RebalanceSettings) {
         check.within(key, span, least, most);
     }
     check.within("rebalance.load", rebalance.load, 1, 100);
+    check.within(
+        "rebalance.max_threads_running",
+        rebalance.max_threads_running,
+        1,
+        100_000,
+    );
     check.within("rebalance.min_gain", rebalance.min_gain, 1, 100);
     for (key, weight) in [
         ("rebalance.weight_rows", rebalance.weight_rows),

@@ -437,6 +437,8 @@ fn values_must_fit_together() {
         ("[relay]\ninterval = \"0s\"".into(), "relay.interval"),
         ("[rebalance]\nload = 0".into(), "rebalance.load"),
         ("[rebalance]\nmin_gain = 0".into(), "rebalance.min_gain"),
+        ("[rebalance]\nmax_threads_running = 0".into(), "rebalance.max_threads_running"),
+        ("[rebalance]\nmax_latency = \"0s\"".into(), "rebalance.max_latency"),
         ("[rebalance]\nweight_rows = 0\nweight_bytes = 0\nweight_writes = 0".into(), "rebalance.weight_rows"),
         ("[rebalance]\nfreeze_lease = \"1s\"".into(), "rebalance.freeze_lease"),
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 38] = [
+const COMMANDS: [&[&str]; 40] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -35,8 +35,10 @@ const COMMANDS: [&[&str]; 38] = [
     &["rebalance", "plan"],
     &["rebalance", "run"],
     &["rebalance", "status"],
+    &["rebalance", "explain"],
     &["rebalance", "pause"],
     &["rebalance", "resume"],
+    &["rebalance", "throttle"],
     &["rebalance", "abort"],
     &["rebalance", "reverse"],
     &["rebalance", "history"],

@@ -240,7 +240,21 @@ fn a_server_does_what_was_put_down() {
     ];
     let given_up = rebalance(&sandbox, &run, 0);
     let id = given_up["id"].as_str().unwrap();
-    rebalance(&sandbox, &["pause", id, "--reason", "x"], 0);
+    rebalance(&sandbox, &["pause", id, "--reason", "lunch"], 0);
+    let told = sandbox.run(&["rebalance", "explain", id]).exits(0).stdout;
+    assert_eq!(told, "paused: paused: lunch\n");
+    let throttle = ["throttle", id, "--rows-per-second", "7", "--reason", "peak"];
+    assert_eq!(rebalance(&sandbox, &throttle, 0)["throttle"], 7);
+    sandbox
+        .run(&["rebalance", "throttle", id, "--reason", "x"])
+        .exits(2);
+    let told = rebalance(&sandbox, &["explain", id], 0);
+    assert_eq!(
+        (&told["explanation"]["name"], &told["explanation"]["why"]),
+        (&"paused".into(), &"lunch".into())
+    );
+    let status = rebalance(&sandbox, &["status"], 0);
+    assert_eq!(status[0]["explanation"], told["explanation"], "{status:#}");
     rebalance(&sandbox, &["resume", id, "--reason", "x"], 0);
     assert_eq!(
         rebalance(&sandbox, &["abort", id, "--reason", "x"], 0)["state"],
@@ -249,7 +263,32 @@ fn a_server_does_what_was_put_down() {
     let server = sandbox.serve(&[], 1);
     wait_for(&sandbox, id, "aborted");
     let again = rebalance(&sandbox, &run, 0);
-    wait_for(&sandbox, again["id"].as_str().unwrap(), "draining");
+    let again = again["id"].as_str().unwrap();
+    // Watched from elsewhere, slow enough to be seen, until nothing moves.
+    rebalance(
+        &sandbox,
+        &[
+            "throttle",
+            again,
+            "--rows-per-second",
+            "40",
+            "--reason",
+            "to see",
+        ],
+        0,
+    );
+    let watched = sandbox
+        .run(&["rebalance", "status", "--watch"])
+        .exits(0)
+        .stdout;
+    let last = watched.lines().last().unwrap();
+    assert_eq!(last, "no range is being moved", "{watched}");
+    assert!(
+        watched.contains(again) && watched.contains("shard3 serves")
+            || watched.contains("served by shard3"),
+        "{watched}"
+    );
+    wait_for(&sandbox, again, "draining");
     assert_eq!(get(&format!("{}/readyz", server.url()), "").0, 200);
     server.stop();
     assert_eq!(export(&sandbox, &ids), before);

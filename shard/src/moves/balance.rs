@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use self::greedy::{Holding, Limits};
 use self::weight::{Part, Weighed};
+use super::figures;
 use super::job::{self, MoveState};
 use super::plan::Mover;
 use super::shard_of;
@@ -263,7 +264,7 @@ impl Mover {
     /// # Errors
     /// When the directory is away.
     pub async fn forecast(&self) -> Result<Forecast> {
-        let measured = job::measured(&mut self.reader().await?, MEASURED).await?;
+        let measured = figures::measured(&mut self.reader().await?, MEASURED).await?;
         let median = |mut figures: Vec<u64>| {
             figures.sort_unstable();
             figures.get(figures.len() / 2).copied()

@@ -4,6 +4,8 @@
 //! Every transaction checks that the shard serves nothing of the range, and that the work is still this runner's. A crash leaves
 //! the rest, and the next runner goes on.
 
+use std::time::Instant;
+
 use super::job::Move;
 use super::rows::{self, Scope};
 use super::tables::MOVED;
@@ -30,6 +32,7 @@ pub(crate) async fn all(sides: &Sides<'_>, shard: &Shard) -> Result<u64> {
     let mut deleted = 0;
     for table in MOVED.iter().rev() {
         loop {
+            let begun = Instant::now();
             let some = sides.on(shard, async |connection| {
                 work::check(connection, shard.name(), job).await?;
                 let records = rows::read(connection, table, &scope, None, ROWS).await?;
@@ -41,6 +44,7 @@ pub(crate) async fn all(sides: &Sides<'_>, shard: &Shard) -> Result<u64> {
             let some = some.await?;
             deleted += some as u64;
             sides.passed(super::Step::RowsDeleted)?;
+            sides.rest(some, begun).await?;
             if some < ROWS {
                 break;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::rows::Scope;
 use super::run::Runner;
 use super::tables::MOVED;
-use super::{Difference, Move, catch_up, compare, job, marks};
+use super::{Difference, Move, MoveState, Reason, catch_up, compare, job, marks};
 use crate::error::{Error, Result};
 use crate::owned::Entity;
 
@@ -25,7 +25,9 @@ impl Runner<'_> {
         for table in &MOVED {
             let mut after = None;
             loop {
-                self.fresh(job).await?;
+                self.may_go_on(job, MoveState::CatchingUp).await?;
+                self.tell(job, Some(Reason::Comparing { rows: compared }))
+                    .await?;
                 let sides = self.sides(job, None)?;
                 let begun = Instant::now();
                 let mut source = sides.source.reader(sides.deadline()).await?;
@@ -45,7 +47,8 @@ impl Runner<'_> {
                     .iter()
                     .map(|it| it.entity.clone())
                     .collect();
-                sides.ease(begun.elapsed()).await;
+                let rows = usize::try_from(found.rows).unwrap_or(usize::MAX);
+                sides.rest(rows, begun).await?;
                 for entity in entities {
                     self.explain(job, entity).await?;
                 }

@@ -110,7 +110,11 @@ impl Mover {
         Ok(last.map_or(Drained::Empty, Drained::KeepsRows))
     }
 
-    pub(super) async fn current_map(&self) -> Result<Arc<ShardMap>> {
+    /// The map as the directory has it now.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub async fn current_map(&self) -> Result<Arc<ShardMap>> {
         self.router().refresh(&self.router().map()).await?;
         Ok(self.router().map())
     }

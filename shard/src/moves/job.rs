@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use super::move_id::MoveId;
 
+use super::reason::Reason;
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardName, UserKey};
@@ -17,7 +18,7 @@ use crate::model::Timestamp;
 use crate::range::KeyRange;
 
 /// How far a move has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoveState {
     /// The rows are being copied; writers of the range mark what they touch.
@@ -126,6 +127,19 @@ pub struct Move {
     pub created_at: Timestamp,
     /// When it came into its state.
     pub changed_at: Timestamp,
+    /// About how many rows the range has; unknown before the move begins.
+    pub expected_rows: Option<u64>,
+    /// About how many bytes these have.
+    pub expected_bytes: Option<u64>,
+    /// How fast it was, from the beginning of the copy to the commit; unknown before, and where little was copied.
+    pub rows_per_second: Option<u64>,
+    /// How long writers waited at its end, in milliseconds.
+    pub freeze_ms: Option<u64>,
+    /// How many rows a second it may copy, compare and delete; as many as it can without.
+    pub throttle: Option<u64>,
+    /// What its runner waits for, or is at.
+    #[serde(skip)]
+    pub(super) waits: Option<Reason>,
     /// The directory's time when this was read.
     pub now: Timestamp,
 }
@@ -133,7 +147,8 @@ pub struct Move {
 macro_rules! move_columns {
     () => {
         "id, range_start, range_end, source, target, epoch, state, attempt, frozen_until, runner, runner_name, runner_until, \
-         paused, keep_until, actor, reason, created_at, changed_at, {now}"
+         paused, keep_until, actor, reason, created_at, changed_at, expected_rows, expected_bytes, rows_per_second, freeze_ms, \
+         throttle, waits, {now}"
     };
 }
 
@@ -155,30 +170,26 @@ const LATEST: &str = concat!(
     move_columns!(),
     " FROM moves ORDER BY created_at DESC, id LIMIT ?"
 );
-const TAKE: &str = "UPDATE moves SET runner = runner + 1, runner_name = ?, runner_until = {now} + ? \
+const TAKE: &str = "UPDATE moves SET runner = runner + 1, runner_name = ?, runner_until = {now} + ?, waits = NULL \
      WHERE id = ? AND runner = ? AND runner_until <= {now}";
 const RENEW: &str = "UPDATE moves SET runner_until = {now} + ? WHERE id = ? AND runner = ?";
 const GIVE_UP: &str = "UPDATE moves SET runner_until = 0 WHERE id = ? AND runner = ?";
-const ADVANCE: &str =
-    "UPDATE moves SET state = ?, changed_at = {now} WHERE id = ? AND state = ? AND runner = ?";
+const ADVANCE: &str = "UPDATE moves SET state = ?, waits = NULL, changed_at = {now} WHERE id = ? AND state = ? AND runner = ?";
 const FREEZE: &str = "UPDATE moves SET state = 'frozen', attempt = attempt + 1, frozen_until = {now} + ?, changed_at = {now} \
      WHERE id = ? AND state = 'catching_up' AND attempt = ? AND runner = ? AND paused = 0";
 /// By its runner, or by anybody once it has lapsed.
 const UNFREEZE: &str = "UPDATE moves SET state = 'catching_up', frozen_until = NULL, changed_at = {now} \
      WHERE id = ? AND state = 'frozen' AND attempt = ? AND (runner = ? OR frozen_until <= {now})";
-const COMMIT: &str = "UPDATE moves SET state = 'committed', frozen_until = NULL, changed_at = {now} \
+const COMMIT: &str = "UPDATE moves SET state = 'committed', frozen_until = NULL, waits = NULL, changed_at = {now} \
      WHERE id = ? AND state = 'frozen' AND attempt = ? AND runner = ? AND frozen_until > {now}";
 /// By anybody: its fences are as they have to be.
 const DRAIN: &str = "UPDATE moves SET state = 'draining', keep_until = {now} + ?, changed_at = {now} WHERE id = ? AND state = 'committed'";
 /// By anybody; whoever works on it finds that another runner has taken over.
-const ABORT: &str = "UPDATE moves SET state = 'aborting', frozen_until = NULL, runner = runner + 1, runner_until = 0, changed_at = {now} \
+const ABORT: &str = "UPDATE moves SET state = 'aborting', frozen_until = NULL, waits = NULL, runner = runner + 1, runner_until = 0, changed_at = {now} \
      WHERE id = ? AND state = ? AND attempt = ?";
 /// By anybody, in the transaction that begins the move back.
 const REVERSE: &str = "UPDATE moves SET state = 'reversed', runner = runner + 1, runner_until = 0, changed_at = {now} \
      WHERE id = ? AND state = 'draining'";
-const MEASURE: &str = "UPDATE moves SET rows_per_second = ?, freeze_ms = ? WHERE id = ?";
-/// The whole table: a row a move that there ever was.
-const MEASURED: &str = "SELECT rows_per_second, freeze_ms FROM moves WHERE freeze_ms IS NOT NULL ORDER BY created_at DESC LIMIT ?";
 const PAUSE: &str = "UPDATE moves SET paused = ? WHERE id = ? AND paused <> ?";
 const NEXT_EVENT: &str = "SELECT COALESCE(MAX(number), 0) + 1 FROM move_events WHERE job = ?";
 const INSERT_EVENT: &str =
@@ -219,7 +230,16 @@ impl Move {
             reason: row.text(15)?,
             created_at: Timestamp(row.int(16)?),
             changed_at: Timestamp(row.int(17)?),
-            now: Timestamp(row.int(18)?),
+            expected_rows: row.opt_int(18)?.map(i64::cast_unsigned),
+            expected_bytes: row.opt_int(19)?.map(i64::cast_unsigned),
+            rows_per_second: row.opt_int(20)?.map(i64::cast_unsigned),
+            freeze_ms: row.opt_int(21)?.map(i64::cast_unsigned),
+            throttle: row.opt_int(22)?.map(i64::cast_unsigned),
+            // One that a later version has put down is not known here.
+            waits: row
+                .opt_text(23)?
+                .and_then(|it| serde_json::from_str(&it).ok()),
+            now: Timestamp(row.int(24)?),
         })
     }
 
@@ -327,38 +347,6 @@ pub(crate) async fn under_way(
     let args = values![millis(lately)];
     let rows = connection.fetch_all(UNDER_WAY, &args).await?;
     rows.iter().map(|row| range(row, 0)).collect()
-}
-
-/// How fast a move was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Figures {
-    /// From the beginning of the copy to the commit; unknown where little was copied.
-    pub(crate) rows_per_second: Option<u64>,
-    /// How long writers waited.
-    pub(crate) freeze_ms: u64,
-}
-
-/// Puts down how fast a move was.
-pub(crate) async fn measure(
-    connection: &mut Connection,
-    id: MoveId,
-    figures: Figures,
-) -> Result<()> {
-    let speed = figures.rows_per_second.map(u64::cast_signed);
-    let args = values![speed, figures.freeze_ms.cast_signed(), id.as_bytes()];
-    connection.execute(MEASURE, &args).await.map(drop)
-}
-
-/// How fast the latest moves were, the newest first.
-pub(crate) async fn measured(connection: &mut Connection, limit: i64) -> Result<Vec<Figures>> {
-    let figures = |row: &Row| {
-        Ok(Figures {
-            rows_per_second: row.opt_int(0)?.map(i64::cast_unsigned),
-            freeze_ms: row.int(1)?.cast_unsigned(),
-        })
-    };
-    let rows = connection.fetch_all(MEASURED, &values![limit]).await?;
-    rows.iter().map(figures).collect()
 }
 
 /// The latest moves, the newest first.

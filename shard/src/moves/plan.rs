@@ -7,8 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{self, Move, MoveEvent, MoveId, MoveState, Order};
 use super::run::Runner;
-use super::{Hook, Sides, Step, marks, serving, shard_of, work};
-use crate::archive::held_leases;
+use super::{Hook, Reason, Sides, Step, figures, serving, shard_of};
 use crate::db::Connection;
 use crate::directory::{self, MemberState};
 use crate::error::{Error, Result};
@@ -21,9 +20,6 @@ use crate::settings::RebalanceSettings;
 
 /// How long a look-up in the directory may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most events of a move that are looked at, and most marks that are counted of each kind.
-const EVENTS: usize = 1000;
-const COUNTED: u64 = 100_000;
 
 /// Asks for moves, runs them, and says how they go.
 #[derive(Debug)]
@@ -235,8 +231,14 @@ impl Mover {
             () = self.stop.cancelled() => Err(Error::Busy(format!("move {id} was stopped here; another process goes on"))),
         };
         if !matches!(outcome, Err(Error::Closing)) {
-            self.in_directory(async |it| job::give_up(it, &job).await)
-                .await?;
+            let failed = outcome.as_ref().err().and_then(Reason::of_failure);
+            self.in_directory(async |it| {
+                if failed.is_some() {
+                    figures::tell(it, &job, failed.as_ref()).await?;
+                }
+                job::give_up(it, &job).await
+            })
+            .await?;
         }
         outcome
     }
@@ -312,86 +314,6 @@ impl Mover {
         job::events(&mut self.reader().await?, id, after, limit).await
     }
 
-    /// What a move does, or what it waits for, in words and with the figure.
-    ///
-    /// # Errors
-    /// When the directory or one of the shards fails.
-    pub async fn doing(&self, job: &Move) -> Result<String> {
-        let state = job.state.name().replace('_', " ");
-        if job.paused && job.state.precedes_commit() {
-            let last = self.last_difference(job.id).await?;
-            let why = last.map_or(String::new(), |it| format!(": {it}"));
-            return Ok(format!("{state}, paused{why}"));
-        }
-        let words = match job.state {
-            MoveState::Copying => {
-                let (rows, bytes) = self.copied(job).await?;
-                let held = self.held_lease(job).await?;
-                let waits = held.map_or(String::new(), |it| format!(", waits for {it}"));
-                format!("{state}, {rows} rows and {bytes} bytes so far{waits}")
-            }
-            MoveState::CatchingUp => {
-                format!(
-                    "{state}, {} conversations and users to copy again",
-                    self.marked(job).await?
-                )
-            }
-            MoveState::Frozen => format!("{state} for the {}. time", job.attempt),
-            MoveState::Draining => {
-                let until = job
-                    .keep_until
-                    .map_or(String::new(), |it| format!(" until {it}"));
-                format!(
-                    "served by {}, {} keeps its rows{until}",
-                    job.target, job.source
-                )
-            }
-            _ => state,
-        };
-        let waits = !job.is_run() && job.state != MoveState::Draining && !job.state.is_final();
-        let why = if waits {
-            "; no process works on it just now"
-        } else {
-            ""
-        };
-        Ok(format!("{words}{why}"))
-    }
-
-    async fn last_difference(&self, id: MoveId) -> Result<Option<String>> {
-        let events = self.events(id, 0, EVENTS).await?;
-        let last = events
-            .into_iter()
-            .rfind(|it| it.event == "differs" || it.event == "resumed");
-        Ok(last.filter(|it| it.event == "differs").map(|it| it.detail))
-    }
-
-    /// The archive job that has the source.
-    async fn held_lease(&self, job: &Move) -> Result<Option<String>> {
-        let source = shard_of(&self.router, &job.source)?;
-        let mut connection = source.reader(Instant::now() + PATIENCE).await?;
-        let held = held_leases(&mut connection).await?;
-        Ok(held.into_iter().next().map(|it| it.holder))
-    }
-
-    async fn marked(&self, job: &Move) -> Result<u64> {
-        let source = shard_of(&self.router, &job.source)?;
-        let mut connection = source.reader(Instant::now() + PATIENCE).await?;
-        marks::count(&mut connection, job.range, COUNTED).await
-    }
-
-    /// How many rows, and about how many bytes, were copied to the target.
-    ///
-    /// # Errors
-    /// When the target fails.
-    pub async fn copied(&self, job: &Move) -> Result<(u64, u64)> {
-        let target = shard_of(&self.router, &job.target)?;
-        let mut connection = target.reader(Instant::now() + PATIENCE).await?;
-        let progress = work::progress(&mut connection, job.id)
-            .await?
-            .unwrap_or_default();
-        Ok((progress.rows, progress.bytes))
-    }
-
     /// Gives a move up that is not committed. The source serves its range again at once; the copied rows are deleted by
     /// [`Mover::run`].
     ///
@@ -453,6 +375,30 @@ impl Mover {
             }
             let event = if paused { "paused" } else { "resumed" };
             job::note(it, id, &order.actor, (event, &order.reason)).await
+        })
+        .await?;
+        self.find(id).await
+    }
+
+    /// Lets a move copy, compare and delete at most `rows` a second, or as many as it can; a runner minds it within a second.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for 0 rows: that is a pause; [`Error::Conflict`] when the move is over.
+    pub async fn throttle(&self, id: MoveId, rows: Option<u64>, order: &Order) -> Result<Move> {
+        if rows == Some(0) {
+            let rule = "at least 1 row a second; `pause` stops a move";
+            return Err(Error::invalid("rows", rule));
+        }
+        self.in_directory(async |it| {
+            if serving::read(it, id).await?.state.is_final() {
+                return Err(Error::Conflict("the move is over"));
+            }
+            figures::throttle(it, id, rows).await?;
+            let words = match rows {
+                Some(rows) => format!("{rows} rows a second: {}", order.reason),
+                None => format!("no limit: {}", order.reason),
+            };
+            job::note(it, id, &order.actor, ("throttled", &words)).await
         })
         .await?;
         self.find(id).await

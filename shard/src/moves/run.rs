@@ -157,6 +157,9 @@ impl<'a> Runner<'a> {
         let sides = self.sides(job, None)?;
         serving::settle(&sides).await?;
         self.passed(Step::FenceCut)?;
+        if !self.prepare(job).await? {
+            return Ok(());
+        }
         sides
             .on_source(async |it| fences::begin_moving(it, job).await)
             .await?;
@@ -189,7 +192,7 @@ impl<'a> Runner<'a> {
         self.pace.begin();
         let sides = self.sides(job, None)?;
         let scope = Scope::Range(job.range);
-        let mut limit = ROWS.0;
+        let mut limit = ROWS.0.min(sides.rest(0, Instant::now()).await?);
         let mut ahead: Option<(Option<Vec<Cell>>, Chunk)> = None;
         loop {
             if !self.may_go_on(job, MoveState::Copying).await? {
@@ -239,21 +242,21 @@ impl<'a> Runner<'a> {
             let took = begun.elapsed();
             metrics::MOVE_ROWS.increment(chunk.records.len() as u64);
             self.pace.copied(chunk.records.len());
+            let throttle = sides.rest(chunk.records.len(), begun).await?;
             if !chunk.has_ended {
-                limit = fitting(limit, took, self.settings().chunk.0);
+                limit = fitting(limit, took, self.settings().chunk.0).min(throttle);
             }
-            sides.ease(took).await;
         }
     }
 
     /// Whether the move is still in this state, after waiting while it is paused.
-    async fn may_go_on(&self, job: &Move, state: MoveState) -> Result<bool> {
+    pub(super) async fn may_go_on(&self, job: &Move, state: MoveState) -> Result<bool> {
         loop {
             let now = self.fresh(job).await?;
             if now.state != state {
                 return Ok(false);
             }
-            if !now.paused {
+            if !now.paused && !self.is_braked(&now).await? {
                 return Ok(true);
             }
             self.pace.waited(10 * IDLE);
@@ -324,9 +327,11 @@ impl<'a> Runner<'a> {
         let mut source = sides.source.reader(sides.deadline()).await?;
         let rest = marks::count(&mut source, job.range, COUNTED).await?;
         metrics::MOVE_MARKS.set(rest as f64);
-        Ok(self
+        let estimate = self
             .per_entity
-            .saturating_mul(u32::try_from(rest).unwrap_or(u32::MAX)))
+            .saturating_mul(u32::try_from(rest).unwrap_or(u32::MAX));
+        self.tell_rest(job, rest, estimate).await?;
+        Ok(estimate)
     }
 
     /// Copies some marked entities, clears their marks, and says how many.

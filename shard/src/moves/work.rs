@@ -11,6 +11,7 @@ use super::rows::{self, Cell};
 use crate::db::{Connection, values};
 use crate::error::{Error, Result};
 use crate::ids::ShardName;
+use crate::model::Timestamp;
 use crate::range::KeyRange;
 
 /// How far the copy of a range is.
@@ -27,12 +28,13 @@ pub(crate) struct Progress {
 }
 
 const SELECT: &str = "SELECT step, position, copied_rows, copied_bytes FROM arrivals WHERE job = ?";
-const BEGIN: &str = "INSERT INTO arrivals (job, range_start, range_end, runner, step, position, copied_rows, copied_bytes) \
-     VALUES (?, ?, ?, ?, 0, '', 0, 0)";
-const TAKE: &str = "UPDATE arrivals SET runner = ? WHERE job = ? AND runner <= ?";
-const CHECK: &str = "UPDATE arrivals SET runner = ? WHERE job = ? AND runner = ?";
+const BEGIN: &str = "INSERT INTO arrivals (job, range_start, range_end, runner, step, position, copied_rows, copied_bytes, beat) \
+     VALUES (?, ?, ?, ?, 0, '', 0, 0, {now})";
+const TAKE: &str = "UPDATE arrivals SET runner = ?, beat = {now} WHERE job = ? AND runner <= ?";
+const CHECK: &str = "UPDATE arrivals SET runner = ?, beat = {now} WHERE job = ? AND runner = ?";
 const ADVANCE: &str =
     "UPDATE arrivals SET step = ?, position = ?, copied_rows = ?, copied_bytes = ? WHERE job = ?";
+const BEAT: &str = "SELECT beat FROM arrivals WHERE job = ?";
 const END: &str = "DELETE FROM arrivals WHERE job = ? AND runner = ?";
 const FORGET: &str = "DELETE FROM arrivals WHERE job = ?";
 /// The whole table: a row a move that is under way.
@@ -119,6 +121,17 @@ pub(crate) async fn progress(connection: &mut Connection, id: MoveId) -> Result<
         rows: row.int(2)?.cast_unsigned(),
         bytes: row.int(3)?.cast_unsigned(),
     }))
+}
+
+/// When this move last changed rows on this database, by the clock of its primary.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn beat(connection: &mut Connection, id: MoveId) -> Result<Option<Timestamp>> {
+    let row = connection
+        .fetch_optional(BEAT, &values![id.as_bytes()])
+        .await?;
+    row.map(|row| row.int(0).map(Timestamp)).transpose()
 }
 
 /// In a write transaction: nothing more is changed on the shard by this move.

@@ -1,5 +1,6 @@
 //! Moving ranges between shards: nothing is lost, whatever dies when.
 
+mod brakes;
 mod contents;
 mod deaths;
 mod drain;

@@ -192,7 +192,7 @@ async fn tell(mover: &Mover, id: MoveId) -> anyhow::Error {
     let mut last = String::new();
     loop {
         tokio::time::sleep(TELL_EVERY).await;
-        let words = match show::explain(mover, id).await {
+        let words = match show::doing(mover, id).await {
             Ok(words) => words,
             Err(error) => return error,
         };

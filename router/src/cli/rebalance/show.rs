@@ -1,17 +1,43 @@
 //! `backscroll rebalance status` and `history`.
 
-use backscroll_shard::moves::{Move, MoveEvent, MoveId, Mover};
+use backscroll_shard::moves::{Move, MoveEvent, MoveId, Mover, Reason};
 use serde::Serialize;
 
-use super::out;
+use super::{out, watch};
 
 /// Most events that are shown of a move.
 const EVENTS: usize = 1000;
 
 /// Show the moves that are under way: how far they are, and what each one waits for
+///
+/// With `--watch` it is shown again and again until nothing is being moved: on a terminal as a picture of the shards' ranges, with
+/// how far each move is, how fast, and how long it will still take; elsewhere as a line whenever there is news.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  backscroll rebalance status --json")]
+#[command(after_help = "\
+Examples:
+  backscroll rebalance status --json
+  backscroll rebalance status --watch")]
 pub(in crate::cli) struct StatusArgs {
+    /// Go on showing it until nothing is being moved
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Say why a move does not cut over now
+///
+/// Always one reason, by name and with its figure: how much is still to be copied, a brake and its limit, an operator's pause, an archive job
+/// that has the shard, a row that differs, what ended the last freeze, or that no process works on it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  backscroll rebalance explain 0f8c61a2b4d94b7e05d2f0a1c3b6e788")]
+pub(in crate::cli) struct ExplainArgs {
+    /// The move, as `backscroll rebalance status` shows it
+    #[arg(value_name = "MOVE")]
+    id: MoveId,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,10 +65,22 @@ pub(in crate::cli) struct HistoryArgs {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
-    /// What it does, or waits for.
+    /// What it does, or waits for, in words.
     doing: String,
+    /// The same: its name, and its figures.
+    explanation: Reason,
     #[serde(flatten)]
     job: Move,
+}
+
+impl Shown {
+    fn of(job: Move, explanation: Reason) -> Self {
+        Self {
+            doing: explanation.to_string(),
+            explanation,
+            job,
+        }
+    }
 }
 
 /// A move as `history --json` prints it.
@@ -55,18 +93,31 @@ struct Told {
 }
 
 /// What a move does just now, or what it waits for, with the figure.
-pub(super) async fn explain(mover: &Mover, id: MoveId) -> anyhow::Result<String> {
+pub(super) async fn doing(mover: &Mover, id: MoveId) -> anyhow::Result<String> {
     let job = mover.find(id).await?;
-    Ok(mover.doing(&job).await?)
+    Ok(mover.explain(&job).await?.to_string())
+}
+
+pub(super) async fn explain(mover: &Mover, args: &ExplainArgs) -> anyhow::Result<()> {
+    let job = mover.find(args.id).await?;
+    let explanation = mover.explain(&job).await?;
+    if args.json {
+        return out::json(&Shown::of(job, explanation));
+    }
+    Ok(out::line(format_args!(
+        "{}: {explanation}",
+        explanation.name()
+    ))?)
 }
 
 pub(super) async fn status(mover: &Mover, args: &StatusArgs) -> anyhow::Result<()> {
+    if args.watch {
+        return watch::watch(mover).await;
+    }
     let mut shown = Vec::new();
     for job in mover.unfinished().await? {
-        shown.push(Shown {
-            doing: mover.doing(&job).await?,
-            job,
-        });
+        let explanation = mover.explain(&job).await?;
+        shown.push(Shown::of(job, explanation));
     }
     if args.json {
         return out::json(&shown);
