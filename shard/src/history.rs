@@ -5,7 +5,8 @@
 //! The membership, the fence and the head are read in one statement before the page (INV-MEMBER, INV-OWNER): the page is
 //! current as of then.
 //!
-//! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's.
+//! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's, and its fence says that the
+//! shard owns the range at the map's epoch.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,7 +34,8 @@ pub const PAGE_MAX: u32 = 200;
 const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, f.range_end, f.epoch, f.state \
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
-const REPLICA_REV: &str = "SELECT rev FROM conversations WHERE id = ?";
+/// Two look-ups by primary keys.
+const REPLICA_REV: &str = "SELECT c.rev, f.range_end, f.epoch, f.state FROM conversations c LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ?";
 
 /// What a member may know before reading.
 #[derive(Clone, Debug)]
@@ -141,7 +143,8 @@ pub async fn page(
     let hot = if first > last {
         Vec::new()
     } else {
-        match replica_rows(shard, id, (first, last), access.rev, deadline).await {
+        let seen = (assignment, access.rev);
+        match replica_rows(shard, seen, id, (first, last), deadline).await {
             Some(hot) => hot,
             None => message::rows(&mut rows, id, (first, last)).await?,
         }
@@ -215,25 +218,40 @@ pub async fn progress(
     Ok(Progress::of(members.collect()))
 }
 
-/// The hot rows of a stretch from a replica, if it has seen everything up to `rev`; a replica that is behind or down is
-/// passed over.
+/// The hot rows of a stretch from a replica, if it has seen everything up to `rev`, and that its shard owns the range at the map's
+/// epoch, all as of one moment: the copy of a range that moved to this shard has a conversation's rev before it has the messages. A replica
+/// that is behind or down is passed over.
 async fn replica_rows(
     shard: &Shard,
+    (assignment, rev): (&Assignment, Rev),
     id: ConversationId,
     range: (Seq, Seq),
-    rev: Rev,
     deadline: Instant,
 ) -> Option<Vec<StoredMessage>> {
     let read = |mut connection: Connection| async move {
+        connection.begin_snapshot().await?;
+        let start = fence::read_fence_start(assignment);
         let row = connection
-            .fetch_optional(REPLICA_REV, &values![&id])
+            .fetch_optional(REPLICA_REV, &values![&start, &id])
             .await?;
-        let seen = row.map(|row| row.int(0)).transpose()?.map(Rev::from_i64);
-        if seen < Some(rev) {
+        let permit = match row {
+            Some(row) if Rev::from_i64(row.int(0)?) >= rev => {
+                match fence::permit_read_of_row((&row, 1), shard.name(), assignment) {
+                    Ok(permit) => Some(permit),
+                    Err(Error::NotOwner(_)) => None,
+                    Err(error) => return Err(error),
+                }
+            }
+            _ => None,
+        };
+        let Some(permit) = permit else {
+            connection.rollback().await;
             return Ok(None);
-        }
-        let mut rows = OwnedReader::for_replica(connection);
-        message::rows(&mut rows, id, range).await.map(Some)
+        };
+        let mut rows = OwnedReader::permitted(connection, permit);
+        let found = message::rows(&mut rows, id, range).await?;
+        rows.commit().await?;
+        Ok(Some(found))
     };
     shard.ask_replica(deadline, read).await
 }

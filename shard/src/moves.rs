@@ -47,6 +47,7 @@
 //! | `pace`, `brakes`, `reason`, `explain` | how fast the runner goes on, what it waits for, and why a move does not cut over now |
 //! | `balance` | which moves are worth asking for; where a range is cut, and which ranges become one |
 //! | `watch` | what every node does by itself |
+//! | `views` | what foreign readers of the tables are to read |
 
 mod balance;
 mod brakes;
@@ -73,6 +74,7 @@ mod run;
 mod segments;
 mod serving;
 mod tables;
+mod views;
 mod watch;
 mod work;
 
@@ -87,6 +89,7 @@ pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
 pub(crate) use marks::mark;
 pub use plan::Mover;
 pub use reason::Reason;
+pub use views::owned_views;
 pub use watch::start;
 pub(crate) use work::all as arriving;
 

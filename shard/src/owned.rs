@@ -9,8 +9,8 @@
 //! `OwnedTransaction::admit`, sees them together with the states of their fences, and decides which may be written. They stay
 //! the shard's until the transaction ends, because the fences are locked; a crash leaves nothing.
 //!
-//! Three readers do not ask: the relay, because what it tells is idempotent and never goes back
-//! ([`crate::relay`]); a replica, because the fence on its primary was asked before; and the archive's jobs, because their lease
+//! Two readers do not ask: the relay, because what it tells is idempotent and never goes back
+//! ([`crate::relay`]); and the archive's jobs, because their lease
 //! is checked in each of their transactions, together with the fences of the shard's ranges ([`crate::archive::check_lease`]).
 
 use std::collections::BTreeSet;
@@ -40,11 +40,6 @@ enum Link<'c> {
 impl OwnedReader<'static> {
     /// Reads through the connection on which the fence was asked.
     pub(crate) fn permitted(connection: Connection, _: ReadPermit) -> Self {
-        Self(Link::Own(connection))
-    }
-
-    /// Reads a replica; its primary's fence was asked.
-    pub(crate) fn for_replica(connection: Connection) -> Self {
         Self(Link::Own(connection))
     }
 

@@ -1,6 +1,7 @@
 //! `backscroll shards`
 
 mod drain;
+mod views;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(super) enum Command {
     Add(AddArgs),
     Adopt(AdoptArgs),
     Drain(drain::Args),
+    Views(views::Args),
 }
 
 /// Make a shard of the configuration part of the deployment
@@ -104,6 +106,7 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         Command::Add(args) => add(&config, args.change).await,
         Command::Adopt(args) => adopt(&config, args.change).await,
         Command::Drain(args) => drain::run(&config, args).await,
+        Command::Views(views::Args {}) => views::print(&config),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 40] = [
+const COMMANDS: [&[&str]; 41] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -31,6 +31,7 @@ const COMMANDS: [&[&str]; 40] = [
     &["shards", "add"],
     &["shards", "adopt"],
     &["shards", "drain"],
+    &["shards", "views"],
     &["rebalance"],
     &["rebalance", "plan"],
     &["rebalance", "run"],

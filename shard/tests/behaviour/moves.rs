@@ -6,6 +6,7 @@ mod deaths;
 mod drain;
 mod plan;
 mod scans;
+mod views;
 mod writers;
 
 use std::sync::Arc;
