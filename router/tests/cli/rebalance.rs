@@ -173,7 +173,8 @@ async fn a_plan_is_printed_and_carried_out() {
     }
     let sandbox = sandbox
         .on_databases(&urls)
-        .with("BACKSCROLL_REBALANCE__KEEP", "0s");
+        .with("BACKSCROLL_REBALANCE__KEEP", "0s")
+        .with("BACKSCROLL_REBALANCE__MAX_LATENCY", "60s");
     sandbox
         .run(&["shards", "add", "db3", "--reason", "more room"])
         .exits(0);

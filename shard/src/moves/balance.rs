@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use self::greedy::{Holding, Limits};
 use self::weight::{Part, Weighed};
-use super::figures;
 use super::job::{self, MoveState};
 use super::plan::Mover;
 use super::shard_of;
+use super::{brakes, figures};
 use crate::directory;
 use crate::error::Result;
 use crate::ids::ShardName;
@@ -175,7 +175,10 @@ impl Mover {
             };
             let why = match busy.iter().find(has) {
                 Some(job) => Some(format!("move {} has it", job.id)),
-                None => self.unfit(&shard).await?,
+                None => self
+                    .unfit(&shard)
+                    .await
+                    .unwrap_or_else(|why| Some(why.to_string())),
             };
             if let Some(why) = &why {
                 remarks.push(format!("shard {shard} gets no keys: {why}"));
@@ -190,6 +193,9 @@ impl Mover {
         let shard = shard_of(self.router(), name)?;
         if !shard.takes_reads() || !shard.takes_writes() {
             return Ok(Some("its database refused work a moment ago".into()));
+        }
+        if let Some(brake) = brakes::load_of(self.settings(), shard).await? {
+            return Ok(Some(brake.to_string()));
         }
         for (number, replica) in shard.replicas().enumerate() {
             if let Err(why) = replica.ping(Instant::now() + LOOK).await {

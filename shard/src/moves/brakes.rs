@@ -13,6 +13,7 @@ use crate::archive::{clock, threads_running};
 use crate::db::{Connection, Dialect};
 use crate::error::{Error, Result};
 use crate::node::Shard;
+use crate::settings::RebalanceSettings;
 
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ const ON_DISK: u64 = 2;
 /// The brake that is on, if one is. `working` says for how long this runner has written to the target.
 pub(super) async fn look(sides: &Sides<'_>, working: Duration) -> Option<Reason> {
     for shard in [sides.source, sides.target] {
-        match load_of(sides, shard).await {
+        match load_of(sides.settings, shard).await {
             Ok(None) => {}
             Ok(Some(reason)) => return Some(reason),
             Err(error) => {
@@ -39,8 +40,11 @@ pub(super) async fn look(sides: &Sides<'_>, working: Duration) -> Option<Reason>
     lag(sides, working).await.unwrap_or_default()
 }
 
-async fn load_of(sides: &Sides<'_>, shard: &Shard) -> Result<Option<Reason>> {
-    let settings = sides.settings;
+/// Whether a shard is too slow or too busy for a move.
+///
+/// # Errors
+/// When it does not answer.
+pub(super) async fn load_of(settings: &RebalanceSettings, shard: &Shard) -> Result<Option<Reason>> {
     let mut connection = shard.reader(Instant::now() + PATIENCE).await?;
     let asked = Instant::now();
     clock(&mut connection).await?;

@@ -231,7 +231,8 @@ impl Mover {
             () = self.stop.cancelled() => Err(Error::Busy(format!("move {id} was stopped here; another process goes on"))),
         };
         if !matches!(outcome, Err(Error::Closing)) {
-            let failed = outcome.as_ref().err().and_then(Reason::of_failure);
+            let failed = outcome.as_ref().err().filter(|_| !self.stop.is_cancelled());
+            let failed = failed.and_then(Reason::of_failure);
             self.in_directory(async |it| {
                 if failed.is_some() {
                     figures::tell(it, &job, failed.as_ref()).await?;

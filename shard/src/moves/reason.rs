@@ -143,10 +143,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What a runner that ended with `error` leaves; nothing where another process goes on, or something has to end first.
+    /// What a runner that ended with `error` leaves; nothing where another process goes on.
     pub(super) fn of_failure(error: &Error) -> Option<Self> {
         match error {
-            Error::Busy(_) | Error::LeaseLost(_) | Error::Closing => None,
+            Error::LeaseLost(_) | Error::Closing => None,
             error => Some(Self::Failed {
                 why: error.to_string(),
             }),

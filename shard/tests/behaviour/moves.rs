@@ -34,7 +34,7 @@ crate::on_every_backend!(
     an_archive_job_and_a_move_exclude_each_other,
 );
 
-/// Leases that end soon, and no rows that are kept.
+/// Leases that end soon, no rows that are kept, and no brakes: the machine is busy with other tests.
 pub(super) fn quick() -> RebalanceSettings {
     RebalanceSettings {
         lease: Span::millis(600),
@@ -43,6 +43,8 @@ pub(super) fn quick() -> RebalanceSettings {
         keep: Span::secs(0),
         chunk: Span::millis(5),
         load: 100,
+        max_latency: Span::secs(60),
+        max_threads_running: 1000,
         ..RebalanceSettings::default()
     }
 }

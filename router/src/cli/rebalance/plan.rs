@@ -10,7 +10,7 @@ use super::out;
 ///
 /// Changes nothing: `backscroll rebalance run --plan` does what this says. Each move improves the balance by itself, by
 /// `rebalance.min_gain` at least, so a plan may be ended after any of them. No shard gets keys that does not answer, refuses
-/// writes, has a replica that does not answer, or takes part in a move; a range that was moved within `rebalance.cool_down` stays.
+/// writes, is too slow or too busy for a move now, has a replica that does not answer, or takes part in a move; a range that was moved within `rebalance.cool_down` stays.
 ///
 /// A shard's load is its share of all rows, bytes and writes, by `rebalance.weight_rows`, `weight_bytes` and `weight_writes`. Rows are not
 /// read for it: each range is looked at in 32 places, more closely where much is, and up to 2,000 rows of a table are counted in

@@ -339,3 +339,21 @@ async fn no_statement_scans(bed: &Bed) {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_keys_go_to_a_shard_that_is_not_well() {
+    let bed = Bed::sqlite().await;
+    many(&bed, 20).await;
+    let slow = RebalanceSettings {
+        max_latency: Span::millis(0),
+        ..any_time()
+    };
+    let plan = mover(&bed, slow).plan(now()).await.unwrap();
+    assert_eq!(plan.steps, []);
+    let words = plan.remarks.join("\n");
+    assert!(
+        words.contains("gets no keys: waits: shard1 answers within"),
+        "{words}"
+    );
+    bed.close().await;
+}
