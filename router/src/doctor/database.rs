@@ -24,6 +24,11 @@ const CONNECTIONS_MYSQL: &str = "SELECT CAST(@@max_connections AS SIGNED)";
 const PREPARED_MYSQL: &str = "SELECT CAST(@@max_prepared_stmt_count AS SIGNED)";
 const PACKET_MYSQL: &str = "SELECT CAST(@@max_allowed_packet AS SIGNED)";
 const LOG_MYSQL: &str = "SELECT CASE WHEN @@log_bin THEN @@binlog_format ELSE '' END";
+/// The node of a Galera cluster, and how many there are. Servers without Galera have no such variable.
+const GALERA: &str = "SELECT @@wsrep_node_name FROM DUAL WHERE @@wsrep_on";
+const GALERA_NODES: &str = "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'";
+/// Servers without Group Replication have no such variable.
+const ONE_PRIMARY: &str = "SELECT CAST(@@group_replication_single_primary_mode AS SIGNED)";
 /// Smallest `max_allowed_packet` in bytes that every statement fits in: messages are written in statements of about 2 MiB.
 const PACKET_MIN: i64 = 4 << 20;
 /// Rolled back. No conversation has this id: no owner has made it.
@@ -247,6 +252,64 @@ struct ServerSettings {
     /// `binlog_format`; empty without a binary log, and on a server that has no such setting and logs rows.
     log_format: String,
     prepared: i64,
+    cluster: Cluster,
+}
+
+/// Whether other servers may write the same tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cluster {
+    /// No other one does.
+    Alone,
+    /// The node of a Galera cluster: every node takes writes.
+    Galera { node: String, nodes: i64 },
+    /// A member of a group in which every member takes writes.
+    MultiPrimary,
+}
+
+impl Cluster {
+    async fn read(connection: &mut Connection) -> Result<Self> {
+        // A server without one of the variables says so by an error.
+        if let Ok(Some(node)) = connection.fetch_optional(GALERA, &[]).await {
+            let nodes = connection.fetch_optional(GALERA_NODES, &[]).await?;
+            let nodes = nodes.map(|row| row.text(1)).transpose()?;
+            let nodes = nodes.and_then(|nodes| nodes.parse().ok());
+            return Ok(Self::Galera {
+                node: node.text(0)?,
+                nodes: nodes.unwrap_or(1),
+            });
+        }
+        let one_primary = connection.fetch_optional(ONE_PRIMARY, &[]).await;
+        let one_primary = one_primary
+            .ok()
+            .flatten()
+            .map(|row| row.int(0))
+            .transpose()?;
+        Ok(match one_primary {
+            Some(0) => Self::MultiPrimary,
+            _ => Self::Alone,
+        })
+    }
+
+    fn finding(&self, subject: &str) -> Option<Finding> {
+        match self {
+            Self::Galera { node, nodes } if *nodes > 1 => {
+                let detail = format!(
+                    "it is node {node} of a Galera cluster with {nodes} nodes that all take writes: a fence that a transaction read on one \
+                     node does not hold up a change of it on another, so only one node may be written to (INV-OWNER)"
+                );
+                let remedy = "name the address of that one node, not of a load balancer over several; change it by hand, or by a name \
+                              that only one node has at a time, when the node is lost";
+                Some(Finding::warning(subject, detail, remedy))
+            }
+            Self::MultiPrimary => {
+                let detail = "all members of its group take writes (multi-primary): a fence that a transaction read on one member does not hold \
+                              up a change of it on another, so two shards could own a key (INV-OWNER)";
+                let remedy = "switch the group to one primary: SELECT group_replication_switch_to_single_primary_mode()";
+                Some(Finding::failure(subject, detail, remedy))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl ServerSettings {
@@ -259,6 +322,7 @@ impl ServerSettings {
             packet: int(connection, PACKET_MYSQL).await?,
             log_format: log_format.unwrap_or_default(),
             prepared: int(connection, PREPARED_MYSQL).await?,
+            cluster: Cluster::read(connection).await?,
         })
     }
 
@@ -271,6 +335,9 @@ impl ServerSettings {
         } = self;
         let writes = used != Use::Replica;
         let mut findings = Vec::new();
+        if writes {
+            findings.extend(self.cluster.finding(subject));
+        }
         if writes && self.flush != 1 {
             let detail = "innodb_flush_log_at_trx_commit is not 1: a crash of that machine loses acknowledged messages (INV-ACK)";
             let remedy = "set innodb_flush_log_at_trx_commit = 1 on that server";
@@ -356,6 +423,7 @@ mod tests {
             packet: PACKET_MIN,
             log_format: "ROW".to_owned(),
             prepared: 1000,
+            cluster: Cluster::Alone,
         }
     }
 
@@ -392,6 +460,30 @@ mod tests {
             assert_eq!(failures, "");
             assert!(warnings.starts_with(words), "{warnings}");
         }
+    }
+
+    #[test]
+    fn several_writers_of_the_same_tables_are_told() {
+        let galera = |nodes| {
+            let node = "db1a".to_owned();
+            told(Use::Primary, |s| {
+                s.cluster = Cluster::Galera { node, nodes }
+            })
+        };
+        let (failures, warnings) = galera(3);
+        assert_eq!(failures, "");
+        assert!(
+            warnings.starts_with("it is node db1a of a Galera cluster with 3"),
+            "{warnings}"
+        );
+        assert_eq!(galera(1), Default::default());
+        let group = |used| told(used, |s| s.cluster = Cluster::MultiPrimary);
+        let (failures, _) = group(Use::Directory);
+        assert!(
+            failures.starts_with("all members of its group take writes"),
+            "{failures}"
+        );
+        assert_eq!(group(Use::Replica), Default::default());
     }
 
     #[test]
