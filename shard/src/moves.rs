@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `copying` | the map and the source's fence are cut, the fence says `moving`, and all rows are copied in the order of their primary keys, the progress in the transactions of the target that store them | the next runner goes on from there |
 //! | `catching_up` | what writers marked is copied again; then all rows are compared, and a row that differs although nothing marked it stops the move and is named | marks and rows are there; the comparison begins again |
-//! | `frozen` | when the rest is small twice in a row: the source's fence says `frozen`, the last marks are copied, what was touched is compared, the fence says `gone`, and one conditional transaction of the directory commits | until the freeze's lease ends the range takes no writes; then any process ends the freeze, first in the directory, where it can no longer be committed, then at the fence |
+//! | `frozen` | when the rest is small twice in a row: the source's fence says `frozen`, the last marks are copied, what was copied last is compared, the fence says `gone`, and one conditional transaction of the directory commits | until the freeze's lease ends the range takes no writes; then any process ends the freeze, first in the directory, where it can no longer be committed, then at the fence |
 //! | `committed` | the target's fence opens at the next epoch | any process opens it |
 //! | `draining` | the source keeps its rows for a while, so that a move back copies little; then they are deleted | the next runner goes on |
 //! | `done` | | |
@@ -36,10 +36,10 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `tables`, `rows`, `entity` | which tables a range consists of; rows of any of them |
+//! | `tables`, `rows`, `scope`, `entity` | which tables a range consists of; rows of any of them, of a range or of some entities |
 //! | `copy`, `catch_up`, `segments` | making the target's rows those of the source |
 //! | `compare`, `comparing` | digests of both sides, and the rows that differ |
-//! | `marks` | what was written to meanwhile |
+//! | `marks`, `marked` | what was written to meanwhile, and catching up with it |
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
 //! | `fences`, `serving` | what the two shards serve |
 //! | `job`, `figures`, `move_id` | the directory's row, and the events |
@@ -63,6 +63,7 @@ mod fences;
 mod figures;
 mod freezing;
 pub(crate) mod job;
+mod marked;
 mod marks;
 mod move_id;
 mod pace;
@@ -71,6 +72,7 @@ mod preparing;
 mod reason;
 mod rows;
 mod run;
+mod scope;
 mod segments;
 mod serving;
 mod tables;
@@ -169,6 +171,32 @@ impl Step {
         Self::Cleaned,
         Self::MapMerged,
     ];
+
+    /// Its name, for tests that ask for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Taken => "move-taken",
+            Self::FenceCut => "fence-cut",
+            Self::Moving => "moving",
+            Self::WorkBegun => "work-begun",
+            Self::ChunkCopied => "chunk-copied",
+            Self::Copied => "copied",
+            Self::MarksCopied => "marks-copied",
+            Self::MarksCleared => "marks-cleared",
+            Self::Compared => "compared",
+            Self::FreezeNoted => "freeze-noted",
+            Self::Frozen => "frozen",
+            Self::RestCopied => "rest-copied",
+            Self::GivenUp => "given-up",
+            Self::Committed => "committed",
+            Self::TargetOpened => "target-opened",
+            Self::FreezeEnded => "freeze-ended",
+            Self::RowsDeleted => "rows-deleted",
+            Self::Cleaned => "cleaned",
+            Self::MapMerged => "map-merged",
+        }
+    }
 }
 
 /// Is told of every step that is done; its error ends the runner there, as a crash would.

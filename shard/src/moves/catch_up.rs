@@ -1,13 +1,17 @@
-//! Copying an entity again that was written to while its range moves.
+//! Copying entities again that were written to while their range moves.
 //!
-//! The head is read first, and written last, in the transaction that completes the entity: so what the target's head has as its
-//! rev is copied, and the next time the rows with a greater one are read. Of the tables without a rev everything that the
-//! entity has is compared. A crash in between leaves an older head, and the same is done again.
+//! Entities of one kind are copied together, with one statement for each table. Their heads are read first, and written last, in
+//! the transaction that completes them: so what the target's head has as its rev is copied, and the next time the rows with a
+//! greater one are read. Of the tables without a rev everything that the entities have is compared. A crash in between leaves
+//! older heads, and the same is done again.
+
+use std::collections::BTreeMap;
 
 use super::copy::{self, Stretch};
-use super::rows::{self, Cell, Record, Scope};
+use super::rows::{self, Cell, Record};
+use super::scope::{Entities, Scope};
 use super::segments;
-use super::tables::{MOVED, Table};
+use super::tables::{MOVED, Owner, Table};
 use super::{Sides, work};
 use crate::archive::SegmentRecord;
 use crate::db::Connection;
@@ -22,70 +26,89 @@ const PAGE: usize = 2000;
 struct Part {
     table: &'static Table,
     records: Vec<Record>,
-    /// All of the entity's rows from here on; else some, ordered by rev.
+    /// All rows from here on; else some, ordered by rev.
     stretch: Option<(Option<Vec<Cell>>, bool)>,
     segments: Vec<SegmentRecord>,
 }
 
-/// Everything of an entity that its copy may lack, if it is not much.
+/// Everything of some entities that their copies may lack, if it is not much.
 #[derive(Debug)]
-pub(crate) struct Small {
-    entity: Entity,
+pub(crate) struct Batch {
+    scope: Scope,
     parts: Vec<Part>,
 }
 
-fn head_of(entity: &Entity) -> &'static Table {
-    let mut tables = tables_of(entity);
-    tables.next().unwrap_or(&MOVED[0])
-}
-
-/// The entity's tables, that with its head first.
-fn tables_of(entity: &Entity) -> impl Iterator<Item = &'static Table> {
-    let owner = entity.owner();
+/// The tables of one kind of entity, that with the head first.
+pub(super) fn tables_of(owner: Owner) -> impl Iterator<Item = &'static Table> {
     MOVED.iter().filter(move |table| table.owner == owner)
 }
 
-/// The rev of a head: everything up to it is copied with it.
-fn rev_of(entity: &Entity, head: &[Record]) -> i64 {
-    head.first()
-        .map_or(0, |it| rows::head_rev(head_of(entity), it))
+fn head_of(owner: Owner) -> &'static Table {
+    tables_of(owner).next().unwrap_or(&MOVED[0])
 }
 
-async fn head(connection: &mut Connection, entity: &Entity) -> Result<Vec<Record>> {
-    let scope = Scope::Entity(entity.clone());
-    rows::read(connection, head_of(entity), &scope, None, 2).await
+/// The heads of some entities.
+async fn heads(
+    connection: &mut Connection,
+    owner: Owner,
+    entities: &Entities,
+) -> Result<Vec<Record>> {
+    let (table, most) = (head_of(owner), entities.len() + 1);
+    let scope = Scope::Entities(entities.clone());
+    rows::read(connection, table, &scope, None, most).await
 }
 
-async fn part(
+/// The rev of each entity's head, 0 where there is none: everything up to it is copied with the head.
+pub(super) async fn revs<'e>(
+    connection: &mut Connection,
+    owner: Owner,
+    entities: &'e Entities,
+) -> Result<Vec<(&'e [Cell], i64)>> {
+    let (table, heads) = (head_of(owner), heads(connection, owner, entities).await?);
+    let known: BTreeMap<&[Cell], i64> = heads
+        .iter()
+        .map(|it| (it.key(table), rows::head_rev(table, it)))
+        .collect();
+    let rev = |prefix| (prefix, known.get(prefix).copied().unwrap_or(0));
+    Ok(entities.prefixes().map(rev).collect())
+}
+
+/// The next rows of an entity that were changed after rev `since`, a page or more.
+async fn changed(
     source: &mut Connection,
-    (entity, table): (&Entity, &'static Table),
-    copied: i64,
+    table: &'static Table,
+    since: (&[Cell], i64),
+) -> Result<Part> {
+    let mut limit = PAGE;
+    let records = loop {
+        let mut records = rows::read_since(source, table, &[since], limit).await?;
+        // Rows with the last rev may go on behind the page.
+        let last = records.last().map(|it| it.rev(table));
+        let is_full = records.len() == limit;
+        if is_full {
+            records.retain(|it| Some(it.rev(table)) != last);
+        }
+        if !is_full || !records.is_empty() {
+            break records;
+        }
+        limit *= 2;
+    };
+    Ok(Part {
+        table,
+        records,
+        stretch: None,
+        segments: Vec::new(),
+    })
+}
+
+/// The next rows of a table without a rev, a page at most.
+async fn page(
+    source: &mut Connection,
+    table: &'static Table,
+    scope: &Scope,
     after: Option<Vec<Cell>>,
 ) -> Result<Part> {
-    if table.rev.is_some() {
-        let mut limit = PAGE;
-        let records = loop {
-            let mut records = rows::read_since(source, table, entity, copied, limit).await?;
-            // Rows with the last rev may go on behind the page.
-            let last = records.last().map(|it| it.rev(table));
-            let is_full = records.len() == limit;
-            if is_full {
-                records.retain(|it| Some(it.rev(table)) != last);
-            }
-            if !is_full || !records.is_empty() {
-                break records;
-            }
-            limit *= 2;
-        };
-        return Ok(Part {
-            table,
-            records,
-            stretch: None,
-            segments: Vec::new(),
-        });
-    }
-    let scope = Scope::Entity(entity.clone());
-    let records = rows::read(source, table, &scope, after.as_deref(), PAGE).await?;
+    let records = rows::read(source, table, scope, after.as_deref(), PAGE).await?;
     let named = segments::named(table, &records)?;
     let segments = segments::registered(source, &named).await?;
     let has_ended = records.len() < PAGE;
@@ -114,51 +137,61 @@ async fn apply(target: &mut Connection, scope: &Scope, part: &Part) -> Result<Op
     Ok(copy::equalise(target, &stretch).await?.after)
 }
 
-/// Reads what the copy of an entity may lack; nothing when it is too much for one transaction.
+/// Reads what the copies of some entities of one kind may lack; nothing when it is too much for one transaction.
 ///
 /// # Errors
 /// When a database fails.
-pub(crate) async fn read(sides: &Sides<'_>, entity: &Entity) -> Result<Option<Small>> {
+pub(crate) async fn read<'e>(
+    sides: &Sides<'_>,
+    owner: Owner,
+    entities: impl IntoIterator<Item = &'e Entity>,
+) -> Result<Option<Batch>> {
+    let entities = Entities::of(entities);
     let mut target = sides.target.reader(sides.deadline()).await?;
-    let copied = rev_of(entity, &head(&mut target, entity).await?);
+    let copied = revs(&mut target, owner, &entities).await?;
     drop(target);
     let mut source = sides.source.reader(sides.deadline()).await?;
-    let first = head(&mut source, entity).await?;
+    let first = heads(&mut source, owner, &entities).await?;
+    let scope = Scope::Entities(entities.clone());
     let mut parts = Vec::new();
     let mut rows = 0;
-    for table in tables_of(entity).skip(1) {
-        let part = part(&mut source, (entity, table), copied, None).await?;
+    for table in tables_of(owner).skip(1) {
+        let part = match table.rev {
+            Some(_) => Part {
+                table,
+                records: rows::read_since(&mut source, table, &copied, PAGE).await?,
+                stretch: None,
+                segments: Vec::new(),
+            },
+            None => page(&mut source, table, &scope, None).await?,
+        };
         rows += part.records.len();
-        let is_whole = part
-            .stretch
-            .as_ref()
-            .map_or(part.records.len() + 1 < PAGE, |(_, ended)| *ended);
-        if !is_whole || rows >= PAGE {
+        if rows >= PAGE {
             return Ok(None);
         }
         parts.push(part);
     }
-    parts.push(Part {
-        table: head_of(entity),
-        records: first,
-        stretch: Some((None, true)),
-        segments: Vec::new(),
-    });
-    Ok(Some(Small {
-        entity: entity.clone(),
-        parts,
-    }))
+    parts.push(heads_part(owner, first));
+    Ok(Some(Batch { scope, parts }))
 }
 
-/// In a transaction on the target, after [`work::check`]: completes an entity that was read. `false` when there is more to delete
-/// than one transaction does; then it is to be done by [`large`].
+fn heads_part(owner: Owner, records: Vec<Record>) -> Part {
+    Part {
+        table: head_of(owner),
+        records,
+        stretch: Some((None, true)),
+        segments: Vec::new(),
+    }
+}
+
+/// In a transaction on the target, after [`work::check`]: completes entities that were read. `false` when there is more to delete
+/// than one transaction does; then each is to be done by [`large`].
 ///
 /// # Errors
 /// When the database fails; as [`copy::equalise`].
-pub(crate) async fn complete(target: &mut Connection, small: &Small) -> Result<bool> {
-    let scope = Scope::Entity(small.entity.clone());
-    for part in &small.parts {
-        if apply(target, &scope, part).await?.is_some() {
+pub(crate) async fn complete(target: &mut Connection, batch: &Batch) -> Result<bool> {
+    for part in &batch.parts {
+        if apply(target, &batch.scope, part).await?.is_some() {
             return Ok(false);
         }
     }
@@ -170,41 +203,58 @@ pub(crate) async fn complete(target: &mut Connection, small: &Small) -> Result<b
 /// # Errors
 /// When a database fails; [`Error::LeaseLost`]; as [`copy::equalise`].
 pub(crate) async fn large(sides: &Sides<'_>, entity: &Entity) -> Result<()> {
-    let scope = Scope::Entity(entity.clone());
+    let owner = entity.owner();
+    let entities = Entities::of([entity]);
+    let scope = Scope::Entities(entities.clone());
     let mut target = sides.target.reader(sides.deadline()).await?;
-    let copied = rev_of(entity, &head(&mut target, entity).await?);
+    let copied = revs(&mut target, owner, &entities).await?;
     drop(target);
     let mut source = sides.source.reader(sides.deadline()).await?;
-    let first = head(&mut source, entity).await?;
+    let first = heads(&mut source, owner, &entities).await?;
     drop(source);
-    for table in tables_of(entity).skip(1) {
-        let mut since = copied;
-        let mut after = None;
-        loop {
-            let mut source = sides.source.reader(sides.deadline()).await?;
-            let part = part(&mut source, (entity, table), since, after).await?;
-            drop(source);
-            if part.stretch.is_none() {
-                let Some(last) = part.records.last().map(|it| it.rev(table)) else {
-                    break;
-                };
-                since = last;
+    for table in tables_of(owner).skip(1) {
+        match table.rev {
+            Some(_) => {
+                for since in &copied {
+                    large_changes(sides, (table, &scope), *since).await?;
+                }
             }
-            after = store(sides, &scope, &part).await?;
-            if part.stretch.is_some() && after.is_none() {
-                break;
-            }
+            None => large_table(sides, table, &scope).await?,
         }
     }
-    let head = Part {
-        table: head_of(entity),
-        records: first,
-        stretch: Some((None, true)),
-        segments: Vec::new(),
-    };
-    match store(sides, &scope, &head).await? {
+    match store(sides, &scope, &heads_part(owner, first)).await? {
         None => Ok(()),
         Some(_) => Err(Error::Unexpected("an entity with more than one head")),
+    }
+}
+
+async fn large_changes(
+    sides: &Sides<'_>,
+    (table, scope): (&'static Table, &Scope),
+    (prefix, mut since): (&[Cell], i64),
+) -> Result<()> {
+    loop {
+        let mut source = sides.source.reader(sides.deadline()).await?;
+        let part = changed(&mut source, table, (prefix, since)).await?;
+        drop(source);
+        let Some(last) = part.records.last().map(|it| it.rev(table)) else {
+            return Ok(());
+        };
+        since = last;
+        store(sides, scope, &part).await?;
+    }
+}
+
+async fn large_table(sides: &Sides<'_>, table: &'static Table, scope: &Scope) -> Result<()> {
+    let mut after = None;
+    loop {
+        let mut source = sides.source.reader(sides.deadline()).await?;
+        let part = page(&mut source, table, scope, after).await?;
+        drop(source);
+        after = store(sides, scope, &part).await?;
+        if after.is_none() {
+            return Ok(());
+        }
     }
 }
 

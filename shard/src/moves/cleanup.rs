@@ -7,7 +7,8 @@
 use std::time::Instant;
 
 use super::job::Move;
-use super::rows::{self, Scope};
+use super::rows;
+use super::scope::Scope;
 use super::tables::MOVED;
 use super::{Sides, fences, marks, segments, work};
 use crate::error::Result;

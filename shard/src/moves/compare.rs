@@ -6,8 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::rows::{self, Cell, Record, Scope};
-use super::tables::{Compared, Table};
+use futures_util::future::try_join;
+
+use super::catch_up::{revs, tables_of};
+use super::rows::{self, Cell, Record};
+use super::scope::{Entities, Scope};
+use super::tables::{Compared, Owner, Table};
 use crate::db::Connection;
 use crate::error::Result;
 use crate::owned::Entity;
@@ -66,15 +70,18 @@ pub(crate) async fn stretch(
             after: None,
         });
     }
-    let mut right = rows::read(source, table, scope, after, limit).await?;
+    let most = 2 * limit + 16;
+    let (mut right, mut there) = try_join(
+        rows::read(source, table, scope, after, limit),
+        rows::read(target, table, scope, after, most),
+    )
+    .await?;
     let last = |records: &[Record]| records.last().map(|it| it.key(table).to_vec());
     let mut upto = if right.len() == limit {
         last(&right)
     } else {
         None
     };
-    let most = 2 * limit + 16;
-    let mut there = rows::read(target, table, scope, after, most).await?;
     // A target with many rows more is compared as far as they were read: both sides of one stretch.
     if there.len() == most
         && upto
@@ -115,11 +122,8 @@ pub(crate) async fn entity(
     entity: &Entity,
     limit: usize,
 ) -> Result<Vec<Difference>> {
-    let scope = Scope::Entity(entity.clone());
-    for table in super::tables::MOVED
-        .iter()
-        .filter(|it| it.owner == entity.owner())
-    {
+    let scope = Scope::entity(entity);
+    for table in tables_of(entity.owner()) {
         let mut after = None;
         loop {
             let found = stretch((source, target), table, &scope, after.as_deref(), limit).await?;
@@ -135,39 +139,38 @@ pub(crate) async fn entity(
     Ok(Vec::new())
 }
 
-/// Compares what of an entity was changed last, with a bounded effort: what can be compared while writers wait.
+/// Compares what of some entities of one kind was changed last, with a bounded effort: what can be compared while writers wait.
+/// Of the tables without a rev `limit` rows are compared, of the others those with the last `revs` revs of each entity.
 ///
 /// # Errors
 /// As [`stretch`].
-pub(crate) async fn latest(
+pub(crate) async fn latest<'e>(
     (source, target): (&mut Connection, &mut Connection),
-    entity: &Entity,
-    (rows, revs): (usize, i64),
+    owner: Owner,
+    entities: impl IntoIterator<Item = &'e Entity>,
+    (limit, revs_back): (usize, i64),
 ) -> Result<Vec<Difference>> {
-    let scope = Scope::Entity(entity.clone());
-    let mut head = 0;
-    for table in super::tables::MOVED
-        .iter()
-        .filter(|it| it.owner == entity.owner())
-    {
+    let entities = Entities::of(entities);
+    let scope = Scope::Entities(entities.clone());
+    let mut since = revs(source, owner, &entities).await?;
+    for (_, rev) in &mut since {
+        *rev -= revs_back;
+    }
+    let mut found = Vec::new();
+    for table in tables_of(owner) {
         if table.rev.is_none() {
-            let found = stretch((source, target), table, &scope, None, rows).await?;
-            if !found.differences.is_empty() {
-                return Ok(found.differences);
-            }
-            if let Some(record) = rows::read(source, table, &scope, None, 1).await?.first() {
-                head = head.max(rows::head_rev(table, record));
-            }
+            let compared = stretch((source, target), table, &scope, None, limit).await?;
+            found.extend(compared.differences);
             continue;
         }
-        let right = rows::read_since(source, table, entity, head - revs, rows).await?;
-        let there = rows::read_since(target, table, entity, head - revs, rows).await?;
-        let found = differences(table, &right, &there)?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
+        let (right, there) = try_join(
+            rows::read_since(source, table, &since, limit),
+            rows::read_since(target, table, &since, limit),
+        )
+        .await?;
+        found.extend(differences(table, &right, &there)?);
     }
-    Ok(Vec::new())
+    Ok(found)
 }
 
 fn differences(table: &Table, right: &[Record], there: &[Record]) -> Result<Vec<Difference>> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::rows::Scope;
 use super::run::Runner;
+use super::scope::Scope;
 use super::tables::MOVED;
 use super::{Difference, Move, MoveState, Reason, catch_up, compare, job, marks};
 use crate::error::{Error, Result};

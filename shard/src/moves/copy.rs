@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::rows::{self, Cell, Record, Scope};
+use super::rows::{self, Cell, Record};
+use super::scope::Scope;
 use super::segments;
 use super::tables::{Compared, Table};
 use crate::archive::newest_generation;

@@ -8,12 +8,9 @@
 use std::time::{Duration, Instant};
 
 use super::run::Runner;
-use super::{Move, MoveState, Step, compare, fences, job, serving};
+use super::{Move, MoveState, Step, fences, job, marks, serving};
 use crate::error::{Error, Result};
 use crate::metrics;
-
-/// How many rows of a table, and how many changes, of an entity are compared while writers wait.
-const COMPARED: (usize, i64) = (500, 100);
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,41 +92,22 @@ impl Runner<'_> {
             .on_source(async |it| fences::freeze(it, job).await)
             .await?;
         self.passed(Step::Frozen)?;
-        let mut copied = 0;
-        loop {
-            let some = self.copy_marks(job, Some(limit)).await?;
-            if some == 0 {
-                break;
-            }
-            copied += some;
-        }
+        let copied = self.copy_rest(job, limit).await?;
         let compared = self.compare_touched(job, limit).await?;
         self.passed(Step::RestCopied)?;
         let sides = self.sides(job, Some(limit))?;
         sides
-            .on_source(async |it| fences::give_up(it, job).await)
+            .on_source(async |it| {
+                marks::clear(it, &copied).await?;
+                fences::give_up(it, job).await
+            })
             .await?;
         self.passed(Step::GivenUp)?;
         let words = format!(
-            "attempt {}: {copied} marks copied, {compared} entities compared",
-            job.attempt
+            "attempt {}: {} marks copied, {compared} entities compared",
+            job.attempt,
+            copied.len()
         );
         serving::commit(&self.sides(job, Some(limit))?, &words).await
-    }
-
-    /// Compares what was touched since all rows were compared; what never stood still meanwhile as a whole.
-    async fn compare_touched(&mut self, job: &Move, limit: Instant) -> Result<usize> {
-        let sides = self.sides(job, Some(limit))?;
-        let mut source = sides.source.reader(limit).await?;
-        let mut target = sides.target.reader(limit).await?;
-        for entity in &self.restless {
-            let found = compare::entity((&mut source, &mut target), entity, COMPARED.0).await?;
-            self.require_same(&found)?;
-        }
-        for entity in &self.touched {
-            let found = compare::latest((&mut source, &mut target), entity, COMPARED).await?;
-            self.require_same(&found)?;
-        }
-        Ok(self.restless.len() + self.touched.len())
     }
 }

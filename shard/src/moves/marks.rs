@@ -6,7 +6,9 @@
 //! nothing.
 
 use super::tables::Owner;
-use crate::db::{Connection, Row, Value, padded, placeholders, rows_of, values};
+use crate::db::{
+    Connection, Dialect, Row, Value, list_size, padded, placeholders, rows_of, values,
+};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId, UserKey};
 use crate::owned::Entity;
@@ -25,8 +27,8 @@ const END: [u8; 80] = [u8::MAX; 80];
 const ONE: &str = "SELECT token FROM move_marks WHERE kind = ? AND entity = ?";
 /// By the primary key; at most as many as are counted for an estimate.
 const COUNT: &str = "SELECT COUNT(*) FROM (SELECT token FROM move_marks WHERE kind = ? AND entity >= ? AND entity < ? LIMIT ?) marks";
-/// By the primary key.
-const CLEAR: &str = "DELETE FROM move_marks WHERE kind = ? AND entity = ? AND token = ?";
+/// By the primary key; the entities are named beside the pairs, since not every version looks for pairs by an index.
+const CLEAR: &str = " move_marks WHERE kind = ? AND entity IN (";
 /// By the primary key.
 const DROP: &str = "DELETE FROM move_marks WHERE kind = ? AND entity IN (";
 
@@ -95,18 +97,21 @@ fn bounds(range: KeyRange) -> ([u8; 8], Vec<u8>) {
     (range.start.to_be_bytes(), end)
 }
 
-/// The first `limit` marks of one kind in a range.
+/// The first `limit` marks of one kind in a range, or the first after an entity.
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn next(
     connection: &mut Connection,
     (range, owner): (KeyRange, Owner),
+    after: Option<&Entity>,
     limit: usize,
 ) -> Result<Vec<Mark>> {
     let (start, end) = bounds(range);
+    // No bytes are between an entity's and these.
+    let start = after.map_or(start.to_vec(), |it| [stored(it), vec![0]].concat());
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let args = values![kind(owner), &start, end.as_slice(), limit];
+    let args = values![kind(owner), start.as_slice(), end.as_slice(), limit];
     let mark = |row: &Row| {
         Ok(Mark {
             entity: entity(owner, &row.bytes(0)?)?,
@@ -143,14 +148,39 @@ pub(crate) async fn is_marked(connection: &mut Connection, entity: &Entity) -> R
     Ok(connection.fetch_optional(ONE, &args).await?.is_some())
 }
 
-/// In a write transaction: clears a mark whose entity is copied, unless it was set again.
+/// In a write transaction: clears the marks of entities that are copied, but those that were set again.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn clear(connection: &mut Connection, mark: &Mark) -> Result<()> {
-    let stored = stored(&mark.entity);
-    let args = values![kind(mark.entity.owner()), stored.as_slice(), mark.token];
-    connection.execute(CLEAR, &args).await.map(drop)
+pub(crate) async fn clear(connection: &mut Connection, marks: &[Mark]) -> Result<()> {
+    for owner in [Owner::Conversation, Owner::User] {
+        let of_kind = marks.iter().filter(|mark| mark.entity.owner() == owner);
+        let pairs: Vec<(Vec<u8>, i64)> = of_kind
+            .map(|mark| (stored(&mark.entity), mark.token))
+            .collect();
+        for pairs in pairs.chunks(CLEARED_AT_ONCE) {
+            clear_some(connection, owner, pairs).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn clear_some(
+    connection: &mut Connection,
+    owner: Owner,
+    pairs: &[(Vec<u8>, i64)],
+) -> Result<()> {
+    let from = match connection.dialect() {
+        Dialect::MySql => "DELETE move_marks FROM",
+        Dialect::Sqlite => "DELETE FROM",
+    };
+    let n = list_size(pairs.len());
+    let (entities, rows) = (placeholders(n), rows_of(n, 2));
+    let statement = format!("{from}{CLEAR}{entities}) AND (entity, token) IN ({{rows}}{rows})");
+    let mut args = values![kind(owner)].to_vec();
+    args.extend(padded(pairs).map(|(entity, _)| Value::Bytes(entity)));
+    args.extend(padded(pairs).flat_map(|(entity, token)| values![entity.as_slice(), *token]));
+    connection.execute(&statement, &args).await.map(drop)
 }
 
 /// In a write transaction on a range that no move changes any more: drops some of its marks; `false` when there are none left.
@@ -160,7 +190,7 @@ pub(crate) async fn clear(connection: &mut Connection, mark: &Mark) -> Result<()
 pub(crate) async fn drop_some(connection: &mut Connection, range: KeyRange) -> Result<bool> {
     let mut dropped = false;
     for owner in [Owner::Conversation, Owner::User] {
-        let marks = next(connection, (range, owner), CLEARED_AT_ONCE).await?;
+        let marks = next(connection, (range, owner), None, CLEARED_AT_ONCE).await?;
         if marks.is_empty() {
             continue;
         }
@@ -172,4 +202,75 @@ pub(crate) async fn drop_some(connection: &mut Connection, range: KeyRange) -> R
         dropped = true;
     }
     Ok(dropped)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::db::Database;
+    use crate::identity::Role;
+    use crate::identity::making::in_transaction;
+    use crate::ids::ShardName;
+    use crate::migrate;
+    use crate::settings::{DatabaseUrl, PoolSettings};
+
+    async fn read_and_clear(url: DatabaseUrl) {
+        let role = Role::Shard(ShardName::new("s1").unwrap());
+        migrate::migrate(&role, &url).await.unwrap();
+        let database = Database::open_any(&url, &PoolSettings::default()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut connection = database.writer(deadline).await.unwrap();
+        let all = KeyRange::ALL;
+        let mut entities: Vec<Entity> = (0..150)
+            .map(|n| Entity::Conversation(ConversationId::new(UserKey(n * 3), n)))
+            .collect();
+        let user = |name: &str| Entity::User(UserKey(9), UserId::new(name).unwrap());
+        entities.extend(["a", "aa", "b"].map(user));
+        in_transaction(&mut connection, async |it| mark(it, &entities).await)
+            .await
+            .unwrap();
+
+        let mut found: Vec<Mark> = Vec::new();
+        for owner in [Owner::Conversation, Owner::User] {
+            let mut after = None;
+            loop {
+                let some = next(&mut connection, (all, owner), after.as_ref(), 2).await;
+                let some = some.unwrap();
+                let Some(last) = some.last() else { break };
+                after = Some(last.entity.clone());
+                found.extend(some);
+            }
+        }
+        let seen: Vec<Entity> = found.iter().map(|it| it.entity.clone()).collect();
+        assert_eq!(seen, entities, "in order, each once");
+
+        // One was marked again meanwhile: its mark stays.
+        let again = &entities[100..101];
+        in_transaction(&mut connection, async |it| mark(it, again).await)
+            .await
+            .unwrap();
+        in_transaction(&mut connection, async |it| clear(it, &found).await)
+            .await
+            .unwrap();
+        assert_eq!(count(&mut connection, all, 1000).await.unwrap(), 1);
+        assert!(is_marked(&mut connection, &again[0]).await.unwrap());
+        drop(connection);
+        database.close().await;
+    }
+
+    #[tokio::test]
+    async fn marks_are_read_in_pages_and_cleared_together_on_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shard.db");
+        read_and_clear(DatabaseUrl(format!("sqlite://{}", file.display()))).await;
+    }
+
+    #[tokio::test]
+    async fn marks_are_read_in_pages_and_cleared_together_on_server() {
+        let databases = backscroll_testkit::TestDatabases::create(1).await;
+        read_and_clear(DatabaseUrl(databases.urls().remove(0))).await;
+        databases.drop_all().await;
+    }
 }

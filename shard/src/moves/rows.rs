@@ -1,16 +1,11 @@
 //! Rows of any moved table, as the registry describes it: read in the order of the primary key, inserted, deleted, digested.
-//!
-//! A page continues after a key without comparing tuples, which neither dialect answers by an index in every version: first
-//! the rows that agree with the key in all columns but the last, then those that agree in one less, and so on. Each statement
-//! is one stretch of the primary key.
 
 use twox_hash::XxHash3_64;
 
-use super::tables::{Compared, Kind, Owner, Table};
-use crate::db::{Connection, Dialect, Row, Value, placeholders, rows_of};
+use super::scope::{Scope, equal, in_columns, stretches};
+use super::tables::{Compared, Kind, Table};
+use crate::db::{Connection, Dialect, Row, Value, list_size, padded, rows_of};
 use crate::error::{Error, Result};
-use crate::owned::Entity;
-use crate::range::KeyRange;
 
 /// Most rows of one INSERT; the sizes are powers of two, so that few statements are prepared.
 const INSERT_ROWS: usize = 128;
@@ -29,7 +24,7 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
-    fn value(&self) -> Value<'_> {
+    pub(super) fn value(&self) -> Value<'_> {
         match self {
             Self::Null => Value::Null,
             Self::Int(value) => Value::Int(*value),
@@ -127,77 +122,6 @@ impl Record {
     }
 }
 
-/// Which rows of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// All of a range.
-    Range(KeyRange),
-    /// All of an entity.
-    Entity(Entity),
-}
-
-/// A condition and its values.
-struct Condition {
-    text: String,
-    values: Vec<Cell>,
-}
-
-/// Where rows go on after a key, each condition one stretch of the primary key, in order.
-fn stretches(table: &Table, scope: &Scope, after: Option<&[Cell]>) -> Vec<Condition> {
-    let fixed = match scope {
-        Scope::Range(_) => 0,
-        Scope::Entity(entity) => entity.owner().columns(),
-    };
-    let equal = |columns: usize, values: &[Cell]| Condition {
-        text: table.columns[..columns]
-            .iter()
-            .map(|(name, _)| format!("{name} = ?"))
-            .collect::<Vec<_>>()
-            .join(" AND "),
-        values: values[..columns].to_vec(),
-    };
-    let Some(after) = after else {
-        return match scope {
-            Scope::Range(range) => vec![bounded(table, range, ">=", bound(table, range.start))],
-            Scope::Entity(entity) => vec![equal(fixed, &entity.prefix())],
-        };
-    };
-    let mut all = Vec::new();
-    for level in (fixed.max(1)..table.key).rev() {
-        let mut condition = equal(level, after);
-        condition.text += &format!(" AND {} > ?", table.columns[level].0);
-        condition.values.push(after[level].clone());
-        all.push(condition);
-    }
-    if let Scope::Range(range) = scope {
-        all.push(bounded(table, range, ">", after[0].clone()));
-    }
-    all
-}
-
-/// The first column from `from` on, within a range.
-fn bounded(table: &Table, range: &KeyRange, comparison: &str, from: Cell) -> Condition {
-    let column = table.columns[0].0;
-    let mut condition = Condition {
-        text: format!("{column} {comparison} ?"),
-        values: vec![from],
-    };
-    if let Some(end) = range.end {
-        condition.text += &format!(" AND {column} < ?");
-        condition.values.push(bound(table, end));
-    }
-    condition
-}
-
-/// A key of the key space as the smallest value of a table's first column that is not before it.
-fn bound(table: &Table, key: u64) -> Cell {
-    let mut bytes = key.to_be_bytes().to_vec();
-    if table.owner == Owner::Conversation {
-        bytes.extend([0; 8]);
-    }
-    Cell::Bytes(bytes)
-}
-
 /// At most `limit` rows in the order of the primary key, after `after`. Fewer than `limit` are all that there are.
 ///
 /// # Errors
@@ -231,29 +155,35 @@ pub(crate) async fn read(
     Ok(records)
 }
 
-/// At most `limit` rows of an entity whose rev is greater than `rev`, in the order of revs: by the table's index of that name.
+/// At most `limit` rows of some entities, of each those whose rev is greater than the one beside it, in the order of entities and
+/// revs: by the table's index of that name.
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn read_since(
     connection: &mut Connection,
     table: &Table,
-    entity: &Entity,
-    rev: i64,
+    since: &[(&[Cell], i64)],
     limit: usize,
 ) -> Result<Vec<Record>> {
-    let prefix = entity.prefix();
-    let owner = table.columns[..prefix.len()].iter();
-    let owner: Vec<String> = owner.map(|(name, _)| format!("{name} = ?")).collect();
+    if since.is_empty() {
+        return Ok(Vec::new());
+    }
+    let owner = table.owner.columns();
+    let one = format!("({} AND rev > ?)", equal(table, since[0].0).text);
+    let owner = table.names(0, owner);
+    let alternatives = vec![one; list_size(since.len())].join(" OR ");
     let statement = format!(
-        "SELECT {} FROM {} {{by {}_rev}} WHERE {} AND rev > ? ORDER BY rev LIMIT ?",
+        "SELECT {} FROM {} {{by {}_rev}} WHERE {alternatives} ORDER BY {owner}, rev LIMIT ?",
         table.column_list(),
         table.name,
         table.name,
-        owner.join(" AND "),
     );
-    let mut args: Vec<Value<'_>> = prefix.iter().map(Cell::value).collect();
-    args.push(rev.into());
+    let mut args: Vec<Value<'_>> = Vec::new();
+    for (prefix, rev) in padded(since) {
+        args.extend(prefix.iter().map(Cell::value));
+        args.push((*rev).into());
+    }
     args.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
     let rows = connection.fetch_all(&statement, &args).await?;
     rows.iter()
@@ -287,11 +217,7 @@ pub(crate) async fn read_keys(
 }
 
 fn in_keys(table: &Table, n: usize) -> String {
-    let columns = table.key_list();
-    match table.key {
-        1 => format!("{columns} IN ({})", placeholders(n)),
-        _ => format!("({columns}) IN ({{rows}}{})", rows_of(n, table.key)),
-    }
+    in_columns(&table.key_list(), table.key, n)
 }
 
 /// In a write transaction: inserts rows. One whose key is taken is an error, never passed over or merged.

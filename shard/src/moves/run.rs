@@ -1,19 +1,16 @@
 //! The runner: goes on with a move from whatever state it is in.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-
 use super::copy::{self, Stretch};
-use super::freezing::Attempt;
+use super::marked::FIRST_ROUND;
 use super::pace::Pace;
 use super::plan::Mover;
-use super::rows::{self, Cell, Record, Scope};
-use super::tables::{MOVED, Owner, Table};
-use super::{
-    Move, MoveState, Sides, Step, catch_up, cleanup, fences, job, marks, segments, serving, work,
-};
+use super::rows::{self, Cell, Record};
+use super::scope::Scope;
+use super::tables::{MOVED, Table};
+use super::{Move, MoveState, Sides, Step, cleanup, fences, job, segments, serving, work};
 use crate::archive::SegmentRecord;
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -22,23 +19,17 @@ use crate::settings::RebalanceSettings;
 
 /// How many rows one transaction of the copy has: at first, at least, at most.
 const ROWS: (usize, usize, usize) = (500, 50, 20_000);
-/// How many marked entities are copied in one transaction, and read at once.
-const ENTITIES: (usize, usize) = (64, 8);
-/// Most marks that are counted for the estimate.
-const COUNTED: u64 = 10_000;
-/// How many entities are compared once more within the freeze.
-const TOUCHED: usize = 200;
 /// How long a runner that has nothing to copy waits.
-const IDLE: Duration = Duration::from_millis(20);
+pub(super) const IDLE: Duration = Duration::from_millis(20);
 
 /// One process's work on one move.
 #[derive(Debug)]
 pub(super) struct Runner<'a> {
     mover: &'a Mover,
-    /// How long copying one marked entity takes, lately.
-    per_entity: Duration,
-    /// The entities that were copied last.
-    pub(super) touched: VecDeque<Entity>,
+    /// How long copying marked entities once takes, lately.
+    pub(super) per_round: Duration,
+    /// The entities that were copied and not compared since.
+    pub(super) touched: BTreeSet<Entity>,
     /// Entities that were written to whenever they were compared.
     pub(super) restless: BTreeSet<Entity>,
     pub(super) pace: Pace,
@@ -55,8 +46,8 @@ impl<'a> Runner<'a> {
     pub(super) fn new(mover: &'a Mover) -> Self {
         Self {
             mover,
-            per_entity: Duration::from_millis(5),
-            touched: VecDeque::new(),
+            per_round: FIRST_ROUND,
+            touched: BTreeSet::new(),
             restless: BTreeSet::new(),
             pace: Pace::default(),
         }
@@ -262,144 +253,6 @@ impl<'a> Runner<'a> {
             self.pace.waited(10 * IDLE);
             tokio::time::sleep(10 * IDLE).await;
         }
-    }
-
-    /// Copies what is marked until little is left, compares all rows, and freezes when little is left twice in a row.
-    async fn catch_up(&mut self, job: &Move) -> Result<()> {
-        serving::settle(&self.sides(job, None)?).await?;
-        let sides = self.sides(job, None)?;
-        sides
-            .on_target(async |it| work::begin(it, sides.target.name(), job).await)
-            .await?;
-        let mut is_compared = false;
-        let mut in_a_row = 0;
-        loop {
-            if !self.may_go_on(job, MoveState::CatchingUp).await? {
-                return Ok(());
-            }
-            let copied = self.copy_marks(job, None).await?;
-            let estimate = self.estimate(job).await?;
-            in_a_row = if estimate < self.settings().freeze_budget.0 {
-                in_a_row + 1
-            } else {
-                0
-            };
-            if in_a_row == 0 {
-                continue;
-            }
-            if !is_compared {
-                let rows = self.compare(job).await?;
-                self.passed(Step::Compared)?;
-                let words = format!("{rows} rows compared");
-                let sides = self.sides(job, None)?;
-                sides
-                    .in_directory(async |it| {
-                        job::note(it, job.id, self.actor(), ("compared", &words)).await
-                    })
-                    .await?;
-                is_compared = true;
-                in_a_row = 0;
-                continue;
-            }
-            if in_a_row < 2 {
-                if copied == 0 {
-                    tokio::time::sleep(IDLE).await;
-                }
-                continue;
-            }
-            in_a_row = 0;
-            let now = self.fresh(job).await?;
-            match self.freeze(&now).await? {
-                Attempt::Served(took) => return self.measure(job, took).await,
-                Attempt::Refused => {}
-                Attempt::Ended(why) => {
-                    // What was compared stays so: whatever was written since is marked.
-                    tracing::warn!(job = %job.id, why, "a freeze was ended; the move goes on catching up");
-                    tokio::time::sleep(10 * IDLE).await;
-                }
-            }
-        }
-    }
-
-    /// How long copying what is marked now will take.
-    pub(super) async fn estimate(&self, job: &Move) -> Result<Duration> {
-        let sides = self.sides(job, None)?;
-        let mut source = sides.source.reader(sides.deadline()).await?;
-        let rest = marks::count(&mut source, job.range, COUNTED).await?;
-        metrics::MOVE_MARKS.set(rest as f64);
-        let estimate = self
-            .per_entity
-            .saturating_mul(u32::try_from(rest).unwrap_or(u32::MAX));
-        self.tell_rest(job, rest, estimate).await?;
-        Ok(estimate)
-    }
-
-    /// Copies some marked entities, clears their marks, and says how many.
-    pub(super) async fn copy_marks(&mut self, job: &Move, limit: Option<Instant>) -> Result<usize> {
-        let begun = Instant::now();
-        let sides = self.sides(job, limit)?;
-        let mut source = sides.source.reader(sides.deadline()).await?;
-        let mut found = Vec::new();
-        for owner in [Owner::Conversation, Owner::User] {
-            let some =
-                marks::next(&mut source, (job.range, owner), ENTITIES.0 - found.len()).await?;
-            found.extend(some);
-        }
-        drop(source);
-        if found.is_empty() {
-            return Ok(0);
-        }
-        let small: Vec<Option<catch_up::Small>> = stream::iter(&found)
-            .map(|mark| catch_up::read(&sides, &mark.entity))
-            .buffered(ENTITIES.1)
-            .try_collect()
-            .await?;
-        let (small, mut large): (Vec<_>, Vec<_>) =
-            small.iter().zip(&found).partition(|(it, _)| it.is_some());
-        let all: Vec<(&catch_up::Small, &marks::Mark)> = small
-            .iter()
-            .filter_map(|(it, mark)| Some((it.as_ref()?, *mark)))
-            .collect();
-        let unfinished = sides
-            .on_target(async |it| {
-                work::check(it, sides.target.name(), job).await?;
-                let mut unfinished = Vec::new();
-                for (index, (small, _)) in all.iter().enumerate() {
-                    if !catch_up::complete(it, small).await? {
-                        unfinished.push(index);
-                    }
-                }
-                Ok(unfinished)
-            })
-            .await?;
-        large.extend(
-            unfinished
-                .into_iter()
-                .filter_map(|index| small.get(index).copied()),
-        );
-        for (_, mark) in &large {
-            catch_up::large(&sides, &mark.entity).await?;
-        }
-        sides.passed(Step::MarksCopied)?;
-        sides
-            .on_source(async |it| {
-                for mark in &found {
-                    marks::clear(it, mark).await?;
-                }
-                Ok(())
-            })
-            .await?;
-        sides.passed(Step::MarksCleared)?;
-        let count = found.len();
-        let each = begun.elapsed() / u32::try_from(count).unwrap_or(u32::MAX);
-        self.per_entity = (3 * self.per_entity + each) / 4;
-        for mark in found {
-            self.touched.retain(|it| *it != mark.entity);
-            self.touched.push_back(mark.entity);
-        }
-        let old = self.touched.len().saturating_sub(TOUCHED);
-        self.touched.drain(..old);
-        Ok(count)
     }
 }
 

@@ -252,7 +252,8 @@ impl Table {
         self.names(0, self.key)
     }
 
-    fn names(&self, from: usize, to: usize) -> String {
+    /// `a, b`: some of its columns.
+    pub(crate) fn names(&self, from: usize, to: usize) -> String {
         let names = self.columns[from..to].iter().map(|(name, _)| *name);
         names.collect::<Vec<_>>().join(", ")
     }

@@ -17,7 +17,8 @@ use serde::Serialize;
 use crate::db::{Connection, Value};
 use crate::error::{Error, Result};
 use crate::ids::UserKey;
-use crate::moves::rows::{self, Scope};
+use crate::moves::rows;
+use crate::moves::scope::Scope;
 use crate::moves::tables::{MOVED, Owner, Table};
 use crate::range::KeyRange;
 
