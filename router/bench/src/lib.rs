@@ -50,7 +50,7 @@ use crate::faults::servers::{ObjectsArgs, SERVE_OBJECTS, serve_objects};
 use crate::harness::bare::{ANSWER, answer};
 use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
-    Common, archive, cold, deliver, fanout, history, idle, isolation, send, storm,
+    Common, archive, cold, deliver, fanout, history, idle, isolation, rebalance, send, storm,
 };
 
 const EXIT_CODES: &str = "\
@@ -87,6 +87,7 @@ enum Scenario {
     Fanout(fanout::Args),
     Idle(idle::Args),
     Storm(storm::Args),
+    Rebalance(rebalance::Args),
     Faults(scenario::faults::Args),
     /// What `storm` starts processes for
     #[command(name = FOLLOW, hide = true)]
@@ -135,7 +136,8 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let fanned_out = fanout::run(common, &defaults()?).await?;
                 let idle = idle::run(common, &defaults()?).await?;
                 let stormed = storm::run(common, &defaults()?).await?;
-                let stored = sent && read && isolated && archived && cold;
+                let rebalanced = rebalance::run(common, &defaults()?).await?;
+                let stored = sent && read && isolated && archived && cold && rebalanced;
                 Ok(stored && delivered && fanned_out && idle && stormed)
             }
             Scenario::Send(args) => send::run(common, args).await,
@@ -147,6 +149,7 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Fanout(args) => fanout::run(common, args).await,
             Scenario::Idle(args) => idle::run(common, args).await,
             Scenario::Storm(args) => storm::run(common, args).await,
+            Scenario::Rebalance(args) => rebalance::run(common, args).await,
             Scenario::Follow => follow().await.map(|()| true),
             Scenario::Answer => answer().await.map(|()| true),
             Scenario::Faults(args) => scenario::faults::run(common, args).await,
@@ -180,6 +183,7 @@ mod tests {
         assert!(defaults::<fanout::Args>().is_ok());
         assert!(defaults::<idle::Args>().is_ok());
         assert!(defaults::<storm::Args>().is_ok());
+        assert!(defaults::<rebalance::Args>().is_ok());
         assert!(defaults::<scenario::faults::Args>().is_ok());
     }
 }

@@ -8,6 +8,7 @@ pub mod faults;
 pub mod history;
 pub mod idle;
 pub mod isolation;
+pub mod rebalance;
 pub mod send;
 pub mod storm;
 

@@ -114,6 +114,25 @@ impl Router {
         run(&self.setup, self.folder.path(), subcommand, arguments).await
     }
 
+    /// Starts another command of the binary with the same configuration but for these settings; what it prints is kept.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(
+        &self,
+        subcommand: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Result<Child> {
+        let mut command = command(&self.setup, self.folder.path(), subcommand);
+        let started = command
+            .args(arguments)
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn();
+        started.with_context(|| format!("cannot start {}", self.setup.binary.display()))
+    }
+
     async fn until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
 use self::answers::{Change, Cursor, Joined, Page, Resync, Stored, Synced};
-pub use self::notes::{Log, Notes};
+pub use self::notes::{Log, Notes, missing};
 use crate::drafts::write_id;
 use crate::http::{self, Connection, request};
 use crate::population::User;

@@ -20,7 +20,7 @@ use crate::out;
 use crate::pace::Schedule;
 use crate::realtime::crowd::Plan;
 use crate::realtime::door::Door;
-use crate::realtime::follower::{Log, Notes};
+use crate::realtime::follower::missing;
 use crate::realtime::sides::BackscrollArgs;
 use crate::realtime::socket::{Target, check_sources};
 use crate::realtime::swarm::Swarm;
@@ -244,7 +244,7 @@ async fn measure(
     for node in nodes {
         node.stop().await?;
     }
-    let (missed, incomplete_logs) = missing(&logs, &notes);
+    let (missed, incomplete_logs) = missing(&logs, &notes.heads);
     let (normal, storm, after) = (
         Queries::of(&normal)?,
         Queries::of(&storm)?,
@@ -325,20 +325,6 @@ async fn measure(
         usage,
         verdicts,
     })
-}
-
-/// How many messages are missing, in how many logs.
-fn missing(logs: &[Log], notes: &Notes) -> (u64, usize) {
-    let (mut missed, mut incomplete) = (0, 0);
-    for log in logs {
-        let missing = notes
-            .heads
-            .get(&log.room)
-            .map_or(0, |head| log.missing(*head));
-        missed += missing;
-        incomplete += usize::from(missing > 0);
-    }
-    (missed, incomplete)
 }
 
 /// Reads the database server's counters again and again, for so long or until `done`.

@@ -63,6 +63,15 @@ impl Notes {
     }
 }
 
+/// How many messages up to the head of each room are missing, and in how many logs.
+#[must_use]
+pub fn missing(logs: &[Log], heads: &BTreeMap<u32, u64>) -> (u64, usize) {
+    let missing = |log: &Log| heads.get(&log.room).map_or(0, |head| log.missing(*head));
+    let missing: Vec<u64> = logs.iter().map(missing).collect();
+    let incomplete = missing.iter().filter(|count| **count > 0).count();
+    (missing.iter().sum(), incomplete)
+}
+
 /// How far a follower is in one conversation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Log {
