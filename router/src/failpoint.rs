@@ -1,10 +1,13 @@
-//! Faults that tests ask for, to look at what follows: the process dies at a step of an archive job or of making a
-//! deployment, loses pushes, or its tasks panic. In debug builds only; a release build refuses the variables as ones that are
+//! Faults that tests ask for, to look at what follows: the process dies at a step of an archive job, of making a
+//! deployment or of a command that moves a range, is held there, loses pushes, or its tasks panic. In debug builds only; a release build refuses the variables as ones that are
 //! no keys of the configuration.
 //!
 //! `BACKSCROLL_ABORT_AT=published:2` aborts the process (as `kill -9` would) when it passes the step `published` for the
-//! second time; without a number, for the first. The steps are [`Step::ALL`] and [`making::Step::ALL`]. It counts in one
-//! process, over all shards and jobs, in commands and in the schedule of `serve`.
+//! second time; without a number, for the first. The steps are [`Step::ALL`], [`making::Step::ALL`] and [`moves::Step::ALL`]. It
+//! counts in one process, over all shards and jobs, in commands and in the schedule of `serve`; moves only in commands.
+//!
+//! `BACKSCROLL_HOLD_AT=frozen:FILE` holds a command that moves a range at this step, once: the process makes the file and waits
+//! until it is deleted. Its lease is not renewed meanwhile.
 //!
 //! `BACKSCROLL_PANIC_TASK=relay/shard1:3,presence` makes the supervised tasks of these names panic, the first in three runs
 //! after one another and the other in one, a moment after each run has begun. `BACKSCROLL_HANG_TASK=presence` keeps that
@@ -21,6 +24,7 @@ use backscroll_realtime::bus::Bus;
 use backscroll_realtime::bus::lossy::LossyBus;
 use backscroll_shard::error::Error;
 use backscroll_shard::identity::making;
+use backscroll_shard::moves;
 use backscroll_shard::tasks::{Fault, Faults};
 
 use crate::telemetry;
@@ -54,6 +58,54 @@ pub fn making() -> anyhow::Result<MakingHook> {
     }))
 }
 
+/// The variable that holds a move.
+pub const HOLD: &str = "BACKSCROLL_HOLD_AT";
+
+/// How often it is looked whether the file is there.
+const HELD_LOOK: Duration = Duration::from_millis(5);
+
+/// What the environment asks for, of the steps of moves.
+///
+/// # Errors
+/// When a variable names no step, or no file.
+pub fn moves() -> anyhow::Result<moves::Hook> {
+    let (abort, hold) = (abort_at()?, hold_at()?);
+    Ok(moves::Hook::new(move |step| {
+        if let Some(hold) = &hold {
+            hold(step.name());
+        }
+        if let Some(abort) = &abort {
+            abort(step.name());
+        }
+        Ok(())
+    }))
+}
+
+fn hold_at() -> anyhow::Result<Option<Abort>> {
+    let Some(text) = std::env::var_os(HOLD).filter(|_| cfg!(debug_assertions)) else {
+        return Ok(None);
+    };
+    let text = text.to_string_lossy().into_owned();
+    let parts = text.split_once(':');
+    let (step, file) = parts.with_context(|| format!("{HOLD}={text} names no file"))?;
+    let step = moves::Step::ALL.into_iter().find(|it| it.name() == step);
+    let step = step.with_context(|| format!("{HOLD}={text} names no step of a move"))?;
+    let file = std::path::PathBuf::from(file);
+    let is_new = AtomicU64::new(1);
+    Ok(Some(Box::new(move |passed| {
+        if passed != step.name() || is_new.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        match std::fs::write(&file, passed) {
+            Ok(()) => tracing::warn!(step = passed, "held, as {HOLD} asks"),
+            Err(error) => return tracing::error!(%error, "{HOLD} names a file that cannot be made"),
+        }
+        while file.exists() {
+            std::thread::sleep(HELD_LOOK);
+        }
+    })))
+}
+
 type Abort = Box<dyn Fn(&str) + Send + Sync>;
 
 fn abort_at() -> anyhow::Result<Option<Abort>> {
@@ -81,7 +133,9 @@ fn abort_at() -> anyhow::Result<Option<Abort>> {
 
 fn names() -> impl Iterator<Item = &'static str> {
     let jobs = Step::ALL.into_iter().map(Step::name);
-    jobs.chain(making::Step::ALL.into_iter().map(making::Step::name))
+    let making = making::Step::ALL.into_iter().map(making::Step::name);
+    let moves = moves::Step::ALL.into_iter().map(moves::Step::name);
+    jobs.chain(making).chain(moves)
 }
 
 fn parse(text: &str) -> Option<(&'static str, u64)> {

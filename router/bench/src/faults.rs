@@ -9,7 +9,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`process`], [`servers`], [`deployment`] | processes that can be disturbed; all of them, with a proxy between any two |
-//! | [`injector`] | the faults |
+//! | [`injector`], [`kill_matrix`] | the faults: at random, or at every state of a move |
 //! | [`setup`], [`history`] | conversations made through the API; histories of years ago that are imported, and exports |
 //! | [`operation`], [`transport`], [`writer`] | what users change, and how requests reach the nodes |
 //! | [`reader`], [`follower`] | pages, single messages, sync; sockets with resume |
@@ -27,6 +27,7 @@ pub mod follower;
 pub mod history;
 pub mod injector;
 pub mod jobs;
+pub mod kill_matrix;
 pub mod ledger;
 pub mod lower_bound;
 pub mod message;

@@ -13,8 +13,8 @@ use backscroll_shard::moves::{Move, MoveId, Mover, Order};
 use backscroll_shard::range::KeyRange;
 use backscroll_shard::tasks::Supervisor;
 
-use crate::boot;
 use crate::config::Config;
+use crate::{boot, failpoint};
 
 use super::archive::{actor, parse_reason};
 use super::out;
@@ -128,9 +128,10 @@ pub(super) async fn with_mover(
     config: &Config,
     work: impl AsyncFnOnce(&Mover) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let hook = failpoint::moves()?;
     let deployment = boot::open_existing(config, &Supervisor::default()).await?;
     let name = format!("{} ({})", actor(), std::process::id());
-    let mover = Mover::new(deployment.store.router().clone(), name);
+    let mover = Mover::new(deployment.store.router().clone(), name).with_hook(hook);
     let outcome = work(&mover).await;
     boot::close(&deployment).await;
     outcome

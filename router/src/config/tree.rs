@@ -20,6 +20,7 @@ const NOT_KEYS: [&str; 2] = ["BACKSCROLL_CONFIG", "BACKSCROLL_TEST_"];
 const FAILPOINTS: &[&str] = if cfg!(debug_assertions) {
     &[
         crate::failpoint::VARIABLE,
+        crate::failpoint::HOLD,
         crate::failpoint::LOSE,
         crate::failpoint::PANIC,
         crate::failpoint::HANG,

@@ -99,6 +99,19 @@ impl Commands {
     /// # Errors
     /// When it cannot be started or does not end.
     pub async fn run(&self, arguments: &[&str], seconds: i64) -> Result<CommandOutcome> {
+        self.run_with(arguments, seconds, &[]).await
+    }
+
+    /// The same, with these variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Commands::run`].
+    pub async fn run_with(
+        &self,
+        arguments: &[&str],
+        seconds: i64,
+        variables: &[(&str, &str)],
+    ) -> Result<CommandOutcome> {
         let command_host = &self.deployment.command_host;
         let number = self.running.count.fetch_add(1, Ordering::Relaxed);
         let clock = Clock::new(command_host.folder.join(format!("clock-{number}")))?;
@@ -107,6 +120,7 @@ impl Commands {
         let mut command = command(&command_host.setup, &command_host.folder, subcommand);
         command
             .args(rest)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         clock.apply(&mut command)?;

@@ -117,11 +117,17 @@ pub struct Links {
 }
 
 impl Deployment {
-    /// Starts the servers in `folder`, with clocks that are `seconds` off, and creates the databases.
+    /// Starts the servers in `folder`, with clocks that are `seconds` off, and creates the databases. `settings` are those of the
+    /// nodes and commands beside the usual ones.
     ///
     /// # Errors
     /// When one does not start.
-    pub async fn start(binary: &Path, folder: &Path, seconds: i64) -> Result<Self> {
+    pub async fn start(
+        binary: &Path,
+        folder: &Path,
+        seconds: i64,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let aside = Aside::start(1)?;
         let mut databases = Vec::new();
         let mut clocks = Vec::new();
@@ -143,17 +149,15 @@ impl Deployment {
         for (n, schedule) in SCHEDULES.into_iter().enumerate() {
             let links = Links::lay(&aside, servers).await?;
             let mut setup = links.setup(binary, servers.0, servers.1);
-            let setting = (
-                "BACKSCROLL_ARCHIVE__SCHEDULE".to_owned(),
-                schedule.to_owned(),
-            );
-            setup.settings.push(setting);
+            let schedule = ("ARCHIVE__SCHEDULE", schedule);
+            add(&mut setup, &[&[schedule], settings].concat());
             let node = Node::new(n, folder, setup, links, (&aside, &secret)).await?;
             node.clock.set(seconds)?;
             nodes.push(node);
         }
         let links = Links::lay(&aside, servers).await?;
-        let setup = links.setup(binary, servers.0, servers.1);
+        let mut setup = links.setup(binary, servers.0, servers.1);
+        add(&mut setup, settings);
         let command_host = CommandHost {
             folder: configure(folder, "commands", &setup, (free_address()?, &secret))?,
             setup,
@@ -227,19 +231,26 @@ impl Links {
         let shard_urls = (0..SHARDS)
             .map(|n| url(Deployment::database_of(n), &format!("shard{}", n + 1)))
             .collect();
-        let named = |(name, value): &(&str, &str)| (format!("BACKSCROLL_{name}"), (*value).into());
-        let mut settings: Vec<(String, String)> = SETTINGS.iter().map(named).collect();
+        let mut settings = Vec::new();
         let endpoint = format!("http://{}", self.objects.address());
         settings.push(("BACKSCROLL_OBJECT_STORE__ENDPOINT".into(), endpoint));
         let bus = self.redis.url(&format!("redis://{}/", redis.address));
         settings.push(("BACKSCROLL_REDIS__URL".into(), bus));
-        Setup {
+        let mut setup = Setup {
             binary: binary.to_owned(),
             directory_url: url(0, "directory"),
             shard_urls,
             settings,
-        }
+        };
+        add(&mut setup, &SETTINGS);
+        setup
     }
+}
+
+/// Adds settings; of those of one name the last one is valid.
+fn add(setup: &mut Setup, settings: &[(&str, &str)]) {
+    let named = |(name, value): &(&str, &str)| (format!("BACKSCROLL_{name}"), (*value).to_owned());
+    setup.settings.extend(settings.iter().map(named));
 }
 
 /// A proxy in front of `address`, on a runtime of its own.

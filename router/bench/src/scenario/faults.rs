@@ -19,6 +19,7 @@ use crate::faults::final_checks::FinalChecks;
 use crate::faults::follower::Follower;
 use crate::faults::injector::{Injector, Kind, Scope};
 use crate::faults::jobs::{self, JobTotals};
+use crate::faults::kill_matrix::{self, Kills, Matrix};
 use crate::faults::ledger::{Ledger, user_name};
 use crate::faults::moves;
 use crate::faults::operator::Operator;
@@ -62,6 +63,9 @@ pub struct Args {
     /// Move ranges between shards, too
     #[arg(long)]
     moves: bool,
+    /// Kill each process at each state of a move instead, however long that takes
+    #[arg(long)]
+    kill_matrix: bool,
     /// Requests a second, about
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
@@ -75,6 +79,7 @@ pub struct Args {
 
 /// The outcome of a run.
 struct Outcome {
+    kills: Kills,
     totals: JobTotals,
     moves: BTreeMap<String, u64>,
     deleted: usize,
@@ -136,12 +141,17 @@ async fn run_and_check(
 ) -> Result<(Arc<RunContext>, Outcome)> {
     let mut random = SmallRng::seed_from_u64(seed);
     out::progress("starting the servers with old clocks");
-    let deployment = Arc::new(Deployment::start(&common.binary()?, folder, LONG_AGO).await?);
+    let settings = match args.kill_matrix {
+        true => &kill_matrix::SETTINGS[..],
+        false => &[],
+    };
+    let deployment = Deployment::start(&common.binary()?, folder, LONG_AGO, settings).await?;
+    let deployment = Arc::new(deployment);
     let users: Result<Vec<User>> = (0..USERS)
         .map(|user| User::new(user_name(user), &deployment.secret))
         .collect();
     let mut ledger = Ledger::new(seed);
-    ledger.moves = args.moves;
+    ledger.moves = args.moves || args.kill_matrix;
     let context = RunContext::new(users?, deployment.fronts(), ledger, folder)?;
     let context = Arc::new(context);
     let commands = Commands {
@@ -151,31 +161,15 @@ async fn run_and_check(
     };
     prepare(&commands, &mut random).await?;
 
-    out::progress(format_args!(
-        "injecting faults for {} minutes",
-        args.minutes
-    ));
-    let clocks = args.kinds.contains(&Kind::Clock);
-    let mut injectors = JoinSet::new();
-    let injector = Injector::new(
-        Arc::clone(&deployment),
-        Arc::clone(&context),
-        commands.running.clone(),
-        args.kinds.clone(),
-    );
-    for (number, scope) in (1..).zip(INJECTORS) {
-        injectors.spawn(injector.clone().run(scope, seed.wrapping_add(number)));
-    }
-    let mut operators = JoinSet::new();
-    let operator = |number| Operator::new(commands.clone(), seed.wrapping_add(number), clocks);
-    operators.spawn(operator(10).import_histories(imported(args.minutes)));
-    operators.spawn(operator(11).archive());
-    operators.spawn(operator(12).maintain());
-    if args.moves {
-        operators.spawn(operator(13).rebalance());
-    }
     let (mut writers, mut followers) = clients(&context, seed, args.rate);
-    sleep(Duration::from_secs_f64(args.minutes * 60.0)).await;
+    let (mut injectors, mut operators) = (JoinSet::new(), JoinSet::new());
+    let kills = if args.kill_matrix {
+        out::progress("killing each process at each state of a move");
+        Matrix::new(commands.clone()).run().await?
+    } else {
+        disturb(&commands, (args, seed), (&mut injectors, &mut operators)).await;
+        Kills::default()
+    };
 
     let checks = FinalChecks { commands, seed };
     checks.finish(&mut writers, &mut injectors).await?;
@@ -192,12 +186,43 @@ async fn run_and_check(
         }
     }
     let outcome = Outcome {
+        kills,
         totals,
         moves,
         deleted,
         connected,
     };
     Ok((context, outcome))
+}
+
+/// Has operators work and injects faults, for as long as a run takes.
+async fn disturb(
+    commands: &Commands,
+    (args, seed): (&Args, u64),
+    (injectors, operators): (&mut JoinSet<Result<()>>, &mut JoinSet<Result<()>>),
+) {
+    out::progress(format_args!(
+        "injecting faults for {} minutes",
+        args.minutes
+    ));
+    let clocks = args.kinds.contains(&Kind::Clock);
+    let injector = Injector::new(
+        Arc::clone(&commands.deployment),
+        Arc::clone(&commands.context),
+        commands.running.clone(),
+        args.kinds.clone(),
+    );
+    for (number, scope) in (1..).zip(INJECTORS) {
+        injectors.spawn(injector.clone().run(scope, seed.wrapping_add(number)));
+    }
+    let operator = |number| Operator::new(commands.clone(), seed.wrapping_add(number), clocks);
+    operators.spawn(operator(10).import_histories(imported(args.minutes)));
+    operators.spawn(operator(11).archive());
+    operators.spawn(operator(12).maintain());
+    if args.moves {
+        operators.spawn(operator(13).rebalance());
+    }
+    sleep(Duration::from_secs_f64(args.minutes * 60.0)).await;
 }
 
 /// Creates old and new conversations, without faults.
@@ -266,6 +291,9 @@ fn print(context: &RunContext, outcome: &Outcome, (seed, minutes): (u64, f64)) {
     let moves: Vec<String> = moves.map(|(state, n)| format!("{n} {state}")).collect();
     if !moves.is_empty() {
         out::line(format_args!("moves: {}", moves.join(", ")));
+    }
+    if outcome.kills.count() > 0 {
+        out::line(&outcome.kills);
     }
     let kinds: Vec<String> = faults
         .iter()
