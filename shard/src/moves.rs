@@ -36,7 +36,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `tables`, `rows`, `scope`, `entity` | which tables a range consists of; rows of any of them, of a range or of some entities |
+//! | `tables`, `rows`, `cell`, `scope`, `entity` | which tables a range consists of; rows of any of them, of a range or of some entities |
 //! | `copy`, `catch_up`, `segments` | making the target's rows those of the source |
 //! | `compare`, `comparing` | digests of both sides, and the rows that differ |
 //! | `marks`, `marked` | what was written to meanwhile, and catching up with it |
@@ -52,6 +52,7 @@
 mod balance;
 mod brakes;
 mod catch_up;
+mod cell;
 mod cleanup;
 mod compare;
 mod comparing;

@@ -28,8 +28,6 @@ const READ_AT_ONCE: usize = 8;
 /// After so many times that one round would do, the range is frozen even if a round takes longer than the budget, as on a busy
 /// machine: what is left does not become less. A freeze that takes too long is ended all the same.
 const LAST_ROUNDS: u32 = 40;
-/// How long a round is taken to last before the first one.
-pub(super) const FIRST_ROUND: Duration = Duration::from_millis(20);
 /// How many touched entities are compared together, how many rows of a table, and how many changes of each.
 const COMPARED: (usize, (usize, i64)) = (16, (2000, 100));
 

@@ -2,6 +2,7 @@
 
 use twox_hash::XxHash3_64;
 
+pub(crate) use super::cell::Cell;
 use super::scope::{Scope, equal, in_columns, stretches};
 use super::tables::{Compared, Kind, Table};
 use crate::db::{Connection, Dialect, Row, Value, list_size, padded, rows_of};
@@ -13,50 +14,6 @@ const INSERT_ROWS: usize = 128;
 const INSERT_BYTES: usize = 1 << 20;
 /// Most rows of one DELETE.
 const DELETE_ROWS: usize = 128;
-
-/// A value of a row.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Cell {
-    Null,
-    Int(i64),
-    Bytes(Vec<u8>),
-    Text(String),
-}
-
-impl Cell {
-    pub(super) fn value(&self) -> Value<'_> {
-        match self {
-            Self::Null => Value::Null,
-            Self::Int(value) => Value::Int(*value),
-            Self::Bytes(value) => Value::Bytes(value),
-            Self::Text(value) => Value::Text(value),
-        }
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Self::Null => 1,
-            Self::Int(_) => 8,
-            Self::Bytes(value) => 4 + value.len(),
-            Self::Text(value) => 4 + value.len(),
-        }
-    }
-
-    fn digest(&self, into: &mut XxHash3_64) {
-        use std::hash::Hasher as _;
-        let mut bytes = |tag: u8, bytes: &[u8]| {
-            into.write(&[tag]);
-            into.write(&(bytes.len() as u64).to_be_bytes());
-            into.write(bytes);
-        };
-        match self {
-            Self::Null => bytes(0, &[]),
-            Self::Int(value) => bytes(1, &value.to_be_bytes()),
-            Self::Bytes(value) => bytes(2, value),
-            Self::Text(value) => bytes(3, value.as_bytes()),
-        }
-    }
-}
 
 /// A row: a value for each column of its table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::copy::{self, Stretch};
-use super::marked::FIRST_ROUND;
 use super::pace::Pace;
 use super::plan::Mover;
 use super::rows::{self, Cell, Record};
@@ -19,6 +18,8 @@ use crate::settings::RebalanceSettings;
 
 /// How many rows one transaction of the copy has: at first, at least, at most.
 const ROWS: (usize, usize, usize) = (500, 50, 20_000);
+/// How long a round of catching up is taken to last before the first one.
+const FIRST_ROUND: Duration = Duration::from_millis(20);
 /// How long a runner that has nothing to copy waits.
 pub(super) const IDLE: Duration = Duration::from_millis(20);
 

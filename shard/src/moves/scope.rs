@@ -4,7 +4,7 @@
 //! the rows that agree with the key in all columns but the last, then those that agree in one less, and so on. Each statement
 //! is one stretch of the primary key, or the stretches of some entities.
 
-use super::rows::Cell;
+use super::cell::Cell;
 use super::tables::{Owner, Table};
 use crate::db::{padded, placeholders, rows_of};
 use crate::owned::Entity;
