@@ -3,7 +3,7 @@
 //! Loads are fractions of all load. A step takes from the fullest shard that it can improve and gives to the emptiest one: a whole
 //! range, or the beginning or the end of one, so that a range is cut into two pieces at most by one step. With a gap of `g`
 //! between the two shards, moving a load of `l` lowers the fuller one's by `min(l, g - l)`: that is the step's gain, and steps that
-//! gain less than a minimum are not taken. What was moved is not moved again, so a plan ends.
+//! gain less than a minimum are not taken. As far as it can, a step stops where one of the two shards has the mean load. What was moved is not moved again, so a plan ends.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ fn next(
         if gap <= limits.min_gain || source == &emptiest.0 {
             return None;
         }
-        let cut = best(holdings, source, gap);
+        let cut = best(holdings, source, gap, wanted(*load, emptiest.1));
         if let Some(cut) = cut.filter(|cut| cut.gain >= limits.min_gain.max(f64::EPSILON)) {
             return Some((emptiest.0.clone(), cut));
         }
@@ -128,8 +128,17 @@ fn next(
     None
 }
 
-/// Of all that `source` may give, what closes the gap best.
-fn best(holdings: &[Holding], source: &ShardName, gap: f64) -> Option<Cut> {
+/// How much to move at best: as much as takes the one shard down, or the other one up, to the mean, whichever is less. So nothing is
+/// moved to a shard only to be moved on. Where one of them is past the mean already, half of the gap.
+fn wanted(source: f64, target: f64) -> f64 {
+    match (source - 1.0, 1.0 - target) {
+        (above, below) if above > 0.0 && below > 0.0 => above.min(below),
+        _ => (source - target) / 2.0,
+    }
+}
+
+/// Of all that `source` may give, what is closest to `wanted`.
+fn best(holdings: &[Holding], source: &ShardName, gap: f64, wanted: f64) -> Option<Cut> {
     let mut found: Option<(f64, Cut)> = None;
     let movable = holdings
         .iter()
@@ -145,8 +154,9 @@ fn best(holdings: &[Holding], source: &ShardName, gap: f64) -> Option<Cut> {
             let pieces = [((0, upto), sum), ((upto, count), whole - sum)];
             for (parts, load) in pieces.into_iter().take(if is_whole { 1 } else { 2 }) {
                 let gain = load.min(gap - load);
-                let value = if is_whole { gain * WHOLE } else { gain };
-                if gain > 0.0 && found.as_ref().is_none_or(|(best, _)| value > *best) {
+                let nearness = load.min(2.0 * wanted - load);
+                let value = if is_whole { nearness * WHOLE } else { nearness };
+                if nearness > 0.0 && found.as_ref().is_none_or(|(best, _)| value > *best) {
                     let cut = Cut {
                         holding,
                         parts,
