@@ -6,6 +6,9 @@
 //! is one more, for tests. [`transfer`] builds whole uploads, downloads and listings from the calls of
 //! [`ObjectStore`]; [`probe`] tries a configured store out.
 //!
+//! Clients put and get objects without this process in between, through signed requests ([`signed`]): a bucket answers
+//! them itself, and for a folder [`disk::door`] does.
+//!
 //! - INV-OBJECT: there is no call that changes an object. [`ObjectStore::put`] and [`ObjectStore::complete_upload`]
 //!   create; where a key is taken by other content they fail. A store that cannot refuse (`conditional_put = false`) is
 //!   asked before; between writers at the same time it is safe because they choose keys that are unique.
@@ -29,6 +32,7 @@ pub mod probe;
 pub mod retry;
 pub mod s3;
 mod settings;
+pub mod signed;
 pub mod single_flight;
 pub mod transfer;
 
@@ -45,8 +49,10 @@ use bytes::Bytes;
 pub use error::{ErrorKind, Operation, Result, StoreError};
 pub use key::{InvalidKey, KEY_MAX_BYTES, KeyPrefix, ObjectKey};
 pub use settings::{ChecksumMode, ObjectStoreSettings, Secret, StoreKind};
+pub use signed::{SignedAnswer, SignedContent, SignedRequest};
 
 use deadline::Deadline;
+use disk::door::Door;
 use layer::Layered;
 use limit::Limit;
 use metered::Metered;
@@ -58,6 +64,9 @@ pub const PAGE_OBJECTS: usize = 1000;
 
 /// Most parts of an upload.
 pub const UPLOAD_PARTS: u32 = 10_000;
+
+/// Most bytes of an object that is copied in one request.
+pub const COPY_BYTES: u64 = 5 << 30;
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,12 +221,64 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// When the store cannot be read, or does not list them ([`ErrorKind::Unsupported`]).
     async fn unfinished_uploads(&self, after: Option<&Upload>) -> Result<Vec<UnfinishedUpload>>;
 
-    /// An address from which anybody may read the object until `valid_for` has passed. `None` where the store has no
-    /// address that clients reach: its bytes then go through the caller.
+    /// The parts that an upload has so far, in the order of their numbers.
     ///
     /// # Errors
-    /// When the address cannot be signed.
-    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>>;
+    /// [`ErrorKind::NotFound`] when the upload was completed or aborted.
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>>;
+
+    /// Creates the object `to` with the content of the object `from`, which has `bytes` bytes (at most [`COPY_BYTES`]). The
+    /// store copies by itself. To do so again is no error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::AlreadyExists`] when `to` is taken by an object of another size.
+    async fn copy(&self, from: &ObjectKey, to: &ObjectKey, bytes: u64) -> Result<()>;
+
+    /// Begins an upload whose parts come by [`ObjectStore::sign_part`]. Otherwise as [`ObjectStore::start_upload`].
+    ///
+    /// # Errors
+    /// When it cannot be begun.
+    async fn start_signed_upload(&self, key: &ObjectKey, content_type: &str) -> Result<Upload>;
+
+    /// The request by which anybody may create the object, or replace it, until `valid_for` has passed: with exactly so
+    /// many bytes, of exactly this type.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    async fn sign_put(
+        &self,
+        key: &ObjectKey,
+        content: &SignedContent<'_>,
+        valid_for: Duration,
+    ) -> Result<SignedRequest>;
+
+    /// The request by which anybody may upload part `number` with exactly `bytes` bytes, until `valid_for` has passed.
+    /// Each part but the last has [`ObjectStore::part_size`] bytes.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    async fn sign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        bytes: u64,
+        valid_for: Duration,
+    ) -> Result<SignedRequest>;
+
+    /// The address from which anybody may read the object, or ranges of it, until `valid_for` has passed. It is answered with
+    /// this type and disposition.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    async fn sign_get(
+        &self,
+        key: &ObjectKey,
+        answer: &SignedAnswer<'_>,
+        valid_for: Duration,
+    ) -> Result<String>;
+
+    /// What answers the signed requests; `None` where the store itself does.
+    fn door(&self) -> Option<Arc<Door>>;
 }
 
 /// Opens the configured store with everything around it. Nothing is asked of it yet: [`probe::probe`] does.
@@ -235,9 +296,7 @@ pub async fn open(settings: &ObjectStoreSettings) -> Result<Arc<dyn ObjectStore>
         ));
     }
     let backend: Arc<dyn ObjectStore> = match settings.kind {
-        StoreKind::Disk => {
-            Arc::new(disk::DiskStore::open(&settings.path, settings.part_size).await?)
-        }
+        StoreKind::Disk => Arc::new(disk::DiskStore::open(settings).await?),
         StoreKind::S3 => Arc::new(s3::S3Store::open(settings).await?),
     };
     Ok(compose(backend, settings))

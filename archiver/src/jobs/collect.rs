@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::{ArchiveJobs, Order, Result, STEP, ShardOutcome, Step, transaction};
 use crate::metrics;
-use crate::object_store::{ErrorKind, KeyPrefix, transfer};
+use crate::object_store::{ErrorKind, KeyPrefix, ObjectKey, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
 
 /// Most segments looked up at once.
@@ -166,8 +166,9 @@ impl ArchiveJobs {
             archive::finish_erasures(connection, now).await
         })
         .await?;
-        match transfer::abort_unfinished(self.objects.as_ref(), self.settings.gc_grace.0, now).await
-        {
+        let is_segment = |key: &ObjectKey| key.as_str().starts_with(KEY_PREFIX);
+        let grace = self.settings.gc_grace.0;
+        match transfer::abort_unfinished(self.objects.as_ref(), is_segment, grace, now).await {
             Ok(aborted) => figures.uploads = aborted,
             // Such a store removes them by a rule of its own, or has none.
             Err(error) if error.kind() == ErrorKind::Unsupported => {}

@@ -3,6 +3,8 @@
 //! ```text
 //! <path>/<key>                            an object; the key's slashes are folders
 //! <path>/.unfinished/<key with +>.<id>    what is being written: an upload, or the content of a put
+//! <path>/.unfinished/<key with +>.<id>.parts/<number>.<bytes>   a part of an upload that is there whole
+//! <path>/.secret                          what addresses are signed with
 //! ```
 //!
 //! - An object appears whole and durable or not at all: it is written under another name, synced, given its own name
@@ -13,12 +15,14 @@
 //!   symbolic link, or a mount point; the whole of it must be one file system.
 //! - A key cannot be the folder of another: `a` and `a/b` exclude each other, unlike in S3.
 //!
-//! A folder that has become empty stays; keys are spread over a fixed number of them.
+//! A folder that has become empty stays; keys are spread over a fixed number of them. Clients put and get objects by signed
+//! requests, which [`door`] answers.
 
+mod address;
+pub mod door;
 mod files;
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,33 +31,61 @@ use bytes::Bytes;
 
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
+use super::settings::ObjectStoreSettings;
+use super::signed::SignedHeader;
 use super::{
-    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, SignedAnswer, SignedContent,
+    SignedRequest, UnfinishedUpload, Upload,
 };
+use address::{Purpose, Signer};
+use door::Door;
 use files::Files;
 
 /// A store in a folder.
 #[derive(Debug)]
 pub struct DiskStore {
     files: Arc<Files>,
+    door: Arc<Door>,
+    /// What comes before the paths of addresses.
+    public_endpoint: String,
     part_size: usize,
 }
 
 impl DiskStore {
-    /// Opens the store in `path`, which is made if it is not there.
+    /// Opens the store in the configured folder, which is made if it is not there.
     ///
     /// # Errors
     /// When it cannot be made, or is no folder.
-    pub async fn open(path: &Path, part_size: usize) -> Result<Self> {
-        let path = path.to_owned();
-        let files = blocking(Operation::Open, &path.display().to_string(), move || {
-            Files::open(path)
+    pub async fn open(settings: &ObjectStoreSettings) -> Result<Self> {
+        let path = settings.path.clone();
+        let (files, secret) = blocking(Operation::Open, &path.display().to_string(), move || {
+            let files = Files::open(path)?;
+            let secret = files.secret()?;
+            Ok((Arc::new(files), secret))
         })
         .await?;
+        let (part_size, max_requests) = (settings.part_size, settings.max_requests);
+        let door = Door::new(
+            Arc::clone(&files),
+            Signer::new(&secret),
+            part_size,
+            max_requests,
+        );
+        let public_endpoint = settings.public_endpoint.clone().unwrap_or_default();
         Ok(Self {
-            files: Arc::new(files),
+            files,
+            door: Arc::new(door),
+            public_endpoint: public_endpoint.trim_end_matches('/').to_owned(),
             part_size,
         })
+    }
+
+    fn address(&self, purpose: &Purpose, valid_for: Duration) -> String {
+        format!(
+            "{}{}",
+            self.public_endpoint,
+            self.door.sign(purpose, valid_for)
+        )
     }
 
     async fn run<T: Send + 'static>(
@@ -172,7 +204,7 @@ impl ObjectStore for DiskStore {
         let size = content.len() as u64;
         let offset = u64::from(number.saturating_sub(1)) * part_size;
         self.run(Operation::UploadPart, upload.key.as_str(), move |files| {
-            files.write_at(&target, offset, &content)
+            files.write_part(&target, (number, offset), &content)
         })
         .await?;
         Ok(Part {
@@ -210,8 +242,88 @@ impl ObjectStore for DiskStore {
         .await
     }
 
-    async fn signed_url(&self, _key: &ObjectKey, _valid_for: Duration) -> Result<Option<String>> {
-        Ok(None)
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        let target = upload.clone();
+        let parts = self.run(Operation::ListParts, upload.key.as_str(), move |files| {
+            files.parts(&target)
+        });
+        let part = |(number, size)| Part {
+            number,
+            size,
+            tag: String::new(),
+            checksum: None,
+        };
+        Ok(parts.await?.into_iter().map(part).collect())
+    }
+
+    async fn copy(&self, from: &ObjectKey, to: &ObjectKey, _: u64) -> Result<()> {
+        let (source, target) = (from.clone(), to.clone());
+        self.run(Operation::Copy, to.as_str(), move |files| {
+            files.copy(&source, &target)
+        })
+        .await
+    }
+
+    async fn start_signed_upload(&self, key: &ObjectKey, _: &str) -> Result<Upload> {
+        self.start_upload(key).await
+    }
+
+    async fn sign_put(
+        &self,
+        key: &ObjectKey,
+        content: &SignedContent<'_>,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        let purpose = Purpose::Put {
+            key: key.clone(),
+            bytes: content.bytes,
+            content_type: content.content_type.to_owned(),
+        };
+        Ok(SignedRequest {
+            method: "PUT",
+            url: self.address(&purpose, valid_for),
+            headers: vec![
+                SignedHeader::new("content-length", &content.bytes),
+                SignedHeader::new("content-type", &content.content_type),
+            ],
+        })
+    }
+
+    async fn sign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        bytes: u64,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        let purpose = Purpose::Part {
+            upload: upload.clone(),
+            number,
+            bytes,
+        };
+        Ok(SignedRequest {
+            method: "PUT",
+            url: self.address(&purpose, valid_for),
+            headers: vec![SignedHeader::new("content-length", &bytes)],
+        })
+    }
+
+    async fn sign_get(
+        &self,
+        key: &ObjectKey,
+        answer: &SignedAnswer<'_>,
+        valid_for: Duration,
+    ) -> Result<String> {
+        let purpose = Purpose::Get {
+            key: key.clone(),
+            content_type: answer.content_type.to_owned(),
+            disposition: answer.disposition.to_owned(),
+        };
+        Ok(self.address(&purpose, valid_for))
+    }
+
+    fn door(&self) -> Option<Arc<Door>> {
+        Some(Arc::clone(&self.door))
     }
 }
 
@@ -227,9 +339,11 @@ mod tests {
     }
 
     async fn store(folder: &tempfile::TempDir) -> DiskStore {
-        DiskStore::open(&folder.path().join("deep/objects"), 5 << 20)
-            .await
-            .unwrap()
+        let settings = ObjectStoreSettings {
+            path: folder.path().join("deep/objects"),
+            ..ObjectStoreSettings::default()
+        };
+        DiskStore::open(&settings).await.unwrap()
     }
 
     fn unfinished_files(folder: &tempfile::TempDir) -> usize {
@@ -307,17 +421,22 @@ mod tests {
         );
         let now = backscroll_shard::model::Timestamp::now();
         assert_eq!(
-            abort_unfinished(&store, Duration::from_secs(3600), now)
+            abort_unfinished(&store, |_: &ObjectKey| true, Duration::from_secs(3600), now)
                 .await
                 .unwrap(),
             0
         );
-        assert_eq!(unfinished_files(&folder), 1);
+        assert_eq!(unfinished_files(&folder), 2, "the upload and its parts");
         let later = backscroll_shard::model::Timestamp(now.0 + 7_200_000);
         assert_eq!(
-            abort_unfinished(&store, Duration::from_secs(3600), later)
-                .await
-                .unwrap(),
+            abort_unfinished(
+                &store,
+                |_: &ObjectKey| true,
+                Duration::from_secs(3600),
+                later
+            )
+            .await
+            .unwrap(),
             1
         );
         assert_eq!(unfinished_files(&folder), 0);
@@ -350,7 +469,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = DiskStore::open(&file, 5 << 20).await.unwrap_err();
+        let settings = ObjectStoreSettings {
+            path: file.clone(),
+            ..ObjectStoreSettings::default()
+        };
+        let error = DiskStore::open(&settings).await.unwrap_err();
         assert!(
             error.to_string().contains(file.to_str().unwrap()),
             "{error}"

@@ -156,8 +156,13 @@ pub enum Operation {
     AbortUpload,
     /// [`unfinished_uploads`](super::ObjectStore::unfinished_uploads)
     ListUploads,
-    /// [`signed_url`](super::ObjectStore::signed_url)
-    SignUrl,
+    /// [`list_parts`](super::ObjectStore::list_parts)
+    ListParts,
+    /// [`copy`](super::ObjectStore::copy)
+    Copy,
+    /// [`sign_put`](super::ObjectStore::sign_put), [`sign_part`](super::ObjectStore::sign_part) and
+    /// [`sign_get`](super::ObjectStore::sign_get)
+    Sign,
 }
 
 impl Operation {
@@ -177,7 +182,9 @@ impl Operation {
             Self::CompleteUpload => "complete_upload",
             Self::AbortUpload => "abort_upload",
             Self::ListUploads => "list_uploads",
-            Self::SignUrl => "sign_url",
+            Self::ListParts => "list_parts",
+            Self::Copy => "copy",
+            Self::Sign => "sign",
         }
     }
 }

@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::disk::door::Door;
 use super::error::{Operation, Result};
 use super::key::{KeyPrefix, ObjectKey};
 use super::{
-    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, SignedAnswer, SignedContent,
+    SignedRequest, UnfinishedUpload, Upload,
 };
 
 /// A request that is about to be made.
@@ -192,7 +194,70 @@ impl<L: Layer> ObjectStore for Layered<L> {
             .await
     }
 
-    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>> {
-        self.inner.signed_url(key, valid_for).await
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        let request = Request {
+            operation: Operation::ListParts,
+            subject: upload.key.as_str(),
+            bytes: 0,
+        };
+        self.layer
+            .call(request, &|| self.inner.list_parts(upload))
+            .await
+    }
+
+    async fn copy(&self, from: &ObjectKey, to: &ObjectKey, bytes: u64) -> Result<()> {
+        let request = Request {
+            operation: Operation::Copy,
+            subject: to.as_str(),
+            bytes,
+        };
+        self.layer
+            .call(request, &|| self.inner.copy(from, to, bytes))
+            .await
+    }
+
+    async fn start_signed_upload(&self, key: &ObjectKey, content_type: &str) -> Result<Upload> {
+        let request = Request {
+            operation: Operation::StartUpload,
+            subject: key.as_str(),
+            bytes: 0,
+        };
+        self.layer
+            .call(request, &|| {
+                self.inner.start_signed_upload(key, content_type)
+            })
+            .await
+    }
+
+    async fn sign_put(
+        &self,
+        key: &ObjectKey,
+        content: &SignedContent<'_>,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        self.inner.sign_put(key, content, valid_for).await
+    }
+
+    async fn sign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        bytes: u64,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        self.inner.sign_part(upload, number, bytes, valid_for).await
+    }
+
+    async fn sign_get(
+        &self,
+        key: &ObjectKey,
+        answer: &SignedAnswer<'_>,
+        valid_for: Duration,
+    ) -> Result<String> {
+        self.inner.sign_get(key, answer, valid_for).await
+    }
+
+    fn door(&self) -> Option<Arc<Door>> {
+        self.inner.door()
     }
 }

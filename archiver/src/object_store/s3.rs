@@ -9,6 +9,9 @@
 //!   Ranges have none: whoever keeps digests checks them.
 //! - A crash leaves behind at most an unfinished multipart upload.
 //!
+//! Signed requests carry no checksum: the SDK would sign that of an empty body. So uploads by signed parts are begun without
+//! one, too, and what arrived is checked by its reader.
+//!
 //! Retries and deadlines of the SDK are off: the layers around this do both. Credentials come from the settings, or from
 //! the SDK's usual chain: environment, shared profile, web identity, container, machine.
 //!
@@ -37,25 +40,27 @@ mod client;
 mod errors;
 mod listing;
 mod range;
+mod signing;
 mod versions;
 
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
 
+use super::disk::door::Door;
 use super::error::{ErrorKind, Operation, Result, StoreError};
 use super::key::{KeyPrefix, ObjectKey};
 use super::settings::{ChecksumMode, ObjectStoreSettings};
 use super::{
-    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, UnfinishedUpload, Upload,
+    Deletion, ListPage, ObjectMeta, ObjectStore, PageMark, Part, SignedAnswer, SignedContent,
+    SignedRequest, UnfinishedUpload, Upload,
 };
 use errors::failed;
 use range::check_range;
@@ -67,7 +72,9 @@ const ANY: &str = "*";
 #[derive(Debug)]
 pub struct S3Store {
     client: Client,
-    /// Signs addresses for clients, who may reach the store by another address than this process.
+    /// Begins uploads by signed parts; asks for no checksums.
+    plain: Client,
+    /// Signs requests for clients, who may reach the store by another address than this process.
     public: Client,
     bucket: String,
     endpoint: Option<String>,
@@ -91,9 +98,17 @@ impl S3Store {
             .public_endpoint
             .as_deref()
             .or(settings.endpoint.as_deref());
+        let without_checksums = ObjectStoreSettings {
+            checksum: ChecksumMode::WhenRequired,
+            ..settings.clone()
+        };
+        let plain = |endpoint| {
+            Client::from_conf(client::config(&sdk, &without_checksums, endpoint).build())
+        };
         Ok(Self {
             client,
-            public: Client::from_conf(client::config(&sdk, settings, public).build()),
+            plain: plain(settings.endpoint.as_deref()),
+            public: plain(public),
             bucket: settings.bucket.clone(),
             endpoint: settings.endpoint.clone(),
             checksum: (settings.checksum == ChecksumMode::WhenSupported)
@@ -269,22 +284,7 @@ impl ObjectStore for S3Store {
             .bucket(&self.bucket)
             .key(key.as_str());
         let create = create.set_checksum_algorithm(self.checksum.clone());
-        let output = create
-            .send()
-            .await
-            .map_err(|error| failed(Operation::StartUpload, key, &error))?;
-        match output.upload_id {
-            Some(id) => Ok(Upload {
-                key: key.clone(),
-                id,
-            }),
-            None => Err(StoreError::new(
-                ErrorKind::Refused,
-                Operation::StartUpload,
-                key,
-                "the store gave the upload no id",
-            )),
-        }
+        signing::started(key, create.send().await)
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, content: Bytes) -> Result<Part> {
@@ -314,9 +314,10 @@ impl ObjectStore for S3Store {
 
     async fn complete_upload(&self, upload: &Upload, parts: &[Part]) -> Result<()> {
         let completed = |part: &Part| {
+            let tag = (!part.tag.is_empty()).then(|| part.tag.clone());
             let part_of = CompletedPart::builder()
                 .part_number(part_number(part.number))
-                .e_tag(&part.tag);
+                .set_e_tag(tag);
             part_of.set_checksum_crc32(part.checksum.clone()).build()
         };
         let all = CompletedMultipartUpload::builder()
@@ -395,21 +396,72 @@ impl ObjectStore for S3Store {
         }
     }
 
-    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>> {
-        let refused = |error: &dyn std::fmt::Display| {
-            StoreError::new(ErrorKind::Refused, Operation::SignUrl, key, error)
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        listing::parts(&self.client, &self.bucket, upload).await
+    }
+
+    async fn copy(&self, from: &ObjectKey, to: &ObjectKey, bytes: u64) -> Result<()> {
+        let taken = match self.head(to).await {
+            Ok(meta) => Some(meta.size),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.during(Operation::Copy)),
         };
-        let terms = PresigningConfig::expires_in(valid_for).map_err(|error| refused(&error))?;
-        let get = self
-            .public
-            .get_object()
+        match taken {
+            Some(size) if size == bytes => return Ok(()),
+            Some(size) => {
+                let detail = format_args!("there is an object of {size} bytes under this key");
+                let kind = ErrorKind::AlreadyExists;
+                return Err(StoreError::new(kind, Operation::Copy, to, detail));
+            }
+            None => {}
+        }
+        let copy = self
+            .client
+            .copy_object()
             .bucket(&self.bucket)
-            .key(key.as_str());
-        let signed = get
-            .presigned(terms)
-            .await
-            .map_err(|error| failed(Operation::SignUrl, key, &error))?;
-        Ok(Some(signed.uri().to_owned()))
+            .key(to.as_str())
+            .copy_source(format!("{}/{from}", self.bucket));
+        match copy.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed(Operation::Copy, from, &error)),
+        }
+    }
+
+    async fn start_signed_upload(&self, key: &ObjectKey, content_type: &str) -> Result<Upload> {
+        signing::start_upload(&self.plain, &self.bucket, key, content_type).await
+    }
+
+    async fn sign_put(
+        &self,
+        key: &ObjectKey,
+        content: &SignedContent<'_>,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        signing::put(&self.public, &self.bucket, key, content, valid_for).await
+    }
+
+    async fn sign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        bytes: u64,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        let part = (number, bytes);
+        signing::part(&self.public, &self.bucket, upload, part, valid_for).await
+    }
+
+    async fn sign_get(
+        &self,
+        key: &ObjectKey,
+        answer: &SignedAnswer<'_>,
+        valid_for: Duration,
+    ) -> Result<String> {
+        signing::get(&self.public, &self.bucket, key, answer, valid_for).await
+    }
+
+    fn door(&self) -> Option<Arc<Door>> {
+        None
     }
 }
 

@@ -64,7 +64,8 @@ pub struct ObjectStoreSettings {
     /// S3: the address of a store that is not Amazon's, as `https://objects.example.com`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// S3: the address for clients, when they reach the store by another one than this process.
+    /// The address for clients. S3: when they reach the store by another one than this process. Disk: that of this server, as
+    /// `https://chat.example.com`; without it, clients are given paths on the server that they ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_endpoint: Option<String>,
     /// S3: name the bucket in the path instead of in the host name, as most stores that are not Amazon's need it.
@@ -133,6 +134,14 @@ impl ObjectStoreSettings {
             StoreKind::Disk => {}
             StoreKind::S3 => self.check_s3(&mut check),
         }
+        for (key, address) in [
+            ("endpoint", &self.endpoint),
+            ("public_endpoint", &self.public_endpoint),
+        ] {
+            if address.as_ref().is_some_and(|address| !is_address(address)) {
+                check.report(key, "is not an address as https://objects.example.com");
+            }
+        }
         check.within("max_requests", self.max_requests as u64, 1, 4096);
         check.within("min_throughput", self.min_throughput, 1024, 1 << 40);
         check.within("max_attempts", self.max_attempts, 1, 10);
@@ -168,14 +177,6 @@ impl ObjectStoreSettings {
                 "region",
                 "is empty; where the store has none, write \"us-east-1\"",
             );
-        }
-        for (key, address) in [
-            ("endpoint", &self.endpoint),
-            ("public_endpoint", &self.public_endpoint),
-        ] {
-            if address.as_ref().is_some_and(|address| !is_address(address)) {
-                check.report(key, "is not an address as https://objects.example.com");
-            }
         }
         match (&self.access_key_id, &self.secret_access_key) {
             (Some(_), None) => check.report("secret_access_key", "is missing beside access_key_id"),

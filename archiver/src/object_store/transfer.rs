@@ -148,13 +148,14 @@ pub fn list<'a>(
     pages.try_flatten()
 }
 
-/// Aborts the uploads that were started longer than `age` ago and not finished, and gives their number. Such an upload
-/// belongs to a process that died, if `age` is longer than any upload takes.
+/// Aborts the uploads, of those whose keys `concerns` the caller, that were started longer than `age` ago and not finished,
+/// and gives their number. Such an upload belongs to a process or client that gave it up, if `age` is longer than any takes.
 ///
 /// # Errors
 /// When they cannot be listed ([`ErrorKind::Unsupported`] where the store does not do so), or one cannot be aborted.
 pub async fn abort_unfinished(
     store: &dyn ObjectStore,
+    concerns: impl Fn(&ObjectKey) -> bool,
     age: Duration,
     now: Timestamp,
 ) -> Result<u64> {
@@ -176,6 +177,7 @@ pub async fn abort_unfinished(
         for unfinished in page
             .iter()
             .filter(|unfinished| unfinished.started_at < before)
+            .filter(|unfinished| concerns(&unfinished.upload.key))
         {
             store.abort_upload(&unfinished.upload).await?;
             aborted += 1;

@@ -1,12 +1,22 @@
 //! The beds that need nothing but this process.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
 
 use backscroll_archiver::object_store::disk::DiskStore;
+use backscroll_archiver::object_store::disk::door::{Door, DoorBody};
 use backscroll_archiver::object_store::s3::S3Store;
-use backscroll_archiver::object_store::{ObjectStoreSettings, StoreKind};
+use backscroll_archiver::object_store::{ObjectStore, ObjectStoreSettings, StoreKind};
 use backscroll_shard::settings::Span;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::bed::{Bed, quick};
 use crate::s3_server::{ACCESS_KEY_ID, BUCKET, S3Server, SECRET_ACCESS_KEY};
@@ -18,10 +28,58 @@ pub(crate) async fn disk() -> Bed {
         path: folder.path().join("objects"),
         ..quick()
     };
-    let backend = DiskStore::open(&settings.path, settings.part_size)
-        .await
-        .unwrap();
-    Bed::around(Arc::new(backend), settings, folder)
+    let backend: Arc<dyn ObjectStore> = Arc::new(DiskStore::open(&settings).await.unwrap());
+    let server = DoorServer::start(backend.door().unwrap()).await;
+    let (url, kept) = (server.url(), (folder, server));
+    let mut bed = Bed::around(backend, settings, kept);
+    bed.public = url;
+    bed
+}
+
+/// Answers the signed requests of a folder; ends when it is dropped.
+struct DoorServer {
+    address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl DoorServer {
+    async fn start(door: Arc<Door>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let door = Arc::clone(&door);
+                let service = service_fn(move |request| answer(Arc::clone(&door), request));
+                connections.spawn(async move {
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self {
+            address,
+            _tasks: tasks,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+async fn answer(
+    door: Arc<Door>,
+    request: Request<Incoming>,
+) -> Result<Response<DoorBody>, std::convert::Infallible> {
+    Ok(door.answer(request).await.unwrap_or_else(|refusal| {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let mut response = Response::new(body);
+        *response.status_mut() = refusal.status();
+        response
+    }))
 }
 
 /// A bucket of its own, on a server of its own in this process.

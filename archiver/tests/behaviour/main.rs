@@ -15,6 +15,8 @@ mod layers;
 mod objects;
 #[path = "../suite/probing.rs"]
 mod probing;
+#[path = "../suite/signed.rs"]
+mod signed;
 #[path = "../suite/uploads.rs"]
 mod uploads;
 mod wire;

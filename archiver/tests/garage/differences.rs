@@ -1,6 +1,7 @@
 //! Where Garage differs from Amazon S3, and what comes of it here. The table in the head of the module
 //! `object_store::s3` says so in words: what changes here changes there.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -11,13 +12,14 @@ use backscroll_archiver::object_store::probe::{ProbeOutcome, ProbeReport, probe}
 use backscroll_archiver::object_store::s3::S3Store;
 use backscroll_archiver::object_store::transfer::{abort_unfinished, put_stream};
 use backscroll_archiver::object_store::{
-    ChecksumMode, ErrorKind, ObjectStore as _, ObjectStoreSettings, Operation, UnfinishedUpload,
+    ChecksumMode, ErrorKind, ObjectKey, ObjectStore as _, ObjectStoreSettings, Operation,
+    UnfinishedUpload,
 };
 use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::bed::{Bed, address_of, content, http_get, key};
+use crate::bed::{Bed, PLAIN, content, http_get, key};
 use crate::beds::{garage_settings, garage_under, garage_with, variable};
 
 /// Most uploads in a page of Garage's listing.
@@ -33,6 +35,11 @@ fn reservations(report: &ProbeReport) -> Vec<(&'static str, &str)> {
     steps
         .filter_map(|step| Some((step.name, reservation(&step.outcome)?)))
         .collect()
+}
+
+/// The address in `http://ADDRESS`.
+fn address_of(endpoint: &str) -> SocketAddr {
+    endpoint.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -136,9 +143,9 @@ async fn a_bucket_has_a_host_name_too() {
     bed.store.put(&key("a"), text).await.unwrap();
     let signed = bed
         .store
-        .signed_url(&key("a"), Duration::from_secs(60))
+        .sign_get(&key("a"), &PLAIN, Duration::from_secs(60))
         .await;
-    let url = signed.unwrap().unwrap();
+    let url = signed.unwrap();
     let host = format!(
         "http://{}.localhost:{}/",
         bed.settings.bucket,
@@ -238,7 +245,13 @@ async fn pages_of_uploads_are_listed_and_collected() {
     assert!(keys.eq((0..count).map(|n| format!("{n:05}"))));
 
     let later = Timestamp(Timestamp::now().0 + 3_700_000);
-    let aborted = abort_unfinished(&*bed.store, Duration::from_secs(3600), later).await;
+    let aborted = abort_unfinished(
+        &*bed.store,
+        |_: &ObjectKey| true,
+        Duration::from_secs(3600),
+        later,
+    )
+    .await;
     assert_eq!(aborted.unwrap(), count as u64);
     assert_eq!(bed.store.unfinished_uploads(None).await.unwrap(), []);
 }

@@ -1,13 +1,15 @@
 //! A part of a bucket that looks like a whole one.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backscroll_archiver::object_store::disk::door::Door;
 use backscroll_archiver::object_store::s3::S3Store;
 use backscroll_archiver::object_store::{
     Deletion, KeyPrefix, ListPage, ObjectKey, ObjectMeta, ObjectStore, PageMark, Part, Result,
-    UnfinishedUpload, Upload,
+    SignedAnswer, SignedContent, SignedRequest, UnfinishedUpload, Upload,
 };
 use bytes::Bytes;
 
@@ -121,7 +123,58 @@ impl ObjectStore for Prefixed {
         }
     }
 
-    async fn signed_url(&self, key: &ObjectKey, valid_for: Duration) -> Result<Option<String>> {
-        self.inner.signed_url(&self.inner_key(key), valid_for).await
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        self.inner.list_parts(&self.inner_upload(upload)).await
+    }
+
+    async fn copy(&self, from: &ObjectKey, to: &ObjectKey, bytes: u64) -> Result<()> {
+        let (from, to) = (self.inner_key(from), self.inner_key(to));
+        self.inner.copy(&from, &to, bytes).await
+    }
+
+    async fn start_signed_upload(&self, key: &ObjectKey, content_type: &str) -> Result<Upload> {
+        let inner = self.inner_key(key);
+        let upload = self.inner.start_signed_upload(&inner, content_type).await?;
+        Ok(Upload {
+            key: key.clone(),
+            id: upload.id,
+        })
+    }
+
+    async fn sign_put(
+        &self,
+        key: &ObjectKey,
+        content: &SignedContent<'_>,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        let key = self.inner_key(key);
+        self.inner.sign_put(&key, content, valid_for).await
+    }
+
+    async fn sign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        bytes: u64,
+        valid_for: Duration,
+    ) -> Result<SignedRequest> {
+        let upload = self.inner_upload(upload);
+        self.inner
+            .sign_part(&upload, number, bytes, valid_for)
+            .await
+    }
+
+    async fn sign_get(
+        &self,
+        key: &ObjectKey,
+        answer: &SignedAnswer<'_>,
+        valid_for: Duration,
+    ) -> Result<String> {
+        let key = self.inner_key(key);
+        self.inner.sign_get(&key, answer, valid_for).await
+    }
+
+    fn door(&self) -> Option<Arc<Door>> {
+        self.inner.door()
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backscroll_archiver::jobs::{ArchiveJobs, Order, Progress};
-use backscroll_archiver::object_store::ObjectStore;
 use backscroll_archiver::object_store::disk::DiskStore;
 use backscroll_archiver::object_store::layer::Layered;
+use backscroll_archiver::object_store::{ObjectStore, ObjectStoreSettings};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
 use backscroll_shard::cold_tier::{ColdPart, ColdTier};
@@ -156,9 +156,11 @@ impl Process {
         settings: ArchiveSettings,
     ) -> Self {
         gate.use_clock();
-        let backend = DiskStore::open(&folder.join("objects"), 8 << 20)
-            .await
-            .unwrap();
+        let object_settings = ObjectStoreSettings {
+            path: folder.join("objects"),
+            ..ObjectStoreSettings::default()
+        };
+        let backend = DiskStore::open(&object_settings).await.unwrap();
         let objects = Layered::around(Arc::new(backend), gate.clone());
         let cold: Arc<dyn ColdTier> = Arc::new(NoReadAhead(Tier::new(objects.clone(), &settings)));
         let store_settings = store_settings(folder);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backscroll_archiver::object_store::faults::Faults;
 use backscroll_archiver::object_store::{
-    ObjectKey, ObjectStore, ObjectStoreSettings, StoreKind, compose,
+    ObjectKey, ObjectStore, ObjectStoreSettings, SignedAnswer, StoreKind, compose,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,6 +20,8 @@ pub(crate) struct Bed {
     pub(crate) faults: Faults,
     /// A prefix of a key that ends before a slash reads as an object of its own.
     pub(crate) folders_are_objects: bool,
+    /// What comes before addresses that are paths.
+    pub(crate) public: String,
     _kept: Box<dyn Any + Send + Sync>,
 }
 
@@ -38,6 +40,7 @@ impl Bed {
             backend,
             faults,
             folders_are_objects: false,
+            public: String::new(),
             _kept: Box::new(kept),
         }
     }
@@ -45,7 +48,78 @@ impl Bed {
     pub(crate) fn is_disk(&self) -> bool {
         self.settings.kind == StoreKind::Disk
     }
+
+    /// What a signed address is answered.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> Answer {
+        let url = match url.starts_with('/') {
+            true => format!("{}{url}", self.public),
+            false => url.to_owned(),
+        };
+        let (host, path) = url
+            .strip_prefix("http://")
+            .unwrap()
+            .split_once('/')
+            .unwrap();
+        let mut stream = TcpStream::connect(host).await.unwrap();
+        let mut head =
+            format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // A server that refuses does not read the body.
+        let _ = stream.write_all(body).await;
+        let declared = headers.iter().find(|(name, _)| name == "content-length");
+        if declared.is_some_and(|(_, bytes)| bytes.parse::<usize>().unwrap() > body.len()) {
+            return Answer::parse(b""); // the client goes away
+        }
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response).await;
+        Answer::parse(&response)
+    }
 }
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(response: &[u8]) -> Self {
+        let end = response.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, body) = response.split_at(end.unwrap_or(response.len()));
+        let head = String::from_utf8(head.to_vec()).unwrap();
+        let status = head.split(' ').nth(1).and_then(|it| it.parse().ok());
+        Self {
+            status: status.unwrap_or(0),
+            head,
+            body: body.get(4..).unwrap_or_default().to_vec(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .find(|(it, _)| it.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+/// Plain text.
+pub(crate) const PLAIN: SignedAnswer<'static> = SignedAnswer {
+    content_type: "text/plain",
+    disposition: "inline",
+};
 
 /// The defaults, with parts as small as S3 takes them.
 pub(crate) fn quick() -> ObjectStoreSettings {
@@ -66,11 +140,6 @@ pub(crate) fn content(size: usize) -> Bytes {
         .take(size)
         .collect::<Vec<u8>>()
         .into()
-}
-
-/// The address in `http://ADDRESS`.
-pub(crate) fn address_of(endpoint: &str) -> SocketAddr {
-    endpoint.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
 /// What a GET of `url` from the server at `address` is answered, head and body.

@@ -1,14 +1,12 @@
 //! Objects: created once, read in ranges, listed in order, deleted.
 
-use std::time::Duration;
-
 use backscroll_archiver::object_store::transfer::{get_stream, list};
 use backscroll_archiver::object_store::{ErrorKind, KeyPrefix, PAGE_OBJECTS};
 use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::bed::{Bed, address_of, content, http_get, key};
+use crate::bed::{Bed, content, key};
 
 crate::on_every_backend![
     what_is_put_is_got,
@@ -17,7 +15,6 @@ crate::on_every_backend![
     ranges_are_exact_or_an_error,
     what_is_not_there,
     a_listing_is_in_order_and_complete,
-    signed_addresses,
 ];
 
 async fn read(bed: &Bed, name: &str) -> Vec<u8> {
@@ -211,40 +208,4 @@ async fn a_listing_is_in_order_and_complete(bed: &Bed) {
         "{sizes:?}"
     );
     assert_eq!(sizes.iter().sum::<usize>(), names.len());
-}
-
-async fn signed_addresses(bed: &Bed) {
-    let target = key("signed/object");
-    bed.store
-        .put(&target, Bytes::from_static(b"for everybody"))
-        .await
-        .unwrap();
-    let signed = bed
-        .store
-        .signed_url(&target, Duration::from_secs(60))
-        .await
-        .unwrap();
-    if bed.is_disk() {
-        assert_eq!(signed, None, "a folder has no address");
-        return;
-    }
-    let (settings, url) = (&bed.settings, signed.unwrap());
-    let endpoint = settings.endpoint.as_deref().unwrap();
-    assert!(
-        url.starts_with(&format!("{endpoint}/{}/", settings.bucket))
-            && url.contains("/signed/object?"),
-        "{url}"
-    );
-    assert!(!url.contains(&settings.secret_access_key.as_ref().unwrap().0));
-    let response = http_get(address_of(endpoint), &url).await;
-    assert!(
-        response.starts_with("HTTP/1.1 200") && response.ends_with("for everybody"),
-        "{response}"
-    );
-    let tampered = url.replace("signed/object", "signed/another");
-    assert!(
-        http_get(address_of(endpoint), &tampered)
-            .await
-            .starts_with("HTTP/1.1 403")
-    );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::transfer::{abort_unfinished, get_stream, put_stream};
 use backscroll_archiver::object_store::{
-    ErrorKind, KeyPrefix, ListPage, Operation, UnfinishedUpload, Upload,
+    ErrorKind, KeyPrefix, ListPage, ObjectKey, Operation, UnfinishedUpload, Upload,
 };
 use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
@@ -230,13 +230,16 @@ async fn unfinished_uploads_are_listed_and_collected(bed: &Bed) {
     assert_eq!(listed, started);
 
     let (now, hour) = (Timestamp::now(), Duration::from_secs(3600));
-    assert_eq!(abort_unfinished(&*bed.store, hour, now).await.unwrap(), 0);
-    assert_eq!(
-        abort_unfinished(&*bed.store, hour, Timestamp(now.0 + 3_700_000))
+    let later = Timestamp(now.0 + 3_700_000);
+    let abort = async |prefix: &str, now| {
+        let concerns = |key: &ObjectKey| key.as_str().starts_with(prefix);
+        abort_unfinished(&*bed.store, concerns, hour, now)
             .await
-            .unwrap(),
-        5
-    );
+            .unwrap()
+    };
+    assert_eq!(abort("", now).await, 0);
+    assert_eq!(abort("a/", later).await, 2);
+    assert_eq!(abort("", later).await, 3);
     assert_eq!(unfinished(bed).await, []);
     let error = bed
         .store

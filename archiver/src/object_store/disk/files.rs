@@ -1,9 +1,9 @@
 //! The file operations of the disk store. They block.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,11 +11,18 @@ use backscroll_shard::model::Timestamp;
 use bytes::Bytes;
 use tempfile::TempPath;
 
+use super::address::SECRET_BYTES;
 use crate::object_store::key::{KeyPrefix, ObjectKey};
 use crate::object_store::{ListPage, ObjectMeta, PAGE_OBJECTS, PageMark, UnfinishedUpload, Upload};
 
 /// The folder of what is being written. No key begins with a dot.
 const UNFINISHED: &str = ".unfinished";
+
+/// What the folder with the parts of an upload adds to the name of its file.
+const PARTS: &str = ".parts";
+
+/// The file with the secret that addresses are signed with.
+const SECRET: &str = ".secret";
 
 /// Stands for `/` in the name of what is being written. No key has it.
 const SLASH: &str = "+";
@@ -38,11 +45,76 @@ impl Files {
         &self.root
     }
 
+    /// The secret that addresses are signed with, which is made if there is none.
+    pub(super) fn secret(&self) -> io::Result<Vec<u8>> {
+        let path = self.root.join(SECRET);
+        if let Err(error) = fs::symlink_metadata(&path) {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
+            }
+            let name = format!("secret.{:032x}", rand::random::<u128>());
+            let temporary = TempPath::try_from_path(self.root.join(UNFINISHED).join(name))?;
+            let mut file = new_file(&temporary)?;
+            file.write_all(&rand::random::<[u8; SECRET_BYTES]>())?;
+            file.sync_all()?;
+            // Another process may have made one meanwhile.
+            if let Err(failure) = temporary.persist_noclobber(&path)
+                && failure.error.kind() != ErrorKind::AlreadyExists
+            {
+                return Err(failure.error);
+            }
+            sync_folder(&self.root)?;
+        }
+        let secret = fs::read(&path)?;
+        if secret.len() == SECRET_BYTES {
+            return Ok(secret);
+        }
+        let what = format!("{} has not {SECRET_BYTES} bytes; delete it", path.display());
+        Err(io::Error::new(ErrorKind::NotADirectory, what))
+    }
+
+    /// A file for the content of an object, under another name; it is removed however this ends, unless it gets the object's.
+    pub(super) fn begin(&self, key: ObjectKey) -> io::Result<(File, TempPath)> {
+        let temporary = TempPath::try_from_path(self.unfinished_path(&new_upload(key)))?;
+        Ok((new_file(&temporary)?, temporary))
+    }
+
+    /// Gives what was written and synced its own name, in place of what may be there.
+    pub(super) fn replace(&self, written: TempPath, key: &ObjectKey) -> io::Result<()> {
+        let path = self.path(key);
+        let folder = path.parent().unwrap_or(&self.root);
+        create_folders(folder)?;
+        written.persist(&path).map_err(|error| error.error)?;
+        sync_folder(folder)
+    }
+
+    pub(super) fn open_object(&self, key: &ObjectKey) -> io::Result<(File, u64)> {
+        let file = File::open(self.path(key))?;
+        let meta = file.metadata()?;
+        match meta.is_file() {
+            true => Ok((file, meta.len())),
+            false => Err(io::Error::new(ErrorKind::NotFound, "is a folder")),
+        }
+    }
+
+    /// The bytes are copied, by the kernel: a second name for the same file would let a part that is still being received
+    /// change the copy.
+    pub(super) fn copy(&self, from: &ObjectKey, to: &ObjectKey) -> io::Result<()> {
+        let (mut source, size) = self.open_object(from)?;
+        if let Ok(there) = self.meta(to.clone()) {
+            return match there.size == size {
+                true => Ok(()),
+                false => Err(ErrorKind::AlreadyExists.into()),
+            };
+        }
+        let (mut file, temporary) = self.begin(to.clone())?;
+        io::copy(&mut source, &mut file)?;
+        file.sync_all()?;
+        self.publish(temporary, to)
+    }
+
     pub(super) fn create(&self, key: &ObjectKey, content: &[u8]) -> io::Result<()> {
-        let upload = new_upload(key.clone());
-        // Removed again however this ends, unless it gets its own name.
-        let temporary = TempPath::try_from_path(self.unfinished_path(&upload))?;
-        let mut file = new_file(&temporary)?;
+        let (mut file, temporary) = self.begin(key.clone())?;
         file.write_all(content)?;
         file.sync_all()?;
         drop(file);
@@ -133,14 +205,75 @@ impl Files {
         Ok(upload)
     }
 
-    pub(super) fn write_at(&self, upload: &Upload, offset: u64, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .open(self.unfinished_path(upload))?;
+    pub(super) fn write_part(
+        &self,
+        upload: &Upload,
+        (number, offset): (u32, u64),
+        content: &[u8],
+    ) -> io::Result<()> {
+        let mut file = self.open_part(upload, number)?;
         file.seek(SeekFrom::Start(offset))?;
         file.write_all(content)?;
         // Each part is synced with the part: a file of many parts would make its end wait for all of them.
-        file.sync_data()
+        file.sync_data()?;
+        self.finish_part(upload, number, content.len() as u64)
+    }
+
+    /// The file of an upload, for a part that from now on does not count. It is locked together with other parts: the end of
+    /// the upload has it alone, so that nothing is written once it is an object.
+    pub(super) fn open_part(&self, upload: &Upload, number: u32) -> io::Result<File> {
+        let path = self.unfinished_path(upload);
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let is_ending = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        if is_ending || fs::metadata(&path)?.ino() != file.metadata()?.ino() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        for (present, bytes) in self.part_files(upload)? {
+            if present == number {
+                fs::remove_file(self.parts_path(upload).join(format!("{present}.{bytes}")))?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// From now on the part, which was written and synced, counts.
+    pub(super) fn finish_part(&self, upload: &Upload, number: u32, bytes: u64) -> io::Result<()> {
+        let folder = self.parts_path(upload);
+        create_folders(&folder)?;
+        let counted = folder.join(format!("{number}.{bytes}"));
+        File::create(counted).map(drop)
+    }
+
+    /// The numbers and sizes of an upload's parts, in order.
+    pub(super) fn parts(&self, upload: &Upload) -> io::Result<Vec<(u32, u64)>> {
+        fs::symlink_metadata(self.unfinished_path(upload))?;
+        self.part_files(upload)
+    }
+
+    fn part_files(&self, upload: &Upload) -> io::Result<Vec<(u32, u64)>> {
+        let entries = match fs::read_dir(self.parts_path(upload)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut parts = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let part = name.to_str().and_then(|name| name.split_once('.'));
+            if let Some((number, bytes)) = part
+                && let (Ok(number), Ok(bytes)) = (number.parse(), bytes.parse())
+            {
+                parts.push((number, bytes));
+            }
+        }
+        parts.sort_unstable();
+        Ok(parts)
+    }
+
+    fn forget_parts(&self, upload: &Upload) -> io::Result<()> {
+        match fs::remove_dir_all(self.parts_path(upload)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     pub(super) fn complete(&self, upload: &Upload, size: u64) -> io::Result<()> {
@@ -152,25 +285,36 @@ impl Files {
                 let done = self
                     .meta(upload.key.clone())
                     .is_ok_and(|meta| meta.size == size);
+                self.forget_parts(upload)?;
                 return if done { Ok(()) } else { Err(error) };
             }
             Err(error) => return Err(error),
         };
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let what = "a part of it is still being written";
+            return Err(io::Error::new(ErrorKind::ResourceBusy, what));
+        }
         let written = file.metadata()?.len();
-        if written != size {
+        // What is behind the last part is of one that broke off.
+        if written > size {
+            file.set_len(size)?;
+        }
+        if written < size {
             return Err(io::Error::new(
                 ErrorKind::InvalidData,
                 format!("{written} bytes were written, not {size}"),
             ));
         }
         file.sync_all()?;
-        drop(file);
         let mut unfinished = TempPath::try_from_path(path)?;
         unfinished.disable_cleanup(true);
-        self.publish(unfinished, &upload.key)
+        self.publish(unfinished, &upload.key)?;
+        drop(file); // and its lock
+        self.forget_parts(upload)
     }
 
     pub(super) fn abort(&self, upload: &Upload) -> io::Result<()> {
+        self.forget_parts(upload)?;
         match fs::remove_file(self.unfinished_path(upload)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result,
@@ -208,6 +352,13 @@ impl Files {
         self.root
             .join(UNFINISHED)
             .join(format!("{}.{id}", upload.key.as_str().replace('/', SLASH)))
+    }
+
+    /// The folder with an empty file for each part that counts, named by its number and size.
+    fn parts_path(&self, upload: &Upload) -> PathBuf {
+        let mut path = self.unfinished_path(upload).into_os_string();
+        path.push(PARTS);
+        path.into()
     }
 }
 

@@ -9,7 +9,7 @@ use super::errors::failed;
 use super::{size, timestamp};
 use crate::object_store::error::{ErrorKind, Operation, Result, StoreError};
 use crate::object_store::key::{KeyPrefix, ObjectKey};
-use crate::object_store::{ListPage, ObjectMeta, PAGE_OBJECTS, PageMark};
+use crate::object_store::{ListPage, ObjectMeta, PAGE_OBJECTS, PageMark, Part, Upload};
 
 /// The first page, or the one after the page that gave `from`. Pages of nothing but foreign keys are passed over.
 pub(super) async fn page(
@@ -54,6 +54,42 @@ pub(super) async fn page(
             return Ok(ListPage { objects, next });
         }
         from = next;
+    }
+}
+
+/// The parts of an upload, in the order of their numbers.
+pub(super) async fn parts(client: &Client, bucket: &str, upload: &Upload) -> Result<Vec<Part>> {
+    let key = &upload.key;
+    let (mut parts, mut after) = (Vec::<Part>::new(), None::<String>);
+    loop {
+        let list = client
+            .list_parts()
+            .bucket(bucket)
+            .key(key.as_str())
+            .upload_id(&upload.id)
+            .set_part_number_marker(after.clone());
+        let output = list
+            .send()
+            .await
+            .map_err(|error| failed(Operation::ListParts, key, &error))?;
+        let part = |part: &aws_sdk_s3::types::Part| Part {
+            number: part.part_number().unwrap_or(0).unsigned_abs(),
+            size: size(part.size()),
+            tag: part.e_tag().unwrap_or_default().to_owned(),
+            checksum: part.checksum_crc32().map(ToOwned::to_owned),
+        };
+        parts.extend(output.parts().iter().map(part));
+        let next = output.next_part_number_marker().map(ToOwned::to_owned);
+        if output.is_truncated() != Some(true) || next.is_none() {
+            parts.sort_by_key(|part| part.number);
+            return Ok(parts);
+        }
+        if next == after {
+            let detail = "the store gives a page of parts again instead of the next one";
+            let kind = ErrorKind::Unsupported;
+            return Err(StoreError::new(kind, Operation::ListParts, key, detail));
+        }
+        after = next;
     }
 }
 
