@@ -42,6 +42,9 @@ pub enum Error {
     /// The state of the conversation does not allow this.
     #[error("{0}")]
     Conflict(&'static str),
+    /// The state of a file does not allow this.
+    #[error(transparent)]
+    Media(MediaFault),
     /// A configured bound is reached (INV-BOUND).
     #[error("{what}: at most {max}")]
     LimitReached {
@@ -182,6 +185,19 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Why the state of a file does not allow what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MediaFault {
+    /// Its upload was not completed, or it was rejected.
+    #[error(
+        "the file is not ready: complete its upload first; a rejected one has to be uploaded anew"
+    )]
+    NotReady,
+    /// A message uses it.
+    #[error("a message uses the file; delete the message")]
+    InUse,
 }
 
 /// What a database finds wrong with a statement.

@@ -5,12 +5,14 @@
 
 mod conversation;
 mod counter;
+mod media;
 mod notification;
 mod shard;
 mod user;
 
 pub use conversation::{ConversationId, MessageId};
 pub use counter::{COUNTER_MAX, Epoch, Incarnation, Rev, Seq};
+pub use media::MediaId;
 pub use notification::NotificationId;
 pub use shard::ShardName;
 pub use user::{KeyFunction, USER_ID_MAX_BYTES, UserId, UserKey};

@@ -14,6 +14,7 @@
 //! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
+//! | [`media`] | files of conversations, and which messages use them |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
@@ -54,6 +55,7 @@ mod latest_senders;
 pub mod list;
 pub mod list_marks;
 pub mod map;
+pub mod media;
 pub mod member;
 pub mod message;
 pub mod metrics;

@@ -3,6 +3,7 @@
 //! A message is one row: content, attachments, reactions, edit history, delete mark. The row is the unit of sync, of
 //! archiving and of moving.
 
+pub(crate) mod attachments;
 mod draft;
 mod reactions;
 mod shown;

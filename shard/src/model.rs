@@ -7,6 +7,7 @@ mod caller;
 mod conversation;
 mod export;
 mod json;
+mod media;
 mod message;
 mod notification;
 mod schema;
@@ -22,6 +23,7 @@ pub use self::conversation::{
 pub use self::export::HistoryRecord;
 pub(crate) use self::json::AnyObject;
 pub use self::json::{RawJson, from_object};
+pub use self::media::{Media, MediaFacts, MediaInfo, MediaKind, MediaState, MediaVerdict};
 pub use self::message::{
     DeliveryStatus, Edit, HistoryPage, Message, MessageType, NewMessage, Position, Sent, SeqRange,
     Tiers,

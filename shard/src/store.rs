@@ -11,12 +11,14 @@ mod creating;
 mod followed;
 mod lists;
 mod live;
+mod media;
 mod members;
 mod messages;
 mod notifications;
 mod operator;
 
 pub use live::Standing;
+pub use media::MediaQuota;
 pub use notifications::Notified;
 
 use std::sync::Arc;

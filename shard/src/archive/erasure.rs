@@ -46,12 +46,15 @@ const PENDING: &str = concat!(
     " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at IS NULL ORDER BY requested_at LIMIT ?"
 );
 const REWRITTEN: &str = "UPDATE erasures SET rewritten_at = ?, rewritten_generation = ? WHERE conversation_id = ? AND seq = ?";
-/// By the index `erasures_open`.
+/// By the indexes `erasures_open` and `media_removed`. Which of a conversation's files a message had is not kept: each receipt
+/// waits for all files that are removed by then.
 const REWRITTEN_BEFORE: &str = concat!(
     "SELECT ",
     erasure_columns!(),
     " FROM erasures {by erasures_open} WHERE erased_at IS NULL AND rewritten_at IS NOT NULL \
-     AND (? IS NULL OR rewritten_generation < ?) ORDER BY rewritten_at LIMIT ?"
+     AND (? IS NULL OR rewritten_generation < ?) \
+     AND NOT EXISTS (SELECT 1 FROM media m WHERE m.conversation_id = erasures.conversation_id AND m.state = 4) \
+     ORDER BY rewritten_at LIMIT ?"
 );
 /// By the primary key.
 const ERASED: &str = "UPDATE erasures SET erased_at = ? WHERE conversation_id = ? AND seq = ?";

@@ -9,6 +9,7 @@ use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq};
+use crate::media;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::{OwnedReader, OwnedTransaction};
@@ -124,7 +125,7 @@ pub async fn hot_count(
 }
 
 /// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them. When there are none,
-/// removes the texts from its head, and gives `false`.
+/// removes its files and the texts from its head, and gives `false`.
 ///
 /// # Errors
 /// When the database fails.
@@ -139,6 +140,7 @@ pub async fn purge_rows(
     else {
         let args = values![&conversation];
         connection.execute(EMPTY_HEAD, &args).await?;
+        media::remove_all(connection, conversation, Timestamp::now()).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));

@@ -9,11 +9,12 @@ use crate::commit_event::CommitEvent;
 use crate::db::{Connection, Value, in_rows, padded, values};
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
-use crate::ids::{ConversationId, Seq, UserId};
+use crate::ids::{ConversationId, MediaId, Seq, UserId};
 use crate::list_marks;
+use crate::media;
 use crate::member::{self, Membership, StoredMembership};
-use crate::message::{self, Draft, StoredMessage, message_columns};
-use crate::model::{DeliveryStatus, Sent, Timestamp, Watermarks};
+use crate::message::{self, Draft, StoredMessage, attachments, message_columns};
+use crate::model::{DeliveryStatus, Media, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 
 /// Why a repeat is refused that is none.
@@ -72,6 +73,10 @@ pub(super) struct Batch<'a> {
     members: HashMap<MemberKey<'a>, Membership>,
     /// Messages by client message id: those found stored, and those of this batch.
     known: HashMap<MessageKey<'a>, StoredMessage>,
+    /// The files that the messages name, locked.
+    media: HashMap<(ConversationId, MediaId), Media>,
+    /// Which of the new messages use which files.
+    refs: Vec<(ConversationId, Seq, MediaId)>,
     new: Vec<(ConversationId, StoredMessage)>,
     changed: HashSet<ConversationId>,
     moved: HashSet<MemberKey<'a>>,
@@ -104,11 +109,14 @@ impl<'a> Batch<'a> {
         } else {
             HashMap::new()
         };
+        let media = media_of(&mut transaction, jobs).await?;
         Ok(Self {
             transaction,
             heads,
             members,
             known,
+            media,
+            refs: Vec::new(),
             new: Vec::new(),
             changed: HashSet::new(),
             moved: HashSet::new(),
@@ -124,6 +132,7 @@ impl<'a> Batch<'a> {
         let own_marks = self.own_marks();
         let transaction = &mut self.transaction;
         message::insert(transaction, &self.new).await?;
+        media::refer(transaction, &self.refs).await?;
         let changed: Vec<&Head> = self
             .heads
             .values()
@@ -194,11 +203,17 @@ impl<'a> Batch<'a> {
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
+        let filled = filled(&self.media, id, &job.user, draft)?;
         // The time of this node's clock, whatever the times of the messages before: the order is that of the seqs.
-        let stored =
+        let mut stored =
             draft
                 .clone()
                 .into_stored(head.head_seq.next(), head.next_rev(), job.user.clone(), now);
+        if filled.is_some() {
+            stored.attachments = filled;
+            let refs = draft.media.iter().map(|media| (id, stored.seq, *media));
+            self.refs.extend(refs);
+        }
         head.append(&stored);
         head.marked |= head.relayed;
         // A sender has read what came before. The head says so, until it no longer names the sender.
@@ -257,6 +272,46 @@ impl<'a> Batch<'a> {
         }
         Ok(watermarks)
     }
+}
+
+/// The files that the jobs' messages name, locked; no statement where they name none.
+async fn media_of(
+    rows: &mut OwnedTransaction<'_>,
+    jobs: &[Job],
+) -> Result<HashMap<(ConversationId, MediaId), Media>> {
+    let named = jobs.iter().flat_map(|job| {
+        let ids = job.drafts().iter().flat_map(|draft| &draft.media);
+        ids.map(|id| (job.conversation, *id))
+    });
+    let named: HashSet<(ConversationId, MediaId)> = named.collect();
+    if named.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let named: Vec<(ConversationId, MediaId)> = named.into_iter().collect();
+    let found = media::lock_some(rows, &named).await?.into_iter();
+    Ok(found
+        .map(|media| ((media.conversation, media.id), media))
+        .collect())
+}
+
+/// The attachments of a message that names files.
+fn filled(
+    media: &HashMap<(ConversationId, MediaId), Media>,
+    id: ConversationId,
+    user: &UserId,
+    draft: &Draft,
+) -> Result<Option<String>> {
+    if draft.media.is_empty() {
+        return Ok(None);
+    }
+    let mut files = Vec::new();
+    for media_id in &draft.media {
+        let file = media.get(&(id, *media_id));
+        media::check_usable(file, user)?;
+        files.extend(file);
+    }
+    let given = draft.attachments.as_deref().unwrap_or("[]");
+    attachments::fill(given, &files).map(Some)
 }
 
 /// The active memberships of the jobs' users. A job that moves watermarks needs the stored values, so it always reads them; a

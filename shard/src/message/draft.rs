@@ -2,9 +2,9 @@
 
 use twox_hash::XxHash3_64;
 
-use super::{StoredMessage, message_type_code};
+use super::{StoredMessage, attachments, message_type_code};
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, MediaId, Rev, Seq, UserId};
 use crate::model::{AnyObject, MessageType, NewMessage, RawJson, Timestamp};
 use crate::settings::LimitSettings;
 use crate::text;
@@ -19,7 +19,10 @@ pub struct Draft {
     pub(crate) message_type: MessageType,
     pub(crate) client_msg_id: Option<String>,
     pub(crate) reply_to: Option<Seq>,
+    /// As given; what is stored says more of the files ([`attachments::fill`]).
     pub(crate) attachments: Option<String>,
+    /// The files that the attachments name.
+    pub(crate) media: Vec<MediaId>,
     pub(crate) metadata: Option<String>,
     pub(crate) body_digest: Option<i64>,
 }
@@ -68,6 +71,11 @@ impl Draft {
             message_type: new.message_type,
             client_msg_id: new.client_msg_id,
             reply_to,
+            media: attachments
+                .as_deref()
+                .map(attachments::named)
+                .transpose()?
+                .unwrap_or_default(),
             attachments,
             metadata,
             body_digest: None,

@@ -3,7 +3,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{Reactions, StoredMessage};
+use super::{Reactions, StoredMessage, attachments};
 use crate::ids::{ConversationId, MessageId};
 use crate::metrics;
 use crate::model::{AnyObject, DeliveryStatus, Edit, Message, MessagePreview, RawJson};
@@ -66,11 +66,20 @@ impl StoredMessage {
         MessagePreview {
             seq: self.seq,
             sender_id: self.sender.clone(),
-            content: content.chars().take(PREVIEW_CHARACTERS).collect(),
+            content: match &self.attachments {
+                Some(attachments) if content.is_empty() && self.deleted_at.is_none() => {
+                    shortened(&attachments::preview(attachments, self.message_type))
+                }
+                _ => shortened(content),
+            },
             message_type: self.message_type,
             created_at: self.created_at,
         }
     }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(PREVIEW_CHARACTERS).collect()
 }
 
 /// Stored reactions; those that do not have their form are left out, and counted.

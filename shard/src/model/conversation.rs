@@ -154,7 +154,7 @@ pub struct MessagePreview {
     pub seq: Seq,
     /// Who sent it.
     pub sender_id: UserId,
-    /// The first 100 characters.
+    /// The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name.
     pub content: String,
     /// What it carries.
     pub message_type: MessageType,

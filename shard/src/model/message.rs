@@ -60,7 +60,7 @@ pub struct Message {
     /// The message it answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<MessageId>,
-    /// A list of objects, as the sender gave it.
+    /// A list of objects: files as the server knows them (see `Media`), others as the sender gave them.
     #[schema(value_type = Vec<Object>)]
     pub attachments: RawJson,
     /// Emoji to the ids of those who reacted with it.
@@ -111,7 +111,7 @@ pub struct NewMessage {
     /// The message it answers, in the same conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<MessageId>,
-    /// At most 10 objects, 8 KiB together.
+    /// At most 10 objects, 8 KiB together. `{"mediaId": …}` names a file that was uploaded to this conversation and is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub attachments: Option<RawJson>,

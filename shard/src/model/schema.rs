@@ -3,7 +3,7 @@
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Timestamp;
-use crate::ids::{ConversationId, MessageId, NotificationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, MediaId, MessageId, NotificationId, Rev, Seq, UserId};
 
 macro_rules! string_schema {
     ($type:ty, $description:literal, $pattern:literal) => {
@@ -23,6 +23,11 @@ macro_rules! string_schema {
 string_schema!(
     ConversationId,
     "32 lower-case hexadecimal digits; the first 16 are its owner's key",
+    "^[0-9a-f]{32}$"
+);
+string_schema!(
+    MediaId,
+    "32 lower-case hexadecimal digits; the first 16 are the key of its conversation's owner",
     "^[0-9a-f]{32}$"
 );
 string_schema!(

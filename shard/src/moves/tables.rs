@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 14] = [
+pub(crate) static MOVED: [Table; 16] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -165,6 +165,27 @@ pub(crate) static MOVED: [Table; 14] = [
         owner: Owner::Conversation,
         key: 1,
         columns: columns!(bytes "conversation_id", int "placed_at", text "actor", text "reason"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "media",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(
+            bytes "conversation_id", bytes "id", bytes "uploader", int "state", int "kind", text "file_name",
+            text "content_type", int "bytes", bytes "sha256", text "upload_key", text "upload_id", text "object_key",
+            int "width", int "height", int "duration_ms", text "placeholder", text "reason", int "created_at",
+            int "expires_at",
+        ),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "media_refs",
+        owner: Owner::Conversation,
+        key: 3,
+        columns: columns!(bytes "conversation_id", int "seq", bytes "media_id"),
         rev: None,
         compared: Compared::Whole,
     },

@@ -15,6 +15,7 @@ mod imports;
 mod leases;
 mod live;
 mod logged;
+mod media;
 mod messages;
 mod moves;
 mod notifications;

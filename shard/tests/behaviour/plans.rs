@@ -9,18 +9,24 @@ use backscroll_shard::db::{Database, Dialect, explain};
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
+use backscroll_shard::media;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, HistoryRecord, MessageType, NewConversation, NewMembers,
     NewNotification, Position, Role, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedTransaction;
 use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::store::MediaQuota;
 
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
+use crate::media::{pending, ready, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 17] = [
+pub(crate) const LARGE: [&str; 19] = [
+    "media",
+    "media_refs",
     "messages",
     "members",
     "conversations",
@@ -67,6 +73,7 @@ async fn no_statement_scans(bed: &Bed) {
     use_everything(bed).await;
     use_live(bed).await;
     use_notifications(bed).await;
+    use_media(bed).await;
     for shard in bed.store.router().shards() {
         use_archive(bed, shard).await.unwrap();
     }
@@ -199,6 +206,64 @@ async fn use_notifications(bed: &Bed) {
         .await
         .unwrap();
     store.read_notifications(&me).await.unwrap();
+}
+
+/// Uploads, sends and deletes files, and collects them.
+async fn use_media(bed: &Bed) {
+    let store = &bed.store;
+    let me = caller("owner7");
+    let (id, _) = store.import_begin("channel 7", &me.user).await.unwrap();
+    for n in 0..300 {
+        let file = pending(&me, id);
+        let quota = MediaQuota {
+            files: 1000,
+            bytes: 1 << 40,
+        };
+        store.begin_media(&me, &file, quota).await.unwrap();
+        let verdict = ready(n);
+        store.finish_media(&me, &file, &verdict).await.unwrap();
+        if n % 3 == 0 {
+            let new = with_files(&[file.id]);
+            let sent = store.send(&me, id, new).await.unwrap().message;
+            assert!(
+                store
+                    .media(&me, file.id)
+                    .await
+                    .unwrap()
+                    .expires_at
+                    .is_none()
+            );
+            if n % 2 == 0 {
+                store.delete_message(&me, sent.id).await.unwrap();
+            }
+        }
+    }
+    let file = pending(&me, id);
+    let quota = MediaQuota {
+        files: 1000,
+        bytes: 1 << 40,
+    };
+    store.begin_media(&me, &file, quota).await.unwrap();
+    store.delete_media(&me, file.id).await.unwrap();
+    let shard = store
+        .router()
+        .shard(&store.map().locate(id.owner_key()).shard);
+    let deadline = Instant::now() + PATIENCE;
+    let mut connection = shard.unwrap().primary().writer(deadline).await.unwrap();
+    connection.begin().await.unwrap();
+    let now = Timestamp::now();
+    let expired = media::expired(&mut connection, now, Timestamp(0), 100).await;
+    let expired = expired.unwrap();
+    assert_eq!(expired.len(), 51);
+    let mut rows = OwnedTransaction::for_job(&mut connection);
+    let removed = media::remove_expired(&mut rows, &expired[0], now).await;
+    assert!(removed.unwrap());
+    media::forget(&mut connection, &expired[0]).await.unwrap();
+    let page = media::after(&mut connection, None, 5).await.unwrap();
+    let last = page.last().map(|file| (file.conversation, file.id));
+    media::after(&mut connection, last, 5).await.unwrap();
+    media::remove_all(&mut connection, id, now).await.unwrap();
+    connection.commit().await.unwrap();
 }
 
 /// Archives the first half of every conversation of a shard, in the index only, and looks at it in every way.

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS media_expires ON media (expires_at)

@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX IF NOT EXISTS media_id ON media (id)

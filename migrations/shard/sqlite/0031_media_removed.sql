@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS media_removed ON media (conversation_id, state)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS media_uploader ON media (uploader, bytes)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS media_refs_media ON media_refs (conversation_id, media_id)
