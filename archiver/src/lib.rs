@@ -7,11 +7,13 @@
 //! | `flights` | one fetch for callers that want the same at the same time |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
 //! | [`jobs`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
+//! | [`media`] | files of conversations: uploads, and what is checked of them |
 //! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the configuration's section `archive` |
 
 mod flights;
 pub mod jobs;
+pub mod media;
 pub mod metrics;
 pub mod object_store;
 pub mod segment;

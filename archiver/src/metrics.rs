@@ -39,6 +39,12 @@ backscroll_shard::metric_table! {
         "Time to fetch and unpack frames that lie side by side.";
     Gauge CACHE_BYTES = "backscroll_archive_cache_bytes" [] Bytes,
         "Size of the unpacked frames that are kept.";
+    Counter MEDIA_CHECKED = "backscroll_media_checked_total" [outcome] Count,
+        "Uploads that were checked, by outcome: `ready`, or the reason for which they were rejected.";
+    Counter MEDIA_BYTES = "backscroll_media_bytes_total" [kind] Bytes,
+        "Bytes of the files that became ready, by kind.";
+    Counter MEDIA_COLLECTED = "backscroll_media_collected_total" [why] Count,
+        "Files whose objects were deleted: `unused`, `deleted` (with the last message), or `orphan` (an object that no row names).";
     Counter OBJECT_REQUESTS = "backscroll_object_store_requests_total" [operation, outcome] Count,
         "Requests to the object store, each attempt by itself, by outcome: `ok` or the kind of the error.",
         alert "a steady rise of `outcome` `unavailable`, `timeout`, `denied` or `damaged`";

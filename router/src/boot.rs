@@ -78,7 +78,15 @@ pub async fn serve(
             return stopped.unwrap_or(Ok(()));
         }
     }
-    server::serve(deployment, &config.server, &config.auth, listener, stop).await
+    server::serve(
+        deployment,
+        &config.server,
+        &config.auth,
+        &config.media,
+        listener,
+        stop,
+    )
+    .await
 }
 
 async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListener> {

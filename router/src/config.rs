@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_archiver::object_store::{ObjectStoreSettings, StoreKind};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_realtime::redis::RedisSettings;
@@ -37,7 +38,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "data_dir",
     "server",
     "auth",
@@ -50,6 +51,7 @@ const KEYS: [&str; 15] = [
     "limits",
     "object_store",
     "archive",
+    "media",
     "realtime",
     "redis",
     "telemetry",
@@ -71,6 +73,8 @@ pub struct Config {
     pub object_store: ObjectStoreSettings,
     /// What is archived, when and how.
     pub archive: ArchiveSettings,
+    /// What files may be uploaded, and how.
+    pub media: MediaSettings,
     /// Connections that stay, and their bounds.
     pub realtime: RealtimeSettings,
     /// What several nodes share to deliver.
@@ -219,6 +223,7 @@ impl Config {
             store,
             object_store: tree.take("object_store", problems),
             archive: tree.take("archive", problems),
+            media: tree.take("media", problems),
             realtime: tree.take("realtime", problems),
             redis: tree.take("redis", problems),
             telemetry: tree.take("telemetry", problems),

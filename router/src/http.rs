@@ -7,8 +7,9 @@
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
-//! | `conversations`, `members`, `messages`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `conversations`, `members`, `messages`, `media`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
 //! | `mounts` | the prefixes of the routes |
+//! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
 //! | `socket` | `/ws/chat`, the native WebSocket door |
 //! | [`edge`] | what the gateway of sessions asks of this service |
 //! | `operations` | `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs` |
@@ -21,10 +22,12 @@ mod conversations;
 pub mod edge;
 pub(crate) mod extract;
 pub mod listen;
+mod media;
 mod members;
 mod messages;
 mod mounts;
 mod notifications;
+mod objects;
 mod observe;
 mod operations;
 pub mod problem;
@@ -41,7 +44,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
+};
 use axum::response::Response;
 use backscroll_realtime::socket_io::SocketIoDoor;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
@@ -68,6 +73,7 @@ pub(crate) fn chat_routes() -> ChatRoutes {
     let mut routes = conversations::routes();
     routes.extend(members::routes());
     routes.extend(messages::routes());
+    routes.extend(media::routes());
     routes.extend(notifications::routes());
     routes.extend(sync::routes());
     routes
@@ -104,13 +110,22 @@ pub fn service(
     };
     let compression = CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
-        .compress_when(SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES));
+        .compress_when(
+            SizeAbove::new(COMPRESS_ABOVE_BYTES)
+                .and(NotForContentType::IMAGES)
+                .and(is_not_stored),
+        );
     ServiceBuilder::new()
         .map_response(|response: axum::http::Response<CompressionBody<Body>>| {
             response.map(Body::new)
         })
         .layer(compression)
         .service(observed)
+}
+
+/// Objects are sent as they are stored.
+fn is_not_stored(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<objects::AsStored>().is_none()
 }
 
 /// Routes that have one address.
@@ -139,6 +154,7 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
         patterns.add(path);
     }
     patterns.add(socket::PATH);
+    patterns.add(objects::PATTERN);
     for path in ["/socket.io", "/socket.io/"] {
         patterns.add(path);
     }
@@ -146,6 +162,7 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
     let router = router
         .merge(operations)
         .merge(socket::routes())
+        .merge(objects::routes())
         .merge(Router::from(docs))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use axum::body::Bytes;
 use backscroll_archiver::jobs::schedule;
+use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_realtime::gateway::Gateway;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::moves;
@@ -59,6 +60,7 @@ pub async fn serve(
     deployment: Deployment,
     server: &ServerSettings,
     auth: &AuthSettings,
+    media: &MediaSettings,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -70,7 +72,10 @@ pub async fn serve(
     );
     telemetry::init_metrics()?;
     let supervisor = deployment.store.supervisor().clone();
-    let app = Arc::new(App::new(start_parts(&deployment, auth).await?, server));
+    let app = Arc::new(App::new(
+        start_parts(&deployment, auth, media).await?,
+        server,
+    ));
     let background = supervisor.group();
     let stop_background = CancellationToken::new();
     telemetry::maintain_metrics(&background, &stop_background);
@@ -129,7 +134,11 @@ pub async fn serve(
 }
 
 /// Starts what the service is made of besides the deployment: keys, the gateway of sessions, documents.
-async fn start_parts(deployment: &Deployment, auth: &AuthSettings) -> anyhow::Result<Parts> {
+async fn start_parts(
+    deployment: &Deployment,
+    auth: &AuthSettings,
+    media: &MediaSettings,
+) -> anyhow::Result<Parts> {
     let auth = Arc::new(Authenticator::open(auth).await?);
     let gateway = Gateway::start(
         Arc::clone(&deployment.store),
@@ -143,6 +152,7 @@ async fn start_parts(deployment: &Deployment, auth: &AuthSettings) -> anyhow::Re
         auth,
         gateway,
         objects: Arc::clone(&deployment.objects),
+        media: media.clone(),
         openapi: Bytes::from(openapi::json()),
         asyncapi: Bytes::from(asyncapi::json()),
     })

@@ -14,6 +14,18 @@ export interface Authenticate {
   token: string;
 }
 
+/** An upload that has begun. */
+export interface BegunMedia {
+  /** When the file is deleted unless a message uses it by then. */
+  expiresAt?: Timestamp | null;
+  /** The file's id. */
+  mediaId: MediaId;
+  /** `pending`. */
+  state: MediaState;
+  /** What to send. */
+  upload: UploadInstructions;
+}
+
 /** Delivery between nodes. */
 export interface BusState {
   /** What this node publishes was received lately, and Redis refuses nothing. */
@@ -269,6 +281,60 @@ export interface MarkRead {
   seq?: Seq | null;
 }
 
+/** A file of a conversation, as its members see it; and an attachment of a message, as readers get it. */
+export type Media = MediaFacts & {
+  /** Its size in bytes. */
+  bytes: number;
+  /** Its type: as declared until it is ready, then as its content says. */
+  contentType: string;
+  /** When it is deleted unless a message uses it by then. */
+  expiresAt?: Timestamp | null;
+  /** Its name, for people. Not a path: never open a file by it unchanged. */
+  fileName: string;
+  /** What it is used as. */
+  kind: MediaKind;
+  /** Its id. */
+  mediaId: MediaId;
+  /**
+   * Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_long`,
+   * `damaged`.
+   */
+  reason?: string | null;
+  /** How far it has come. */
+  state: MediaState;
+};
+
+/** What is known of a file from its content. */
+export interface MediaFacts {
+  /** A recording's duration in milliseconds. */
+  durationMs?: number | null;
+  /** A picture's height in pixels. */
+  height?: number | null;
+  /** What to show until a picture is loaded: a ThumbHash in Base64. */
+  placeholder?: string | null;
+  /** A picture's width in pixels. */
+  width?: number | null;
+}
+
+/** 32 lower-case hexadecimal digits; the first 16 are the key of its conversation's owner */
+export type MediaId = string;
+
+/** What a file is used as. */
+export type MediaKind = "image" | "voice" | "file";
+
+/** How far a file has come. */
+export type MediaState = "pending" | "ready" | "rejected";
+
+/** How far an upload is. */
+export interface MediaUpload {
+  /** What has arrived. */
+  present: PresentPart[];
+  /** The file's state. */
+  state: MediaState;
+  /** What to send; absent unless the file is pending. */
+  upload?: UploadInstructions | null;
+}
+
 /** A member of a conversation. */
 export interface Member {
   /** Up to where their devices have received. */
@@ -295,7 +361,7 @@ export interface MemberList {
 
 /** A message. */
 export interface Message {
-  /** A list of objects, as the sender gave it. */
+  /** A list of objects: files as the server knows them (see `Media`), others as the sender gave them. */
   attachments: { [key: string]: unknown }[];
   /** The sender's own id for it, when they gave one. After a late repeat two messages may have the same. */
   clientMsgId?: string | null;
@@ -350,7 +416,7 @@ export type MessageId = string;
 
 /** The newest message of a conversation, shortened for a list. */
 export interface MessagePreview {
-  /** The first 100 characters. */
+  /** The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name. */
   content: string;
   /** When. */
   createdAt: Timestamp;
@@ -377,6 +443,22 @@ export interface NewConversation {
   title?: string | null;
 }
 
+/** A file to upload. */
+export interface NewMedia {
+  /** Its size. */
+  bytes: number;
+  /** Its type, in lower case and without parameters. */
+  contentType: string;
+  /** The conversation that it belongs to. Only messages there can use it. */
+  conversationId: ConversationId;
+  /** Its name, for people: 1 to 255 characters, no control characters, no slashes. */
+  fileName: string;
+  /** What it is used as. By default `image` for pictures that can be shown, else `file`. */
+  kind?: MediaKind;
+  /** The SHA-256 of its content, as 64 hexadecimal digits; compared when the upload is completed. */
+  sha256?: string;
+}
+
 /** Members to add. */
 export interface NewMembers {
   /** 1 to 1,000 users; those who are members already stay as they are. */
@@ -387,7 +469,7 @@ export interface NewMembers {
 
 /** A message to send. */
 export interface NewMessage {
-  /** At most 10 objects, 8 KiB together. */
+  /** At most 10 objects, 8 KiB together. `{"mediaId": …}` names a file that was uploaded to this conversation and is ready. */
   attachments?: { [key: string]: unknown }[] | null;
   /**
    * An id of the sender's own choosing, 1 to 64 bytes: sending it again within 30 days (a setting) gives the same message
@@ -502,6 +584,14 @@ export interface PresenceUpdate {
   status: Status;
 }
 
+/** A part that has arrived. */
+export interface PresentPart {
+  /** Its size. */
+  bytes: number;
+  /** Its number; 1 stands for all of a file that is uploaded whole. */
+  number: number;
+}
+
 /** The body of every answer that is not a result. */
 export interface Problem {
   /** The kind of problem, for programs. */
@@ -521,7 +611,7 @@ export interface Problem {
 }
 
 /** The kind of problem, for programs */
-export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "limit_reached" | "body_too_large" | "unsupported_media_type" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
 
 /** `react`. */
 export interface React {
@@ -761,6 +851,26 @@ export interface Unsent {
   code: ProblemCode;
   /** Who. */
   userIds: UserId[];
+}
+
+/** How to upload a file: whole, or in parts. */
+export type UploadInstructions = UploadRequest | {
+  /** Bytes of each part but the last. */
+  partBytes: number;
+  /** The missing parts. */
+  parts: UploadRequest[];
+};
+
+/** A request to send to the object store, with the bytes as its body and without a token. */
+export interface UploadRequest {
+  /** Headers to send with exactly these values. Browsers set `content-length` by themselves. */
+  headers: { [key: string]: string };
+  /** `PUT`. */
+  method: string;
+  /** The part's number, from 1. */
+  number?: number | null;
+  /** The address, valid for an hour. It may be a path on this server. */
+  url: string;
 }
 
 /** 1 to 64 bytes of UTF-8 without control characters */

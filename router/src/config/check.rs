@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.auth.check(),
         config.object_store.check(),
         config.archive.check(),
+        config.media.check(),
         config.realtime.check(),
         config.redis.check(),
         config.telemetry.check(),

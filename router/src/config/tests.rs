@@ -447,6 +447,7 @@ fn values_must_fit_together() {
         (format!("{no_objects}{}", shard("a", "mysql://h/a")), "object_store.path"),
         ("[object_store]\nkind = \"s3\"".into(), "object_store.bucket"),
         ("[object_store]\nmax_requests = 0".into(), "object_store.max_requests"),
+        ("[media]\nunused_after = \"1 minute\"".into(), "media.unused_after"),
         ("[archive]\nafter = \"29 days\"".into(), "archive.after"),
         ("[archive]\nafter = \"1 month\"".into(), "archive.after"),
         ("[limits]\nidempotency = \"1 day\"\n[archive]\nafter = \"5 seconds\"".into(), "archive.after"),

@@ -11,7 +11,8 @@ use axum::Json;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use backscroll_shard::error::Error;
+use backscroll_archiver::object_store::{ErrorKind, StoreError};
+use backscroll_shard::error::{Error, MediaFault};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -89,6 +90,10 @@ codes! {
     NotAMember = "not_a_member", FORBIDDEN, "Not a member of the conversation", retry: None;
     /// The caller's role does not allow this, or the message is not theirs.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed", retry: None;
+    /// The signed address was altered, or the request is not the one that it was signed for. Send it as it was given.
+    AddressInvalid = "address_invalid", FORBIDDEN, "The signed address does not allow this", retry: None;
+    /// The signed address was valid once. Ask for a new one.
+    AddressExpired = "address_expired", FORBIDDEN, "The signed address has expired", retry: None;
     /// The message, the member or the address does not exist.
     NotFound = "not_found", NOT_FOUND, "Not found", retry: None;
     /// The address exists, but not with this method. The Allow header lists those it has.
@@ -99,12 +104,24 @@ codes! {
     Conflict = "conflict", CONFLICT, "Conflict", retry: None;
     /// This client message id or Idempotency-Key was used before for something else, as the detail says. Use a new one for a new message or conversation.
     ConflictIdempotency = "conflict_idempotency", CONFLICT, "Idempotency key was used before", retry: None;
+    /// Not all bytes of the file have arrived. Send the rest, then complete the upload.
+    MediaNotUploaded = "media_not_uploaded", CONFLICT, "The upload is not complete", retry: None;
+    /// The file's upload was not completed, or the file was rejected. Complete the upload, or upload another.
+    MediaNotReady = "media_not_ready", CONFLICT, "The file is not ready", retry: None;
+    /// A message uses the file. Delete the message, and the file goes with it.
+    MediaInUse = "media_in_use", CONFLICT, "A message uses the file", retry: None;
     /// A configured limit is reached. The detail names it.
     LimitReached = "limit_reached", CONFLICT, "Limit reached", retry: None;
     /// The body is larger than allowed.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large", retry: None;
+    /// The file is larger than one of its kind may be. The detail says how large that is.
+    MediaTooLarge = "media_too_large", PAYLOAD_TOO_LARGE, "The file is too large", retry: None;
+    /// A file of this kind may not have this type. Convert it, or send it as `kind: "file"`.
+    MediaTypeNotAllowed = "media_type_not_allowed", UNSUPPORTED_MEDIA_TYPE, "The type is not allowed for this kind of file", retry: None;
     /// The body is not declared as JSON. Send `Content-Type: application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON", retry: None;
+    /// The range begins behind the end of the object. The detail says how long it is.
+    RangeNotSatisfiable = "range_not_satisfiable", RANGE_NOT_SATISFIABLE, "The range is not in the object", retry: None;
     /// There were too many of these. Slow down, and try again after the time that is given.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many", retry: Some(1000);
     /// Something failed here. Quote the request id when you report it.
@@ -117,6 +134,8 @@ codes! {
     ShardUnavailable = "shard_unavailable", SERVICE_UNAVAILABLE, "A part of the store is unavailable", retry: Some(1000);
     /// Archived messages are needed and the archive cannot be read just now. Try again.
     ArchiveUnavailable = "archive_unavailable", SERVICE_UNAVAILABLE, "The archive is unavailable", retry: Some(2000);
+    /// Files can neither be uploaded nor read just now. Messages can. Try again.
+    ObjectStoreUnavailable = "object_store_unavailable", SERVICE_UNAVAILABLE, "The object store is unavailable", retry: Some(2000);
     /// It is not known where the data is. Try again.
     DirectoryUnavailable = "directory_unavailable", SERVICE_UNAVAILABLE, "The directory is unavailable", retry: Some(2000);
     /// The keys that tokens are checked with could not be read yet. Try again.
@@ -183,6 +202,17 @@ impl Problem {
             "something failed here; quote the request id when you report it",
         )
         .because(cause)
+    }
+
+    /// The object store does not do it now; why is for the log.
+    #[must_use]
+    pub fn objects(error: &StoreError) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Throttled => Code::Overloaded,
+            _ => Code::ObjectStoreUnavailable,
+        };
+        let detail = "the store that has the files does not answer just now";
+        Self::new(code, detail).because(error.to_string())
     }
 
     /// Adds what only the log may say.
@@ -312,6 +342,8 @@ impl From<Error> for Problem {
             Error::Forbidden(_) => shown(Code::Forbidden),
             Error::IdempotencyConflict(_) => shown(Code::ConflictIdempotency),
             Error::Conflict(_) => shown(Code::Conflict),
+            Error::Media(MediaFault::NotReady) => shown(Code::MediaNotReady),
+            Error::Media(MediaFault::InUse) => shown(Code::MediaInUse),
             Error::LimitReached { .. } => shown(Code::LimitReached),
             Error::Overloaded(_) => hidden(
                 Code::Overloaded,

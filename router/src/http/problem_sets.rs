@@ -39,6 +39,16 @@ const THING: &[Code] = &[NotFound];
 const STATE: &[Code] = &[Conflict, LimitReached];
 /// With an idempotency key.
 const IDEMPOTENT: &[Code] = &[ConflictIdempotency];
+/// Where the object store is asked.
+const OBJECTS: &[Code] = &[ObjectStoreUnavailable];
+/// Where a file is declared.
+const DECLARED: &[Code] = &[MediaTooLarge, MediaTypeNotAllowed, LimitReached];
+/// Where a file must have been uploaded.
+const UPLOADED: &[Code] = &[MediaNotUploaded];
+/// Where a file must be ready.
+const READY: &[Code] = &[MediaNotReady];
+/// Where a file must not be used.
+const UNUSED: &[Code] = &[MediaInUse];
 /// On messages, which may be archived.
 const ARCHIVE: &[Code] = &[ArchiveUnavailable, ArchiveDamaged];
 
@@ -82,7 +92,19 @@ sets! {
     /// Removing a member of it.
     RemoveFrom = CALLER MEMBER ROLE THING STATE;
     /// Sending a message.
-    Send = CALLER BODY MEMBER ROLE THING STATE IDEMPOTENT ARCHIVE;
+    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE;
+    /// Beginning to upload a file.
+    BeginMedia = CALLER BODY MEMBER DECLARED OBJECTS;
+    /// Going on with an upload.
+    OwnMedia = CALLER MEMBER ROLE THING OBJECTS;
+    /// Completing an upload.
+    CompleteMedia = CALLER MEMBER ROLE THING UPLOADED OBJECTS;
+    /// Reading a file.
+    ReadMedia = CALLER MEMBER THING READY OBJECTS;
+    /// Reading what is known of a thing in a conversation.
+    ReadConversationThing = CALLER MEMBER THING;
+    /// Giving up a file.
+    DeleteMedia = CALLER MEMBER ROLE THING UNUSED;
     /// Changing a message.
     WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE;
     /// Changing a message without a body.

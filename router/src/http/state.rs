@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use backscroll_archiver::media::gate::Gate;
+use backscroll_archiver::media::settings::MediaSettings;
+use backscroll_archiver::media::upload::Uploads;
+use backscroll_archiver::object_store::disk::door::Door;
 use backscroll_archiver::object_store::{ErrorKind, ObjectKey, ObjectStore, StoreError};
 use backscroll_realtime::gateway::Gateway;
 use backscroll_shard::store::{DependencyHealth, Health, Store};
@@ -19,6 +23,25 @@ const OBJECTS_FRESH: Duration = Duration::from_secs(5);
 /// How long each dependency has to answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What is done with files of conversations.
+pub(super) struct MediaParts {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) uploads: Uploads,
+    pub(super) gate: Gate,
+    pub(super) settings: MediaSettings,
+}
+
+impl MediaParts {
+    fn new(objects: Arc<dyn ObjectStore>, settings: &MediaSettings) -> Self {
+        Self {
+            uploads: Uploads::new(Arc::clone(&objects), settings),
+            gate: Gate::new(Arc::clone(&objects), settings),
+            settings: settings.clone(),
+            objects,
+        }
+    }
+}
+
 /// What a service is made of, all of it running.
 pub struct Parts {
     /// The store.
@@ -27,8 +50,10 @@ pub struct Parts {
     pub auth: Arc<Authenticator>,
     /// Takes connections that stay.
     pub gateway: Arc<Gateway>,
-    /// Where archived messages are.
+    /// Where archived messages and files are.
     pub objects: Arc<dyn ObjectStore>,
+    /// What may be uploaded.
+    pub media: MediaSettings,
     /// The document of the REST interface, as JSON.
     pub openapi: Bytes,
     /// The document of the real-time protocol, as JSON.
@@ -43,6 +68,7 @@ pub struct App {
     pub auth: Arc<Authenticator>,
     /// Takes connections that stay.
     pub gateway: Arc<Gateway>,
+    pub(super) media: MediaParts,
     pub(super) max_body: usize,
     pub(super) request_timeout: Duration,
     pub(super) openapi: Bytes,
@@ -63,6 +89,7 @@ impl App {
             store: parts.store,
             auth: parts.auth,
             gateway: parts.gateway,
+            media: MediaParts::new(Arc::clone(&parts.objects), &parts.media),
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
             openapi: parts.openapi,
@@ -74,6 +101,11 @@ impl App {
             health: tokio::sync::Mutex::new(None),
             objects_health: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// What answers the signed requests of the object store, if it does not do so itself.
+    pub(super) fn door(&self) -> Option<Arc<Door>> {
+        self.objects.door()
     }
 
     /// From now on `/readyz` says no, and every answer asks its connection to close.

@@ -6,6 +6,7 @@ use backscroll::auth::{AuthSettings, Secret, mint_token};
 use backscroll::deployment::Deployment;
 use backscroll::http::settings::ServerSettings;
 use backscroll::server;
+use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_archiver::object_store::ObjectStoreSettings;
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_realtime::redis::RedisSettings;
@@ -55,6 +56,21 @@ impl Service {
         warnings::watch();
         warnings::expect(logged::SLOW);
         let folder = tempfile::tempdir().unwrap();
+        let objects = ObjectStoreSettings {
+            path: folder.path().join("objects"),
+            ..ObjectStoreSettings::default()
+        };
+        let media = MediaSettings::default();
+        Self::start_on(folder, shards, (server, auth), (objects, media)).await
+    }
+
+    /// With databases in `folder`, and files elsewhere.
+    pub(crate) async fn start_on(
+        folder: TempDir,
+        shards: &[&str],
+        (server, auth): (ServerSettings, AuthSettings),
+        (objects, media): (ObjectStoreSettings, MediaSettings),
+    ) -> Self {
         let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         migrate_all(&settings, false).await.unwrap();
         if !shards.is_empty() {
@@ -65,10 +81,6 @@ impl Service {
             std::fs::remove_file(&database).unwrap();
             std::fs::create_dir(&database).unwrap();
         }
-        let objects = ObjectStoreSettings {
-            path: folder.path().join("objects"),
-            ..ObjectStoreSettings::default()
-        };
         let archive = ArchiveSettings {
             schedule: String::new(),
             ..ArchiveSettings::default()
@@ -89,7 +101,7 @@ impl Service {
         let running = Supervisor::default().group();
         let (stop, settings) = (shutdown.clone(), auth.clone());
         let serving = async move {
-            server::serve(deployment, &server, &settings, listener, stop)
+            server::serve(deployment, &server, &settings, &media, listener, stop)
                 .await
                 .unwrap()
         };

@@ -12,6 +12,7 @@ mod harness;
 mod issuers;
 mod logged;
 mod logs;
+mod media;
 mod metrics;
 mod notifications;
 mod operations;

@@ -1,0 +1,166 @@
+//! The gate between an upload and a message: size, checksum, type by content, and the limits of its kind.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use backscroll_shard::model::{Media, MediaFacts, MediaKind, MediaVerdict};
+use tokio::sync::Semaphore;
+
+use super::settings::MediaSettings;
+use super::types::{HEAD_BYTES, settle};
+use super::upload::Uploads;
+use super::{KEY_PREFIX, duration, new_key, pixels};
+use crate::metrics;
+use crate::object_store::{ErrorKind, ObjectKey, ObjectStore, Operation, Result, StoreError};
+
+/// Bytes that are read at once.
+const STEP: u64 = 1 << 20;
+
+/// Checks uploads.
+#[derive(Debug)]
+pub struct Gate {
+    objects: Arc<dyn ObjectStore>,
+    uploads: Uploads,
+    settings: MediaSettings,
+    turns: Semaphore,
+}
+
+/// What came of a look at an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Not all of it has arrived.
+    Missing,
+    /// All of it has, and this is to become of it.
+    Verdict(MediaVerdict),
+}
+
+impl Gate {
+    /// For uploads on `objects`.
+    #[must_use]
+    pub fn new(objects: Arc<dyn ObjectStore>, settings: &MediaSettings) -> Self {
+        Self {
+            uploads: Uploads::new(Arc::clone(&objects), settings),
+            objects,
+            settings: settings.clone(),
+            turns: Semaphore::new(settings.checks.max(1)),
+        }
+    }
+
+    /// Looks at the upload of a pending file. A verdict that it is ready comes with a copy, which is the row's from then on;
+    /// if the row does not take it, [`Gate::drop_copy`].
+    ///
+    /// # Errors
+    /// When the object store fails. [`ErrorKind::Throttled`] while too many are checked.
+    pub async fn check(&self, media: &Media) -> Result<Checked> {
+        let busy = |_| {
+            let why = "too many uploads are checked (media.checks)";
+            StoreError::new(ErrorKind::Throttled, Operation::Head, media.id, why)
+        };
+        let _turn = self.turns.try_acquire().map_err(busy)?;
+        let checked = self.look(media).await?;
+        if let Checked::Verdict(verdict) = &checked {
+            let outcome = match verdict {
+                MediaVerdict::Ready { .. } => "ready",
+                MediaVerdict::Rejected(reason) => reason,
+            };
+            metrics::MEDIA_CHECKED.with([outcome]).increment(1);
+        }
+        Ok(checked)
+    }
+
+    async fn look(&self, media: &Media) -> Result<Checked> {
+        let rejected = |why| Ok(Checked::Verdict(MediaVerdict::Rejected(why)));
+        let uploaded = self.uploads.finish(media).await?;
+        match self.objects.head(&uploaded).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checked::Missing),
+            Err(error) => return Err(error),
+            Ok(meta) if meta.size != media.bytes => return rejected("size_mismatch"),
+            Ok(_) => {}
+        }
+        let copy = new_key(KEY_PREFIX);
+        match self.objects.copy(&uploaded, &copy, media.bytes).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checked::Missing),
+            copied => copied?,
+        }
+        let verdict = self.judge(media, &copy).await;
+        if !matches!(verdict, Ok(MediaVerdict::Ready { .. })) {
+            self.drop_copy(copy.as_str()).await;
+        }
+        verdict.map(Checked::Verdict)
+    }
+
+    async fn judge(&self, media: &Media, copy: &ObjectKey) -> Result<MediaVerdict> {
+        // The upload may have been replaced before it was copied.
+        if self.objects.head(copy).await?.size != media.bytes {
+            return Ok(MediaVerdict::Rejected("size_mismatch"));
+        }
+        let kept = match media.kind {
+            MediaKind::Image | MediaKind::Voice => usize::MAX,
+            MediaKind::File => HEAD_BYTES,
+        };
+        let (mut digest, mut content) = (Context::new(&SHA256), Vec::new());
+        let mut at = 0;
+        while at < media.bytes {
+            let end = media.bytes.min(at + STEP);
+            let piece = self.objects.get_range(copy, at..end).await?;
+            digest.update(&piece);
+            let room = kept - content.len().min(kept);
+            content.extend_from_slice(&piece[..piece.len().min(room)]);
+            at = end;
+        }
+        let digest = digest.finish();
+        if media.sha256.is_some_and(|sha256| sha256 != digest.as_ref()) {
+            return Ok(MediaVerdict::Rejected("checksum_mismatch"));
+        }
+        let head = &content[..content.len().min(HEAD_BYTES)];
+        let Some(content_type) = settle(media.kind, &media.content_type, head) else {
+            return Ok(MediaVerdict::Rejected("type_mismatch"));
+        };
+        Ok(match self.facts(media.kind, content_type, &content) {
+            Err(why) => MediaVerdict::Rejected(why),
+            Ok(facts) => MediaVerdict::Ready {
+                object_key: copy.to_string(),
+                content_type: content_type.to_owned(),
+                facts,
+            },
+        })
+    }
+
+    fn facts(
+        &self,
+        kind: MediaKind,
+        content_type: &str,
+        content: &[u8],
+    ) -> Result<MediaFacts, &'static str> {
+        let mut facts = MediaFacts::default();
+        match kind {
+            MediaKind::Image => {
+                let (width, height) = pixels::size(content_type, content).ok_or("damaged")?;
+                if u64::from(width) * u64::from(height) > self.settings.image_pixels {
+                    return Err("too_many_pixels");
+                }
+                (facts.width, facts.height) = (Some(width), Some(height));
+            }
+            MediaKind::Voice => {
+                let played = duration::milliseconds(content_type, content).ok_or("damaged")?;
+                if u128::from(played) > self.settings.voice_duration.0.as_millis() {
+                    return Err("too_long");
+                }
+                facts.duration_ms = Some(played);
+            }
+            MediaKind::File => {}
+        }
+        Ok(facts)
+    }
+
+    /// Deletes a copy that no row has taken; one that cannot be deleted now is found by `media gc`.
+    pub async fn drop_copy(&self, key: &str) {
+        let deleted = match ObjectKey::new(key) {
+            Ok(key) => self.objects.delete(&key).await,
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = deleted {
+            tracing::warn!(%error, "a copy of an upload stays behind until it is collected");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The configuration's section `media`. Every bound of INV-BOUND here has its name in it.
+
+use backscroll_shard::model::MediaKind;
+use backscroll_shard::settings::check::{Check, Problem};
+use backscroll_shard::settings::{Span, size};
+use backscroll_shard::store::MediaQuota;
+use serde::{Deserialize, Serialize};
+
+use crate::object_store::COPY_BYTES;
+
+/// Largest picture or recording that may be allowed: it is held in memory while it is checked.
+const HELD_BYTES: u64 = 256 << 20;
+
+/// What files may be uploaded, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaSettings {
+    /// Bytes of a picture, at most 256 MiB.
+    #[serde(with = "size")]
+    pub image_bytes: u64,
+    /// Pixels of a picture, read from its header.
+    pub image_pixels: u64,
+    /// Bytes of a recording, at most 256 MiB.
+    #[serde(with = "size")]
+    pub voice_bytes: u64,
+    /// How long a recording may play.
+    pub voice_duration: Span,
+    /// Bytes of any other file, at most 5 GiB.
+    #[serde(with = "size")]
+    pub file_bytes: u64,
+    /// Larger files are uploaded in parts of `object_store.part_size`, and can be resumed.
+    #[serde(with = "size")]
+    pub parts_above: u64,
+    /// After this a file that was not uploaded, was rejected, or is in no message is deleted. At least an hour.
+    pub unused_after: Span,
+    /// For how long an address to read a file is valid: 10 seconds to 7 days.
+    pub address_valid: Span,
+    /// Files that one user may have on one shard.
+    pub user_files: u64,
+    /// Bytes in all of them.
+    #[serde(with = "size")]
+    pub user_bytes: u64,
+    /// Uploads that are checked at once, 1 to 256.
+    pub checks: usize,
+}
+
+impl Default for MediaSettings {
+    fn default() -> Self {
+        Self {
+            image_bytes: 5 << 20,
+            image_pixels: 50_000_000,
+            voice_bytes: 5 << 20,
+            voice_duration: Span::secs(120),
+            file_bytes: 25 << 20,
+            parts_above: 16 << 20,
+            unused_after: Span::secs(86_400),
+            address_valid: Span::secs(300),
+            user_files: 100_000,
+            user_bytes: 20 << 30,
+            checks: 8,
+        }
+    }
+}
+
+impl MediaSettings {
+    /// What is wrong with these settings; empty when nothing is.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut check = Check::of("media");
+        check.within("image_bytes", self.image_bytes, 1, HELD_BYTES);
+        check.within("image_pixels", self.image_pixels, 1, 1 << 40);
+        check.within("voice_bytes", self.voice_bytes, 1, HELD_BYTES);
+        check.within("file_bytes", self.file_bytes, 1, COPY_BYTES);
+        check.within("parts_above", self.parts_above, 1, COPY_BYTES);
+        check.within("checks", self.checks as u64, 1, 256);
+        let day = Span::secs(86_400);
+        check.within("voice_duration", self.voice_duration, Span::secs(1), day);
+        let (shortest, longest) = (Span::secs(10), Span::secs(7 * 86_400));
+        check.within("address_valid", self.address_valid, shortest, longest);
+        let (shortest, longest) = (Span::secs(3600), Span::secs(366 * 86_400));
+        check.within("unused_after", self.unused_after, shortest, longest);
+        check.finish()
+    }
+
+    /// Most bytes of a file of this kind.
+    #[must_use]
+    pub fn most_bytes(&self, kind: MediaKind) -> u64 {
+        match kind {
+            MediaKind::Image => self.image_bytes,
+            MediaKind::Voice => self.voice_bytes,
+            MediaKind::File => self.file_bytes,
+        }
+    }
+
+    /// What one user may have on a shard.
+    #[must_use]
+    pub fn quota(&self) -> MediaQuota {
+        MediaQuota {
+            files: self.user_files,
+            bytes: self.user_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_wrong_is_named_at_once() {
+        assert_eq!(MediaSettings::default().check(), []);
+        let wrong = MediaSettings {
+            image_bytes: 1 << 40,
+            voice_duration: Span::secs(0),
+            file_bytes: 6 << 30,
+            unused_after: Span::secs(1),
+            checks: 0,
+            ..MediaSettings::default()
+        };
+        assert_eq!(wrong.check().len(), 5);
+    }
+}

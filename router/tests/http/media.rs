@@ -1,0 +1,441 @@
+//! Files of conversations, from the upload to the reader, on a folder and on a bucket.
+
+mod bed;
+
+use std::time::Duration;
+
+use backscroll_archiver::media::settings::MediaSettings;
+use backscroll_shard::settings::Span;
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::Answer;
+use bed::{Bed, complete, path, read};
+
+/// Makes a test for a folder and for a bucket out of functions that take a [`Bed`].
+macro_rules! on_every_store {
+    ($($name:ident),* $(,)?) => {
+        mod on_disk {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&super::bed::Bed::start(false, super::limits()).await).await;
+            })*
+        }
+        mod on_s3 {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(&super::bed::Bed::start(true, super::limits()).await).await;
+            })*
+        }
+    };
+}
+
+on_every_store![
+    a_picture_is_uploaded_sent_and_read,
+    a_recording_is_counted,
+    what_is_not_what_was_declared_is_rejected,
+    what_may_not_be_declared_is_refused,
+    a_large_file_comes_in_parts_and_is_resumed,
+    nothing_is_shown_that_could_run,
+    an_upload_that_is_completed_many_times_at_once_is_one_file,
+];
+
+fn limits() -> MediaSettings {
+    MediaSettings {
+        parts_above: 1 << 20,
+        image_pixels: 1_000_000,
+        voice_duration: Span::secs(2),
+        user_files: 20,
+        ..MediaSettings::default()
+    }
+}
+
+/// A PNG's structure, of this size by its header.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    png.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+    png.extend([8, 0, 0, 0, 0, 1, 2, 3, 4]);
+    png.extend(b"\0\0\0\x01IDATx\x01\x02\x03\x04\0\0\0\0IEND\xae\x42\x60\x82");
+    png
+}
+
+/// So many seconds of nothing.
+fn wav(seconds: u32) -> Vec<u8> {
+    let mut wav =
+        b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x01\0\0\0\x02\0\x10\0data"
+            .to_vec();
+    wav.extend((16_000 * seconds).to_le_bytes());
+    wav.resize(wav.len() + 16_000 * seconds as usize, 0);
+    wav
+}
+
+fn declare(conversation: &str, name: &str, content_type: &str, bytes: usize) -> Value {
+    json!({ "conversationId": conversation, "fileName": name, "contentType": content_type, "bytes": bytes })
+}
+
+async fn a_picture_is_uploaded_sent_and_read(bed: &Bed) {
+    let (alice, bob, eve) = (
+        bed.service.user("alice"),
+        bed.service.user("bob"),
+        bed.service.user("eve"),
+    );
+    let id = alice.group(json!(["bob"])).await;
+    let content = png(640, 480);
+    let begun = alice
+        .post(
+            "/chat/media",
+            declare(&id, "Grüße.png", "image/png", content.len()),
+        )
+        .await;
+    let begun = begun.expect(201);
+    assert_eq!(begun["state"], "pending");
+    complete(&alice, &begun)
+        .await
+        .problem(409, "media_not_uploaded");
+    let message = json!({ "content": "", "attachments": [{ "mediaId": begun["mediaId"] }] });
+    let messages = format!("/chat/conversations/{id}/messages");
+    alice
+        .post(&messages, message.clone())
+        .await
+        .problem(409, "media_not_ready");
+    alice
+        .get(&path(&begun))
+        .await
+        .problem(409, "media_not_ready");
+
+    assert_eq!(bed.send(&begun["upload"], &content).await, 200);
+    let file = complete(&alice, &begun).await.expect(200);
+    assert_eq!(file["state"], "ready", "{file}");
+    assert_eq!(
+        (&file["width"], &file["height"]),
+        (&json!(640), &json!(480))
+    );
+    assert_eq!(complete(&alice, &begun).await.expect(200), file);
+    // What is put after the check changes nothing.
+    assert_eq!(
+        bed.send(&begun["upload"], &vec![b'x'; content.len()]).await,
+        200
+    );
+
+    bob.get(&path(&file)).await.problem(404, "not_found");
+    let sent = alice.post(&messages, message.clone()).await.expect(201);
+    let attachment = &sent["attachments"][0];
+    assert_eq!(attachment["fileName"], "Grüße.png");
+    assert_eq!(
+        (&attachment["kind"], &attachment["width"]),
+        (&json!("image"), &json!(640))
+    );
+    let got = read(bed, &bob, &file).await;
+    assert_eq!(got.status(), 200);
+    assert_eq!(got.headers()["content-type"], "image/png");
+    let disposition = got.headers()["content-disposition"].to_str().unwrap();
+    assert_eq!(
+        disposition,
+        "inline; filename=\"Gr__e.png\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.png"
+    );
+    assert!(got.bytes().await.unwrap() == content[..]);
+    let info = bob.get(&format!("{}/info", path(&file))).await.expect(200);
+    assert_eq!(info["bytes"], content.len());
+    assert!(
+        info.get("expiresAt").is_none(),
+        "it lives as long as the message: {info}"
+    );
+
+    eve.get(&path(&file)).await.problem(403, "not_a_member");
+    bob.delete(&path(&file)).await.problem(403, "forbidden");
+    alice
+        .delete(&path(&file))
+        .await
+        .problem(409, "media_in_use");
+    // Not even its uploader sends it elsewhere.
+    let elsewhere = alice.group(json!(["eve"])).await;
+    let elsewhere = format!("/chat/conversations/{elsewhere}/messages");
+    alice
+        .post(&elsewhere, message)
+        .await
+        .problem(404, "not_found");
+    let message = format!("/chat/messages/{}", sent["id"].as_str().unwrap());
+    alice.delete(&message).await.expect(200);
+    for me in [&alice, &bob] {
+        me.get(&path(&file)).await.problem(404, "not_found");
+    }
+}
+
+async fn a_recording_is_counted(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    for (seconds, state) in [(2, "ready"), (3, "rejected")] {
+        let content = wav(seconds);
+        let mut declared = declare(&id, "voice.wav", "audio/wav", content.len());
+        declared["kind"] = json!("voice");
+        let file = bed.upload(&alice, declared, &content).await;
+        assert_eq!(file["state"], state, "{file}");
+        if seconds == 2 {
+            assert_eq!(file["durationMs"], 2000);
+        } else {
+            assert_eq!(file["reason"], "too_long");
+        }
+    }
+}
+
+async fn what_is_not_what_was_declared_is_rejected(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let html = b"<!DOCTYPE html><script>alert(1)</script>".to_vec();
+    let svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>".to_vec();
+    let polyglot = [b"GIF89a".to_vec(), html.clone()].concat();
+    let mut cut = png(10, 10);
+    cut.truncate(40);
+    for (content, content_type, reason) in [
+        (html, "image/png", "type_mismatch"),
+        (svg, "image/gif", "type_mismatch"),
+        (png(10, 10), "image/jpeg", "type_mismatch"),
+        (polyglot, "image/gif", "damaged"),
+        (cut, "image/png", "damaged"),
+        (png(50_000, 50_000), "image/png", "too_many_pixels"),
+        (png(10, 10), "application/pdf", "type_mismatch"),
+    ] {
+        let declared = declare(&id, "x", content_type, content.len());
+        let file = bed.upload(&alice, declared, &content).await;
+        assert_eq!(
+            (&file["state"], &file["reason"]),
+            (&json!("rejected"), &json!(reason)),
+            "{file}"
+        );
+        let message = json!({ "content": "", "attachments": [{ "mediaId": file["mediaId"] }] });
+        let sent = alice
+            .post(&format!("/chat/conversations/{id}/messages"), message)
+            .await;
+        sent.problem(409, "media_not_ready");
+        alice
+            .get(&path(&file))
+            .await
+            .problem(409, "media_not_ready");
+    }
+    for (sha256, state) in [("00".repeat(32), "rejected"), (SHA256_ABC.into(), "ready")] {
+        let mut declared = declare(&id, "x", "text/plain", 3);
+        declared["sha256"] = json!(sha256);
+        let file = bed.upload(&alice, declared, b"abc").await;
+        assert_eq!(file["state"], state, "{file}");
+    }
+    // Other bytes than declared are refused by the store itself.
+    let begun = alice
+        .post("/chat/media", declare(&id, "x", "text/plain", 3))
+        .await
+        .expect(201);
+    let mut upload = begun["upload"].clone();
+    upload["headers"]["content-length"] = json!("4");
+    assert_eq!(bed.send(&upload, b"abcd").await, 403);
+    upload = begun["upload"].clone();
+    upload["headers"]["content-type"] = json!("text/html");
+    assert_eq!(bed.send(&upload, b"abc").await, 403);
+    complete(&alice, &begun)
+        .await
+        .problem(409, "media_not_uploaded");
+    assert_eq!(
+        bed.keys("media/").await.len(),
+        1,
+        "of what is rejected nothing stays"
+    );
+}
+
+/// Of `abc`, from FIPS 180-2.
+const SHA256_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+async fn what_may_not_be_declared_is_refused(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let begin = async |change: &dyn Fn(&mut Value)| {
+        let mut declared = declare(&id, "a.png", "image/png", 100);
+        change(&mut declared);
+        alice.post("/chat/media", declared).await
+    };
+    begin(&|it| it["bytes"] = json!((5 << 20) + 1))
+        .await
+        .problem(413, "media_too_large");
+    begin(&|it| it["bytes"] = json!(0))
+        .await
+        .problem(400, "invalid_request");
+    begin(&|it| it["bytes"] = json!(-1))
+        .await
+        .problem(400, "invalid_request");
+    for (kind, content_type) in [
+        ("image", "image/svg+xml"),
+        ("image", "text/html"),
+        ("voice", "image/png"),
+        ("image", "image/heic"),
+    ] {
+        let change = |it: &mut Value| {
+            it["kind"] = json!(kind);
+            it["contentType"] = json!(content_type);
+        };
+        begin(&change).await.problem(415, "media_type_not_allowed");
+    }
+    begin(&|it| it["contentType"] = json!("a/b\r\nx: y"))
+        .await
+        .problem(415, "media_type_not_allowed");
+    for name in [
+        "",
+        "../../etc/passwd",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "..",
+        &"x".repeat(256),
+    ] {
+        let answer = begin(&|it| it["fileName"] = json!(name)).await;
+        assert!(answer.problem(400, "invalid_request").contains("fileName"));
+    }
+    begin(&|it| it["sha256"] = json!("xyz"))
+        .await
+        .problem(400, "invalid_request");
+    begin(&|it| it["unknown"] = json!(1))
+        .await
+        .problem(400, "invalid_request");
+    begin(&|it| it["conversationId"] = json!("f".repeat(32)))
+        .await
+        .problem(403, "not_a_member");
+    for _ in 0..20 {
+        begin(&|_| {}).await.expect(201);
+    }
+    begin(&|_| {}).await.problem(409, "limit_reached");
+    let nobody = format!("/chat/media/{}", "0".repeat(32));
+    alice.get(&nobody).await.problem(404, "not_found");
+    alice
+        .get("/chat/media/..%2f..%2fetc")
+        .await
+        .problem(400, "invalid_request");
+}
+
+async fn a_large_file_comes_in_parts_and_is_resumed(bed: &Bed) {
+    let (alice, bob) = (bed.service.user("alice"), bed.service.user("bob"));
+    let id = alice.group(json!(["bob"])).await;
+    let part = 5 << 20;
+    let content: Vec<u8> = (0..part + 1000).map(|n| (n % 251) as u8).collect();
+    let declared = declare(&id, "large.bin", "application/octet-stream", content.len());
+    let begun = alice.post("/chat/media", declared).await.expect(201);
+    assert_eq!(begun["upload"]["partBytes"], part);
+    let parts = begun["upload"]["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 2);
+    assert_eq!(bed.send(&parts[1], &content[part..]).await, 200);
+    complete(&alice, &begun)
+        .await
+        .problem(409, "media_not_uploaded");
+
+    // The client has forgotten everything but the id.
+    let upload = format!("{}/upload", path(&begun));
+    bob.get(&upload).await.problem(404, "not_found");
+    let resumed = alice.get(&upload).await.expect(200);
+    assert_eq!(resumed["present"], json!([{ "number": 2, "bytes": 1000 }]));
+    let missing = resumed["upload"]["parts"].as_array().unwrap();
+    assert_eq!((missing.len(), &missing[0]["number"]), (1, &json!(1)));
+    assert_eq!(bed.send(&missing[0], &content[..part]).await, 200);
+    let file = complete(&alice, &begun).await.expect(200);
+    assert_eq!(file["state"], "ready", "{file}");
+    let got = read(bed, &alice, &file).await;
+    assert!(
+        got.headers()["content-disposition"]
+            .to_str()
+            .unwrap()
+            .starts_with("attachment;")
+    );
+    assert!(got.bytes().await.unwrap() == content);
+    assert_eq!(bed.keys("upload/").await, [""; 0]);
+    let done = alice.get(&upload).await.expect(200);
+    assert_eq!(
+        (&done["state"], done.get("upload")),
+        (&json!("ready"), None)
+    );
+}
+
+async fn nothing_is_shown_that_could_run(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    for (name, content_type, content) in [
+        ("x.html", "text/html", &b"<script>alert(1)</script>"[..]),
+        ("x.svg", "image/svg+xml", b"<svg onload='alert(1)'/>"),
+        ("x.xhtml", "application/xhtml+xml", b"<html/>"),
+        ("x.js", "text/javascript", b"alert(1)"),
+    ] {
+        let declared = declare(&id, name, content_type, content.len());
+        let file = bed.upload(&alice, declared, content).await;
+        assert_eq!(file["contentType"], "application/octet-stream");
+        let got = read(bed, &alice, &file).await;
+        assert_eq!(got.headers()["content-type"], "application/octet-stream");
+        let disposition = got.headers()["content-disposition"].to_str().unwrap();
+        assert!(disposition.starts_with("attachment;"), "{disposition}");
+        if bed.objects.endpoint.is_none() {
+            assert_eq!(got.headers()["x-content-type-options"], "nosniff");
+        }
+        assert!(got.bytes().await.unwrap() == content);
+    }
+}
+
+async fn an_upload_that_is_completed_many_times_at_once_is_one_file(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let content = png(100, 100);
+    let declared = declare(&id, "a.png", "image/png", content.len());
+    let begun = alice.post("/chat/media", declared).await.expect(201);
+    assert_eq!(bed.send(&begun["upload"], &content).await, 200);
+    let answers = join_all((0..6).map(|_| complete(&alice, &begun))).await;
+    let answers: Vec<Value> = answers.into_iter().map(|it| it.expect(200)).collect();
+    assert!(
+        answers
+            .iter()
+            .all(|it| it["state"] == "ready" && *it == answers[0]),
+        "{answers:?}"
+    );
+    let got = read(bed, &alice, &answers[0]).await;
+    assert!(got.bytes().await.unwrap() == content[..]);
+    assert_eq!(bed.keys("media/").await.len(), 1);
+    assert_eq!(bed.keys("upload/").await, [""; 0]);
+    alice.delete(&path(&answers[0])).await.expect(204);
+    alice
+        .get(&path(&answers[0]))
+        .await
+        .problem(404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn altered_and_expired_addresses_are_problems() {
+    let media = MediaSettings {
+        address_valid: Span::secs(1),
+        ..limits()
+    };
+    let bed = Bed::start(false, media).await;
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let file = bed
+        .upload(&alice, declare(&id, "a", "text/plain", 3), b"abc")
+        .await;
+    let redirected = bed
+        .client
+        .get(format!("{}{}", bed.service.base, path(&file)));
+    let redirected = redirected.bearer_auth(&alice.token).send().await.unwrap();
+    let location = redirected.headers()["location"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let ask = async |path: &str| Answer::of(bed.service.request(Method::GET, path)).await;
+    ask(&location.replace("octet", "html"))
+        .await
+        .problem(403, "address_invalid");
+    ask(location.split('?').next().unwrap())
+        .await
+        .problem(403, "address_invalid");
+    for _ in 0..100 {
+        let got = bed
+            .service
+            .request(Method::GET, &location)
+            .send()
+            .await
+            .unwrap();
+        if got.status() != 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ask(&location).await.problem(403, "address_expired");
+}
