@@ -5,6 +5,7 @@
 //! | [`run`] | the archive job: from hot rows to published segments |
 //! | [`erase`] | deleted content out of archived objects; ended retentions too |
 //! | [`collect`] | objects that nothing names: found, kept for a while, deleted |
+//! | [`files`] | files of conversations: collected, and compared with their rows |
 //! | [`verify`] | the scrub: bucket against index, both ways, and every frame |
 //! | [`repair`] | what the scrub finds, put right from what the objects hold |
 //! | [`restore`] | a conversation back to hot rows |
@@ -37,6 +38,7 @@ pub mod collect;
 mod draft;
 pub mod erase;
 mod error;
+pub mod files;
 mod inspect;
 mod others;
 mod progress;

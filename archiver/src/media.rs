@@ -35,9 +35,43 @@ fn new_key(prefix: &str) -> ObjectKey {
     ObjectKey::new(format!("{prefix}{}/{name}", &name[..2])).expect("valid")
 }
 
+/// Whether a key is one that was made here; others below our prefixes are not ours to delete.
+pub(crate) fn is_own_key(key: &ObjectKey) -> bool {
+    let key = key.as_str();
+    let rest = [KEY_PREFIX, UPLOAD_PREFIX]
+        .iter()
+        .find_map(|prefix| key.strip_prefix(prefix));
+    let Some((folder, name)) = rest.and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    name.len() == 32 && name.bytes().all(is_digit) && folder.len() == 2 && name.starts_with(folder)
+}
+
 /// A key as a row has it.
 fn stored_key(text: &str) -> crate::object_store::Result<ObjectKey> {
     use crate::object_store::{ErrorKind, Operation, StoreError};
     ObjectKey::new(text)
         .map_err(|error| StoreError::new(ErrorKind::Refused, Operation::Head, text, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_made_here_are_known() {
+        for prefix in [KEY_PREFIX, UPLOAD_PREFIX] {
+            assert!(is_own_key(&new_key(prefix)));
+        }
+        let name = "ab".repeat(16);
+        for other in [
+            format!("archive/ab/{name}"),
+            format!("media/cd/{name}"),
+            format!("media/ab/{name}.png"),
+            "media/picture".to_owned(),
+        ] {
+            assert!(!is_own_key(&ObjectKey::new(other).unwrap()));
+        }
+    }
 }

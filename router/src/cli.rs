@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod import;
 mod lease;
+mod media;
 mod migrate;
 mod out;
 mod progress;
@@ -73,6 +74,9 @@ enum Command {
     /// The archive: messages that left the databases for the object store
     #[command(subcommand)]
     Archive(archive::Command),
+    /// Files of conversations on the object store
+    #[command(subcommand)]
+    Media(media::Command),
     /// The leases of jobs
     #[command(subcommand)]
     Lease(lease::Command),
@@ -133,6 +137,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
+        Command::Media(command) => media::run(load()?, command).await,
         Command::Lease(command) => lease::run(load()?, command).await,
         Command::Shards(command) => shards::run(load()?, command).await,
         Command::Rebalance(command) => rebalance::run(load()?, command).await,

@@ -6,6 +6,8 @@
 //! first taken out of every state in which it could be published (the step that can still be refused), then the object
 //! is deleted, then the row. A crash in between leaves a row that says `deleting`, and the next collection goes on.
 //!
+//! Files of conversations are collected before erasures get their receipts ([`super::files`]).
+//!
 //! Every shard must answer: an object that a shard might name is never deleted.
 
 use std::collections::HashSet;
@@ -47,6 +49,8 @@ pub struct CollectFigures {
     pub in_grace: u64,
     /// Unfinished uploads that were given up.
     pub uploads: u64,
+    /// Files of conversations that were collected, with objects that no row names.
+    pub files: u64,
     /// Erasures that got their receipt.
     pub erased: u64,
 }
@@ -63,14 +67,18 @@ impl ArchiveJobs {
     ) -> Result<Vec<ShardOutcome<CollectFigures>>> {
         let now = self.now(order).await?;
         let mut orphans = self.orphans(now).await?;
+        let mut files = self.file_orphans(now).await?;
         let mut outcomes = Vec::new();
         for shard in self.shards(order)? {
-            let orphans = std::mem::take(&mut orphans); // the first shard sees to them
+            // The first shard sees to them.
+            let (orphans, files) = (std::mem::take(&mut orphans), std::mem::take(&mut files));
             if dry_run {
                 let mut figures = CollectFigures::default();
                 self.due(&shard, now, &mut figures).await?;
                 figures.orphans = orphans.due.len() as u64;
-                figures.in_grace += orphans.in_grace;
+                figures.in_grace += orphans.in_grace + files.in_grace;
+                figures.files = self.collect_files(&shard, None, now).await?;
+                figures.files += files.due.len() as u64;
                 outcomes.push(ShardOutcome {
                     shard: shard.name().clone(),
                     figures,
@@ -79,13 +87,15 @@ impl ArchiveJobs {
                 continue;
             }
             let work = async |lease: &Lease, figures: &mut CollectFigures| {
-                figures.in_grace = orphans.in_grace;
+                figures.in_grace = orphans.in_grace + files.in_grace;
                 transaction(&shard, async |connection| {
                     check_lease(connection, lease).await?;
                     archive::believe_no_future(connection).await
                 })
                 .await?;
                 self.adopt(&shard, lease, &orphans.due, figures).await?;
+                figures.files = self.collect_files(&shard, Some(lease), now).await?;
+                figures.files += self.delete_file_orphans(&files, now).await?;
                 self.collect_shard(&shard, lease, now, figures).await
             };
             outcomes.push(self.job(&shard, ("gc", order), work).await);

@@ -17,8 +17,10 @@ use backscroll_shard::archive::{
 use backscroll_shard::clock;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
+use backscroll_shard::media;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedTransaction;
 use serde::Serialize;
 
 use super::rewrite::{Rewritten, Without, runs_of};
@@ -220,12 +222,31 @@ impl ArchiveJobs {
                 continue; // placed under a hold meanwhile
             }
             figures.dropped_runs += runs.len() as u64;
+            self.release_files(shard, lease, &runs).await?;
             let without = Without {
                 runs,
                 ..Without::default()
             };
             let rewritten = self.rewrite(shard, lease, segment, &without).await?;
             figures.count(&rewritten);
+        }
+        Ok(())
+    }
+    /// The files that only messages of these runs use go before them: a job that dies in between finds the runs again.
+    async fn release_files(
+        &self,
+        shard: &Shard,
+        lease: &Lease,
+        runs: &[(ConversationId, ArchivedRun)],
+    ) -> Result<()> {
+        for (id, run) in runs {
+            transaction(shard, async |connection| {
+                let now = check_lease(connection, lease).await?;
+                let mut rows = OwnedTransaction::for_job(connection);
+                let stretch = (run.first_seq, run.last_seq);
+                media::release_archived(&mut rows, *id, stretch, now).await
+            })
+            .await?;
         }
         Ok(())
     }

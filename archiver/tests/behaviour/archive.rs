@@ -8,6 +8,7 @@ mod cold_reads;
 mod copies;
 mod deaths;
 mod erasing;
+mod files;
 mod jobs;
 mod logged;
 mod matrix;

@@ -25,6 +25,8 @@ use crate::config::Config;
 use crate::deployment::Deployment;
 use crate::signals;
 
+pub(super) use collect::Args as CollectArgs;
+
 use super::progress::Progress;
 use super::{log_for_people, out};
 

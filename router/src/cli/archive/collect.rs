@@ -7,7 +7,8 @@ use super::{Scope, Why, order, out, require_all};
 
 /// Delete objects that nothing names any more, after their grace period
 ///
-/// Those of jobs that died, those that were written anew without what was deleted, and those that no shard has heard of.
+/// Those of jobs that died, those that were written anew without what was deleted, those that no shard has heard of, and
+/// files of conversations that no message uses any more.
 /// Every shard must answer. The grace period is archive.gc_grace; for what was written anew it is at most half of
 /// archive.erase_within.
 #[derive(Debug, clap::Args)]
@@ -42,7 +43,7 @@ pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()>
 }
 
 fn show(outcomes: &[ShardOutcome<CollectFigures>]) -> anyhow::Result<()> {
-    let rows: Vec<[String; 8]> = outcomes
+    let rows: Vec<[String; 9]> = outcomes
         .iter()
         .map(|ShardOutcome { shard, figures, .. }| {
             let [
@@ -52,6 +53,7 @@ fn show(outcomes: &[ShardOutcome<CollectFigures>]) -> anyhow::Result<()> {
                 deleted,
                 kept,
                 uploads,
+                files,
                 receipts,
             ] = [
                 figures.abandoned,
@@ -60,12 +62,13 @@ fn show(outcomes: &[ShardOutcome<CollectFigures>]) -> anyhow::Result<()> {
                 figures.deleted,
                 figures.in_grace,
                 figures.uploads,
+                figures.files,
                 figures.erased,
             ]
             .map(out::grouped);
             let shard = shard.to_string();
             [
-                shard, abandoned, superseded, orphans, deleted, kept, uploads, receipts,
+                shard, abandoned, superseded, orphans, deleted, kept, uploads, files, receipts,
             ]
         })
         .collect();
@@ -77,6 +80,7 @@ fn show(outcomes: &[ShardOutcome<CollectFigures>]) -> anyhow::Result<()> {
         "DELETED",
         "IN GRACE",
         "UPLOADS GIVEN UP",
+        "FILES",
         "RECEIPTS",
     ];
     Ok(out::table(header, &rows)?)
