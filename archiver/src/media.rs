@@ -7,7 +7,8 @@
 //!
 //! - Keys are random and name no shard, so that a range moves without its objects.
 //! - [`gate::Gate::check`] copies first and looks at the copy: what arrives under the client's address meanwhile changes
-//!   nothing that was checked. Of several checks at once each has a copy of its own, and the row takes one.
+//!   nothing that was checked. Of a picture with metadata an object without them takes the place of the copy. Of several
+//!   checks at once each has a copy of its own, and the row takes one.
 //! - INV-BOUND: so many checks at once ([`settings::MediaSettings`]), each of which holds at most one picture or recording;
 //!   other files are read in pieces.
 //!
@@ -18,6 +19,7 @@ mod duration;
 pub mod gate;
 mod pixels;
 pub mod settings;
+mod strip;
 pub mod types;
 pub mod upload;
 

@@ -48,7 +48,7 @@ const INSERT: &str = "INSERT INTO media (conversation_id, id, uploader, state, k
 const OF_UPLOADER: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(m.bytes), 0) AS {signed}) FROM media m {by media_uploader} \
      WHERE m.uploader = ?";
 /// By the primary key.
-const READY: &str = "UPDATE media SET state = 2, object_key = ?, content_type = ?, width = ?, height = ?, duration_ms = ?, placeholder = ? \
+const READY: &str = "UPDATE media SET state = 2, object_key = ?, bytes = ?, content_type = ?, width = ?, height = ?, duration_ms = ?, placeholder = ? \
      WHERE conversation_id = ? AND id = ?";
 /// By the primary key.
 const REJECT: &str = "UPDATE media SET state = 3, reason = ? WHERE conversation_id = ? AND id = ?";
@@ -234,11 +234,13 @@ pub(crate) async fn finish(
     match verdict {
         MediaVerdict::Ready {
             object_key,
+            bytes,
             content_type,
             facts,
         } => {
             let args = values![
                 object_key.as_str(),
+                bytes.cast_signed(),
                 content_type.as_str(),
                 facts.width.map(i64::from),
                 facts.height.map(i64::from),

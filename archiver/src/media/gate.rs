@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::settings::MediaSettings;
 use super::types::{HEAD_BYTES, settle};
 use super::upload::Uploads;
-use super::{KEY_PREFIX, duration, new_key, pixels};
+use super::{KEY_PREFIX, duration, new_key, pixels, strip};
 use crate::metrics;
 use crate::object_store::{ErrorKind, ObjectKey, ObjectStore, Operation, Result, StoreError};
 
@@ -116,14 +116,38 @@ impl Gate {
         let Some(content_type) = settle(media.kind, &media.content_type, head) else {
             return Ok(MediaVerdict::Rejected("type_mismatch"));
         };
-        Ok(match self.facts(media.kind, content_type, &content) {
-            Err(why) => MediaVerdict::Rejected(why),
-            Ok(facts) => MediaVerdict::Ready {
-                object_key: copy.to_string(),
-                content_type: content_type.to_owned(),
-                facts,
-            },
+        let mut facts = match self.facts(media.kind, content_type, &content) {
+            Err(why) => return Ok(MediaVerdict::Rejected(why)),
+            Ok(facts) => facts,
+        };
+        let mut kept = (copy.clone(), media.bytes);
+        if media.kind == MediaKind::Image {
+            let Some(stripped) = strip::strip(content_type, &content) else {
+                return Ok(MediaVerdict::Rejected("damaged"));
+            };
+            // As it is shown.
+            if stripped.orientation > 4 {
+                std::mem::swap(&mut facts.width, &mut facts.height);
+            }
+            if self.settings.strip_metadata && stripped.content != content {
+                kept = self.replace(copy, stripped.content).await?;
+            }
+        }
+        let (object_key, bytes) = kept;
+        Ok(MediaVerdict::Ready {
+            object_key: object_key.to_string(),
+            bytes,
+            content_type: content_type.to_owned(),
+            facts,
         })
+    }
+
+    /// Puts other content in place of a copy, under a key of its own.
+    async fn replace(&self, copy: &ObjectKey, content: Vec<u8>) -> Result<(ObjectKey, u64)> {
+        let (key, bytes) = (new_key(KEY_PREFIX), content.len() as u64);
+        self.objects.put(&key, content.into()).await?;
+        self.drop_copy(copy.as_str()).await;
+        Ok((key, bytes))
     }
 
     fn facts(

@@ -171,7 +171,7 @@ pub(super) mod tests {
         [b"RIFF", &whole.to_le_bytes()[..], b"WEBP", &chunk].concat()
     }
 
-    fn examples() -> Vec<(&'static str, Vec<u8>, (u32, u32))> {
+    pub(crate) fn examples() -> Vec<(&'static str, Vec<u8>, (u32, u32))> {
         let lossy = [&[0, 0, 0, 0x9d, 1, 0x2a][..], &[0x40, 1, 0xf0, 0]].concat();
         let lossless = [&[0x2f][..], &(319u32 | 239 << 14).to_le_bytes()].concat();
         let extended = [0, 0, 0, 0, 0x3f, 1, 0, 0xef, 0, 0];

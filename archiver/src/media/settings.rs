@@ -20,6 +20,8 @@ pub struct MediaSettings {
     pub image_bytes: u64,
     /// Pixels of a picture, read from its header.
     pub image_pixels: u64,
+    /// Take metadata out of pictures, as the place and time that a camera writes; how to turn them, and colours, stay.
+    pub strip_metadata: bool,
     /// Bytes of a recording, at most 256 MiB.
     #[serde(with = "size")]
     pub voice_bytes: u64,
@@ -49,6 +51,7 @@ impl Default for MediaSettings {
         Self {
             image_bytes: 5 << 20,
             image_pixels: 50_000_000,
+            strip_metadata: true,
             voice_bytes: 5 << 20,
             voice_duration: Span::secs(120),
             file_bytes: 25 << 20,

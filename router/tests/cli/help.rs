@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 0] = [
+const COMMANDS: [&[&str]; 44] = [
     &[],
     &["serve"],
     &["migrate"],

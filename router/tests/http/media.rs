@@ -32,6 +32,7 @@ macro_rules! on_every_store {
 }
 
 on_every_store![
+    a_picture_loses_what_the_camera_wrote,
     a_picture_is_uploaded_sent_and_read,
     a_recording_is_counted,
     what_is_not_what_was_declared_is_rejected,
@@ -160,6 +161,33 @@ async fn a_picture_is_uploaded_sent_and_read(bed: &Bed) {
     for me in [&alice, &bob] {
         me.get(&path(&file)).await.problem(404, "not_found");
     }
+}
+
+/// With a text, and turned by a quarter as its EXIF says.
+async fn a_picture_loses_what_the_camera_wrote(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let mut content = png(640, 480);
+    let exif = b"\0\0\0\x32eXIfMM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\048.8584 N 2.2945 E 35 m.\0\0\0\0";
+    content.splice(33..33, exif.iter().copied());
+    let declared = declare(&id, "a.png", "image/png", content.len());
+    let file = bed.upload(&alice, declared, &content).await;
+    assert_eq!(file["state"], "ready", "{file}");
+    assert_eq!(
+        (&file["width"], &file["height"]),
+        (&json!(480), &json!(640))
+    );
+    let got = read(bed, &alice, &file).await.bytes().await.unwrap();
+    assert_eq!(file["bytes"], got.len());
+    assert_eq!(got.len(), content.len() - 24);
+    assert!(!got.windows(7).any(|window| window == b"48.8584"));
+    assert_eq!(bed.keys("media/").await.len(), 1);
+    // Sent as a file, it is what it was.
+    let mut declared = declare(&id, "a.png", "image/png", content.len());
+    declared["kind"] = json!("file");
+    let file = bed.upload(&alice, declared, &content).await;
+    let got = read(bed, &alice, &file).await.bytes().await.unwrap();
+    assert!(got == content);
 }
 
 async fn a_recording_is_counted(bed: &Bed) {

@@ -141,6 +141,8 @@ pub enum MediaVerdict {
     Ready {
         /// Where it is.
         object_key: String,
+        /// Its size there.
+        bytes: u64,
         /// What its content says that it is.
         content_type: String,
         /// What was found in it.

@@ -55,6 +55,7 @@ pub(crate) fn pending(me: &Caller, conversation: ConversationId) -> Media {
 pub(crate) fn ready(n: u32) -> MediaVerdict {
     MediaVerdict::Ready {
         object_key: format!("media/ab/{n}"),
+        bytes: 900,
         content_type: "image/png".into(),
         facts: MediaFacts {
             width: Some(640),
@@ -121,7 +122,7 @@ async fn a_file_is_sent_and_goes_with_its_last_message(bed: &Bed) {
     let sent = bed.store.send(&alice, id, with_files(&[file.id, file.id]));
     let first = sent.await.unwrap().message;
     let expected = format!(
-        r#"{{"mediaId":"{}","state":"ready","kind":"image","fileName":"Grüße 😀.png","contentType":"image/png","bytes":1000,"width":640,"height":480}}"#,
+        r#"{{"mediaId":"{}","state":"ready","kind":"image","fileName":"Grüße 😀.png","contentType":"image/png","bytes":900,"width":640,"height":480}}"#,
         file.id
     );
     assert_eq!(first.attachments.get(), format!("[{expected},{expected}]"));

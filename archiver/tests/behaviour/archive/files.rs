@@ -68,6 +68,7 @@ async fn file(bed: &Bed, id: ConversationId, name: &str, expires_in: i64) -> Med
         .unwrap();
     let verdict = MediaVerdict::Ready {
         object_key,
+        bytes: 4,
         content_type: media.content_type.clone(),
         facts: MediaFacts::default(),
     };
