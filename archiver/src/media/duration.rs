@@ -81,7 +81,7 @@ mod tests {
         file.extend(ogg_page(&[b"OpusTags\0\0\0\0\0\0\0\0"], 0));
         for _ in 0..pages {
             // The granule position lies.
-            file.extend(ogg_page(&[&PACKET; 50], 960));
+            file.extend(ogg_page(&[PACKET.as_slice(); 50], 960));
         }
         file
     }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn what_has_pictures_or_no_sound_is_no_recording() {
         assert_eq!(milliseconds("audio/mp4", &mp4(b"vide", 100)), None);
-        let video = webm(1).iter().copied().collect::<Vec<u8>>();
+        let video = webm(1).to_vec();
         let at = video
             .windows(3)
             .position(|three| three == b"\x83\x81\x02")

@@ -21,6 +21,7 @@
 mod address;
 pub mod door;
 mod files;
+mod refusal;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -12,6 +12,7 @@
 
 mod feed;
 mod line;
+mod patience;
 mod recognise;
 mod source;
 mod writer;

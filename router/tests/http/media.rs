@@ -168,7 +168,7 @@ async fn a_picture_loses_what_the_camera_wrote(bed: &Bed) {
     let alice = bed.service.user("alice");
     let id = alice.group(json!(["bob"])).await;
     let mut content = png(640, 480);
-    let exif = b"\0\0\0\x32eXIfMM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\048.8584 N 2.2945 E 35 m.\0\0\0\0";
+    let exif = b"\0\0\0\x32eXIfMM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\x0048.8584 N 2.2945 E 35 m.\0\0\0\0";
     content.splice(33..33, exif.iter().copied());
     let declared = declare(&id, "a.png", "image/png", content.len());
     let file = bed.upload(&alice, declared, &content).await;

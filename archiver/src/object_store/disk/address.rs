@@ -16,7 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::super::Upload;
 use super::super::key::ObjectKey;
-use super::door::Refusal;
+use super::refusal::Refusal;
 
 /// The path below which objects are served.
 pub const PATH: &str = "/media/objects/";

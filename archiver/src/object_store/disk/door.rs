@@ -25,7 +25,7 @@ use http_body_util::{BodyExt as _, Empty, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
-use super::super::error::{ErrorKind, Operation, StoreError};
+use super::super::error::{Operation, StoreError};
 use super::super::key::ObjectKey;
 use super::super::{UPLOAD_PARTS, Upload};
 use super::address::{Purpose, Signer};
@@ -33,6 +33,7 @@ use super::blocking;
 use super::files::Files;
 
 pub use super::address::PATH;
+pub use super::refusal::Refusal;
 
 /// Slowest body that is received, in bytes a second, once [`PAUSE`] has passed.
 pub const SLOWEST: u64 = 32 << 10;
@@ -43,61 +44,6 @@ const CHUNK: usize = 64 << 10;
 
 /// The body of an answer.
 pub type DoorBody = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// A request that is not answered with an object.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The address was not signed here for this, or a header differs from what was signed.
-    #[error("the address was altered, or the request is not the one that it was signed for")]
-    Signature,
-    /// The address was good once.
-    #[error("the address has expired; ask for a new one")]
-    Expired,
-    /// There is no such object or upload.
-    #[error("there is no such object, or its upload has ended")]
-    NotFound,
-    /// The object ends before the range begins.
-    #[error("the object has {0} bytes; the range begins behind them")]
-    Range(u64),
-    /// The body was too slow or broke off.
-    #[error("the body did not arrive in time or broke off")]
-    Body,
-    /// Too many bodies are received.
-    #[error("too many uploads at once")]
-    Busy,
-    /// The folder fails.
-    #[error(transparent)]
-    Store(StoreError),
-}
-
-impl PartialEq for Refusal {
-    fn eq(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-    }
-}
-
-impl Refusal {
-    /// The status that a bucket would answer.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::Signature | Self::Expired => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Range(_) => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Body => StatusCode::REQUEST_TIMEOUT,
-            Self::Busy | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        match error.kind() {
-            ErrorKind::NotFound => Self::NotFound,
-            _ => Self::Store(error),
-        }
-    }
-}
 
 /// Answers signed requests.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use backscroll_shard::model::HistoryRecord;
 use backscroll_shard::store::Store;
 
 use super::feed::Batch;
-use super::writer::patiently;
+use super::patience::patiently;
 use crate::cli::{BadInput, out};
 
 /// Most messages read at once.

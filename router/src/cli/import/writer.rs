@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use backscroll_shard::error::{Error, Result as StoreResult};
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::store::Store;
 use futures_util::future::try_join_all;
@@ -14,17 +12,12 @@ use serde::Serialize;
 use tokio::sync::mpsc::Receiver;
 
 use super::feed::Batch;
+use super::patience::patiently;
 use super::recognise::Recogniser;
+use crate::cli::out;
 use crate::cli::progress::Tally;
-use crate::cli::{BadInput, out};
 
 pub(super) type StoreRef = Arc<Store>;
-
-/// How long an import goes on trying while a shard does not answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A conversation that an import made, or went on with.
 #[derive(Debug, Serialize)]
@@ -133,34 +126,4 @@ impl Writer<'_> {
 
 fn about(channel: &str) -> String {
     format!("conversation `{}`", out::inline(channel))
-}
-
-/// Calls until it succeeds, fails for good, or the patience is at an end. Both calls of an import can be repeated.
-pub(super) async fn patiently<T, F: Future<Output = StoreResult<T>>>(
-    call: impl Fn() -> F,
-) -> anyhow::Result<T> {
-    let give_up_at = Instant::now() + PATIENCE;
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match call().await {
-            Ok(value) => return Ok(value),
-            Err(error)
-                if error.is_retryable()
-                    && !matches!(error, Error::Closing)
-                    && Instant::now() + pause < give_up_at =>
-            {
-                tracing::warn!(%error, "trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            Err(error) if error.is_retryable() => {
-                return Err(anyhow::Error::new(error)
-                    .context("gave up; run the same command again, it goes on where it stopped"));
-            }
-            Err(error @ (Error::Invalid(_) | Error::Conflict(_))) => {
-                return Err(BadInput(error.to_string()).into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
