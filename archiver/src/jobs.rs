@@ -40,6 +40,7 @@ pub mod erase;
 mod error;
 pub mod files;
 mod inspect;
+mod inspect_segment;
 mod others;
 mod progress;
 pub mod rebuild;

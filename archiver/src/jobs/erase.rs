@@ -4,6 +4,9 @@
 //! [`super::collect`] after a short grace period, and only then the erasure has its receipt. A message is erased when no
 //! copy of it is left but that of its deletion.
 //!
+//! Segments may be shared with a shard from which or to which a range moved: what one of them has written anew, the other one
+//! writes anew, too, without the messages that are not its own.
+//!
 //! A crash leaves the erasure as it was put down: it is done again, which finds nothing to do. Of ended retentions it
 //! leaves those segments that were not written anew yet, and the next job finds them.
 
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backscroll_shard::archive::{
-    self, ArchivedRun, Copies, Lease, RUN_MAX, SegmentId, check_lease,
+    self, ArchivedRun, Copies, Lease, RUN_MAX, SegmentId, SegmentState, check_lease,
 };
 use backscroll_shard::clock;
 use backscroll_shard::db::Connection;
@@ -52,7 +55,7 @@ impl ArchiveJobs {
     /// deletes the objects.
     ///
     /// # Errors
-    /// When there is no such shard.
+    /// When there is no such shard, or one cannot be asked for the segments that it shares.
     pub async fn erase(
         &self,
         order: &Order,
@@ -74,7 +77,44 @@ impl ArchiveJobs {
             };
             outcomes.push(self.job(&shard, ("erase", order), work).await);
         }
+        for (outcome, shard) in outcomes.iter_mut().zip(self.shards(order)?) {
+            let shared = self.left_behind(&shard).await?;
+            if shared.is_empty() {
+                continue;
+            }
+            let work = async |lease: &Lease, figures: &mut EraseFigures| {
+                let without = Without::default();
+                for id in &shared {
+                    figures.count(&self.rewrite(&shard, lease, *id, &without).await?);
+                }
+                Ok(())
+            };
+            let more = self.job(&shard, ("erase", order), work).await;
+            outcome.figures.rewritten += more.figures.rewritten;
+            outcome.figures.bytes += more.figures.bytes;
+            outcome.error = outcome.error.take().or(more.error);
+        }
         Ok(outcomes)
+    }
+
+    /// Segments that this shard names and another one has written anew. A range that moved has taken index rows with it, so that
+    /// both shards name its segments: as long as one of them does, the objects stay, with what the other one has erased.
+    async fn left_behind(&self, shard: &Shard) -> Result<Vec<SegmentId>> {
+        let mut left = Vec::new();
+        let others = self.router.shards();
+        for other in others.filter(|other| other.name() != shard.name()) {
+            let mut there = other.reader(Instant::now() + STEP).await?;
+            let (state, until) = (SegmentState::Superseded, Timestamp::MAX);
+            let superseded = archive::segments_in(&mut there, state, until, PAGE).await?;
+            drop(there);
+            let mut here = shard.reader(Instant::now() + STEP).await?;
+            for record in superseded {
+                if archive::is_named(&mut here, record.id).await? {
+                    left.push(record.id);
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// Whether a job would find something; one that cannot tell goes and fails with the reason.

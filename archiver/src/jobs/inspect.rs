@@ -1,17 +1,14 @@
-//! What is wrong with a segment, or with a conversation's copies: for [`super::verify`] to tell and [`super::repair`] to mend.
+//! What is wrong with a conversation's copies: for [`super::verify`] to tell and [`super::repair`] to mend.
 //!
 //! It looks beside writers and jobs. A conversation is looked at as of one moment, in which a message is hot or archived,
-//! and its newest copy is there (INV-TIER, INV-COPY); what is wrong then is wrong. A segment that the index does not name
-//! any more after it was looked at was written anew meanwhile, and is not told of.
+//! and its newest copy is there (INV-TIER, INV-COPY); what is wrong then is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backscroll_shard::archive::{
-    self, ArchivedRun, Copies, Erasure, SegmentId, SegmentRecord, SegmentState,
-};
+use backscroll_shard::archive::{self, ArchivedRun, Copies, Erasure};
 use backscroll_shard::cold_tier::ColdTier as _;
 use backscroll_shard::db::Connection;
 use backscroll_shard::error::Error;
@@ -21,51 +18,10 @@ use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedReader;
 
-use super::rewrite::runs_of;
-use super::{ArchiveError, ArchiveJobs, Result, STEP};
-use crate::object_store::{ErrorKind, ObjectMeta, StoreError};
-use crate::segment::object_key;
-use crate::segment::reader::{Frame, Run};
+use super::{ArchiveJobs, Result, STEP};
 
 /// Most erasures looked up at once.
 const ERASURES: usize = 256;
-
-/// What is wrong with a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SegmentFault {
-    /// The object, or its registry row: the object store may have another version of it, and nothing here mends it.
-    Object(String),
-    /// The index does not say what the object has; the object is whole.
-    Index(String),
-}
-
-impl SegmentFault {
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::Object(text) | Self::Index(text) => text,
-        }
-    }
-}
-
-/// What was seen of a segment.
-#[derive(Debug, Default)]
-pub(super) struct SegmentLook {
-    pub(super) faults: Vec<SegmentFault>,
-    /// Frames that were read.
-    pub(super) frames: u64,
-    /// Messages in them, as the index has them.
-    pub(super) messages: u64,
-}
-
-impl SegmentLook {
-    fn object(&mut self, text: impl Into<String>) {
-        self.faults.push(SegmentFault::Object(text.into()));
-    }
-
-    fn index(&mut self, text: String) {
-        self.faults.push(SegmentFault::Index(text));
-    }
-}
 
 /// What is wrong with one message.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,86 +69,6 @@ impl fmt::Display for MessageFault {
 }
 
 impl ArchiveJobs {
-    /// Compares a segment with its registry row and its size; if `is_read`, its frames with their digests, and the index
-    /// with what the frames have. Nothing when the index does not name the segment any more.
-    pub(super) async fn look_at_segment(
-        &self,
-        shard: &Arc<Shard>,
-        id: SegmentId,
-        is_read: bool,
-    ) -> Result<Option<SegmentLook>> {
-        let mut look = SegmentLook::default();
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let record = archive::segment(&mut connection, id).await?;
-        drop(connection);
-        check_record(record.as_ref(), &mut look);
-        match self.objects.head(&object_key(id)).await {
-            Ok(meta) => {
-                if let Some(record) = record.filter(|record| record.bytes != meta.size) {
-                    let (found, right) = (meta.size, record.bytes);
-                    look.object(format!("its object has {found} bytes instead of {right}"));
-                }
-                if is_read {
-                    self.look_at_frames(shard, &meta, id, &mut look).await?;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                look.object("its object is missing");
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if look.faults.is_empty() {
-            return Ok(Some(look));
-        }
-        let mut connection = shard.reader(Instant::now() + STEP).await?;
-        let is_named = archive::is_named(&mut connection, id).await?;
-        Ok(is_named.then_some(look))
-    }
-
-    async fn look_at_frames(
-        &self,
-        shard: &Arc<Shard>,
-        object: &ObjectMeta,
-        id: SegmentId,
-        look: &mut SegmentLook,
-    ) -> Result<()> {
-        let mut rows: BTreeMap<u64, Vec<(ConversationId, ArchivedRun)>> = BTreeMap::new();
-        for row in runs_of(shard, id).await? {
-            rows.entry(row.1.offset).or_default().push(row);
-        }
-        for rows in rows.values() {
-            let Some((_, first)) = rows.first() else {
-                continue;
-            };
-            look.frames += 1;
-            look.messages += rows.iter().map(|(_, run)| run.messages()).sum::<u64>();
-            match self.read_frame(id, first).await {
-                Ok(frame) => compare_frame(rows, &frame, look),
-                Err(ArchiveError::Segment(error)) => look.object(error.to_string()),
-                Err(ArchiveError::Objects(error)) if is_object(&error) => {
-                    look.object(format!("frame at {}: {error}", first.offset));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match self.seek_table(object).await {
-            Ok(table) => {
-                let frames = table.frames().iter().map(|frame| frame.offset);
-                for offset in frames.filter(|offset| *offset > 0 && !rows.contains_key(offset)) {
-                    look.index(format!(
-                        "frame at {offset}: none of its messages is in the index"
-                    ));
-                }
-            }
-            Err(ArchiveError::Segment(error)) => look.object(error.to_string()),
-            Err(ArchiveError::Objects(error)) if is_object(&error) => {
-                look.object(format!("its seek table: {error}"));
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
     /// Compares the copies of each of a conversation's messages of which there are, or should be, several.
     pub(super) async fn look_at_copies(
         &self,
@@ -317,59 +193,6 @@ impl Stretch {
             faults.push(MessageFaultKind::NotErased);
         }
         faults
-    }
-}
-
-/// Whether the object itself is at fault, and not the way to it.
-fn is_object(error: &StoreError) -> bool {
-    matches!(error.kind(), ErrorKind::OutOfRange | ErrorKind::NotFound)
-}
-
-fn check_record(record: Option<&SegmentRecord>, look: &mut SegmentLook) {
-    let part = |state| matches!(state, SegmentState::Published | SegmentState::Settled);
-    match record {
-        None => look.object("the index names it, and it is not registered"),
-        Some(record) if !part(record.state) => {
-            let state = record.state.name();
-            look.object(format!("the index names it, and it is {state}"));
-        }
-        Some(_) => {}
-    }
-}
-
-/// Compares the rows of the index that name a frame with what the frame has, in both directions.
-fn compare_frame(rows: &[(ConversationId, ArchivedRun)], frame: &Frame, look: &mut SegmentLook) {
-    let offset = rows.first().map_or(0, |(_, run)| run.offset);
-    let mut runs: BTreeMap<(ConversationId, Seq, Seq), &Run> = BTreeMap::new();
-    for run in &frame.runs {
-        if let (Some(first), Some(last)) = (run.messages.first(), run.messages.last()) {
-            runs.insert((run.conversation, first.seq, last.seq), run);
-        }
-    }
-    for (conversation, row) in rows {
-        let (first, last) = (row.first_seq, row.last_seq);
-        let Some(run) = runs.remove(&(*conversation, first, last)) else {
-            look.index(format!(
-                "frame at {offset}: it does not have messages {first} to {last} of conversation {conversation} as the \
-                 index says"
-            ));
-            continue;
-        };
-        let revs = || run.messages.iter().map(|message| message.rev);
-        let (least, greatest) = (revs().min(), revs().max());
-        // Rows from before it was kept do not have the smallest one.
-        let is_least = row.first_rev == Rev(0) || Some(row.first_rev) == least;
-        if !is_least || Some(row.last_rev) != greatest {
-            look.index(format!(
-                "frame at {offset}: messages {first} to {last} of conversation {conversation} do not have the revs that \
-                 the index says"
-            ));
-        }
-    }
-    for (conversation, first, last) in runs.into_keys() {
-        look.index(format!(
-            "frame at {offset}: its messages {first} to {last} of conversation {conversation} are not in the index"
-        ));
     }
 }
 

@@ -13,7 +13,8 @@ use backscroll_shard::ids::ConversationId;
 use backscroll_shard::node::Shard;
 use serde::Serialize;
 
-use super::inspect::{MessageFault, MessageFaultKind, SegmentFault};
+use super::inspect::{MessageFault, MessageFaultKind};
+use super::inspect_segment::SegmentFault;
 use super::verify::{Problem, missing, next_heads, next_segment};
 use super::{ArchiveJobs, Order, Progress, Result, ShardOutcome, transaction};
 use crate::segment::object_key;

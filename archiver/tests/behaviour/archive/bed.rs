@@ -185,6 +185,17 @@ impl Bed {
         self.import_after(channel, count, 0).await
     }
 
+    /// The same for another owner.
+    pub(crate) async fn import_for(
+        &self,
+        owner: &UserId,
+        channel: &str,
+        count: u64,
+    ) -> ConversationId {
+        self.import_records(owner, channel, (1..=count).map(|n| record(channel, n)))
+            .await
+    }
+
     /// The same, so many milliseconds later.
     pub(crate) async fn import_after(
         &self,
@@ -192,19 +203,36 @@ impl Bed {
         count: u64,
         later: i64,
     ) -> ConversationId {
-        let owner = user("alice");
-        let (id, stored) = self.store.import_begin(channel, &owner).await.unwrap();
-        assert_eq!(stored, 0);
         let record = |n| {
             let usual = record(channel, n);
             let at = usual.at + later;
             HistoryRecord { at, ..usual }
         };
-        let records: Vec<HistoryRecord> = (1..=count).map(record).collect();
+        self.import_records(&user("alice"), channel, (1..=count).map(record))
+            .await
+    }
+
+    async fn import_records(
+        &self,
+        owner: &UserId,
+        channel: &str,
+        records: impl Iterator<Item = HistoryRecord>,
+    ) -> ConversationId {
+        let (id, stored) = self.store.import_begin(channel, owner).await.unwrap();
+        assert_eq!(stored, 0);
+        let records: Vec<HistoryRecord> = records.collect();
         for (chunk, position) in records.chunks(500).zip((0u64..).step_by(500)) {
             self.store.import_append(id, position, chunk).await.unwrap();
         }
         id
+    }
+
+    /// A cursor that is at the end of alice's list.
+    pub(crate) async fn cursor(&self) -> String {
+        let users = [user("alice")];
+        let deadline = Instant::now() + PATIENCE;
+        let revs = self.store.list_revs(&users, deadline).await;
+        revs.get(&users[0]).map_or(0, |rev| rev.0).to_string()
     }
 
     /// Archives everything that is there.
