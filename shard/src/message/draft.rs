@@ -185,7 +185,7 @@ pub(crate) fn check_object(field: &str, json: &RawJson, max: u32) -> Result<Opti
     }
     serde_json::from_str::<AnyObject>(text)
         .map_err(|_| Error::invalid(field, "must be a JSON object"))?;
-    reject_nul(field, text)?;
+    check_values(field, json)?;
     Ok(Some(json.compact()).filter(|compact| compact != "{}"))
 }
 
@@ -209,14 +209,23 @@ pub(crate) fn check_attachments(json: &RawJson, limits: &LimitSettings) -> Resul
             format!("at most {}", limits.attachments),
         ));
     }
-    reject_nul("attachments", text)?;
+    check_values("attachments", json)?;
     Ok((!list.is_empty()).then(|| json.compact()))
 }
 
+/// Most levels of JSON that others receive: parsers give up at some depth, which is not the same for all.
+const NESTING_MAX: usize = 32;
+
 /// JSON writes a NUL as `\u0000`; an escaped backslash before `u0000` is text about it, and not worth telling apart.
-fn reject_nul(field: &str, json: &str) -> Result<()> {
-    if json.contains("\\u0000") {
+fn check_values(field: &str, json: &RawJson) -> Result<()> {
+    if json.get().contains("\\u0000") {
         return Err(Error::invalid(field, "must not contain a NUL character"));
+    }
+    if json.nesting() > NESTING_MAX {
+        return Err(Error::invalid(
+            field,
+            format!("at most {NESTING_MAX} objects and lists in one another"),
+        ));
     }
     Ok(())
 }

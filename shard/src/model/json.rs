@@ -46,6 +46,23 @@ impl RawJson {
         compact
     }
 
+    /// How many objects and lists its innermost value is in, itself counted.
+    #[must_use]
+    pub fn nesting(&self) -> usize {
+        let (mut now, mut most, mut in_string, mut escaped) = (0_usize, 0, false, false);
+        for c in self.get().chars() {
+            in_string ^= c == '"' && !escaped;
+            escaped = in_string && c == '\\' && !escaped;
+            match c {
+                '{' | '[' if !in_string => now += 1,
+                '}' | ']' if !in_string => now -= 1,
+                _ => {}
+            }
+            most = most.max(now);
+        }
+        most
+    }
+
     /// The JSON text.
     #[must_use]
     pub fn get(&self) -> &str {
@@ -115,6 +132,22 @@ pub fn from_object<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        for (given, nesting) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a[[":"]\"[{"}"#, 1),
+            (r#"{"a":[{"b":1}],"c":[[[]]]}"#, 4),
+        ] {
+            assert_eq!(
+                RawJson::parse(given.to_owned()).unwrap().nesting(),
+                nesting,
+                "{given}"
+            );
+        }
+    }
 
     #[test]
     fn compact_json_is_the_same_json_on_one_line() {
