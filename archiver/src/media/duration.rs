@@ -87,12 +87,12 @@ mod tests {
     }
 
     /// As Chrome writes it: the segment and the clusters without a size, and no duration anywhere.
-    fn webm(clusters: u16) -> Vec<u8> {
+    fn webm(clusters: u32) -> Vec<u8> {
         let mut file = b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm".to_vec();
         file.extend(b"\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff");
         file.extend(b"\x16\x54\xae\x6b\x8e\xae\x8c\xd7\x81\x01\x83\x81\x02\x86\x84OPUS");
         for cluster in 0..clusters {
-            file.extend(b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff\xe7\x82");
+            file.extend(b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff\xe7\x84");
             file.extend((cluster * 1000).to_be_bytes());
             for block in 0u16..50 {
                 file.extend(b"\xa3\x87\x81");

@@ -337,7 +337,8 @@ mod tests {
                     let length = u8::try_from(SECRET.len()).unwrap();
                     with.splice(at..at, [b"\x21\xfe", &[length][..], SECRET, b"\0"].concat());
                 }
-                "image/webp" => {
+                // A chunk begins at an even place.
+                "image/webp" if with.len() % 2 == 0 => {
                     let length = u32::try_from(SECRET.len()).unwrap().to_le_bytes();
                     with.extend([b"EXIF", &length[..], SECRET].concat());
                     let whole = u32::try_from(with.len() - 8).unwrap().to_le_bytes();

@@ -20,7 +20,10 @@ pub(super) fn microseconds(content: &[u8]) -> Option<u64> {
     let (mut all, mut frames) = (0u64, 0u64);
     while !rest.is_empty() && !rest.0.starts_with(b"TAG") && !rest.0.starts_with(b"APETAGEX") {
         let (length, microseconds) = frame(rest.0.get(..4)?)?;
-        rest.take_up_to(length); // the last one may be cut off
+        // The last one may be cut off.
+        if (rest.take_up_to(length).len() as u64) < length && frames == 0 {
+            return None;
+        }
         all += microseconds;
         frames += 1;
     }
