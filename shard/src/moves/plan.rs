@@ -268,7 +268,10 @@ impl Mover {
     /// # Errors
     /// When the directory fails.
     pub async fn settle(&self) -> Result<()> {
-        if let Err(error) = self.settle_merged().await {
+        // Of a shard that is away others tell; it is looked at again.
+        if let Err(error) = self.settle_merged().await
+            && !error.is_retryable()
+        {
             tracing::warn!(%error, "the fences of merged ranges cannot be made to follow the map now");
         }
         for job in self.unfinished().await? {
