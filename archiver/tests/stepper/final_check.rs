@@ -113,6 +113,7 @@ impl FinalCheck<'_> {
                 let wrong = truth.violations.iter().map(|it| format!("{when}: {it}"));
                 self.violations.extend(wrong);
             }
+            Err(Error::NotFound(_)) if self.model.is_dropped() => {}
             Err(error) => self.add_violation(format!("{when}: export: {error}")),
         }
         let nothing = Client {

@@ -275,9 +275,9 @@ impl Model {
             Read::Export(answer) => answer.as_ref().err(),
         };
         match failure {
-            Some(Error::NotMember | Error::NotFound("conversation"))
-                if self.may_be_dropped(span) =>
-            {
+            Some(
+                Error::NotMember | Error::NotFound("conversation" | "conversation: it was deleted"),
+            ) if self.may_be_dropped(span) => {
                 return;
             }
             None if self.is_forbidden(span, read) => {
@@ -318,10 +318,10 @@ impl Model {
         }
     }
 
-    /// Whether an answer tells of a conversation that was deleted before the call. An operator's export may, until it is erased.
+    /// Whether an answer tells of a conversation that was deleted before the call.
     fn is_forbidden(&self, span: Span, read: &Read) -> bool {
         let is_late = self.dropped.is_some_and(|dropped| span.from >= dropped.to);
-        is_late && !read.is_silent() && !matches!(read, Read::Export(_))
+        is_late && !read.is_silent()
     }
 
     /// A page is arithmetic: so many seqs before the one given, or before the head and with it.

@@ -116,7 +116,7 @@ describe("an open conversation", () => {
     expect(view.state.get()).toMatchObject({ status: "left", error: { code: "not_a_member" } });
     expect(left).toEqual(["r"]);
     expect(client.conversations.entries.get()).toEqual([]);
-    hub.store.rooms.get("r")!.members.set("alice", { ...hub.store.rooms.get("r")!.members.get("bob")!, userId: "alice" });
+    hub.store.rooms.get("r")!.members.set("alice", { ...hub.store.rooms.get("r")!.members.get("bob")!, userId: "alice", readSeq: 0 });
     hub.store.mark("alice", "r", "messages_read"); // touches the list entry
     await pass(5_000);
     expect(view.state.get().status).toBe("ready");

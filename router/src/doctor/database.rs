@@ -489,8 +489,8 @@ mod tests {
     #[test]
     fn formats_that_work_and_settings_that_only_writers_need_are_passed_over() {
         for format in ["MIXED", ""] {
-            let told = told(Use::Primary, |s| s.log_format = format.to_owned());
-            assert_eq!(told, Default::default(), "{format}");
+            let with_format = told(Use::Primary, |s| s.log_format = format.to_owned());
+            assert_eq!(with_format, Default::default(), "{format}");
         }
         let replica = told(Use::Replica, |s| {
             s.flush = 2;

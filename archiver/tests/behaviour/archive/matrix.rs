@@ -479,7 +479,7 @@ async fn read(bed: &Bed, cell: &Cell, way: &str) -> Result<Option<Expected>, Str
         }
         "sync" => {
             let request = SyncRequest {
-                cursor: Some(i64::MAX.to_string()), // nothing of the list
+                cursor: Some(bed.cursor().await), // nothing of the list
                 conversations: [(cell.id, Rev(0))].into(),
             };
             let page = bed.store.sync(&alice, request).await.map_err(wrong)?;

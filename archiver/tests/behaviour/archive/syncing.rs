@@ -110,7 +110,7 @@ async fn send_many(bed: &Bed, id: ConversationId) {
 /// The changes of a conversation since `rev` that fit a page, and whether there are more.
 async fn page(bed: &Bed, id: ConversationId, rev: Rev) -> (ConversationChanges, bool) {
     let request = SyncRequest {
-        cursor: Some(i64::MAX.to_string()), // nothing of the list
+        cursor: Some(bed.cursor().await), // nothing of the list
         conversations: [(id, rev)].into(),
     };
     let mut page = bed.store.sync(&caller("alice"), request).await.unwrap();

@@ -96,6 +96,8 @@ export class Store {
       status: "sent",
     };
     room.messages.push(message);
+    const sender = room.members.get(user)!;
+    room.members.set(user, { ...sender, readSeq: seq, deliveredSeq: seq }); // whoever writes has read what came before
     if (key) room.byKey.set(key, message);
     this.changed(room, { kind: "new_message", message });
     return { message, created: true };

@@ -258,7 +258,7 @@ mod tests {
             ),
             (
                 r#"{"channel":"zig","user":"a","at":1507466702000,"text":"\ud83d"}"#,
-                r"has half of a character (column 61): a \u escape between D800 and DFFF without its other half is no text; take it out",
+                r"has half of a character (column 62): a \u escape between D800 and DFFF without its other half is no text; take it out",
             ),
             (
                 r#"{"channel":"zig","user":"a","at":"2017-10-08 12:45","text":"x"}"#,

@@ -290,6 +290,7 @@ async fn neighbours_become_one(bed: &Bed) {
         assert!(words.is_empty(), "{words:?}");
     }
     assert_eq!(mover(bed, quick()).merge(false).await.unwrap(), []);
+    bed.settle().await;
     let count = contents(bed).await.count();
     assert_eq!(count, before.count() + 1);
     let before = contents(bed).await;
