@@ -276,6 +276,7 @@ async fn read(store: &Store, ids: &[ConversationId], stop: &AtomicBool, reads: &
 /// Senders, editors and readers on two processes, while their range goes from shard to shard.
 async fn a_range_moves_while_everybody_writes(bed: &Bed) {
     logged::expect_move();
+    logged::expect_outage(); // a file of SQLite has one writer: on a busy machine some wait in vain, and try again
     const MOVES: usize = 6;
     let mut ids = Vec::new();
     for _ in 0..6 {
