@@ -55,7 +55,7 @@ impl ArchiveJobs {
     /// deletes the objects.
     ///
     /// # Errors
-    /// When there is no such shard, or one cannot be asked for the segments that it shares.
+    /// When there is no such shard.
     pub async fn erase(
         &self,
         order: &Order,
@@ -78,7 +78,7 @@ impl ArchiveJobs {
             outcomes.push(self.job(&shard, ("erase", order), work).await);
         }
         for (outcome, shard) in outcomes.iter_mut().zip(self.shards(order)?) {
-            let shared = self.left_behind(&shard).await?;
+            let shared = self.left_behind(&shard).await;
             if shared.is_empty() {
                 continue;
             }
@@ -98,23 +98,15 @@ impl ArchiveJobs {
     }
 
     /// Segments that this shard names and another one has written anew. A range that moved has taken index rows with it, so that
-    /// both shards name its segments: as long as one of them does, the objects stay, with what the other one has erased.
-    async fn left_behind(&self, shard: &Shard) -> Result<Vec<SegmentId>> {
+    /// both shards name its segments: as long as one of them does, the objects stay, with what the other one has erased. What a
+    /// shard that is away has written anew is found by a later job.
+    async fn left_behind(&self, shard: &Shard) -> Vec<SegmentId> {
         let mut left = Vec::new();
         let others = self.router.shards();
         for other in others.filter(|other| other.name() != shard.name()) {
-            let mut there = other.reader(Instant::now() + STEP).await?;
-            let (state, until) = (SegmentState::Superseded, Timestamp::MAX);
-            let superseded = archive::segments_in(&mut there, state, until, PAGE).await?;
-            drop(there);
-            let mut here = shard.reader(Instant::now() + STEP).await?;
-            for record in superseded {
-                if archive::is_named(&mut here, record.id).await? {
-                    left.push(record.id);
-                }
-            }
+            left.extend(named_still(shard, other).await.unwrap_or_default());
         }
-        Ok(left)
+        left
     }
 
     /// Whether a job would find something; one that cannot tell goes and fails with the reason.
@@ -307,6 +299,22 @@ impl<T: Default> ShardOutcome<T> {
             error: None,
         }
     }
+}
+
+/// Segments that `other` has written anew, and `shard` names.
+async fn named_still(shard: &Shard, other: &Shard) -> Result<Vec<SegmentId>> {
+    let mut there = other.reader(Instant::now() + STEP).await?;
+    let (state, until) = (SegmentState::Superseded, Timestamp::MAX);
+    let superseded = archive::segments_in(&mut there, state, until, PAGE).await?;
+    drop(there);
+    let mut here = shard.reader(Instant::now() + STEP).await?;
+    let mut named = Vec::new();
+    for record in superseded {
+        if archive::is_named(&mut here, record.id).await? {
+            named.push(record.id);
+        }
+    }
+    Ok(named)
 }
 
 /// Whether a conversation is in one of the ranges that the job works on.
