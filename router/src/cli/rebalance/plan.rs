@@ -14,8 +14,8 @@ use super::out;
 ///
 /// A shard's load is its share of all rows, bytes and writes, by `rebalance.weight_rows`, `weight_bytes` and `weight_writes`. Rows are not
 /// read for it: each range is looked at in 32 places, more closely where much is, and up to 2,000 rows of a table are counted in
-/// each. Where there are more, the figure is an estimate: good to a few percent where keys are hashes; where keys are numbers,
-/// and some users have far more than their neighbours, to about a third. Bytes are those of the columns, on disk they take about twice
+/// each. Where there are more, the figure is an estimate: close where keys are hashes; where keys are numbers, and some users
+/// have far more than their neighbours, it may be far off. Bytes are those of the columns, on disk they take about twice
 /// that; archived messages do not count. Times follow from the moves so far.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
