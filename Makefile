@@ -21,23 +21,23 @@ test-client: ## check and test the TypeScript client, also against a real server
 
 .PHONY: test-garage
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
-	.ci/servers garage -- cargo test --locked -p backscroll-archiver --test garage
+	.ci/servers garage -- cargo test --locked --workspace --test garage
 
 .PHONY: stepper
 stepper: ## explore the orders of steps of archive jobs, readers and writers, for hours; STEPPER="hot run edit:2" explores one pair
-	BACKSCROLL_STEPPER="$(or $(STEPPER),all)" cargo test --locked -p backscroll-archiver --test stepper -- --nocapture acknowledged
+	BACKSCROLL_STEPPER="$(or $(STEPPER),all)" cargo test --locked --workspace --test stepper -- --nocapture acknowledged
 
 .PHONY: faults
 faults: ## the whole under kills, pauses, bad networks and wrong clocks, held against a ledger; MINUTES=10 SEED=1
 	.ci/install mariadbd:mariadb-server-core mariadb-install-db:mariadb-server-core my_print_defaults:mariadb-client-core redis-server:redis-server faketime:faketime
-	cargo build --locked -p backscroll -p backscroll-bench
+	cargo build --locked --workspace --bins --tests # as for the tests, so that nothing is built twice
 	.ci/servers -- "$${CARGO_TARGET_DIR:-target}/debug/backscroll-bench" faults --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lint
 lint: ## check the formatting, run Clippy and build the documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p backscroll-archiver --test garage --locked -- -D warnings
+	cargo clippy --workspace --test garage --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
 .PHONY: bench
