@@ -87,6 +87,10 @@ async fn at(connection: &mut Connection, start: u64) -> Result<Option<MovedFence
 /// [`Error::NotOwner`] when the source has no such fence; when the database fails.
 pub(crate) async fn cut(connection: &mut Connection, job: &Move) -> Result<()> {
     let is_cut = |it: &MovedFence| it.range == job.range && it.epoch >= job.epoch;
+    let start = job.range.start.to_be_bytes();
+    // Locked before it is looked for, so of several processes that cut at once the later ones find it cut.
+    let row = connection.fetch_optional(BEFORE, &values![&start]).await?;
+    let fence = row.as_ref().map(MovedFence::from_row).transpose()?;
     if at(connection, job.range.start)
         .await?
         .as_ref()
@@ -94,9 +98,6 @@ pub(crate) async fn cut(connection: &mut Connection, job: &Move) -> Result<()> {
     {
         return Ok(());
     }
-    let start = job.range.start.to_be_bytes();
-    let row = connection.fetch_optional(BEFORE, &values![&start]).await?;
-    let fence = row.as_ref().map(MovedFence::from_row).transpose()?;
     let not_owner = || Error::NotOwner(job.source.clone());
     let whole = fence.ok_or_else(not_owner)?;
     let fits = whole.state == FenceState::Open
@@ -214,8 +215,8 @@ pub(crate) async fn reopen(connection: &mut Connection, job: &Move) -> Result<()
     connection.execute(REOPEN, &args).await.map(drop)
 }
 
-/// In a write transaction on the target, when the directory says that the move is committed: it serves the range. Done before,
-/// it changes nothing, however far the range has moved on.
+/// In a write transaction on the target, when the directory says that the move is committed, and after [`super::work::forget`], which
+/// lets one process at a time do it: the shard serves the range. Done before, it changes nothing, however far the range has moved on.
 ///
 /// # Errors
 /// [`Error::Busy`] when it has part of the range already; when the database fails.

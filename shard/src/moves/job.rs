@@ -192,6 +192,8 @@ const REVERSE: &str = "UPDATE moves SET state = 'reversed', runner = runner + 1,
      WHERE id = ? AND state = 'draining'";
 const PAUSE: &str = "UPDATE moves SET paused = ? WHERE id = ? AND paused <> ?";
 const NEXT_EVENT: &str = "SELECT COALESCE(MAX(number), 0) + 1 FROM move_events WHERE job = ?";
+/// By the primary key: whoever adds an event waits for the one before, and so gives it the next number.
+const LOCK: &str = "SELECT 1 FROM moves WHERE id = ? {for_update}";
 const INSERT_EVENT: &str =
     "INSERT INTO move_events (job, number, at, actor, event, detail) VALUES (?, ?, {now}, ?, ?, ?)";
 /// By the primary key.
@@ -314,6 +316,9 @@ pub(crate) async fn note(
     actor: &str,
     (event, detail): (&str, &str),
 ) -> Result<()> {
+    connection
+        .fetch_optional(LOCK, &values![id.as_bytes()])
+        .await?;
     let row = connection
         .fetch_optional(NEXT_EVENT, &values![id.as_bytes()])
         .await?;

@@ -64,8 +64,9 @@ async fn complete(sides: &Sides<'_>) -> Result<()> {
     let job = sides.job;
     sides
         .on_target(async |it| {
-            fences::open(it, job).await?;
-            work::forget(it, job.id).await
+            // First, since whoever comes second waits for the row, and then finds the fence.
+            work::forget(it, job.id).await?;
+            fences::open(it, job).await
         })
         .await?;
     sides.passed(Step::TargetOpened)?;

@@ -1,11 +1,11 @@
 //! The runner dies at every step, once and twice; the next one goes on, and nothing is lost or there twice.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use backscroll_shard::db::Value;
 use backscroll_shard::error::{Error, Result};
-use backscroll_shard::moves::{Hook, MoveState, Step};
+use backscroll_shard::moves::{Hook, MoveState, Mover, Step};
 use backscroll_shard::settings::{RebalanceSettings, Span};
 
 use super::{
@@ -20,6 +20,7 @@ crate::on_every_backend!(
     a_copy_may_begin_again_anywhere,
     a_row_that_was_altered_on_the_target_is_named,
     a_freeze_without_its_runner_ends,
+    several_processes_make_the_fences_follow_at_once,
 );
 
 /// The steps of a move that nothing goes wrong with.
@@ -254,5 +255,39 @@ async fn a_freeze_without_its_runner_ends(bed: &Bed) {
         let (sent, ()) = tokio::join!(send, settle);
         assert!(sent.unwrap().created, "{step:?}");
         finish(&mover, job.id).await.unwrap();
+    }
+}
+
+/// Every node looks after all moves, so each change of a fence is made by several processes at once: none of them fails.
+async fn several_processes_make_the_fences_follow_at_once(bed: &Bed) {
+    fill(bed).await;
+    let before = contents(bed).await;
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        nodes.push(Bed::another(&bed.settings).await);
+    }
+    let movers = nodes
+        .iter()
+        .map(|node| Mover::new(Arc::clone(node.router()), "another node").with_settings(quick()));
+    let movers: Vec<Mover> = movers.collect();
+    for _ in 0..4 {
+        let from = home(bed).await;
+        let to = another_shard(bed, &from.shard);
+        let dying = mover(bed, quick()).with_hook(dying_at(Step::Committed));
+        // As on a shard that never had the range: its fence is a new row.
+        let forgotten = "DELETE FROM fences WHERE state = 'gone'";
+        execute(bed, url_of(bed, &to), forgotten, &[]).await;
+        let job = dying.begin(from.range, &to, &order()).await.unwrap();
+        let died = dying.run(job.id).await;
+        assert!(matches!(died, Err(Error::Closing)), "{died:?}");
+        let settling = movers.iter().map(Mover::settle);
+        futures_util::future::try_join_all(settling).await.unwrap();
+        let now = dying.find(job.id).await.unwrap();
+        assert_eq!(now.state, MoveState::Draining, "one round is enough");
+        finish(&mover(bed, quick()), job.id).await.unwrap();
+        before.assert_eq(&contents(bed).await);
+    }
+    for node in nodes {
+        node.close(Instant::now() + PATIENCE).await;
     }
 }
