@@ -43,8 +43,8 @@
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
 //! | `fences`, `serving` | what the two shards serve |
 //! | `job`, `figures`, `move_id` | the directory's row, and the events |
-//! | `plan`, `run`, `preparing`, `freezing`, `cleanup` | asking for a move; the runner |
-//! | `pace`, `brakes`, `reason`, `explain` | how fast the runner goes on, what it waits for, and why a move does not cut over now |
+//! | `mover`, `orders`, `run`, `preparing`, `freezing`, `cleanup` | asking for a move; the runner |
+//! | `pace`, `brakes`, `telling`, `reason`, `explain` | how fast the runner goes on, what it waits for, and why a move does not cut over now |
 //! | `balance` | which moves are worth asking for; where a range is cut, and which ranges become one |
 //! | `watch` | what every node does by itself |
 //! | `views` | what foreign readers of the tables are to read |
@@ -67,8 +67,9 @@ pub(crate) mod job;
 mod marked;
 mod marks;
 mod move_id;
+mod mover;
+mod orders;
 mod pace;
-mod plan;
 mod preparing;
 mod reason;
 mod rows;
@@ -77,6 +78,7 @@ mod scope;
 mod segments;
 mod serving;
 mod tables;
+mod telling;
 mod views;
 mod watch;
 mod work;
@@ -90,7 +92,7 @@ pub use compare::Difference;
 pub use drain::{Drained, Transfer};
 pub use job::{Move, MoveEvent, MoveId, MoveState, Order};
 pub(crate) use marks::mark;
-pub use plan::Mover;
+pub use mover::Mover;
 pub use reason::Reason;
 pub use views::owned_views;
 pub use watch::start;

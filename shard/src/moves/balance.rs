@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::greedy::{Holding, Limits};
 use self::weight::{Part, Weighed};
 use super::job::{self, MoveState};
-use super::plan::Mover;
+use super::mover::Mover;
 use super::shard_of;
 use super::{brakes, figures};
 use crate::directory;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::job::{Move, MoveState, Order};
-use super::plan::Mover;
+use super::mover::Mover;
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::ids::ShardName;

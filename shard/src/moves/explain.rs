@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::job::{Move, MoveId, MoveState};
-use super::plan::Mover;
+use super::mover::Mover;
 use super::reason::Reason;
 use super::{marks, shard_of, work};
 use crate::archive::held_leases;

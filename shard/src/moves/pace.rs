@@ -1,17 +1,14 @@
-//! How fast a runner goes on: pauses between its units of work, brakes, and what it puts down about both.
+//! How fast a runner goes on: pauses between its units of work, when it looks for brakes, and when it tells of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::brakes::{self, millis};
-use super::figures::{self, Figures};
-use super::job::Move;
+use super::brakes::millis;
+use super::figures::Figures;
 use super::reason::Reason;
-use super::run::Runner;
 use super::{Sides, serving};
 use crate::error::Result;
-use crate::metrics;
 
 /// A copy of fewer rows says little about how fast copies are.
 const MEASURED: u64 = 1_000;
@@ -26,17 +23,17 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// One runner's pace.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    begun: OnceLock<Instant>,
+    pub(super) begun: OnceLock<Instant>,
     rows: AtomicU64,
     waited_ms: AtomicU64,
     told: Mutex<Told>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+pub(super) struct Told {
     /// When brakes were looked for, and whether one is on.
     looked: Option<Instant>,
-    is_braked: bool,
+    pub(super) is_braked: bool,
     /// What was put down last, and when.
     reason: Option<(Reason, Instant)>,
 }
@@ -64,7 +61,7 @@ impl Pace {
         clippy::cast_sign_loss,
         reason = "a rate"
     )]
-    fn figures(&self, freeze: Duration) -> Figures {
+    pub(super) fn figures(&self, freeze: Duration) -> Figures {
         let rows = self.rows.load(Ordering::Relaxed);
         let waited = Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
         let took = self.begun.get().filter(|_| rows >= MEASURED);
@@ -75,13 +72,13 @@ impl Pace {
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
         // Nothing panics half-way through a change.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether brakes are to be looked for, and else whether one is on.
-    fn look(&self) -> Result<Duration, bool> {
+    pub(super) fn look(&self) -> Result<Duration, bool> {
         let mut told = self.told();
         let since = told.looked.map(|looked| looked.elapsed());
         if since.is_some_and(|since| since < LOOK) {
@@ -93,7 +90,7 @@ impl Pace {
     }
 
     /// Whether `reason` is worth putting down.
-    fn is_news(&self, reason: Option<&Reason>) -> bool {
+    pub(super) fn is_news(&self, reason: Option<&Reason>) -> bool {
         let mut told = self.told();
         let is_news = match (&told.reason, reason) {
             (None, None) => false,
@@ -106,65 +103,6 @@ impl Pace {
             told.reason = reason.map(|it| (it.clone(), Instant::now()));
         }
         is_news
-    }
-}
-
-impl Runner<'_> {
-    /// Puts down how fast the move was, for the plans of others.
-    pub(super) async fn measure(&self, job: &Move, freeze: Duration) -> Result<()> {
-        let figures = self.pace.figures(freeze);
-        let sides = self.sides(job, None)?;
-        sides
-            .in_directory(async |it| figures::measure(it, job.id, figures).await)
-            .await
-    }
-
-    /// Whether a brake is on; looked for now and then.
-    pub(super) async fn is_braked(&self, job: &Move) -> Result<bool> {
-        let braked = match self.pace.look() {
-            Err(is_braked) => return Ok(is_braked),
-            Ok(braked) => braked,
-        };
-        let sides = self.sides(job, None)?;
-        let working = self.pace.begun.get().map(Instant::elapsed);
-        let reason = brakes::look(&sides, working.unwrap_or_default()).await;
-        let was_braked = std::mem::replace(&mut self.pace.told().is_braked, reason.is_some());
-        if let Some(reason) = reason {
-            let seconds = metrics::MOVE_BRAKED_SECONDS.with([reason.name()]);
-            seconds.increment(braked.as_secs());
-            self.tell(job, Some(reason)).await?;
-            return Ok(true);
-        }
-        if was_braked {
-            self.tell(job, None).await?;
-        }
-        Ok(false)
-    }
-
-    /// Puts down what the runner waits for or is at; figures of the same reason once a second at most.
-    pub(super) async fn tell(&self, job: &Move, reason: Option<Reason>) -> Result<()> {
-        if !self.pace.is_news(reason.as_ref()) {
-            return Ok(());
-        }
-        let sides = self.sides(job, None)?;
-        sides
-            .in_directory(async |it| figures::tell(it, job, reason.as_ref()).await)
-            .await
-    }
-
-    /// What is left to copy before a freeze.
-    pub(super) async fn tell_rest(
-        &self,
-        job: &Move,
-        marked: u64,
-        estimate: Duration,
-    ) -> Result<()> {
-        let reason = Reason::CatchingUp {
-            marked,
-            estimate_ms: Some(millis(estimate)),
-            budget_ms: millis(self.settings().freeze_budget.0),
-        };
-        self.tell(job, Some(reason)).await
     }
 }
 

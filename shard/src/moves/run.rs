@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::copy::{self, Stretch};
+use super::mover::Mover;
 use super::pace::Pace;
-use super::plan::Mover;
 use super::rows::{self, Cell, Record};
 use super::scope::Scope;
 use super::tables::{MOVED, Table};
-use super::{Move, MoveState, Sides, Step, cleanup, fences, job, segments, serving, work};
+use super::{
+    Move, MoveId, MoveState, Reason, Sides, Step, cleanup, fences, figures, job, segments, serving,
+    work,
+};
 use crate::archive::SegmentRecord;
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -43,8 +46,71 @@ struct Chunk {
     has_ended: bool,
 }
 
+impl Mover {
+    /// Works on a move until it is over, or until the target serves the range and the source keeps its rows for a while.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another process works on it, or an archive job on the source; [`Error::Corrupt`] with the first row
+    /// that differs; [`Error::LeaseLost`] when another process has taken over. The move goes on with the next call.
+    pub async fn run(&self, id: MoveId) -> Result<Move> {
+        let found = self.find(id).await?;
+        if found.state.is_final() {
+            return Ok(found);
+        }
+        let lease = self.settings().lease.0;
+        let taken = self.in_directory(async |it| job::take(it, &found, self.actor(), lease).await);
+        if !taken.await? {
+            return Err(Error::Busy(format!(
+                "{} works on move {id}; if that process is dead, its lease ends at {} by the directory's clock",
+                found.runner_name, found.runner_until
+            )));
+        }
+        let job = self.find(id).await?;
+        if job.runner != found.runner + 1 {
+            return Err(Error::LeaseLost(job.source));
+        }
+        self.passed(Step::Taken)?;
+        let mut runner = Runner::new(self);
+        let outcome = tokio::select! {
+            outcome = runner.run(job.clone()) => outcome,
+            error = self.keep(&job) => Err(error),
+            () = self.stop.cancelled() => Err(Error::Busy(format!("move {id} was stopped here; another process goes on"))),
+        };
+        if !matches!(outcome, Err(Error::Closing)) {
+            let failed = outcome.as_ref().err().filter(|_| !self.stop.is_cancelled());
+            let failed = failed.and_then(Reason::of_failure);
+            self.in_directory(async |it| {
+                if failed.is_some() {
+                    figures::tell(it, &job, failed.as_ref()).await?;
+                }
+                job::give_up(it, &job).await
+            })
+            .await?;
+        }
+        outcome
+    }
+
+    /// Renews the runner's lease, until it is lost.
+    async fn keep(&self, job: &Move) -> Error {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(self.settings().lease.0 / 3).await;
+            let outcome =
+                self.in_directory(async |it| job::renew(it, job, self.settings().lease.0).await);
+            match outcome.await {
+                Ok(true) => renewed = Instant::now(),
+                Ok(false) => return Error::LeaseLost(job.source.clone()),
+                Err(error) if renewed.elapsed() > self.settings().lease.0 => return error,
+                Err(error) => {
+                    tracing::warn!(job = %job.id, %error, "the lease of a move is not renewed")
+                }
+            }
+        }
+    }
+}
+
 impl<'a> Runner<'a> {
-    pub(super) fn new(mover: &'a Mover) -> Self {
+    fn new(mover: &'a Mover) -> Self {
         Self {
             mover,
             per_round: FIRST_ROUND,

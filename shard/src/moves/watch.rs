@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Move, MoveState, Mover};
+use super::{Move, MoveState, Mover, serving};
 use crate::error::{Error, Result};
 use crate::routing::Router;
 use crate::tasks::TaskGroup;
@@ -28,6 +28,32 @@ pub fn start(router: &Arc<Router>, name: &str, tasks: &TaskGroup, stop: &Cancell
     tasks.supervise("moves-run", stop, move || {
         again_and_again(Arc::clone(&running), stopping.clone(), true)
     });
+}
+
+impl Mover {
+    /// Makes the fences of all moves that are under way, and of ranges that were merged, say what the directory says. What one move
+    /// needs does not keep the others waiting.
+    ///
+    /// # Errors
+    /// When the directory fails.
+    pub async fn settle(&self) -> Result<()> {
+        // Of a shard that is away others tell; it is looked at again.
+        if let Err(error) = self.settle_merged().await
+            && !error.is_retryable()
+        {
+            tracing::warn!(%error, "the fences of merged ranges cannot be made to follow the map now");
+        }
+        for job in self.unfinished().await? {
+            let settled = match self.sides_of(&job) {
+                Ok(sides) => serving::settle(&sides).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = settled {
+                tracing::warn!(job = %job.id, %error, "the fences of a move cannot be made to follow the directory now");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// On a thread of its own: what is done between two waits never holds up requests.

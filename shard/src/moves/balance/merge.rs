@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::fence;
 use crate::ids::ShardName;
 use crate::map::{Assignment, ShardMap};
-use crate::moves::plan::Mover;
+use crate::moves::mover::Mover;
 use crate::moves::{Step, fences, job, shard_of};
 use crate::node::Shard;
 use crate::range::KeyRange;

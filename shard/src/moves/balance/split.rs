@@ -6,7 +6,7 @@ use super::weight::Part;
 use super::{PATIENCE, PlanOptions, weigh};
 use crate::error::{Error, Result};
 use crate::ids::UserKey;
-use crate::moves::plan::Mover;
+use crate::moves::mover::Mover;
 use crate::moves::shard_of;
 use crate::range::KeyRange;
 
