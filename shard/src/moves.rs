@@ -37,7 +37,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `tables`, `rows`, `cell`, `scope`, `entity` | which tables a range consists of; rows of any of them, of a range or of some entities |
-//! | `copy`, `catch_up`, `segments` | making the target's rows those of the source |
+//! | `copy`, `catch_up`, `presence`, `segments` | making the target's rows those of the source |
 //! | `compare`, `comparing` | digests of both sides, and the rows that differ |
 //! | `marks`, `marked` | what was written to meanwhile, and catching up with it |
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
@@ -71,6 +71,7 @@ mod mover;
 mod orders;
 mod pace;
 mod preparing;
+mod presence;
 mod reason;
 mod rows;
 mod run;

@@ -2,8 +2,8 @@
 //!
 //! Entities of one kind are copied together, with one statement for each table. Their heads are read first, and written last, in
 //! the transaction that completes them: so what the target's head has as its rev is copied, and the next time the rows with a
-//! greater one are read. Of the tables without a rev everything that the entities have is compared. A crash in between leaves
-//! older heads, and the same is done again.
+//! greater one are read. Of the tables without a rev everything that the entities have is compared; one that has no rows of them on
+//! either side costs nothing ([`presence`]). A crash in between leaves older heads, and the same is done again.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::rows::{self, Cell, Record};
 use super::scope::{Entities, Scope};
 use super::segments;
 use super::tables::{MOVED, Owner, Table};
-use super::{Sides, work};
+use super::{Sides, presence, work};
 use crate::archive::SegmentRecord;
 use crate::db::Connection;
 use crate::error::{Error, Result};
@@ -34,7 +34,8 @@ struct Part {
 /// Everything of some entities that their copies may lack, if it is not much.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    scope: Scope,
+    owner: Owner,
+    entities: Entities,
     parts: Vec<Part>,
 }
 
@@ -152,6 +153,7 @@ pub(crate) async fn read<'e>(
     drop(target);
     let mut source = sides.source.reader(sides.deadline()).await?;
     let first = heads(&mut source, owner, &entities).await?;
+    let present = presence::of(&mut source, owner, &entities).await?;
     let scope = Scope::Entities(entities.clone());
     let mut parts = Vec::new();
     let mut rows = 0;
@@ -163,7 +165,8 @@ pub(crate) async fn read<'e>(
                 stretch: None,
                 segments: Vec::new(),
             },
-            None => page(&mut source, table, &scope, None).await?,
+            None if present.has(table) => page(&mut source, table, &scope, None).await?,
+            None => whole(table, Vec::new()),
         };
         rows += part.records.len();
         if rows >= PAGE {
@@ -171,13 +174,19 @@ pub(crate) async fn read<'e>(
         }
         parts.push(part);
     }
-    parts.push(heads_part(owner, first));
-    Ok(Some(Batch { scope, parts }))
+    drop(copied);
+    parts.push(whole(head_of(owner), first));
+    Ok(Some(Batch {
+        owner,
+        entities,
+        parts,
+    }))
 }
 
-fn heads_part(owner: Owner, records: Vec<Record>) -> Part {
+/// All rows that some entities have in a table.
+fn whole(table: &'static Table, records: Vec<Record>) -> Part {
     Part {
-        table: head_of(owner),
+        table,
         records,
         stretch: Some((None, true)),
         segments: Vec::new(),
@@ -190,8 +199,14 @@ fn heads_part(owner: Owner, records: Vec<Record>) -> Part {
 /// # Errors
 /// When the database fails; as [`copy::equalise`].
 pub(crate) async fn complete(target: &mut Connection, batch: &Batch) -> Result<bool> {
+    let present = presence::of(target, batch.owner, &batch.entities).await?;
+    let scope = Scope::Entities(batch.entities.clone());
     for part in &batch.parts {
-        if apply(target, &batch.scope, part).await?.is_some() {
+        let is_there = part.table.rev.is_some() || present.has(part.table);
+        if part.records.is_empty() && !is_there {
+            continue;
+        }
+        if apply(target, &scope, part).await?.is_some() {
             return Ok(false);
         }
     }
@@ -222,7 +237,7 @@ pub(crate) async fn large(sides: &Sides<'_>, entity: &Entity) -> Result<()> {
             None => large_table(sides, table, &scope).await?,
         }
     }
-    match store(sides, &scope, &heads_part(owner, first)).await? {
+    match store(sides, &scope, &whole(head_of(owner), first)).await? {
         None => Ok(()),
         Some(_) => Err(Error::Unexpected("an entity with more than one head")),
     }

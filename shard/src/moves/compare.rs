@@ -9,6 +9,7 @@ use std::fmt;
 use futures_util::future::try_join;
 
 use super::catch_up::{revs, tables_of};
+use super::presence;
 use super::rows::{self, Cell, Record};
 use super::scope::{Entities, Scope};
 use super::tables::{Compared, Owner, Table};
@@ -156,9 +157,17 @@ pub(crate) async fn latest<'e>(
     for (_, rev) in &mut since {
         *rev -= revs_back;
     }
+    let (here, there) = try_join(
+        presence::of(source, owner, &entities),
+        presence::of(target, owner, &entities),
+    )
+    .await?;
     let mut found = Vec::new();
     for table in tables_of(owner) {
         if table.rev.is_none() {
+            if !here.has(table) && !there.has(table) {
+                continue;
+            }
             let compared = stretch((source, target), table, &scope, None, limit).await?;
             found.extend(compared.differences);
             continue;

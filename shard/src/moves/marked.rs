@@ -29,7 +29,7 @@ const READ_AT_ONCE: usize = 8;
 /// machine: what is left does not become less. A freeze that takes too long is ended all the same.
 const LAST_ROUNDS: u32 = 40;
 /// How many touched entities are compared together, how many rows of a table, and how many changes of each.
-const COMPARED: (usize, (usize, i64)) = (16, (2000, 100));
+const COMPARED: (usize, (usize, i64)) = (64, (4000, 50));
 
 impl Runner<'_> {
     /// Copies what is marked until little is left, compares all rows, and freezes when little is left twice in a row.

@@ -38,6 +38,11 @@ impl Entities {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
+
+    /// The first column of the first entity and of the last; none without entities.
+    pub(crate) fn bounds(&self) -> Option<(&Cell, &Cell)> {
+        Some((self.0.first()?.first()?, self.0.last()?.first()?))
+    }
 }
 
 impl Scope {
