@@ -47,12 +47,13 @@ use axum::extract::Request;
 use axum::http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header,
 };
+use axum::middleware::map_response;
 use axum::response::Response;
 use backscroll_realtime::socket_io::SocketIoDoor;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 use tower_http::compression::{CompressionBody, CompressionLayer, CompressionLevel};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -65,6 +66,13 @@ use state::App;
 const COMPRESS_ABOVE_BYTES: u64 = 1024;
 /// The routes of the documentation's pages.
 const DOCS: [&str; 3] = ["/docs", "/docs/", "/docs/{*rest}"];
+/// The request headers of this interface.
+const OWN_HEADERS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    extract::IDEMPOTENCY_KEY,
+    observe::REQUEST_ID,
+];
 /// How long a browser may remember what CORS allows.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
@@ -158,15 +166,27 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
     for path in ["/socket.io", "/socket.io/"] {
         patterns.add(path);
     }
-    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    // Relative addresses, as a proxy may serve all of this under a path.
+    let docs = SwaggerUi::new("/docs").config(Config::from("../openapi.json"));
+    let docs = Router::from(docs).layer(map_response(redirect_from_here));
     let router = router
         .merge(operations)
         .merge(socket::routes())
         .merge(objects::routes())
-        .merge(Router::from(docs))
+        .merge(docs)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);
     (router, patterns)
+}
+
+/// Redirects from `/docs` to `/docs/` relative to the address that was asked for.
+async fn redirect_from_here(mut response: Response) -> Response {
+    if let Some(location) = response.headers_mut().get_mut(header::LOCATION)
+        && location == "/docs/"
+    {
+        *location = HeaderValue::from_static("docs/");
+    }
+    response
 }
 
 /// None when browsers may call from no other origin: then there is nothing to say.
@@ -184,12 +204,13 @@ fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
                 .filter_map(|origin| HeaderValue::from_str(origin).ok()),
         )
     };
-    let given = [
-        header::AUTHORIZATION,
-        header::CONTENT_TYPE,
-        extract::IDEMPOTENCY_KEY,
-        observe::REQUEST_ID,
-    ];
+    let headers = if settings.allows_any_header() {
+        AllowHeaders::mirror_request()
+    } else {
+        let added = settings.cors_headers.iter();
+        let added = added.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        AllowHeaders::list(OWN_HEADERS.into_iter().chain(added))
+    };
     let shown: [HeaderName; 2] = [observe::REQUEST_ID, header::RETRY_AFTER];
     let layer = CorsLayer::new()
         .allow_origin(origins)
@@ -200,7 +221,9 @@ fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
             Method::PATCH,
             Method::DELETE,
         ])
-        .allow_headers(given)
+        .allow_headers(headers)
+        // For the cookie of a load balancer with sticky sessions: tokens are never in cookies. Not for any origin.
+        .allow_credentials(!settings.allows_any_origin())
         .expose_headers(shown)
         .max_age(CORS_MAX_AGE);
     Some(layer)

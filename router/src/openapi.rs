@@ -23,7 +23,7 @@ pub fn document() -> OpenApi {
     document.merge(OpenApiRouter::new().nest("/chat", chat).into_openapi());
     let mut operations = http::single_routes().into_openapi();
     for item in operations.paths.paths.values_mut() {
-        item.servers = Some(vec![Server::new("/")]); // not under the other prefix
+        item.servers = Some(vec![Server::new(".")]); // not under the other prefix
     }
     document.merge(operations);
     register::<ProblemDocument<'_>>(&mut document);
@@ -51,7 +51,8 @@ pub fn json() -> Vec<u8> {
     serde_json::to_vec(&document()).expect("plain data")
 }
 
-/// What the document says besides its operations.
+/// What the document says besides its operations. Its addresses are relative to the document's own, which a proxy may serve under
+/// a path.
 fn frame() -> OpenApi {
     let info = InfoBuilder::new()
         .title("Backscroll")
@@ -71,11 +72,11 @@ fn frame() -> OpenApi {
         .info(info)
         .servers(Some([
             ServerBuilder::new()
-                .url("/")
+                .url(".")
                 .description(Some("This server"))
                 .build(),
             ServerBuilder::new()
-                .url("/api")
+                .url("./api")
                 .description(Some("The same under another prefix"))
                 .build(),
         ]))

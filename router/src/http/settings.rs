@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderName, HeaderValue};
 use backscroll_shard::settings::check::{Check, Problem};
 use backscroll_shard::settings::{Span, size};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub struct ServerSettings {
     pub shutdown_timeout: Span,
     /// Origins that browsers may call from, as `https://chat.example.com`; `*` is any; none by default.
     pub cors_origins: Vec<String>,
+    /// Request headers that browsers may send besides those of the interface, such as `traceparent`; `*` is any.
+    pub cors_headers: Vec<String>,
 }
 
 impl Default for ServerSettings {
@@ -52,6 +54,7 @@ impl Default for ServerSettings {
             shutdown_delay: Span::secs(0),
             shutdown_timeout: Span::secs(25),
             cors_origins: Vec::new(),
+            cors_headers: Vec::new(),
         }
     }
 }
@@ -99,7 +102,20 @@ impl ServerSettings {
         }
         let any_and_more = self.cors_origins.len() > 1 && self.allows_any_origin();
         check.require("cors_origins", !any_and_more, "`*` stands alone");
+        for name in &self.cors_headers {
+            let is_name = HeaderName::from_bytes(name.as_bytes()).is_ok();
+            let problem = || format!("`{}` is not the name of a header", name.escape_debug());
+            check.require("cors_headers", is_name, problem());
+        }
+        let any_and_more = self.cors_headers.len() > 1 && self.allows_any_header();
+        check.require("cors_headers", !any_and_more, "`*` stands alone");
         check.finish()
+    }
+
+    /// Whether every request header is allowed.
+    #[must_use]
+    pub fn allows_any_header(&self) -> bool {
+        self.cors_headers.iter().any(|name| name == "*")
     }
 
     /// Whether every origin is allowed.
@@ -147,10 +163,11 @@ mod tests {
                 "a.example".into(),
                 "https://A.example".into(),
             ],
+            cors_headers: vec!["*".into(), "two words".into()],
             ..ServerSettings::default()
         };
         let problems = settings.check();
-        assert_eq!(problems.len(), 9, "{problems:#?}");
+        assert_eq!(problems.len(), 11, "{problems:#?}");
         assert!(problems.iter().all(|p| p.key.starts_with("server.")));
     }
 

@@ -369,6 +369,13 @@ async fn browsers_may_call_only_from_configured_origins() {
             .map(|value| value.to_str().unwrap().to_owned())
     };
 
+    let header_of = |response: &reqwest::Response, name: &str| {
+        let value = response.headers().get(name);
+        value.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+    };
+    const HEADERS: &str = "access-control-allow-headers";
+    const CREDENTIALS: &str = "access-control-allow-credentials";
+
     let closed = Service::start().await;
     assert_eq!(
         origin_of(&preflight(&closed, "https://chat.example").await.unwrap()),
@@ -377,6 +384,7 @@ async fn browsers_may_call_only_from_configured_origins() {
 
     let listed = ServerSettings {
         cors_origins: vec!["https://chat.example".into()],
+        cors_headers: vec!["traceparent".into()],
         ..ServerSettings::default()
     };
     let service = Service::start_with(listed, shared_secret()).await;
@@ -384,6 +392,16 @@ async fn browsers_may_call_only_from_configured_origins() {
     assert_eq!(
         (allowed.status().as_u16(), origin_of(&allowed).as_deref()),
         (200, Some("https://chat.example"))
+    );
+    let headers = header_of(&allowed, HEADERS);
+    assert!(
+        headers.contains("authorization") && headers.contains("traceparent"),
+        "{headers}"
+    );
+    assert_eq!(
+        header_of(&allowed, CREDENTIALS),
+        "true",
+        "a load balancer's cookie goes along"
     );
     assert_eq!(
         origin_of(&preflight(&service, "https://evil.example").await.unwrap()),
@@ -420,11 +438,12 @@ async fn browsers_may_call_only_from_configured_origins() {
 
     let open = ServerSettings {
         cors_origins: vec!["*".into()],
+        cors_headers: vec!["*".into()],
         ..ServerSettings::default()
     };
     let service = Service::start_with(open, shared_secret()).await;
-    assert_eq!(
-        origin_of(&preflight(&service, "https://any.example").await.unwrap()).as_deref(),
-        Some("*")
-    );
+    let any = preflight(&service, "https://any.example").await.unwrap();
+    assert_eq!(origin_of(&any).as_deref(), Some("*"));
+    assert_eq!(header_of(&any, HEADERS), "authorization,content-type");
+    assert_eq!(header_of(&any, CREDENTIALS), "");
 }
