@@ -1,5 +1,6 @@
 //! What the service around the gateway provides: it knows tokens and error codes, the gateway does not.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub struct Identity {
     pub user: UserId,
     /// When the token expires, in seconds since 1970.
     pub expires_at: u64,
+    /// Which of the issuer's keys the token was signed with; none where there is only one, which does not change.
+    pub key: Option<NonZeroU64>,
 }
 
 /// The service that the gateway is part of.
@@ -34,6 +37,9 @@ pub trait Edge: Send + Sync {
         token: &str,
         deadline: Instant,
     ) -> Result<Identity, (Close, Failure)>;
+
+    /// Whether tokens that were signed with `key` are still accepted, so that a session ends when its issuer withdraws the key.
+    fn trusts(&self, key: NonZeroU64) -> bool;
 
     /// The part of an error that a client may know.
     fn failure(&self, error: Error) -> Failure;

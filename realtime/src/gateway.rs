@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::Error;
-use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use crate::heartbeat;
 use crate::hub::Hub;
 use crate::metrics;
 use crate::presence::keeper::PresenceKeeper;
+use crate::presence::local::AllAlive;
 use crate::protocol::events::EventName;
 use crate::protocol::{Close, Failure, Hello, Reconnect, Resume, SessionLimits};
 use crate::resume::{Resumed, join_later, resume};
@@ -40,6 +40,9 @@ use crate::settings::RealtimeSettings;
 
 /// Most tasks of one connection: a session in each of its namespaces, and what is done for them.
 const TASKS_PER_CONNECTION: usize = 8;
+
+/// How long the clients of a user with too many connections have to answer a ping, at most.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The gateway of a node.
 pub struct Gateway {
@@ -129,9 +132,14 @@ impl Gateway {
             Arc::clone(&presence).run(stop.clone())
         });
         let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
-        let interval = self.settings.heartbeat.0;
+        let (edge, interval) = (Arc::clone(&self.edge), self.settings.heartbeat.0);
         self.tasks.supervise("heartbeat", &self.closing, move || {
-            heartbeat::run(Arc::clone(&sessions), interval, stop.clone())
+            heartbeat::run(
+                Arc::clone(&sessions),
+                Arc::clone(&edge),
+                interval,
+                stop.clone(),
+            )
         });
     }
 
@@ -216,7 +224,7 @@ impl Gateway {
     /// it missed wait in its queue. With `pinged`, the gateway pings the client.
     ///
     /// # Errors
-    /// [`Close::TooManyConnections`]; [`Close::InvalidFrame`] when `resume` names more conversations than one session may have
+    /// [`Close::TooManyConnections`] when the user's other clients are all alive; [`Close::InvalidFrame`] when `resume` names more conversations than one session may have
     /// open; [`Close::ShuttingDown`].
     pub async fn open(
         &self,
@@ -229,13 +237,9 @@ impl Gateway {
         if missed.conversations.len() > self.settings.joined_conversations {
             return Err(Close::InvalidFrame);
         }
-        let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
         let queue = self.settings.queue_bytes;
-        let session = Arc::new(Session::new(identity.user, expires_at, queue, pinged));
-        let most = self.settings.sessions_per_user;
-        if !self.presence.users().session_opened(&session, most) {
-            return Err(Close::TooManyConnections);
-        }
+        let session = Arc::new(Session::new(&identity, queue, pinged));
+        self.take_place(&session).await?;
         metrics::SESSIONS.series().increment(1.0);
         let opening = Opening {
             gateway: self,
@@ -256,6 +260,27 @@ impl Gateway {
         Ok(session)
     }
 
+    /// Gives `session` a place among its user's. When there is none, it takes that of a session whose client does not answer a
+    /// ping: after a change of network the old connections are dead, and neither side was told.
+    async fn take_place(&self, session: &Arc<Session>) -> Result<(), Close> {
+        let (users, most) = (self.presence.users(), self.settings.sessions_per_user);
+        if users.session_opened(session, most) {
+            return Ok(());
+        }
+        users.probe(&session.user);
+        let within = ANSWER_WITHIN.min(self.settings.heartbeat.0 / 5);
+        tokio::time::sleep(within).await;
+        match users.session_replaces(session, most, within) {
+            Ok(replaced) => {
+                if let Some(replaced) = replaced {
+                    replaced.outbox.close(Close::Replaced);
+                }
+                Ok(())
+            }
+            Err(AllAlive) => Err(Close::TooManyConnections),
+        }
+    }
+
     /// Resumes a session, and puts `hello` at the head of its queue. Says whether nothing that it missed was refused.
     async fn greet(&self, session: &Arc<Session>, resumes: bool, missed: Resume) -> bool {
         let Resumed {
@@ -269,15 +294,14 @@ impl Gateway {
             // Without room for it they stay closed, as the client was told.
             let _ = self.session_tasks.spawn(joining);
         }
-        let expires_at = session
-            .expires_at
-            .load(std::sync::atomic::Ordering::Relaxed);
+        let (expires_at, expires_in_ms) = session.token_expiry();
         let interval = self.settings.heartbeat.0.as_millis();
         let hello = Hello {
             session_id: &format!("{:016x}", session.id),
             user_id: &session.user,
             heartbeat_interval_ms: u64::try_from(interval).unwrap_or(0),
-            expires_at: Timestamp(expires_at.saturating_mul(1000)),
+            expires_at,
+            expires_in_ms,
             cursor,
             recovered: resumes && whole,
             limits: SessionLimits {

@@ -1,12 +1,12 @@
-//! Pings silent sessions, and ends those that stay silent or whose token has expired.
+//! Pings silent sessions, and ends those that stay silent, whose token has expired, or whose token's key was withdrawn.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use backscroll_shard::model::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::edge::Edge;
 use crate::outbox::Item;
 use crate::protocol::Close;
 use crate::session::Session;
@@ -20,7 +20,12 @@ const LOOKS: u32 = 5;
 const EXPIRY_GRACE: i64 = 25;
 
 /// Looks at one part of the sessions after the other, at each session [`LOOKS`] times in an `interval`, until `closing`.
-pub(crate) async fn run(sessions: Arc<Sessions>, interval: Duration, closing: CancellationToken) {
+pub(crate) async fn run(
+    sessions: Arc<Sessions>,
+    edge: Arc<dyn Edge>,
+    interval: Duration,
+    closing: CancellationToken,
+) {
     let step = interval / (LOOKS * u32::try_from(PARTS).unwrap_or(1));
     let quiet = u32::try_from((interval - interval / LOOKS).as_secs()).unwrap_or(u32::MAX);
     let longest = u32::try_from(interval.as_secs()).unwrap_or(u32::MAX) + SLACK;
@@ -30,16 +35,17 @@ pub(crate) async fn run(sessions: Arc<Sessions>, interval: Duration, closing: Ca
     while closing.run_until_cancelled(looks.tick()).await.is_some() {
         let now = Timestamp::now().0 / 1000;
         for session in sessions.in_part(part) {
-            look_at(&session, now, quiet, longest);
+            look_at(&session, &*edge, now, quiet, longest);
         }
         part = (part + 1) % PARTS;
     }
 }
 
-fn look_at(session: &Session, now: i64, quiet: u32, longest: u32) {
-    let expires_at = session.expires_at.load(Ordering::Relaxed);
-    if expires_at.saturating_add(EXPIRY_GRACE) < now {
+fn look_at(session: &Session, edge: &dyn Edge, now: i64, quiet: u32, longest: u32) {
+    if session.expires_at().saturating_add(EXPIRY_GRACE) < now {
         session.outbox.close(Close::TokenExpired);
+    } else if session.token_key().is_some_and(|key| !edge.trusts(key)) {
+        session.outbox.close(Close::TokenInvalid);
     } else if session.pinged && session.silent_for() > longest {
         session.outbox.close(Close::Idle);
     } else if session.pinged && session.silent_for() >= quiet {

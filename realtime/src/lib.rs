@@ -34,7 +34,7 @@
 //! | which shard owns a range (store) | `directory.refresh_interval` (1 s) | the shard's fence, which refuses at once |
 //! | memberships in a write lane (store) | the conversation's `members_rev`, read under its lock | each send; a new connection, or a rev that went back, forgets all of them |
 //! | which database an address leads to (store) | each new connection is asked | a look every 10 s |
-//! | the keys of the issuer (router) | `auth.jwks_refresh` (5 min) | a token with an unknown key |
+//! | the keys of the issuer (router) | `auth.jwks_refresh` (5 min) | a token with an unknown key; sessions whose key was withdrawn end within a fifth of `realtime.heartbeat` |
 
 pub mod admission;
 pub mod bus;
@@ -43,6 +43,7 @@ mod command;
 mod door;
 pub mod edge;
 pub mod gateway;
+pub mod handshake;
 mod heartbeat;
 pub mod hub;
 mod legacy;

@@ -8,5 +8,5 @@ pub mod commands;
 pub mod data;
 pub mod events;
 
-pub use self::close::Close;
+pub use self::close::{Close, Return};
 pub use self::data::*;

@@ -5,15 +5,18 @@
 //! everything that one session may hold is bounded by `realtime.*` settings (INV-BOUND). A session is gone with its
 //! connection; its client resumes in another.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::model::Timestamp;
 
 use crate::bus::Status;
 use crate::client_event::ClientEvent;
-use crate::outbox::Outbox;
+use crate::edge::Identity;
+use crate::outbox::{Item, Outbox};
 
 /// While a user goes on typing in a conversation, the others are notified at most this often.
 const TYPING_EVERY_MS: u64 = 3000;
@@ -30,9 +33,14 @@ pub struct Session {
     /// Whether the gateway pings the client. A door with a heartbeat of its own does that itself.
     pub(crate) pinged: bool,
     /// When the token expires, in seconds since 1970.
-    pub(crate) expires_at: AtomicI64,
+    expires_at: AtomicI64,
+    /// The key that its token was signed with, as [`Identity::key`]; 0 for none.
+    token_key: AtomicU64,
     /// When the client sent something last, in seconds since the node started.
     active_at: AtomicU32,
+    /// When the client was asked for a sign of life that it has not given yet, in milliseconds since the node started; 0 when
+    /// it was not asked.
+    probed_at: AtomicU64,
     /// When the client gave a command last, likewise.
     commanded_at: AtomicU32,
     /// Whether the client has named the users that it watches: then it receives nobody else's presence.
@@ -73,20 +81,52 @@ pub(crate) struct Ended {
 impl Session {
     /// An authenticated session.
     #[must_use]
-    pub(crate) fn new(user: UserId, expires_at: i64, queue_bytes: usize, pinged: bool) -> Self {
+    pub(crate) fn new(identity: &Identity, queue_bytes: usize, pinged: bool) -> Self {
         let now = seconds();
-        Self {
+        let session = Self {
             id: rand::random(),
-            user,
+            user: identity.user.clone(),
             outbox: Outbox::new(queue_bytes),
             pinged,
-            expires_at: AtomicI64::new(expires_at),
+            expires_at: AtomicI64::new(0),
+            token_key: AtomicU64::new(0),
             active_at: AtomicU32::new(now),
+            probed_at: AtomicU64::new(0),
             commanded_at: AtomicU32::new(now),
             names_watched: AtomicBool::new(false),
             bucket: Bucket::default(),
             state: Mutex::default(),
-        }
+        };
+        session.renew(identity);
+        session
+    }
+
+    /// The session goes on with the token of `identity`.
+    pub(crate) fn renew(&self, identity: &Identity) {
+        let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
+        self.expires_at.store(expires_at, Ordering::Relaxed);
+        let key = identity.key.map_or(0, NonZeroU64::get);
+        self.token_key.store(key, Ordering::Relaxed);
+    }
+
+    /// When the token expires, in seconds since 1970.
+    #[must_use]
+    pub(crate) fn expires_at(&self) -> i64 {
+        self.expires_at.load(Ordering::Relaxed)
+    }
+
+    /// The same as a time, and in milliseconds from now.
+    #[must_use]
+    pub(crate) fn token_expiry(&self) -> (Timestamp, u64) {
+        let at = Timestamp(self.expires_at().saturating_mul(1000));
+        let remaining = at.0.saturating_sub(Timestamp::now().0);
+        (at, u64::try_from(remaining).unwrap_or(0))
+    }
+
+    /// The key that the token was signed with, as [`Identity::key`].
+    #[must_use]
+    pub(crate) fn token_key(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.token_key.load(Ordering::Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -96,6 +136,30 @@ impl Session {
     /// Notes that the client sent something.
     pub fn note_activity(&self) {
         self.active_at.store(seconds(), Ordering::Relaxed);
+        self.probed_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Pings the client, unless it has not answered the last probe yet. A door with a heartbeat of its own is not probed.
+    pub(crate) fn probe(&self) {
+        if !self.pinged {
+            return;
+        }
+        let (unasked, now) = (0, milliseconds().max(1));
+        let probed = &self.probed_at;
+        if probed
+            .compare_exchange(unasked, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            self.outbox.put(Item::Ping);
+        }
+    }
+
+    /// Whether a probe has not been answered for `within`.
+    #[must_use]
+    pub(crate) fn is_silent_since_probe(&self, within: Duration) -> bool {
+        let probed_at = self.probed_at.load(Ordering::Relaxed);
+        let waited = Duration::from_millis(milliseconds().saturating_sub(probed_at));
+        probed_at != 0 && waited >= within
     }
 
     /// How long the client has sent nothing, in seconds.
@@ -235,8 +299,12 @@ impl Session {
 
     #[cfg(test)]
     pub(crate) fn test(user: &str) -> std::sync::Arc<Self> {
-        let user = UserId::new(user).expect("a user id");
-        std::sync::Arc::new(Self::new(user, i64::MAX, 1 << 20, true))
+        let identity = Identity {
+            user: UserId::new(user).expect("a user id"),
+            expires_at: u64::MAX,
+            key: None,
+        };
+        std::sync::Arc::new(Self::new(&identity, 1 << 20, true))
     }
 }
 

@@ -46,7 +46,7 @@ impl Default for RealtimeSettings {
             sessions_per_ip: 0,
             connects_per_second: 2000,
             commands_per_second: 20,
-            command_burst: 100,
+            command_burst: 200,
             joined_conversations: 100,
             max_frame: 65_536,
             queue_bytes: 1 << 20,

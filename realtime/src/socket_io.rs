@@ -7,8 +7,8 @@
 //! those make no progress for [`WRITE_TIMEOUT`] the connection is closed, so that no durable event is ever dropped silently
 //! (INV-PUSH).
 //!
-//! A client that is closed receives `error {code, message}` first. If it may come back, the transport is closed, and client
-//! libraries connect again by themselves; if not, the client is sent out of the namespace, and they do not.
+//! A client that is closed receives `error {code, message}` first. If it may come back at once or later, the transport
+//! is closed, and client libraries connect again by themselves; if not, the client is sent out of the namespace, and they do not.
 //!
 //! | module | contents |
 //! |---|---|

@@ -8,6 +8,8 @@ use backscroll_realtime::protocol::{Authenticate, Close, Done};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::http::problem::Code;
+
 /// The document as JSON.
 #[must_use]
 pub fn json() -> Vec<u8> {
@@ -103,6 +105,7 @@ impl Api {
                 "messages": messages,
             }},
             "operations": self.operations,
+            "x-comes-back": comes_back(),
             "components": {"schemas": self.schemas, "messages": self.messages},
         })
     }
@@ -115,11 +118,26 @@ fn in_channel(name: &str) -> Value {
 fn description() -> String {
     let mut text = String::from(
         "A native frame is `{\"event\": name, \"data\": payload, \"ack\"?: n}`; its answer is `{\"ack\": n, \"data\": payload}` or \
-         `{\"ack\": n, \"error\": Failure}`.\n\n| close code | name | meaning |\n|---|---|---|\n",
+         `{\"ack\": n, \"error\": Failure}`.\n\n| close code | name | meaning | the client may come back |\n|---|---|---|---|\n",
     );
     for close in Close::ALL {
-        let row = (close.code(), close.name(), close.meaning());
-        text.push_str(&format!("| {} | `{}` | {} |\n", row.0, row.1, row.2));
+        let (code, name, meaning) = (close.code(), close.name(), close.meaning());
+        let returns = close.comes_back().words();
+        text.push_str(&format!("| {code} | `{name}` | {meaning} | {returns} |\n"));
     }
     text
+}
+
+/// When a client may come back, or may try the same again, after each closing and each error, in the words of `PROTOCOL.md`.
+fn comes_back() -> Value {
+    let closings = Close::ALL.iter().map(|close| {
+        json!({"code": close.code(), "name": close.name(), "comesBack": close.comes_back().words()})
+    });
+    let errors = Code::ALL
+        .iter()
+        .map(|code| (code.name().to_owned(), code.comes_back().words().into()));
+    json!({
+        "closings": closings.collect::<Vec<_>>(),
+        "errors": errors.collect::<Map<_, _>>(),
+    })
 }

@@ -8,6 +8,7 @@ mod cache;
 mod jwks;
 pub mod settings;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -39,6 +40,8 @@ pub struct Identity {
     pub admin: bool,
     /// When the token ends, in seconds since 1970.
     pub expires_at: u64,
+    /// Which of the issuer's keys it was signed with, by its material; none for a shared secret.
+    pub key: Option<NonZeroU64>,
 }
 
 /// Why a caller is not let in. The texts are safe to show.
@@ -158,7 +161,7 @@ impl Authenticator {
 
     async fn verify_anew(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
         match &self.keys {
-            Keys::Shared(key) => self.verify_with(token, key),
+            Keys::Shared(key) => self.verify_with(token, key, None),
             Keys::Issuer(source) => {
                 let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
                 if !self.validation.algorithms.contains(&header.alg) {
@@ -171,7 +174,7 @@ impl Authenticator {
                 let key = found.ok_or(AuthError::Invalid(
                     "the token is signed with a key that is not in the issuer's set",
                 ))?;
-                self.verify_with(token, &key)
+                self.verify_with(token, &key.decoding, Some(key.id))
             }
         }
     }
@@ -209,6 +212,16 @@ impl Authenticator {
         }
     }
 
+    /// Whether tokens that were signed with this key are still accepted. A key is withdrawn when the issuer's set, read anew, has it
+    /// no longer.
+    #[must_use]
+    pub fn trusts(&self, key: NonZeroU64) -> bool {
+        match &self.keys {
+            Keys::Shared(_) => true,
+            Keys::Issuer(source) => source.has(key),
+        }
+    }
+
     /// Whether there is a key to check tokens with, be it an old one.
     #[must_use]
     pub fn has_keys(&self) -> bool {
@@ -218,7 +231,12 @@ impl Authenticator {
         }
     }
 
-    fn verify_with(&self, token: &str, key: &DecodingKey) -> Result<Identity, AuthError> {
+    fn verify_with(
+        &self,
+        token: &str,
+        key: &DecodingKey,
+        key_id: Option<NonZeroU64>,
+    ) -> Result<Identity, AuthError> {
         let decoded = jsonwebtoken::decode::<Value>(token, key, &self.validation)
             .map_err(|error| refusal(&error))?;
         if decoded.header.crit.is_some() {
@@ -241,6 +259,7 @@ impl Authenticator {
             user,
             admin: self.is_admin(&decoded.claims),
             expires_at: seconds(decoded.claims.get("exp")),
+            key: key_id,
         })
     }
 

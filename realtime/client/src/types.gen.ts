@@ -182,6 +182,8 @@ export interface Hello {
   cursor?: string | null;
   /** When the token expires. */
   expiresAt: Timestamp;
+  /** The same in milliseconds from now, for clients whose clock is wrong. */
+  expiresInMs: number;
   /** How often the server pings a silent connection. */
   heartbeatIntervalMs: number;
   /** The bounds of the connection. */
@@ -678,6 +680,8 @@ export interface RefreshToken {
 export interface Refreshed {
   /** When the new token expires. */
   expiresAt: Timestamp;
+  /** The same in milliseconds from now, for clients whose clock is wrong. */
+  expiresInMs: number;
 }
 
 /** The position up to which a client received changes on its last connection. */
@@ -991,3 +995,56 @@ export interface ServerEvents {
   /** A member types, or stopped */
   user_typing: UserTyping;
 }
+
+/** The WebSocket's close codes: their names, and when the client may come back. */
+export const CLOSINGS = {
+  4000: {"comesBack":"at once","name":"shutting_down"},
+  4001: {"comesBack":"later","name":"internal"},
+  4002: {"comesBack":"at once","name":"idle"},
+  4003: {"comesBack":"later","name":"replaced"},
+  4008: {"comesBack":"at once","name":"slow_consumer"},
+  4029: {"comesBack":"later","name":"rate_limited"},
+  4500: {"comesBack":"with a new token","name":"unauthenticated"},
+  4501: {"comesBack":"with a new token","name":"token_expired"},
+  4502: {"comesBack":"with a new token","name":"token_invalid"},
+  4503: {"comesBack":"never","name":"invalid_frame"},
+  4504: {"comesBack":"never","name":"frame_too_large"},
+  4505: {"comesBack":"later","name":"too_many_connections"},
+} as const;
+
+/** When the same may be tried again after each error. */
+export const ERRORS = {
+  address_expired: "never",
+  address_invalid: "never",
+  archive_damaged: "never",
+  archive_unavailable: "later",
+  auth_unavailable: "later",
+  body_too_large: "never",
+  conflict: "never",
+  conflict_idempotency: "never",
+  deadline_exceeded: "later",
+  directory_unavailable: "later",
+  forbidden: "never",
+  internal: "never",
+  invalid_request: "never",
+  limit_reached: "never",
+  media_in_use: "never",
+  media_not_ready: "never",
+  media_not_uploaded: "never",
+  media_too_large: "never",
+  media_type_not_allowed: "never",
+  method_not_allowed: "never",
+  not_a_member: "never",
+  not_found: "never",
+  object_store_unavailable: "later",
+  overloaded: "later",
+  range_not_satisfiable: "never",
+  rate_limited: "later",
+  request_timeout: "at once",
+  shard_unavailable: "later",
+  shutting_down: "later",
+  token_expired: "with a new token",
+  token_invalid: "with a new token",
+  unauthenticated: "with a new token",
+  unsupported_media_type: "never",
+} as const;

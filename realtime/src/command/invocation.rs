@@ -1,13 +1,12 @@
 //! The commands, one method each.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::{Error, Result as StoreResult};
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{
-    Caller, ConversationHead, Message, NewMessage, Notification, SyncPage, SyncRequest, Timestamp,
+    Caller, ConversationHead, Message, NewMessage, Notification, SyncPage, SyncRequest,
     UnreadCount, UnreadNotifications, Watermarks,
 };
 use backscroll_shard::store::Store;
@@ -140,7 +139,7 @@ impl<'a> Invocation<'a> {
     }
 
     /// Replaces the token of the session, which must be of the same user.
-    async fn renew(&self, token: &str) -> Result<Timestamp, (Close, Failure)> {
+    async fn renew(&self, token: &str) -> Result<Refreshed, (Close, Failure)> {
         let identity = edge::authenticate(&self.services.edge, token).await?;
         if identity.user != self.session.user {
             let failure = Failure {
@@ -150,9 +149,12 @@ impl<'a> Invocation<'a> {
             };
             return Err((Close::TokenInvalid, failure));
         }
-        let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
-        self.session.expires_at.store(expires_at, Ordering::Relaxed);
-        Ok(Timestamp(expires_at.saturating_mul(1000)))
+        self.session.renew(&identity);
+        let (expires_at, expires_in_ms) = self.session.token_expiry();
+        Ok(Refreshed {
+            expires_at,
+            expires_in_ms,
+        })
     }
 }
 
@@ -307,7 +309,7 @@ impl CommandHandler for Invocation<'_> {
 
     async fn refresh_token(&self, data: RefreshToken) -> Result<Refreshed, Failure> {
         match self.renew(&data.token).await {
-            Ok(expires_at) => Ok(Refreshed { expires_at }),
+            Ok(refreshed) => Ok(refreshed),
             Err((Close::Internal, failure)) => Err(failure), // the token could not be checked
             Err((close, failure)) => {
                 self.session.outbox.close(close);

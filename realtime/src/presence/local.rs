@@ -42,6 +42,10 @@ impl Local {
     }
 }
 
+/// A user has as many sessions as allowed, and none of them failed to answer its probe.
+#[derive(Debug)]
+pub(crate) struct AllAlive;
+
 /// A user whose last session ended [`GRACE`] ago.
 #[derive(Debug)]
 pub(super) struct Gone {
@@ -81,6 +85,42 @@ impl LocalUsers {
         drop(users);
         self.mark_changed(&session.user);
         true
+    }
+
+    /// Asks the clients of all sessions of `user` for a sign of life.
+    pub(crate) fn probe(&self, user: &UserId) {
+        if let Some(local) = self.users().get(user) {
+            local.sessions.iter().for_each(|session| session.probe());
+        }
+    }
+
+    /// Adds a session, and when its user has `most` already, removes and returns the one that has been silent longest of those
+    /// whose probe was not answered `within`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn session_replaces(
+        &self,
+        session: &Arc<Session>,
+        most: usize,
+        within: Duration,
+    ) -> Result<Option<Arc<Session>>, AllAlive> {
+        let mut users = self.users();
+        let local = users.entry(session.user.clone()).or_default();
+        let replaced = if local.sessions.len() < most {
+            None
+        } else {
+            let dead = local.sessions.iter().enumerate();
+            let dead = dead.filter(|(_, other)| other.is_silent_since_probe(within));
+            let longest = dead.max_by_key(|(_, other)| other.silent_for());
+            let (place, _) = longest.ok_or(AllAlive)?;
+            Some(local.sessions.swap_remove(place))
+        };
+        local.sessions.push(Arc::clone(session));
+        local.gone_since = None;
+        drop(users);
+        self.mark_changed(&session.user);
+        Ok(replaced)
     }
 
     /// Removes a session.
@@ -216,6 +256,35 @@ mod tests {
         assert_eq!(users.take_changes(), [(alice.clone(), Status::Busy)]);
         users.session_ended(&desk);
         assert_eq!(users.take_changes(), [(alice, Status::Away)]);
+    }
+
+    #[test]
+    fn a_session_replaces_one_whose_probe_is_not_answered() {
+        let users = LocalUsers::default();
+        let (phone, desk) = (Session::test("alice"), Session::test("alice"));
+        assert!(users.session_opened(&phone, 2) && users.session_opened(&desk, 2));
+        let newest = Session::test("alice");
+        assert!(
+            users.session_replaces(&newest, 2, Duration::ZERO).is_err(),
+            "nobody was asked"
+        );
+        users.probe(&phone.user);
+        phone.note_activity();
+        let soon = Duration::from_secs(60);
+        assert!(
+            users.session_replaces(&newest, 2, soon).is_err(),
+            "too soon to say"
+        );
+        let replaced = users.session_replaces(&newest, 2, Duration::ZERO);
+        assert!(Arc::ptr_eq(&replaced.unwrap().unwrap(), &desk));
+        users.session_ended(&desk);
+        assert!(
+            !users.session_opened(&Session::test("alice"), 2),
+            "both count"
+        );
+        users.session_ended(&phone);
+        let another = users.session_replaces(&desk, 2, Duration::ZERO);
+        assert!(another.unwrap().is_none(), "there is room");
     }
 
     #[test]

@@ -1,9 +1,35 @@
-//! The reasons for which the server closes a connection: one table of their codes, names and meanings.
+//! The reasons for which the server closes a connection: one table of their codes, names and meanings, and of when the client
+//! may come back.
+
+/// When a client whose connection was closed may connect again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// At once, but for the jitter.
+    AtOnce,
+    /// After a wait that grows with every failure.
+    Later,
+    /// With a new token. The old one is refused again.
+    NewToken,
+    /// Not by itself: neither waiting nor a new token helps.
+    Never,
+}
+
+impl Return {
+    /// In the words of `PROTOCOL.md`.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at once",
+            Self::Later => "later",
+            Self::NewToken => "with a new token",
+            Self::Never => "never",
+        }
+    }
+}
 
 macro_rules! closes {
-    ($($(#[doc = $doc:literal])+ $close:ident = $code:literal, $name:literal;)+) => {
-        /// The reason for which the server closes a connection. Below 4500 the client reconnects and resumes; from 4500 on it does
-        /// not.
+    ($($(#[doc = $doc:literal])+ $close:ident = $code:literal, $name:literal, $return:ident;)+) => {
+        /// The reason for which the server closes a connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Close {
             $($(#[doc = $doc])+ $close,)+
@@ -30,39 +56,47 @@ macro_rules! closes {
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$close => concat!($($doc),+).trim_ascii(),)+ }
             }
+
+            /// When the client may come back.
+            #[must_use]
+            pub fn comes_back(self) -> Return {
+                match self { $(Self::$close => Return::$return,)+ }
+            }
         }
     };
 }
 
 closes! {
     /// The node stops. Reconnect to another.
-    ShuttingDown = 4000, "shutting_down";
+    ShuttingDown = 4000, "shutting_down", AtOnce;
     /// The server failed.
-    Internal = 4001, "internal";
+    Internal = 4001, "internal", Later;
     /// The client sent nothing for too long.
-    Idle = 4002, "idle";
+    Idle = 4002, "idle", AtOnce;
+    /// The client did not answer a ping, and a new connection of its user took its place.
+    Replaced = 4003, "replaced", Later;
     /// The client does not read fast enough.
-    SlowConsumer = 4008, "slow_consumer";
+    SlowConsumer = 4008, "slow_consumer", AtOnce;
     /// The client sent too many commands for too long.
-    RateLimited = 4029, "rate_limited";
+    RateLimited = 4029, "rate_limited", Later;
     /// The client presented no token in time.
-    Unauthenticated = 4500, "unauthenticated";
+    Unauthenticated = 4500, "unauthenticated", NewToken;
     /// The token has expired. Get a new one first.
-    TokenExpired = 4501, "token_expired";
+    TokenExpired = 4501, "token_expired", NewToken;
     /// The token is invalid, or another user's.
-    TokenInvalid = 4502, "token_invalid";
+    TokenInvalid = 4502, "token_invalid", NewToken;
     /// A frame breaks the protocol.
-    InvalidFrame = 4503, "invalid_frame";
+    InvalidFrame = 4503, "invalid_frame", Never;
     /// A frame was larger than allowed.
-    FrameTooLarge = 4504, "frame_too_large";
-    /// This user, or this address, has too many connections.
-    TooManyConnections = 4505, "too_many_connections";
+    FrameTooLarge = 4504, "frame_too_large", Never;
+    /// This user has too many connections, and all of them are alive.
+    TooManyConnections = 4505, "too_many_connections", Later;
 }
 
 impl Close {
-    /// Whether the client must not reconnect by itself.
+    /// Whether a client library that knows nothing of tokens must not connect again by itself.
     #[must_use]
     pub fn is_final(self) -> bool {
-        self.code() >= 4500
+        matches!(self.comes_back(), Return::NewToken | Return::Never)
     }
 }

@@ -170,10 +170,45 @@ impl BatchedCommand {
 pub(crate) fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
     // A command that takes no data ignores what comes, whatever it is.
     let parsed = from_object(data).or_else(|error| serde_json::from_str("null").map_err(|_| error));
-    parsed.map_err(|error| Failure::invalid(format!("data: {error}")))
+    parsed.map_err(|error| Failure::invalid(format!("data: {}", in_fields::<T>(data, &error))))
+}
+
+/// What is wrong with `text`, which `error` says is no `T`: the field by its name instead of a position in the text.
+pub(crate) fn in_fields<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> String {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let path = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+        Err(located) => located.path().to_string(),
+        Ok(_) => ".".to_owned(),
+    };
+    let what = error.to_string();
+    let what = what.split(" at line ").next().unwrap_or_default();
+    match path.as_str() {
+        "." => what.to_owned(),
+        field => format!("{field}: {what}"),
+    }
 }
 
 /// Encodes the answer to a command.
 pub(crate) fn encode(data: &impl Serialize) -> Answer {
     Ok(Arc::new(RawJson::of(data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Authenticate;
+
+    #[test]
+    fn a_failure_names_the_field() {
+        let failure = |data: &str| parse::<SendMessage>(data).unwrap_err().message;
+        let id = "00000000000003e900000000000004d2";
+        let wrong = format!(r#"{{"conversationId":"{id}","content":7}}"#);
+        let wrong = failure(&wrong);
+        assert!(wrong.starts_with("data: content: invalid type"), "{wrong}");
+        let missing = failure(&format!(r#"{{"conversationId":"{id}"}}"#));
+        assert_eq!(missing, "data: missing field `content`");
+        let error = from_object::<Authenticate>("{}").map(drop).unwrap_err();
+        let missing = in_fields::<Authenticate>("{}", &error);
+        assert_eq!(missing, "missing field `token`");
+    }
 }

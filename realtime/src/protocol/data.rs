@@ -244,6 +244,8 @@ pub struct Watched {
 pub struct Refreshed {
     /// When the new token expires.
     pub expires_at: Timestamp,
+    /// The same in milliseconds from now, for clients whose clock is wrong.
+    pub expires_in_ms: u64,
 }
 
 /// `reconnect`: the client has to connect again.
@@ -266,6 +268,8 @@ pub struct Hello<'a> {
     pub heartbeat_interval_ms: u64,
     /// When the token expires.
     pub expires_at: Timestamp,
+    /// The same in milliseconds from now, for clients whose clock is wrong.
+    pub expires_in_ms: u64,
     /// The position of the conversation list: every later change follows as an event. Absent when it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,

@@ -18,6 +18,7 @@ use crate::gateway::Gateway;
 use crate::legacy::namespaces;
 use crate::metrics;
 use crate::outbox::Item;
+use crate::protocol::commands::in_fields;
 use crate::protocol::{Authenticate, Close, Failure};
 use crate::session::Session;
 
@@ -27,6 +28,9 @@ use super::first_request;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client with long polling has to fetch the reason.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After how many milliseconds a client that may not enter now may ask again.
+const ENTER_AGAIN_MS: u64 = 5000;
 
 /// The namespaces of the API and of older front-ends.
 pub struct Chat {
@@ -129,15 +133,17 @@ async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failu
         retry_after_ms: None,
     };
     let auth = if auth.is_empty() { "{}" } else { auth };
-    let Authenticate { token, resume } =
-        from_object(auth).map_err(|error| unauthenticated(format!("auth: {error}")))?;
+    let Authenticate { token, resume } = from_object(auth).map_err(|error| {
+        let what = in_fields::<Authenticate>(auth, &error);
+        unauthenticated(format!("auth: {what}; send {{token, resume?}}"))
+    })?;
     let identity = gateway.authenticate(&token).await;
     let identity = identity.map_err(|(_, failure)| failure)?;
     let opened = gateway.open(identity, resume, false).await;
     opened.map_err(|close| Failure {
         code: close.name(),
         message: close.meaning().to_owned(),
-        retry_after_ms: None,
+        retry_after_ms: (!close.is_final()).then_some(ENTER_AGAIN_MS),
     })
 }
 

@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{
-    CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use backscroll_shard::tasks::OneShots;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::handshake::asks_for_websocket;
 
 /// The answer to a WebSocket handshake: 101, or the status of a refusal.
 pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
@@ -31,9 +33,7 @@ pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
         response
     };
     let headers = request.headers();
-    let asked = request.method() == Method::GET
-        && lists(headers, &CONNECTION, "upgrade")
-        && lists(headers, &UPGRADE, "websocket");
+    let asked = request.method() == Method::GET && asks_for_websocket(headers);
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
         .filter(|key| asked && key.len() == 24);
@@ -60,14 +60,6 @@ pub(super) fn handshake(request: &Request<Body>) -> Response<Body> {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     response
-}
-
-/// Whether the list in a header has `word`.
-fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().any(|value| {
-        let mut words = value.to_str().unwrap_or_default().split(',');
-        words.any(|each| each.trim().eq_ignore_ascii_case(word))
-    })
 }
 
 /// How long a connection lingers, so that the client can read all of it.
@@ -192,6 +184,8 @@ impl<S: Linger> AsyncWrite for Bounded<S> {
 #[cfg(test)]
 mod tests {
     use backscroll_shard::tasks::Supervisor;
+
+    use axum::http::HeaderMap;
 
     use super::*;
 

@@ -1,6 +1,7 @@
 //! A node of a test's own: both doors, on a store of SQLite files.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use backscroll_realtime::bus::in_process::{InProcessBus, InProcessRoster};
 use backscroll_realtime::bus::{Bus, Roster, Status};
 use backscroll_realtime::edge::{Edge, Identity};
 use backscroll_realtime::gateway::Gateway;
+use backscroll_realtime::handshake;
 use backscroll_realtime::native::{self, BEARER, Credentials};
 use backscroll_realtime::protocol::{Close, Failure};
 use backscroll_realtime::publisher::Publisher;
@@ -216,6 +218,7 @@ async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Respo
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip());
+    handshake::in_one_form(&mut parts.headers);
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
@@ -278,9 +281,14 @@ impl Edge for TestEdge {
                 Ok(Identity {
                     user: user(name),
                     expires_at: now.saturating_add_signed(lasts.parse().unwrap()),
+                    key: (name == "withdrawn").then_some(NonZeroU64::MIN),
                 })
             }
         }
+    }
+
+    fn trusts(&self, _key: NonZeroU64) -> bool {
+        false
     }
 
     fn failure(&self, error: Error) -> Failure {

@@ -408,6 +408,9 @@ impl Client {
 
     /// Whether the server sent the client away for good: out of the namespace, or with a code that says so.
     pub(crate) fn is_final(&self) -> bool {
-        self.out || self.over.flatten().is_some_and(|code| code >= 4500)
+        use backscroll_realtime::protocol::Close;
+        let code = self.over.flatten();
+        let mut final_ones = Close::ALL.iter().filter(|close| close.is_final());
+        self.out || final_ones.any(|close| Some(close.code()) == code)
     }
 }

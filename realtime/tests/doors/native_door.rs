@@ -126,3 +126,23 @@ async fn a_client_that_closes_is_answered() {
     bed.holds(0).await;
     bed.close().await;
 }
+
+#[tokio::test]
+async fn a_newcomer_takes_the_place_of_a_dead_connection() {
+    let bed = Bed::with(|settings| {
+        settings.sessions_per_user = 2;
+        settings.heartbeat = backscroll_shard::settings::Span::secs(1);
+    })
+    .await;
+    // The library answers pings while something is read: this one's client is gone, as far as the server can tell.
+    let mut dead = bed.connect(Door::Native, "alice").await;
+    let mut alive = bed.connect(Door::Native, "alice").await;
+    let mut newcomer = tokio::select! {
+        end = alive.end() => panic!("{end}"),
+        newcomer = bed.connect(Door::Native, "alice") => newcomer,
+    };
+    assert_eq!(dead.end().await, "replaced");
+    assert!(!dead.is_final());
+    newcomer.ask("ping", json!({})).await.unwrap();
+    bed.close().await;
+}

@@ -17,6 +17,7 @@ super::through_both_doors!(
     a_node_has_a_bounded_number_of_connections,
     a_token_is_refreshed,
     an_expired_token_ends_the_connection,
+    a_withdrawn_key_ends_the_connection,
     presence_is_delivered_to_watchers,
     a_change_is_delivered_even_if_a_later_watcher_received_another_presence,
     notifications_are_delivered_counted_and_read,
@@ -69,11 +70,19 @@ async fn a_bad_token_is_refused_with_the_reason(door: Door) {
 }
 
 async fn a_user_has_a_bounded_number_of_connections(door: Door) {
-    let bed = Bed::with(|settings| settings.sessions_per_user = 2).await;
-    let first = bed.connect(door, "alice").await;
-    let _second = bed.connect(door, "alice").await;
-    let refusal = bed.dial(door, json!({"token": "alice"})).await.err();
-    assert_eq!(refusal.unwrap().code, "too_many_connections");
+    let bed = Bed::with(|settings| {
+        settings.sessions_per_user = 2;
+        settings.heartbeat = Span::secs(1);
+    })
+    .await;
+    let mut first = bed.connect(door, "alice").await;
+    let mut second = bed.connect(door, "alice").await;
+    let alive = async { tokio::join!(first.end(), second.end()) };
+    let refusal = tokio::select! {
+        ends = alive => panic!("{ends:?}"),
+        refusal = bed.dial(door, json!({"token": "alice"})) => refusal.err().unwrap(),
+    };
+    assert_eq!(refusal.code, "too_many_connections");
     let _bob = bed.connect(door, "bob").await;
     drop(first);
     bed.holds(2).await;
@@ -120,6 +129,14 @@ async fn an_expired_token_ends_the_connection(door: Door) {
     assert_eq!(alice.end().await, "token_expired");
     assert!(alice.is_final());
     bed.holds(0).await;
+    bed.close().await;
+}
+
+async fn a_withdrawn_key_ends_the_connection(door: Door) {
+    let bed = Bed::with(|settings| settings.heartbeat = Span::secs(1)).await;
+    let mut withdrawn = bed.connect(door, "withdrawn").await;
+    assert_eq!(withdrawn.end().await, "token_invalid");
+    assert!(withdrawn.is_final());
     bed.close().await;
 }
 

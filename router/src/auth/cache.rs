@@ -68,6 +68,7 @@ mod tests {
             user: UserId::new("ann").unwrap(),
             admin: false,
             expires_at,
+            key: None,
         }
     }
 

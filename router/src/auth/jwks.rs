@@ -5,6 +5,8 @@
 //! forged tokens cannot make us hammer the issuer. What is read is bounded in bytes, keys and time (INV-BOUND).
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,8 +57,22 @@ enum Location {
 /// The usable keys of one reading.
 #[derive(Debug, Default)]
 struct KeySet {
-    by_id: HashMap<String, Arc<DecodingKey>>,
-    without_id: Vec<Arc<DecodingKey>>,
+    by_id: HashMap<String, Arc<Key>>,
+    without_id: Vec<Arc<Key>>,
+}
+
+/// A usable key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) decoding: DecodingKey,
+    /// The key's material as a number. Another name for the same key does not change it.
+    pub(super) id: NonZeroU64,
+}
+
+fn id_of(key: &Jwk) -> NonZeroU64 {
+    let mut hasher = DefaultHasher::new();
+    key.algorithm.hash(&mut hasher);
+    NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
 }
 
 impl KeySource {
@@ -100,7 +116,7 @@ impl KeySource {
         &self,
         key_id: Option<&str>,
         deadline: Instant,
-    ) -> anyhow::Result<Option<Arc<DecodingKey>>> {
+    ) -> anyhow::Result<Option<Arc<Key>>> {
         if let Some(key) = self.current().find(key_id) {
             return Ok(Some(key));
         }
@@ -136,6 +152,11 @@ impl KeySource {
     /// Another number after every reading. Whoever sees it before taking keys has keys as new as that, or newer.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the set has this key.
+    pub(super) fn has(&self, id: NonZeroU64) -> bool {
+        self.current().all().any(|key| key.id == id)
     }
 
     /// Whether a set was ever read.
@@ -227,18 +248,21 @@ impl KeySet {
             if !verifies(&key, algorithm) {
                 continue;
             }
-            let Ok(decoding_key) = DecodingKey::from_jwk(&key) else {
+            let Ok(decoding) = DecodingKey::from_jwk(&key) else {
                 continue;
             };
-            let decoding_key = Arc::new(decoding_key);
+            let usable = Arc::new(Key {
+                decoding,
+                id: id_of(&key),
+            });
             match key.common.key_id {
                 Some(id) => {
                     ensure!(
-                        set.by_id.insert(id, decoding_key).is_none(),
+                        set.by_id.insert(id, usable).is_none(),
                         "the key set has two keys with one id"
                     );
                 }
-                None => set.without_id.push(decoding_key),
+                None => set.without_id.push(usable),
             }
         }
         ensure!(
@@ -253,11 +277,15 @@ impl KeySet {
         self.by_id.is_empty() && self.without_id.is_empty()
     }
 
-    fn find(&self, key_id: Option<&str>) -> Option<Arc<DecodingKey>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.by_id.values().chain(&self.without_id)
+    }
+
+    fn find(&self, key_id: Option<&str>) -> Option<Arc<Key>> {
         if let Some(key_id) = key_id {
             return self.by_id.get(key_id).cloned();
         }
-        let mut all = self.by_id.values().chain(&self.without_id);
+        let mut all = self.all();
         let only = all.next().cloned();
         if all.next().is_some() { None } else { only }
     }
@@ -373,6 +401,28 @@ mod tests {
             "{:?}",
             source.failure()
         );
+    }
+
+    #[tokio::test]
+    async fn a_key_is_withdrawn_by_its_material_not_by_its_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: String| std::fs::write(file.path(), text).unwrap();
+        let settings = AuthSettings {
+            algorithm: TokenAlgorithm::EdDSA,
+            jwks_file: Some(file.path().into()),
+            ..AuthSettings::default()
+        };
+        let source = KeySource::new(&settings).unwrap();
+        write(document(&["a"]).to_string());
+        source.refresh().await.unwrap();
+        let key = source.find(Some("a"), soon()).await.unwrap().unwrap().id;
+        write(document(&["renamed"]).to_string());
+        source.refresh().await.unwrap();
+        assert!(source.has(key), "it is the same key");
+        let other = document(&["a"]).to_string().replace("11qYAYKx", "11qYAYKy");
+        write(other);
+        source.refresh().await.unwrap();
+        assert!(!source.has(key), "another key has its name");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the gateway of sessions asks of this service: who a token is, and how an error is answered.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +26,7 @@ impl Edge for ServiceEdge {
             Ok(identity) => Ok(Identity {
                 user: identity.user,
                 expires_at: identity.expires_at,
+                key: identity.key,
             }),
             Err(error) => {
                 let close = match error {
@@ -36,6 +38,10 @@ impl Edge for ServiceEdge {
                 Err((close, failure(&Problem::from(error))))
             }
         }
+    }
+
+    fn trusts(&self, key: NonZeroU64) -> bool {
+        self.0.trusts(key)
     }
 
     fn failure(&self, error: Error) -> Failure {

@@ -12,6 +12,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTI
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use backscroll_archiver::object_store::{ErrorKind, StoreError};
+use backscroll_realtime::protocol::Return;
 use backscroll_shard::error::{Error, MediaFault};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -144,6 +145,19 @@ codes! {
     ShuttingDown = "shutting_down", SERVICE_UNAVAILABLE, "Shutting down", retry: Some(1000);
     /// It took too long. A write may or may not have happened: repeat it with the same client message id or Idempotency-Key.
     DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, "Took too long", retry: Some(1000);
+}
+
+impl Code {
+    /// When the same request may succeed.
+    #[must_use]
+    pub fn comes_back(self) -> Return {
+        match self {
+            Self::Unauthenticated | Self::TokenExpired | Self::TokenInvalid => Return::NewToken,
+            _ if self.retry_after_ms() == Some(0) => Return::AtOnce,
+            _ if self.retry_after_ms().is_some() => Return::Later,
+            _ => Return::Never,
+        }
+    }
 }
 
 impl Serialize for Code {

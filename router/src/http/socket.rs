@@ -13,6 +13,7 @@ use axum::response::Response;
 use axum::routing::get;
 use backscroll_realtime::admission::Refused;
 use backscroll_realtime::edge::{AUTHENTICATE_WITHIN, Identity};
+use backscroll_realtime::handshake;
 use backscroll_realtime::native::{self, BEARER, Credentials};
 
 use super::extract::bearer_token;
@@ -32,6 +33,7 @@ async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Respon
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip());
+    handshake::in_one_form(&mut parts.headers);
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app).await;
     let upgrade = upgrade.map_err(|rejection| not_a_websocket(&rejection))?;
     let place = app.gateway.admit(address).map_err(refused)?;
@@ -56,6 +58,7 @@ async fn credentials(
         return Ok(Credentials::Known(Identity {
             user: identity.user,
             expires_at: identity.expires_at,
+            key: identity.key,
         }));
     }
     let protocols = headers

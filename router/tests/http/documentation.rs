@@ -61,9 +61,56 @@ fn the_real_time_protocol_is_as_recorded() {
     schemas(&document, &mut text);
     text.push('\n');
     for close in backscroll_realtime::protocol::Close::ALL {
-        writeln!(text, "close {} {}", close.code(), close.name()).unwrap();
+        let (code, name) = (close.code(), close.name());
+        writeln!(text, "close {code} {name}: {}", close.comes_back().words()).unwrap();
     }
     recorded("real-time-api.txt", &text);
+}
+
+/// The rows of the table in PROTOCOL.md whose first cell begins with `first`.
+fn rows_of_protocol(first: char) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../realtime/PROTOCOL.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split("\n## Closing\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().to_owned()).collect());
+    cells
+        .filter(|cells: &Vec<String>| cells[0].starts_with(first))
+        .collect()
+}
+
+/// What PROTOCOL.md says of when a client may come back is what the documents say, from which clients are made.
+#[test]
+fn the_protocol_s_tables_are_whole() {
+    use backscroll_realtime::protocol::Close;
+    let closings: Vec<_> = rows_of_protocol('4')
+        .into_iter()
+        .map(|cells| (cells[0].clone(), cells[1].clone(), cells[3].clone()))
+        .collect();
+    let expected: Vec<_> = Close::ALL
+        .iter()
+        .map(|close| {
+            let returns = close.comes_back().words().to_owned();
+            (
+                close.code().to_string(),
+                format!("`{}`", close.name()),
+                returns,
+            )
+        })
+        .collect();
+    assert_eq!(closings, expected);
+    let mut errors = HashSet::new();
+    for cells in rows_of_protocol('`') {
+        for code in cells[0].split(", ") {
+            let code = code.trim_matches('`').to_owned();
+            assert!(errors.insert((code, cells[1].clone())));
+        }
+    }
+    let expected = Code::ALL
+        .iter()
+        .map(|code| (code.name().to_owned(), code.comes_back().words().to_owned()));
+    assert_eq!(errors, expected.collect());
 }
 
 /// Every reference in the document leads somewhere.
@@ -297,7 +344,7 @@ fn the_document_is_complete_in_itself() {
         let item = &document["paths"][path];
         assert_eq!(
             item["servers"],
-            json!([{ "url": "/" }]),
+            json!([{ "url": "." }]),
             "{path} has one address"
         );
     }
