@@ -4,6 +4,7 @@
  * Invariant: both doors take the same and give the same. Calls that change a message are repeated after an unknown
  * outcome, since doing them twice is the same as once; a send is not repeated here, but by the outbox.
  */
+import { uniqueId } from "./clock.js";
 import { ChatError } from "./errors.js";
 import type { Http, Method } from "./http.js";
 import type { CommandAnswer, CommandData, CommandName } from "./protocol.js";
@@ -123,7 +124,7 @@ export class Calls {
 
   /** `direct` is create-or-get; for the others the key makes a repetition harmless. */
   createConversation(conversation: NewConversation): Promise<Conversation> {
-    return this.http.repeated("POST", "/conversations", conversation, crypto.randomUUID());
+    return this.http.repeated("POST", "/conversations", conversation, uniqueId());
   }
 
   changeConversation(conversationId: ConversationId, patch: ConversationPatch): Promise<Conversation> {

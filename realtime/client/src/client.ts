@@ -19,7 +19,6 @@ import { Outbox, type OutboxHandlers, type Outgoing, type SendOptions } from "./
 import { Presence } from "./presence.js";
 import { settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
 import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
-import { OutboxStore } from "./storage.js";
 import { Syncer } from "./syncer.js";
 import { TokenKeeper, userOf } from "./token.js";
 import type {
@@ -78,8 +77,14 @@ export class ChatClient {
   private readonly dispatch: (name: string, data: unknown) => void;
   private readonly autoDelivered: boolean;
   private user: UserId | undefined;
+  /** It is to be connected. */
   private active = false;
+  /** The application closed it, and did not connect again. */
   private closed = false;
+  /** The unsent messages are being kept. */
+  private begun = false;
+  /** It would be active, had the server not refused. */
+  private refused = false;
   private wasConnected = false;
 
   constructor(options: ChatClientOptions) {
@@ -87,15 +92,14 @@ export class ChatClient {
     const base = options.url.replace(/\/+$/, "");
     const fetcher = options.fetch ?? ((...request: Parameters<typeof fetch>) => globalThis.fetch(...request));
     this.autoDelivered = options.autoDelivered ?? true;
-    this.tokens = new TokenKeeper(options.token);
+    this.tokens = new TokenKeeper(options.token, settings.timing.tokenTimeoutMs);
     this.http = new Http(`${base}/chat`, fetcher, this.tokens, settings);
     this.calls = new Calls(this.http, () => this.socket?.live);
     this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
     this.presence = new Presence(this.calls, settings);
     this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.report(error));
     this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
-    const store = new OutboxStore(options.storage, options.storageKey ?? "backscroll");
-    this.outbox = new Outbox(this.outboxHandlers(), settings, store);
+    this.outbox = new Outbox(this.outboxHandlers(), settings, options.storage, options.storageKey ?? "backscroll");
     this.fallback = new HttpFallback(settings, { poll: () => this.poll(), changed: () => this.fallbackChanged() });
     this.dispatch = this.makeDispatcher();
     this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
@@ -118,14 +122,16 @@ export class ChatClient {
 
   /**
    * Connects, and stays connected until {@link close}. Resolves when commands get through for the first time; rejects
-   * when the server refuses for good, after which it may be called again.
+   * when the server refuses for good, after which it may be called again, as after {@link close}.
    */
   async connect(): Promise<void> {
-    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    if (this.closed) this.reopen();
+    this.begin();
     if (!this.active) {
       this.active = true;
+      this.refused = false;
       this.wasConnected = false;
-      globalThis.addEventListener?.("online", this.hurry);
+      this.listen(true);
       void this.identify();
       if (this.socket) this.socket.start();
       else this.fallback.start();
@@ -134,10 +140,14 @@ export class ChatClient {
     await this.connectedOnce();
   }
 
-  /** Closes everything for good. Unsent messages stay in the storage, where there is one. */
+  /**
+   * Closes the connection and every conversation, until {@link connect} is called again. Unsent messages stay in the storage, where
+   * there is one: another client that runs, such as in another tab, sends them.
+   */
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    this.begun = this.refused = false;
     this.deactivate();
     this.opened.closeAll();
     for (const part of [this.syncer, this.marks, this.presence]) part.stop();
@@ -146,10 +156,12 @@ export class ChatClient {
     await this.outbox.close();
   }
 
-  /** Uses another token, or function, of the same user from now on. */
+  /** Uses another token, or function, of the same user from now on. A client that the server refused connects again with it. */
   setToken(token: TokenSource): void {
     this.tokens.replace(token);
-    void this.socket?.renew();
+    if (this.refused) return void this.connect().catch(() => undefined); // its state says why
+    this.socket?.tokenReplaced();
+    this.fallback.hurry();
   }
 
   /**
@@ -159,7 +171,7 @@ export class ChatClient {
    * @throws ChatError `limit_reached` when too many are open (100 unless the server says otherwise).
    */
   open(conversationId: ConversationId): ConversationView {
-    if (this.closed) throw new ChatError("client_closed", "the client was closed");
+    this.begin();
     const { view, isNew } = this.opened.use(conversationId);
     if (!isNew) return view;
     view.pendingChanged();
@@ -169,6 +181,7 @@ export class ChatClient {
 
   /** Sends a message, also to a conversation that is not open. See {@link ConversationView.send}. */
   send(conversationId: ConversationId, content: string, options?: SendOptions): Outgoing {
+    this.begin();
     return this.outbox.add(conversationId, content, options);
   }
 
@@ -237,6 +250,30 @@ export class ChatClient {
     this.socket?.hurry();
     this.fallback.hurry();
   };
+
+  private readonly shown = (): void => {
+    if (globalThis.document?.visibilityState === "visible") this.hurry();
+  };
+
+  /** Hears of a network or a device that came back. */
+  private listen(on: boolean): void {
+    const how = on ? "addEventListener" : "removeEventListener";
+    globalThis[how]?.("online", this.hurry);
+    globalThis.document?.[how]("visibilitychange", this.shown);
+  }
+
+  /** Unsent messages are brought back and kept, from the first time that the client is used. */
+  private begin(): void {
+    if (this.begun || this.closed) return;
+    this.begun = true;
+    void this.outbox.begin();
+  }
+
+  private reopen(): void {
+    this.closed = false;
+    this.http.reopen();
+    for (const part of [this.syncer, this.marks, this.presence]) part.restart();
+  }
 
   private makeConnection(make: WebSocketConstructor | undefined, address: string): Connection | undefined {
     if (!make) return undefined;
@@ -380,6 +417,7 @@ export class ChatClient {
   }
 
   private terminated(error: ChatError): void {
+    this.refused = true;
     this.deactivate();
     this.setInfo({ ...CLOSED, error });
     this.report(error);
@@ -387,7 +425,7 @@ export class ChatClient {
 
   private deactivate(): void {
     this.active = false;
-    globalThis.removeEventListener?.("online", this.hurry);
+    this.listen(false);
     this.down();
     this.fallback.stop();
     this.socket?.stop();

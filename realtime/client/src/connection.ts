@@ -1,10 +1,12 @@
 /**
  * Keeps a WebSocket open: connects, resumes, renews the token, measures, and connects again with full jitter.
  *
- * Invariants: at most one socket is open. After a terminal closing (4500–4999) no attempt is made until
- * {@link Connection.start} is called again; a token that has expired is the exception where a new one can be got.
+ * Invariants: at most one socket is open. Attempts end only where the protocol says that neither waiting nor a new token helps, where
+ * the token is a text that was refused, or where the application's function gives no token that the server ever accepted. Waits are
+ * counted by a clock that only goes on.
  */
-import { ChatError, CLOSE_TOKEN_EXPIRED, FIRST_TERMINAL_CLOSE } from "./errors.js";
+import { monotonicMs } from "./clock.js";
+import { ChatError, closingOf } from "./errors.js";
 import { Latency } from "./latency.js";
 import type { Settings, WebSocketConstructor } from "./settings.js";
 import { Socket, type Closing } from "./socket.js";
@@ -29,10 +31,14 @@ export interface ConnectionHandlers {
   terminated(error: ChatError): void;
 }
 
-/** The least time between two renewals of a token, whatever the clocks say. */
+/** The least time between two renewals of a token that worked. */
 const RENEW_AGAIN_MS = 1_000;
-/** When the server's end of a token lies in this clock's past, the clocks disagree: renew after this. */
-const RENEW_SKEWED_MS = 5_000;
+/** After how long a renewal that failed is tried again; the wait doubles. */
+const RENEW_FAILED_MS = 5_000;
+/** The longest wait after a renewal that failed. */
+const RENEW_FAILED_LAST_MS = 60_000;
+/** After a closing that means "later" the wait is at least that after so many failures. */
+const FAILURES_LATER = 2;
 /** The longest delay a timer takes. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
@@ -45,6 +51,14 @@ export class Connection {
   private failureCount = 0;
   private notBefore = 0;
   private error: ChatError | undefined;
+  /** The token of the open connection, or of the attempt. */
+  private token = "";
+  /** Tokens that were refused since one was accepted. */
+  private refusedTokens = 0;
+  private everAccepted = false;
+  private renewalsFailed = 0;
+  /** What was resumed was refused: the next attempt begins anew. */
+  private afresh = false;
   private readonly retry = new Timer();
   private readonly stable = new Timer();
   private readonly ping = new Timer();
@@ -82,6 +96,7 @@ export class Connection {
     this.failureCount = 0;
     this.notBefore = 0;
     this.error = undefined;
+    this.refusedTokens = 0;
     void this.connect();
   }
 
@@ -93,10 +108,26 @@ export class Connection {
     this.socket = undefined;
   }
 
-  /** The network is back: an attempt that waits is made now, unless the server asked for the wait. */
+  /**
+   * The network is back, or the device: an attempt that waits is made now, unless the server asked for the wait, and a connection that
+   * looks open has to prove it.
+   */
   hurry(): void {
+    if (this.openSocket) void this.measure(this.openSocket, this.settings.timing.wakeTimeoutMs);
     if (this.currentPhase !== "waiting") return;
-    this.retry.start(Math.max(0, this.notBefore - Date.now()), () => void this.connect());
+    this.retry.start(Math.max(0, this.notBefore - monotonicMs()), () => void this.connect());
+  }
+
+  /** There is another token: the open connection goes on with it, and an attempt with the old one is made anew. */
+  tokenReplaced(): void {
+    this.refusedTokens = 0;
+    if (this.openSocket) return void this.renew();
+    if (this.currentPhase === "stopped") return;
+    this.retry.stop();
+    this.attempt += 1;
+    this.socket?.close();
+    this.socket = undefined;
+    void this.connect();
   }
 
   /** Drops the socket, as if the network had, and connects again at once: for callers that find it dead. */
@@ -110,13 +141,24 @@ export class Connection {
     if (!live) return;
     try {
       const token = await this.tokens.renew();
-      const { expiresAt } = await live.command("refresh_token", { token });
-      if (live === this.openSocket) this.renewBefore(expiresAt);
+      if (live !== this.openSocket) return;
+      this.token = token;
+      const { expiresInMs } = await live.command("refresh_token", { token });
+      if (live !== this.openSocket) return;
+      this.error = undefined;
+      this.renewalsFailed = 0;
+      this.renewBefore(expiresInMs);
     } catch (thrown) {
       this.error = ChatError.from(thrown);
       this.handlers.changed();
-      if (live === this.openSocket && this.tokens.renewable) this.renewal.start(RENEW_SKEWED_MS, () => void this.renew());
+      if (live === this.openSocket && this.tokens.renewable) this.renewAgain();
     }
+  }
+
+  private renewAgain(): void {
+    const delayMs = Math.min(RENEW_FAILED_MS * 2 ** this.renewalsFailed, RENEW_FAILED_LAST_MS);
+    this.renewalsFailed += 1;
+    this.renewal.start(delayMs, () => void this.renew());
   }
 
   private async connect(): Promise<void> {
@@ -130,7 +172,8 @@ export class Connection {
       return;
     }
     if (attempt !== this.attempt) return;
-    const resume = this.handlers.resume();
+    this.token = token;
+    const resume = this.afresh ? undefined : this.handlers.resume();
     try {
       this.socket = this.open(attempt, token, resume);
     } catch (thrown) {
@@ -144,38 +187,62 @@ export class Connection {
     const socket: Socket = new Socket(this.make, this.address, login, this.settings, {
       hello: (hello) => current() && this.up(socket, hello, resume),
       event: (name, data) => current() && this.receive(name, data),
-      closed: (closing) => current() && this.down(closing, token),
+      closed: (closing) => current() && this.down(closing, socket.accepted, resume !== undefined),
     });
     return socket;
   }
 
   private up(socket: Socket, hello: Hello, resumed: Resume | undefined): void {
     this.openSocket = socket;
+    this.everAccepted = true;
+    this.afresh = false;
+    this.refusedTokens = 0;
+    this.renewalsFailed = 0;
     this.notBefore = 0;
     this.error = undefined;
     this.latency.forget();
     this.stable.start(this.settings.timing.stableAfterMs, () => (this.failureCount = 0));
-    this.renewBefore(hello.expiresAt);
+    this.renewBefore(hello.expiresInMs);
     this.setPhase("open");
     this.handlers.up(hello, resumed);
-    void this.measure(socket);
+    void this.measure(socket, this.settings.timing.pongTimeoutMs);
   }
 
   private receive(name: string, data: unknown): void {
     if (name !== "reconnect") return this.handlers.event(name, data);
     const { afterMs } = data as { afterMs: number };
-    this.notBefore = Date.now() + afterMs;
+    this.notBefore = monotonicMs() + afterMs;
     this.retry.start(afterMs, () => this.drop(new ChatError("shutting_down", "the server asked to connect again")));
   }
 
-  private down({ code, error }: Closing, token: string): void {
+  private down({ code, error }: Closing, accepted: boolean, resumed: boolean): void {
     const wasOpen = this.openSocket !== undefined;
     this.socket = this.openSocket = undefined;
     for (const timer of [this.retry, this.stable, this.ping, this.renewal]) timer.stop();
     if (wasOpen) this.handlers.down();
-    if (error.aboutToken) this.tokens.refuse(token);
-    const renewed = code === CLOSE_TOKEN_EXPIRED && this.tokens.renewable;
-    if (code >= FIRST_TERMINAL_CLOSE && code < 5000 && !renewed) return this.terminate(error);
+    const { name, comesBack } = closingOf(code);
+    switch (comesBack) {
+      case "never":
+        if (accepted || !resumed) return this.terminate(error);
+        this.afresh = true; // a login that resumes more than the server takes is refused whole
+        return this.failed(error);
+      case "with a new token":
+        return this.refused(error);
+      case "later":
+        if (name !== undefined) this.failureCount = Math.max(this.failureCount, FAILURES_LATER);
+        return this.failed(error);
+      case "at once":
+        return this.failed(error);
+    }
+  }
+
+  /** The token was refused: a new one is asked for, at once the first time. */
+  private refused(error: ChatError): void {
+    this.tokens.refuse(this.token);
+    this.refusedTokens += 1;
+    if (!this.tokens.renewable) return this.terminate(error);
+    if (this.refusedTokens > 1 && !this.everAccepted) return this.terminate(error);
+    if (this.refusedTokens > 1) this.failureCount = Math.max(this.failureCount, FAILURES_LATER);
     this.failed(error);
   }
 
@@ -191,7 +258,7 @@ export class Connection {
     const { backoffFirstMs, backoffLastMs } = this.settings.timing;
     const jitter = fullJitter(this.failureCount, backoffFirstMs, backoffLastMs, this.settings.random);
     this.failureCount += 1;
-    const asked = this.notBefore - Date.now();
+    const asked = this.notBefore - monotonicMs();
     this.retry.start(asked > 0 ? asked : jitter, () => void this.connect());
     this.setPhase("waiting");
   }
@@ -202,27 +269,26 @@ export class Connection {
     this.handlers.changed();
   }
 
-  private async measure(socket: Socket): Promise<void> {
-    const sentAt = Date.now();
+  private async measure(socket: Socket, timeoutMs: number): Promise<void> {
+    const sentAt = monotonicMs();
     try {
-      await socket.command("ping", {}, { timeoutMs: this.settings.timing.pongTimeoutMs });
+      await socket.command("ping", {}, { timeoutMs });
     } catch (thrown) {
       const error = ChatError.from(thrown);
       if (error.code === "timeout" && socket === this.openSocket) return this.drop(error);
       if (socket !== this.openSocket) return;
     }
     if (socket !== this.openSocket) return;
-    this.latency.add(Date.now() - sentAt);
+    this.latency.add(Math.round(monotonicMs() - sentAt));
     this.handlers.changed();
-    this.ping.start(this.settings.timing.pingEveryMs, () => void this.measure(socket));
+    this.ping.start(this.settings.timing.pingEveryMs, () => void this.measure(socket, this.settings.timing.pongTimeoutMs));
   }
 
-  private renewBefore(expiresAt: string): void {
-    if (!this.tokens.renewable) return;
-    const remainingMs = Date.parse(expiresAt) - Date.now();
-    const leadMs = Math.min(this.settings.timing.refreshBeforeMs, remainingMs / 2);
-    const delayMs = remainingMs > 0 ? Math.max(remainingMs - leadMs, RENEW_AGAIN_MS) : RENEW_SKEWED_MS;
-    if (Number.isNaN(delayMs)) return;
+  /** The token's life is counted from now, as the server says it: this device's clock may be wrong. */
+  private renewBefore(expiresInMs: number): void {
+    if (!this.tokens.renewable || !Number.isFinite(expiresInMs)) return;
+    const leadMs = Math.min(this.settings.timing.refreshBeforeMs, expiresInMs / 2);
+    const delayMs = Math.max(expiresInMs - leadMs, RENEW_AGAIN_MS);
     this.renewal.start(Math.min(delayMs, TIMER_MAX_MS), () => void this.renew());
   }
 }

@@ -23,8 +23,9 @@ import type { ConversationChanges, ConversationHead, ConversationId, ListEntry, 
 export type ChatMessage = StoredMessage | PendingMessage;
 
 export interface ConversationState {
-  /** `left`: the user is no member any more. `failed`: it could not be opened; see `error`. */
+  /** `left`: the user is no member any more. `failed`: it could not be opened. */
   readonly status: "loading" | "ready" | "left" | "failed";
+  /** Why it could not be opened or, while that is tried again, be loaded; its message says what to do. */
   readonly error?: ChatError;
   /** Oldest first; own messages that are not stored yet come last. */
   readonly messages: readonly ChatMessage[];
@@ -72,6 +73,7 @@ export class ConversationView {
   readonly ready: Promise<void>;
   private settleReady: { resolve: () => void; reject: (error: ChatError) => void } | undefined;
   private ended: Pick<ConversationState, "status" | "error"> | undefined;
+  private trouble: ChatError | undefined;
   private readonly log: ConversationLog;
   private readonly receipts = new Receipts();
   private readonly ownTyping: OwnTyping;
@@ -92,6 +94,10 @@ export class ConversationView {
       changed: () => this.messagesChanged(),
       fellBehind: () => context.catchUp(),
       failed: (error) => this.end(error.code === "not_a_member" ? "left" : "failed", error),
+      troubled: (error) => {
+        this.trouble = error;
+        this.publish();
+      },
     });
     this.ownTyping = new OwnTyping(settings.timing, (isTyping) => this.tellTyping(isTyping));
     this.othersTyping = new OthersTyping(settings.timing, () => this.publish());
@@ -294,6 +300,7 @@ export class ConversationView {
     const status = timeline.loaded ? "ready" : "loading";
     this.state.set({
       status,
+      ...(this.trouble && { error: this.trouble }),
       ...this.ended,
       messages: this.withPending(timeline.messages),
       hasMoreBefore: timeline.loaded && timeline.hasMoreBefore,

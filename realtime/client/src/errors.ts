@@ -4,7 +4,7 @@
  * Invariant: a command or request that was not answered is `unknown`, never a failure. It may have happened, so it may
  * only be repeated where repeating is safe.
  */
-import type { Problem, ProblemCode } from "./types.gen.js";
+import { CLOSINGS, ERRORS, type Problem, type ProblemCode } from "./types.gen.js";
 
 /** Codes of the server (REST problems, WebSocket errors and closings), and those this client adds. */
 export type ErrorCode =
@@ -14,6 +14,8 @@ export type ErrorCode =
   | "timeout"
   /** The connection went before the answer; it may have happened. */
   | "connection_lost"
+  /** Something between here and the server answered in its place; it may have happened. */
+  | "intercepted"
   /** There is no connection; it did not happen. */
   | "not_connected"
   /** It waited longer than the server is sure to recognise a repeat; it may have happened. */
@@ -26,45 +28,25 @@ export type ErrorCode =
   | "client_closed";
 
 /** Names of the WebSocket's close codes. */
-export type CloseName = (typeof CLOSE_NAMES)[keyof typeof CLOSE_NAMES];
+export type CloseName = (typeof CLOSINGS)[keyof typeof CLOSINGS]["name"];
 
-/** The server's close codes: 4000–4499 mean connect again and resume, 4500–4999 do not. */
-export const CLOSE_NAMES = {
-  4000: "shutting_down",
-  4001: "internal",
-  4002: "idle",
-  4008: "slow_consumer",
-  4009: "lagged",
-  4029: "rate_limited",
-  4500: "unauthenticated",
-  4501: "token_expired",
-  4502: "token_invalid",
-  4503: "invalid_frame",
-  4504: "frame_too_large",
-  4505: "too_many_connections",
-} as const;
+/** When the client may come back after a closing, or may try the same again after an error; in the words of the protocol. */
+export type ComesBack = "at once" | "later" | "with a new token" | "never";
 
-/** The first close code after which this client does not connect again. */
-export const FIRST_TERMINAL_CLOSE = 4500;
-/** Get a new token first. */
-export const CLOSE_TOKEN_EXPIRED = 4501;
+/** What a close code means. A code that the protocol does not have, such as 1006, is a network that broke. */
+export function closingOf(code: number): { name: string | undefined; comesBack: ComesBack } {
+  const known = (CLOSINGS as Record<number, { name: string; comesBack: ComesBack }>)[code];
+  return known ?? { name: undefined, comesBack: "later" };
+}
 
-const RETRYABLE: ReadonlySet<string> = new Set([
-  "request_timeout",
-  "overloaded",
-  "shard_unavailable",
-  "archive_unavailable",
-  "directory_unavailable",
-  "auth_unavailable",
-  "shutting_down",
-  "deadline_exceeded",
-  "rate_limited",
-  "not_connected",
-  "timeout",
-  "connection_lost",
-]);
-const UNKNOWN_OUTCOME: ReadonlySet<string> = new Set(["timeout", "connection_lost", "deadline_exceeded", "too_old"]);
-const TOKEN_CODES: ReadonlySet<string> = new Set(["token_expired", "unauthenticated", "token_invalid"]);
+/** The network's failures: whether it was done is not known, or it was not; however often that happens, it is not the server's word. */
+const NETWORK: ReadonlySet<string> = new Set(["timeout", "connection_lost", "not_connected", "intercepted"]);
+const UNKNOWN_OUTCOME: ReadonlySet<string> = new Set(["timeout", "connection_lost", "intercepted", "deadline_exceeded", "too_old"]);
+
+function comesBackAfter(code: string): ComesBack | undefined {
+  if (Object.hasOwn(ERRORS, code)) return (ERRORS as Record<string, ComesBack>)[code];
+  return Object.values(CLOSINGS).find(({ name }) => name === code)?.comesBack;
+}
 
 /** Every error this package throws or reports. */
 export class ChatError extends Error {
@@ -84,7 +66,13 @@ export class ChatError extends Error {
 
   /** The same may succeed later without a change. */
   get retryable(): boolean {
-    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
+    const comesBack = comesBackAfter(this.code);
+    return this.retryAfterMs !== undefined || this.network || comesBack === "later" || comesBack === "at once";
+  }
+
+  /** The network failed, not the server. */
+  get network(): boolean {
+    return NETWORK.has(this.code);
   }
 
   /** It may have happened all the same. */
@@ -94,17 +82,12 @@ export class ChatError extends Error {
 
   /** A new token may help. */
   get aboutToken(): boolean {
-    return TOKEN_CODES.has(this.code);
+    return comesBackAfter(this.code) === "with a new token";
   }
 
-  /** From a problem document of REST; `fallback` when the body was none. */
-  static fromProblem(problem: Partial<Problem>, fallback: ErrorCode): ChatError {
-    return new ChatError(
-      problem.code ?? fallback,
-      problem.detail ?? problem.title ?? fallback,
-      problem.retryAfterMs ?? undefined,
-      problem.requestId,
-    );
+  /** From a problem document of REST. */
+  static fromProblem({ code, detail, title, retryAfterMs, requestId }: Problem): ChatError {
+    return new ChatError(code, detail || title || code, retryAfterMs ?? undefined, requestId);
   }
 
   /** Whatever was thrown, as a {@link ChatError}. */

@@ -3,6 +3,7 @@
  *
  * Invariant: at most one poll is under way, and polls come no more often than the shortest interval.
  */
+import { monotonicMs } from "./clock.js";
 import { ChatError } from "./errors.js";
 import type { Settings } from "./settings.js";
 import { Timer } from "./timer.js";
@@ -61,7 +62,7 @@ export class HttpFallback {
     if (!this.running) return;
     const soonMs = this.answers ? this.settings.timing.pollFirstMs : 0;
     this.intervalMs = this.settings.timing.pollFirstMs;
-    if (!this.timer.running || this.dueAt > Date.now() + soonMs) this.pollIn(soonMs);
+    if (!this.timer.running || this.dueAt > monotonicMs() + soonMs) this.pollIn(soonMs);
   }
 
   private async poll(): Promise<void> {
@@ -83,7 +84,7 @@ export class HttpFallback {
   }
 
   private pollIn(delayMs: number): void {
-    this.dueAt = Date.now() + delayMs;
+    this.dueAt = monotonicMs() + delayMs;
     this.timer.start(delayMs, () => void this.poll());
   }
 

@@ -1,11 +1,12 @@
 /**
  * REST: requests with a deadline, the token, and problems as {@link ChatError}.
  *
- * Invariant: a request is repeated only when the caller says that it is safe, and only for errors that may pass.
+ * Invariants: a request is repeated only when the caller says that it is safe, and only for errors that may pass. Only a problem
+ * document of the server is its word: whatever else comes instead of an answer is the network's failure.
  */
-import { ChatError, type ErrorCode } from "./errors.js";
+import { ChatError } from "./errors.js";
 import type { Settings } from "./settings.js";
-import { fullJitter, pause } from "./timer.js";
+import { fullJitter, pause, within } from "./timer.js";
 import type { TokenKeeper } from "./token.js";
 import type { Problem } from "./types.gen.js";
 
@@ -13,9 +14,11 @@ export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 /** How often a request that is safe to repeat is made at most. */
 const ATTEMPTS = 4;
+/** What the types of the server's problems begin with. */
+const PROBLEM_TYPE = "urn:problem-type:backscroll:";
 
 export class Http {
-  private readonly closing = new AbortController();
+  private closing = new AbortController();
 
   constructor(
     private readonly base: string,
@@ -52,69 +55,81 @@ export class Http {
     }
   }
 
-  /** Gives up what is under way and refuses what comes. */
+  /** Gives up what is under way, and refuses what comes until {@link reopen}. */
   close(): void {
     this.closing.abort();
   }
 
+  /** Takes requests again. */
+  reopen(): void {
+    if (this.closing.signal.aborted) this.closing = new AbortController();
+  }
+
   private async attempt<T>(method: Method, path: string, token: string, body?: object, key?: string): Promise<T> {
-    if (this.closing.signal.aborted) throw new ChatError("client_closed", "the client was closed");
+    const closing = this.closing.signal;
+    if (closing.aborted) throw new ChatError("client_closed", "the client was closed");
     const deadline = new AbortController();
     const abort = () => deadline.abort();
-    const timer = setTimeout(abort, this.settings.timing.answerTimeoutMs);
-    this.closing.signal.addEventListener("abort", abort);
+    closing.addEventListener("abort", abort);
+    const { answerTimeoutMs } = this.settings.timing;
+    const late = () => {
+      abort();
+      return new ChatError("timeout", `no answer within ${answerTimeoutMs} ms from ${this.base}`);
+    };
     try {
-      const response = await this.fetcher(`${this.base}${path}`, {
-        method,
-        signal: deadline.signal,
-        headers: {
-          Authorization: `Bearer ${token}`,
-          ...(body && { "Content-Type": "application/json" }),
-          ...(key && { "Idempotency-Key": key }),
-        },
-        ...(body && { body: JSON.stringify(body) }),
-      });
-      return await read<T>(response);
+      return await within(answerTimeoutMs, this.request<T>(method, path, token, deadline.signal, body, key), late);
     } catch (thrown) {
+      if (closing.aborted) throw new ChatError("client_closed", "the client was closed");
       if (thrown instanceof ChatError) throw thrown;
-      throw this.brokenOff(thrown, deadline.signal.aborted);
+      throw new ChatError("connection_lost", `${ChatError.from(thrown).message}: ${this.advice}`);
     } finally {
-      clearTimeout(timer);
-      this.closing.signal.removeEventListener("abort", abort);
+      closing.removeEventListener("abort", abort);
     }
   }
 
-  private brokenOff(thrown: unknown, aborted: boolean): ChatError {
-    if (this.closing.signal.aborted) return new ChatError("client_closed", "the client was closed");
-    if (aborted) return new ChatError("timeout", `no answer within ${this.settings.timing.answerTimeoutMs} ms`);
-    return new ChatError("connection_lost", ChatError.from(thrown).message);
+  private async request<T>(method: Method, path: string, token: string, signal: AbortSignal, body?: object, key?: string): Promise<T> {
+    const response = await this.fetcher(`${this.base}${path}`, {
+      method,
+      signal,
+      redirect: "manual", // this server never redirects; a login page does
+      headers: {
+        Authorization: `Bearer ${token}`,
+        ...(body && { "Content-Type": "application/json" }),
+        ...(key && { "Idempotency-Key": key }),
+      },
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    if (response.status === 204) return undefined as T;
+    const type = response.headers.get("Content-Type") ?? "";
+    const json = /^application\/(problem\+)?json\b/i.test(type) ? parsed(text) : undefined;
+    if (response.ok && json !== undefined) return json as T;
+    if (!response.ok && isProblem(json)) throw ChatError.fromProblem(json);
+    const wait = retryAfterMs(response, this.settings.timing.backoffLastMs);
+    throw new ChatError("intercepted", `something answered ${response.status} in the server's place: ${this.advice}`, wait);
+  }
+
+  private get advice(): string {
+    return `if this goes on, check that \`url\` leads to the server (${this.base}), and that its server.cors_origins and server.cors_headers allow this page`;
   }
 }
 
-async function read<T>(response: Response): Promise<T> {
-  const text = await response.text();
-  if (response.ok) return (text === "" ? undefined : JSON.parse(text)) as T;
-  throw ChatError.fromProblem(problemOf(text, response), codeOf(response.status));
+/** A problem document of this server: only that is its word. */
+function isProblem(body: unknown): body is Problem {
+  const problem = body as Partial<Problem> | null | undefined;
+  return typeof problem?.code === "string" && typeof problem.type === "string" && problem.type.startsWith(PROBLEM_TYPE);
 }
 
-function problemOf(text: string, response: Response): Partial<Problem> {
-  const seconds = Number(response.headers.get("Retry-After") ?? Number.NaN);
-  const header = Number.isFinite(seconds) ? { retryAfterMs: seconds * 1000 } : {};
+function parsed(text: string): unknown {
   try {
-    const body: unknown = JSON.parse(text);
-    return typeof body === "object" && body !== null ? { ...header, ...body } : header;
+    return JSON.parse(text);
   } catch {
-    return { ...header, detail: `the server answered ${response.status}` };
+    return undefined;
   }
 }
 
-/** For answers that something in between gave. */
-function codeOf(status: number): ErrorCode {
-  if (status === 401) return "unauthenticated";
-  if (status === 403) return "forbidden";
-  if (status === 404) return "not_found";
-  if (status === 429) return "rate_limited";
-  if (status === 504) return "deadline_exceeded";
-  if (status === 502 || status === 503) return "overloaded";
-  return status >= 500 ? "internal" : "invalid_request";
+/** What something in between asks for, within bounds. */
+function retryAfterMs(response: Response, longestMs: number): number | undefined {
+  const seconds = Number(response.headers.get("Retry-After") ?? Number.NaN);
+  return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds * 1000, longestMs) : undefined;
 }

@@ -5,7 +5,7 @@ export type { NotificationPlace } from "./calls.js";
 export { ChatClient, type ChatEvents } from "./client.js";
 export type { ChatMessage, ConversationState, ConversationView } from "./conversation.js";
 export type { Listener, Observable, Unsubscribe } from "./emitter.js";
-export { ChatError, CLOSE_NAMES, type CloseName, type ErrorCode } from "./errors.js";
+export { ChatError, type CloseName, type ComesBack, type ErrorCode } from "./errors.js";
 export type { Quality } from "./latency.js";
 export type { ConversationListStore } from "./list.js";
 export type { Outgoing, PendingMessage, SendOptions } from "./outbox.js";

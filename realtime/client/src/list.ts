@@ -5,6 +5,7 @@
  * moved on while everything before it is in the list. The list is bounded; the least active conversations are left out.
  */
 import { Observable } from "./emitter.js";
+import type { ChatError } from "./errors.js";
 import type { ConversationId, ListEntry, Message, Seq, SyncPage, UnreadCount } from "./types.gen.js";
 
 interface Held {
@@ -21,6 +22,8 @@ export class ConversationListStore {
   readonly entries = new Observable<readonly ListEntry[]>([]);
   /** Over the conversations in the list. */
   readonly unread = new Observable<UnreadCount>({ total: 0, conversations: 0 });
+  /** Why the list cannot be loaded, while that is tried again; its message says what to do. */
+  readonly error = new Observable<ChatError | undefined>(undefined);
   private readonly held = new Map<ConversationId, Held>();
   private position: string | undefined;
   private complete = false;

@@ -25,6 +25,8 @@ export interface LogHandlers {
   fellBehind(): void;
   /** It could not be opened, for good. */
   failed(error: ChatError): void;
+  /** Why loading failed and is tried again; none once it succeeded. */
+  troubled(error: ChatError | undefined): void;
 }
 
 export class ConversationLog {
@@ -46,8 +48,9 @@ export class ConversationLog {
     private readonly handlers: LogHandlers,
   ) {
     this.timeline = new Timeline(settings.bounds.messagesKept);
-    this.opening = new Task(() => this.joinAndLoad(), settings, (error) => handlers.failed(error));
-    this.filling = new Task(() => this.fillHoles(), settings);
+    const { failed, troubled } = handlers;
+    this.opening = new Task(() => this.joinAndLoad(), settings, failed, troubled);
+    this.filling = new Task(() => this.fillHoles(), settings, undefined, troubled);
   }
 
   get syncedRev(): Rev | undefined {

@@ -51,6 +51,10 @@ export class OwnMarks {
     this.task.stop();
   }
 
+  restart(): void {
+    this.task.restart();
+  }
+
   private want(id: ConversationId, mark: Marks): void {
     const next = greatest(mark, this.wanted.get(id));
     const told = this.told.get(id);

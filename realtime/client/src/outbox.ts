@@ -4,11 +4,13 @@
  * Invariants: messages of a conversation are sent one after the other, in the order they were given. Each keeps its
  * clientMsgId through every attempt, on every connection and over a restart, so that it is stored once (INV-IDEM): one that
  * is older than the server is sure to recognise is left to the user. A message leaves only by being stored or discarded. The
- * number that wait is bounded.
+ * number that wait is bounded. Messages are sent for the user who wrote them: before the first token that is the last user, and when
+ * the token is another's, the last user's stay in the storage and those of this start go with the token.
  */
+import { uniqueId } from "./clock.js";
 import { ChatError } from "./errors.js";
 import type { Settings } from "./settings.js";
-import type { OutboxStore, SavedMessage } from "./storage.js";
+import { OutboxStore, type OutboxStorage, type SavedMessage } from "./storage.js";
 import { fullJitter, Timer } from "./timer.js";
 import type { ConversationId, Message, MessageType, NewMessage, Timestamp, UserId } from "./types.gen.js";
 
@@ -52,12 +54,17 @@ export interface OutboxHandlers {
 }
 
 interface Entry {
+  /** It was stored by an earlier client, or by another. */
+  readonly restored: boolean;
   readonly message: NewMessage & { clientMsgId: string };
   readonly createdAt: Timestamp;
   readonly resolve: (message: Message) => void;
   readonly reject: (error: ChatError) => void;
   error: ChatError | undefined;
+  /** How often the server answered "try again". */
   attempts: number;
+  /** How often an attempt failed, for whatever reason. */
+  failures: number;
   /** The user asked for it again. */
   retried: boolean;
 }
@@ -73,37 +80,81 @@ export class Outbox {
   private count = 0;
   private user: UserId = "";
   private closed = false;
+  private readonly store: OutboxStore;
 
   constructor(
     private readonly handlers: OutboxHandlers,
     private readonly settings: Settings,
-    private readonly store: OutboxStore,
-  ) {}
+    storage: OutboxStorage | undefined,
+    storageKey: string,
+  ) {
+    this.store = new OutboxStore(storage, storageKey, (saved) => this.restore(saved));
+  }
 
   /** How many wait. */
   get size(): number {
     return this.count;
   }
 
-  /** Whose messages these are; brings back what was stored for them. */
+  /** Begins before the user is known: with the messages of the last one. */
+  async begin(): Promise<void> {
+    this.closed = false;
+    if (this.user !== "") return this.open(this.user, []);
+    const last = await this.store.lastUser();
+    if (last && this.user === "") await this.open(last, []);
+  }
+
+  /** The token names this user. */
   async openFor(user: UserId): Promise<void> {
+    this.store.remember(user);
+    if (user === this.user) return;
+    await this.open(user, this.leaveRestored());
+  }
+
+  private async open(user: UserId, keep: SavedMessage[]): Promise<void> {
     this.user = user;
-    const saved = await this.store.openFor(user);
-    const given = [...this.lanes.values()].flatMap((lane) => lane.entries);
-    for (const { conversationId, message, createdAt, failed } of saved) {
-      if (this.find(message.clientMsgId) || this.count >= this.settings.bounds.outbox) continue;
-      const { entry } = newEntry(message, createdAt);
+    await this.store.openFor(user, keep);
+    this.store.save(() => this.toSave(this.entries));
+    for (const conversationId of this.lanes.keys()) this.handlers.changed(conversationId);
+  }
+
+  /** The messages of the user before leave this client; gives them. */
+  private leaveRestored(): SavedMessage[] {
+    const theirs = this.entries.filter(([, entry]) => entry.restored);
+    for (const [conversationId, entry] of theirs) {
+      const lane = this.lanes.get(conversationId);
+      if (lane) this.take(conversationId, lane, entry);
+    }
+    return this.toSave(theirs);
+  }
+
+  /** Brings back what was stored; gives that for which there is no room. */
+  private restore(saved: SavedMessage[]): SavedMessage[] {
+    const refused: SavedMessage[] = [];
+    for (const one of saved) {
+      const { conversationId, message, createdAt, failed } = one;
+      if (this.find(message.clientMsgId)) continue;
+      if (this.count >= this.settings.bounds.outbox) {
+        refused.push(one);
+        continue;
+      }
+      const { entry } = newEntry(message, createdAt, true);
       if (failed) entry.error = new ChatError(failed.code, failed.message);
-      this.append(conversationId, entry);
+      const lane = this.laneOf(conversationId);
+      // What was given since this start is younger; what is under way cannot be overtaken any more.
+      const younger = lane.entries.findIndex((other, at) => !other.restored && !(lane.busy && at === 0));
+      lane.entries.splice(younger < 0 ? lane.entries.length : younger, 0, entry);
+      this.count += 1;
     }
-    // What was given since this start is younger; what is under way cannot be overtaken any more.
-    for (const lane of this.lanes.values()) {
-      const [first] = lane.entries;
-      const younger = lane.entries.filter((entry) => given.includes(entry) && !(lane.busy && entry === first));
-      const older = lane.entries.filter((entry) => !younger.includes(entry));
-      lane.entries.splice(0, lane.entries.length, ...older, ...younger);
+    for (const [conversationId, lane] of this.lanes) {
+      this.touch(conversationId);
+      void this.pump(conversationId, lane);
     }
-    for (const conversationId of this.lanes.keys()) this.touch(conversationId);
+    return refused;
+  }
+
+  private get entries(): [ConversationId, Entry][] {
+    return [...this.lanes].flatMap(([conversationId, { entries }]) => entries.map((entry): [ConversationId, Entry] => [conversationId, entry]));
   }
 
   /**
@@ -114,8 +165,8 @@ export class Outbox {
   add(conversationId: ConversationId, content: string, options: SendOptions = {}): Outgoing {
     if (this.closed) throw new ChatError("client_closed", "the client was closed");
     if (this.count >= this.settings.bounds.outbox) throw new ChatError("queue_full", "too many messages wait to be sent");
-    const clientMsgId = options.clientMsgId ?? crypto.randomUUID();
-    const { entry, stored } = newEntry({ ...options, content, clientMsgId }, new Date().toISOString());
+    const clientMsgId = options.clientMsgId ?? uniqueId();
+    const { entry, stored } = newEntry({ ...options, content, clientMsgId }, new Date().toISOString(), false);
     this.append(conversationId, entry);
     return { clientMsgId, stored };
   }
@@ -128,7 +179,7 @@ export class Outbox {
     lane.entries.splice(lane.entries.indexOf(entry), 1);
     lane.entries.push(entry);
     entry.error = undefined;
-    entry.attempts = 0;
+    entry.attempts = entry.failures = 0;
     entry.retried = true;
     this.touch(conversationId);
     void this.pump(conversationId, lane);
@@ -178,29 +229,38 @@ export class Outbox {
     }));
   }
 
-  /** Sends no more; what is stored stays for the next start. */
+  /** Sends no more, until {@link begin}; what is stored stays for the next start, or for another client that runs. */
   async close(): Promise<void> {
     this.closed = true;
     for (const lane of this.lanes.values()) lane.pause.stop();
-    await this.store.saved();
+    await this.store.close(this.toSave(this.entries));
   }
 
   private append(conversationId: ConversationId, entry: Entry): void {
-    const lane = this.lanes.get(conversationId) ?? { entries: [], pause: new Timer(), busy: false };
-    this.lanes.set(conversationId, lane);
+    const lane = this.laneOf(conversationId);
     lane.entries.push(entry);
     this.count += 1;
     this.touch(conversationId);
     void this.pump(conversationId, lane);
   }
 
+  private laneOf(conversationId: ConversationId): Lane {
+    const lane = this.lanes.get(conversationId) ?? { entries: [], pause: new Timer(), busy: false };
+    this.lanes.set(conversationId, lane);
+    return lane;
+  }
+
   private remove(conversationId: ConversationId, lane: Lane, entry: Entry): void {
+    if (this.take(conversationId, lane, entry)) this.touch(conversationId);
+  }
+
+  private take(conversationId: ConversationId, lane: Lane, entry: Entry): boolean {
     const at = lane.entries.indexOf(entry);
-    if (at < 0) return;
+    if (at < 0) return false;
     lane.entries.splice(at, 1);
     this.count -= 1;
     this.dropEmpty(conversationId, lane);
-    this.touch(conversationId);
+    return true;
   }
 
   private async pump(conversationId: ConversationId, lane: Lane): Promise<void> {
@@ -243,10 +303,10 @@ export class Outbox {
   private failed(conversationId: ConversationId, lane: Lane, entry: Entry, error: ChatError): void {
     const { backoffFirstMs, backoffLastMs } = this.settings.timing;
     const passes = error.retryable || error.aboutToken || error.code === "queue_full" || error.code === "client_closed";
-    const connectionFailed = error.code === "connection_lost" || error.code === "not_connected";
-    if (!connectionFailed) entry.attempts += 1;
+    if (!error.network) entry.attempts += 1;
+    entry.failures += 1;
     if (passes && entry.attempts < this.settings.bounds.sendAttempts) {
-      const jitterMs = fullJitter(entry.attempts, backoffFirstMs, backoffLastMs, this.settings.random);
+      const jitterMs = fullJitter(entry.failures, backoffFirstMs, backoffLastMs, this.settings.random);
       lane.pause.start((error.retryAfterMs ?? 0) + jitterMs, () => void this.pump(conversationId, lane));
       return;
     }
@@ -268,25 +328,23 @@ export class Outbox {
   }
 
   private touch(conversationId: ConversationId): void {
-    this.store.save(() => this.toSave());
+    this.store.save(() => this.toSave(this.entries));
     this.handlers.changed(conversationId);
   }
 
-  private toSave(): SavedMessage[] {
-    return [...this.lanes].flatMap(([conversationId, lane]) =>
-      lane.entries.map(({ message, createdAt, error }) => ({
-        conversationId,
-        message,
-        createdAt,
-        ...(error && { failed: { code: error.code, message: error.message } }),
-      })),
-    );
+  private toSave(entries: readonly [ConversationId, Entry][]): SavedMessage[] {
+    return entries.map(([conversationId, { message, createdAt, error }]) => ({
+      conversationId,
+      message,
+      createdAt,
+      ...(error && { failed: { code: error.code, message: error.message } }),
+    }));
   }
 }
 
-function newEntry(message: Entry["message"], createdAt: Timestamp): { entry: Entry; stored: Promise<Message> } {
+function newEntry(message: Entry["message"], createdAt: Timestamp, restored: boolean): { entry: Entry; stored: Promise<Message> } {
   let settle: Pick<Entry, "resolve" | "reject"> | undefined;
   const stored = new Promise<Message>((resolve, reject) => (settle = { resolve, reject }));
   stored.catch(() => undefined); // a caller may ignore the promise
-  return { entry: { message, createdAt, error: undefined, attempts: 0, retried: false, ...settle! }, stored };
+  return { entry: { restored, message, createdAt, error: undefined, attempts: 0, failures: 0, retried: false, ...settle! }, stored };
 }

@@ -3,6 +3,7 @@
  *
  * Invariant: over any second at most the given rate leaves, in order; what is refused for want of room was not sent.
  */
+import { monotonicMs } from "./clock.js";
 import { Timer } from "./timer.js";
 
 /** The part of the server's rate that is used: its clock and the network's are not this one. */
@@ -16,7 +17,7 @@ export class Pacer {
   private readonly timer = new Timer();
   private tokens = 1;
   private perSecond = 1;
-  private filledAt = Date.now();
+  private filledAt = monotonicMs();
 
   constructor(private readonly waitingMax: number) {}
 
@@ -24,7 +25,7 @@ export class Pacer {
   setRate(perSecond: number): void {
     this.perSecond = perSecond === 0 ? UNLIMITED_PER_SECOND : Math.max(1, perSecond * SHARE);
     this.tokens = this.burst;
-    this.filledAt = Date.now();
+    this.filledAt = monotonicMs();
     this.drain();
   }
 
@@ -47,7 +48,7 @@ export class Pacer {
   }
 
   private drain(): void {
-    const now = Date.now();
+    const now = monotonicMs();
     this.tokens = Math.min(this.burst, this.tokens + ((now - this.filledAt) / 1000) * this.perSecond);
     this.filledAt = now;
     while (this.tokens >= 1 && this.waiting.length > 0) {

@@ -66,6 +66,11 @@ export class Presence {
     this.telling.stop();
   }
 
+  restart(): void {
+    this.subscribing.restart();
+    this.telling.restart();
+  }
+
   private put(user: UserPresence): void {
     if (this.watched.has(user.userId)) this.users.set(new Map(this.users.get()).set(user.userId, user));
   }

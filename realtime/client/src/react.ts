@@ -1,20 +1,59 @@
+"use client";
 /**
- * React: `useChat` and its provider.
+ * React: `useBackscroll`, which makes a client, `useChat` and the provider.
  *
- * Invariant: a mounted hook holds one use of its conversation and gives it back when it unmounts. Several hooks on the
- * same conversation share it.
+ * Invariants: a mounted hook holds one use of its conversation, or connection, and gives it back when it unmounts. Several hooks on the
+ * same conversation share it. An effect may run twice (StrictMode) and never throws: what goes wrong is in the state.
  */
-import { createContext, createElement, useCallback, useContext, useEffect, useState, useSyncExternalStore, type ReactNode } from "react";
-import type { ChatClient } from "./client.js";
+import {
+  createContext,
+  createElement,
+  useCallback,
+  useContext,
+  useEffect,
+  useMemo,
+  useRef,
+  useState,
+  useSyncExternalStore,
+  type ReactNode,
+} from "react";
+import { ChatClient } from "./client.js";
 import type { ConversationState, ConversationView } from "./conversation.js";
 import { ChatError } from "./errors.js";
 import type { Outgoing, SendOptions } from "./outbox.js";
+import type { ChatClientOptions } from "./settings.js";
 import type { ConnectionInfo } from "./status.js";
 import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
 
 const ChatContext = createContext<ChatClient | undefined>(undefined);
 
-/** Provides the client to the hooks below it. The code that made the client also connects and closes it. */
+/**
+ * A client that is connected as long as the component is mounted. Another one is made when `url`, `storageKey` or one of `users` changes:
+ * give the id of the user there, where it can change. The token function is always the one given last; of the other options, those given
+ * first count.
+ */
+export function useBackscroll(options: ChatClientOptions, users: readonly unknown[] = []): ChatClient {
+  const { url, storageKey, token } = options;
+  const latest = useRef(token);
+  latest.current = token;
+  const isText = typeof token === "string";
+  const client = useMemo(() => {
+    const ask = async () => (typeof latest.current === "string" ? latest.current : latest.current());
+    return new ChatClient({ ...options, token: isText ? token : ask });
+  }, [url, storageKey, isText, ...users]);
+  useEffect(() => {
+    client.connect().catch(() => undefined); // the connection's state says why
+    return () => void client.close();
+  }, [client]);
+  const told = useRef(token);
+  useEffect(() => {
+    if (isText && told.current !== token) client.setToken(token);
+    told.current = token;
+  }, [client, isText, token]);
+  return client;
+}
+
+/** Provides the client to the hooks below it. Make the client with {@link useBackscroll}, or connect and close it yourself. */
 export function ChatProvider({ client, children }: { client: ChatClient; children?: ReactNode }) {
   return createElement(ChatContext.Provider, { value: client }, children);
 }
@@ -68,8 +107,9 @@ export function useChat(...given: [ConversationId] | [ChatClient, ConversationId
   const client = given.length === 2 ? given[0] : provided;
   const conversationId = given.length === 2 ? given[1] : given[0];
   if (!client) throw new Error("useChat needs a ChatProvider around it, or the client as its first argument");
-  const view = useView(client, conversationId);
-  const state = useSyncExternalStore(view?.state.subscribe ?? nothingChanges, view?.state.get ?? notOpen, notOpen);
+  const { view, refusal } = useView(client, conversationId);
+  const shown = useSyncExternalStore(view?.state.subscribe ?? nothingChanges, view?.state.get ?? notOpen, notOpen);
+  const state: ConversationState = refusal ? { ...shown, status: "failed", error: refusal } : shown;
   const connection = useConnection(client);
   const actions = useActions(client, conversationId, view);
   return {
@@ -88,13 +128,22 @@ export function useConnection(client?: ChatClient): ConnectionInfo {
   return useSyncExternalStore(connection.subscribe, connection.get, connection.get);
 }
 
+/** The result of {@link useConversations}. */
+export interface Conversations {
+  readonly conversations: readonly ListEntry[];
+  readonly unread: UnreadCount;
+  /** Why the list cannot be loaded, while that is tried again. */
+  readonly error: ChatError | undefined;
+}
+
 /** The user's conversations in the order to show them, and how much is unread. */
-export function useConversations(client?: ChatClient): { conversations: readonly ListEntry[]; unread: UnreadCount } {
+export function useConversations(client?: ChatClient): Conversations {
   const provided = useContext(ChatContext);
-  const { entries, unread } = required(client ?? provided).conversations;
+  const { entries, unread, error } = required(client ?? provided).conversations;
   return {
     conversations: useSyncExternalStore(entries.subscribe, entries.get, entries.get),
     unread: useSyncExternalStore(unread.subscribe, unread.get, unread.get),
+    error: useSyncExternalStore(error.subscribe, error.get, error.get),
   };
 }
 
@@ -110,18 +159,34 @@ function required(client: ChatClient | undefined): ChatClient {
   return client;
 }
 
+interface Opened {
+  readonly view?: ConversationView;
+  /** Why it cannot be opened. */
+  readonly refusal?: ChatError;
+}
+
+const NOTHING_OPENED: Opened = {};
+
 /** Opens in an effect, so that a render that is thrown away opens nothing. */
-function useView(client: ChatClient, conversationId: ConversationId): ConversationView | undefined {
-  const [view, setView] = useState<ConversationView>();
+function useView(client: ChatClient, conversationId: ConversationId): Opened {
+  const [opened, setOpened] = useState(NOTHING_OPENED);
   useEffect(() => {
-    const opened = client.open(conversationId);
-    setView(opened);
+    const now = openedBy(client, conversationId);
+    setOpened(now);
     return () => {
-      opened.close();
-      setView(undefined);
+      now.view?.close();
+      setOpened(NOTHING_OPENED);
     };
   }, [client, conversationId]);
-  return view?.id === conversationId ? view : undefined;
+  return opened.view === undefined || opened.view.id === conversationId ? opened : NOTHING_OPENED;
+}
+
+function openedBy(client: ChatClient, conversationId: ConversationId): Opened {
+  try {
+    return { view: client.open(conversationId) };
+  } catch (thrown) {
+    return { refusal: ChatError.from(thrown) };
+  }
 }
 
 type Actions = Omit<Chat, keyof ConversationState | "isConnected" | "connectionState" | "quality">;

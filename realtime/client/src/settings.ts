@@ -5,7 +5,7 @@
  */
 import type { OutboxStorage } from "./storage.js";
 
-/** A token, or how to get one. A function is called again before a token ends, and when one was refused as expired. */
+/** A token, or how to get one. A function is called again before a token ends, and when one was refused. */
 export type TokenSource = string | (() => Promise<string>);
 
 /** As much of the browser's `WebSocket` as is used here; the class of the package `ws` fits as well. */
@@ -28,6 +28,8 @@ export interface Timing {
   connectTimeoutMs: number;
   /** How long an answer may take before its outcome is unknown; for commands and for HTTP requests. */
   answerTimeoutMs: number;
+  /** How long the token function may take. */
+  tokenTimeoutMs: number;
   /** Full jitter: the first bound; it doubles with every failure. */
   backoffFirstMs: number;
   /** Full jitter: the last bound. */
@@ -38,9 +40,11 @@ export interface Timing {
   pingEveryMs: number;
   /** An unanswered ping means that the connection is dead. */
   pongTimeoutMs: number;
+  /** The same after the device woke up or its network changed, when the connection is probably dead. */
+  wakeTimeoutMs: number;
   /** Silence that is accepted beyond the server's heartbeat. */
   silenceSlackMs: number;
-  /** How long before its end a token is renewed; at most half of its life. */
+  /** How long before its end a token is renewed; at most half of what is left of its life when it comes. */
   refreshBeforeMs: number;
   /** The shortest time between polls without a WebSocket. */
   pollFirstMs: number;
@@ -68,11 +72,13 @@ export interface Timing {
 export const DEFAULT_TIMING: Timing = {
   connectTimeoutMs: 10_000,
   answerTimeoutMs: 10_000,
+  tokenTimeoutMs: 10_000,
   backoffFirstMs: 500,
   backoffLastMs: 20_000,
   stableAfterMs: 30_000,
   pingEveryMs: 15_000,
   pongTimeoutMs: 10_000,
+  wakeTimeoutMs: 2_500,
   silenceSlackMs: 10_000,
   refreshBeforeMs: 30_000,
   pollFirstMs: 3_000,
@@ -98,7 +104,7 @@ export interface Bounds {
   conversationsListed: number;
   /** Failed attempts to connect after which HTTP takes over, while connecting goes on. */
   attemptsBeforeHttp: number;
-  /** How often a send is answered "try again" before it is failed and left to the user. */
+  /** How often the server answers a send "try again" before it is failed and left to the user. */
   sendAttempts: number;
   /** Commands that wait for their turn or their answer on a connection. */
   commandsWaiting: number;
@@ -130,11 +136,17 @@ export interface ChatClientOptions {
   token: TokenSource;
   /** Only where there is no global `WebSocket`, or another is wanted; `null`: HTTP only. */
   WebSocket?: WebSocketConstructor | null;
-  /** Only where there is no global `fetch`, or another is wanted. */
+  /**
+   * Only where there is no global `fetch`, or another is wanted, such as one that sends cookies to another origin for a load balancer
+   * with sticky sessions.
+   */
   fetch?: typeof fetch;
-  /** Keeps unsent messages over a restart, for example `localStorage`. Without it they live as long as the client. */
+  /**
+   * Keeps unsent messages, and who wrote them, over a restart: for example `localStorage`. Without it they live as long as the client.
+   * The tabs of a browser share it.
+   */
   storage?: OutboxStorage;
-  /** The first part of the key in `storage`; default `backscroll`. Clients that run at the same time need different ones. */
+  /** The first part of the keys in `storage`; default `backscroll`. */
   storageKey?: string;
   /** Tell senders that their messages arrived, for conversations that are open; default true. */
   autoDelivered?: boolean;

@@ -5,7 +5,7 @@
  * its answer, at its deadline, or when the socket closes. Answers and events are handed on in the order in which they
  * arrived, on the caller's stack: what joins a conversation must be known before the conversation's first event is.
  */
-import { ChatError, CLOSE_NAMES } from "./errors.js";
+import { ChatError, closingOf } from "./errors.js";
 import { Pacer } from "./pacer.js";
 import type { CommandAnswer, CommandData, CommandName, InFrame } from "./protocol.js";
 import { DEFAULT_LIMITS, type Settings, type WebSocketConstructor, type WebSocketLike } from "./settings.js";
@@ -66,7 +66,8 @@ export class Socket {
     this.socket = new make(address);
     this.socket.onopen = () => this.socket.send(JSON.stringify({ event: "authenticate", data: login }));
     this.socket.onmessage = ({ data }: { data: unknown }) => this.receive(data);
-    this.socket.onerror = () => undefined; // a close event follows, which says as much
+    // A close event follows, which says as much; but not when the page's Content-Security-Policy forbids the connection.
+    this.socket.onerror = () => this.finish(CODE_BROKEN, "", new ChatError("connection_lost", "the WebSocket failed or was forbidden"));
     this.socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.finish(code, reason);
     this.heard();
   }
@@ -103,6 +104,11 @@ export class Socket {
       this.waiting.delete(ack);
       reject(new ChatError("queue_full", "too many commands wait for their turn"));
     });
+  }
+
+  /** The server has accepted its login. */
+  get accepted(): boolean {
+    return this.greeted;
   }
 
   /** Closes it; the application wants it so, or it is not worth keeping. */
@@ -192,7 +198,7 @@ function parse(data: unknown): InFrame | undefined {
 }
 
 function closingError(code: number, reason: string): ChatError {
-  const name = (CLOSE_NAMES as Record<number, string>)[code];
+  const { name } = closingOf(code);
   return new ChatError(name ?? "connection_lost", reason || name || `the connection was closed with ${code}`);
 }
 

@@ -38,7 +38,12 @@ export class Syncer {
     settings: Settings,
     failed: (error: ChatError) => void,
   ) {
-    this.task = new Task(() => this.catchUp(), settings, failed);
+    const told = (error: ChatError | undefined) => list.error.set(error);
+    const ended = (error: ChatError) => {
+      told(error);
+      failed(error);
+    };
+    this.task = new Task(() => this.catchUp(), settings, ended, told);
   }
 
   /** Catch up, now or once more after what is under way; repeated until it succeeds. */
@@ -59,6 +64,10 @@ export class Syncer {
 
   stop(): void {
     this.task.stop();
+  }
+
+  restart(): void {
+    this.task.restart();
   }
 
   private async catchUp(): Promise<void> {

@@ -1,8 +1,8 @@
 /**
  * Work that runs once at a time, runs again when asked for meanwhile, and is repeated when it fails for a passing reason.
  *
- * Invariant: a {@link Task.request} is always followed by a run that began after it, unless the task is stopped or the
- * work failed for good.
+ * Invariants: a {@link Task.request} is always followed by a run that began after it, unless the task is stopped or the
+ * work failed for good. While it is repeated, the reason is told.
  */
 import { ChatError } from "./errors.js";
 import type { Settings } from "./settings.js";
@@ -20,6 +20,8 @@ export class Task {
     private readonly settings: Settings,
     /** Called with errors that do not pass by themselves. */
     private readonly failed: (error: ChatError) => void = () => undefined,
+    /** Called with why the last run failed and is repeated, and with none once a run succeeded. */
+    private readonly troubled: (error: ChatError | undefined) => void = () => undefined,
   ) {}
 
   /** Nothing runs and nothing is to run. */
@@ -35,11 +37,16 @@ export class Task {
     if (!this.running) void this.run();
   }
 
-  /** Never again. */
+  /** What was asked for is forgotten, and nothing more is taken until {@link restart}. */
   stop(): void {
     this.stopped = true;
     this.wanted = false;
     this.retry.stop();
+  }
+
+  /** Takes requests again. */
+  restart(): void {
+    this.stopped = false;
   }
 
   private async run(): Promise<void> {
@@ -48,6 +55,7 @@ export class Task {
       while (this.wanted) {
         this.wanted = false;
         await this.work();
+        if (this.failures > 0) this.troubled(undefined);
         this.failures = 0;
       }
     } catch (thrown) {
@@ -64,6 +72,7 @@ export class Task {
     const { backoffFirstMs, backoffLastMs } = this.settings.timing;
     const jitterMs = fullJitter(this.failures, backoffFirstMs, backoffLastMs, this.settings.random);
     this.failures += 1;
+    this.troubled(error);
     this.retry.start((error.retryAfterMs ?? 0) + jitterMs, () => this.request());
   }
 }

@@ -52,3 +52,11 @@ export function pause(delayMs: number, signal?: AbortSignal): Promise<void> {
     signal?.addEventListener("abort", done);
   });
 }
+
+/** What `work` gives, or `late`'s error when that takes longer than `timeoutMs`. For code that is not this package's. */
+export function within<T>(timeoutMs: number, work: Promise<T>, late: () => Error): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const handle = setTimeout(() => reject(late()), timeoutMs);
+    work.then(resolve, reject).finally(() => clearTimeout(handle));
+  });
+}

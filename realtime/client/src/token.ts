@@ -1,18 +1,24 @@
 /**
  * The token in use, and getting the next one.
  *
- * Invariant: the application's function runs at most once at a time, and a token that was refused is not used again
- * as long as the function gives another.
+ * Invariants: a token that was refused is not used again as long as the function gives another. No wait for the application's
+ * function is longer than {@link Timing.tokenTimeoutMs}; while it takes no longer, it runs once at a time.
  */
 import { ChatError } from "./errors.js";
 import type { TokenSource } from "./settings.js";
+import { within } from "./timer.js";
 import type { UserId } from "./types.gen.js";
 
 export class TokenKeeper {
   private current: string | undefined;
   private pending: Promise<string> | undefined;
+  private asked = 0;
+  private newest = 0;
 
-  constructor(private source: TokenSource) {}
+  constructor(
+    private source: TokenSource,
+    private readonly timeoutMs: number,
+  ) {}
 
   /** Can a new one be got without the application's doing? */
   get renewable(): boolean {
@@ -27,8 +33,11 @@ export class TokenKeeper {
   /** A new token, where there is a function to get one; otherwise the same. */
   async renew(): Promise<string> {
     if (typeof this.source === "string") return (this.current = this.source);
-    this.pending ??= this.ask(this.source).finally(() => (this.pending = undefined));
-    return this.pending;
+    if (this.pending) return this.pending;
+    const asking = (this.pending = this.ask(this.source).finally(() => {
+      if (this.pending === asking) this.pending = undefined;
+    }));
+    return asking;
   }
 
   /** `token` was refused: the next {@link get} asks for another. */
@@ -44,11 +53,26 @@ export class TokenKeeper {
   }
 
   private async ask(source: () => Promise<string>): Promise<string> {
-    const token = await source().catch((thrown: unknown) => {
-      throw new ChatError("auth_unavailable", `the token function failed: ${ChatError.from(thrown).message}`);
-    });
-    if (typeof token !== "string" || token === "") throw new ChatError("unauthenticated", "the token function gave no token");
-    if (source === this.source) this.current = token;
+    const late = () => new ChatError("auth_unavailable", `the token function gave nothing within ${this.timeoutMs} ms`);
+    const nth = ++this.asked;
+    const given = Promise.resolve()
+      .then(source)
+      .then(
+        (token) => this.take(source, nth, token),
+        (thrown: unknown) => {
+          throw new ChatError("auth_unavailable", `the token function failed: ${ChatError.from(thrown).message}`);
+        },
+      );
+    return within(this.timeoutMs, given, late);
+  }
+
+  /** A token that comes too late for those who waited is good for the next. */
+  private take(source: TokenSource, nth: number, token: unknown): string {
+    if (typeof token !== "string" || token === "") throw new ChatError("auth_unavailable", "the token function gave no token");
+    if (source === this.source && nth > this.newest) {
+      this.newest = nth;
+      this.current = token;
+    }
     return token;
   }
 }

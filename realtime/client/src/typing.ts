@@ -5,6 +5,7 @@
  * renew it, as the event that ends it may be lost.
  */
 import type { Timing } from "./settings.js";
+import { monotonicMs } from "./clock.js";
 import { Timer } from "./timer.js";
 import type { UserId } from "./types.gen.js";
 
@@ -21,7 +22,7 @@ export class OwnTyping {
   /** A key was pressed. */
   key(): void {
     this.end.start(this.timing.typingStopMs, () => this.stop());
-    const now = Date.now();
+    const now = monotonicMs();
     if (now - this.toldAt < this.timing.typingEveryMs) return;
     this.toldAt = now;
     this.tell(true);

@@ -86,7 +86,7 @@ test("offline: neither gets through, and it says so", async () => {
   expect(client.connection.get()).toMatchObject({ state: "connected", transport: "http" });
 });
 
-test("closing ends everything", async () => {
+test("closing ends everything, until it is connected again", async () => {
   const { client, network, hub } = await connected();
   const other = clientOf(network, { WebSocket: null });
   void other.connect();
@@ -99,6 +99,10 @@ test("closing ends everything", async () => {
   expect(hub.logins).toBe(logins);
   expect(requests.length).toBe(made);
   expect(client.connection.get().state).toBe("closed");
-  await expect(client.connect()).rejects.toMatchObject({ code: "client_closed" });
-  expect(() => client.open("r")).toThrow();
+  const view = client.open("r");
+  hub.store.send("bob", "r", { content: "meanwhile" });
+  void client.connect();
+  await pass(1_000);
+  expect(client.connection.get().state).toBe("connected");
+  expect(contents(view)).toEqual(["meanwhile"]);
 });

@@ -14,7 +14,7 @@ const STEPS = 120;
 const ROOMS = ["a", "b"];
 const OTHERS = ["bob", "carol"];
 
-beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] }));
+beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] }));
 afterEach(() => void vi.useRealTimers());
 
 class World {

@@ -13,7 +13,7 @@ export interface Setup {
 const clients: ChatClient[] = [];
 
 export function useFakeTime(): void {
-  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] }));
+  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] }));
   afterEach(async () => {
     for (const client of clients.splice(0)) await client.close();
     vi.useRealTimers();

@@ -148,6 +148,8 @@ export class Hub {
   commandsPerSecond = 1_000;
   /** How long it takes to notice that a push was lost, unless another follows. */
   findLostAfterMs = 50;
+  /** The server's clock. */
+  now = () => Date.now();
   /** Most events replayed for a conversation. */
   replayMost = 30;
   refused = new Map<string, number>();
@@ -182,7 +184,7 @@ export class Hub {
     const code = this.refused.get(token) ?? this.refused.get("*");
     if (code !== undefined) return session.close(code);
     const claims = claimsOf(token);
-    if (claims.exp * 1000 < Date.now()) return session.close(4501);
+    if (claims.exp * 1000 < this.now()) return session.close(4501);
     session.user = claims.sub;
     session.expiresAt = claims.exp * 1000;
     this.sessions.add(session);
@@ -211,6 +213,7 @@ export class Hub {
       userId: session.user,
       heartbeatIntervalMs: this.heartbeatIntervalMs,
       expiresAt: new Date(session.expiresAt).toISOString(),
+      expiresInMs: session.expiresAt - this.now(),
       recovered,
       limits: { frameBytes: 65_536, joinedConversations: 100, presenceUsers: 200, commandsPerSecond: this.commandsPerSecond },
     });
@@ -264,7 +267,7 @@ export class Hub {
       case "refresh_token": {
         const { token } = data as { token: string };
         session.expiresAt = claimsOf(token).exp * 1000;
-        return { expiresAt: new Date(session.expiresAt).toISOString() };
+        return { expiresAt: new Date(session.expiresAt).toISOString(), expiresInMs: session.expiresAt - this.now() };
       }
       case "presence_update":
       case "ping":
@@ -283,13 +286,13 @@ export class Hub {
       if (!(error instanceof Refusal)) throw error;
       const { code, retryAfterMs } = error;
       const status = code === "not_a_member" ? 403 : code === "token_expired" ? 401 : retryAfterMs === undefined ? 400 : 503;
-      return { status, body: { type: code, title: code, status, code, detail: code, requestId: "r", retryAfterMs } };
+      return { status, body: { type: `urn:problem-type:backscroll:${code}`, title: code, status, code, detail: code, requestId: "r", retryAfterMs } };
     }
   }
 
   private route({ method, path, query, body, token }: RestRequest): { status: number; body: unknown } {
     const { sub: user, exp } = claimsOf(token);
-    if (exp * 1000 < Date.now() || this.refused.has(token)) throw new Refusal("token_expired");
+    if (exp * 1000 < this.now() || this.refused.has(token) || this.refused.has("*")) throw new Refusal("token_expired");
     const [, , kind, id = "", part = "", extra = ""] = path.split("/").map(decodeURIComponent);
     const given = (body ?? {}) as NewMessage & { seq?: number };
     const ok = (answer: unknown) => ({ status: 200, body: answer });

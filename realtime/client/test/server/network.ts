@@ -15,6 +15,8 @@ export class Network {
   httpDelay: () => number = () => 1;
   /** This HTTP request breaks: before it arrives, or after it was done. */
   breakHttp: () => "no" | "before" | "after" = () => "no";
+  /** What something in between answers instead of the server. */
+  intercept: (path: string) => Response | undefined = () => undefined;
   readonly open = new Set<FakeSocket>();
 
   constructor(readonly hub: Hub) {}
@@ -35,6 +37,11 @@ export class Network {
 
   readonly fetch: typeof fetch = async (input, init) => {
     const url = new URL(String(input));
+    const page = this.intercept(url.pathname);
+    if (page) {
+      await this.travel(init?.signal);
+      return page;
+    }
     const fate = this.breakHttp();
     await this.travel(init?.signal);
     if (!this.http || fate === "before") throw new TypeError("fetch failed");
@@ -49,7 +56,8 @@ export class Network {
     const text = JSON.stringify(answer.body);
     await this.travel(init?.signal);
     if (!this.http || fate === "after") throw new TypeError("fetch failed");
-    return new Response(text, { status: answer.status });
+    const type = answer.status < 400 ? "application/json" : "application/problem+json";
+    return new Response(text, { status: answer.status, headers: { "Content-Type": type } });
   };
 
   private travel(signal: AbortSignal | null | undefined): Promise<void> {
