@@ -1,10 +1,12 @@
 // @vitest-environment happy-dom
-import { act, createElement, StrictMode } from "react";
+import { act, createElement, StrictMode, useEffect } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { afterEach, expect, test } from "vitest";
-import { ChatProvider, useChat, useConversations, type Chat } from "../src/react.js";
-import type { ChatClient } from "../src/index.js";
-import { commands, connected, pass, useFakeTime } from "./setup.js";
+import { ChatProvider, useBackscroll, useChat, useConversations, type Chat } from "../src/react.js";
+import type { ChatClient, ChatClientOptions } from "../src/index.js";
+import { tokenOf } from "./server/hub.js";
+import type { Network } from "./server/network.js";
+import { commands, connected, pass, setup, useFakeTime } from "./setup.js";
 
 useFakeTime();
 (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
@@ -89,4 +91,62 @@ test("the list and what is unread", async () => {
 test("says what is missing without a provider", async () => {
   const seen = () => undefined;
   await expect(render(createElement(Room, { id: "r", seen }))).rejects.toThrow("ChatProvider");
+});
+
+/** An application that makes its client with the hook. */
+function App({ network, token, user, seen }: { network: Network; token: ChatClientOptions["token"]; user: string; seen: (client: ChatClient) => void }) {
+  const client = useBackscroll({ url: "http://chat.example", token, WebSocket: network.WebSocket, fetch: network.fetch }, [user]);
+  seen(client);
+  return createElement(ChatProvider, { client }, createElement(Room, { id: "r", seen: () => undefined }));
+}
+
+test("`useBackscroll` connects while it is mounted, also when effects run twice", async () => {
+  const { hub, network } = setup({}, 1);
+  const clients = new Set<ChatClient>();
+  const props = { network, token: tokenOf("alice"), user: "alice", seen: (client: ChatClient) => void clients.add(client) };
+  const page = await render(createElement(StrictMode, null, createElement(App, props)));
+  await passed(1_000);
+  expect(page.textContent).toBe("on: 1 ");
+  expect(hub.sessions.size).toBe(1);
+  await act(async () => root!.render(createElement(StrictMode, null, createElement(App, { ...props, token: async () => tokenOf("bob"), user: "bob" }))));
+  await passed(1_000);
+  expect([...hub.sessions].map(({ user }) => user)).toEqual(["bob"]);
+  await act(async () => root!.unmount());
+  await passed(1_000);
+  expect(hub.sessions.size).toBe(0);
+});
+
+test("`useBackscroll` goes on with another token of the same user", async () => {
+  const { hub, network } = setup();
+  const props = { network, token: tokenOf("alice"), user: "alice", seen: () => undefined };
+  await render(createElement(App, props));
+  await passed(1_000);
+  await act(async () => root!.render(createElement(App, { ...props, token: tokenOf("alice", Date.now() + 7_200_000) })));
+  await passed(1_000);
+  expect(commands(hub, "refresh_token")).toHaveLength(1);
+  expect(hub.logins).toBe(1);
+});
+
+test("a client that its application makes, connects and closes works when effects run twice", async () => {
+  const { client } = setup({}, 1);
+  function Own() {
+    useEffect(() => {
+      client.connect().catch(() => undefined);
+      return () => void client.close();
+    }, []);
+    return createElement(ChatProvider, { client }, createElement(Room, { id: "r", seen: () => undefined }));
+  }
+  const page = await render(createElement(StrictMode, null, createElement(Own)));
+  await passed(1_000);
+  expect(page.textContent).toBe("on: 1 ");
+});
+
+test("a conversation that cannot be opened is a state, not an error of the page", async () => {
+  const { client, view } = await connected({}, 1);
+  view.close();
+  for (let n = 0; n < 100; n++) client.open(`other-${n}`);
+  let chat: Chat | undefined;
+  const room = createElement(Room, { id: "r", client, seen: (now) => (chat = now) });
+  await render(room);
+  expect(chat).toMatchObject({ status: "failed", error: { code: "limit_reached" } });
 });
