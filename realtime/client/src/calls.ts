@@ -37,6 +37,13 @@ export interface NotificationPlace {
   readonly unread?: boolean;
 }
 
+/** A page of history that came, and how long that took. `page.tiers` says how much of it the archive gave. */
+export interface LoadedPage {
+  readonly conversationId: ConversationId;
+  readonly page: HistoryPage;
+  readonly tookMs: number;
+}
+
 /** Which page of the history; without a place, the newest. */
 export type PagePlace = { before: Seq } | { after: Seq } | { around: Seq } | Record<string, never>;
 
@@ -44,6 +51,7 @@ export class Calls {
   constructor(
     private readonly http: Http,
     private readonly liveSocket: () => Socket | undefined,
+    private readonly pageLoaded: (loaded: LoadedPage) => void = () => undefined,
   ) {}
 
   /** The open WebSocket. */
@@ -112,10 +120,13 @@ export class Calls {
   }
 
   /** A page of history, oldest first; `limit` from 1 to 200. */
-  history(conversationId: ConversationId, place: PagePlace, limit: number): Promise<HistoryPage> {
+  async history(conversationId: ConversationId, place: PagePlace, limit: number): Promise<HistoryPage> {
     const query = new URLSearchParams({ limit: String(limit) });
     for (const [name, seq] of Object.entries(place)) query.set(name, String(seq));
-    return this.http.repeated("GET", `/conversations/${conversationId}/messages?${query.toString()}`);
+    const askedAt = performance.now();
+    const page = await this.http.repeated<HistoryPage>("GET", `/conversations/${conversationId}/messages?${query.toString()}`);
+    this.pageLoaded({ conversationId, page, tookMs: performance.now() - askedAt });
+    return page;
   }
 
   conversation(conversationId: ConversationId): Promise<Conversation> {

@@ -4,7 +4,7 @@
  * It wires the parts together and upholds nothing but this: one client serves one user. What is true of messages is
  * upheld in `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`.
  */
-import { Calls, type NotificationPlace } from "./calls.js";
+import { Calls, type LoadedPage, type NotificationPlace } from "./calls.js";
 import { Connection } from "./connection.js";
 import { ConversationView } from "./conversation.js";
 import { dispatcher } from "./dispatch.js";
@@ -20,6 +20,8 @@ import { Presence } from "./presence.js";
 import { settingsOf, type ChatClientOptions, type Settings, type TokenSource, type WebSocketConstructor } from "./settings.js";
 import { CLOSED, infoOf, sameInfo, type ConnectionInfo } from "./status.js";
 import { Syncer } from "./syncer.js";
+import { putWithFetch, putWithXhr } from "./upload-put.js";
+import { Uploads } from "./upload.js";
 import { TokenKeeper, userOf } from "./token.js";
 import type {
   Conversation,
@@ -46,6 +48,8 @@ export interface ChatEvents {
   connection: ConnectionInfo;
   /** A message of an open conversation is new, was edited, reacted to or deleted. Once or more often; order by rev. */
   message: Message;
+  /** A page of an open conversation's history came; its messages are in the conversation's state right after. */
+  page: LoadedPage;
   /** The user is no member of this conversation any more. */
   left: ConversationId;
   /** The user was sent one. When its id does not follow the last, one was missed: read the list. */
@@ -63,6 +67,8 @@ export class ChatClient {
   readonly conversations: ConversationListStore;
   /** The presence of the watched users. */
   readonly presence: Presence;
+  /** Files on their way to the server. */
+  readonly uploads: Uploads;
   private readonly events = new Emitter<ChatEvents>();
   private readonly opened = new OpenConversations((id) => this.makeView(id));
   private readonly settings: Settings;
@@ -94,12 +100,19 @@ export class ChatClient {
     this.autoDelivered = options.autoDelivered ?? true;
     this.tokens = new TokenKeeper(options.token, settings.timing.tokenTimeoutMs);
     this.http = new Http(`${base}/chat`, fetcher, this.tokens, settings);
-    this.calls = new Calls(this.http, () => this.socket?.live);
+    this.calls = new Calls(
+      this.http,
+      () => this.socket?.live,
+      (loaded) => this.events.emit("page", loaded),
+    );
     this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
     this.presence = new Presence(this.calls, settings);
     this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.report(error));
     this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
     this.outbox = new Outbox(this.outboxHandlers(), settings, options.storage, options.storageKey ?? "backscroll");
+    const put = typeof XMLHttpRequest === "undefined" || options.fetch ? putWithFetch(fetcher) : putWithXhr;
+    const { http, tokens } = this;
+    this.uploads = new Uploads({ http, tokens, put, settings, base, fetcher }, options.uploadStorage);
     this.fallback = new HttpFallback(settings, { poll: () => this.poll(), changed: () => this.fallbackChanged() });
     this.dispatch = this.makeDispatcher();
     this.socket = this.makeConnection(socketsOf(options), `${base.replace(/^http/, "ws")}/ws/chat`);
@@ -151,6 +164,7 @@ export class ChatClient {
     this.deactivate();
     this.opened.closeAll();
     for (const part of [this.syncer, this.marks, this.presence]) part.stop();
+    this.uploads.close();
     this.http.close();
     this.refresh();
     await this.outbox.close();
@@ -361,7 +375,7 @@ export class ChatClient {
   private async serve(user: UserId): Promise<void> {
     if (this.user !== undefined) return;
     this.user = user;
-    await this.outbox.openFor(user);
+    await Promise.all([this.outbox.openFor(user), this.uploads.openFor(user)]);
   }
 
   private resume(): Resume | undefined {

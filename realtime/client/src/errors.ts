@@ -24,6 +24,8 @@ export type ErrorCode =
   | "queue_full"
   /** The application took it back before it was stored. */
   | "discarded"
+  /** The server looked at a file and refused it; the message says why. */
+  | "media_rejected"
   /** The client was closed. */
   | "client_closed";
 

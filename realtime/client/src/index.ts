@@ -1,7 +1,7 @@
 /**
  * `@backscroll/client`: see README.md.
  */
-export type { NotificationPlace } from "./calls.js";
+export type { LoadedPage, NotificationPlace } from "./calls.js";
 export { ChatClient, type ChatEvents } from "./client.js";
 export type { ChatMessage, ConversationState, ConversationView } from "./conversation.js";
 export type { Listener, Observable, Unsubscribe } from "./emitter.js";
@@ -26,4 +26,7 @@ export type { ConnectionInfo, ConnectionState } from "./status.js";
 export type { OutboxStorage } from "./storage.js";
 export type { StoredMessage } from "./timeline.js";
 export type * from "./types.gen.js";
+export { DEFAULT_SCALING, type ImageScaling } from "./upload-scale.js";
+export { indexedDbUploads, type SavedUpload, type UploadStorage } from "./upload-store.js";
+export type { StartedUpload, UploadItem, UploadOptions, UploadPhase, Uploads } from "./upload.js";
 export type { Presence as UserPresence } from "./types.gen.js";

@@ -25,6 +25,8 @@ import type { ChatClientOptions } from "./settings.js";
 import type { ConnectionInfo } from "./status.js";
 import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
 
+export { useUpload, type UploadControls } from "./react-upload.js";
+
 const ChatContext = createContext<ChatClient | undefined>(undefined);
 
 /**

@@ -4,6 +4,7 @@
  * Invariant (INV-BOUND): every queue, cache, wait and repetition of this package has its bound here.
  */
 import type { OutboxStorage } from "./storage.js";
+import type { UploadStorage } from "./upload-store.js";
 
 /** A token, or how to get one. A function is called again before a token ends, and when one was refused. */
 export type TokenSource = string | (() => Promise<string>);
@@ -148,6 +149,8 @@ export interface ChatClientOptions {
   storage?: OutboxStorage;
   /** The first part of the keys in `storage`; default `backscroll`. */
   storageKey?: string;
+  /** Keeps uploads over a reload, for example `indexedDbUploads()`. Without it they live as long as the client. */
+  uploadStorage?: UploadStorage;
   /** Tell senders that their messages arrived, for conversations that are open; default true. */
   autoDelivered?: boolean;
   timing?: Partial<Timing>;
