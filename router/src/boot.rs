@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::deployment::Deployment;
+use crate::http::console::Console;
 use crate::http::listen::ListenAddress;
 use crate::in_use::InUse;
 use crate::{doctor, failpoint, server, signals, telemetry};
@@ -58,6 +59,7 @@ pub async fn serve(
     let address = listener.local_addr()?;
     let _in_use = InUse::claim(&config)?;
     let config = config.with_secret(true)?;
+    let console = Console::of(&config)?;
     let Some(deployment) = stop.run_until_cancelled(open(&config, &supervisor)).await else {
         return Ok(());
     };
@@ -82,7 +84,7 @@ pub async fn serve(
         deployment,
         &config.server,
         &config.auth,
-        &config.media,
+        (&config.media, console),
         listener,
         stop,
     )

@@ -29,6 +29,7 @@ use serde::Serialize;
 use toml::Value;
 
 use crate::auth::{AuthSettings, Secret, TokenAlgorithm};
+use crate::http::console::ConsoleSettings;
 use crate::http::settings::ServerSettings;
 use crate::telemetry::TelemetrySettings;
 use secret::embedded_secret;
@@ -38,7 +39,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "data_dir",
     "server",
     "auth",
@@ -52,6 +53,7 @@ const KEYS: [&str; 16] = [
     "object_store",
     "archive",
     "media",
+    "console",
     "realtime",
     "redis",
     "telemetry",
@@ -75,6 +77,8 @@ pub struct Config {
     pub archive: ArchiveSettings,
     /// What files may be uploaded, and how.
     pub media: MediaSettings,
+    /// Pages for people.
+    pub console: ConsoleSettings,
     /// Connections that stay, and their bounds.
     pub realtime: RealtimeSettings,
     /// What several nodes share to deliver.
@@ -224,6 +228,7 @@ impl Config {
             object_store: tree.take("object_store", problems),
             archive: tree.take("archive", problems),
             media: tree.take("media", problems),
+            console: tree.take("console", problems),
             realtime: tree.take("realtime", problems),
             redis: tree.take("redis", problems),
             telemetry: tree.take("telemetry", problems),

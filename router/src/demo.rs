@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::model::{Caller, ConversationKind, NewConversation, NewMessage, Timestamp};
 use backscroll_shard::store::Store;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth;
 use crate::boot::{self, Running};
 use crate::config::Config;
+use crate::http::console::ConsoleSettings;
 
 use history::{PEOPLE, ROOMS, Room};
 use today::{IN_ROOMS, SMALL, Small};
@@ -39,6 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who the printed token is for.
 const WHO: &str = "alice";
+
+/// How long after the start what is old is archived.
+const ARCHIVED_AFTER: Duration = Duration::from_secs(20);
 
 /// How long the printed token is valid.
 const TOKEN_DAYS: u64 = 30;
@@ -70,8 +75,14 @@ pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
     let folder = config.data_dir.join("demo");
     let config = config.with_secret(true)?;
     share_secret(&folder)?;
-    let config = config.embedded_in(&folder);
+    let mut config = config.embedded_in(&folder);
+    config.console = ConsoleSettings {
+        chat: true,
+        people: people()?,
+    };
+    config.archive.schedule = schedule(&config.archive);
     boot::serve(config, async |running| {
+        print(&welcome(&running)?);
         let started = Instant::now();
         let filled = fill(running.store, &folder)
             .await
@@ -85,6 +96,21 @@ pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+fn people() -> anyhow::Result<Vec<UserId>> {
+    let people = PEOPLE.iter().map(|(name, _)| Ok(UserId::new(*name)?));
+    people.collect()
+}
+
+/// Unless another was set: soon, so that the history is in both tiers while somebody looks, and every ten minutes from then on.
+fn schedule(archive: &ArchiveSettings) -> String {
+    if archive.schedule != ArchiveSettings::default().schedule {
+        return archive.schedule.clone();
+    }
+    let soon = (jiff::Timestamp::now() + ARCHIVED_AFTER).to_zoned(archive.zone());
+    let (second, minute) = (soon.second(), soon.minute() % 10);
+    format!("{second} {minute}/10 * * * *")
 }
 
 /// Commands whose data folder is the demo's own find the secret as well.
@@ -244,11 +270,31 @@ fn caller(user: &str) -> anyhow::Result<Caller> {
     Ok(Caller::new(UserId::new(user)?, PATIENCE))
 }
 
-/// What is printed: where, a token, and three commands that can be pasted.
-fn instructions(running: &Running<'_>, filled: Filled) -> anyhow::Result<String> {
+/// What is printed first: where it is, and where the chat page is.
+fn welcome(running: &Running<'_>) -> anyhow::Result<String> {
+    let (url, token) = (url(running), token(running)?);
+    Ok(format!(
+        "Backscroll is listening on {url}
+
+The chat page, as {WHO}, alone or side by side with others:
+
+{url}/console/chat#token={token}
+"
+    ))
+}
+
+fn url(running: &Running<'_>) -> String {
+    format!("http://{}", reachable(running.address))
+}
+
+fn token(running: &Running<'_>) -> anyhow::Result<String> {
     let ttl = Duration::from_secs(TOKEN_DAYS * 86_400);
-    let token = auth::mint_token(&running.config.auth, &UserId::new(WHO)?, None, ttl)?;
-    let url = format!("http://{}", reachable(running.address));
+    auth::mint_token(&running.config.auth, &UserId::new(WHO)?, None, ttl)
+}
+
+/// What is printed once everything is there: a token, and three commands that can be pasted.
+fn instructions(running: &Running<'_>, filled: Filled) -> anyhow::Result<String> {
+    let (url, token) = (url(running), token(running)?);
     let curl = format!("curl -sS -H 'Authorization: Bearer {token}'");
     let Filled {
         messages,
@@ -258,8 +304,7 @@ fn instructions(running: &Running<'_>, filled: Filled) -> anyhow::Result<String>
     let (room_name, people, member_of) = (ROOMS[0].name, PEOPLE.len(), ROOMS.len());
     let before = years_ago.next();
     Ok(format!(
-        "Backscroll is listening on {url}
-{messages} messages of {people} people in {member_of} rooms and some smaller conversations, made up, over more than four years.
+        "{messages} messages of {people} people in {member_of} rooms and some smaller conversations, made up, over more than four years.
 
 You are {WHO}; this is your token for {TOKEN_DAYS} days (`backscroll token --user ben` makes one for ben):
 

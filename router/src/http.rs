@@ -9,6 +9,7 @@
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
 //! | `conversations`, `members`, `messages`, `media`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
 //! | `mounts` | the prefixes of the routes |
+//! | [`console`] | `/console/chat`, the chat page |
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
 //! | `socket` | `/ws/chat`, the native WebSocket door |
 //! | [`edge`] | what the gateway of sessions asks of this service |
@@ -18,6 +19,7 @@
 //! own; INV-MEMBER and INV-IDEM are the store's. INV-BOUND is kept here for bodies, headers, connections and requests
 //! in flight ([`settings::ServerSettings`]).
 
+pub mod console;
 mod conversations;
 pub mod edge;
 pub(crate) mod extract;
@@ -163,6 +165,9 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
     }
     patterns.add(socket::PATH);
     patterns.add(objects::PATTERN);
+    for path in console::PATTERNS {
+        patterns.add(path);
+    }
     for path in ["/socket.io", "/socket.io/"] {
         patterns.add(path);
     }
@@ -173,6 +178,7 @@ fn routes() -> (Router<Arc<App>>, Patterns) {
         .merge(operations)
         .merge(socket::routes())
         .merge(objects::routes())
+        .merge(console::routes())
         .merge(docs)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed);

@@ -30,6 +30,7 @@ use crate::asyncapi;
 use crate::auth::{AuthSettings, Authenticator};
 use crate::deployment::{Deployment, node_name};
 use crate::http;
+use crate::http::console::Console;
 use crate::http::edge::ServiceEdge;
 use crate::http::settings::ServerSettings;
 use crate::http::state::{App, Parts};
@@ -60,7 +61,7 @@ pub async fn serve(
     deployment: Deployment,
     server: &ServerSettings,
     auth: &AuthSettings,
-    media: &MediaSettings,
+    (media, console): (&MediaSettings, Option<Console>),
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -73,7 +74,7 @@ pub async fn serve(
     telemetry::init_metrics()?;
     let supervisor = deployment.store.supervisor().clone();
     let app = Arc::new(App::new(
-        start_parts(&deployment, auth, media).await?,
+        start_parts(&deployment, auth, media, console).await?,
         server,
     ));
     let background = supervisor.group();
@@ -138,6 +139,7 @@ async fn start_parts(
     deployment: &Deployment,
     auth: &AuthSettings,
     media: &MediaSettings,
+    console: Option<Console>,
 ) -> anyhow::Result<Parts> {
     let auth = Arc::new(Authenticator::open(auth).await?);
     let gateway = Gateway::start(
@@ -153,6 +155,7 @@ async fn start_parts(
         gateway,
         objects: Arc::clone(&deployment.objects),
         media: media.clone(),
+        console,
         openapi: Bytes::from(openapi::json()),
         asyncapi: Bytes::from(asyncapi::json()),
     })

@@ -91,7 +91,7 @@ fn defaults_toml_has_every_key() {
             .unwrap_or_else(|| panic!("no section {section}"));
         let body = after.split("\n[").next().unwrap();
         let keys = keys_of(section);
-        assert!(keys.len() > 1, "{section}: {keys:?}");
+        assert!(!keys.is_empty(), "{section}");
         for key in keys {
             // A key without a default is shown commented out.
             let shown = body.lines().any(|line| {

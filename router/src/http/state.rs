@@ -13,6 +13,7 @@ use backscroll_archiver::object_store::{ErrorKind, ObjectKey, ObjectStore, Store
 use backscroll_realtime::gateway::Gateway;
 use backscroll_shard::store::{DependencyHealth, Health, Store};
 
+use super::console::Console;
 use super::settings::ServerSettings;
 use crate::auth::Authenticator;
 
@@ -54,6 +55,8 @@ pub struct Parts {
     pub objects: Arc<dyn ObjectStore>,
     /// What may be uploaded.
     pub media: MediaSettings,
+    /// The chat page, where there is one.
+    pub console: Option<Console>,
     /// The document of the REST interface, as JSON.
     pub openapi: Bytes,
     /// The document of the real-time protocol, as JSON.
@@ -69,6 +72,7 @@ pub struct App {
     /// Takes connections that stay.
     pub gateway: Arc<Gateway>,
     pub(super) media: MediaParts,
+    pub(super) console: Option<Console>,
     pub(super) max_body: usize,
     pub(super) request_timeout: Duration,
     pub(super) openapi: Bytes,
@@ -90,6 +94,7 @@ impl App {
             auth: parts.auth,
             gateway: parts.gateway,
             media: MediaParts::new(Arc::clone(&parts.objects), &parts.media),
+            console: parts.console,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,
             openapi: parts.openapi,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::harness::{Sandbox, get, paste};
 
 /// Up to and with the third command.
-const PRINTED: usize = 18;
+const PRINTED: usize = 23;
 
 #[test]
 fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {

@@ -101,9 +101,16 @@ impl Service {
         let running = Supervisor::default().group();
         let (stop, settings) = (shutdown.clone(), auth.clone());
         let serving = async move {
-            server::serve(deployment, &server, &settings, &media, listener, stop)
-                .await
-                .unwrap()
+            server::serve(
+                deployment,
+                &server,
+                &settings,
+                (&media, None),
+                listener,
+                stop,
+            )
+            .await
+            .unwrap()
         };
         running.one_shots("service", 1).spawn(serving).unwrap();
         let client = reqwest::Client::builder()
