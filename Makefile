@@ -14,8 +14,8 @@ test-mysql: ## run the SQL behaviour suites against MySQL 9
 	.ci/servers mysql redis -- cargo test --workspace --locked --test behaviour
 
 .PHONY: test-client
-test-client: ## check and test the TypeScript client, also against a real server
-	.ci/install node:nodejs npm:npm
+test-client: ## check and test the TypeScript client, also against a real server, and the chat page in a browser
+	.ci/install node:nodejs npm:npm chromium:chromium
 	cargo test --workspace --locked --no-run # as for the other tests, so that nothing is built twice
 	.ci/client "$${CARGO_TARGET_DIR:-target}/debug/backscroll"
 

@@ -56,7 +56,7 @@ export const putWithXhr: Put = (url, request, bytes, { progress, signal, stallMs
 export const putWithFetch =
   (fetcher: typeof fetch): Put =>
   async (url, request, bytes, { progress, signal, stallMs }) => {
-    const deadline = AbortSignal.timeout(stallMs + bytes.size / SLOWEST_BYTES_PER_MS);
+    const deadline = AbortSignal.timeout(stallMs + Math.ceil(bytes.size / SLOWEST_BYTES_PER_MS));
     const headers = Object.entries(request.headers).filter(([name]) => name.toLowerCase() !== SET_BY_BROWSERS);
     let response: Response;
     try {
@@ -76,6 +76,7 @@ export const putWithFetch =
     progress(bytes.size);
   };
 
+/** A connection that is slower than this is one over which nothing moves. */
 const SLOWEST_BYTES_PER_MS = 16;
 
 /** Addresses that are over, and stores that are busy, are asked for and tried again. */

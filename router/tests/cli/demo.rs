@@ -32,6 +32,25 @@ fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
             .any(|conversation| conversation["kind"] == "group")
     );
 
+    let links = server.printed.iter();
+    let (page, token) = links
+        .filter_map(|line| line.split_once("#token="))
+        .next()
+        .unwrap();
+    assert_eq!(page, format!("{}/console/chat", server.url()));
+    assert_eq!(get(page, "none").0, 200);
+    assert_eq!(get(&format!("{page}/people"), "none").0, 401);
+    let (status, people) = get(&format!("{page}/people"), token);
+    let people = people["people"].as_array().unwrap();
+    assert_eq!((status, people.len()), (200, 9));
+    for person in people {
+        let mine = get(
+            &format!("{}/chat/unread-count", server.url()),
+            person["token"].as_str().unwrap(),
+        );
+        assert_eq!(mine.0, 200, "{person}");
+    }
+
     let page = paste(commands[1]);
     let messages = page["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 5);
@@ -77,7 +96,8 @@ fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
 
 #[test]
 fn a_demo_that_was_killed_while_it_was_filled_is_filled_by_the_next_start() {
-    let sandbox = Sandbox::new();
+    // Nothing is archived: the messages are counted where they were imported to.
+    let sandbox = Sandbox::new().with("BACKSCROLL_ARCHIVE__SCHEDULE", "");
     let mut command = sandbox.command(&["serve", "--demo", "--listen", "127.0.0.1:0"]);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let data = sandbox.path("backscroll-data/demo");
@@ -100,7 +120,7 @@ fn a_demo_that_was_killed_while_it_was_filled_is_filled_by_the_next_start() {
 
     // The same history as one that was filled at once, up to the moment at which it ends.
     let note = std::fs::read_to_string(data.join("demo.json")).unwrap();
-    let other = Sandbox::new();
+    let other = Sandbox::new().with("BACKSCROLL_ARCHIVE__SCHEDULE", "");
     std::fs::create_dir_all(other.path("backscroll-data/demo")).unwrap();
     let unfilled = serde_json::from_str::<Value>(&note)
         .map(|note| serde_json::json!({ "until": note["until"] }))
@@ -133,6 +153,37 @@ fn a_demo_that_was_killed_while_it_was_filled_is_filled_by_the_next_start() {
             .collect::<Vec<_>>()
     };
     assert_eq!(history(&killed), history(&at_once));
+}
+
+#[test]
+fn the_chat_page_is_only_where_it_is_wanted_and_gives_tokens_in_the_demo_only() {
+    let sandbox = Sandbox::new();
+    let token = |sandbox: &Sandbox| {
+        let printed = sandbox.run(&["token", "--user", "ben"]).exits(0).stdout;
+        printed.trim().to_owned()
+    };
+    let server = sandbox.serve(&[], 1);
+    let ben = token(&sandbox);
+    for path in ["/", "/console/chat", "/console/chat/people"] {
+        assert_eq!(
+            get(&format!("{}{path}", server.url()), &ben).0,
+            404,
+            "{path}"
+        );
+    }
+    server.stop();
+    let sandbox = sandbox.with("BACKSCROLL_CONSOLE__CHAT", "true");
+    let server = sandbox.serve(&[], 1);
+    for (path, status) in [
+        ("/", 307),
+        ("/console/chat", 200),
+        ("/console/chat/chat.js", 404),
+        ("/console/chat/people", 404),
+    ] {
+        let answer = get(&format!("{}{path}", server.url()), &ben);
+        assert_eq!(answer.0, status, "{path}");
+    }
+    server.stop();
 }
 
 #[test]
