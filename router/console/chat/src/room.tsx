@@ -23,7 +23,7 @@ interface Props {
 export function Room({ client, id, entry, me, back, leave }: Props) {
   const chat = useChat(client, id);
   const tiers = useTiers(client, id);
-  const [seen, setSeen] = useState<Seen>({ seq: 0, at: "", atEnd: true });
+  const [seen, setSeen] = useState<Seen>({ seq: 0, at: "", atEnd: true, dayShown: false });
   const [target, setTarget] = useState<Target>();
   const [answering, setAnswering] = useState<Answering>();
   const newFrom = useFirstUnread(entry, chat);
@@ -74,7 +74,7 @@ export function Room({ client, id, entry, me, back, leave }: Props) {
           seen={setSeen}
         />
         {chat.headSeq > 200 && <Rail headSeq={chat.headSeq} seq={seen.seq} at={seen.at} tiers={tiers} jump={jump} />}
-        <p class={`date-pill ${!seen.atEnd && seen.at ? "shown" : ""}`} aria-hidden="true">{seen.at && dayOf(seen.at)}</p>
+        <p class={`date-pill ${!seen.atEnd && seen.at && !seen.dayShown ? "shown" : ""}`} aria-hidden="true">{seen.at && dayOf(seen.at)}</p>
         <button type="button" class={`round to-end ${seen.atEnd && !chat.hasMoreAfter ? "" : "shown"}`} onClick={toEnd} aria-label="To the newest message" tabIndex={seen.atEnd && !chat.hasMoreAfter ? -1 : 0}>
           <Back />
           {behind > 0 && !seen.atEnd && <span class="badge">{behind}</span>}
@@ -92,6 +92,8 @@ export interface Seen {
   at: string;
   /** The newest message can be seen. */
   atEnd: boolean;
+  /** The line of a day can be seen near the top. */
+  dayShown: boolean;
 }
 
 /** What was new when the conversation was opened; it stays marked while it is open. */

@@ -44,6 +44,8 @@ interface Anchor {
 
 /** How near to the end still is the end. */
 const AT_END = 48;
+/** About as high is the line of a day. */
+const DAY_LINE = 28;
 /** How far from an edge of what is loaded the next page is asked for. */
 const AHEAD = 1_600;
 /** Messages of one sender within this time stand together. */
@@ -159,8 +161,8 @@ export class Timeline extends Component<Props, State> {
     const scroller = this.scroller.current!;
     const row = this.row(String(seq));
     if (!row) return false;
-    this.atEnd = false;
     scroller.scrollTop = row.offsetTop - Math.max(0, (scroller.clientHeight - row.offsetHeight) / 2);
+    this.atEnd = isAtEnd(scroller);
     this.setState({ flashed: String(seq) });
     return true;
   }
@@ -171,7 +173,7 @@ export class Timeline extends Component<Props, State> {
 
   private readonly onScroll = (): void => {
     const scroller = this.scroller.current!;
-    this.atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight <= AT_END;
+    this.atEnd = isAtEnd(scroller);
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => this.scrolled());
   };
@@ -192,10 +194,17 @@ export class Timeline extends Component<Props, State> {
     const key = this.firstSeen(scroller)?.dataset["key"];
     const message = this.props.chat.messages.find((one) => keyOf(one) === key);
     if (!message || !("seq" in message)) return;
-    const now = `${message.seq} ${this.atEnd}`;
+    const dayShown = this.dayShown(scroller);
+    const now = `${message.seq} ${this.atEnd} ${dayShown}`;
     if (now === this.reported) return;
     this.reported = now;
-    this.props.seen({ seq: message.seq, at: message.createdAt, atEnd: this.atEnd });
+    this.props.seen({ seq: message.seq, at: message.createdAt, atEnd: this.atEnd, dayShown });
+  }
+
+  /** A day's own line stands where the day of the first message would be said. */
+  private dayShown(scroller: HTMLElement): boolean {
+    const days = [...this.list.current!.querySelectorAll<HTMLElement>(":scope > li.day")];
+    return days.some((day) => day.offsetTop > scroller.scrollTop - DAY_LINE && day.offsetTop < scroller.scrollTop + 2 * DAY_LINE);
   }
 
   private readonly activate = (event: Event): void => {
@@ -274,6 +283,10 @@ export class Timeline extends Component<Props, State> {
       return [day, mark, row].filter(Boolean);
     });
   }
+}
+
+function isAtEnd(scroller: HTMLElement): boolean {
+  return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight <= AT_END;
 }
 
 function together(a: ChatMessage | undefined, b: ChatMessage): boolean {
