@@ -9,7 +9,7 @@
 //! | `catching_up` | what writers marked is copied again; then all rows are compared, and a row that differs although nothing marked it stops the move and is named | marks and rows are there; the comparison begins again |
 //! | `frozen` | when the rest is small twice in a row: the source's fence says `frozen`, the last marks are copied, what was copied last is compared, the fence says `gone`, and one conditional transaction of the directory commits | until the freeze's lease ends the range takes no writes; then any process ends the freeze, first in the directory, where it can no longer be committed, then at the fence |
 //! | `committed` | the target's fence opens at the next epoch | any process opens it |
-//! | `draining` | the source keeps its rows for a while, so that a move back copies little; then they are deleted | the next runner goes on |
+//! | `draining` | what was copied last is looked for on the target; the source keeps its rows for a while, and while the move is paused, so that a move back copies little; then they are deleted | the next runner goes on |
 //! | `done` | | |
 //! | `aborting`, `aborted` | given up before the commit: the source's fence is open, the copied rows are deleted | any process opens the fence, the next runner deletes |
 //! | `reversed` | another move brought the range back | |
@@ -38,7 +38,7 @@
 //! |---|---|
 //! | `tables`, `rows`, `cell`, `scope`, `entity` | which tables a range consists of; rows of any of them, of a range or of some entities |
 //! | `copy`, `catch_up`, `presence`, `segments` | making the target's rows those of the source |
-//! | `compare`, `comparing` | digests of both sides, and the rows that differ |
+//! | `compare`, `comparing`, `served` | digests of both sides, and the rows that differ, before the cut-over and after it |
 //! | `marks`, `marked` | what was written to meanwhile, and catching up with it |
 //! | `work` | the right to change rows of a range that a shard does not serve, and how far the copy is |
 //! | `fences`, `serving` | what the two shards serve |
@@ -77,6 +77,7 @@ mod rows;
 mod run;
 mod scope;
 mod segments;
+mod served;
 mod serving;
 mod tables;
 mod telling;

@@ -205,15 +205,23 @@ fn differences(table: &Table, right: &[Record], there: &[Record]) -> Result<Vec<
     for key in there.into_keys() {
         found.insert(key, "the source does not have it".into());
     }
-    let difference = |(key, how): (Vec<Cell>, String)| {
-        Ok(Difference {
-            table: table.name,
-            key: rows::key_in_words(table, &key),
-            how,
-            entity: Entity::of(table, &key)?,
-        })
-    };
-    found.into_iter().map(difference).collect()
+    let found = found.into_iter();
+    found
+        .map(|(key, how)| difference(table, &key, how))
+        .collect()
+}
+
+/// The row of this key differs.
+///
+/// # Errors
+/// When the key names no conversation and no user.
+pub(super) fn difference(table: &Table, key: &[Cell], how: String) -> Result<Difference> {
+    Ok(Difference {
+        table: table.name,
+        key: rows::key_in_words(table, key),
+        how,
+        entity: Entity::of(table, key)?,
+    })
 }
 
 fn columns(table: &Table, one: &Record, other: &Record) -> String {

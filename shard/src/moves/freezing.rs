@@ -71,6 +71,7 @@ impl Runner<'_> {
         serving::settle(&self.sides(job, None)?).await?;
         let took = start.elapsed();
         metrics::MOVE_FREEZE_SECONDS.record(took.as_secs_f64());
+        self.look_after_cut_over(job).await?;
         Ok(Attempt::Served(took))
     }
 

@@ -251,6 +251,13 @@ impl Move {
         self.state == MoveState::Frozen && self.frozen_until.is_none_or(|until| until <= self.now)
     }
 
+    /// Whether its source keeps the rows that the target serves: for a while, and while the move is paused.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        let is_in_time = self.keep_until.is_some_and(|until| until > self.now);
+        self.state == MoveState::Draining && (self.paused || is_in_time)
+    }
+
     /// Whether a process works on it.
     #[must_use]
     pub fn is_run(&self) -> bool {

@@ -29,7 +29,7 @@ const READ_AT_ONCE: usize = 8;
 /// machine: what is left does not become less. A freeze that takes too long is ended all the same.
 const LAST_ROUNDS: u32 = 40;
 /// How many touched entities are compared together, how many rows of a table, and how many changes of each.
-const COMPARED: (usize, (usize, i64)) = (64, (4000, 50));
+pub(super) const COMPARED: (usize, (usize, i64)) = (64, (4000, 50));
 
 impl Runner<'_> {
     /// Copies what is marked until little is left, compares all rows, and freezes when little is left twice in a row.
@@ -128,6 +128,7 @@ impl Runner<'_> {
         sides.passed(Step::MarksCleared)?;
         self.per_round = (3 * self.per_round + begun.elapsed()) / 4;
         let count = found.len();
+        self.copied_last = found.iter().map(|it| it.entity.clone()).collect();
         self.touched.extend(found.into_iter().map(|it| it.entity));
         Ok(count)
     }
@@ -154,6 +155,7 @@ impl Runner<'_> {
             sides.passed(Step::MarksCopied)?;
         }
         let entities = all.iter().map(|it| it.entity.clone());
+        self.copied_last.extend(entities.clone());
         self.touched.extend(entities);
         Ok(all)
     }
@@ -203,7 +205,7 @@ impl Runner<'_> {
 }
 
 /// Parts of entities, each of one kind.
-fn in_parts(entities: &BTreeSet<Entity>) -> Vec<(Owner, Vec<Entity>)> {
+pub(super) fn in_parts(entities: &BTreeSet<Entity>) -> Vec<(Owner, Vec<Entity>)> {
     let mut parts = Vec::new();
     for owner in [Owner::Conversation, Owner::User] {
         let of_kind = entities.iter().filter(|it| it.owner() == owner);

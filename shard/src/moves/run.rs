@@ -34,6 +34,8 @@ pub(super) struct Runner<'a> {
     pub(super) per_round: Duration,
     /// The entities that were copied and not compared since.
     pub(super) touched: BTreeSet<Entity>,
+    /// The entities of the last round of copying, and those copied within the freeze.
+    pub(super) copied_last: BTreeSet<Entity>,
     /// Entities that were written to whenever they were compared.
     pub(super) restless: BTreeSet<Entity>,
     pub(super) pace: Pace,
@@ -115,6 +117,7 @@ impl<'a> Runner<'a> {
             mover,
             per_round: FIRST_ROUND,
             touched: BTreeSet::new(),
+            copied_last: BTreeSet::new(),
             restless: BTreeSet::new(),
             pace: Pace::default(),
         }
@@ -157,9 +160,7 @@ impl<'a> Runner<'a> {
                     serving::end_freeze(&sides, "its runner is gone").await?;
                 }
                 MoveState::Committed => serving::settle(&self.sides(&job, None)?).await?,
-                MoveState::Draining if job.keep_until.is_some_and(|until| until > job.now) => {
-                    return Ok(job);
-                }
+                MoveState::Draining if job.is_kept() => return Ok(job),
                 MoveState::Draining => {
                     let sides = self.sides(&job, None)?;
                     let rows = cleanup::all(&sides, sides.source).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Move, MoveState, Mover, serving};
+use super::{Move, Mover, serving};
 use crate::error::{Error, Result};
 use crate::routing::Router;
 use crate::tasks::TaskGroup;
@@ -104,7 +104,6 @@ async fn run_what_is_due(mover: &Mover) -> Result<()> {
 }
 
 fn is_due(job: &Move) -> bool {
-    let is_kept = job.state == MoveState::Draining && job.keep_until.is_some_and(|it| it > job.now);
-    let waits = is_kept || (job.paused && job.state.precedes_commit());
+    let waits = job.is_kept() || (job.paused && job.state.precedes_commit());
     !job.is_run() && !waits
 }

@@ -21,6 +21,7 @@ crate::on_every_backend!(
     a_row_that_was_altered_on_the_target_is_named,
     a_freeze_without_its_runner_ends,
     several_processes_make_the_fences_follow_at_once,
+    what_the_target_loses_after_the_commit_is_named,
 );
 
 /// The steps of a move that nothing goes wrong with.
@@ -290,4 +291,53 @@ async fn several_processes_make_the_fences_follow_at_once(bed: &Bed) {
     for node in nodes {
         node.close(Instant::now() + PATIENCE).await;
     }
+}
+
+/// The target loses a message that was copied last, as a server does that did not flush it: the source keeps its rows.
+async fn what_the_target_loses_after_the_commit_is_named(bed: &Bed) {
+    let ids = fill(bed).await;
+    let from = home(bed).await;
+    let to = another_shard(bed, &from.shard);
+    let (reached, passed) = std::sync::mpsc::channel::<Step>();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let hook = Hook::new(move |step| {
+        if matches!(step, Step::Compared | Step::TargetOpened) {
+            reached.send(step).unwrap();
+            held.lock().unwrap().recv().unwrap();
+        }
+        Ok(())
+    });
+    let held_up = mover(bed, quick()).with_hook(hook);
+    let id = held_up.begin(from.range, &to, &order()).await.unwrap().id;
+    let runtime = tokio::runtime::Handle::current();
+    let running = tokio::task::spawn_blocking(move || runtime.block_on(held_up.run(id)));
+    let next = || tokio::task::block_in_place(|| passed.recv()).unwrap();
+    assert_eq!(next(), Step::Compared);
+    bed.say("bob", ids[4], "copied last").await;
+    go_on.send(()).unwrap();
+    assert_eq!(next(), Step::TargetOpened);
+    let key = Value::Bytes(ids[4].as_bytes());
+    let last = "DELETE FROM messages WHERE conversation_id = ? AND content = 'copied last'";
+    assert_eq!(execute(bed, url_of(bed, &to), last, &[key]).await, 1);
+    go_on.send(()).unwrap();
+    let refused = running.await.unwrap().unwrap_err().to_string();
+    for words in ["the target does not have it", &ids[4].to_string()] {
+        assert!(refused.contains(words), "{words} is not in: {refused}");
+    }
+    let mover = mover(bed, quick());
+    let job = mover.run(id).await.unwrap();
+    assert!(job.is_kept() && job.paused, "{job:?}");
+    let key = Value::Bytes(ids[4].as_bytes());
+    let found = connect(bed, url_of(bed, &from.shard))
+        .await
+        .fetch_all(
+            "SELECT seq FROM messages WHERE conversation_id = ? AND content = 'copied last'",
+            &[key],
+        )
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1, "the source still has it");
+    mover.pause(id, false, &order()).await.unwrap();
+    assert_eq!(finish(&mover, id).await.unwrap().state, MoveState::Done);
 }
