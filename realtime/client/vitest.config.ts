@@ -1,5 +1,5 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  test: { include: ["test/**/*.test.{ts,tsx}"], exclude: ["test/real.test.ts"], testTimeout: 20_000 },
+  test: { include: ["test/**/*.test.{ts,tsx}"], exclude: ["test/real.test.ts", "test/machine/**"], testTimeout: 20_000 },
 });

@@ -56,5 +56,5 @@ async function serve(hub: Hub, request: IncomingMessage, response: ServerRespons
     body: text ? JSON.parse(text) : undefined,
     token: (request.headers.authorization ?? "").slice("Bearer ".length),
   });
-  response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(body));
+  response.writeHead(status, { "Content-Type": status < 400 ? "application/json" : "application/problem+json" }).end(JSON.stringify(body));
 }
