@@ -280,13 +280,15 @@ export class ChatClient {
   private begin(): void {
     if (this.begun || this.closed) return;
     this.begun = true;
-    void this.outbox.begin();
+    const token = this.tokens.known;
+    void this.outbox.begin(token === undefined ? undefined : userOf(token));
   }
 
   private reopen(): void {
     this.closed = false;
     this.http.reopen();
     for (const part of [this.syncer, this.marks, this.presence]) part.restart();
+    this.uploads.reopen();
   }
 
   private makeConnection(make: WebSocketConstructor | undefined, address: string): Connection | undefined {

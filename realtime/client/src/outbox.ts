@@ -96,10 +96,11 @@ export class Outbox {
     return this.count;
   }
 
-  /** Begins before the user is known: with the messages of the last one. */
-  async begin(): Promise<void> {
+  /** Begins, if the user is not known yet with the messages of the last one. */
+  async begin(user?: UserId): Promise<void> {
     this.closed = false;
-    if (this.user !== "") return this.open(this.user, []);
+    const known = this.user || user;
+    if (known) return this.open(known, []);
     const last = await this.store.lastUser();
     if (last && this.user === "") await this.open(last, []);
   }

@@ -25,6 +25,11 @@ export class TokenKeeper {
     return typeof this.source === "function";
   }
 
+  /** A token that is here already. */
+  get known(): string | undefined {
+    return typeof this.source === "string" ? this.source : this.current;
+  }
+
   /** The token in use; got first if there is none. */
   async get(): Promise<string> {
     return this.current ?? this.renew();

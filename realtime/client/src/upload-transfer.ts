@@ -4,6 +4,7 @@
  * Invariants: bytes that arrived are not sent again: after a failure the server is asked which parts it has. It gives up after
  * some failures in a row without a part in between. The server's verdict is final.
  */
+import { monotonicMs } from "./clock.js";
 import { ChatError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Settings } from "./settings.js";
@@ -151,9 +152,9 @@ export class Transfer {
     this.handlers.arrived();
     const { http } = this.context;
     let media = await http.repeated<Media>("POST", `/media/${this.mediaId}/complete`);
-    const giveUpAt = Date.now() + VERDICT_MS;
+    const giveUpAt = monotonicMs() + VERDICT_MS;
     while (media.state !== "ready" && media.state !== "rejected") {
-      if (Date.now() > giveUpAt) throw new ChatError("timeout", "the server did not finish checking the file");
+      if (monotonicMs() > giveUpAt) throw new ChatError("timeout", "the server did not finish checking the file");
       await pause(VERDICT_EVERY_MS, this.signal);
       media = await http.repeated<Media>("GET", `/media/${this.mediaId}/info`);
     }

@@ -4,6 +4,7 @@
  * Invariants: a file keeps its id from being added until a message uses it or it is cancelled, over failures and, with a storage,
  * over a reload. At most {@link UPLOADS_AT_ONCE} are under way and {@link UPLOADS_MAX} are held; the rest is refused.
  */
+import { uniqueId } from "./clock.js";
 import { Observable } from "./emitter.js";
 import { ChatError } from "./errors.js";
 import type { TokenKeeper } from "./token.js";
@@ -97,7 +98,7 @@ export class Uploads {
     const fileName = nameFor(options.fileName ?? given.name ?? "file");
     const scaling = options.scaling === false ? undefined : { ...DEFAULT_SCALING, ...options.scaling };
     const { entry, ready } = this.hold({
-      id: crypto.randomUUID(),
+      id: uniqueId(),
       conversationId,
       blob: file,
       fileName,
@@ -176,6 +177,18 @@ export class Uploads {
   close(): void {
     this.closed = true;
     for (const entry of this.entries.values()) entry.stop.abort();
+  }
+
+  /** Goes on with what {@link close} stopped. @internal */
+  reopen(): void {
+    this.closed = false;
+    for (const entry of this.entries.values()) {
+      if (!entry.stop.signal.aborted) continue;
+      entry.stop = new AbortController();
+      if (entry.item.phase === "uploading" || entry.item.phase === "checking") entry.item = { ...entry.item, phase: "waiting" };
+    }
+    this.publish();
+    this.pump();
   }
 
   private hold(upload: Omit<SavedUpload, "user">): { entry: Entry; ready: Promise<Media> } {

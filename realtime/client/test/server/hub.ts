@@ -292,7 +292,7 @@ export class Hub {
 
   private route({ method, path, query, body, token }: RestRequest): { status: number; body: unknown } {
     const { sub: user, exp } = claimsOf(token);
-    if (exp * 1000 < this.now() || this.refused.has(token) || this.refused.has("*")) throw new Refusal("token_expired");
+    if (exp * 1000 < this.now() || this.refused.has(token) || (this.refused.get("*") ?? 0) >= 4500) throw new Refusal("token_expired");
     const [, , kind, id = "", part = "", extra = ""] = path.split("/").map(decodeURIComponent);
     const given = (body ?? {}) as NewMessage & { seq?: number };
     const ok = (answer: unknown) => ({ status: 200, body: answer });

@@ -35,7 +35,7 @@ export class MediaServer {
     const fault = this.fault(name);
     if (fault === "cut") throw new TypeError("the connection was cut");
     if (fault === "hangs") await new Promise((_, reject) => init.signal?.addEventListener("abort", () => reject(init.signal!.reason)));
-    if (typeof fault === "number") return Response.json({ code: "overloaded", detail: "a fault" }, { status: fault });
+    if (typeof fault === "number") return problem("overloaded", fault);
     if (url.pathname.includes("/objects")) return this.put(id, Number(tail), init.body as Blob);
     return this.answer(name, id, init.body as string | undefined);
   };
@@ -57,7 +57,7 @@ export class MediaServer {
       return Response.json({ mediaId, state: "pending", upload: this.instructions(mediaId) }, { status: 201 });
     }
     const file = this.files.get(id);
-    if (!file) return Response.json({ code: "not_found", detail: "no such file" }, { status: 404 });
+    if (!file) return problem("not_found", 404);
     if (name === "DELETE file") this.files.delete(id);
     if (name === "GET file") return new Response(new Blob([...file.parts.values()]));
     if (name === "GET upload") {
@@ -77,4 +77,9 @@ export class MediaServer {
     const missing = Array.from({ length: Math.ceil(bytes / this.partBytes) }, (_, at) => at + 1).filter((number) => !parts.has(number));
     return { partBytes: this.partBytes, parts: missing.slice(0, this.partsNamed).map(request) };
   }
+}
+
+function problem(code: string, status: number): Response {
+  const headers = { "Content-Type": "application/problem+json" };
+  return Response.json({ type: `urn:problem-type:backscroll:${code}`, title: code, status, code, detail: code, requestId: "r" }, { status, headers });
 }

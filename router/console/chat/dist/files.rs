@@ -1,6 +1,6 @@
 // Written by build.mjs.
 &[
-    ("chat-0cbe132424f4.js", "text/javascript; charset=utf-8", include_bytes!("chat-0cbe132424f4.js")),
+    ("chat-ebb1de491c2c.js", "text/javascript; charset=utf-8", include_bytes!("chat-ebb1de491c2c.js")),
     ("icon-dd9466b846e8.svg", "image/svg+xml", include_bytes!("icon-dd9466b846e8.svg")),
     ("style-a1e3a23a74c0.css", "text/css; charset=utf-8", include_bytes!("style-a1e3a23a74c0.css")),
 ]
