@@ -39,8 +39,8 @@ pub struct Running<'a> {
     pub store: &'a Arc<Store>,
 }
 
-/// Serves until a signal. `ready` is told once connections are accepted and the store is open, and is done before the
-/// first request is answered.
+/// Serves until a signal. `ready` is told once connections are accepted and the store is open, and goes on beside the
+/// requests; when it fails, the service stops.
 ///
 /// # Errors
 /// When a step of the start fails, or the service ends by itself.
@@ -68,27 +68,26 @@ pub async fn serve(
     let preflight = OneShots::new("preflight", 1);
     let _ = preflight.spawn(doctor::preflight(config.clone()));
 
-    let ready = ready(Running {
-        config: &config,
-        address,
-        store: &deployment.store,
-    });
-    match stop.run_until_cancelled(ready).await {
-        Some(Ok(())) => {}
-        stopped => {
-            close(&deployment).await;
-            return stopped.unwrap_or(Ok(()));
-        }
-    }
-    server::serve(
+    let store = Arc::clone(&deployment.store);
+    let ready = async {
+        let ready = ready(Running {
+            config: &config,
+            address,
+            store: &store,
+        });
+        let done = stop.run_until_cancelled(ready).await.unwrap_or(Ok(()));
+        done.inspect_err(|_| stop.cancel())
+    };
+    let served = server::serve(
         deployment,
         &config.server,
         &config.auth,
         (&config.media, console),
         listener,
-        stop,
-    )
-    .await
+        stop.clone(),
+    );
+    let (ready, served) = tokio::join!(ready, served);
+    ready.and(served)
 }
 
 async fn listen(address: &ListenAddress) -> anyhow::Result<TcpListener> {

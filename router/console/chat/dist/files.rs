@@ -1,6 +1,6 @@
 // Written by build.mjs.
 &[
-    ("chat-ebb1de491c2c.js", "text/javascript; charset=utf-8", include_bytes!("chat-ebb1de491c2c.js")),
+    ("chat-2bf8b7e5bf4e.js", "text/javascript; charset=utf-8", include_bytes!("chat-2bf8b7e5bf4e.js")),
     ("icon-dd9466b846e8.svg", "image/svg+xml", include_bytes!("icon-dd9466b846e8.svg")),
-    ("style-a1e3a23a74c0.css", "text/css; charset=utf-8", include_bytes!("style-a1e3a23a74c0.css")),
+    ("style-074a9baf039a.css", "text/css; charset=utf-8", include_bytes!("style-074a9baf039a.css")),
 ]

@@ -32,12 +32,18 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
   const [problem, setProblem] = useState("");
   const [dropping, setDropping] = useState(false);
   const files = useUpload(client, id);
+  const form = useRef<HTMLFormElement>(null);
   const field = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
   const voice = useVoice((blob) => void sendVoice(blob), setProblem);
   const editing = answering?.kind === "edit" ? answering.message : undefined;
   const gone = chat.status === "left" || chat.status === "failed";
 
+  useEffect(() => {
+    // Where there is a keyboard one writes at once; the other half keeps its focus.
+    const pane = form.current?.closest(".pane");
+    if (matchMedia("(hover: hover)").matches && pane?.contains(document.activeElement)) field.current?.focus();
+  }, []);
   useEffect(() => {
     if (!answering) return;
     if (answering.kind === "edit") setText(answering.message.content);
@@ -48,7 +54,6 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
     area.style.height = "auto";
     area.style.height = `${area.scrollHeight}px`;
   }, [text]);
-  const form = useRef<HTMLFormElement>(null);
   useDrop(form, setDropping, (list) => add(list));
 
   const add = (list: Iterable<File>) => {

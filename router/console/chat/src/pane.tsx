@@ -24,7 +24,7 @@ interface Props {
 const WATCHED = 200;
 
 export function Pane({ client, me, people, conversation, open, become, addBeside, leave }: Props) {
-  const { conversations } = useConversations(client);
+  const { conversations, unread } = useConversations(client);
   const entry = conversations.find(({ id }) => id === conversation);
   const watched = useMemo(() => {
     const users = [...(entry?.members ?? []), ...conversations.flatMap((one) => partnerOf(one, me) ?? [])];
@@ -32,6 +32,9 @@ export function Pane({ client, me, people, conversation, open, become, addBeside
   }, [conversations, entry, me]);
   const watchedNow = watched.join(" ");
   useEffect(() => client.presence.watch(watched), [client, watchedNow]);
+  useEffect(() => {
+    if (!leave) document.title = unread.total > 0 ? `(${unread.total > 999 ? "999+" : unread.total}) Backscroll` : "Backscroll";
+  }, [unread.total, leave]);
   return (
     <section class={`pane ${conversation ? "in-room" : "in-list"}`} aria-label={`${nameOf(me)}'s chat`}>
       <h1 class="hidden">{nameOf(me)}'s chat</h1>

@@ -35,6 +35,8 @@ interface State {
   /** The message with its actions shown. */
   active: string | undefined;
   flashed: string | undefined;
+  /** Why the page before or after could not be loaded. */
+  problem: string | undefined;
 }
 
 interface Anchor {
@@ -48,13 +50,15 @@ const AT_END = 48;
 const DAY_LINE = 28;
 /** How far from an edge of what is loaded the next page is asked for. */
 const AHEAD = 1_600;
+/** How long after a page could not be loaded it is asked for again. */
+const AGAIN_MS = 3_000;
 /** Messages of one sender within this time stand together. */
 const TOGETHER_MS = 5 * 60_000;
 
 export const keyOf = (message: ChatMessage): string => ("seq" in message ? String(message.seq) : message.clientMsgId);
 
 export class Timeline extends Component<Props, State> {
-  override state: State = { active: undefined, flashed: undefined };
+  override state: State = { active: undefined, flashed: undefined, problem: undefined };
   private readonly scroller = createRef<HTMLDivElement>();
   private readonly list = createRef<HTMLOListElement>();
   private readonly sizes = new ResizeObserver(() => this.resized());
@@ -62,7 +66,7 @@ export class Timeline extends Component<Props, State> {
   private arrived: number | undefined;
   private reported = "";
   private frame = 0;
-  private failedAt = Number.NEGATIVE_INFINITY;
+  private again: ReturnType<typeof setTimeout> | undefined;
 
   override componentDidMount(): void {
     this.sizes.observe(this.scroller.current!);
@@ -72,6 +76,7 @@ export class Timeline extends Component<Props, State> {
 
   override componentWillUnmount(): void {
     this.sizes.disconnect();
+    clearTimeout(this.again);
     cancelAnimationFrame(this.frame);
   }
 
@@ -168,11 +173,12 @@ export class Timeline extends Component<Props, State> {
   }
 
   private resized(): void {
-    if (this.atEnd && !this.props.chat.hasMoreAfter) this.toEnd();
+    if (this.scroller.current && this.atEnd && !this.props.chat.hasMoreAfter) this.toEnd();
   }
 
   private readonly onScroll = (): void => {
-    const scroller = this.scroller.current!;
+    const scroller = this.scroller.current;
+    if (!scroller) return; // it was scrolled a moment before it went
     this.atEnd = isAtEnd(scroller);
     cancelAnimationFrame(this.frame);
     this.frame = requestAnimationFrame(() => this.scrolled());
@@ -184,10 +190,22 @@ export class Timeline extends Component<Props, State> {
     if (!scroller || chat.status !== "ready") return;
     this.report(scroller);
     const below = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
-    if (performance.now() - this.failedAt < 3_000) return;
-    const failed = () => (this.failedAt = performance.now());
-    if (chat.hasMoreBefore && scroller.scrollTop < AHEAD) chat.loadBefore().catch(failed);
-    else if (chat.hasMoreAfter && below < AHEAD) chat.loadAfter().catch(failed);
+    if (this.again !== undefined) return;
+    if (chat.hasMoreBefore && scroller.scrollTop < AHEAD) this.load(chat.loadBefore());
+    else if (chat.hasMoreAfter && below < AHEAD) this.load(chat.loadAfter());
+  }
+
+  /** After a failure it is tried again in a while, as long as somebody looks there. */
+  private load(loading: Promise<boolean>): void {
+    const failed = (error: Error) => {
+      this.setState({ problem: error.message });
+      clearTimeout(this.again);
+      this.again = setTimeout(() => {
+        this.again = undefined;
+        this.scrolled();
+      }, AGAIN_MS);
+    };
+    loading.then(() => this.state.problem !== undefined && this.setState({ problem: undefined }), failed);
   }
 
   private report(scroller: HTMLElement): void {
@@ -237,7 +255,9 @@ export class Timeline extends Component<Props, State> {
     const { chat, tiers } = this.props;
     return (
       <div class="timeline" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown} tabIndex={0} role="region" aria-label={`${nameOf(this.props.me)}'s messages`}>
-        <div class="before" aria-hidden="true">{chat.hasMoreBefore && <i class="spinner" />}</div>
+        <div class="before" role="status">
+          {chat.hasMoreBefore && (this.state.problem === undefined ? <i class="spinner" /> : <span>Earlier messages cannot be loaded just now: {this.state.problem}</span>)}
+        </div>
         {chat.status === "failed" && <p class="notice" role="alert">This conversation cannot be opened: {chat.error?.message}</p>}
         {chat.status === "left" && <p class="notice" role="alert">You are no member of this conversation any more.</p>}
         {chat.status === "ready" && chat.messages.length === 0 && <p class="notice">No messages yet. Say hello.</p>}

@@ -180,14 +180,15 @@ test("the keyboard is enough", async () => {
 test("pictures, files and voice messages are uploaded, sent, seen and heard", async () => {
   const page = await twoPeople();
   const [alice, ben] = [left(page), right(page)];
-  await give(alice, "paste", { name: "sunset.png", type: "image/png" });
+  await give(alice, "paste", { name: "sunset.jpg", type: "image/jpeg", width: 4_000, height: 2_000 });
   await alice.locator(".tray li.ready").waitFor();
   await shot(page, "tray");
   await accessible(page, "a file that is to be sent");
   await say(alice, "Look at this");
   const picture = ben.locator(".message", { hasText: "Look at this" }).locator(".picture");
   await picture.locator("img").waitFor();
-  await eventually(async () => assert.ok((await picture.locator("img").evaluate((img) => img.naturalWidth)) > 0));
+  const sides = () => picture.locator("img").evaluate((img) => [img.naturalWidth, img.naturalHeight]);
+  await eventually(async () => assert.deepEqual(await sides(), [2_560, 1_280])); // made smaller before it left
   await picture.click();
   await page.getByRole("dialog", { name: /sunset/ }).waitFor();
   await page.keyboard.press("Escape");
@@ -233,12 +234,47 @@ test("an upload that was cut off goes on after a reload, and one can be given up
   await stage.done(page);
 });
 
+test("of a large file only the parts that are missing are sent after a reload", async () => {
+  const page = await stage.page({ expected: [/ERR_FAILED|ERR_CONNECTION/] });
+  await openRoom(left(page), "Greta");
+  let puts = 0;
+  await page.route("**/media/objects/**", (route) => (route.request().method() === "PUT" && puts++ > 0 ? route.abort() : route.continue()));
+  await give(left(page), "drop", { name: "large.bin", type: "application/octet-stream", bytes: 17 << 20 });
+  await page.locator(".tray li.uploading", { hasText: /[1-9]\d? %/ }).waitFor();
+  await page.unroute("**/media/objects/**");
+  const parts = [];
+  page.on("request", (request) => request.method() === "PUT" && parts.push(request.url()));
+  await page.reload();
+  await page.locator(".tray li.ready", { hasText: "large.bin" }).waitFor();
+  assert.equal(parts.length, 3); // of four
+  await page.getByRole("button", { name: "Remove large.bin" }).click();
+  await stage.done(page);
+});
+
+test("where the archive is away, the page says so, and goes on when it is back", async () => {
+  const page = await stage.page({ expected: [/503/] });
+  const away = { status: 503, contentType: "application/problem+json", body: JSON.stringify({ code: "archive_unavailable", detail: "the archive cannot be reached" }) };
+  await page.route("**/messages?*before=*", (route) => route.fulfill(away));
+  await openRoom(left(page), "climbing");
+  await page.locator(".timeline").evaluate((timeline) => timeline.scrollTo(0, 0));
+  await page.getByText("Earlier messages cannot be loaded just now: the archive cannot be reached").waitFor();
+  await shot(page, "archive-away");
+  await accessible(page, "without the archive");
+  const held = await page.locator(".message").count();
+  await page.unroute("**/messages?*before=*");
+  await eventually(async () => assert.ok((await page.locator(".message").count()) > held));
+  await eventually(async () => assert.equal(await page.getByText("cannot be loaded").count(), 0));
+  await stage.done(page);
+});
+
 test("ten thousand messages are scrolled through both tiers without a jump", async () => {
-  const page = await stage.page();
+  const page = await stage.page({ width: 600, height: 500 });
   await openRoom(left(page), "random");
   const walked = await page.evaluate(async () => {
     const timeline = document.querySelector(".timeline");
     const frame = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+    const moment = () => new Promise((resolve) => setTimeout(resolve, 10));
+    const firstKey = () => timeline.querySelector("li[data-key]").dataset.key;
     const rows = () => [...timeline.querySelectorAll("li[data-key]")];
     const topOf = (row) => row.getBoundingClientRect().top - timeline.getBoundingClientRect().top;
     const tiers = new Set();
@@ -246,20 +282,21 @@ test("ten thousand messages are scrolled through both tiers without a jump", asy
     let slowest = 0;
     for (let step = 0; step < 4_000; step++) {
       const looked = rows().find((row) => topOf(row) + row.offsetHeight > 8);
-      const [before, first] = [topOf(looked), rows()[0].dataset.key];
+      const [before, first] = [topOf(looked), firstKey()];
       const moved = Math.min(timeline.scrollTop, 6_000);
       const asked = performance.now();
       timeline.scrollTop -= moved;
       await frame();
       // At the edge of what is loaded: what comes may not move what is looked at.
-      while (rows()[0].dataset.key === first && first !== "1" && timeline.scrollTop < 1_000 && performance.now() - asked < 10_000) await frame();
+      while (firstKey() === first && first !== "1" && timeline.scrollTop < 1_000 && performance.now() - asked < 10_000) await moment();
+      await frame();
       slowest = Math.max(slowest, performance.now() - asked);
       const now = looked.isConnected ? topOf(looked) : undefined;
       if (now === undefined || Math.abs(now - before - moved) > 1.5) jumps.push(`at ${looked.dataset.key}: ${moved} asked, ${now === undefined ? "gone" : now - before} moved`);
       tiers.add(document.querySelector(".tier")?.className.replace("tier ", ""));
-      if (rows()[0].dataset.key === "1" && timeline.scrollTop === 0) break;
+      if (firstKey() === "1" && timeline.scrollTop === 0) break;
     }
-    return { jumps, tiers: [...tiers].sort(), first: rows()[0].dataset.key, held: rows().length, slowest };
+    return { jumps, tiers: [...tiers].sort(), first: firstKey(), held: rows().length, slowest };
   });
   assert.deepEqual(walked.jumps, []);
   assert.deepEqual([walked.first, walked.tiers], ["1", ["archive", "database"]]);
@@ -281,31 +318,33 @@ test("a message that is written while the server is away is sent when it is back
   await shot(page, "offline");
   await accessible(page, "without a connection");
   await stage.start(new URL(stage.origin).host);
+  await page.evaluate(() => dispatchEvent(new Event("online"))); // it need not wait for its next attempt
   await page.locator(".message.own.sent", { hasText: "Is anybody there?" }).waitFor();
   assert.equal(await page.locator(".message", { hasText: "Is anybody there?" }).count(), 1);
   await stage.done(page);
 });
 
-/** Gives the composer a file, as by pasting or dropping it. Without a content it is a picture. */
-async function give(half, how, { name, type, content }) {
+/** Gives the composer a file, as by pasting or dropping it: a text, so many zeros, or a picture. */
+async function give(half, how, { name, type, content, bytes, width = 900, height = 600 }) {
   await half.locator(".composer").evaluate(
-    async (form, [kind, fileName, fileType, text]) => {
+    async (form, [kind, fileName, fileType, text, zeros, wide, high]) => {
       const draw = () => {
-        const canvas = new OffscreenCanvas(900, 600);
+        const canvas = new OffscreenCanvas(wide, high);
         const context = canvas.getContext("2d");
-        const sky = context.createLinearGradient(0, 0, 900, 600);
+        const sky = context.createLinearGradient(0, 0, wide, high);
         sky.addColorStop(0, "#4353d0");
         sky.addColorStop(1, "#f0a050");
         context.fillStyle = sky;
-        context.fillRect(0, 0, 900, 600);
+        context.fillRect(0, 0, wide, high);
         return canvas.convertToBlob({ type: fileType });
       };
-      const blob = text === undefined ? await draw() : new Blob([text], { type: fileType });
+      const made = zeros === undefined ? text : new Uint8Array(zeros);
+      const blob = made === undefined ? await draw() : new Blob([made], { type: fileType });
       const data = new DataTransfer();
       data.items.add(new File([blob], fileName, { type: fileType }));
       if (kind === "paste") form.querySelector("textarea").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
       else form.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     },
-    [how, name, type, content],
+    [how, name, type, content, bytes, width, height],
   );
 }

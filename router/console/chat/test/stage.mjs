@@ -40,7 +40,7 @@ export class Stage {
 
   /** Starts the demo. */
   async start(listen) {
-    const environment = { ...process.env, BACKSCROLL_ARCHIVE__SCHEDULE: "", BACKSCROLL_TELEMETRY__LOG: "warn" };
+    const environment = { ...process.env, BACKSCROLL_ARCHIVE__SCHEDULE: "", BACKSCROLL_OBJECT_STORE__PART_SIZE: "5 MiB", BACKSCROLL_TELEMETRY__LOG: "warn" };
     this.server = spawn(BINARY, ["serve", "--demo", "--listen", listen], { cwd: this.folder, env: environment, stdio: ["ignore", "pipe", "inherit"] });
     let printed = "";
     for await (const chunk of this.server.stdout) {
