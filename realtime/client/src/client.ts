@@ -287,6 +287,7 @@ export class ChatClient {
   private reopen(): void {
     this.closed = false;
     this.http.reopen();
+    this.uploads.reopen();
     for (const part of [this.syncer, this.marks, this.presence]) part.restart();
     this.uploads.reopen();
   }

@@ -1,7 +1,8 @@
 /**
  * Keeps uploads over a reload: their bytes, and how the server names them.
  *
- * Invariant: a stored upload belongs to one user. What cannot be stored is uploaded all the same, and is gone with the page.
+ * Invariants: a stored upload belongs to one user, and to one tab as long as that is open: others do not go on with it. What cannot
+ * be stored is uploaded all the same, and is gone with the page.
  */
 import type { ConversationId, MediaId, MediaKind, Timestamp, UserId } from "./types.gen.js";
 
@@ -21,6 +22,7 @@ export interface SavedUpload {
 
 /** Where uploads are kept; {@link indexedDbUploads} in browsers. */
 export interface UploadStorage {
+  /** Those of the user that no other client goes on with; from now on this one does. */
   list(user: UserId): Promise<readonly SavedUpload[]>;
   put(upload: SavedUpload): Promise<void>;
   remove(id: string): Promise<void>;
@@ -31,6 +33,7 @@ const TABLE = "uploads";
 /** Uploads in the browser's database of this name. */
 export function indexedDbUploads(name = "backscroll.uploads"): UploadStorage {
   let opened: Promise<IDBDatabase> | undefined;
+  const claims = new Claims(name);
   const open = () => (opened ??= openDatabase(name));
   const run = async <T>(mode: IDBTransactionMode, work: (table: IDBObjectStore) => IDBRequest<T>): Promise<T> => {
     const database = await open();
@@ -39,15 +42,44 @@ export function indexedDbUploads(name = "backscroll.uploads"): UploadStorage {
   return {
     async list(user) {
       const all = await run("readonly", (table) => table.getAll() as IDBRequest<SavedUpload[]>);
-      return all.filter((upload) => upload.user === user);
+      const mine = all.filter((upload) => upload.user === user);
+      const free = await Promise.all(mine.map(({ id }) => claims.take(id)));
+      return mine.filter((_, at) => free[at]);
     },
     async put(upload) {
+      await claims.take(upload.id);
       await run("readwrite", (table) => table.put(upload));
     },
     async remove(id) {
       await run("readwrite", (table) => table.delete(id));
+      claims.give(id);
     },
   };
+}
+
+/** Which uploads are this tab's: a lock for each, which browsers give up with the tab. Where there are no locks, all are. */
+class Claims {
+  private readonly held = new Map<string, () => void>();
+
+  constructor(private readonly name: string) {}
+
+  /** False: another tab has it. */
+  async take(id: string): Promise<boolean> {
+    const { locks } = globalThis.navigator ?? {};
+    if (!locks || this.held.has(id)) return true;
+    return new Promise((resolve) => {
+      const holding = locks.request(`${this.name}.${id}`, { ifAvailable: true }, (lock) => {
+        resolve(lock !== null);
+        return lock && new Promise<void>((release) => this.held.set(id, release));
+      });
+      holding.catch(() => resolve(true)); // locks are forbidden here
+    });
+  }
+
+  give(id: string): void {
+    this.held.get(id)?.();
+    this.held.delete(id);
+  }
 }
 
 function openDatabase(name: string): Promise<IDBDatabase> {

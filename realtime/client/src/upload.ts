@@ -220,8 +220,8 @@ export class Uploads {
       this.change(entry, { phase: "ready", sentBytes: entry.item.bytes, media });
       entry.settle.resolve(media);
     } catch (thrown) {
-      const error = ChatError.from(thrown);
-      if (!this.closed) this.change(entry, { phase: "failed", error });
+      const error = this.closed ? new ChatError("client_closed", "the client was closed") : ChatError.from(thrown);
+      if (error.code !== "client_closed") this.change(entry, { phase: "failed", error });
       entry.settle.reject(error);
     } finally {
       this.running -= 1;

@@ -138,6 +138,19 @@ test("a file that the server has collected meanwhile begins anew", async () => {
   expect(again.uploads.items.get()).toMatchObject([{ phase: "ready" }]);
 });
 
+test("a client that was closed and connects again goes on", async () => {
+  const { client, server } = await world();
+  server.fault = (request) => (request.startsWith("PUT") ? "hangs" : undefined);
+  const { ready } = client.uploads.add("r", text("hello"));
+  await pass(500);
+  await client.close();
+  await expect(ready).rejects.toMatchObject({ code: "client_closed" });
+  server.fault = () => undefined;
+  void client.connect();
+  await pass(1_000);
+  expect(client.uploads.items.get()).toMatchObject([{ phase: "ready" }]);
+});
+
 test("one that is cancelled stops, and is given up on the server", async () => {
   const { saved, storage } = memoryUploads();
   const { client, server } = await world({ uploadStorage: storage });

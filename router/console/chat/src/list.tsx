@@ -11,11 +11,13 @@ interface Props {
   client: ChatClient;
   me: string;
   conversations: readonly ListEntry[];
+  /** Why the list cannot be loaded, while that is tried again. */
+  problem: string | undefined;
   selected: string | null;
   open: (id: string) => void;
 }
 
-export function ConversationList({ client, me, conversations, selected, open }: Props) {
+export function ConversationList({ client, me, conversations, problem, selected, open }: Props) {
   const presence = usePresence(client);
   const { state } = useConnection(client);
   const [wanted, setWanted] = useState("");
@@ -46,7 +48,8 @@ export function ConversationList({ client, me, conversations, selected, open }: 
         ))}
         {conversations.length === 0 && (state !== "connected" || !waited) && [1, 2, 3, 4, 5, 6].map((row) => <li key={row} class="skeleton row" aria-hidden="true"><i /><b /></li>)}
       </ul>
-      {found.length === 0 && (conversations.length > 0 ? <p class="none">No conversation has this name.</p> : waited && state === "connected" && <p class="none">No conversations yet.</p>)}
+      {problem !== undefined && conversations.length === 0 && <p class="none" role="alert">The conversations cannot be loaded just now: {problem}</p>}
+      {found.length === 0 && problem === undefined && (conversations.length > 0 ? <p class="none">No conversation has this name.</p> : waited && state === "connected" && <p class="none">No conversations yet.</p>)}
     </>
   );
 }

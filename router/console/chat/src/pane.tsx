@@ -24,7 +24,7 @@ interface Props {
 const WATCHED = 200;
 
 export function Pane({ client, me, people, conversation, open, become, addBeside, leave }: Props) {
-  const { conversations, unread } = useConversations(client);
+  const { conversations, unread, error } = useConversations(client);
   const entry = conversations.find(({ id }) => id === conversation);
   const watched = useMemo(() => {
     const users = [...(entry?.members ?? []), ...conversations.flatMap((one) => partnerOf(one, me) ?? [])];
@@ -54,7 +54,7 @@ export function Pane({ client, me, people, conversation, open, become, addBeside
             <button type="button" class="round" onClick={signOut} aria-label="Sign out" title="Sign out"><Leave /></button>
           )}
         </header>
-        <ConversationList client={client} me={me} conversations={conversations} selected={conversation} open={open} />
+        <ConversationList client={client} me={me} conversations={conversations} problem={error?.message} selected={conversation} open={open} />
       </nav>
       {conversation ? (
         <Room key={conversation} client={client} id={conversation} entry={entry} me={me} back={() => open(null)} {...(leave && { leave })} />

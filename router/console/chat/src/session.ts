@@ -73,7 +73,7 @@ export function clientOf(person: Person): ChatClient {
     url: SERVER,
     token: person.token,
     storage: sessionStorage,
-    storageKey: "backscroll.chat",
+    storageKey: `backscroll.chat.${person.userId}`,
     uploadStorage: indexedDbUploads(),
     bounds: { pageSize: 60, messagesKept: 400 },
   });
