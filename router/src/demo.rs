@@ -66,7 +66,7 @@ struct Filled {
     years_ago: Seq,
 }
 
-/// Fills the demo if need be, prints how to try it, and serves it.
+/// Serves the demo: prints where its chat page is, fills it if need be while it answers already, and prints how to try it.
 ///
 /// # Errors
 /// As [`boot::serve`].

@@ -28,5 +28,5 @@ export type { StoredMessage } from "./timeline.js";
 export type * from "./types.gen.js";
 export { DEFAULT_SCALING, type ImageScaling } from "./upload-scale.js";
 export { indexedDbUploads, type SavedUpload, type UploadStorage } from "./upload-store.js";
-export type { StartedUpload, UploadItem, UploadOptions, UploadPhase, Uploads } from "./upload.js";
+export type { ReadOptions, StartedUpload, UploadItem, UploadOptions, UploadPhase, Uploads } from "./upload.js";
 export type { Presence as UserPresence } from "./types.gen.js";

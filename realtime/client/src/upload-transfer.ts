@@ -4,7 +4,6 @@
  * Invariants: bytes that arrived are not sent again: after a failure the server is asked which parts it has. It gives up after
  * some failures in a row without a part in between. The server's verdict is final.
  */
-import { monotonicMs } from "./clock.js";
 import { ChatError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Settings } from "./settings.js";
@@ -18,9 +17,6 @@ const ATTEMPTS = 6;
 const PARTS_AT_ONCE = 3;
 /** How long nothing may move. */
 const STALL_MS = 30_000;
-/** How long the server may work on a file that has arrived. */
-const VERDICT_MS = 120_000;
-const VERDICT_EVERY_MS = 1_000;
 
 export interface TransferHandlers {
   /** The server has a name for it now. */
@@ -151,13 +147,7 @@ export class Transfer {
   private async verdict(): Promise<Media> {
     this.handlers.arrived();
     const { http } = this.context;
-    let media = await http.repeated<Media>("POST", `/media/${this.mediaId}/complete`);
-    const giveUpAt = monotonicMs() + VERDICT_MS;
-    while (media.state !== "ready" && media.state !== "rejected") {
-      if (monotonicMs() > giveUpAt) throw new ChatError("timeout", "the server did not finish checking the file");
-      await pause(VERDICT_EVERY_MS, this.signal);
-      media = await http.repeated<Media>("GET", `/media/${this.mediaId}/info`);
-    }
+    const media = await http.repeated<Media>("POST", `/media/${this.mediaId}/complete`);
     if (media.state === "rejected") throw new ChatError("media_rejected", media.reason ?? "the server refused the file");
     return media;
   }

@@ -59,6 +59,12 @@ export interface StartedUpload {
   readonly ready: Promise<Media>;
 }
 
+/** Which form of a file, and until when it is wanted. */
+export interface ReadOptions {
+  readonly variant?: "small" | "large";
+  readonly signal?: AbortSignal;
+}
+
 interface Entry {
   item: UploadItem;
   user: UserId | undefined;
@@ -145,11 +151,11 @@ export class Uploads {
     this.forget(id);
   }
 
-  /** The bytes of a file in a message that the user can read. */
-  async read(mediaId: MediaId, signal?: AbortSignal): Promise<Blob> {
+  /** The bytes of a file in a message that the user can read; of a picture, a smaller form where there is one. */
+  async read(mediaId: MediaId, { variant, signal }: ReadOptions = {}): Promise<Blob> {
     const { fetcher, tokens, base, settings } = this.context;
     const deadline = AbortSignal.timeout(settings.timing.answerTimeoutMs * 6);
-    const response = await fetcher(`${base}/chat/media/${mediaId}`, {
+    const response = await fetcher(`${base}/chat/media/${mediaId}${variant ? `?variant=${variant}` : ""}`, {
       headers: { Authorization: `Bearer ${await tokens.get()}` },
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
     });

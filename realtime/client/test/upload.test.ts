@@ -95,14 +95,14 @@ test("the server's refusal is final, and says why", async () => {
   await expect(ready).rejects.toMatchObject({ code: "media_rejected", message: "its content is of another type" });
 });
 
-test("a file that the server still works on is waited for", async () => {
+test("a file can be used while the server still makes smaller forms of it", async () => {
   const { client, server } = await world();
   server.verdict = { state: "processing" };
   const { ready } = client.uploads.add("r", text("hello"));
   await pass(500);
-  expect(client.uploads.items.get()).toMatchObject([{ phase: "checking" }]);
-  await pass(2_000);
-  expect(await ready).toMatchObject({ state: "ready" });
+  expect(await ready).toMatchObject({ state: "processing" });
+  await client.uploads.read("m1", { variant: "small" });
+  expect(server.requests.at(-1)).toBe("GET file small");
 });
 
 test("an upload goes on after a reload, from where it was", async () => {

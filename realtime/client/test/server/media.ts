@@ -31,7 +31,7 @@ export class MediaServer {
     if (path === undefined && !url.pathname.endsWith("/media")) return this.others(input, init);
     const [, id = "", tail = ""] = (path ?? "").split("/");
     const name = url.pathname.includes("/objects") ? `PUT part ${tail}` : `${init.method ?? "GET"} ${tail || (id ? "file" : "media")}`;
-    this.requests.push(name);
+    this.requests.push([name, url.searchParams.get("variant")].filter(Boolean).join(" "));
     const fault = this.fault(name);
     if (fault === "cut") throw new TypeError("the connection was cut");
     if (fault === "hangs") await new Promise((_, reject) => init.signal?.addEventListener("abort", () => reject(init.signal!.reason)));
@@ -65,7 +65,6 @@ export class MediaServer {
       return Response.json({ state: file.state, present, ...(file.state === "pending" && { upload: this.instructions(id) }) });
     }
     if (name === "POST complete") file.state = this.verdict.state;
-    else if (name === "GET info" && file.state === "processing") file.state = "ready";
     const { parts: _, ...facts } = file;
     return Response.json({ mediaId: id, ...facts, ...(this.verdict.reason && { reason: this.verdict.reason }) });
   }

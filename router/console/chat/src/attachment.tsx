@@ -14,6 +14,8 @@ export interface AttachedFile {
   readonly width?: number;
   readonly height?: number;
   readonly durationMs?: number;
+  /** The smaller forms of a picture that there are. */
+  readonly variants?: readonly unknown[];
 }
 
 export function attachmentOf(attachment: { readonly [key: string]: unknown }): AttachedFile | undefined {
@@ -30,7 +32,7 @@ export function Attachment({ client, file }: { client: ChatClient; file: Attache
 }
 
 /** The file's bytes as an address, once it is near the screen. */
-function useBytes(client: ChatClient, mediaId: string, wanted: boolean): { url?: string; failed: boolean; again: () => void } {
+function useBytes(client: ChatClient, mediaId: string, wanted: boolean, variant?: "large"): { url?: string; failed: boolean; again: () => void } {
   const [url, setUrl] = useState<string>();
   const [failed, setFailed] = useState(false);
   useEffect(() => {
@@ -38,7 +40,7 @@ function useBytes(client: ChatClient, mediaId: string, wanted: boolean): { url?:
     let made: string | undefined;
     let gone = false;
     client.uploads
-      .read(mediaId)
+      .read(mediaId, variant ? { variant } : {})
       .then((blob) => {
         if (!gone) setUrl((made = URL.createObjectURL(blob)));
       })
@@ -48,7 +50,7 @@ function useBytes(client: ChatClient, mediaId: string, wanted: boolean): { url?:
       if (made) URL.revokeObjectURL(made);
       setUrl(undefined);
     };
-  }, [client, mediaId, wanted, failed]);
+  }, [client, mediaId, wanted, variant, failed]);
   return { failed, again: () => setFailed(false), ...(url !== undefined && { url }) };
 }
 
@@ -61,7 +63,9 @@ function Picture({ client, file }: { client: ChatClient; file: AttachedFile }) {
   const [large, setLarge] = useState(false);
   const box = useRef<HTMLButtonElement>(null);
   const dialog = useRef<HTMLDialogElement>(null);
-  const { url, failed, again } = useBytes(client, file.mediaId, near);
+  const smaller = file.variants?.length ? "large" : undefined;
+  const { url, failed, again } = useBytes(client, file.mediaId, near, smaller);
+  const original = useBytes(client, file.mediaId, large && smaller !== undefined).url ?? url;
   useEffect(() => {
     const observer = new IntersectionObserver(([entry]) => entry?.isIntersecting && setNear(true), { rootMargin: "800px" });
     observer.observe(box.current!);
@@ -79,7 +83,7 @@ function Picture({ client, file }: { client: ChatClient; file: AttachedFile }) {
       </button>
       {large && (
         <dialog ref={dialog} class="large" aria-label={file.fileName} onClose={() => setLarge(false)} onClick={() => dialog.current?.close()}>
-          {url && <img src={url} alt={file.fileName} />}
+          {original && <img src={original} alt={file.fileName} />}
           <button type="button" class="primary" autofocus>Close</button>
         </dialog>
       )}
