@@ -23,6 +23,8 @@ pub mod seek_table;
 mod tests;
 pub mod writer;
 
+pub use line::{read_whole, write_whole};
+
 use std::fmt;
 use std::ops::Range;
 

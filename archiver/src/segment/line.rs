@@ -1,4 +1,5 @@
-//! The JSON lines inside a frame, and what is told in them by difference.
+//! A message as a JSON line: inside a frame, where its place, time and rev are told by difference, and by itself, as an export
+//! of a deployment has it. A round trip gives the same message, byte for byte.
 
 use std::borrow::Cow;
 
@@ -43,10 +44,14 @@ pub(super) struct RunLine {
     pub(super) about: Option<About>,
 }
 
-/// A message's line.
+/// A message's line. `seq` and `at` are those of a line by itself, `after` is that of a line in a frame.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct MessageLine<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<i64>,
     #[serde(default, skip_serializing_if = "is_zero")]
     after: i64,
     #[serde(borrow)]
@@ -129,16 +134,69 @@ pub(super) fn write(
     cursor: &mut Cursor,
     out: &mut Vec<u8>,
 ) -> serde_json::Result<()> {
+    let line = MessageLine {
+        // Wrapping differences come out right again, whatever the times are.
+        after: message.created_at.0.wrapping_sub(cursor.at),
+        rev: (message.rev.0 != cursor.rev.wrapping_add(1)).then_some(message.rev.0),
+        ..line_of(message)
+    };
+    append(&line, out)?;
+    *cursor = Cursor {
+        seq: message.seq,
+        at: message.created_at.0,
+        rev: message.rev.0,
+    };
+    Ok(())
+}
+
+/// Appends `message`'s line by itself to `out`, with its place, time and rev.
+///
+/// # Errors
+/// Never for a message that was stored.
+pub fn write_whole(message: &StoredMessage, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let line = MessageLine {
+        seq: Some(message.seq.0),
+        at: Some(message.created_at.0),
+        rev: Some(message.rev.0),
+        ..line_of(message)
+    };
+    append(&line, out)
+}
+
+/// Reads a line by itself.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn read_whole(line: &str) -> Result<StoredMessage, String> {
+    let line: MessageLine<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let missing = |field: &str| format!("{field}: is missing");
+    let place = Cursor {
+        seq: Seq(line.seq.ok_or_else(|| missing("seq"))?),
+        at: line.at.ok_or_else(|| missing("at"))?,
+        rev: line.rev.ok_or_else(|| missing("rev"))?,
+    };
+    to_message(line, place)
+}
+
+fn append(line: &MessageLine<'_>, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The line of a message, without its place, time and rev.
+fn line_of(message: &StoredMessage) -> MessageLine<'_> {
     let (attachments, attachments_text) = value_or_text(message.attachments.as_deref());
     let (edits, edits_text) = value_or_text(message.edit_history.as_deref());
     let (reactions, reactions_text) = value_or_text(message.reactions.as_deref());
     let (metadata, metadata_text) = value_or_text(message.metadata.as_deref());
-    let line = MessageLine {
-        // Wrapping differences come out right again, whatever the times are.
-        after: message.created_at.0.wrapping_sub(cursor.at),
+    MessageLine {
+        seq: None,
+        at: None,
+        after: 0,
         by: message.sender.as_str().into(),
         text: message.content.as_str().into(),
-        rev: (message.rev.0 != cursor.rev.wrapping_add(1)).then_some(message.rev.0),
+        rev: None,
         message_type: message.message_type,
         reply_to: message.reply_to.map(|seq| seq.0),
         client_msg_id: message.client_msg_id.as_deref().map(Into::into),
@@ -155,28 +213,32 @@ pub(super) fn write(
         reactions_text,
         metadata,
         metadata_text,
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.push(b'\n');
-    *cursor = Cursor {
-        seq: message.seq,
-        at: message.created_at.0,
-        rev: message.rev.0,
-    };
-    Ok(())
+    }
 }
 
 /// Reads the next message of a run, and moves on to it. The error says what is wrong.
 pub(super) fn read(line: &str, cursor: &mut Cursor) -> Result<StoredMessage, String> {
     let line: MessageLine<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if line.seq.is_some() || line.at.is_some() {
+        return Err("a line of an export".to_owned());
+    }
+    *cursor = Cursor {
+        seq: Seq(cursor.seq.0.wrapping_add(1)),
+        at: cursor.at.wrapping_add(line.after),
+        rev: line.rev.unwrap_or(cursor.rev.wrapping_add(1)),
+    };
+    to_message(line, *cursor)
+}
+
+fn to_message(line: MessageLine<'_>, place: Cursor) -> Result<StoredMessage, String> {
     let digest = |text: Cow<'_, str>| {
         u64::from_str_radix(&text, 16)
             .map(u64::cast_signed)
             .map_err(|_| format!("bodyDigest {text:?}"))
     };
-    let message = StoredMessage {
-        seq: Seq(cursor.seq.0.wrapping_add(1)),
-        rev: Rev(line.rev.unwrap_or(cursor.rev.wrapping_add(1))),
+    Ok(StoredMessage {
+        seq: place.seq,
+        rev: Rev(place.rev),
         sender: UserId::new(line.by).map_err(|error| error.to_string())?,
         client_msg_id: line.client_msg_id.map(Cow::into_owned),
         body_digest: line.body_digest.map(digest).transpose()?,
@@ -187,16 +249,10 @@ pub(super) fn read(line: &str, cursor: &mut Cursor) -> Result<StoredMessage, Str
         reactions: text_of(line.reactions, line.reactions_text),
         metadata: text_of(line.metadata, line.metadata_text),
         edit_history: text_of(line.edits, line.edits_text),
-        created_at: Timestamp(cursor.at.wrapping_add(line.after)),
+        created_at: Timestamp(place.at),
         edited_at: line.edited_at.map(Timestamp),
         deleted_at: line.deleted_at.map(Timestamp),
-    };
-    *cursor = Cursor {
-        seq: message.seq,
-        at: message.created_at.0,
-        rev: message.rev.0,
-    };
-    Ok(message)
+    })
 }
 
 /// Stored JSON as itself where it can stand in a line and be read back byte for byte, and as a string elsewhere.

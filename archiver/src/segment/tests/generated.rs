@@ -98,6 +98,18 @@ proptest! {
     }
 
     #[test]
+    fn a_line_by_itself_is_read_in_every_field(messages in any_messages()) {
+        for (_, message) in &messages {
+            let mut line = Vec::new();
+            write_whole(message, &mut line).unwrap();
+            let line = std::str::from_utf8(&line).unwrap();
+            prop_assert!(line.ends_with('\n') && line.lines().count() == 1 && !line.contains('\r'));
+            let read = read_whole(line.trim_end_matches('\n'));
+            prop_assert_eq!(read.as_ref(), Ok(message));
+        }
+    }
+
+    #[test]
     fn any_byte_that_is_changed_and_any_end_that_is_missing_is_an_error(messages in any_messages(), place: prop::sample::Index, bit in 0..8u8) {
         let (bytes, entries) = write(&messages, small_frames());
         let entry = &entries[place.index(entries.len())];
