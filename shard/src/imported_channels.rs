@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::db::{Database, values};
+use crate::db::{Database, Row, values};
 use crate::error::{Error, Result, StatementFault};
 use crate::ids::{ConversationId, UserId};
 
@@ -17,11 +17,36 @@ const ENTER: &str = "INSERT INTO imported_channels (name, conversation_id) VALUE
 const REPLACE: &str =
     "UPDATE imported_channels SET conversation_id = ? WHERE name = ? AND conversation_id = ?";
 
+/// By the primary key.
+const AFTER: &str =
+    "SELECT name, conversation_id FROM imported_channels WHERE name > ? ORDER BY name LIMIT ?";
+
 /// Under what a channel is known.
 #[derive(Debug)]
 pub(crate) struct Name(Vec<u8>);
 
 impl Name {
+    /// As stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The channel's name, and the owner if it has been imported for a given one.
+    ///
+    /// # Errors
+    /// When it is not what was stored.
+    pub(crate) fn parts(&self) -> Result<(String, Option<UserId>)> {
+        let corrupt = || Error::corrupt("the name of an imported channel");
+        let name = String::from_utf8(self.0.clone()).map_err(|_| corrupt())?;
+        match name.split_once('\0') {
+            None => Ok((name, None)),
+            Some((owner, channel)) => {
+                let owner = UserId::new(owner).map_err(|_| corrupt())?;
+                Ok((channel.to_owned(), Some(owner)))
+            }
+        }
+    }
+
     /// By its name only.
     pub(crate) fn unowned(channel: &str) -> Self {
         Self(channel.as_bytes().to_vec())
@@ -47,6 +72,22 @@ pub(crate) async fn find(
         .fetch_optional(FIND, &values![name.0.as_slice()])
         .await?;
     row.map(|row| row.conversation(0)).transpose()
+}
+
+/// Up to `limit` names after `after`, in order, with their conversations.
+///
+/// # Errors
+/// When the directory is away.
+pub(crate) async fn after(
+    directory: &Database,
+    after: &[u8],
+    limit: i64,
+    deadline: Instant,
+) -> Result<Vec<(Name, ConversationId)>> {
+    let mut connection = directory.reader(deadline).await?;
+    let found = connection.fetch_all(AFTER, &values![after, limit]).await?;
+    let entry = |row: &Row| Ok((Name(row.bytes(0)?), row.conversation(1)?));
+    found.iter().map(entry).collect()
 }
 
 /// Enters the conversation of a channel; nothing is changed when another was entered meanwhile.

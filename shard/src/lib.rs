@@ -23,6 +23,7 @@
 //! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`text`] | what a reader sees of a text; emoji in one form |
 //! | [`import`], `imported_channels` | bulk append with given times, and export; which conversation a channel is |
+//! | [`dump`] | all rows of conversations and users as lines, out of a deployment and into another |
 //! | [`routing`] | from a key to its shard; retries when a map was stale |
 //! | [`store`] | the facade: every operation, authorised |
 //! | [`metrics`] | the metrics of this crate, and what the tables of every crate are made with |
@@ -41,6 +42,7 @@ pub mod cold_tier;
 pub mod commit_event;
 pub mod db;
 pub mod directory;
+pub mod dump;
 pub mod error;
 pub mod fence;
 pub mod head;

@@ -8,6 +8,7 @@ mod batches;
 mod changes;
 mod conversations;
 mod creating;
+mod dumps;
 mod followed;
 mod lists;
 mod live;

@@ -6,11 +6,13 @@
 
 use serde::Serialize;
 
-use super::{Generation, SegmentState, newest_generation};
+use super::{Copies, Generation, SegmentState, newest_generation};
 use crate::db::{Connection, Row, values};
 use crate::error::Result;
 use crate::ids::{ConversationId, Seq};
+use crate::media;
 use crate::model::Timestamp;
+use crate::owned::OwnedTransaction;
 
 /// One deleted message, on its way out of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +82,25 @@ fn erasure(row: &Row) -> Result<Erasure> {
         rewritten_at: row.opt_int(3)?.map(Timestamp),
         erased_at: row.opt_int(4)?.map(Timestamp),
     })
+}
+
+/// In the transaction that deletes a message: the files that only this message uses go with it; what is in the archive, and on
+/// the object store, is put down to be erased there as well.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn erase_message(
+    rows: &mut OwnedTransaction<'_>,
+    conversation: ConversationId,
+    seq: Seq,
+) -> Result<()> {
+    let now = Timestamp::now();
+    let had_files = media::release(rows, conversation, seq, now).await?;
+    let copies = Copies::find(rows, conversation, (seq, seq)).await?;
+    if had_files || !copies.runs().is_empty() {
+        request_erasure(rows, conversation, seq, now).await?;
+    }
+    Ok(())
 }
 
 /// In a write transaction: puts a deleted message down whose content is archived. Again changes nothing.

@@ -23,7 +23,7 @@ impl Cell {
         }
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self {
             Self::Null => 1,
             Self::Int(_) => 8,

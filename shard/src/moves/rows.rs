@@ -32,6 +32,15 @@ impl Record {
         cells.collect::<Result<_>>().map(Self)
     }
 
+    /// A row of these values, one for each column of its table.
+    pub(crate) fn new(cells: Vec<Cell>) -> Self {
+        Self(cells)
+    }
+
+    pub(crate) fn cells(&self) -> &[Cell] {
+        &self.0
+    }
+
     pub(crate) fn cell(&self, column: usize) -> &Cell {
         &self.0[column]
     }

@@ -55,7 +55,7 @@ pub(crate) enum Compared {
 }
 
 /// A table whose rows move with their range.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) owner: Owner,
@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 16] = [
+pub(crate) static MOVED: [Table; 17] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -135,6 +135,14 @@ pub(crate) static MOVED: [Table; 16] = [
         owner: Owner::Conversation,
         key: 2,
         columns: columns!(bytes "conversation_id", int "last_record", int "last_seq", int "digest"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "copied_conversations",
+        owner: Owner::Conversation,
+        key: 1,
+        columns: columns!(bytes "conversation_id", int "rev", int "head_rev"),
         rev: None,
         compared: Compared::Whole,
     },
@@ -280,7 +288,6 @@ impl Table {
     }
 
     /// The table of this name.
-    #[cfg(test)]
     pub(crate) fn named(name: &str) -> Option<&'static Self> {
         MOVED.iter().find(|table| table.name == name)
     }

@@ -11,7 +11,6 @@ use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
-use crate::media;
 use crate::message::{self, EMOJI_RULE, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
 use crate::owned::OwnedTransaction;
@@ -236,20 +235,13 @@ async fn change_stored(
     change.save(Attempt::Done(Box::new(message))).await
 }
 
-/// Nothing is deleted under a legal hold. The files that only this message uses go with it; what is in the archive, and on the
-/// object store, is put down to be erased there as well.
+/// Nothing is deleted under a legal hold.
 async fn delete_everywhere(rows: &mut OwnedTransaction<'_>, id: MessageId) -> Result<()> {
     let conversation = id.conversation;
     if archive::is_held(rows, conversation).await? {
         return Err(Error::Conflict(HELD));
     }
-    let now = Timestamp::now();
-    let had_files = media::release(rows, conversation, id.seq, now).await?;
-    let copies = Copies::find(rows, conversation, (id.seq, id.seq)).await?;
-    if had_files || !copies.runs().is_empty() {
-        archive::request_erasure(rows, conversation, id.seq, now).await?;
-    }
-    Ok(())
+    archive::erase_message(rows, conversation, id.seq).await
 }
 
 /// How often an archived message is read again because it was archived anew meanwhile.

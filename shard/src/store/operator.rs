@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 
 use super::Store;
 use crate::error::{Error, Result};
-use crate::head;
+use crate::head::{self, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::import::{self, Begun, ImportedBatch};
 use crate::imported_channels;
 use crate::map::Assignment;
-use crate::message;
+use crate::message::{self, StoredMessage};
 use crate::model::HistoryRecord;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::stretch::Stretch;
 
 /// How long one step of an import or export may take, retries included.
-const STEP: Duration = Duration::from_secs(60);
+pub(super) const STEP: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored. The
@@ -148,44 +148,59 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> Result<Vec<(Seq, HistoryRecord)>> {
+        let mut after = after;
+        loop {
+            let Some((head, messages, last)) = self.both_tiers(id, after, limit).await? else {
+                return Ok(Vec::new());
+            };
+            if !messages.is_empty() {
+                let channel = head.title.unwrap_or_else(|| id.to_string());
+                let records = messages.into_iter();
+                let records = records.map(|message| import::to_record(message, &channel));
+                return Ok(records.collect());
+            }
+            after = last; // all of these were dropped when their retention ended
+        }
+    }
+
+    /// The head, up to `limit` messages after `after` out of both tiers, and the last one that was looked for; `None` when
+    /// there is none after `after`. Messages that were dropped are not among them.
+    pub(super) async fn both_tiers(
+        &self,
+        id: ConversationId,
+        after: Seq,
+        limit: u32,
+    ) -> Result<Option<(Head, Vec<StoredMessage>, Seq)>> {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
-                let mut last = after;
-                loop {
-                    let mut rows = shard.read(&assignment, deadline).await?;
-                    let head = head::read(&mut rows, &[id]).await?.pop();
-                    let head = head.ok_or(Error::NotFound("conversation"))?;
-                    if head.deleted_at.is_some() {
-                        return Err(Error::NotFound("conversation: it was deleted"));
-                    }
-                    let range = (
-                        last.next(),
-                        Seq(last.0.saturating_add(u64::from(limit)).min(head.head_seq.0)),
-                    );
-                    if range.0 > range.1 {
-                        return Ok(Vec::new());
-                    }
-                    let hot = message::rows(&mut rows, id, range).await?;
-                    let stretch = Stretch {
-                        shard: &shard,
-                        assignment: &assignment,
-                        cold: self.cold.as_ref(),
-                        id,
-                        range,
-                        deadline,
-                    };
-                    let merged = stretch.read(rows, (head.rev, hot)).await?;
-                    if merged.unavailable.is_some() {
-                        return Err(Error::ArchiveUnavailable);
-                    }
-                    if !merged.messages.is_empty() {
-                        let channel = head.title.unwrap_or_else(|| id.to_string());
-                        let records = merged.messages.into_iter();
-                        let records = records.map(|message| import::to_record(message, &channel));
-                        return Ok(records.collect());
-                    }
-                    last = range.1; // all of these were dropped when their retention ended
+                let mut rows = shard.read(&assignment, deadline).await?;
+                let head = head::read(&mut rows, &[id]).await?.pop();
+                let head = head.ok_or(Error::NotFound("conversation"))?;
+                if head.deleted_at.is_some() {
+                    return Err(Error::NotFound("conversation: it was deleted"));
+                }
+                let last = Seq(after
+                    .0
+                    .saturating_add(u64::from(limit))
+                    .min(head.head_seq.0));
+                let range = (after.next(), last);
+                if range.0 > range.1 {
+                    return Ok(None);
+                }
+                let hot = message::rows(&mut rows, id, range).await?;
+                let stretch = Stretch {
+                    shard: &shard,
+                    assignment: &assignment,
+                    cold: self.cold.as_ref(),
+                    id,
+                    range,
+                    deadline,
+                };
+                let merged = stretch.read(rows, (head.rev, hot)).await?;
+                match merged.unavailable {
+                    Some(_) => Err(Error::ArchiveUnavailable),
+                    None => Ok(Some((head, merged.messages, last))),
                 }
             })
             .await
