@@ -9,7 +9,10 @@
 //! left out. What was stored before must be what the input begins with; that is checked by its digest, not assumed.
 //!
 //! A file is read twice: all its lines are checked before the first is stored.
+//!
+//! What `export --all` wrote is recognised by its first line, and imported by [`deployment`].
 
+mod deployment;
 mod feed;
 mod line;
 mod patience;
@@ -49,6 +52,10 @@ const NAMED: usize = 20;
 /// Times and order are kept. If it is interrupted, run the same command again: it goes on where it stopped, and nothing is
 /// stored twice. Every line of a file is checked before the first is stored; standard input is checked as it comes, and
 /// what precedes a bad line is kept.
+///
+/// What `backscroll export --all` wrote is recognised, and comes in with everything that it has, under the same ids, into
+/// a deployment of any kind of database; an export with --since adds to that. Conversations that people have changed here
+/// meanwhile are left alone, and named.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = MOVING_A_TABLE, after_help = "Example:\n  backscroll import history.jsonl.zst")]
 pub(super) struct Args {
@@ -110,12 +117,22 @@ struct Summary {
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
+    let file = args.file.clone();
+    let open = move || -> anyhow::Result<_> {
+        let mut source = Source::open(&file)?;
+        let is_deployment = source.begins_with(deployment::BEGINNING)?;
+        Ok((source, is_deployment))
+    };
+    let (source, is_deployment) = tokio::task::spawn_blocking(open).await??;
+    if is_deployment {
+        return deployment::run(config, &args, source).await;
+    }
     let ConversationPer::Channel = args.conversation_per;
     let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
     let total = check_file(&args, &rules).await?;
 
     let deployment = boot::open(&config, &Supervisor::default()).await?;
-    let outcome = import(&deployment.store, &args, rules, total).await;
+    let outcome = import(&deployment.store, &args, (source, rules), total).await;
     boot::close(&deployment).await;
     report(&args, outcome?)
 }
@@ -177,17 +194,15 @@ struct Outcome {
 async fn import(
     store: &writer::StoreRef,
     args: &Args,
-    rules: Arc<line::Rules>,
+    (source, rules): (Source, Arc<line::Rules>),
     total: Option<u64>,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let tally = Arc::new(Tally::default());
     let progress = Progress::start("importing", "messages", tally.clone(), total);
     let (feed, queues) = Feed::new(args.owner.clone(), args.skip_bad);
-    let (file, stdin_name) = (args.file.clone(), args.file.display().to_string());
-    let read = tokio::task::spawn_blocking(move || {
-        feed.run(&mut LineReader::new(Source::open(&file)?, rules))
-    });
+    let stdin_name = args.file.display().to_string();
+    let read = tokio::task::spawn_blocking(move || feed.run(&mut LineReader::new(source, rules)));
     let read = async { read.await.context("the reader failed")? };
     let write = writer::write_all(store, queues, &tally);
     let (rejected, conversations) = progress

@@ -314,7 +314,13 @@ impl Connection {
         self.ask("POST", path, body)
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    /// Any request, with a JSON body or none.
+    pub(crate) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> io::Result<(u16, String)> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
@@ -339,7 +345,7 @@ impl Connection {
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
         stream.read_exact(&mut body)?;
         self.stream = Some(stream);
         Ok((status, String::from_utf8(body).unwrap()))

@@ -11,6 +11,7 @@ mod crash;
 mod databases;
 mod deaths;
 mod demo;
+mod deployments;
 mod draining;
 mod export;
 mod harness;

@@ -60,6 +60,19 @@ impl Source {
         ))))
     }
 
+    /// Whether it begins with `beginning`; nothing is taken from it. Waits until so much has come.
+    pub(super) fn begins_with(&mut self, beginning: &[u8]) -> anyhow::Result<bool> {
+        let mut start = Vec::with_capacity(beginning.len());
+        self.by_ref()
+            .take(beginning.len() as u64)
+            .read_to_end(&mut start)
+            .context("cannot read the beginning")?;
+        let begins = start == beginning;
+        let rest = std::mem::replace(&mut self.0, Box::new(io::empty()));
+        self.0 = Box::new(Cursor::new(start).chain(rest));
+        Ok(begins)
+    }
+
     #[cfg(test)]
     pub(super) fn of(bytes: impl Into<Vec<u8>>) -> Self {
         Self::detect(Cursor::new(bytes.into())).unwrap()
