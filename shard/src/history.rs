@@ -21,11 +21,11 @@ use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
-use crate::message::{self, StoredMessage};
+use crate::message::{self, Cut, Room, Shown};
 use crate::model::{ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
-use crate::stretch::Stretch;
+use crate::stretch::{Merged, Stretch};
 
 /// Most messages in a page.
 pub const PAGE_MAX: u32 = 200;
@@ -125,7 +125,16 @@ fn bounds(position: Position, limit: u32, head: Seq) -> (Seq, Seq) {
     (Seq(first.max(1)), Seq(last.min(head.0)))
 }
 
-/// A page of the conversation as `user` may see it.
+/// The message that a page of these seqs is about: where the page is cut, those far from it are left out.
+fn anchor(position: Position, (first, last): (Seq, Seq)) -> Seq {
+    match position {
+        Position::Latest | Position::Before(_) => last,
+        Position::After(_) => first,
+        Position::Around(seq) => seq.clamp(first, last),
+    }
+}
+
+/// A page of the conversation as `user` may see it: at most `limit` messages, and about `bytes` of them.
 ///
 /// # Errors
 /// [`Error::NotMember`], [`Error::NotOwner`]; [`Error::ArchiveUnavailable`] when all of the page is archived and cannot be
@@ -135,18 +144,24 @@ pub async fn page(
     assignment: &Assignment,
     cold: &dyn ColdTier,
     (id, user): (ConversationId, &UserId),
-    (position, limit): (Position, u32),
+    (position, limit, bytes): (Position, u32, usize),
     deadline: Instant,
 ) -> Result<HistoryPage> {
     let (mut rows, access) = access(shard, assignment, (id, user), deadline).await?;
-    let (first, last) = bounds(position, limit, access.head_seq);
-    let hot = if first > last {
-        Vec::new()
+    let range = bounds(position, limit, access.head_seq);
+    let is_empty = range.0 > range.1;
+    let anchor = match is_empty {
+        true => range.1,
+        false => anchor(position, range),
+    };
+    let room = Room { anchor, bytes };
+    let hot = if is_empty {
+        Cut::empty(range)
     } else {
         let seen = (assignment, access.rev);
-        match replica_rows(shard, seen, id, (first, last), deadline).await {
+        match replica_rows(shard, seen, id, (range, room), deadline).await {
             Some(hot) => hot,
-            None => message::rows(&mut rows, id, (first, last)).await?,
+            None => message::rows(&mut rows, id, range, room).await?,
         }
     };
     let progress = progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
@@ -155,10 +170,12 @@ pub async fn page(
         assignment,
         cold,
         id,
-        range: (first, last),
+        range,
+        room,
         deadline,
     };
-    let merged = stretch.read(rows, (access.rev, hot)).await?;
+    let merged: Merged<Shown> = stretch.read(rows, (access.rev, hot)).await?;
+    let (first, last) = merged.range;
     let mut dropped_before = None;
     if merged.dropped {
         let mut rows = shard.read(assignment, deadline).await?;
@@ -168,7 +185,7 @@ pub async fn page(
         if merged.messages.is_empty()
             && matches!(position, Position::After(_) | Position::Around(_))
         {
-            let behind = (Position::After(last), limit);
+            let behind = (Position::After(last), limit, bytes);
             let page =
                 Box::pin(page(shard, assignment, cold, (id, user), behind, deadline)).await?;
             return Ok(HistoryPage {
@@ -183,9 +200,9 @@ pub async fn page(
     {
         cold.read_ahead(shard, id, before);
     }
-    let to_message = |stored: StoredMessage| {
-        let status = progress.status(&stored.sender, stored.seq);
-        stored.into_message(id, status)
+    let to_message = |shown: Shown| {
+        let status = progress.status(shown.sender(), shown.seq());
+        shown.into_message(id, status)
     };
     Ok(HistoryPage {
         messages: merged.messages.into_iter().map(to_message).collect(),
@@ -225,9 +242,9 @@ async fn replica_rows(
     shard: &Shard,
     (assignment, rev): (&Assignment, Rev),
     id: ConversationId,
-    range: (Seq, Seq),
+    (range, room): ((Seq, Seq), Room),
     deadline: Instant,
-) -> Option<Vec<StoredMessage>> {
+) -> Option<Cut<Shown>> {
     let read = |mut connection: Connection| async move {
         connection.begin_snapshot().await?;
         let start = fence::read_fence_start(assignment);
@@ -249,7 +266,7 @@ async fn replica_rows(
             return Ok(None);
         };
         let mut rows = OwnedReader::permitted(connection, permit);
-        let found = message::rows(&mut rows, id, range).await?;
+        let found = message::rows(&mut rows, id, range, room).await?;
         rows.commit().await?;
         Ok(Some(found))
     };

@@ -5,6 +5,7 @@
 
 pub(crate) mod attachments;
 mod draft;
+mod page;
 mod reactions;
 mod shown;
 
@@ -12,10 +13,11 @@ use crate::db::{Row, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{MessageType, Timestamp};
-use crate::owned::{OwnedReader, OwnedTransaction};
+use crate::owned::OwnedTransaction;
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
+pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
 pub(crate) use shown::{left_out, stored_json, stored_reactions};
 
@@ -54,22 +56,26 @@ pub struct StoredMessage {
     pub deleted_at: Option<Timestamp>,
 }
 
-/// What is selected of a message, in the order that [`StoredMessage::from_row`] reads it.
+/// What is selected of a message, in the order that [`StoredMessage::from_row`] reads it; `shown` without its earlier versions.
 macro_rules! message_columns {
     () => {
-        "seq, rev, sender_id, COALESCE(client_msg_id, archived_client_msg_id), body_digest, message_type, content, \
-         reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at"
+        message_columns!("edit_history")
+    };
+    (shown) => {
+        message_columns!("NULL")
+    };
+    ($edits:literal) => {
+        concat!(
+            "seq, rev, sender_id, COALESCE(client_msg_id, archived_client_msg_id), body_digest, message_type, content, \
+             reply_to, attachments, reactions, metadata, ",
+            $edits,
+            ", created_at, edited_at, deleted_at"
+        )
     };
 }
 pub(crate) use message_columns;
 const COLUMN_COUNT: usize = 15;
 
-/// By the primary key `(conversation_id, seq)`.
-pub const PAGE: &str = concat!(
-    "SELECT ",
-    message_columns!(),
-    " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq"
-);
 /// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
 const LOCK_ROW: &str = concat!(
     "SELECT ",
@@ -175,6 +181,11 @@ impl StoredMessage {
 
     /// About how many bytes its row takes in a statement.
     fn bytes(&self) -> usize {
+        256 + self.content_bytes()
+    }
+
+    /// How many bytes its content, its earlier contents, its attachments, reactions and metadata take.
+    pub(crate) fn content_bytes(&self) -> usize {
         let texts = [
             &self.attachments,
             &self.reactions,
@@ -182,7 +193,7 @@ impl StoredMessage {
             &self.edit_history,
         ];
         let texts = texts.into_iter().flatten().map(String::len);
-        256 + self.content.len() + texts.sum::<usize>()
+        self.content.len() + texts.sum::<usize>()
     }
 
     /// Whether every column that [`INSERT_PLAIN`] leaves out is NULL.
@@ -233,22 +244,6 @@ fn batches(
         (batch, rest) = rest.split_at(fitting.max(1).min(rest.len()));
         (!batch.is_empty()).then_some(batch)
     })
-}
-
-/// The hot rows of a stretch, in order.
-///
-/// # Errors
-/// When the database fails.
-pub async fn rows(
-    rows: &mut OwnedReader<'_>,
-    id: ConversationId,
-    (first, last): (Seq, Seq),
-) -> Result<Vec<StoredMessage>> {
-    let found = rows.fetch_all(PAGE, &values![&id, first, last]).await?;
-    found
-        .iter()
-        .map(|row| StoredMessage::from_row(row, 0))
-        .collect()
 }
 
 /// In a write transaction that has locked the head: one hot row, locked.

@@ -385,8 +385,17 @@ pub struct LimitSettings {
     pub metadata_bytes: u32,
     /// Most reactions on one message.
     pub reactions: u32,
+    /// Most reactions of one user on one message.
+    pub reactions_per_user: u32,
     /// Most earlier contents kept of one message; the oldest go first.
     pub edits: u32,
+    /// Most bytes that one message holds with its earlier contents, reactions and metadata. A change beyond it is refused.
+    #[serde(with = "size")]
+    pub message_bytes: u32,
+    /// Most bytes of messages in one answer: a page, a `sync`, a part of an export. One that would be larger is shorter and says
+    /// that there is more; a single message is given even when it is larger.
+    #[serde(with = "size")]
+    pub answer_bytes: u32,
     /// Most members of a group.
     pub group_members: u32,
     /// Most members of a channel.
@@ -408,7 +417,10 @@ impl Default for LimitSettings {
             attachments_bytes: 8192,
             metadata_bytes: 4096,
             reactions: 1000,
+            reactions_per_user: 20,
             edits: 20,
+            message_bytes: 256 << 10,
+            answer_bytes: 1 << 20,
             group_members: 100,
             channel_members: 100_000,
             sync_changes: 5000,

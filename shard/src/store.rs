@@ -177,6 +177,11 @@ impl Store {
         self.router.settings()
     }
 
+    /// Most bytes of messages in an answer.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        self.settings().limits.answer_bytes as usize
+    }
+
     /// The supervisor of its tasks.
     #[must_use]
     pub fn supervisor(&self) -> &Supervisor {

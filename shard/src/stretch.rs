@@ -8,6 +8,9 @@
 //! both are read again in one snapshot. Pages of hot rows never come to that, and archived pages only where the
 //! conversation changed within those two statements.
 //!
+//! An answer is bounded in bytes (INV-BOUND): where the stretch holds more, the part nearest to an anchor is read, of the archive
+//! frames of about as many bytes.
+//!
 //! No connection is held while the archive answers, so a segment may be written anew and its object deleted meanwhile. What
 //! cannot be read is called damaged only when both tiers, looked at again, still say that it is there.
 
@@ -20,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::head;
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::map::Assignment;
-use crate::message::{self, StoredMessage};
+use crate::message::{self, Cut, MessageRow, Room};
 use crate::metrics;
 use crate::model::{SeqRange, Tiers};
 use crate::node::Shard;
@@ -42,15 +45,19 @@ pub struct Stretch<'a> {
     pub id: ConversationId,
     /// The first message and the last one; none when the last is before the first.
     pub range: (Seq, Seq),
+    /// Which of them, and how many.
+    pub room: Room,
     /// Until when.
     pub deadline: Instant,
 }
 
-/// A stretch of messages out of both tiers. Each seq is in `messages`, or in `unavailable`, or was dropped.
+/// A stretch of messages out of both tiers. Each seq of `range` is in `messages`, or in `unavailable`, or was dropped.
 #[derive(Debug)]
-pub struct Merged {
+pub struct Merged<M> {
     /// In order.
-    pub messages: Vec<StoredMessage>,
+    pub messages: Vec<M>,
+    /// The part of the stretch for which there is room; the whole unless the answer would be too large.
+    pub range: (Seq, Seq),
     /// Where they came from.
     pub tiers: Tiers,
     /// What is archived and cannot be read just now.
@@ -62,8 +69,8 @@ pub struct Merged {
 }
 
 /// Where the messages of a stretch are, as of one moment.
-struct Look {
-    hot: Vec<StoredMessage>,
+struct Look<M> {
+    hot: Cut<M>,
     plan: Plan,
 }
 
@@ -75,13 +82,13 @@ impl Stretch<'_> {
     /// [`Error::ArchiveUnavailable`] or [`Error::ArchiveDamaged`] when there is nothing to show but what the archive does
     /// not give, [`Error::NotMember`] when the conversation was deleted meanwhile, [`Error::Corrupt`] when a message is in
     /// neither tier.
-    pub async fn read(
+    pub async fn read<M: MessageRow>(
         &self,
         mut rows: OwnedReader<'_>,
-        (rev, hot): (Rev, Vec<StoredMessage>),
-    ) -> Result<Merged> {
-        let (first, last) = self.range;
-        if hot.len() as u64 == (last.0 + 1).saturating_sub(first.0) {
+        (rev, hot): (Rev, Cut<M>),
+    ) -> Result<Merged<M>> {
+        let (first, last) = hot.range;
+        if hot.messages.len() as u64 == (last.0 + 1).saturating_sub(first.0) {
             return Ok(self.merge(hot, &Plan::default(), Newest::default()));
         }
         let mut look = self.look(&mut rows, rev, hot).await?;
@@ -105,18 +112,18 @@ impl Stretch<'_> {
         Err(Error::ArchiveUnavailable) // written anew each time
     }
 
-    async fn look(
+    async fn look<M: MessageRow>(
         &self,
         rows: &mut OwnedReader<'_>,
         rev: Rev,
-        hot: Vec<StoredMessage>,
-    ) -> Result<Look> {
-        let wanted = missing(self.range, &hot);
+        hot: Cut<M>,
+    ) -> Result<Look<M>> {
+        let wanted = missing(&hot);
         if let (Some(first), Some(last)) = (wanted.first(), wanted.last()) {
             let copies = Copies::find(rows, self.id, (*first, *last)).await?;
             let plan = copies.plan(&wanted);
             if copies.rev() == rev && plan.nowhere().is_empty() {
-                return Ok(Look { hot, plan });
+                return Ok(self.within_room(Look { hot, plan }, &copies));
             }
         }
         self.snapshot(rows).await
@@ -124,27 +131,38 @@ impl Stretch<'_> {
 
     /// Both tiers as of one moment. Of a conversation that was deleted meanwhile nothing is shown: while its messages are
     /// erased, older copies may be the newest that are left.
-    async fn snapshot(&self, rows: &mut OwnedReader<'_>) -> Result<Look> {
+    async fn snapshot<M: MessageRow>(&self, rows: &mut OwnedReader<'_>) -> Result<Look<M>> {
         rows.begin_snapshot().await?;
-        let hot = message::rows(rows, self.id, self.range).await?;
-        let wanted = missing(self.range, &hot);
-        let plan = match (wanted.first(), wanted.last()) {
-            (Some(first), Some(last)) => {
-                let copies = Copies::find(rows, self.id, (*first, *last)).await?;
-                copies.plan(&wanted)
-            }
-            _ => Plan::default(),
+        let hot: Cut<M> = message::rows(rows, self.id, self.range, self.room).await?;
+        let wanted = missing(&hot);
+        let copies = match (wanted.first(), wanted.last()) {
+            (Some(first), Some(last)) => Copies::find(rows, self.id, (*first, *last)).await?,
+            _ => Copies::default(),
         };
+        let plan = copies.plan(&wanted);
         let is_there = head::is_there(rows, self.id).await?;
         rows.commit().await?;
         match plan.nowhere().first() {
             _ if !is_there => Err(Error::NotMember),
             Some(seq) => Err(message::nowhere(self.id, *seq)),
-            None => Ok(Look { hot, plan }),
+            None => Ok(self.within_room(Look { hot, plan }, &copies)),
         }
     }
 
-    fn finish(&self, look: Look, mut newest: Newest) -> Result<Merged> {
+    /// The same without the frames beyond those for which there is room, and the messages behind them.
+    fn within_room<M: MessageRow>(&self, look: Look<M>, copies: &Copies) -> Look<M> {
+        let range = look.plan.within(look.hot.range, self.room);
+        if range == look.hot.range {
+            return look;
+        }
+        let Cut { mut messages, .. } = look.hot;
+        messages.retain(|message| (range.0..=range.1).contains(&message.seq()));
+        let hot = Cut { messages, range };
+        let plan = copies.plan(&missing(&hot));
+        Look { hot, plan }
+    }
+
+    fn finish<M: MessageRow>(&self, look: Look<M>, mut newest: Newest) -> Result<Merged<M>> {
         let failure = newest.failure.take().filter(|_| !newest.lost.is_empty());
         let merged = self.merge(look.hot, &look.plan, newest);
         match failure {
@@ -153,29 +171,39 @@ impl Stretch<'_> {
         }
     }
 
-    fn merge(&self, hot: Vec<StoredMessage>, plan: &Plan, newest: Newest) -> Merged {
-        let tiers = Tiers {
-            hot: hot.len() as u64,
-            archive: newest.messages.len() as u64,
-        };
-        let lost = newest.lost.first().zip(newest.lost.last());
-        let unavailable = lost.map(|(from, to)| SeqRange {
-            from_seq: *from,
-            to_seq: *to,
-        });
+    fn merge<M: MessageRow>(&self, hot: Cut<M>, plan: &Plan, newest: Newest) -> Merged<M> {
         let read = plan
             .parts()
             .into_iter()
             .filter(|part| newest.messages.keys().any(|seq| part.run().holds(*seq)));
         let cold_from = read.map(|part| part.run().first_seq).min();
-        let mut messages = hot;
-        messages.extend(newest.messages.into_values());
-        messages.sort_unstable_by_key(|message| message.seq);
+        let archived: BTreeSet<Seq> = newest.messages.keys().copied().collect();
+        let Cut {
+            mut messages,
+            range,
+        } = hot;
+        messages.extend(newest.messages.into_values().map(M::from));
+        messages.sort_unstable_by_key(MessageRow::seq);
+        let Cut { messages, range } = match archived.is_empty() {
+            true => Cut { messages, range },
+            false => Cut { messages, range }.fit(self.room),
+        };
+        let from_archive = messages.iter().map(MessageRow::seq);
+        let from_archive = from_archive.filter(|seq| archived.contains(seq)).count() as u64;
+        let lost = newest.lost.range(range.0..=range.1);
+        let unavailable = lost.clone().next().zip(lost.clone().next_back());
         Merged {
+            tiers: Tiers {
+                hot: messages.len() as u64 - from_archive,
+                archive: from_archive,
+            },
+            unavailable: unavailable.map(|(from, to)| SeqRange {
+                from_seq: *from,
+                to_seq: *to,
+            }),
+            dropped: plan.dropped().contains(&range.0),
             messages,
-            tiers,
-            unavailable,
-            dropped: plan.dropped().contains(&self.range.0),
+            range,
             cold_from,
         }
     }
@@ -187,10 +215,12 @@ pub(crate) fn report_damage(error: &Error) {
     tracing::error!(%error, "archived messages cannot be read; run `backscroll archive verify`");
 }
 
-fn missing((first, last): (Seq, Seq), hot: &[StoredMessage]) -> BTreeSet<Seq> {
+/// The seqs that no hot row has.
+fn missing<M: MessageRow>(hot: &Cut<M>) -> BTreeSet<Seq> {
+    let (first, last) = hot.range;
     let mut missing: BTreeSet<Seq> = (first.0..=last.0).map(Seq).collect();
-    for message in hot {
-        missing.remove(&message.seq);
+    for message in &hot.messages {
+        missing.remove(&message.seq());
     }
     missing
 }

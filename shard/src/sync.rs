@@ -2,7 +2,8 @@
 //!
 //! Two counters answer it. A user's rev over their list entries says which conversations changed; a conversation's rev
 //! says which of its rows did: a row that was created, edited and deleted meanwhile comes once, as it is now. A page of
-//! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given. Changes to
+//! one conversation is cut at a rev, never within one, so that a client can go on from the rev it was given; it is bounded in
+//! messages and in bytes (INV-BOUND). Changes to
 //! messages that have been archived since are read from the archive; a client that needs too much of it, or comes while
 //! the archive is away, is told to fetch from the head: whole or refused.
 //!
@@ -14,18 +15,19 @@
 //! meanwhile (a row may have become hot in between: see [`crate::stretch`]), both are read in one snapshot.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::archive::{self, Copies, Plan};
 use crate::cold_tier::ColdTier;
-use crate::db::values;
+use crate::db::{Row, values};
 use crate::error::{Error, Result};
 use crate::head;
 use crate::history::{self, Access};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::map::Assignment;
 use crate::member::{self, StoredMembership};
-use crate::message::{StoredMessage, message_columns};
+use crate::message::{MessageRow as _, Shown, message_columns};
 use crate::model::{ConversationChanges, ConversationHead, Message};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
@@ -49,7 +51,7 @@ const ATTEMPTS: usize = 4;
 /// By the index `messages_rev`.
 const CHANGED: &str = concat!(
     "SELECT ",
-    message_columns!(),
+    message_columns!(shown),
     " FROM messages WHERE conversation_id = ? AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?"
 );
 
@@ -65,13 +67,27 @@ pub enum Delta {
         changes: ConversationChanges,
         /// Whether the client is up to date after them.
         complete: bool,
+        /// About how many bytes they take in an answer.
+        bytes: usize,
     },
     /// Too much, or a rev that was never given out: fetch from the head.
     Resync(ConversationHead),
 }
 
-/// What changed in a conversation since `rev`, at most `room` messages of it; nothing when that is more than `most`.
-/// `access` was read by `rows`.
+/// How much of a conversation's changes an answer has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncRoom {
+    /// Most messages.
+    pub messages: usize,
+    /// Most bytes of them. One message is told even when it is larger.
+    pub bytes: usize,
+}
+
+/// About how many bytes a member takes in an answer.
+const MEMBER_BYTES: usize = 250;
+
+/// What changed in a conversation since `rev`, as much of it as there is `room` for; nothing when there are more than `most`
+/// changes. `access` was read by `rows`.
 ///
 /// # Errors
 /// [`Error::NotMember`] when the conversation was deleted meanwhile, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
@@ -81,7 +97,7 @@ pub async fn delta(
     id: ConversationId,
     access: Access,
     rev: Rev,
-    (room, most): (usize, u32),
+    (room, most): (SyncRoom, u32),
     deadline: Instant,
 ) -> Result<Delta> {
     if rev == access.rev {
@@ -100,7 +116,7 @@ pub async fn delta(
         id,
         since: rev,
         through,
-        limit: room + 1,
+        room,
     };
     let mut messages = window.hot(&mut rows).await?;
     let mut members = member::changed(&mut rows, id, (rev, through), MEMBERS_MAX + 1).await?;
@@ -115,9 +131,10 @@ pub async fn delta(
             }
         }
     }
-    if messages.len() > room {
-        messages.truncate(room);
-        through = messages.last().map_or(rev, |message| message.rev);
+    let (fitting, mut bytes) = room.fitting(&messages);
+    if messages.len() > fitting {
+        messages.truncate(fitting);
+        through = messages.last().map_or(rev, Shown::rev);
     }
     if members.len() > MEMBERS_MAX {
         // Cut before the last rev, which may not be whole; one change never fills a page alone.
@@ -125,11 +142,12 @@ pub async fn delta(
         members.retain(|member| member.rev < last);
         through = through.min(members.last().map_or(rev, |member| member.rev));
     }
-    messages.retain(|message| message.rev <= through);
+    messages.retain(|message| message.rev() <= through);
     members.retain(|member| member.rev <= through);
-    let to_message = |stored: StoredMessage| -> Message {
-        let status = progress.status(&stored.sender, stored.seq);
-        stored.into_message(id, status)
+    bytes += members.len() * MEMBER_BYTES;
+    let to_message = |shown: Shown| -> Message {
+        let status = progress.status(shown.sender(), shown.seq());
+        shown.into_message(id, status)
     };
     let changes = ConversationChanges {
         conversation_id: id,
@@ -144,7 +162,23 @@ pub async fn delta(
     Ok(Delta::Changes {
         changes,
         complete: through == access.rev,
+        bytes,
     })
+}
+
+impl SyncRoom {
+    /// How many of `messages`, in their order, there is room for, and how many bytes they take.
+    fn fitting(self, messages: &[Shown]) -> (usize, usize) {
+        let mut bytes = 0;
+        for (place, message) in messages.iter().take(self.messages).enumerate() {
+            let more = message.shown_bytes();
+            if place > 0 && bytes + more > self.bytes {
+                return (place, bytes);
+            }
+            bytes += more;
+        }
+        (messages.len().min(self.messages), bytes)
+    }
 }
 
 /// Which changes of a conversation are wanted: those after `since`, up to `through`.
@@ -152,25 +186,32 @@ struct Window {
     id: ConversationId,
     since: Rev,
     through: Rev,
-    /// Most hot rows that are read.
-    limit: usize,
+    /// How much of them.
+    room: SyncRoom,
 }
 
 impl Window {
-    /// Those of hot rows, by rev.
-    async fn hot(&self, rows: &mut OwnedReader<'_>) -> Result<Vec<StoredMessage>> {
-        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+    /// Those of hot rows, by rev: as many as there is room for, and the next one.
+    async fn hot(&self, rows: &mut OwnedReader<'_>) -> Result<Vec<Shown>> {
+        let limit = i64::try_from(self.room.messages + 1).unwrap_or(i64::MAX);
         let args = values![&self.id, self.since, self.through, limit];
-        let found = rows.fetch_all(CHANGED, &args).await?;
-        found
-            .iter()
-            .map(|row| StoredMessage::from_row(row, 0))
-            .collect()
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let take = |row: Row| {
+            let message = Shown::from_columns(&row, 0)?;
+            bytes += message.shown_bytes();
+            messages.push(message);
+            Ok(match bytes > self.room.bytes && messages.len() > 1 {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+        };
+        rows.fetch_while(CHANGED, &args, take).await?;
+        Ok(messages)
     }
 
     /// Whether these carry every rev that is wanted: then there is nothing else.
-    fn has_every_rev(&self, messages: &[StoredMessage], members: &[StoredMembership]) -> bool {
-        let revs = messages.iter().map(|message| message.rev);
+    fn has_every_rev(&self, messages: &[Shown], members: &[StoredMembership]) -> bool {
+        let revs = messages.iter().map(Shown::rev);
         let revs: BTreeSet<Rev> = revs
             .chain(members.iter().map(|member| member.rev))
             .collect();
@@ -184,7 +225,7 @@ impl Window {
         mut rows: OwnedReader<'_>,
         (shard, assignment, cold): (&Shard, &Assignment, &dyn ColdTier),
         deadline: Instant,
-    ) -> Result<Option<Vec<StoredMessage>>> {
+    ) -> Result<Option<Vec<Shown>>> {
         let mut found = self.look(&mut rows).await?;
         drop(rows); // the archive may take its time
         for _ in 0..ATTEMPTS {
@@ -197,10 +238,10 @@ impl Window {
                 None => {
                     let archived = newest.messages.into_values();
                     let mut changed = hot;
-                    changed.extend(
-                        archived.filter(|it| it.rev > self.since && it.rev <= self.through),
-                    );
-                    changed.sort_unstable_by_key(|message| message.rev);
+                    let archived =
+                        archived.filter(|it| it.rev > self.since && it.rev <= self.through);
+                    changed.extend(archived.map(Shown::from));
+                    changed.sort_unstable_by_key(Shown::rev);
                     return Ok(Some(changed));
                 }
                 Some(Error::ArchiveDamaged(_)) => {}
@@ -218,7 +259,7 @@ impl Window {
 
     /// The hot rows, and what is to be read of the archive, as of one moment; no message is in both. `None` when that is too
     /// much. A conversation that was deleted meanwhile has nothing to tell.
-    async fn look(&self, rows: &mut OwnedReader<'_>) -> Result<Option<(Vec<StoredMessage>, Plan)>> {
+    async fn look(&self, rows: &mut OwnedReader<'_>) -> Result<Option<(Vec<Shown>, Plan)>> {
         rows.begin_snapshot().await?;
         let hot = self.hot(rows).await?;
         let changed = Copies::changed(rows, self.id, self.since, RUNS_MAX + 1).await?;

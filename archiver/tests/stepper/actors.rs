@@ -18,7 +18,7 @@ use backscroll_shard::model::{
     HistoryPage, HistoryRecord, Message, NewMessage, Position, SyncPage, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
-use backscroll_shard::sync::{self, Delta};
+use backscroll_shard::sync::{self, Delta, SyncRoom};
 use futures_util::FutureExt as _;
 
 use crate::deployment::{Process, caller, order, progress};
@@ -456,7 +456,12 @@ async fn sync_page(process: &Process, rev: Rev) -> Result<SyncPage> {
     let read = |shard: Arc<Shard>, assignment: Assignment| async move {
         let reader = (id, &caller.user);
         let (rows, access) = history::access(&shard, &assignment, reader, caller.deadline).await?;
-        let (tiers, room) = ((&*shard, &assignment, &*process.cold), (1, u32::MAX));
+        let tiers = (&*shard, &assignment, &*process.cold);
+        let room = SyncRoom {
+            messages: 1,
+            bytes: usize::MAX,
+        };
+        let room = (room, u32::MAX);
         sync::delta(rows, tiers, id, access, rev, room, caller.deadline).await
     };
     let router = process.store.router();
@@ -469,7 +474,9 @@ async fn sync_page(process: &Process, rev: Rev) -> Result<SyncPage> {
     };
     match delta {
         Delta::None => {}
-        Delta::Changes { changes, complete } => {
+        Delta::Changes {
+            changes, complete, ..
+        } => {
             page.changes.push(changes);
             page.has_more = !complete;
         }

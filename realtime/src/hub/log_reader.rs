@@ -170,7 +170,9 @@ impl LogReader {
         Ok(match delta {
             Delta::None => Changes::None,
             Delta::Resync(head) => Changes::TooMany(head),
-            Delta::Changes { changes, complete } => {
+            Delta::Changes {
+                changes, complete, ..
+            } => {
                 let ConversationChanges {
                     messages,
                     members,

@@ -337,7 +337,25 @@ fn check_limits(check: &mut Check, limits: &LimitSettings) {
     );
     check.within("limits.metadata_bytes", limits.metadata_bytes, 2, 65_535);
     check.within("limits.reactions", limits.reactions, 0, 100_000);
+    check.within(
+        "limits.reactions_per_user",
+        limits.reactions_per_user,
+        1,
+        1000,
+    );
     check.within("limits.edits", limits.edits, 0, 1000);
+    check.within(
+        "limits.message_bytes",
+        limits.message_bytes,
+        64 << 10,
+        8 << 20,
+    );
+    check.within(
+        "limits.answer_bytes",
+        limits.answer_bytes,
+        64 << 10,
+        64 << 20,
+    );
     check.within("limits.group_members", limits.group_members, 2, 100_000);
     check.within(
         "limits.channel_members",

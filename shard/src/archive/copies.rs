@@ -14,6 +14,7 @@
 //! [`Copies`] and [`Plan`] are the only way from the index to archived messages: a [`ColdPart`], which is what a
 //! [cold tier](crate::cold_tier::ColdTier) reads, is made here and nowhere else.
 
+use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ use super::{ArchivedRun, RUN_MAX};
 use crate::db::{Connection, Value, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq};
-use crate::message::StoredMessage;
+use crate::message::{Room, StoredMessage};
 
 /// The conversation's rev and the runs are of one moment, since one statement reads both. By the primary keys: no run is
 /// longer than [`RUN_MAX`], so the rows that can overlap the stretch end within it or soon after it.
@@ -266,6 +267,22 @@ impl Copies {
     }
 }
 
+/// The first of `parts`, in the order of `place`, whose frame does not fit in `bytes` together with those before it. It is not at the
+/// place of the first of all, which is always read.
+fn beyond<K: Ord>(
+    mut parts: Vec<&ColdPart>,
+    bytes: usize,
+    place: impl Fn(&ColdPart) -> K,
+) -> Option<&ColdPart> {
+    parts.sort_by_key(|part| place(part));
+    let nearest = place(parts.first()?);
+    let mut total = 0_usize;
+    parts.into_iter().find(|part| {
+        total = total.saturating_add(part.run.length as usize);
+        total > bytes && place(part) > nearest
+    })
+}
+
 /// Which of the runs that hold a message may hold its newest copy: one, where the revs decide it.
 fn newest(holding: &[(usize, &ArchivedRun)]) -> Vec<usize> {
     let Some((best, surest)) = holding
@@ -306,6 +323,25 @@ impl Plan {
     #[must_use]
     pub fn nowhere(&self) -> &BTreeSet<Seq> {
         &self.nowhere
+    }
+
+    /// The part of `range` whose frames are, as stored, no more bytes than there is room for; at least one frame on each side of
+    /// the room's anchor. Frames nearest to the anchor come first.
+    pub(crate) fn within(&self, range: (Seq, Seq), room: Room) -> (Seq, Seq) {
+        let (mut first, mut last) = range;
+        let parts = self.parts.iter().map(|(part, _)| part);
+        let (down, up): (Vec<&ColdPart>, Vec<&ColdPart>) =
+            parts.partition(|part| part.first <= room.anchor);
+        let last_of = |part: &ColdPart| part.last.min(room.anchor);
+        if let Some(beyond) = beyond(down, room.up_to_anchor(range), |part| {
+            Reverse(last_of(part))
+        }) {
+            first = last_of(beyond).next();
+        }
+        if let Some(beyond) = beyond(up, room.bytes, |part| part.first) {
+            last = Seq(beyond.first.0 - 1);
+        }
+        (first.max(range.0), last.min(range.1))
     }
 
     /// The same without the runs whose messages were all changed at `rev` or before.

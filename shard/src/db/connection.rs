@@ -2,9 +2,11 @@
 //!
 //! Dropped in the middle of a transaction it rolls back, dropped in the middle of a statement it is closed.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{Stream, TryStreamExt as _};
 use sqlx::AssertSqlSafe;
 
 use super::guard::Guard;
@@ -126,6 +128,22 @@ macro_rules! on_sqlite {
         let sql = Dialect::Sqlite.render($statement);
         bound!(sql, $args).$method(&mut **$connection).await
     }};
+}
+
+/// Gives rows to `take` until it wants no more; with `to_end`, the rest is read and dropped.
+async fn give<R>(
+    mut rows: impl Stream<Item = sqlx::Result<R>> + Unpin,
+    to_end: bool,
+    mut take: impl FnMut(R) -> bool,
+) -> sqlx::Result<()> {
+    let mut wants_more = true;
+    while let Some(row) = rows.try_next().await? {
+        wants_more = wants_more && take(row);
+        if !wants_more && !to_end {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Runs `$mysql` or `$sqlite` with `$connection` bound to the driver's connection, under the statement's deadline.
@@ -277,6 +295,46 @@ impl Connection {
             let rows = on_sqlite!(connection, statement, args, fetch_all);
             rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
         })
+    }
+
+    /// Gives the rows of a statement to `take`, one after the other, until it breaks.
+    ///
+    /// # Errors
+    /// As [`Connection::fetch_all`], and what `take` gives.
+    pub async fn fetch_while(
+        &mut self,
+        statement: &str,
+        args: &[Value<'_>],
+        mut take: impl FnMut(Row) -> Result<ControlFlow<()>> + Send,
+    ) -> Result<()> {
+        #[cfg(feature = "explain")]
+        self.explain(statement, args).await?;
+        #[cfg(feature = "steps")]
+        self.read(statement, args).await;
+        let mut taken = Ok(ControlFlow::Continue(()));
+        let mut wants_more = |row: Row| {
+            taken = take(row);
+            matches!(taken, Ok(ControlFlow::Continue(())))
+        };
+        in_time!(self, connection => {
+            // To its end, since the connection is of no use before the answer is over.
+            let sql = Dialect::MySql.render(statement);
+            let rows = bound!(sql, args).fetch(&mut **connection);
+            match give(rows, true, |row| wants_more(Row::MySql(row))).await {
+                Err(error) if mysql::lacks_room(&error) => {
+                    mysql::give_statements_back(connection).await?;
+                    let text = mysql::as_text(&Dialect::MySql.render(statement), args);
+                    let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch(&mut **connection);
+                    give(rows, true, |row| wants_more(Row::MySql(row))).await
+                }
+                outcome => outcome,
+            }
+        }, {
+            let sql = Dialect::Sqlite.render(statement);
+            let rows = bound!(sql, args).fetch(&mut **connection);
+            give(rows, false, |row| wants_more(Row::Sqlite(row))).await
+        })?;
+        taken.map(drop)
     }
 
     /// The first row of a statement, if it has any.

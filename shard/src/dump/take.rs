@@ -9,7 +9,7 @@ use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
-use crate::message::{self, StoredMessage};
+use crate::message::{self, Room, StoredMessage};
 use crate::model::Timestamp;
 use crate::moves::rows::{self, Cell, Record};
 use crate::moves::scope::Scope;
@@ -123,8 +123,14 @@ async fn take_messages(
     let newest = newest.map(|row| row.int(0)).transpose()?.map(Seq::from_i64);
     let mut here: HashMap<Seq, StoredMessage> = HashMap::new();
     if newest.is_some_and(|newest| newest >= first.seq) {
-        let found = message::rows(transaction, part.id, (first.seq, last.seq)).await?;
-        here.extend(found.into_iter().map(|message| (message.seq, message)));
+        let range = (first.seq, last.seq);
+        let found = message::rows(transaction, part.id, range, Room::of_all(range)).await?;
+        here.extend(
+            found
+                .messages
+                .into_iter()
+                .map(|message| (message.seq, message)),
+        );
     }
     // Repeats of sends are recognised as long as they were before; older client ids only stay with their messages (INV-IDEM).
     let window = Timestamp::now().minus(settings.limits.idempotency.0);

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::ids::Seq;
 use crate::message::{
-    self, Reactions, StoredMessage, check_attachments, check_object, stored_json,
+    self, Reactions, Shown, StoredMessage, check_attachments, check_object, stored_json,
 };
 use crate::model::{AnyObject, HistoryRecord, MessageType, RawJson, Timestamp};
 use crate::settings::LimitSettings;
@@ -148,8 +148,8 @@ pub fn check_record(record: &HistoryRecord, number: u64, limits: &LimitSettings)
 
 /// A stored message as a record of `channel`. A stored value that does not have its form is left out.
 #[must_use]
-pub(crate) fn to_record(message: StoredMessage, channel: &str) -> (Seq, HistoryRecord) {
-    let message = message.shown();
+pub(crate) fn to_record(message: Shown, channel: &str) -> (Seq, HistoryRecord) {
+    let message = message.into_parts();
     let seq = message.seq;
     let compact = |json: RawJson| RawJson::parse(json.compact()).ok();
     let attachments = message.attachments;

@@ -13,7 +13,7 @@ use crate::ids::{ConversationId, MediaId, Seq, UserId};
 use crate::list_marks;
 use crate::media;
 use crate::member::{self, Membership, StoredMembership};
-use crate::message::{self, Draft, StoredMessage, attachments, message_columns};
+use crate::message::{self, Draft, Shown, StoredMessage, attachments, message_columns};
 use crate::model::{DeliveryStatus, Media, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 
@@ -72,7 +72,7 @@ pub(super) struct Batch<'a> {
     heads: HashMap<ConversationId, Head>,
     members: HashMap<MemberKey<'a>, Membership>,
     /// Messages by client message id: those found stored, and those of this batch.
-    known: HashMap<MessageKey<'a>, StoredMessage>,
+    known: HashMap<MessageKey<'a>, Shown>,
     /// The files that the messages name, locked.
     media: HashMap<(ConversationId, MediaId), Media>,
     /// Which of the new messages use which files.
@@ -191,7 +191,7 @@ impl<'a> Batch<'a> {
             .as_deref()
             .map(|client_msg_id| (id, &job.user, client_msg_id));
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
-            if stored.body_digest != draft.body_digest {
+            if stored.body_digest() != draft.body_digest {
                 return Err(Error::IdempotencyConflict(OTHER_BODY));
             }
             let message = stored.clone().into_message(id, DeliveryStatus::Sent);
@@ -228,7 +228,7 @@ impl<'a> Batch<'a> {
         self.events
             .push(CommitEvent::MessageCreated(message.clone()));
         if let Some(key) = key {
-            self.known.insert(key, stored.clone());
+            self.known.insert(key, Shown::from(stored.clone()));
         }
         self.new.push((id, stored));
         Ok(Sent {
@@ -365,14 +365,14 @@ async fn members_of<'a>(
 /// By the unique index `messages_client_msg_id`.
 const KNOWN: &str = concat!(
     "SELECT conversation_id, ",
-    message_columns!(),
+    message_columns!(shown),
     " FROM messages {by messages_client_msg_id} WHERE "
 );
 
 async fn find_known<'a>(
     rows: &mut OwnedReader<'_>,
     jobs: &'a [Job],
-) -> Result<HashMap<MessageKey<'a>, StoredMessage>> {
+) -> Result<HashMap<MessageKey<'a>, Shown>> {
     let keys: HashSet<MessageKey<'a>> = jobs
         .iter()
         .flat_map(|job| {
@@ -389,15 +389,19 @@ async fn find_known<'a>(
         .collect();
     let columns = ["conversation_id", "sender_id", "client_msg_id"];
     let condition = in_rows(columns, args.len() / 3);
-    let mut stored: HashMap<(ConversationId, UserId, String), StoredMessage> = HashMap::new();
+    let mut stored: HashMap<(ConversationId, UserId, String), Shown> = HashMap::new();
     for row in rows
         .fetch_all(&format!("{KNOWN}{condition}"), &args)
         .await?
     {
-        let message = StoredMessage::from_row(&row, 1)?;
-        let client_msg_id = message.client_msg_id.clone().unwrap_or_default();
+        let message = Shown::from_columns(&row, 1)?;
+        let client_msg_id = message.client_msg_id().unwrap_or_default().to_owned();
         stored.insert(
-            (row.conversation(0)?, message.sender.clone(), client_msg_id),
+            (
+                row.conversation(0)?,
+                message.sender().clone(),
+                client_msg_id,
+            ),
             message,
         );
     }

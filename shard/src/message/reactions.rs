@@ -94,6 +94,12 @@ impl Reactions {
         self.0.values().map(Vec::len).sum()
     }
 
+    /// How many of them are the user's.
+    pub(crate) fn count_of(&self, user: &UserId) -> usize {
+        let with_user = self.0.values().filter(|users| users.contains(user));
+        with_user.count()
+    }
+
     /// As stored and shown.
     pub(crate) fn to_json(&self) -> RawJson {
         RawJson::of(&self.0)

@@ -21,7 +21,8 @@ impl Store {
     /// Replaces the text of one's own message; the earlier text goes into its edit history.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
+    /// [`Error::LimitReached`] when the message with its earlier texts would be larger than
+    /// [`message_bytes`](crate::settings::LimitSettings::message_bytes), [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
     pub async fn edit_message(
         &self,
         caller: &Caller,
@@ -109,7 +110,7 @@ impl Store {
         add: bool,
     ) -> Result<Message> {
         let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
-        let max = self.settings().limits.reactions;
+        let limits = &self.settings().limits;
         self.change_message(caller, id, |change, message| {
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
@@ -122,11 +123,17 @@ impl Store {
             if !is_changed {
                 return Ok(Touched::Unchanged);
             }
-            if add && reactions.count() > max as usize {
-                return Err(Error::LimitReached {
-                    what: "reactions on a message",
-                    max: u64::from(max),
-                });
+            if add {
+                limit(
+                    "reactions of one user on a message",
+                    reactions.count_of(&caller.user),
+                    limits.reactions_per_user,
+                )?;
+                limit(
+                    "reactions on a message",
+                    reactions.count(),
+                    limits.reactions,
+                )?;
             }
             message.reactions = reactions.into_stored();
             message.rev = change.head.next_rev();
@@ -144,6 +151,20 @@ impl Store {
         id: MessageId,
         work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
     ) -> Result<Message> {
+        let most = self.settings().limits.message_bytes;
+        let work = |change: &mut Change, message: &mut StoredMessage| {
+            let before = message.content_bytes();
+            let touched = work(change, message)?;
+            let after = message.content_bytes();
+            if after > before {
+                limit(
+                    "bytes of a message with its earlier versions, reactions and metadata",
+                    after,
+                    most,
+                )?;
+            }
+            Ok(touched)
+        };
         let work = &work;
         let mut read: Option<Thawed> = None;
         for _ in 0..THAW_ATTEMPTS {
@@ -242,6 +263,17 @@ async fn delete_everywhere(rows: &mut OwnedTransaction<'_>, id: MessageId) -> Re
         return Err(Error::Conflict(HELD));
     }
     archive::erase_message(rows, conversation, id.seq).await
+}
+
+/// Whether a bound is kept.
+fn limit(what: &'static str, count: usize, max: u32) -> Result<()> {
+    match count > max as usize {
+        true => Err(Error::LimitReached {
+            what,
+            max: u64::from(max),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// How often an archived message is read again because it was archived anew meanwhile.

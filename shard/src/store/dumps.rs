@@ -143,7 +143,7 @@ impl Store {
                 None => return Ok(None),
             }
         }
-        let read = self.both_tiers(id, after, limit).await?;
+        let read = self.both_tiers::<StoredMessage>(id, after, limit).await?;
         Ok(read.map(|(_, mut messages, last)| {
             messages.retain(|message| since.is_none_or(|rev| message.rev > rev));
             let messages = messages.into_iter().map(StoredMessage::shown).collect();

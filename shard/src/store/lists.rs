@@ -1,6 +1,6 @@
 //! The caller's conversation list, unread counts, and sync.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::node::Shard;
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 use crate::relay;
 use crate::standing;
-use crate::sync::{self, Delta};
+use crate::sync::{self, Delta, SyncRoom};
 use crate::user_revs;
 
 /// How long a list waits for the heads of large conversations.
@@ -97,6 +97,19 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor or too many conversations.
     pub async fn sync(&self, caller: &Caller, request: SyncRequest) -> Result<SyncPage> {
+        self.sync_within(caller, request, self.answer_bytes()).await
+    }
+
+    /// The same in pages with about `most_bytes` of messages.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub async fn sync_within(
+        &self,
+        caller: &Caller,
+        request: SyncRequest,
+        most_bytes: usize,
+    ) -> Result<SyncPage> {
         if request.conversations.len() > sync::CONVERSATIONS_MAX {
             return Err(Error::invalid(
                 "conversations",
@@ -154,17 +167,26 @@ impl Store {
                 rev,
             });
         }
-        let mut room = sync::MESSAGES_MAX;
-        for (id, rev) in request.conversations {
-            if room == 0 {
+        let behind = self.behind(caller, &request.conversations).await?;
+        let mut room = SyncRoom {
+            messages: sync::MESSAGES_MAX,
+            bytes: most_bytes,
+        };
+        for (id, rev) in behind {
+            if room.messages == 0 || room.bytes == 0 {
                 has_more = true; // those not looked at keep the rev the client has
                 break;
             }
             match self.delta(caller, id, rev, room).await {
                 Ok(Delta::None) | Err(Error::NotMember) => {}
                 Ok(Delta::Resync(head)) => page.resync.push(head),
-                Ok(Delta::Changes { changes, complete }) => {
-                    room -= changes.messages.len().min(room);
+                Ok(Delta::Changes {
+                    changes,
+                    complete,
+                    bytes,
+                }) => {
+                    room.messages = room.messages.saturating_sub(changes.messages.len());
+                    room.bytes = room.bytes.saturating_sub(bytes);
                     has_more |= !complete;
                     match place.get(&id) {
                         Some(at) => {
@@ -184,12 +206,45 @@ impl Store {
         Ok(page)
     }
 
+    /// Those of the conversations that the caller is a member of and does not have up to their latest change, with one statement
+    /// a range.
+    async fn behind(
+        &self,
+        caller: &Caller,
+        known: &BTreeMap<ConversationId, Rev>,
+    ) -> Result<Vec<(ConversationId, Rev)>> {
+        if let Some((id, rev)) = known.first_key_value()
+            && known.len() == 1
+        {
+            return Ok(vec![(*id, *rev)]); // reading its changes says so with the same statement
+        }
+        let ids: Vec<ConversationId> = known.keys().copied().collect();
+        let key = |id: &ConversationId| Some(id.owner_key());
+        let deadline = caller.deadline;
+        let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<ConversationId>| async move {
+            let mine: Vec<_> = batch.iter().map(|(_, id)| (*id, &caller.user)).collect();
+            let (_, standings) = standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
+            Ok(standings)
+        };
+        let mut behind = Vec::new();
+        for (_, standings) in self.in_batches(&ids, key, deadline, ask).await {
+            for (head, _) in standings? {
+                let rev = known.get(&head.id).copied().unwrap_or_default();
+                if rev != head.rev {
+                    behind.push((head.id, rev));
+                }
+            }
+        }
+        behind.sort_unstable();
+        Ok(behind)
+    }
+
     async fn delta(
         &self,
         caller: &Caller,
         id: ConversationId,
         rev: Rev,
-        room: usize,
+        room: SyncRoom,
     ) -> Result<Delta> {
         let most = self.settings().limits.sync_changes;
         self.router
@@ -199,14 +254,13 @@ impl Store {
                 |shard, assignment| async move {
                     let (me, deadline) = ((id, &caller.user), caller.deadline);
                     let (rows, access) = history::access(&shard, &assignment, me, deadline).await?;
-                    let room = (room, most);
                     sync::delta(
                         rows,
                         (&shard, &assignment, self.cold.as_ref()),
                         id,
                         access,
                         rev,
-                        room,
+                        (room, most),
                         caller.deadline,
                     )
                     .await

@@ -23,7 +23,7 @@ use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::seen;
 use crate::standing;
-use crate::sync::{self, Delta};
+use crate::sync::{self, Delta, SyncRoom};
 use crate::user_revs;
 
 /// Where a conversation stands, for one of its members.
@@ -167,14 +167,17 @@ impl Store {
             .call(id.owner_key(), deadline, |shard, assignment| async move {
                 let access = history::access_without_membership_check;
                 let (rows, access) = access(&shard, &assignment, id, deadline).await?;
-                let room = (sync::MESSAGES_MAX, most);
+                let room = SyncRoom {
+                    messages: sync::MESSAGES_MAX,
+                    bytes: self.answer_bytes(),
+                };
                 sync::delta(
                     rows,
                     (&shard, &assignment, self.cold.as_ref()),
                     id,
                     access,
                     rev,
-                    room,
+                    (room, most),
                     deadline,
                 )
                 .await

@@ -8,10 +8,10 @@ use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
 use crate::lane::{Outcome, TOGETHER_MAX, Work};
 use crate::map::Assignment;
-use crate::message::{self, Draft};
+use crate::message::{self, Draft, Room, StoredMessage};
 use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, Sent, Watermarks};
 use crate::node::Shard;
-use crate::stretch::Stretch;
+use crate::stretch::{Merged, Stretch};
 
 /// A lane's answer does not fit the question.
 fn not_one_each() -> Error {
@@ -133,7 +133,8 @@ impl Store {
         }
     }
 
-    /// A page of history, oldest first; at most [`history::PAGE_MAX`] messages.
+    /// A page of history, oldest first: at most [`history::PAGE_MAX`] messages, and about
+    /// [`answer_bytes`](crate::settings::LimitSettings::answer_bytes) of them.
     ///
     /// # Errors
     /// [`Error::NotMember`], [`Error::ArchiveUnavailable`], [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
@@ -155,7 +156,7 @@ impl Store {
                         &assignment,
                         cold,
                         (id, &caller.user),
-                        (position, limit),
+                        (position, limit, self.answer_bytes()),
                         caller.deadline,
                     )
                     .await
@@ -176,7 +177,9 @@ impl Store {
             if seq > access.head_seq {
                 return Err(Error::NotFound("message"));
             }
-            let hot = message::rows(&mut rows, conversation, (seq, seq)).await?;
+            let range = (seq, seq);
+            let room = Room::of_all(range);
+            let hot = message::rows(&mut rows, conversation, range, room).await?;
             let progress = history::progress(
                 &mut rows,
                 conversation,
@@ -188,10 +191,11 @@ impl Store {
                 assignment: &assignment,
                 cold: self.cold.as_ref(),
                 id: conversation,
-                range: (seq, seq),
+                range,
+                room,
                 deadline: caller.deadline,
             };
-            let merged = stretch.read(rows, (access.rev, hot)).await?;
+            let merged: Merged<StoredMessage> = stretch.read(rows, (access.rev, hot)).await?;
             let stored = merged
                 .messages
                 .into_iter()

@@ -10,11 +10,11 @@ use crate::ids::{ConversationId, Seq, UserId};
 use crate::import::{self, Begun, ImportedBatch};
 use crate::imported_channels;
 use crate::map::Assignment;
-use crate::message::{self, StoredMessage};
+use crate::message::{self, MessageRow, Room, Shown};
 use crate::model::HistoryRecord;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
-use crate::stretch::Stretch;
+use crate::stretch::{Merged, Stretch};
 
 /// How long one step of an import or export may take, retries included.
 pub(super) const STEP: Duration = Duration::from_secs(60);
@@ -138,7 +138,8 @@ impl Store {
             .await
     }
 
-    /// Up to `limit` messages after `after`, hot and archived alike, in order; empty at the end.
+    /// Up to `limit` messages after `after`, and about
+    /// [`answer_bytes`](crate::settings::LimitSettings::answer_bytes) of them, hot and archived alike, in order; empty at the end.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::ArchiveUnavailable`], [`Error::ShardUnavailable`].
@@ -150,7 +151,8 @@ impl Store {
     ) -> Result<Vec<(Seq, HistoryRecord)>> {
         let mut after = after;
         loop {
-            let Some((head, messages, last)) = self.both_tiers(id, after, limit).await? else {
+            let found = self.both_tiers::<Shown>(id, after, limit).await?;
+            let Some((head, messages, last)) = found else {
                 return Ok(Vec::new());
             };
             if !messages.is_empty() {
@@ -163,14 +165,14 @@ impl Store {
         }
     }
 
-    /// The head, up to `limit` messages after `after` out of both tiers, and the last one that was looked for; `None` when
-    /// there is none after `after`. Messages that were dropped are not among them.
-    pub(super) async fn both_tiers(
+    /// The head, up to `limit` messages after `after` out of both tiers, as many as an answer has room for, and the last one that
+    /// was looked for; `None` when there is none after `after`. Messages that were dropped are not among them.
+    pub(super) async fn both_tiers<M: MessageRow>(
         &self,
         id: ConversationId,
         after: Seq,
         limit: u32,
-    ) -> Result<Option<(Head, Vec<StoredMessage>, Seq)>> {
+    ) -> Result<Option<(Head, Vec<M>, Seq)>> {
         let deadline = Instant::now() + STEP;
         self.router
             .call(id.owner_key(), deadline, |shard, assignment| async move {
@@ -188,19 +190,24 @@ impl Store {
                 if range.0 > range.1 {
                     return Ok(None);
                 }
-                let hot = message::rows(&mut rows, id, range).await?;
+                let room = Room {
+                    anchor: range.0,
+                    bytes: self.answer_bytes(),
+                };
+                let hot = message::rows(&mut rows, id, range, room).await?;
                 let stretch = Stretch {
                     shard: &shard,
                     assignment: &assignment,
                     cold: self.cold.as_ref(),
                     id,
                     range,
+                    room,
                     deadline,
                 };
-                let merged = stretch.read(rows, (head.rev, hot)).await?;
+                let merged: Merged<M> = stretch.read(rows, (head.rev, hot)).await?;
                 match merged.unavailable {
                     Some(_) => Err(Error::ArchiveUnavailable),
-                    None => Ok(Some((head, merged.messages, last))),
+                    None => Ok(Some((head, merged.messages, merged.range.1))),
                 }
             })
             .await

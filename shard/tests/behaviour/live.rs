@@ -70,8 +70,9 @@ async fn what_a_push_said_can_be_read_again(bed: &Bed) {
         .edit_message(&caller("alice"), first.id, "first, edited".into())
         .await
         .unwrap();
-    let Delta::Changes { changes, complete } =
-        bed.store.changes(id, first.rev, soon()).await.unwrap()
+    let Delta::Changes {
+        changes, complete, ..
+    } = bed.store.changes(id, first.rev, soon()).await.unwrap()
     else {
         panic!("there are changes");
     };

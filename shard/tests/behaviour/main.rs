@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bed;
+mod bounds;
 mod conversations;
 mod costs;
 mod creating;
@@ -26,13 +27,17 @@ mod sync;
 mod tasks;
 mod watermarks;
 
-/// Makes a test for every backend out of functions that take a [`bed::Bed`].
+/// Makes a test for every backend out of functions that take a [`bed::Bed`]; with a function that adjusts its settings.
 macro_rules! on_every_backend {
     ($($name:ident),* $(,)?) => {
+        $crate::on_every_backend!(with unchanged: $($name),*);
+        fn unchanged(_: &mut backscroll_shard::settings::StoreSettings) {}
+    };
+    (with $adjust:ident: $($name:ident),* $(,)?) => {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let bed = $crate::bed::Bed::sqlite().await;
+                let bed = $crate::bed::Bed::sqlite_with(super::$adjust).await;
                 super::$name(&bed).await;
                 bed.close().await;
             })*
@@ -40,7 +45,7 @@ macro_rules! on_every_backend {
         mod on_server {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let bed = $crate::bed::Bed::server().await;
+                let bed = $crate::bed::Bed::server_with(super::$adjust).await;
                 super::$name(&bed).await;
                 bed.close().await;
             })*

@@ -16,7 +16,7 @@ use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::message;
-use backscroll_shard::message::StoredMessage;
+use backscroll_shard::message::{Cut, Room, StoredMessage};
 use backscroll_shard::model::{Message, MessageType, NewMessage, Position, SyncRequest, Timestamp};
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
@@ -46,7 +46,7 @@ on_both!(
 struct Half {
     rows: OwnedReader<'static>,
     rev: Rev,
-    hot: Vec<StoredMessage>,
+    hot: Cut<StoredMessage>,
     shard: Arc<Shard>,
     assignment: Assignment,
     tier: Tier,
@@ -62,7 +62,8 @@ impl Half {
         let mut rows = shard.read(&assignment, deadline).await.unwrap();
         let heads = head::read(&mut rows, &[id]).await;
         let rev = heads.unwrap()[0].rev;
-        let hot = message::rows(&mut rows, id, range).await.unwrap();
+        let room = Room::of_all(range);
+        let hot = message::rows(&mut rows, id, range, room).await.unwrap();
         Self {
             rows,
             assignment,
@@ -75,13 +76,14 @@ impl Half {
         }
     }
 
-    async fn and_the_rest(self) -> Result<Merged> {
+    async fn and_the_rest(self) -> Result<Merged<StoredMessage>> {
         let stretch = Stretch {
             shard: &self.shard,
             assignment: &self.assignment,
             cold: &self.tier,
             id: self.id,
             range: self.range,
+            room: Room::of_all(self.range),
             deadline: Instant::now() + PATIENCE,
         };
         stretch.read(self.rows, (self.rev, self.hot)).await

@@ -8,7 +8,7 @@ use backscroll_archiver::tier::Tier;
 use backscroll_shard::history;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::model::{ConversationChanges, Message, NewMessage, SyncRequest};
-use backscroll_shard::sync::{self, Delta};
+use backscroll_shard::sync::{self, Delta, SyncRoom};
 
 use super::bed::{Backend, Bed, PATIENCE, caller, on_both, user};
 
@@ -69,7 +69,10 @@ async fn a_change_after_the_rev_was_read_hides_the_archived_copy(backend: Backen
     bed.edit(id, 42, "anew").await;
     bed.delete(id, 50).await;
     let cold = Tier::new(bed.objects.clone(), &bed.archive_settings);
-    let room = (sync::MESSAGES_MAX, 5000);
+    let room = SyncRoom {
+        messages: sync::MESSAGES_MAX,
+        bytes: usize::MAX,
+    };
     let (rows, access) = access.unwrap();
     let delta = sync::delta(
         rows,
@@ -77,11 +80,14 @@ async fn a_change_after_the_rev_was_read_hides_the_archived_copy(backend: Backen
         id,
         access,
         since,
-        room,
+        (room, 5000),
         deadline,
     )
     .await;
-    let Delta::Changes { changes, complete } = delta.unwrap() else {
+    let Delta::Changes {
+        changes, complete, ..
+    } = delta.unwrap()
+    else {
         panic!("there is something to tell");
     };
     assert!(complete, "up to the rev that was read");
