@@ -13,6 +13,7 @@
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
 //! | `socket` | `/ws/chat`, the native WebSocket door |
 //! | [`edge`] | what the gateway of sessions asks of this service |
+//! | `unread` | answers that wait for their clients |
 //! | `operations` | `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs` |
 //!
 //! A handler does three things: takes checked input, calls the store once, wraps the result. It upholds nothing of its
@@ -38,6 +39,7 @@ pub mod settings;
 mod socket;
 pub mod state;
 mod sync;
+pub(crate) mod unread;
 
 use std::convert::Infallible;
 use std::sync::Arc;

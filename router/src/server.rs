@@ -91,7 +91,7 @@ pub async fn serve(
         .local_addr()
         .context("the listener has no address")?;
     let service = http::service(&app, server);
-    let connections = Connections::accept(service, server, listener, &supervisor);
+    let connections = Connections::accept(service, (server, &app.answers), listener, &supervisor);
     tracing::info!(%address, "serving");
     let given_up = tokio::select! {
         () = stop.cancelled() => None,

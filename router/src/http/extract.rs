@@ -9,9 +9,9 @@ use axum::body::Body;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use backscroll_shard::model::Caller;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
@@ -27,6 +27,9 @@ pub(super) const LIMIT_DEFAULT: u32 = 20;
 pub(crate) const LIST_MAX: u32 = 100;
 /// How much of a body that is too large is read and thrown away, so that its sender gets to see the answer.
 const DISCARD_MAX_BYTES: usize = 1 << 20;
+
+/// How much of an announced body is made room for before it comes.
+const FIRST_BYTES: usize = 4096;
 
 /// The header that makes a repeated POST safe.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -241,6 +244,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJson<T> {
 /// The body's object; `None` when there is no body.
 async fn json_body<T: DeserializeOwned>(request: Request, app: &App) -> Result<Option<T>, Problem> {
     let (parts, body) = request.into_parts();
+    require_plain(&parts.headers)?;
     let declared = is_json(&parts.headers)?;
     let bytes = read(&parts, body, app).await?;
     match (bytes.is_empty(), declared) {
@@ -255,6 +259,19 @@ fn not_json() -> Problem {
         Code::UnsupportedMediaType,
         "send the body with `Content-Type: application/json`, in UTF-8",
     )
+}
+
+/// Bodies are not unpacked: one that is declared to be packed is refused before it is read.
+fn require_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if codings.all(is_plain) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        "send the body as it is, without `Content-Encoding`",
+    ))
 }
 
 /// Whether the body is declared to be JSON. One that is declared to be something else is refused before it is read.
@@ -286,7 +303,8 @@ async fn read(parts: &Parts, mut body: Body, app: &App) -> Result<Vec<u8>, Probl
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
         .unwrap_or(0);
     let work = async {
-        let mut bytes = Vec::with_capacity(announced.min(app.max_body));
+        // What is announced may never come.
+        let mut bytes = Vec::with_capacity(announced.min(app.max_body).min(FIRST_BYTES));
         let mut discarded = 0;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
@@ -312,7 +330,8 @@ async fn read(parts: &Parts, mut body: Body, app: &App) -> Result<Vec<u8>, Probl
         }
         Ok(bytes)
     };
-    match tokio::time::timeout_at(Deadline::of(parts, app).into(), work).await {
+    let arrival = tokio::time::timeout_at(Deadline::of(parts, app).into(), work);
+    match app.away(arrival).await.ok_or_else(Problem::overloaded)? {
         Ok(outcome) => outcome,
         Err(_) => Err(Problem::new(
             Code::RequestTimeout,

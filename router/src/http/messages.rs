@@ -62,7 +62,8 @@ impl HistoryQuery {
 
 /// A page of history
 ///
-/// Oldest first, wherever the messages are kept. If a part is archived and cannot be read just now, the rest comes with
+/// Oldest first, wherever the messages are kept. A page that would be very large has fewer messages than asked for, those
+/// nearest to the place asked for, and says that there are more. If a part is archived and cannot be read just now, the rest comes with
 /// `archiveUnavailable`.
 #[utoipa::path(
     get, path = "/conversations/{conversationId}/messages", tag = "messages", operation_id = "listMessages",

@@ -30,6 +30,7 @@ use super::extract::Deadline;
 use super::mounts::{ADMIN, MOUNTS};
 use super::problem::{self, Code, Problem};
 use super::state::App;
+use super::unread::ConnectionAnswers;
 use crate::metrics;
 
 /// The header that names a request, in both directions.
@@ -134,6 +135,10 @@ where
     let method = method_name(request.method());
     let route = patterns.of(request.uri().path());
     let http1 = request.version() < Version::HTTP_2;
+    let answers = request
+        .extensions()
+        .get::<Arc<ConnectionAnswers>>()
+        .cloned();
     request
         .extensions_mut()
         .insert(Deadline(start + app.request_timeout));
@@ -144,7 +149,15 @@ where
         route = &*route.pattern
     );
 
-    let mut response = inner.oneshot(request).instrument(span).await?;
+    let has_room = answers.as_ref().is_none_or(|answers| answers.have_room());
+    let mut response = match has_room {
+        true => inner.oneshot(request).instrument(span).await?,
+        false => unread().into_response(),
+    };
+    let held = answers.is_none_or(|answers| answers.hold(&mut response, http1));
+    if !held {
+        response = unread().into_response();
+    }
 
     let problem = response
         .extensions_mut()
@@ -174,6 +187,14 @@ where
     Ok(response)
 }
 
+/// The client has to read what it was answered before it is answered more.
+fn unread() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "too many answers wait to be read; read those, and ask again",
+    )
+}
+
 /// The problem for a failure that a library answered without a word, such as a missing file of the documentation.
 fn wordless(response: &Response) -> Option<Problem> {
     let empty = response.body().size_hint().exact() == Some(0);
@@ -200,11 +221,7 @@ where
         return Ok(unless_panicked(routes.oneshot(request)).await);
     }
     let Some(_place) = app.admit() else {
-        return Ok(Problem::new(
-            Code::Overloaded,
-            "there are too many requests at once; nothing was done",
-        )
-        .into_response());
+        return Ok(Problem::overloaded().into_response());
     };
     let deadline = request.extensions().get::<Deadline>().map_or_else(
         || Instant::now() + app.request_timeout,

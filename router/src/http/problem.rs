@@ -119,7 +119,7 @@ codes! {
     MediaTooLarge = "media_too_large", PAYLOAD_TOO_LARGE, "The file is too large", retry: None;
     /// A file of this kind may not have this type. Convert it, or send it as `kind: "file"`.
     MediaTypeNotAllowed = "media_type_not_allowed", UNSUPPORTED_MEDIA_TYPE, "The type is not allowed for this kind of file", retry: None;
-    /// The body is not declared as JSON. Send `Content-Type: application/json`.
+    /// The body is not declared as plain JSON. Send `Content-Type: application/json`, and no `Content-Encoding`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON", retry: None;
     /// The range begins behind the end of the object. The detail says how long it is.
     RangeNotSatisfiable = "range_not_satisfiable", RANGE_NOT_SATISFIABLE, "The range is not in the object", retry: None;
@@ -216,6 +216,15 @@ impl Problem {
             "something failed here; quote the request id when you report it",
         )
         .because(cause)
+    }
+
+    /// There are as many requests as there may be.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        Self::new(
+            Code::Overloaded,
+            "there are too many requests at once; nothing was done",
+        )
     }
 
     /// The object store does not do it now; why is for the log.

@@ -29,8 +29,19 @@ pub struct ServerSettings {
     pub request_timeout: Span,
     /// Most requests worked on at once; beyond, 503 `overloaded` without queueing.
     pub max_requests: usize,
-    /// Most connections open at once; beyond, new ones wait in the kernel's backlog.
+    /// Most connections open at once; beyond, an idle one is closed for a new one, and without idle ones it waits.
     pub max_connections: usize,
+    /// Most connections of one address; beyond, an idle one of the address is closed for a new one, and without idle ones the new
+    /// one is. 0 is no limit, as behind a load balancer with one address.
+    pub connections_per_ip: usize,
+    /// How long a client may read nothing of what it is sent; beyond, its connection is closed.
+    pub write_timeout: Span,
+    /// Most bytes of answers that wait on one connection for its client; beyond, 503 `overloaded`.
+    #[serde(with = "size")]
+    pub unread_connection_bytes: usize,
+    /// The same for all connections together.
+    #[serde(with = "size")]
+    pub unread_bytes: usize,
     /// How long a shutdown goes on accepting while `/readyz` already says no, so that load balancers can notice.
     pub shutdown_delay: Span,
     /// How long requests in flight may take to finish when shutting down.
@@ -51,6 +62,10 @@ impl Default for ServerSettings {
             request_timeout: Span::secs(10),
             max_requests: 4096,
             max_connections: 16_384,
+            connections_per_ip: 0,
+            write_timeout: Span::secs(30),
+            unread_connection_bytes: 4 << 20,
+            unread_bytes: 256 << 20,
             shutdown_delay: Span::secs(0),
             shutdown_timeout: Span::secs(25),
             cors_origins: Vec::new(),
@@ -78,7 +93,18 @@ impl ServerSettings {
         check.require("max_requests", self.max_requests >= 1, "at least 1");
         check.require("max_connections", self.max_connections >= 1, "at least 1");
         let longest = Duration::from_secs(3600);
+        check.require(
+            "unread_connection_bytes",
+            self.unread_connection_bytes >= 64 << 10,
+            "at least 64 KiB",
+        );
+        check.require(
+            "unread_bytes",
+            self.unread_bytes >= self.unread_connection_bytes,
+            "not below unread_connection_bytes",
+        );
         for (name, span) in [
+            ("write_timeout", self.write_timeout),
             ("header_timeout", self.header_timeout),
             ("request_timeout", self.request_timeout),
             ("shutdown_timeout", self.shutdown_timeout),

@@ -15,6 +15,7 @@ use backscroll_shard::store::{DependencyHealth, Health, Store};
 
 use super::console::Console;
 use super::settings::ServerSettings;
+use super::unread::UnreadAnswers;
 use crate::auth::Authenticator;
 
 /// How long an answer about health is good for: however often it is asked, dependencies are asked no more often.
@@ -77,6 +78,8 @@ pub struct App {
     pub(super) request_timeout: Duration,
     pub(super) openapi: Bytes,
     pub(super) asyncapi: Bytes,
+    /// Answers that wait for their clients.
+    pub(crate) answers: Arc<UnreadAnswers>,
     max_requests: usize,
     in_flight: AtomicUsize,
     draining: AtomicBool,
@@ -99,6 +102,7 @@ impl App {
             request_timeout: settings.request_timeout.0,
             openapi: parts.openapi,
             asyncapi: parts.asyncapi,
+            answers: UnreadAnswers::new(settings),
             max_requests: settings.max_requests,
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -134,6 +138,14 @@ impl App {
     pub(super) fn admit(self: &Arc<Self>) -> Option<Place> {
         let place = Place(Arc::clone(self));
         (self.in_flight.fetch_add(1, Ordering::Relaxed) < self.max_requests).then_some(place)
+    }
+
+    /// Waits for a client without a place; `None` when all places are taken afterwards.
+    pub(super) async fn away<T>(&self, waiting: impl Future<Output = T>) -> Option<T> {
+        let away = Away::new(&self.in_flight);
+        let outcome = waiting.await;
+        drop(away);
+        (self.in_flight() <= self.max_requests).then_some(outcome)
     }
 
     /// The state of every dependency, at most [`HEALTH_FRESH`] old.
@@ -207,6 +219,22 @@ fn log_failures(health: &Health) {
         if let Some(error) = &dependency.error {
             tracing::warn!(dependency = name, error, "a dependency is away");
         }
+    }
+}
+
+/// A request that waits for its client, and is not among those worked on until this is dropped.
+struct Away<'a>(&'a AtomicUsize);
+
+impl<'a> Away<'a> {
+    fn new(in_flight: &'a AtomicUsize) -> Self {
+        in_flight.fetch_sub(1, Ordering::Relaxed);
+        Self(in_flight)
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -1,11 +1,17 @@
 //! The open connections: accepted by one task, served by one each.
+//!
+//! Nothing is held for a client that does not read (INV-BOUND): a write that makes no progress for
+//! [`ServerSettings::write_timeout`] ends the connection, and so does an answer of which the client takes nothing for as long,
+//! as with HTTP/2 and a window of 0.
+
+mod deadline;
+mod registry;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -18,12 +24,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt as _};
 
 use crate::http::settings::ServerSettings;
+use crate::http::unread::{ConnectionAnswers, UnreadAnswers};
 use crate::metrics;
+
+use deadline::WriteDeadline;
+use registry::{Open, Registry};
 
 /// How long connections that are idle when a shutdown begins are given to send one more request, so that it is answered
 /// and not cut off.
@@ -32,6 +42,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long a connection that is to give way may take, before another is asked.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// Most requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 250;
 /// How long a silent HTTP/2 connection is kept before it is asked whether it is still there.
@@ -43,8 +55,13 @@ pub(super) struct Connections<S> {
     protocol: Builder<TokioExecutor>,
     /// How long a connection may take until its first request.
     first_request_timeout: Duration,
+    /// How long a client may read nothing of what it is sent.
+    write_timeout: Duration,
+    registry: Arc<Registry>,
+    answers: Arc<UnreadAnswers>,
     places: Arc<Semaphore>,
     max: usize,
+    max_per_address: usize,
     tasks: TaskGroup,
     open: OneShots,
     accepting: TaskGroup,
@@ -68,11 +85,11 @@ where
     /// Begins to take connections from `listener`.
     pub(super) fn accept(
         service: S,
-        settings: &ServerSettings,
+        (settings, answers): (&ServerSettings, &Arc<UnreadAnswers>),
         listener: TcpListener,
         supervisor: &Supervisor,
     ) -> Arc<Self> {
-        let connections = Arc::new(Self::new(service, settings, supervisor));
+        let connections = Arc::new(Self::new(service, settings, answers, supervisor));
         let (taking, listener) = (Arc::clone(&connections), Arc::new(listener));
         let stop = &connections.stop_accepting;
         connections.accepting.supervise("accept", stop, move || {
@@ -81,7 +98,12 @@ where
         connections
     }
 
-    fn new(service: S, settings: &ServerSettings, supervisor: &Supervisor) -> Self {
+    fn new(
+        service: S,
+        settings: &ServerSettings,
+        answers: &Arc<UnreadAnswers>,
+        supervisor: &Supervisor,
+    ) -> Self {
         let tasks = supervisor.group();
         let mut protocol = Builder::new(TokioExecutor::new());
         let max_header = u32::try_from(settings.max_header).unwrap_or(u32::MAX);
@@ -100,8 +122,12 @@ where
             service,
             protocol,
             first_request_timeout: settings.header_timeout.0,
+            write_timeout: settings.write_timeout.0,
+            registry: Registry::new(),
+            answers: Arc::clone(answers),
             places: Arc::new(Semaphore::new(settings.max_connections)),
             max: settings.max_connections,
+            max_per_address: settings.connections_per_ip,
             open: tasks.one_shots("http-connection", settings.max_connections),
             tasks,
             accepting: supervisor.group(),
@@ -120,8 +146,8 @@ where
     async fn take_all(self: Arc<Self>, listener: Arc<TcpListener>) {
         loop {
             let next = async {
-                let place = Arc::clone(&self.places).acquire_owned().await;
-                (listener.accept().await, place)
+                let accepted = listener.accept().await;
+                (accepted, self.place().await)
             };
             match self.stop_accepting.run_until_cancelled(next).await {
                 Some((Ok((stream, address)), Ok(place))) => self.take(stream, address, place),
@@ -137,36 +163,70 @@ where
         }
     }
 
+    /// A place for a connection. When all are taken, one that is idle gives way.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        loop {
+            self.registry.make_room(None);
+            let place = Arc::clone(&self.places).acquire_owned();
+            if let Ok(place) = tokio::time::timeout(ROOM_PAUSE, place).await {
+                return place;
+            }
+        }
+    }
+
+    /// Whether an address may have another connection: one of its idle ones gives way for it.
+    fn admit(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        self.max_per_address == 0
+            || self.registry.count_of(ip) < self.max_per_address
+            || self.registry.make_room(Some(ip))
+    }
+
     fn take(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
+        if !self.admit(address) {
+            return; // closed
+        }
         let Ok(task) = self.open.reserve() else {
             return; // there are as many places
         };
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
+        let stream = WriteDeadline::new(stream, self.write_timeout);
         let inner = self.service.clone();
-        let asked = Arc::new(AtomicBool::new(false));
-        let first_request = Arc::clone(&asked);
+        let registered = self.registry.add(address, self.answers.of_connection());
+        let (registry, open) = (
+            Arc::clone(&self.registry),
+            Arc::clone(&registered.connection),
+        );
         let service = service_fn(move |mut request: Request<Incoming>| {
-            first_request.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(ConnectInfo(address));
-            inner.clone().oneshot(request.map(Body::new))
+            let in_flight = registry.begin(&open);
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(address));
+            extensions.insert(Arc::clone(&open.answers));
+            let answering = inner.clone().oneshot(request.map(Body::new));
+            async move {
+                let answer = answering.await;
+                drop(in_flight);
+                answer
+            }
         });
         let protocol = self.protocol.clone();
         let (finish, cut) = (self.finish.clone(), self.cut.clone());
-        let patience = self.first_request_timeout;
+        let (patience, write_timeout) = (self.first_request_timeout, self.write_timeout);
         task.spawn(async move {
             let _place = place;
             let open = metrics::HTTP_CONNECTIONS.series();
             open.increment(1.0);
             let mut connection =
                 pin!(protocol.serve_connection_with_upgrades(TokioIo::new(stream), service));
-            let never_asked = async {
-                tokio::time::sleep(patience).await;
-                if asked.load(Ordering::Relaxed) {
-                    std::future::pending::<()>().await;
-                }
-            };
-            let mut never_asked = pin!(never_asked);
+            let connected = Arc::clone(&registered.connection);
+            let never_asked = never_asked(&connected, patience);
+            let never_reads = never_reads(&connected.answers, write_timeout);
+            let (mut never_asked, mut never_reads) = (pin!(never_asked), pin!(never_reads));
+            let mut gives_way = pin!(connected.gives_way.cancelled());
             let mut finishing = pin!(finish.cancelled());
             let mut told = false;
             loop {
@@ -174,7 +234,15 @@ where
                     // How it ends, well or broken off, is the client's choice; what was answered is in the access log.
                     _ = connection.as_mut() => break,
                     () = &mut never_asked => break,
+                    () = &mut never_reads => break,
                     () = cut.cancelled() => break,
+                    () = &mut gives_way, if !told => {
+                        told = true;
+                        if !connected.has_asked() {
+                            break;
+                        }
+                        connection.as_mut().graceful_shutdown();
+                    }
                     () = &mut finishing, if !told => {
                         told = true;
                         connection.as_mut().graceful_shutdown();
@@ -202,6 +270,27 @@ where
         self.cut.cancel();
         self.tasks.finish(Instant::now() + CUT_TIMEOUT).await;
         left
+    }
+}
+
+/// Ends when no request has come for so long.
+async fn never_asked(connection: &Open, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if connection.has_asked() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Ends when answers wait and the client has taken nothing of them for so long.
+async fn never_reads(answers: &ConnectionAnswers, patience: Duration) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(patience).await;
+        let now = answers.progress();
+        if now.is_some() && now == before {
+            return;
+        }
+        before = now;
     }
 }
 

@@ -6,6 +6,7 @@
 )]
 
 mod bodies;
+mod bounds;
 mod creating;
 mod documentation;
 mod harness;

@@ -1,10 +1,12 @@
 //! What operators see: health, readiness, metrics, headers, bounds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backscroll::http::settings::ServerSettings;
 use backscroll::metrics;
+use backscroll_shard::db::Database;
 use backscroll_shard::ids::{KeyFunction, UserId};
+use backscroll_shard::settings::{DatabaseUrl, PoolSettings};
 use backscroll_testkit::warnings;
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -255,38 +257,40 @@ async fn more_requests_than_allowed_are_shed_at_once() {
     )
     .await;
     let alice = service.user("alice");
-    // Two requests whose bodies never come hold both places.
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut stream = TcpStream::connect(service.address()).await.unwrap();
-        let head = format!(
-            "POST /chat/sync HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n",
-            alice.token
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        held.push(stream);
+    // Two requests that wait for a database hold both places.
+    let mut locks = Vec::new();
+    for shard in ["shard1", "shard2"] {
+        let url = DatabaseUrl(format!("sqlite://{}/{shard}.db", service.folder()));
+        let database = Database::open_any(&url, &PoolSettings::default()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut connection = database.writer(deadline).await.unwrap();
+        connection.begin().await.unwrap();
+        locks.push(connection);
     }
+    let new = json!({ "kind": "group", "members": ["bob"] });
+    let held = join_all((0..2).map(|_| alice.post("/chat/conversations", new.clone())));
     let in_flight = async || {
         Answer::of(service.request(Method::GET, "/readyz"))
             .await
             .body["requestsInFlight"]
             .clone()
     };
-    while in_flight().await != 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    for answer in join_all((0..20).map(|_| alice.get("/chat/unread-count"))).await {
-        answer.problem(503, "overloaded");
-    }
-    Answer::of(service.request(Method::GET, "/healthz"))
-        .await
-        .expect(200);
+    let shed = async {
+        while in_flight().await != 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for answer in join_all((0..20).map(|_| alice.get("/chat/unread-count"))).await {
+            answer.problem(503, "overloaded");
+        }
+        Answer::of(service.request(Method::GET, "/healthz"))
+            .await
+            .expect(200);
+        drop(locks);
+    };
     // They go on as if nothing had been.
-    for mut stream in held {
-        stream.write_all(b"{}").await.unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+    let (held, ()) = tokio::join!(held, shed);
+    for answer in held {
+        answer.expect(201);
     }
     while in_flight().await != 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -295,7 +299,7 @@ async fn more_requests_than_allowed_are_shed_at_once() {
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_wait() {
+async fn more_connections_than_allowed_wait_while_all_are_in_use() {
     let service = Service::start_with(
         ServerSettings {
             max_connections: 2,
@@ -304,15 +308,20 @@ async fn more_connections_than_allowed_wait() {
         shared_secret(),
     )
     .await;
-    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let in_use = format!(
+        "POST /chat/conversations HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 10\r\nexpect: 100-continue\r\n\r\n",
+        service.user("alice").token
+    );
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(service.address()).await.unwrap();
-        stream.write_all(request).await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        stream.write_all(in_use.as_bytes()).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'H'); // it waits for the body
         open.push(stream);
     }
     let mut third = TcpStream::connect(service.address()).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     third.write_all(request).await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(300), third.read_u8()).await;
     assert!(early.is_err(), "it waits");

@@ -1,0 +1,196 @@
+//! Clients that do not read, do not write, or say nothing: nothing is held for them that others need.
+
+use std::time::Duration;
+
+use backscroll::http::settings::ServerSettings;
+use backscroll_shard::settings::Span;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, Service, User, shared_secret};
+
+/// Longer than anything here may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn start(adjust: impl FnOnce(&mut ServerSettings)) -> Service {
+    let mut settings = ServerSettings::default();
+    adjust(&mut settings);
+    Service::start_with(settings, shared_secret()).await
+}
+
+/// A conversation whose latest page has about 900 kB, and the path of that page.
+async fn large_page(alice: &User<'_>) -> String {
+    let id = alice.group(json!(["bob"])).await;
+    let path = format!("/chat/conversations/{id}/messages");
+    for _ in 0..60 {
+        let sent = alice.post(&path, json!({ "content": "世".repeat(5000) }));
+        sent.await.expect(201);
+    }
+    format!("{path}?limit=100")
+}
+
+/// Waits until the server has closed a connection, which is not read.
+async fn closed(mut stream: TcpStream) {
+    let writing = async {
+        while stream.write_all(b"\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, writing)
+        .await
+        .expect("it is closed");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_takes_no_place() {
+    let service = start(|settings| settings.max_requests = 2).await;
+    let alice = service.user("alice");
+    let head = format!(
+        "POST /chat/conversations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 60000\r\nExpect: 100-continue\r\n\r\n",
+        alice.token
+    );
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(service.address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // `100 Continue` says that the body is waited for.
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100");
+        waiting.push(stream);
+    }
+    for _ in 0..5 {
+        alice.get("/chat/unread-count").await.expect(200);
+    }
+    drop(waiting);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let service = start(|settings| settings.write_timeout = Span::millis(200)).await;
+    let alice = service.user("alice");
+    let path = large_page(&alice).await;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        alice.token
+    );
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    stream
+        .write_all(request.repeat(30).as_bytes())
+        .await
+        .unwrap();
+    closed(stream).await;
+    alice.get(&path).await.expect(200);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A header of HPACK, literally.
+fn header(name: &str, value: &str) -> Vec<u8> {
+    let mut block = vec![0];
+    for text in [name, value] {
+        match text.len() {
+            short @ ..127 => block.push(u8::try_from(short).unwrap()),
+            long => {
+                let rest = long - 127;
+                block.push(127);
+                block.push(u8::try_from(rest % 128).unwrap() | 0x80);
+                block.push(u8::try_from(rest / 128).unwrap());
+            }
+        }
+        block.extend(text.as_bytes());
+    }
+    block
+}
+
+#[tokio::test]
+async fn an_http2_client_without_a_window_is_cut_off() {
+    let service = start(|settings| {
+        settings.write_timeout = Span::millis(200);
+        settings.unread_connection_bytes = 1 << 20;
+    })
+    .await;
+    let alice = service.user("alice");
+    let path = large_page(&alice).await;
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let mut asked = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    asked.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])); // SETTINGS_INITIAL_WINDOW_SIZE 0
+    let bearer = format!("Bearer {}", alice.token);
+    for n in 0..8 {
+        let mut block = header(":method", "GET");
+        for (name, value) in [
+            (":path", path.as_str()),
+            (":scheme", "http"),
+            (":authority", "x"),
+            ("authorization", &bearer),
+        ] {
+            block.extend(header(name, value));
+        }
+        asked.extend(frame(1, 5, 1 + 2 * n, &block)); // HEADERS, the last of the request
+    }
+    stream.write_all(&asked).await.unwrap();
+    let mut answers = Vec::new();
+    let reading = stream.read_to_end(&mut answers);
+    let read = tokio::time::timeout(PATIENCE, reading).await;
+    let _ = read.expect("it is closed");
+    let data = answers.windows(3).filter(|it| *it == "世".as_bytes());
+    assert_eq!(data.count(), 0, "there was no window");
+    alice.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_give_way() {
+    let service = start(|settings| settings.max_connections = 4).await;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(service.address()).await.unwrap());
+    }
+    let alice = service.user("alice");
+    alice.get("/chat/unread-count").await.expect(200);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn one_address_has_a_share_of_the_connections() {
+    let service = start(|settings| settings.connections_per_ip = 3).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(service.address()).await.unwrap());
+    }
+    let alice = service.user("alice");
+    alice.get("/chat/unread-count").await.expect(200);
+    // It took the place of the first.
+    let mut rest = Vec::new();
+    let reading = silent[0].read_to_end(&mut rest);
+    let read = tokio::time::timeout(PATIENCE, reading).await;
+    let _ = read.expect("the first is closed");
+}
+
+#[tokio::test]
+async fn a_body_that_is_packed_is_refused() {
+    let service = Service::start().await;
+    let alice = service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let path = format!("/chat/conversations/{id}/messages");
+    let send = |coding: &'static str| {
+        let request = alice.request(Method::POST, &path);
+        let request = request.header("content-encoding", coding);
+        Answer::of(request.json(&json!({ "content": "plain" })))
+    };
+    for coding in ["gzip", "br", "deflate", "zstd", "gzip, gzip"] {
+        let detail = send(coding).await.problem(415, "unsupported_media_type");
+        assert!(detail.contains("Content-Encoding"), "{detail}");
+    }
+    send("identity").await.expect(201);
+}
