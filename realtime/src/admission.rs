@@ -2,10 +2,14 @@
 //!
 //! Upholds INV-BOUND: at most `realtime.max_sessions` connections, `realtime.sessions_per_ip` from one address, and
 //! `realtime.connects_per_second` new ones a second. A draining node admits none.
+//!
+//! Connections whose token was checked before have the rate a second to themselves. Those that have yet to present one have half
+//! as much beside it, of which one address has at most a quarter where addresses are told apart: nobody keeps others out with
+//! handshakes that come to nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::session::seconds;
@@ -22,6 +26,24 @@ pub enum Refused {
     Address,
 }
 
+/// What is known of the token of a client that connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// It was checked.
+    Checked,
+    /// The client presents it later.
+    Later,
+}
+
+/// The connections admitted in one second.
+#[derive(Debug, Default)]
+struct Second {
+    number: u32,
+    known: usize,
+    unknown: usize,
+    unknown_by_address: HashMap<IpAddr, usize>,
+}
+
 /// Admits connections to a node.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -30,8 +52,7 @@ pub(crate) struct Admission {
     max_per_second: usize,
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// The second in which the latest connection was admitted, and how many were in it.
-    this_second: (AtomicI64, AtomicUsize),
+    this_second: Mutex<Second>,
     draining: AtomicBool,
 }
 
@@ -66,7 +87,7 @@ impl Admission {
             max_per_second: settings.connects_per_second as usize,
             connections: AtomicUsize::new(0),
             addresses: Mutex::default(),
-            this_second: (AtomicI64::new(0), AtomicUsize::new(0)),
+            this_second: Mutex::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -99,13 +120,13 @@ impl Admission {
     pub(crate) fn admit(
         self: &Arc<Self>,
         address: Option<IpAddr>,
+        token: Token,
     ) -> Result<ConnectionPermit, Refused> {
         if self.is_draining() {
             return Err(Refused::Draining);
         }
-        if !self.admit_this_second() {
-            return Err(Refused::Full);
-        }
+        let address = address.filter(|_| self.max_per_address > 0);
+        self.admit_this_second(address, token)?;
         if self.connections.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full);
@@ -114,7 +135,7 @@ impl Admission {
             admission: Arc::clone(self),
             address: None,
         };
-        let Some(address) = address.filter(|_| self.max_per_address > 0) else {
+        let Some(address) = address else {
             return Ok(permit);
         };
         {
@@ -129,15 +150,68 @@ impl Admission {
         Ok(permit)
     }
 
-    fn admit_this_second(&self) -> bool {
+    fn admit_this_second(&self, address: Option<IpAddr>, token: Token) -> Result<(), Refused> {
         if self.max_per_second == 0 {
-            return true;
+            return Ok(());
         }
-        let now = i64::from(seconds());
-        let (second, count) = &self.this_second;
-        if second.swap(now, Ordering::Relaxed) != now {
-            count.store(0, Ordering::Relaxed);
+        let this = self.this_second.lock();
+        let mut this = this.unwrap_or_else(PoisonError::into_inner);
+        let this = &mut *this;
+        let now = seconds();
+        if this.number != now {
+            *this = Second {
+                number: now,
+                ..Second::default()
+            };
         }
-        count.fetch_add(1, Ordering::Relaxed) < self.max_per_second
+        let unknown_max = self.max_per_second.div_ceil(2);
+        match (token, address) {
+            (Token::Checked, _) if this.known < self.max_per_second => this.known += 1,
+            (Token::Later, None) if this.unknown < unknown_max => this.unknown += 1,
+            (Token::Later, Some(address)) if this.unknown < unknown_max => {
+                let of_address = this.unknown_by_address.entry(address).or_default();
+                if *of_address >= unknown_max.div_ceil(4) {
+                    return Err(Refused::Address);
+                }
+                *of_address += 1;
+                this.unknown += 1;
+            }
+            _ => return Err(Refused::Full),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(admission: &Arc<Admission>, address: Option<IpAddr>, token: Token) -> usize {
+        let tries = (0..100).filter(|_| admission.admit(address, token).is_ok());
+        tries.count()
+    }
+
+    #[test]
+    fn clients_without_a_token_leave_room_for_those_with_one() {
+        let settings = RealtimeSettings {
+            connects_per_second: 8,
+            sessions_per_ip: 50,
+            ..RealtimeSettings::default()
+        };
+        let admission = Admission::new(&settings);
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        loop {
+            let second = seconds();
+            let counts = [
+                admitted(&admission, Some(one), Token::Later),
+                admitted(&admission, Some(other), Token::Later),
+                admitted(&admission, None, Token::Later),
+                admitted(&admission, Some(one), Token::Checked),
+            ];
+            if seconds() == second {
+                assert_eq!(counts, [1, 1, 2, 8]);
+                break;
+            }
+        }
     }
 }

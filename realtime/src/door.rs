@@ -91,7 +91,7 @@ pub(crate) trait Door: Send {
     /// The end of the connection.
     fn open(&mut self) -> impl Future<Output = Result<(), End>> + Send;
 
-    /// Waits for the client: the next command, or none for a mere sign of life. The future may be dropped at any time without
+    /// Waits for the client: the next command, or none for a mere sign of life, which counts like a command. The future may be dropped at any time without
     /// the loss of a command.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ async fn converse<D: Door>(
             outcomes = done => {
                 running = None;
                 for outcome in outcomes {
-                    refused = refused_after(refused, &outcome.answer);
+                    refused = refused_after(refused, is_rate_limited(&outcome.answer));
                     if refused > REFUSED_MAX {
                         return Close::RateLimited.into();
                     }
@@ -222,7 +222,14 @@ async fn converse<D: Door>(
                 session.note_activity();
                 match arrived {
                     Ok(Some(command)) => running = Some(start(gateway, session, door, dialect, command)),
-                    Ok(None) => {}
+                    Ok(None) => {
+                        // Signs of life count like commands: a client that sends nothing else has no need of many.
+                        let charged = gateway.commands().charge(session, 1);
+                        refused = refused_after(refused, charged.is_err());
+                        if refused > REFUSED_MAX {
+                            return Close::RateLimited.into();
+                        }
+                    }
                     Err(end) => return end,
                 }
             }
@@ -286,16 +293,17 @@ async fn announce(
     }
 }
 
-/// The number of refused commands after another answer: one that was carried out makes up for one that was refused.
-fn refused_after(refused: u32, answer: &Answer) -> u32 {
-    let limited = answer
-        .as_ref()
-        .is_err_and(|failure| failure.code == "rate_limited");
-    if limited {
-        refused + 1
-    } else {
-        refused.saturating_sub(1)
+/// The number of commands refused for their rate after another one: one that was carried out makes up for one that was refused.
+fn refused_after(refused: u32, is_refused: bool) -> u32 {
+    match is_refused {
+        true => refused + 1,
+        false => refused.saturating_sub(1),
     }
+}
+
+fn is_rate_limited(answer: &Answer) -> bool {
+    let failure = answer.as_ref().err();
+    failure.is_some_and(|failure| failure.code == "rate_limited")
 }
 
 /// Queues the answer to a command. Without a number to answer to, a failure is an `error` event.

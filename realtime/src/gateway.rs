@@ -21,7 +21,7 @@ use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, ConnectionPermit, Refused};
+use crate::admission::{Admission, ConnectionPermit, Refused, Token};
 use crate::bus::{Bus, Problem, Roster};
 use crate::client_event::ClientEvent;
 use crate::command::{Commands, WATCHED_MAX};
@@ -208,8 +208,12 @@ impl Gateway {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, Refused> {
-        self.admission.admit(address)
+    pub fn admit(
+        &self,
+        address: Option<IpAddr>,
+        token: Token,
+    ) -> Result<ConnectionPermit, Refused> {
+        self.admission.admit(address, token)
     }
 
     /// Checks a token.

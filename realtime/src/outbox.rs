@@ -6,7 +6,10 @@
 //!   is dropped: only the latest state counts;
 //! - at the bound, the queue is emptied and closed with [`Close::SlowConsumer`]: the client resumes, and so misses nothing
 //!   (INV-PUSH);
-//! - one item always finds room in an empty queue, however large it is.
+//! - one item always finds room in an empty queue. What an item holds is bounded elsewhere: a message by
+//!   `limits.message_bytes`, the answer to a `sync` by a share of this queue ([`answer_bytes`]).
+//!
+//! The reader takes [`TAKE_BYTES`] at a time, so that what is being written to a slow client is bounded, too.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -25,6 +28,14 @@ use crate::push::Topic;
 const MERGE_LOOKBACK: usize = 64;
 /// Estimated memory of an item beside its text, in bytes.
 const ITEM_OVERHEAD: usize = 64;
+
+/// How many bytes are taken for one write, unless the first item alone is larger.
+const TAKE_BYTES: usize = 128 << 10;
+
+/// Most bytes of messages in an answer that waits in a queue for at most `queue_bytes`.
+pub(crate) fn answer_bytes(queue_bytes: usize, answer_bytes: u32) -> usize {
+    (answer_bytes as usize).min(queue_bytes / 4)
+}
 
 /// Something to send to one client.
 #[derive(Clone, Debug)]
@@ -166,10 +177,15 @@ impl Outbox {
                     None => Poll::Pending,
                 };
             }
-            let n = queue.items.len().min(most);
+            let mut taken = 0;
+            let fits = |item: &&Item| {
+                let fits = taken == 0 || taken + item.bytes() <= TAKE_BYTES;
+                taken += if fits { item.bytes() } else { 0 };
+                fits
+            };
+            let n = queue.items.iter().take(most).take_while(fits).count();
             let first = items.len();
             items.extend(queue.items.drain(..n));
-            let taken: usize = items[first..].iter().map(Item::bytes).sum();
             queue.bytes = queue.bytes.saturating_sub(taken);
             let events = items[first..].iter();
             let events = events.filter(|item| matches!(item, Item::Event(_))).count();
@@ -255,6 +271,21 @@ mod tests {
         let outbox = Outbox::new(100);
         outbox.put(event(&"long".repeat(1000)));
         assert_eq!(texts(&outbox).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_write_takes_some_bytes_only() {
+        let outbox = Outbox::new(1 << 20);
+        for _ in 0..5 {
+            outbox.put(event(&"x".repeat(TAKE_BYTES / 2 - 100)));
+        }
+        outbox.put(event(&"x".repeat(2 * TAKE_BYTES)));
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            taken.push(texts(&outbox).await.len());
+        }
+        assert_eq!(taken, [2, 2, 1, 1]);
+        assert_eq!(outbox.bytes(), 0);
     }
 
     #[tokio::test]

@@ -14,7 +14,8 @@ pub struct RealtimeSettings {
     pub sessions_per_user: usize,
     /// Most connections from one address to one node; 0 for no limit, as behind a load balancer with one address.
     pub sessions_per_ip: usize,
-    /// Most new connections a second on one node; 0 for no limit.
+    /// Most new connections a second on one node, of clients that connect with a token; half as many of others beside them. 0 for
+    /// no limit.
     pub connects_per_second: u32,
     /// Most commands a second of one connection, on average; 0 for no limit.
     pub commands_per_second: u32,

@@ -51,7 +51,7 @@ use self::first_request::kept;
 use self::server::Server;
 use self::settings::Settings;
 use self::upgrade::Bounded;
-use crate::admission::{ConnectionPermit, Refused};
+use crate::admission::{ConnectionPermit, Refused, Token};
 use crate::gateway::Gateway;
 use crate::metrics;
 
@@ -74,7 +74,9 @@ impl SocketIoDoor {
         let chat = Arc::new(Chat::new(Arc::clone(gateway)));
         let mut door = Self::serving(chat, &settings, gateway.tasks(), gateway.closing().clone());
         let gateway = Arc::clone(gateway);
-        door.admission = Some(Arc::new(move |address| gateway.admit(address)));
+        door.admission = Some(Arc::new(move |address| {
+            gateway.admit(address, Token::Later)
+        }));
         door
     }
 }

@@ -18,6 +18,7 @@ use crate::hub::Hub;
 use crate::hub::joining::Joined;
 use crate::hub::log_reader::ReplayBudget;
 use crate::metrics;
+use crate::outbox::answer_bytes;
 use crate::presence::keeper::PresenceKeeper;
 use crate::protocol::commands::CommandHandler;
 use crate::protocol::{
@@ -252,7 +253,10 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn sync(&self, data: SyncRequest) -> Result<SyncPage, Failure> {
-        self.answer(self.store().sync(&self.caller, data).await)
+        let store = self.store();
+        let queue_bytes = self.services.settings.queue_bytes;
+        let bytes = answer_bytes(queue_bytes, store.settings().limits.answer_bytes);
+        self.answer(store.sync_within(&self.caller, data, bytes).await)
     }
 
     async fn watch(&self, data: PresenceSubscribe) -> Result<Watched, Failure> {

@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use backscroll_realtime::admission::Token;
 use backscroll_realtime::bus::in_process::{InProcessBus, InProcessRoster};
 use backscroll_realtime::bus::{Bus, Roster, Status};
 use backscroll_realtime::edge::{Edge, Identity};
@@ -222,9 +223,6 @@ async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Respo
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let Ok(place) = gateway.admit(address) else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
     let text = |name| {
         let value = parts.headers.get(name);
         value.and_then(|value: &axum::http::HeaderValue| value.to_str().ok())
@@ -247,6 +245,13 @@ async fn connect(State(gateway): State<Arc<Gateway>>, request: Request) -> Respo
                 None => Credentials::FirstFrame,
             },
         }
+    };
+    let token = match credentials {
+        Credentials::Known(_) => Token::Checked,
+        _ => Token::Later,
+    };
+    let Ok(place) = gateway.admit(address, token) else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
     let task = gateway.session_tasks().reserve().unwrap();

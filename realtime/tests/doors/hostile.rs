@@ -14,6 +14,7 @@ use crate::client::Door;
 
 const TEXT: u8 = 1;
 const PING: u8 = 9;
+const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 
 /// A WebSocket connection without a WebSocket library.
@@ -293,5 +294,18 @@ async fn a_connection_that_breaks_is_dropped() {
         drop(Raw::open(&bed).await);
     }
     bed.holds(0).await;
+    bed.close().await;
+}
+
+/// Pings are answered by the library without a command being carried out; each counts like one.
+#[tokio::test]
+async fn a_flood_of_control_frames_ends_the_connection() {
+    let bed = Bed::new().await;
+    for kind in [PING, PONG] {
+        let mut raw = Raw::enter(&bed).await;
+        let flood = frame(FIN | kind, b"x").repeat(1000);
+        raw.bytes(&flood).await;
+        assert_eq!(raw.closed().await, Some(4029));
+    }
     bed.close().await;
 }

@@ -11,7 +11,7 @@ use axum::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use axum::routing::get;
-use backscroll_realtime::admission::Refused;
+use backscroll_realtime::admission::{Refused, Token};
 use backscroll_realtime::edge::{AUTHENTICATE_WITHIN, Identity};
 use backscroll_realtime::handshake;
 use backscroll_realtime::native::{self, BEARER, Credentials};
@@ -36,10 +36,15 @@ async fn connect(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     handshake::in_one_form(&mut parts.headers);
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &app).await;
     let upgrade = upgrade.map_err(|rejection| not_a_websocket(&rejection))?;
-    let place = app.gateway.admit(address).map_err(refused)?;
+    // The token first: connections without a good one spend nothing of what the others have.
+    let credentials = credentials(&app, &parts.headers, &parts.uri).await?;
+    let token = match credentials {
+        Credentials::Known(_) => Token::Checked,
+        _ => Token::Later,
+    };
+    let place = app.gateway.admit(address, token).map_err(refused)?;
     let task = app.gateway.session_tasks().reserve();
     let task = task.map_err(|_full| refused(Refused::Full))?;
-    let credentials = credentials(&app, &parts.headers, &parts.uri).await?;
     let gateway = Arc::clone(&app.gateway);
     let upgrade = native::bounded(upgrade, gateway.settings().max_frame);
     Ok(upgrade
