@@ -1,5 +1,5 @@
 //! From a configuration to a running service: configuration → logs and metrics → signals → address → lock of embedded
-//! data → secret → databases compared with what their addresses stand for → schema → store → serve → close.
+//! data → their permissions → secret → databases compared with what their addresses stand for → schema → store → serve → close.
 //!
 //! Each step fails with what to do about it. A crash at any point leaves nothing to mend: the secret and every migration
 //! are there whole or not at all, and a deployment that was being made is made to its end by the next start.
@@ -20,7 +20,7 @@ use crate::deployment::Deployment;
 use crate::http::console::Console;
 use crate::http::listen::ListenAddress;
 use crate::in_use::InUse;
-use crate::{doctor, failpoint, server, signals, telemetry};
+use crate::{doctor, failpoint, private, server, signals, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -58,6 +58,7 @@ pub async fn serve(
     let listener = listen(&config.server.listen).await?;
     let address = listener.local_addr()?;
     let _in_use = InUse::claim(&config)?;
+    private::for_data(&config)?;
     let config = config.with_secret(true)?;
     let console = Console::of(&config)?;
     let Some(deployment) = stop.run_until_cancelled(open(&config, &supervisor)).await else {

@@ -28,6 +28,7 @@ use backscroll_shard::tasks::panic_text;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::private;
 use crate::signals::{self, StoppedLate};
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
 
@@ -104,6 +105,7 @@ const LAST_MOMENTS: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn main() -> ExitCode {
     telemetry::log_panics();
+    private::for_new_files();
     let cli = Cli::parse();
     let code = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@
 //! | [`metrics`] | the metrics of this crate, and the list of all |
 //! | [`process`] | what the process takes of its machine |
 //! | [`in_use`] | one server at a time on embedded data |
+//! | [`private`] | files that others on the machine cannot read |
 //! | [`doctor`] | what is wrong with what the configuration names, and what to do |
 //! | [`failpoint`] | faults that tests ask for: dying at a step of a job, tasks that panic |
 //! | [`demo`] | a made-up history to try everything on |
@@ -31,6 +32,7 @@ pub mod http;
 pub mod in_use;
 pub mod metrics;
 pub mod openapi;
+pub mod private;
 pub mod process;
 pub mod server;
 pub mod signals;

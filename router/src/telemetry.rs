@@ -1,7 +1,8 @@
 //! Logs and metrics.
 //!
 //! Logs go to standard error: for people on a terminal, one JSON object a line elsewhere. A line that cannot be written is
-//! counted and lost, nothing else (`lines`). Metrics are collected in the process and shown, in Prometheus' text format, at
+//! counted and lost, nothing else (`lines`). Libraries log at `debug` at most, whatever is asked for: at `trace` they print what
+//! they send and receive, users' tokens and words included. Metrics are collected in the process and shown, in Prometheus' text format, at
 //! `/metrics`; their names begin with `backscroll_`.
 
 mod lines;
@@ -21,7 +22,11 @@ use backscroll_shard::tasks::TaskGroup;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use lines::Lines;
 
@@ -39,7 +44,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
     /// What is logged: a level, and exceptions to it by module or target. `info,backscroll::access=debug` adds a line
-    /// for every request.
+    /// for every request. At `trace`, libraries log as at `debug`.
     pub log: String,
     /// How it is written.
     pub format: LogFormat,
@@ -111,15 +116,18 @@ pub fn init(settings: &TelemetrySettings) -> anyhow::Result<()> {
         .with_writer(lines)
         .log_internal_errors(false); // it would print them, and panic when that fails
     let started = if json {
-        events
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .try_init()
+        let events = events.json().flatten_event(true).with_span_list(false);
+        events.finish().with(filter_fn(is_loggable)).try_init()
     } else {
-        events.with_ansi(terminal).try_init()
+        let events = events.with_ansi(terminal);
+        events.finish().with(filter_fn(is_loggable)).try_init()
     };
     started.map_err(|error| anyhow::anyhow!("{cannot}: {error}"))
+}
+
+/// Whether it can be logged without telling what users send.
+fn is_loggable(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::DEBUG || metadata.target().starts_with("backscroll")
 }
 
 /// Puts a line for people on standard error, in its order among the log's lines. It is lost when it cannot be written.
@@ -231,6 +239,42 @@ mod tests {
         for wrong in ["", " ", "info,=debug", "backscroll=loud", "a=b=c"] {
             assert_eq!(check(wrong).len(), 1, "{wrong:?}");
         }
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn libraries_do_not_log_at_trace() {
+        let written = Written::default();
+        let sink = written.clone();
+        let events = tracing_subscriber::fmt()
+            .with_max_level(Level::TRACE)
+            .with_writer(move || sink.clone());
+        let subscriber = events.finish().with(filter_fn(is_loggable));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!(target: "tungstenite::protocol", "the words of a user");
+            tracing::debug!(target: "tungstenite::protocol", "a connection");
+            tracing::trace!(target: "backscroll::access", "a step");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.contains("the words of a user"), "{text}");
+        assert!(
+            text.contains("a connection") && text.contains("a step"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -169,6 +169,6 @@ async fn send(
         failed.push(Unsent { user_ids, code });
     }
     let users: Vec<&str> = sent.iter().map(|sent| sent.user_id.as_str()).collect();
-    tracing::info!(target: "backscroll::audit", admin = %caller.user, ?users, kind, "notification sent");
+    tracing::info!(target: "backscroll::audit", admin = ?caller.user, ?users, kind, "notification sent");
     Ok(Answer(Notified { sent, failed }))
 }
