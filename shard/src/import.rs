@@ -9,6 +9,7 @@
 
 mod batches;
 mod record;
+mod watermarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +33,9 @@ pub(crate) use record::{check_channel, to_record};
 
 const POSITION: &str = "SELECT position FROM imports WHERE conversation_id = ?";
 const SET_POSITION: &str = "INSERT INTO imports (conversation_id, position) VALUES (?, ?) {on_duplicate conversation_id} position = {new position}";
+/// Members looked up in one statement.
+const AT_ONCE: usize = 1000;
+const OTHER_KIND: &str = "this channel was imported as another kind of conversation";
 /// Why an append is refused that does not follow what is stored.
 const NOT_NEXT: &str = "other records of this channel were stored since this import began; run it again when no other import of it is running";
 
@@ -44,48 +48,112 @@ pub(crate) enum Begun {
     Deleted,
 }
 
-/// Makes the conversation for an imported channel unless it is there, and says how many of its records are stored.
+/// What a channel of an input becomes.
+#[derive(Clone, Debug)]
+pub struct ImportedAs {
+    /// The sort of conversation.
+    pub kind: ConversationKind,
+    /// Its members besides those who write, with their roles; of a direct conversation all.
+    pub members: Vec<(UserId, Role)>,
+}
+
+impl ImportedAs {
+    /// A channel whose members are those who write.
+    #[must_use]
+    pub fn channel() -> Self {
+        Self {
+            kind: ConversationKind::Channel,
+            members: Vec::new(),
+        }
+    }
+}
+
+/// Makes the conversation for an imported channel unless it is there, lets the named members in, and says how many of its
+/// records are stored.
 ///
 /// # Errors
-/// [`Error::Conflict`] when a conversation of this id exists that is not an import.
+/// [`Error::Conflict`] when a conversation of this id exists that is not an import, or is of another kind.
 pub(crate) async fn begin(
     transaction: &mut OwnedTransaction<'_>,
     id: ConversationId,
     (channel, owner): (&str, &UserId),
+    (wanted, settings): (&ImportedAs, &StoreSettings),
 ) -> Result<Begun> {
     let head = head::lock(transaction, &[id]).await?.pop();
     if head.as_ref().is_some_and(|head| head.deleted_at.is_some()) {
         return Ok(Begun::Deleted);
     }
     let stored = transaction.fetch_optional(POSITION, &values![&id]).await?;
-    if let Some(row) = stored.filter(|_| head.is_some()) {
-        return Ok(Begun::Stored(u64::try_from(row.int(0)?).unwrap_or(0)));
+    let stored = stored.map(|row| row.int(0)).transpose()?;
+    let now = Timestamp::now();
+    let joining = wanted
+        .members
+        .iter()
+        .map(|(user, role)| (user, (*role, now)));
+    if let Some(mut head) = head {
+        if head.kind != wanted.kind {
+            return Err(Error::Conflict(OTHER_KIND));
+        }
+        if stored.is_none() {
+            adopt(transaction, &head, wanted).await?;
+        }
+        let joined = add_members(transaction, &mut head, joining.collect(), settings).await?;
+        if !joined.is_empty() {
+            head.marked |= head.relayed;
+            head::save(transaction, &[&head]).await?;
+            mark_lists(transaction, &head, &joined).await?;
+        }
+        return Ok(Begun::Stored(
+            u64::try_from(stored.unwrap_or(0)).unwrap_or(0),
+        ));
     }
-    if head.is_some() {
+    let mut head = Head::new(id, wanted.kind, owner.clone(), now);
+    let is_direct = wanted.kind == ConversationKind::Direct;
+    head.title = (!is_direct).then(|| channel.to_owned());
+    head.last_at = Timestamp(0);
+    head.marked = true;
+    let role = if is_direct { Role::Member } else { Role::Owner };
+    let mut members = BTreeMap::from([(owner, (role, now))]);
+    for (user, (role, at)) in joining {
+        members.entry(user).or_insert((role, at));
+    }
+    add_members(transaction, &mut head, members, settings).await?;
+    // Whoever made it stands first.
+    head.first_members.retain(|member| member != owner);
+    head.first_members.insert(0, owner.clone());
+    head.first_members.truncate(FIRST_MEMBERS);
+    head::save(transaction, &[&head]).await?;
+    transaction.execute(SET_POSITION, &values![&id, 0]).await?;
+    Ok(Begun::Stored(0))
+}
+
+/// Takes a direct conversation for an import that was not made by one: nobody has written in it, and it is of the same two.
+async fn adopt(
+    transaction: &mut OwnedTransaction<'_>,
+    head: &Head,
+    wanted: &ImportedAs,
+) -> Result<()> {
+    if head.kind != ConversationKind::Direct {
         return Err(Error::Conflict(
             "a conversation with this id exists already and was not imported",
         ));
     }
-    let now = Timestamp::now();
-    let mut head = Head::new(id, ConversationKind::Channel, owner.clone(), now);
-    head.title = Some(channel.to_owned());
-    head.last_at = Timestamp(0);
-    head.member_count = 1;
-    head.first_members = vec![owner.clone()];
-    let rev = head.change_members();
-    head.marked = true;
-    let membership = Membership {
-        user: owner.clone(),
-        role: Some(Role::Owner),
-        read_seq: Seq(0),
-        delivered_seq: Seq(0),
-        rev,
-        joined_at: now,
-    };
-    head::save(transaction, &[&head]).await?;
-    member::save(transaction, id, &[membership]).await?;
-    transaction.execute(SET_POSITION, &values![&id, 0]).await?;
-    Ok(Begun::Stored(0))
+    let users: Vec<&UserId> = wanted.members.iter().map(|(user, _)| user).collect();
+    let present = member::some(transaction, head.id, &users).await?;
+    if present.len() < users.len() || head.member_count != users.len() as u64 {
+        return Err(Error::Conflict(
+            "a conversation of others has the id of these two",
+        ));
+    }
+    if head.head_seq > Seq(0) {
+        return Err(Error::Conflict(
+            "the two have written to each other here already, and what is imported would come after that",
+        ));
+    }
+    transaction
+        .execute(SET_POSITION, &values![&head.id, 0])
+        .await?;
+    Ok(())
 }
 
 /// Appends records that follow record `position`; gives how many are stored then. The same again changes nothing.
@@ -133,7 +201,12 @@ pub(crate) async fn append(
         batches::insert_unknown(transaction, id, stored).await?;
     }
 
-    let joined = add_members(transaction, &mut head, records, settings).await?;
+    let mut senders = BTreeMap::new();
+    for record in records {
+        let sender = senders.entry(&record.user);
+        sender.or_insert((Role::Member, Timestamp(record.at)));
+    }
+    let joined = add_members(transaction, &mut head, senders, settings).await?;
     let first_seq = head.head_seq.next();
     let seq_of = |record: u64| match record.checked_sub(position + 1) {
         Some(place) => Seq(first_seq.0 + place),
@@ -162,62 +235,75 @@ pub(crate) async fn append(
         digest: Some(digest),
     };
     batches::insert(transaction, id, batch).await?;
-    if !head.relayed {
-        let marks: Vec<_> = joined.iter().map(|user| (id, user)).collect();
-        list_marks::mark(transaction, &marks).await?;
-    }
+    mark_lists(transaction, &head, &joined).await?;
+    watermarks::save(transaction, id, (records, first_seq)).await?;
     Ok(end)
 }
 
-/// Makes the senders of records members, if they are not.
+/// Lists of large conversations are told of new members one by one.
+async fn mark_lists(
+    transaction: &mut OwnedTransaction<'_>,
+    head: &Head,
+    joined: &[UserId],
+) -> Result<()> {
+    if !head.relayed {
+        let marks: Vec<_> = joined.iter().map(|user| (head.id, user)).collect();
+        list_marks::mark(transaction, &marks).await?;
+    }
+    Ok(())
+}
+
+/// Makes users members, if they are not and never were.
 async fn add_members(
     transaction: &mut OwnedTransaction<'_>,
     head: &mut Head,
-    records: &[HistoryRecord],
+    users: BTreeMap<&UserId, (Role, Timestamp)>,
     settings: &StoreSettings,
 ) -> Result<Vec<UserId>> {
-    let mut first_at: BTreeMap<&UserId, i64> = BTreeMap::new();
-    for record in records {
-        first_at.entry(&record.user).or_insert(record.at);
+    let named: Vec<&UserId> = users.keys().copied().collect();
+    let mut present: BTreeSet<UserId> = BTreeSet::new();
+    for named in named.chunks(AT_ONCE) {
+        let found = member::some(transaction, head.id, named).await?;
+        present.extend(found.into_iter().map(|member| member.user));
     }
-    let users: Vec<&UserId> = first_at.keys().copied().collect();
-    let present = member::some(transaction, head.id, &users).await?;
-    let present: BTreeSet<&UserId> = present.iter().map(|member| &member.user).collect();
-    let new: Vec<&UserId> = users
+    let new: Vec<(&UserId, (Role, Timestamp))> = users
         .into_iter()
-        .filter(|user| !present.contains(user))
+        .filter(|(user, _)| !present.contains(*user))
         .collect();
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    head.member_count += new.len() as u64;
-    let max = u64::from(settings.limits.channel_members);
-    if head.member_count > max {
-        return Err(Error::LimitReached {
-            what: "members of a channel",
-            max,
-        });
+    if head.kind == ConversationKind::Direct && head.member_count > 0 {
+        return Err(Error::invalid(
+            "user",
+            format!(
+                "{} is not one of the two of this direct conversation",
+                new[0].0
+            ),
+        ));
     }
+    head.member_count += new.len() as u64;
+    settings
+        .limits
+        .check_members(head.kind, head.member_count)?;
     let was_relayed = head.relayed;
     head.set_relayed(settings.relay.max_members);
     if was_relayed && !head.relayed {
         head.marked = true; // every entry learns that it must look for the head itself
     }
     let rev = head.change_members();
-    let memberships: Vec<Membership> = new
-        .iter()
-        .map(|user| Membership {
-            user: (*user).clone(),
-            role: Some(Role::Member),
-            read_seq: Seq(0),
-            delivered_seq: Seq(0),
-            rev,
-            joined_at: Timestamp(first_at.get(user).copied().unwrap_or(0)),
-        })
-        .collect();
+    let membership = |(user, (role, at)): &(&UserId, (Role, Timestamp))| Membership {
+        user: (*user).clone(),
+        role: Some(*role),
+        read_seq: Seq(0),
+        delivered_seq: Seq(0),
+        rev,
+        joined_at: *at,
+    };
+    let memberships: Vec<Membership> = new.iter().map(membership).collect();
     member::save(transaction, head.id, &memberships).await?;
     let room = FIRST_MEMBERS.saturating_sub(head.first_members.len());
-    head.first_members
-        .extend(new.iter().take(room).map(|user| (*user).clone()));
-    Ok(new.into_iter().cloned().collect())
+    let joined: Vec<UserId> = new.into_iter().map(|(user, _)| user.clone()).collect();
+    head.first_members.extend(joined.iter().take(room).cloned());
+    Ok(joined)
 }

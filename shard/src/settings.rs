@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::error::{Error, Result};
 use crate::ids::{KeyFunction, ShardName};
+use crate::model::ConversationKind;
 
 /// A span of time in the configuration: `"250ms"`, `"5s"`, `"10 minutes"`, `"30 days"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -407,6 +409,21 @@ pub struct LimitSettings {
     /// For how long after a message was stored the same client message id gives that message again (INV-IDEM). No archive
     /// job takes younger messages away. At least a day, and not above `archive.after`.
     pub idempotency: Span,
+}
+
+impl LimitSettings {
+    /// Whether a conversation of this kind may have so many members.
+    pub(crate) fn check_members(&self, kind: ConversationKind, count: u64) -> Result<()> {
+        let (what, max) = match kind {
+            ConversationKind::Direct => ("members of a direct conversation", 2),
+            ConversationKind::Group => ("members of a group", u64::from(self.group_members)),
+            ConversationKind::Channel => ("members of a channel", u64::from(self.channel_members)),
+        };
+        match count > max {
+            true => Err(Error::LimitReached { what, max }),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Default for LimitSettings {

@@ -15,6 +15,7 @@
 mod deployment;
 mod feed;
 mod line;
+mod members;
 mod patience;
 mod recognise;
 mod source;
@@ -26,6 +27,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::model::ConversationKind;
 use backscroll_shard::tasks::Supervisor;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -37,6 +39,7 @@ use super::progress::{Progress, Tally};
 use super::{BadInput, out};
 use feed::{Feed, Rejected};
 use line::LineReader;
+use members::Members;
 use source::Source;
 use writer::Imported;
 
@@ -47,7 +50,8 @@ const NAMED: usize = 20;
 ///
 /// The input is JSON Lines, plain or compressed with zstd: {"channel":"general","user":"alice","at":1507466702000,"text":"hello"}, in the
 /// order of each conversation; `at` is in milliseconds since 1970. What `backscroll export` writes is accepted, too:
-/// replyTo, reactions, attachments, metadata, type, editedAt, deletedAt.
+/// replyTo, reactions, attachments, metadata, type, editedAt, deletedAt; and `status` (sent, delivered, read), up to which the
+/// others have read.
 ///
 /// Times and order are kept. If it is interrupted, run the same command again: it goes on where it stopped, and nothing is
 /// stored twice. Every line of a file is checked before the first is stored; standard input is checked as it comes, and
@@ -65,9 +69,20 @@ pub(super) struct Args {
     /// What becomes a conversation
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = ConversationPer::Channel)]
     conversation_per: ConversationPer,
-    /// Who owns the conversations, and so where they are stored; by default the first user seen in each
+    /// What each channel of the input becomes
+    ///
+    /// A direct conversation is the one that its two people find when they write to each other; each line names the other
+    /// person in `to`, and needs no channel.
+    #[arg(long = "as", value_name = "KIND", value_enum, default_value_t = As::Channel)]
+    kind: As,
+    /// Who owns the conversations, and so where they are stored; by default the first in each who wrote by themselves, not
+    /// a message of the type `system`
     #[arg(long, value_name = "USER")]
     owner: Option<UserId>,
+    /// Members who may never have written, as JSON Lines: {"channel":"general","user":"carol","role":"admin"}; a role is
+    /// `member`, `admin` or `owner`
+    #[arg(long, value_name = "FILE")]
+    members: Option<PathBuf>,
     /// Leave out bad lines and say at the end which; without it, a bad line ends the import
     #[arg(long)]
     skip_bad: bool,
@@ -80,7 +95,7 @@ const MOVING_A_TABLE: &str = r#"Examples:
   backscroll import history.jsonl.zst
   zcat history.jsonl.gz | backscroll import - --owner archive
 
-Moving an old `messages` table out of MySQL or MariaDB, without a file in between:
+Moving an old `messages` table with rooms out of MySQL or MariaDB, without a file in between:
 
   mysql --batch --raw --skip-column-names --quick --default-character-set=utf8mb4 -e "
     SET time_zone = '+00:00';
@@ -91,12 +106,44 @@ Moving an old `messages` table out of MySQL or MariaDB, without a file in betwee
       'text',    body)
     FROM messages ORDER BY room_id, created_at, id" olddb | backscroll import -
 
+A table of two people in each row, which becomes their direct conversations:
+
+  mysql --batch --raw --skip-column-names --quick --default-character-set=utf8mb4 -e "
+    SET time_zone = '+00:00';
+    SELECT JSON_OBJECT(
+      'user',   CAST(sender_id AS CHAR),
+      'to',     CAST(receiver_id AS CHAR),
+      'at',     CAST(ROUND(UNIX_TIMESTAMP(created_at) * 1000) AS UNSIGNED),
+      'text',   body,
+      'status', IF(is_read, 'read', 'sent'))
+    FROM messages ORDER BY created_at, id" olddb | backscroll import - --as direct
+
 --raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the result in memory. SET time_zone says what a DATETIME column is in; leave it out for a TIMESTAMP column. Ties in created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ConversationPer {
     /// Each value of `channel`
     Channel,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum As {
+    /// A conversation of two people, without a title
+    Direct,
+    /// A group; `limits.group_members` holds
+    Group,
+    /// A channel
+    Channel,
+}
+
+impl From<As> for ConversationKind {
+    fn from(kind: As) -> Self {
+        match kind {
+            As::Direct => Self::Direct,
+            As::Group => Self::Group,
+            As::Channel => Self::Channel,
+        }
+    }
 }
 
 /// The outcome, as `--json` prints it.
@@ -128,7 +175,21 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
         return deployment::run(config, &args, source).await;
     }
     let ConversationPer::Channel = args.conversation_per;
-    let rules = Arc::new(line::Rules::new(&config.store, args.owner.as_ref())?);
+    let kind = ConversationKind::from(args.kind);
+    if kind == ConversationKind::Direct && args.owner.is_some() {
+        return Err(
+            BadInput("a direct conversation has no owner: leave out --owner".into()).into(),
+        );
+    }
+    let members = match args.members.clone() {
+        None => Members::default(),
+        Some(path) => {
+            let keys = config.store.keyspace.function;
+            tokio::task::spawn_blocking(move || Members::read(&path, keys)).await??
+        }
+    };
+    let rules = line::Rules::new(&config.store, args.owner.as_ref(), (kind, members))?;
+    let rules = Arc::new(rules);
     let total = check_file(&args, &rules).await?;
 
     let deployment = boot::open(&config, &Supervisor::default()).await?;
@@ -200,7 +261,7 @@ async fn import(
     let started = Instant::now();
     let tally = Arc::new(Tally::default());
     let progress = Progress::start("importing", "messages", tally.clone(), total);
-    let (feed, queues) = Feed::new(args.owner.clone(), args.skip_bad);
+    let (feed, queues) = Feed::new(args.owner.clone(), rules.clone(), args.skip_bad);
     let stdin_name = args.file.display().to_string();
     let read = tokio::task::spawn_blocking(move || feed.run(&mut LineReader::new(source, rules)));
     let read = async { read.await.context("the reader failed")? };

@@ -356,6 +356,8 @@ fn record(
         metadata: None,
         edited_at: edited.then_some(shortly_after),
         deleted_at: deleted.then_some(shortly_after),
+        to: None,
+        status: None,
     })
 }
 

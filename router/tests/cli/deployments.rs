@@ -10,9 +10,9 @@ use crate::harness::{Connection, Sandbox, Server};
 use crate::import::history;
 
 /// Users of a service, each with a connection of their own.
-struct Users<'a> {
-    sandbox: &'a Sandbox,
-    server: &'a Server,
+pub(crate) struct Users<'a> {
+    pub(crate) sandbox: &'a Sandbox,
+    pub(crate) server: &'a Server,
 }
 
 impl Users<'_> {
@@ -24,7 +24,7 @@ impl Users<'_> {
 
     /// A request by a user: the answer's body.
     #[track_caller]
-    fn ask(&self, user: &str, (method, path): (&str, &str), body: &Value) -> Value {
+    pub(crate) fn ask(&self, user: &str, (method, path): (&str, &str), body: &Value) -> Value {
         let role: &[&str] = if user == "admin" {
             &["--role", "admin"]
         } else {
@@ -43,12 +43,12 @@ impl Users<'_> {
         serde_json::from_str(&answer).unwrap_or(Value::Null)
     }
 
-    fn make(&self, user: &str, conversation: &Value) -> String {
+    pub(crate) fn make(&self, user: &str, conversation: &Value) -> String {
         let made = self.ask(user, ("POST", "/chat/conversations"), conversation);
         made["id"].as_str().unwrap().to_owned()
     }
 
-    fn send(&self, user: &str, id: &str, message: &Value) -> String {
+    pub(crate) fn send(&self, user: &str, id: &str, message: &Value) -> String {
         let path = format!("/chat/conversations/{id}/messages");
         let sent = self.ask(user, ("POST", &path), message);
         sent["id"].as_str().unwrap().to_owned()
@@ -230,7 +230,7 @@ fn file(sandbox: &Sandbox, content: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn one_shard() -> Sandbox {
+pub(crate) fn one_shard() -> Sandbox {
     let secret = "0123456789abcdef0123456789abcdef";
     Sandbox::new()
         .with_one_shard()

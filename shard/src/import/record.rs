@@ -174,6 +174,8 @@ pub(crate) fn to_record(message: Shown, channel: &str) -> (Seq, HistoryRecord) {
         metadata: metadata.and_then(compact),
         edited_at: message.edited_at.map(|at| at.0),
         deleted_at: message.deleted_at.map(|at| at.0),
+        to: None,
+        status: None,
     };
     (seq, record)
 }

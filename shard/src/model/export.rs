@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MessageType, RawJson};
+use super::{DeliveryStatus, MessageType, RawJson};
 use crate::ids::{Seq, UserId};
 
 /// A message with its own time, from another system's history or from an export.
@@ -12,6 +12,7 @@ use crate::ids::{Seq, UserId};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HistoryRecord {
     /// The conversation's name.
+    #[serde(default)]
     pub channel: String,
     /// Who sent it.
     pub user: UserId,
@@ -40,6 +41,12 @@ pub struct HistoryRecord {
     /// When it was deleted, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<i64>,
+    /// The other person, in an import as direct conversations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<UserId>,
+    /// How far it had come with every other member; becomes their watermarks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<DeliveryStatus>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

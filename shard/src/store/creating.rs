@@ -118,7 +118,9 @@ impl Store {
             self.key(user)?;
         }
         let (id, creator_role) = self.place(caller, new, (&others, key), probe)?;
-        self.check_member_count(new.kind, others.len() as u64 + 1)?;
+        self.settings()
+            .limits
+            .check_members(new.kind, others.len() as u64 + 1)?;
         if others.len() > MEMBERS_AT_ONCE {
             return Err(Error::LimitReached {
                 what: "members at once; add the others afterwards",
@@ -206,22 +208,6 @@ impl Store {
                 ..
             }) => attempt().await,
             outcome => outcome,
-        }
-    }
-
-    pub(super) fn check_member_count(&self, kind: ConversationKind, count: u64) -> Result<()> {
-        let limits = &self.settings().limits;
-        let (what, max) = match kind {
-            ConversationKind::Direct => ("members of a direct conversation", 2),
-            ConversationKind::Group => ("members of a group", u64::from(limits.group_members)),
-            ConversationKind::Channel => {
-                ("members of a channel", u64::from(limits.channel_members))
-            }
-        };
-        if count > max {
-            Err(Error::LimitReached { what, max })
-        } else {
-            Ok(())
         }
     }
 }

@@ -120,7 +120,7 @@ impl Store {
             if joining.is_empty() {
                 return Ok(change.unchanged(()));
             }
-            self.check_member_count(
+            self.settings().limits.check_members(
                 change.head.kind,
                 change.head.member_count + joining.len() as u64,
             )?;

@@ -7,11 +7,11 @@ use super::Store;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Seq, UserId};
-use crate::import::{self, Begun, ImportedBatch};
-use crate::imported_channels;
+use crate::import::{self, Begun, ImportedAs, ImportedBatch};
+use crate::imported_channels::{self, Name};
 use crate::map::Assignment;
 use crate::message::{self, MessageRow, Room, Shown};
-use crate::model::HistoryRecord;
+use crate::model::{ConversationKind, HistoryRecord};
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::stretch::{Merged, Stretch};
@@ -31,8 +31,8 @@ impl Store {
         channel: &str,
         owner: &UserId,
     ) -> Result<(ConversationId, u64)> {
-        let name = imported_channels::Name::owned(channel, owner);
-        self.begin_channel(&name, (channel, owner)).await
+        let wanted = ImportedAs::channel();
+        self.import_begin_as(channel, (owner, true), &wanted).await
     }
 
     /// The same for a channel that is known by its name only; `first` owns it, and is where it is stored, if it is new.
@@ -44,17 +44,70 @@ impl Store {
         channel: &str,
         first: &UserId,
     ) -> Result<(ConversationId, u64)> {
-        let name = imported_channels::Name::unowned(channel);
-        self.begin_channel(&name, (channel, first)).await
+        let wanted = ImportedAs::channel();
+        self.import_begin_as(channel, (first, false), &wanted).await
+    }
+
+    /// The same for any kind of conversation, with members who need not write. `is_named` says that the channel is known by
+    /// its owner, too. A direct conversation is known by its two members, and is the one that they find when they begin one.
+    ///
+    /// # Errors
+    /// As [`Store::import_begin`]; [`Error::Conflict`] when there is such a conversation of another kind, or a direct one that
+    /// has messages; [`Error::LimitReached`] for too many members.
+    pub async fn import_begin_as(
+        &self,
+        channel: &str,
+        (owner, is_named): (&UserId, bool),
+        wanted: &ImportedAs,
+    ) -> Result<(ConversationId, u64)> {
+        import::check_channel(channel)?;
+        let named = wanted.members.iter().map(|(user, _)| user);
+        for user in named.chain([owner]) {
+            user.check_new()?;
+            self.key(user)?;
+        }
+        if wanted.kind == ConversationKind::Direct {
+            return self.begin_direct((channel, owner), wanted).await;
+        }
+        let name = match is_named {
+            true => Name::owned(channel, owner),
+            false => Name::unowned(channel),
+        };
+        self.begin_channel(&name, (channel, owner), wanted).await
+    }
+
+    async fn begin_direct(
+        &self,
+        (channel, owner): (&str, &UserId),
+        wanted: &ImportedAs,
+    ) -> Result<(ConversationId, u64)> {
+        let other = match wanted.members.as_slice() {
+            [(me, _)] => me,
+            [(one, _), (other, _)] if one == owner => other,
+            [(one, _), (other, _)] if other == owner => one,
+            _ => {
+                return Err(Error::invalid(
+                    "members",
+                    "a direct conversation has two members, or one for notes, and who writes is among them",
+                ));
+            }
+        };
+        let pair = ((owner, self.key(owner)?), (other, self.key(other)?));
+        let id = ConversationId::direct(pair.0, pair.1, 0);
+        let deadline = Instant::now() + STEP;
+        let begin = self.begin_import(id, (channel, owner), wanted, deadline);
+        match begin.await? {
+            Begun::Stored(stored) => Ok((id, stored)),
+            Begun::Deleted => Err(Error::Conflict("this direct conversation was deleted")),
+        }
     }
 
     async fn begin_channel(
         &self,
-        name: &imported_channels::Name,
+        name: &Name,
         (channel, owner): (&str, &UserId),
+        wanted: &ImportedAs,
     ) -> Result<(ConversationId, u64)> {
-        import::check_channel(channel)?;
-        owner.check_new()?;
         let deadline = Instant::now() + STEP;
         let directory = self.router.directory().database();
         loop {
@@ -63,7 +116,8 @@ impl Store {
                 imported_channels::enter(directory, name, id, deadline).await?;
                 continue; // another process may have entered another
             };
-            match self.begin_import(id, (channel, owner), deadline).await? {
+            let begin = self.begin_import(id, (channel, owner), wanted, deadline);
+            match begin.await? {
                 Begun::Stored(stored) => return Ok((id, stored)),
                 Begun::Deleted => {
                     let new = ConversationId::new(self.key(owner)?, rand::random());
@@ -78,15 +132,19 @@ impl Store {
         &self,
         id: ConversationId,
         (channel, owner): (&str, &UserId),
+        wanted: &ImportedAs,
         deadline: Instant,
     ) -> Result<Begun> {
         let key = id.owner_key();
         let begin = |shard: Arc<Shard>, assignment: Assignment| async move {
             let begin = |mut rows: OwnedTransaction<'static>| async move {
-                import::begin(&mut rows, id, (channel, owner)).await
+                let wanted = (wanted, self.settings());
+                import::begin(&mut rows, id, (channel, owner), wanted).await
             };
             let scope = WriteScope::conversation(&assignment, id);
-            shard.write(&scope, deadline, begin).await
+            let begun = shard.write(&scope, deadline, begin).await?;
+            self.hint(&shard, id);
+            Ok(begun)
         };
         self.router.call(key, deadline, begin).await
     }

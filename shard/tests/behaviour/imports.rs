@@ -44,6 +44,8 @@ fn record(channel: &str, n: i64) -> HistoryRecord {
         metadata: None,
         edited_at: None,
         deleted_at: None,
+        to: None,
+        status: None,
     }
 }
 

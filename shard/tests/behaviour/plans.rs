@@ -181,6 +181,8 @@ async fn fill(bed: &Bed) {
             metadata: None,
             edited_at: None,
             deleted_at: None,
+            to: None,
+            status: None,
         };
         let records: Vec<HistoryRecord> = (0..300).map(record).collect();
         bed.store.import_append(id, 0, &records).await.unwrap();

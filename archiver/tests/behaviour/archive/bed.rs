@@ -496,6 +496,8 @@ pub(crate) fn record(channel: &str, n: u64) -> HistoryRecord {
         metadata: None,
         edited_at: None,
         deleted_at: None,
+        to: None,
+        status: None,
     }
 }
 

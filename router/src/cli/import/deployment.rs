@@ -56,9 +56,9 @@ struct Summary {
 /// # Errors
 /// [`BadInput`] for what is not whole, or not for this deployment; when the store fails.
 pub(super) async fn run(config: Config, args: &Args, source: Source) -> anyhow::Result<()> {
-    if args.owner.is_some() || args.skip_bad {
+    if args.owner.is_some() || args.members.is_some() || args.skip_bad {
         return Err(BadInput(
-            "an export of a deployment is imported as it is: leave out --owner and --skip-bad"
+            "an export of a deployment is imported as it is: leave out --owner, --members and --skip-bad"
                 .into(),
         )
         .into());

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use backscroll_shard::ids::UserId;
-use backscroll_shard::model::HistoryRecord;
+use backscroll_shard::import::ImportedAs;
+use backscroll_shard::model::{ConversationKind, HistoryRecord, MessageType, Role};
 use tokio::sync::mpsc;
 
 use super::NAMED;
-use super::line::{Line, LineReader};
+use super::line::{Line, LineReader, Rules};
 use crate::cli::out;
 
 /// How many conversations are written at a time.
@@ -32,11 +34,13 @@ const HELD_BYTES: usize = 32 << 20;
 pub(super) struct Batch {
     /// The conversation's name.
     pub channel: String,
-    /// Who is to own it: who was named, or the first user seen in it.
+    /// Who is to own it: who was named, or the first who wrote in it by themselves, not by the system.
     pub owner: UserId,
     /// Whether the owner was named.
     pub is_owner_named: bool,
-    /// The messages; at least one.
+    /// What the channel becomes, with the members that are named.
+    pub wanted: ImportedAs,
+    /// The messages; none only of a channel that has members and no messages.
     pub records: Vec<HistoryRecord>,
     /// The line of each message.
     pub lines: Vec<u64>,
@@ -79,7 +83,10 @@ impl fmt::Display for Rejected {
 
 /// What is known of a conversation: kept for all of them, so its size counts.
 struct Channel {
-    owner: UserId,
+    /// Who wrote first by themselves.
+    first: Option<UserId>,
+    /// The other person of a direct conversation.
+    other: Option<UserId>,
     records: Vec<HistoryRecord>,
     lines: Vec<u64>,
     bytes: usize,
@@ -89,6 +96,7 @@ struct Channel {
 pub(super) struct Feed {
     writers: Vec<mpsc::Sender<Batch>>,
     owner: Option<UserId>,
+    rules: Arc<Rules>,
     skip_bad: bool,
     channels: HashMap<String, Channel>,
     held_bytes: usize,
@@ -99,12 +107,17 @@ struct NobodyWrites;
 
 impl Feed {
     /// A feed and the queues that its writers read from.
-    pub(super) fn new(owner: Option<UserId>, skip_bad: bool) -> (Self, Vec<mpsc::Receiver<Batch>>) {
+    pub(super) fn new(
+        owner: Option<UserId>,
+        rules: Arc<Rules>,
+        skip_bad: bool,
+    ) -> (Self, Vec<mpsc::Receiver<Batch>>) {
         let (writers, queues) = (0..WRITERS).map(|_| mpsc::channel(QUEUED_BATCHES)).unzip();
         (
             Self {
                 writers,
                 owner,
+                rules,
                 skip_bad,
                 channels: HashMap::new(),
                 held_bytes: 0,
@@ -122,6 +135,10 @@ impl Feed {
         let outcome = self.read(lines, &mut rejected);
         // Nobody to write for is the writers' error to report.
         let _ = self.send_all();
+        let is_whole = outcome.is_ok() && rejected.stopped_at.is_none();
+        if is_whole {
+            let _ = self.send_silent();
+        }
         outcome.map(|()| rejected)
     }
 
@@ -156,11 +173,15 @@ impl Feed {
             .channels
             .entry(name.clone())
             .or_insert_with(|| Channel {
-                owner: self.owner.clone().unwrap_or_else(|| record.user.clone()),
+                first: None,
+                other: record.to.clone(),
                 records: Vec::new(),
                 lines: Vec::new(),
                 bytes: 0,
             });
+        if channel.first.is_none() && record.message_type != MessageType::System {
+            channel.first = Some(record.user.clone());
+        }
         channel.records.push(record);
         channel.lines.push(line);
         channel.bytes += bytes;
@@ -184,15 +205,76 @@ impl Feed {
         };
         self.held_bytes -= channel.bytes;
         channel.bytes = 0;
+        let named = self.rules.members().of(name);
+        let of_members = named.iter().find(|(_, role)| *role == Role::Owner);
+        let owner = self.owner.as_ref().or(of_members.map(|(user, _)| user));
+        let first = channel
+            .first
+            .as_ref()
+            .or(channel.records.first().map(|record| &record.user));
+        let Some(owner) = owner.or(first).cloned() else {
+            return Ok(());
+        };
+        let mut members = named.to_vec();
+        if let (Some(other), true) = (&channel.other, members.is_empty()) {
+            let pair = [Some(other), first];
+            members = pair
+                .into_iter()
+                .flatten()
+                .map(|user| (user.clone(), Role::Member))
+                .collect();
+            members.dedup();
+        }
+        let wanted = ImportedAs {
+            kind: self.rules.kind(),
+            members,
+        };
         let batch = Batch {
             channel: name.to_owned(),
-            owner: channel.owner.clone(),
+            owner,
             is_owner_named: self.owner.is_some(),
+            wanted,
             records: std::mem::take(&mut channel.records),
             lines: std::mem::take(&mut channel.lines),
         };
+        self.pass_on(batch)
+    }
+
+    /// Channels that have members and no messages.
+    fn send_silent(&mut self) -> Result<(), NobodyWrites> {
+        let rules = self.rules.clone();
+        for name in rules.members().channels() {
+            let named = rules.members().of(name);
+            let owner = named
+                .iter()
+                .max_by_key(|(_, role)| *role)
+                .map(|(user, _)| user);
+            let owner = self
+                .owner
+                .as_ref()
+                .filter(|_| rules.kind() != ConversationKind::Direct)
+                .or(owner);
+            let (Some(owner), false) = (owner.cloned(), self.channels.contains_key(name)) else {
+                continue;
+            };
+            self.pass_on(Batch {
+                channel: name.clone(),
+                owner,
+                is_owner_named: self.owner.is_some(),
+                wanted: ImportedAs {
+                    kind: rules.kind(),
+                    members: named.to_vec(),
+                },
+                records: Vec::new(),
+                lines: Vec::new(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, batch: Batch) -> Result<(), NobodyWrites> {
         let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
+        batch.channel.hash(&mut hasher);
         #[expect(clippy::cast_possible_truncation, reason = "any spread will do")]
         let writer = hasher.finish() as usize % self.writers.len();
         self.writers[writer]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use backscroll_shard::ids::{KeyFunction, UserId};
 use backscroll_shard::import::check_record;
-use backscroll_shard::model::HistoryRecord;
+use backscroll_shard::model::{ConversationKind, HistoryRecord};
 use backscroll_shard::settings::{LimitSettings, StoreSettings};
 
+use super::members::Members;
 use super::source::Source;
 use crate::cli::BadInput;
 
@@ -31,6 +32,8 @@ pub(super) struct Line {
 pub(super) struct Rules {
     key_function: KeyFunction,
     limits: LimitSettings,
+    kind: ConversationKind,
+    members: Members,
 }
 
 impl Rules {
@@ -38,10 +41,16 @@ impl Rules {
     ///
     /// # Errors
     /// When `owner` cannot be placed on the key space.
-    pub(super) fn new(settings: &StoreSettings, owner: Option<&UserId>) -> Result<Self, BadInput> {
+    pub(super) fn new(
+        settings: &StoreSettings,
+        owner: Option<&UserId>,
+        (kind, members): (ConversationKind, Members),
+    ) -> Result<Self, BadInput> {
         let rules = Self {
             key_function: settings.keyspace.function,
             limits: settings.limits.clone(),
+            kind,
+            members,
         };
         match owner.map(|owner| rules.user("--owner", owner)) {
             Some(Err(what)) => Err(BadInput(what)),
@@ -54,6 +63,50 @@ impl Rules {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{field}: `{user}`: {error} (keyspace.function)")),
         }
+    }
+
+    /// What channels become.
+    pub(super) fn kind(&self) -> ConversationKind {
+        self.kind
+    }
+
+    /// Who is named besides those who write.
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// In an import as direct conversations, a record names the other person, or its channel's two are in `--members`. A
+    /// channel that has no name of its own is named by the two.
+    fn pair(&self, record: &mut HistoryRecord) -> Result<(), String> {
+        if self.kind != ConversationKind::Direct {
+            return match record.to {
+                Some(_) => Err("to: only with --as direct".into()),
+                None => Ok(()),
+            };
+        }
+        let named = self.members.of(&record.channel);
+        let Some(to) = &record.to else {
+            let writes = named.iter().any(|(user, _)| *user == record.user);
+            return match named.len() {
+                1 | 2 if writes => Ok(()),
+                0 => Err("to: is missing; name the other person, or both with --members".into()),
+                _ => Err(format!(
+                    "user: `{}` is not one of the two that --members names for this channel",
+                    record.user
+                )),
+            };
+        };
+        self.user("to", to)?;
+        to.check_new().map_err(|error| format!("to: {error}"))?;
+        let is_named = |user| named.iter().any(|(known, _)| known == user);
+        if !named.is_empty() && !(is_named(to) && is_named(&record.user)) {
+            return Err("to: --members names others for this channel".into());
+        }
+        if record.channel.is_empty() {
+            let (one, other) = (to.min(&record.user), to.max(&record.user));
+            record.channel = format!("{one}\t{other}"); // no id has a tab
+        }
+        Ok(())
     }
 
     /// What the store would refuse of message `number` of a channel, said here so that the line can be named.
@@ -71,6 +124,8 @@ pub(super) struct LineReader {
     number: u64,
     /// How many messages of each channel were read.
     messages: HashMap<String, u64>,
+    /// The two of each channel, in an import as direct conversations.
+    pairs: HashMap<String, (UserId, UserId)>,
 }
 
 impl LineReader {
@@ -82,6 +137,7 @@ impl LineReader {
             buffer: Vec::new(),
             number: 0,
             messages: HashMap::new(),
+            pairs: HashMap::new(),
         }
     }
 
@@ -133,7 +189,9 @@ impl LineReader {
 
 impl LineReader {
     /// Checks a record, and counts it if it is good.
-    fn accept(&mut self, record: HistoryRecord) -> Result<HistoryRecord, String> {
+    fn accept(&mut self, mut record: HistoryRecord) -> Result<HistoryRecord, String> {
+        self.rules.pair(&mut record)?;
+        self.check_pair(&record)?;
         let known = self.messages.get_mut(&record.channel);
         let number = known.as_ref().map_or(0, |count| **count) + 1;
         self.rules.check(&record, number)?;
@@ -142,6 +200,25 @@ impl LineReader {
             None => drop(self.messages.insert(record.channel.clone(), number)),
         }
         Ok(record)
+    }
+}
+
+impl LineReader {
+    /// A channel that becomes a direct conversation has the same two people in every line.
+    fn check_pair(&mut self, record: &HistoryRecord) -> Result<(), String> {
+        let Some(to) = &record.to else { return Ok(()) };
+        let pair = (to.min(&record.user), to.max(&record.user));
+        let Some((one, other)) = self.pairs.get(&record.channel) else {
+            let pair = (pair.0.clone(), pair.1.clone());
+            self.pairs.insert(record.channel.clone(), pair);
+            return Ok(());
+        };
+        match pair == (one, other) {
+            true => Ok(()),
+            false => Err(format!(
+                "to: this channel is the conversation of `{one}` and `{other}`"
+            )),
+        }
     }
 }
 
@@ -218,6 +295,8 @@ mod tests {
             Arc::new(Rules {
                 key_function: function,
                 limits: LimitSettings::default(),
+                kind: ConversationKind::Channel,
+                members: Members::default(),
             }),
         );
         std::iter::from_fn(|| reader.next().unwrap())

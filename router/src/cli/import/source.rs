@@ -60,6 +60,12 @@ impl Source {
         ))))
     }
 
+    /// Appends the next line, with its end, or the first `max` bytes of it; `false` at the end of the input.
+    pub(super) fn line(&mut self, line: &mut Vec<u8>, max: u64) -> io::Result<bool> {
+        let read = self.by_ref().take(max).read_until(b'\n', line)?;
+        Ok(read > 0)
+    }
+
     /// Whether it begins with `beginning`; nothing is taken from it. Waits until so much has come.
     pub(super) fn begins_with(&mut self, beginning: &[u8]) -> anyhow::Result<bool> {
         let mut start = Vec::with_capacity(beginning.len());

@@ -94,11 +94,9 @@ impl Writer<'_> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let (channel, owner) = (&batch.channel, &batch.owner);
-                let (id, stored) = if batch.is_owner_named {
-                    patiently(|| store.import_begin(channel, owner)).await?
-                } else {
-                    patiently(|| store.import_begin_by_name(channel, owner)).await?
-                };
+                let owner = (owner, batch.is_owner_named);
+                let begin = || store.import_begin_as(channel, owner, &batch.wanted);
+                let (id, stored) = patiently(begin).await?;
                 let batches = match stored {
                     0 => Vec::new(),
                     _ => patiently(|| store.import_batches(id, stored)).await?,

@@ -177,6 +177,8 @@ async fn a_large_conversation_is_copied_again_in_pages(bed: &Bed) {
         metadata: None,
         edited_at: None,
         deleted_at: None,
+        to: None,
+        status: None,
     };
     let records: Vec<HistoryRecord> = (0..4500).map(record).collect();
     for (position, some) in (0..).zip(records.chunks(500)) {

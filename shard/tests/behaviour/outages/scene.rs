@@ -106,6 +106,8 @@ impl Scene {
             metadata: None,
             edited_at: None,
             deleted_at: None,
+            to: None,
+            status: None,
         };
         let records = [record(position), record(position + 1)];
         let store = &self.bed.store;

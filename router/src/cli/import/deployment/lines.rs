@@ -2,7 +2,6 @@
 //! `export/all.rs`, which writes them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, Read as _};
 
 use anyhow::Context as _;
 use backscroll_archiver::segment;
@@ -139,11 +138,8 @@ impl Lines {
         loop {
             self.buffer.clear();
             let context = || format!("cannot read line {}", self.number + 1);
-            let mut line = self.source.by_ref().take(LINE_MAX_BYTES);
-            let read = line
-                .read_until(b'\n', &mut self.buffer)
-                .with_context(context)?;
-            if read == 0 {
+            let read = self.source.line(&mut self.buffer, LINE_MAX_BYTES);
+            if !read.with_context(context)? {
                 return match self.place {
                     Place::End => Ok(None),
                     _ => Err(BadInput(format!(

@@ -1,0 +1,225 @@
+//! `import --as direct|group|channel`, `--members`, and what old systems knew of who has read.
+
+use serde_json::{Value, json};
+
+use crate::deployments::{Users, one_shard};
+use crate::harness::Sandbox;
+
+/// An old table of two people in each row: two conversations, and a note to oneself.
+const ROWS: &str = r#"{"user":"cust-1","to":"shop","at":1551441600000,"text":"is it there?","status":"read"}
+{"user":"cust-2","to":"shop","at":1551441601000,"text":"hello","status":"delivered"}
+{"user":"shop","to":"cust-1","at":1551441602000,"text":"yes","status":"read"}
+{"user":"shop","to":"shop","at":1551441603000,"text":"note","status":"read"}
+{"user":"cust-1","to":"shop","at":1551441604000,"text":"good","status":"sent"}
+"#;
+
+fn import(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Value {
+    let arguments = [&["import", "-", "--json"], arguments].concat();
+    sandbox.pipe(&arguments, input.as_bytes()).exits(0).json()
+}
+
+#[track_caller]
+fn refused(sandbox: &Sandbox, arguments: &[&str], input: &str, problem: &str) {
+    let arguments = [&["import", "-"], arguments].concat();
+    let outcome = sandbox.pipe(&arguments, input.as_bytes()).exits(4);
+    assert!(outcome.stderr.contains(problem), "{problem}: {outcome:#?}");
+}
+
+fn entry(users: &Users<'_>, user: &str, id: &str) -> Value {
+    let listed = users.ask(user, ("GET", "/chat/conversations"), &Value::Null);
+    let entries = listed["conversations"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["id"] == id);
+    entry.unwrap_or_else(|| panic!("{listed:#}")).clone()
+}
+
+#[test]
+fn two_party_rows_become_the_conversations_that_people_find() {
+    let sandbox = one_shard();
+    let made = import(&sandbox, &["--as", "direct"], ROWS);
+    assert_eq!(
+        (
+            &made["messages"],
+            made["conversations"].as_array().unwrap().len()
+        ),
+        (&json!(5), 3)
+    );
+    let longer = format!(
+        "{ROWS}{}\n",
+        ROWS.lines().last().unwrap().replace("good", "thanks")
+    );
+    let again = import(&sandbox, &["--as", "direct"], &longer);
+    assert_eq!(
+        (&again["messages"], &again["alreadyStored"]),
+        (&json!(1), &json!(5))
+    );
+
+    let server = sandbox.serve(&[], 1);
+    let users = Users {
+        sandbox: &sandbox,
+        server: &server,
+    };
+    let direct = |user: &str, other: &str| {
+        users.make(user, &json!({ "kind": "direct", "members": [other] }))
+    };
+    let first = direct("shop", "cust-1");
+    assert_eq!(first, direct("cust-1", "shop"));
+    let customer = entry(&users, "cust-1", &first);
+    assert_eq!(
+        (
+            &customer["kind"],
+            &customer["headSeq"],
+            &customer["unreadCount"]
+        ),
+        (&json!("direct"), &json!(4), &json!(2))
+    );
+    assert!(customer["title"].is_null(), "{customer:#}");
+    assert_eq!(entry(&users, "shop", &first)["readSeq"], 1);
+    let page = users.ask(
+        "shop",
+        ("GET", &format!("/chat/conversations/{first}/messages")),
+        &Value::Null,
+    );
+    let statuses: Vec<&Value> = page["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| &message["status"])
+        .collect();
+    assert_eq!(statuses, ["read", "read", "sent", "sent"]);
+    let second = direct("cust-2", "shop");
+    let page = users.ask(
+        "shop",
+        ("GET", &format!("/chat/conversations/{second}/messages")),
+        &Value::Null,
+    );
+    assert_eq!(page["messages"][0]["status"], "delivered");
+    assert_eq!(entry(&users, "shop", &direct("shop", "shop"))["headSeq"], 1);
+
+    // One that is there and empty is taken; where people have written it would be upside down.
+    let empty = direct("ann", "ben");
+    let talked = direct("cat", "dan");
+    users.send("dan", &talked, &json!({ "content": "new" }));
+    server.stop();
+    let row = r#"{"user":"ben","to":"ann","at":1551441600000,"text":"old"}"#;
+    assert_eq!(
+        import(&sandbox, &["--as", "direct"], row)["conversations"][0]["id"],
+        json!(empty)
+    );
+    let row = row.replace("ben", "cat").replace("ann", "dan");
+    refused(
+        &sandbox,
+        &["--as", "direct"],
+        &row,
+        "have written to each other here already",
+    );
+}
+
+#[test]
+fn people_who_never_wrote_are_members_and_the_system_owns_nothing() {
+    let sandbox = one_shard();
+    let input = r#"{"channel":"a","user":"bot","at":1551441600000,"text":"x joined","type":"system"}
+{"channel":"a","user":"ann","at":1551441601000,"text":"hi","status":"read"}
+"#;
+    let members = |lines: &str| {
+        let path = sandbox.write("members.jsonl", lines);
+        path.to_str().unwrap().to_owned()
+    };
+    let some = members(
+        "{\"channel\":\"a\",\"user\":\"silent\"}\n{\"channel\":\"empty\",\"user\":\"eve\",\"role\":\"owner\"}\n",
+    );
+    let made = import(&sandbox, &["--as", "group", "--members", &some], input);
+    let of = |title: &str| {
+        let all = made["conversations"].as_array().unwrap();
+        let found = all.iter().find(|it| it["title"] == title).unwrap();
+        found["id"].as_str().unwrap().to_owned()
+    };
+    let more = members("{\"channel\":\"a\",\"user\":\"late\",\"role\":\"admin\"}\n");
+    let again = import(&sandbox, &["--as", "group", "--members", &more], input);
+    assert_eq!(again["messages"], 0);
+    refused(&sandbox, &[], input, "was imported as another kind");
+
+    let server = sandbox.serve(&[], 1);
+    let users = Users {
+        sandbox: &sandbox,
+        server: &server,
+    };
+    let members = users.ask(
+        "late",
+        ("GET", &format!("/chat/conversations/{}/members", of("a"))),
+        &Value::Null,
+    );
+    let role = |user: &str| {
+        let all = members["members"].as_array().unwrap();
+        all.iter()
+            .find(|it| it["userId"] == user)
+            .map(|it| it["role"].clone())
+            .unwrap_or_default()
+    };
+    let roles = ["ann", "bot", "silent", "late"].map(role);
+    assert_eq!(
+        roles,
+        [
+            json!("owner"),
+            json!("member"),
+            json!("member"),
+            json!("admin")
+        ]
+    );
+    let silent = entry(&users, "silent", &of("a"));
+    assert_eq!(
+        (&silent["kind"], &silent["unreadCount"]),
+        (&json!("group"), &json!(0))
+    );
+    assert_eq!(entry(&users, "eve", &of("empty"))["headSeq"], 0);
+    server.stop();
+}
+
+#[test]
+fn what_names_no_two_people_is_refused_by_line() {
+    let sandbox = one_shard();
+    let row = |json: &str| format!("{json}\n");
+    let direct = ["--as", "direct"];
+    let one = r#"{"channel":"c","user":"ann","at":1551441600000,"text":"x"}"#;
+    refused(&sandbox, &direct, &row(one), "line 1: to: is missing");
+    refused(
+        &sandbox,
+        &[],
+        &row(&one.replace("\"at\"", "\"to\":\"ben\",\"at\"")),
+        "line 1: to: only with --as direct",
+    );
+    let both = one.replace("\"at\"", "\"to\":\"ben\",\"at\"");
+    let other = both.replace("ben", "cat");
+    refused(
+        &sandbox,
+        &direct,
+        &format!("{both}\n{other}\n"),
+        "line 2: to: this channel is the conversation of `ann` and `ben`",
+    );
+    refused(
+        &sandbox,
+        &["--as", "direct", "--owner", "ann"],
+        &row(&both),
+        "leave out --owner",
+    );
+    refused(
+        &sandbox,
+        &[],
+        &row(&one.replace("\"c\"", "\"\"")),
+        "channel: 1 to 255 characters",
+    );
+    let members = sandbox.write(
+        "members.jsonl",
+        "{\"channel\":\"c\",\"user\":\"dan\"}\n{\"channel\":\"c\",\"user\":\"eve\"}\n",
+    );
+    let named = ["--as", "direct", "--members", members.to_str().unwrap()];
+    refused(&sandbox, &named, &row(one), "`ann` is not one of the two");
+    let by_members = import(&sandbox, &named, &row(&one.replace("\"ann\"", "\"dan\"")));
+    assert_eq!(by_members["messages"], 1);
+    let broken = sandbox.write("broken.jsonl", "{\"channel\":\"c\"}\n");
+    refused(
+        &sandbox,
+        &["--members", broken.to_str().unwrap()],
+        &row(one),
+        "line 1: missing field `user`",
+    );
+}
