@@ -16,9 +16,11 @@ mod deployment;
 mod feed;
 mod line;
 mod members;
+mod order;
 mod patience;
 mod recognise;
 mod source;
+mod table;
 mod writer;
 
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use backscroll_shard::ids::UserId;
 use backscroll_shard::model::ConversationKind;
 use backscroll_shard::tasks::Supervisor;
 use clap::ValueEnum;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::boot;
@@ -41,6 +44,7 @@ use feed::{Feed, Rejected};
 use line::LineReader;
 use members::Members;
 use source::Source;
+use table::Columns;
 use writer::Imported;
 
 /// How many conversations, and how many bad lines, are named in what is printed for people.
@@ -83,6 +87,15 @@ pub(super) struct Args {
     /// `member`, `admin` or `owner`
     #[arg(long, value_name = "FILE")]
     members: Option<PathBuf>,
+    /// The input is a table with a header, CSV or as `mysql --batch` writes it: which column is which field
+    ///
+    /// Fields are channel, user, to, at, text and status; `is_read` columns of 0 and 1 are a status. Times are in milliseconds
+    /// since 1970 or as MySQL writes them.
+    #[arg(long, value_name = "FIELD=COLUMN,…")]
+    columns: Option<Columns>,
+    /// The zone of a table's times that name none, as UTC or Europe/Berlin
+    #[arg(long, value_name = "ZONE", requires = "columns", value_parser = zone)]
+    time_zone: Option<TimeZone>,
     /// Leave out bad lines and say at the end which; without it, a bad line ends the import
     #[arg(long)]
     skip_bad: bool,
@@ -118,12 +131,22 @@ A table of two people in each row, which becomes their direct conversations:
       'status', IF(is_read, 'read', 'sent'))
     FROM messages ORDER BY created_at, id" olddb | backscroll import - --as direct
 
+The same from a dump of the table, or of another database, with a header:
+
+  mysql --batch -e "SELECT * FROM messages ORDER BY created_at, id" olddb > messages.tsv
+  backscroll import messages.tsv --as direct --time-zone UTC \
+    --columns user=sender_id,to=receiver_id,at=created_at,text=body,status=is_read
+
 --raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the result in memory. SET time_zone says what a DATETIME column is in; leave it out for a TIMESTAMP column. Ties in created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ConversationPer {
     /// Each value of `channel`
     Channel,
+}
+
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| "write UTC or a name of the IANA list, as Europe/Berlin".into())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -188,7 +211,11 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
             tokio::task::spawn_blocking(move || Members::read(&path, keys)).await??
         }
     };
-    let rules = line::Rules::new(&config.store, args.owner.as_ref(), (kind, members))?;
+    let columns = args
+        .columns
+        .clone()
+        .map(|columns| (columns, args.time_zone.clone()));
+    let rules = line::Rules::new(&config.store, args.owner.as_ref(), (kind, members), columns)?;
     let rules = Arc::new(rules);
     let total = check_file(&args, &rules).await?;
 
@@ -217,6 +244,7 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
             }
             tally.add_done(1);
         }
+        lines.check_order()?;
         Ok((good, rejected))
     });
     let (good, rejected) = progress.until(async { check.await? }).await?;

@@ -223,3 +223,96 @@ fn what_names_no_two_people_is_refused_by_line() {
         "line 1: missing field `user`",
     );
 }
+
+#[test]
+fn a_table_with_a_header_is_imported_by_its_columns() {
+    let sandbox = one_shard();
+    let columns = "--columns=user=sender_id,to=receiver_id,at=created_at,text=body,status=is_read";
+    let rows = "id\tsender_id\treceiver_id\tbody\tis_read\tcreated_at\n\
+        1\tann\tben\ttwo\\nlines\t1\t2019-03-01 12:00:00\n\
+        2\tben\tann\tNULL\t0\t2019-03-01 12:00:01.5\n";
+    let table = ["--as", "direct", "--time-zone", "UTC", columns];
+    let made = import(&sandbox, &table, rows);
+    assert_eq!(made["messages"], 2);
+    let id = made["conversations"][0]["id"].as_str().unwrap();
+    let exported = sandbox
+        .run(&["export", "--conversation", id])
+        .exits(0)
+        .stdout;
+    let times: Vec<Value> = exported
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&times[0]["text"], &times[0]["at"]),
+        (&json!("two\nlines"), &json!(1_551_441_600_000_i64))
+    );
+    assert_eq!(
+        (&times[1]["text"], &times[1]["at"]),
+        (&json!(""), &json!(1_551_441_601_500_i64))
+    );
+
+    let quoted = "sender_id,receiver_id,body,is_read,created_at\ncat,dan,\"a\nb\",1,2019-03-01 12:00:00\ncat,dan,\"open\n";
+    refused(
+        &sandbox,
+        &table,
+        quoted,
+        "line 4: has a quote that is not closed",
+    );
+    refused(
+        &sandbox,
+        &["--as", "direct", columns],
+        rows,
+        "line 2: at: `2019-03-01 12:00:00` has no time zone",
+    );
+    refused(
+        &sandbox,
+        &table,
+        "id\tbody\n",
+        "line 1: no column is named `sender_id`",
+    );
+    refused(
+        &sandbox,
+        &table,
+        &rows.replace("2019-03-01 12:00:00\n", "1551441600\n"),
+        "looks like seconds",
+    );
+    sandbox
+        .run(&["import", "-", "--columns", "user=a"])
+        .exits(2);
+    sandbox
+        .run(&["import", "-", columns, "--time-zone", "Mars"])
+        .exits(2);
+}
+
+#[test]
+fn an_input_that_is_newest_first_is_refused() {
+    let sandbox = one_shard();
+    let line = |n: i64| {
+        format!(
+            "{{\"channel\":\"a\",\"user\":\"ann\",\"at\":{},\"text\":\"{n}\"}}\n",
+            1_551_441_600_000 + n
+        )
+    };
+    let lines = |order: &mut dyn Iterator<Item = i64>| order.map(line).collect::<String>();
+    let down = sandbox.write("down.jsonl", lines(&mut (0..5).rev()));
+    let outcome = sandbox.run(&["import", down.to_str().unwrap()]).exits(4);
+    assert!(
+        outcome.stderr.contains("newest first") && outcome.stderr.contains("tac FILE"),
+        "{outcome:#?}"
+    );
+    refused(
+        &sandbox,
+        &[],
+        &lines(&mut (0..50).rev()),
+        "the input is newest first",
+    );
+    refused(
+        &sandbox,
+        &[],
+        &lines(&mut (0..5).rev()),
+        "the input is newest first",
+    );
+    let up = lines(&mut (0..3).chain([1, 0]));
+    assert_eq!(import(&sandbox, &[], &up)["messages"], 5);
+}

@@ -133,6 +133,7 @@ impl Feed {
     pub(super) fn run(mut self, lines: &mut LineReader) -> anyhow::Result<Rejected> {
         let mut rejected = Rejected::default();
         let outcome = self.read(lines, &mut rejected);
+        lines.check_order()?; // what is held is not stored upside down
         // Nobody to write for is the writers' error to report.
         let _ = self.send_all();
         let is_whole = outcome.is_ok() && rejected.stopped_at.is_none();

@@ -9,9 +9,12 @@ use backscroll_shard::ids::{KeyFunction, UserId};
 use backscroll_shard::import::check_record;
 use backscroll_shard::model::{ConversationKind, HistoryRecord};
 use backscroll_shard::settings::{LimitSettings, StoreSettings};
+use jiff::tz::TimeZone;
 
 use super::members::Members;
+use super::order::Order;
 use super::source::Source;
+use super::table::{Columns, Table};
 use crate::cli::BadInput;
 
 /// Longest line, in bytes. A record with the largest content, attachments and metadata that the limits allow is shorter.
@@ -34,6 +37,8 @@ pub(super) struct Rules {
     limits: LimitSettings,
     kind: ConversationKind,
     members: Members,
+    /// The columns of a table, and the zone of its times; none for JSON Lines.
+    columns: Option<(Columns, Option<TimeZone>)>,
 }
 
 impl Rules {
@@ -45,12 +50,14 @@ impl Rules {
         settings: &StoreSettings,
         owner: Option<&UserId>,
         (kind, members): (ConversationKind, Members),
+        columns: Option<(Columns, Option<TimeZone>)>,
     ) -> Result<Self, BadInput> {
         let rules = Self {
             key_function: settings.keyspace.function,
             limits: settings.limits.clone(),
             kind,
             members,
+            columns,
         };
         match owner.map(|owner| rules.user("--owner", owner)) {
             Some(Err(what)) => Err(BadInput(what)),
@@ -99,7 +106,8 @@ impl Rules {
         self.user("to", to)?;
         to.check_new().map_err(|error| format!("to: {error}"))?;
         let is_named = |user| named.iter().any(|(known, _)| known == user);
-        if !named.is_empty() && !(is_named(to) && is_named(&record.user)) {
+        let fits = named.is_empty() || (is_named(to) && is_named(&record.user));
+        if !fits {
             return Err("to: --members names others for this channel".into());
         }
         if record.channel.is_empty() {
@@ -126,6 +134,9 @@ pub(super) struct LineReader {
     messages: HashMap<String, u64>,
     /// The two of each channel, in an import as direct conversations.
     pairs: HashMap<String, (UserId, UserId)>,
+    /// The table whose rows come, once its header was read.
+    table: Option<Table>,
+    order: Order,
 }
 
 impl LineReader {
@@ -138,6 +149,8 @@ impl LineReader {
             number: 0,
             messages: HashMap::new(),
             pairs: HashMap::new(),
+            table: None,
+            order: Order::default(),
         }
     }
 
@@ -177,13 +190,50 @@ impl LineReader {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            let record = parse(text).and_then(|record| self.accept(record));
+            if let (None, Some((columns, zone))) = (&self.table, &self.rules.columns) {
+                let header = std::str::from_utf8(text).unwrap_or_default();
+                let table = Table::new(columns, zone.clone(), header);
+                self.table = Some(table.map_err(|what| BadInput(format!("line {line}: {what}")))?);
+                continue;
+            }
+            let parsed = match &self.table {
+                None => parse(text),
+                Some(_) => self.row()?,
+            };
+            let record = parsed.and_then(|record| self.accept(record));
             return Ok(Some(Line {
                 number: line,
                 record,
                 bytes,
             }));
         }
+    }
+
+    /// The row that begins with the line in the buffer, with the lines that belong to it.
+    fn row(&mut self) -> anyhow::Result<Result<HistoryRecord, String>> {
+        let Some(table) = &self.table else {
+            return Ok(Err("comes before the header".into()));
+        };
+        let mut is_open = table.goes_on(false, &self.buffer);
+        while is_open {
+            let before = self.buffer.len();
+            let room = LINE_MAX_BYTES.saturating_sub(before) as u64;
+            let read = self.source.line(&mut self.buffer, room);
+            if !read.with_context(|| format!("cannot read line {}", self.number + 1))? {
+                break; // at the end, or at the bound: the quote is not closed
+            }
+            self.number += 1;
+            is_open = table.goes_on(true, &self.buffer[before..]);
+        }
+        Ok(table.record(&self.buffer))
+    }
+
+    /// Whether everything that was read is the newest first.
+    ///
+    /// # Errors
+    /// [`BadInput`] that says how to turn it round.
+    pub(super) fn check_order(&self) -> Result<(), BadInput> {
+        self.order.check().map_err(BadInput)
     }
 }
 
@@ -195,6 +245,7 @@ impl LineReader {
         let known = self.messages.get_mut(&record.channel);
         let number = known.as_ref().map_or(0, |count| **count) + 1;
         self.rules.check(&record, number)?;
+        self.order.add(&record)?;
         match known {
             Some(count) => *count = number,
             None => drop(self.messages.insert(record.channel.clone(), number)),
@@ -297,6 +348,7 @@ mod tests {
                 limits: LimitSettings::default(),
                 kind: ConversationKind::Channel,
                 members: Members::default(),
+                columns: None,
             }),
         );
         std::iter::from_fn(|| reader.next().unwrap())
