@@ -114,11 +114,17 @@ interface Pair {
   dead: boolean;
 }
 
+const LOGIN_PAGE = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 19\r\nconnection: close\r\n\r\n<html>log in</html>";
+
 /** A TCP proxy that fails without a word. */
 export async function network(target: number) {
   const pairs = new Set<Pair>();
   let delayMs = 0;
+  let state: "open" | "away" | "captive" = "open";
   const accepting = net.createServer((client) => {
+    client.on("error", () => undefined);
+    if (state === "away") return client.resetAndDestroy();
+    if (state === "captive") return void client.once("data", () => client.end(LOGIN_PAGE));
     const pair: Pair = { client, server: net.connect(target, "127.0.0.1"), dead: false };
     pairs.add(pair);
     const pipe = (from: net.Socket, to: net.Socket) =>
@@ -163,6 +169,10 @@ export async function network(target: number) {
     },
     delay(ms: number) {
       delayMs = ms;
+    },
+    /** What becomes of new connections: they work, are refused, or are answered by a login page. */
+    become(next: "open" | "away" | "captive") {
+      state = next;
     },
   };
 }
