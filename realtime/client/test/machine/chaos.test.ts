@@ -16,7 +16,7 @@ afterAll(async () => {
 });
 
 const seed = Number(process.env.CLIENT_TEST_SEED ?? Date.now() % 1_000_000);
-const SECONDS = Number(process.env.CLIENT_TEST_SECONDS ?? 40);
+const SECONDS = Number(process.env.CLIENT_TEST_SECONDS ?? 25);
 /** After how long of a network that works everything has to be there: a dead connection is noticed after 25 s, waits are up to 20 s. */
 const HEALED_WITHIN_MS = 90_000;
 const SETTINGS = { SERVER__CORS_ORIGINS: '["*"]' };

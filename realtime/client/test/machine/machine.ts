@@ -21,6 +21,9 @@ const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-ru
 
 const ends: (() => unknown)[] = [];
 
+/** Calls this at the end, too. */
+export const atEnd = (end: () => unknown) => ends.push(end);
+
 /** Ends everything that was begun since the last call, the last first. */
 export async function endAll(): Promise<void> {
   for (const end of ends.splice(0).reverse()) await end();
