@@ -75,7 +75,7 @@ export function clientOf(person: Person): ChatClient {
     storage: sessionStorage,
     storageKey: `backscroll.chat.${person.userId}`,
     uploadStorage: indexedDbUploads(),
-    bounds: { pageSize: 60, messagesKept: 400 },
+    bounds: { pageSize: 100, messagesKept: 400 },
   });
   clients.set(person.userId, client);
   client.connect().catch(() => undefined); // `client.connection` says why
