@@ -222,7 +222,7 @@ export class Timeline extends Component<Props, State> {
   /** A day's own line stands where the day of the first message would be said. */
   private dayShown(scroller: HTMLElement): boolean {
     const days = [...this.list.current!.querySelectorAll<HTMLElement>(":scope > li.day")];
-    return days.some((day) => day.offsetTop > scroller.scrollTop - DAY_LINE && day.offsetTop < scroller.scrollTop + 2 * DAY_LINE);
+    return days.some((day) => day.offsetTop > scroller.scrollTop - DAY_LINE && day.offsetTop < scroller.scrollTop + 3 * DAY_LINE);
   }
 
   private readonly activate = (event: Event): void => {
