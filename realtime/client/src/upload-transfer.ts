@@ -115,7 +115,9 @@ export class Transfer {
         await this.sendOne(number, part, this.bytes.slice(from, Math.min(from + partBytes, this.bytes.size)));
       }
     };
-    const workers = Array.from({ length: PARTS_AT_ONCE }, () => worker().catch((error: unknown) => (failed.abort(), Promise.reject(error))));
+    const workers = Array.from({ length: PARTS_AT_ONCE }, () =>
+      worker().catch((error: unknown) => (failed.abort(), Promise.reject(error))),
+    );
     const ended = await Promise.allSettled(workers);
     const failure = ended.find((one) => one.status === "rejected");
     if (failure) throw failure.reason;

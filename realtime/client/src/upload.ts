@@ -204,7 +204,16 @@ export class Uploads {
     ready.catch(() => undefined); // a caller may ignore the promise
     const item: UploadItem = { id, conversationId, fileName, kind, phase: "waiting", bytes: blob.size, sentBytes: 0, blob };
     const prepare = () => Promise.resolve();
-    const entry: Entry = { item, user: this.user, mediaId: undefined, addedAt, contentType, prepare, stop: new AbortController(), settle: settle! };
+    const entry: Entry = {
+      item,
+      user: this.user,
+      mediaId: undefined,
+      addedAt,
+      contentType,
+      prepare,
+      stop: new AbortController(),
+      settle: settle!,
+    };
     this.entries.set(id, entry);
     this.publish();
     return { entry, ready };

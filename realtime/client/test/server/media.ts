@@ -71,7 +71,12 @@ export class MediaServer {
 
   private instructions(id: string): object {
     const { bytes, parts } = this.files.get(id)!;
-    const request = (number: number) => ({ number, method: "PUT", url: `http://store.example/objects/${id}/${number}`, headers: { "content-length": "0", "x-part": "1" } });
+    const request = (number: number) => ({
+      number,
+      method: "PUT",
+      url: `http://store.example/objects/${id}/${number}`,
+      headers: { "content-length": "0", "x-part": "1" },
+    });
     if (bytes <= this.partsAbove) return { ...request(1), number: null };
     const missing = Array.from({ length: Math.ceil(bytes / this.partBytes) }, (_, at) => at + 1).filter((number) => !parts.has(number));
     return { partBytes: this.partBytes, parts: missing.slice(0, this.partsNamed).map(request) };
@@ -80,5 +85,8 @@ export class MediaServer {
 
 function problem(code: string, status: number): Response {
   const headers = { "Content-Type": "application/problem+json" };
-  return Response.json({ type: `urn:problem-type:backscroll:${code}`, title: code, status, code, detail: code, requestId: "r" }, { status, headers });
+  return Response.json(
+    { type: `urn:problem-type:backscroll:${code}`, title: code, status, code, detail: code, requestId: "r" },
+    { status, headers },
+  );
 }

@@ -32,7 +32,12 @@ export function Attachment({ client, file }: { client: ChatClient; file: Attache
 }
 
 /** The file's bytes as an address, once it is near the screen. */
-function useBytes(client: ChatClient, mediaId: string, wanted: boolean, variant?: "large"): { url?: string; failed: boolean; again: () => void } {
+function useBytes(
+  client: ChatClient,
+  mediaId: string,
+  wanted: boolean,
+  variant?: "large",
+): { url?: string; failed: boolean; again: () => void } {
   const [url, setUrl] = useState<string>();
   const [failed, setFailed] = useState(false);
   useEffect(() => {
@@ -78,13 +83,28 @@ function Picture({ client, file }: { client: ChatClient; file: AttachedFile }) {
   const shown = Math.min(width, WIDEST, (HIGHEST * width) / height);
   return (
     <>
-      <button type="button" class="picture" ref={box} style={{ width: `${Math.max(shown, 96)}px`, aspectRatio: `${width} / ${height}` }} onClick={failed ? again : () => setLarge(true)} aria-label={failed ? `${file.fileName} could not be loaded; try again` : `Show ${file.fileName}`}>
+      <button
+        type="button"
+        class="picture"
+        ref={box}
+        style={{ width: `${Math.max(shown, 96)}px`, aspectRatio: `${width} / ${height}` }}
+        onClick={failed ? again : () => setLarge(true)}
+        aria-label={failed ? `${file.fileName} could not be loaded; try again` : `Show ${file.fileName}`}
+      >
         {url ? <img src={url} alt={file.fileName} /> : failed && <span>Not loaded. Try again</span>}
       </button>
       {large && (
-        <dialog ref={dialog} class="large" aria-label={file.fileName} onClose={() => setLarge(false)} onClick={() => dialog.current?.close()}>
+        <dialog
+          ref={dialog}
+          class="large"
+          aria-label={file.fileName}
+          onClose={() => setLarge(false)}
+          onClick={() => dialog.current?.close()}
+        >
           {original && <img src={original} alt={file.fileName} />}
-          <button type="button" class="primary" autofocus>Close</button>
+          <button type="button" class="primary" autofocus>
+            Close
+          </button>
         </dialog>
       )}
     </>
@@ -109,10 +129,30 @@ function Recording({ client, file }: { client: ChatClient; file: AttachedFile })
   };
   return (
     <div class="recording">
-      <button type="button" class="round primary" onClick={toggle} aria-label={playing ? "Pause" : "Play the voice message"}>{playing ? <Pause /> : <Play />}</button>
-      <input type="range" min={0} max={Math.max(seconds, 0.1)} step={0.1} value={at} aria-label="Position" style={{ "--part": String(seconds > 0 ? at / seconds : 0) }} onInput={(event) => audio.current && (audio.current.currentTime = Number(event.currentTarget.value))} />
+      <button type="button" class="round primary" onClick={toggle} aria-label={playing ? "Pause" : "Play the voice message"}>
+        {playing ? <Pause /> : <Play />}
+      </button>
+      <input
+        type="range"
+        min={0}
+        max={Math.max(seconds, 0.1)}
+        step={0.1}
+        value={at}
+        aria-label="Position"
+        style={{ "--part": String(seconds > 0 ? at / seconds : 0) }}
+        onInput={(event) => audio.current && (audio.current.currentTime = Number(event.currentTarget.value))}
+      />
       <span class="time">{failed ? "not loaded" : duration(at > 0 ? at * 1000 : seconds * 1000)}</span>
-      {url && <audio ref={audio} src={url} onPlay={() => setPlaying(true)} onPause={() => setPlaying(false)} onEnded={() => setAt(0)} onTimeUpdate={(event) => setAt(Math.min(event.currentTarget.currentTime, seconds))} />}
+      {url && (
+        <audio
+          ref={audio}
+          src={url}
+          onPlay={() => setPlaying(true)}
+          onPause={() => setPlaying(false)}
+          onEnded={() => setAt(0)}
+          onTimeUpdate={(event) => setAt(Math.min(event.currentTarget.currentTime, seconds))}
+        />
+      )}
     </div>
   );
 }
@@ -133,8 +173,13 @@ function Other({ client, file }: { client: ChatClient; file: AttachedFile }) {
   };
   return (
     <button type="button" class="file" onClick={() => void save()}>
-      <span class="sign"><FileIcon /></span>
-      <span class="names"><strong>{file.fileName}</strong><span>{state === "loading" ? "Loading…" : state === "failed" ? "Could not be loaded. Try again" : size(file.bytes)}</span></span>
+      <span class="sign">
+        <FileIcon />
+      </span>
+      <span class="names">
+        <strong>{file.fileName}</strong>
+        <span>{state === "loading" ? "Loading…" : state === "failed" ? "Could not be loaded. Try again" : size(file.bytes)}</span>
+      </span>
     </button>
   );
 }

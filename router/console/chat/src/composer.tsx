@@ -114,7 +114,9 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
     } else if (event.key === "Escape" && answering) {
       leaveAnswer();
     } else if (event.key === "ArrowUp" && text === "") {
-      const last = chat.messages.findLast((message): message is StoredMessage => message.state === "sent" && message.senderId === me && !message.deletedAt);
+      const last = chat.messages.findLast(
+        (message): message is StoredMessage => message.state === "sent" && message.senderId === me && !message.deletedAt,
+      );
       if (last) {
         event.preventDefault();
         edit(last);
@@ -136,29 +138,71 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
         submit();
       }}
     >
-      {dropping && <div class="drop" aria-hidden="true">Drop files to attach them</div>}
+      {dropping && (
+        <div class="drop" aria-hidden="true">
+          Drop files to attach them
+        </div>
+      )}
       {answering && (
         <div class="answering">
           {editing ? <Pencil /> : <Reply />}
           <span class="names">
-            <strong>{editing ? "Change your message" : `Reply to ${answering.message.senderId === me ? "yourself" : nameOf(answering.message.senderId)}`}</strong>
+            <strong>
+              {editing
+                ? "Change your message"
+                : `Reply to ${answering.message.senderId === me ? "yourself" : nameOf(answering.message.senderId)}`}
+            </strong>
             <span>{answering.message.content || "Attachment"}</span>
           </span>
-          <button type="button" class="round small" aria-label="Cancel" onClick={leaveAnswer}><Close /></button>
+          <button type="button" class="round small" aria-label="Cancel" onClick={leaveAnswer}>
+            <Close />
+          </button>
         </div>
       )}
-      {tray.length > 0 && <ul class="tray" aria-label="Files to send">{tray.map((item) => <TrayItem key={item.id} item={item} retry={files.retry} cancel={files.cancel} />)}</ul>}
-      {problem && <p class="problem" role="alert">{problem}</p>}
+      {tray.length > 0 && (
+        <ul class="tray" aria-label="Files to send">
+          {tray.map((item) => (
+            <TrayItem key={item.id} item={item} retry={files.retry} cancel={files.cancel} />
+          ))}
+        </ul>
+      )}
+      {problem && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
       {voice.recording ? (
         <div class="line recorder">
-          <button type="button" class="round" aria-label="Discard the recording" onClick={voice.discard}><Close /></button>
-          <p role="status"><i aria-hidden="true" />Recording <time>{duration(voice.recordedMs)}</time></p>
-          <button type="button" class="round primary" aria-label="Send the recording" onClick={voice.finish}><Send /></button>
+          <button type="button" class="round" aria-label="Discard the recording" onClick={voice.discard}>
+            <Close />
+          </button>
+          <p role="status">
+            <i aria-hidden="true" />
+            Recording <time>{duration(voice.recordedMs)}</time>
+          </p>
+          <button type="button" class="round primary" aria-label="Send the recording" onClick={voice.finish}>
+            <Send />
+          </button>
         </div>
       ) : (
         <div class="line">
-          <input ref={picker} type="file" multiple hidden onChange={(event) => (add(event.currentTarget.files ?? []), (event.currentTarget.value = ""))} />
-          <button type="button" class="round" aria-label="Attach files" title="Attach files" disabled={gone || editing !== undefined} onClick={() => picker.current?.click()}><Clip /></button>
+          <input
+            ref={picker}
+            type="file"
+            multiple
+            hidden
+            onChange={(event) => (add(event.currentTarget.files ?? []), (event.currentTarget.value = ""))}
+          />
+          <button
+            type="button"
+            class="round"
+            aria-label="Attach files"
+            title="Attach files"
+            disabled={gone || editing !== undefined}
+            onClick={() => picker.current?.click()}
+          >
+            <Clip />
+          </button>
           <textarea
             ref={field}
             rows={1}
@@ -175,9 +219,20 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
             onPaste={onPaste}
           />
           {empty && !editing ? (
-            <button type="button" class="round" aria-label="Record a voice message" title="Record a voice message" disabled={gone} onClick={voice.start}><Mic /></button>
+            <button
+              type="button"
+              class="round"
+              aria-label="Record a voice message"
+              title="Record a voice message"
+              disabled={gone}
+              onClick={voice.start}
+            >
+              <Mic />
+            </button>
           ) : (
-            <button type="submit" class="round primary" aria-label={editing ? "Save" : "Send"} disabled={empty || waiting}><Send /></button>
+            <button type="submit" class="round primary" aria-label={editing ? "Save" : "Send"} disabled={empty || waiting}>
+              <Send />
+            </button>
           )}
         </div>
       )}
@@ -216,7 +271,13 @@ function useDrop(form: RefObject<HTMLFormElement | null>, setDropping: (dropping
   }, [form, setDropping]);
 }
 
-const PHASES: Record<UploadItem["phase"], string> = { waiting: "Waiting", uploading: "Uploading", checking: "Checking", ready: "Ready", failed: "Failed" };
+const PHASES: Record<UploadItem["phase"], string> = {
+  waiting: "Waiting",
+  uploading: "Uploading",
+  checking: "Checking",
+  ready: "Ready",
+  failed: "Failed",
+};
 
 function TrayItem({ item, retry, cancel }: { item: UploadItem; retry: (id: string) => void; cancel: (id: string) => void }) {
   const [preview, setPreview] = useState<string>();
@@ -232,11 +293,23 @@ function TrayItem({ item, retry, cancel }: { item: UploadItem; retry: (id: strin
       <span class="sign">{preview ? <img src={preview} alt="" /> : <Clip />}</span>
       <span class="names">
         <strong>{item.fileName}</strong>
-        <span>{item.phase === "failed" ? item.error?.message : item.phase === "uploading" ? `${Math.round(part * 100)} % of ${size(item.bytes)}` : `${PHASES[item.phase]}, ${size(item.bytes)}`}</span>
+        <span>
+          {item.phase === "failed"
+            ? item.error?.message
+            : item.phase === "uploading"
+              ? `${Math.round(part * 100)} % of ${size(item.bytes)}`
+              : `${PHASES[item.phase]}, ${size(item.bytes)}`}
+        </span>
         {item.phase !== "failed" && <progress max={1} value={part} aria-label={`${item.fileName}: ${PHASES[item.phase]}`} />}
       </span>
-      {item.phase === "failed" && <button type="button" class="plain" onClick={() => retry(item.id)}>Try again</button>}
-      <button type="button" class="round small" aria-label={`Remove ${item.fileName}`} onClick={() => cancel(item.id)}><Close /></button>
+      {item.phase === "failed" && (
+        <button type="button" class="plain" onClick={() => retry(item.id)}>
+          Try again
+        </button>
+      )}
+      <button type="button" class="round small" aria-label={`Remove ${item.fileName}`} onClick={() => cancel(item.id)}>
+        <Close />
+      </button>
     </li>
   );
 }

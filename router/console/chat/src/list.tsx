@@ -40,16 +40,47 @@ export function ConversationList({ client, me, conversations, problem, selected,
   return (
     <>
       <div class="find">
-        <input type="search" placeholder="Find a conversation" aria-label="Find a conversation" value={wanted} onInput={(event) => setWanted(event.currentTarget.value)} onKeyDown={move} />
+        <input
+          type="search"
+          placeholder="Find a conversation"
+          aria-label="Find a conversation"
+          value={wanted}
+          onInput={(event) => setWanted(event.currentTarget.value)}
+          onKeyDown={move}
+        />
       </div>
       <ul class="conversations" ref={list} onKeyDown={move}>
         {found.map((entry) => (
-          <Row key={entry.id} entry={entry} me={me} selected={entry.id === selected} status={presence.get(partnerOf(entry, me) ?? "")?.status} open={open} />
+          <Row
+            key={entry.id}
+            entry={entry}
+            me={me}
+            selected={entry.id === selected}
+            status={presence.get(partnerOf(entry, me) ?? "")?.status}
+            open={open}
+          />
         ))}
-        {conversations.length === 0 && (state !== "connected" || !waited) && [1, 2, 3, 4, 5, 6].map((row) => <li key={row} class="skeleton row" aria-hidden="true"><i /><b /></li>)}
+        {conversations.length === 0 &&
+          (state !== "connected" || !waited) &&
+          [1, 2, 3, 4, 5, 6].map((row) => (
+            <li key={row} class="skeleton row" aria-hidden="true">
+              <i />
+              <b />
+            </li>
+          ))}
       </ul>
-      {problem !== undefined && conversations.length === 0 && <p class="none" role="alert">The conversations cannot be loaded just now: {problem}</p>}
-      {found.length === 0 && problem === undefined && (conversations.length > 0 ? <p class="none">No conversation has this name.</p> : waited && state === "connected" && <p class="none">No conversations yet.</p>)}
+      {problem !== undefined && conversations.length === 0 && (
+        <p class="none" role="alert">
+          The conversations cannot be loaded just now: {problem}
+        </p>
+      )}
+      {found.length === 0 &&
+        problem === undefined &&
+        (conversations.length > 0 ? (
+          <p class="none">No conversation has this name.</p>
+        ) : (
+          waited && state === "connected" && <p class="none">No conversations yet.</p>
+        ))}
     </>
   );
 }
@@ -72,16 +103,32 @@ const Row = memo(function Row({ entry, me, selected, status, open }: RowProps) {
   };
   return (
     <li>
-      <a href={`#c=${entry.id}`} class={`row ${unreadCount > 0 ? "unread" : ""}`} aria-current={selected ? "page" : undefined} onClick={choose}>
-        <Avatar id={partnerOf(entry, me) ?? entry.id} status={status} {...(kind === "channel" && { sign: "#" })} {...(kind === "group" && { sign: title[0]!.toUpperCase() })} />
+      <a
+        href={`#c=${entry.id}`}
+        class={`row ${unreadCount > 0 ? "unread" : ""}`}
+        aria-current={selected ? "page" : undefined}
+        onClick={choose}
+      >
+        <Avatar
+          id={partnerOf(entry, me) ?? entry.id}
+          status={status}
+          {...(kind === "channel" && { sign: "#" })}
+          {...(kind === "group" && { sign: title[0]!.toUpperCase() })}
+        />
         <span class="top">
           <span class="title">{title}</span>
           {entry.pinned && <Pin />}
           {lastMessage && <time dateTime={lastMessage.createdAt}>{shortTime(lastMessage.createdAt)}</time>}
         </span>
         <span class="bottom">
-          <span class="preview">{lastMessage ? <Preview message={lastMessage} me={me} direct={kind === "direct"} /> : "No messages yet"}</span>
-          {unreadCount > 0 && <span class={`badge ${entry.muted ? "muted" : ""}`} aria-label={`${count(unreadCount)} unread`}>{unreadCount > 999 ? "999+" : unreadCount}</span>}
+          <span class="preview">
+            {lastMessage ? <Preview message={lastMessage} me={me} direct={kind === "direct"} /> : "No messages yet"}
+          </span>
+          {unreadCount > 0 && (
+            <span class={`badge ${entry.muted ? "muted" : ""}`} aria-label={`${count(unreadCount)} unread`}>
+              {unreadCount > 999 ? "999+" : unreadCount}
+            </span>
+          )}
         </span>
       </a>
     </li>
@@ -93,5 +140,10 @@ const KINDS: Record<string, string> = { image: "Photo", voice: "Voice message", 
 function Preview({ message, me, direct }: { message: MessagePreview; me: string; direct: boolean }) {
   const { senderId, content, messageType } = message;
   const sender = senderId === me ? "You: " : direct ? "" : `${nameOf(senderId)}: `;
-  return <>{sender}{content || KINDS[messageType] || "Deleted message"}</>;
+  return (
+    <>
+      {sender}
+      {content || KINDS[messageType] || "Deleted message"}
+    </>
+  );
 }

@@ -45,12 +45,25 @@ export const MessageRow = memo(function MessageRow(props: Props) {
   const files = deleted ? [] : message.attachments.flatMap((attachment) => attachmentOf(attachment) ?? []);
   const bare = !deleted && files.length === 0 && !message.replyTo && isOnlyEmoji(message.content);
   const onlyFiles = files.length > 0 && message.content === "";
-  const classes = ["message", own && "own", first && "first", last && "last", archived && "archived", active && "active", flashed && "flashed", bare && "bare", deleted && "deleted", message.state];
+  const classes = [
+    "message",
+    own && "own",
+    first && "first",
+    last && "last",
+    archived && "archived",
+    active && "active",
+    flashed && "flashed",
+    bare && "bare",
+    deleted && "deleted",
+    message.state,
+  ];
   const name = own ? "You" : nameOf(message.senderId);
   const meta = (
     <span class="meta">
       {stored?.editedAt && !deleted && <span>edited</span>}
-      <time dateTime={message.createdAt} title={fullTime(message.createdAt)}>{timeOf(message.createdAt)}</time>
+      <time dateTime={message.createdAt} title={fullTime(message.createdAt)}>
+        {timeOf(message.createdAt)}
+      </time>
       {own && !deleted && <Ticks state={stored ? stored.status : message.state === "failed" ? "failed" : "sending"} />}
     </span>
   );
@@ -59,18 +72,38 @@ export const MessageRow = memo(function MessageRow(props: Props) {
       {!own && named && (last ? <Avatar id={message.senderId} /> : <span class="avatar-room" />)}
       <div class="body">
         <div class="bubble">
-          {named && first && !own ? <strong class="sender" style={{ "--hue": String(hueOf(message.senderId)) }}>{name}</strong> : <span class="hidden">{name}: </span>}
+          {named && first && !own ? (
+            <strong class="sender" style={{ "--hue": String(hueOf(message.senderId)) }}>
+              {name}
+            </strong>
+          ) : (
+            <span class="hidden">{name}: </span>
+          )}
           {message.replyTo && !deleted && <Quote id={message.replyTo} message={answered} me={me} show={actions.show} />}
-          {files.map((file) => <Attachment key={file.mediaId} client={client} file={file} />)}
-          {deleted ? <span class="text">This message was deleted</span> : !onlyFiles && <span class="text"><Text text={message.content} /></span>}
+          {files.map((file) => (
+            <Attachment key={file.mediaId} client={client} file={file} />
+          ))}
+          {deleted ? (
+            <span class="text">This message was deleted</span>
+          ) : (
+            !onlyFiles && (
+              <span class="text">
+                <Text text={message.content} />
+              </span>
+            )
+          )}
           {meta}
         </div>
         {stored && !deleted && <Reactions message={stored} me={me} actions={actions} />}
         {message.state === "failed" && (
           <p class="failed-actions">
             Not sent: {message.error?.message}
-            <button type="button" onClick={() => actions.retry(message.clientMsgId)}>Try again</button>
-            <button type="button" onClick={() => actions.discard(message.clientMsgId)}>Discard</button>
+            <button type="button" onClick={() => actions.retry(message.clientMsgId)}>
+              Try again
+            </button>
+            <button type="button" onClick={() => actions.discard(message.clientMsgId)}>
+              Discard
+            </button>
           </p>
         )}
         {active && stored && !deleted && <Toolbar message={stored} own={own} actions={actions} />}
@@ -81,7 +114,19 @@ export const MessageRow = memo(function MessageRow(props: Props) {
 
 function Text({ text }: { text: string }) {
   const parts = [...partsOf(text)];
-  return <>{parts.map(({ text: part, link }, at) => (link ? <a key={at} href={part} target="_blank" rel="noopener noreferrer">{part}</a> : part))}</>;
+  return (
+    <>
+      {parts.map(({ text: part, link }, at) =>
+        link ? (
+          <a key={at} href={part} target="_blank" rel="noopener noreferrer">
+            {part}
+          </a>
+        ) : (
+          part
+        ),
+      )}
+    </>
+  );
 }
 
 function Quote({ id, message, me, show }: { id: string; message: StoredMessage | undefined; me: string; show: (id: string) => void }) {
@@ -107,7 +152,9 @@ function Reactions({ message, me, actions }: { message: StoredMessage; me: strin
           title={namesOf(users)}
           onClick={() => void actions.react(message, emoji).catch(() => undefined)}
         >
-          {emoji}<span>{users.length}</span><span class="hidden"> by {namesOf(users)}</span>
+          {emoji}
+          <span>{users.length}</span>
+          <span class="hidden"> by {namesOf(users)}</span>
         </button>
       ))}
     </div>
@@ -138,14 +185,36 @@ function Toolbar({ message, own, actions }: { message: StoredMessage; own: boole
   return (
     <div class="toolbar" role="group" aria-label="Message" ref={group} onKeyDown={move}>
       {choosing ? (
-        <div class="emoji">{EMOJI.map((emoji) => <button key={emoji} type="button" aria-label={`React with ${emoji}`} onClick={() => react(emoji)}>{emoji}</button>)}</div>
+        <div class="emoji">
+          {EMOJI.map((emoji) => (
+            <button key={emoji} type="button" aria-label={`React with ${emoji}`} onClick={() => react(emoji)}>
+              {emoji}
+            </button>
+          ))}
+        </div>
       ) : (
         <>
-          <button type="button" aria-label="React" title="React" onClick={() => setChoosing(true)}><Smile /></button>
-          <button type="button" aria-label="Reply" title="Reply" onClick={() => actions.reply(message)}><Reply /></button>
-          {own && <button type="button" aria-label="Edit" title="Edit" onClick={() => actions.edit(message)}><Pencil /></button>}
-          {own && !sure && <button type="button" aria-label="Delete" title="Delete" onClick={() => setSure(true)}><Bin /></button>}
-          {own && sure && <button type="button" class="sure" autofocus onClick={() => attempt(actions.remove(message))}>Delete it</button>}
+          <button type="button" aria-label="React" title="React" onClick={() => setChoosing(true)}>
+            <Smile />
+          </button>
+          <button type="button" aria-label="Reply" title="Reply" onClick={() => actions.reply(message)}>
+            <Reply />
+          </button>
+          {own && (
+            <button type="button" aria-label="Edit" title="Edit" onClick={() => actions.edit(message)}>
+              <Pencil />
+            </button>
+          )}
+          {own && !sure && (
+            <button type="button" aria-label="Delete" title="Delete" onClick={() => setSure(true)}>
+              <Bin />
+            </button>
+          )}
+          {own && sure && (
+            <button type="button" class="sure" autofocus onClick={() => attempt(actions.remove(message))}>
+              Delete it
+            </button>
+          )}
         </>
       )}
       {problem && <p role="alert">{problem}</p>}

@@ -28,7 +28,10 @@ export function Pane({ client, me, people, conversation, open, become, addBeside
   const entry = conversations.find(({ id }) => id === conversation);
   const watched = useMemo(() => {
     const users = [...(entry?.members ?? []), ...conversations.flatMap((one) => partnerOf(one, me) ?? [])];
-    return [...new Set(users)].filter((user) => user !== me).slice(0, WATCHED).sort();
+    return [...new Set(users)]
+      .filter((user) => user !== me)
+      .slice(0, WATCHED)
+      .sort();
   }, [conversations, entry, me]);
   const watchedNow = watched.join(" ");
   useEffect(() => client.presence.watch(watched), [client, watchedNow]);
@@ -44,20 +47,45 @@ export function Pane({ client, me, people, conversation, open, become, addBeside
           <Avatar id={me} />
           <Who me={me} people={people} become={become} />
           {addBeside && (
-            <button type="button" class="round" onClick={addBeside} aria-label="Side by side with another user" title="Side by side with another user">
+            <button
+              type="button"
+              class="round"
+              onClick={addBeside}
+              aria-label="Side by side with another user"
+              title="Side by side with another user"
+            >
               <Columns />
             </button>
           )}
           {leave ? (
-            <button type="button" class="round" onClick={leave} aria-label={`Close ${nameOf(me)}'s half`} title="Close this half"><Close /></button>
+            <button type="button" class="round" onClick={leave} aria-label={`Close ${nameOf(me)}'s half`} title="Close this half">
+              <Close />
+            </button>
           ) : (
-            <button type="button" class="round" onClick={signOut} aria-label="Sign out" title="Sign out"><Leave /></button>
+            <button type="button" class="round" onClick={signOut} aria-label="Sign out" title="Sign out">
+              <Leave />
+            </button>
           )}
         </header>
-        <ConversationList client={client} me={me} conversations={conversations} problem={error?.message} selected={conversation} open={open} />
+        <ConversationList
+          client={client}
+          me={me}
+          conversations={conversations}
+          problem={error?.message}
+          selected={conversation}
+          open={open}
+        />
       </nav>
       {conversation ? (
-        <Room key={conversation} client={client} id={conversation} entry={entry} me={me} back={() => open(null)} {...(leave && { leave })} />
+        <Room
+          key={conversation}
+          client={client}
+          id={conversation}
+          entry={entry}
+          me={me}
+          back={() => open(null)}
+          {...(leave && { leave })}
+        />
       ) : (
         <div class="nothing-open">
           <Logo size={56} />
@@ -73,7 +101,11 @@ function Who({ me, people, become }: Pick<Props, "me" | "people" | "become">) {
   if (people.length < 2) return <p class="who">{nameOf(me)}</p>;
   return (
     <select class="who" aria-label="User" value={me} onChange={(event) => become(event.currentTarget.value)}>
-      {people.map(({ userId }) => <option key={userId} value={userId}>{nameOf(userId)}</option>)}
+      {people.map(({ userId }) => (
+        <option key={userId} value={userId}>
+          {nameOf(userId)}
+        </option>
+      ))}
     </select>
   );
 }
@@ -90,5 +122,9 @@ function Status({ client }: { client: ChatClient }) {
   }, [fine]);
   const over = state === "closed" && error !== undefined;
   const words = over ? `Not connected: ${error.message}` : navigator.onLine ? "Connecting…" : "You are offline. Messages are sent later.";
-  return <div class={`status ${!fine && (late || over) ? "shown" : ""}`} role="status">{!fine && (late || over) ? words : ""}</div>;
+  return (
+    <div class={`status ${!fine && (late || over) ? "shown" : ""}`} role="status">
+      {!fine && (late || over) ? words : ""}
+    </div>
+  );
 }

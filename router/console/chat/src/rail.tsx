@@ -28,7 +28,11 @@ export function Rail({ headSeq, seq, at, tiers, jump }: Props) {
     <div class={`rail ${dragged === undefined ? "" : "dragged"}`} style={{ "--at": String(shown / headSeq) }}>
       <div class="track" aria-hidden="true">
         {merged(tiers).map(({ from, to, archive }) => (
-          <i key={`${from}${archive}`} class={archive ? "archive" : "database"} style={{ top: `${(from / headSeq) * 100}%`, height: `max(2px, ${((to - from + 1) / headSeq) * 100}%)` }} />
+          <i
+            key={`${from}${archive}`}
+            class={archive ? "archive" : "database"}
+            style={{ top: `${(from / headSeq) * 100}%`, height: `max(2px, ${((to - from + 1) / headSeq) * 100}%)` }}
+          />
         ))}
       </div>
       <input
@@ -41,7 +45,9 @@ export function Rail({ headSeq, seq, at, tiers, jump }: Props) {
         aria-valuetext={`message ${count(shown)} of ${count(headSeq)}${dragged === undefined && at ? `, ${dayOf(at)}` : ""}`}
         onInput={(event) => setDragged(Number(event.currentTarget.value))}
       />
-      <output aria-hidden="true">{count(shown)} of {count(headSeq)}</output>
+      <output aria-hidden="true">
+        {count(shown)} of {count(headSeq)}
+      </output>
     </div>
   );
 }

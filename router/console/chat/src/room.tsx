@@ -74,14 +74,31 @@ export function Room({ client, id, entry, me, back, leave }: Props) {
           seen={setSeen}
         />
         {chat.headSeq > 200 && <Rail headSeq={chat.headSeq} seq={seen.seq} at={seen.at} tiers={tiers} jump={jump} />}
-        <p class={`date-pill ${!seen.atEnd && seen.at && !seen.dayShown ? "shown" : ""}`} aria-hidden="true">{seen.at && dayOf(seen.at)}</p>
-        <button type="button" class={`round to-end ${seen.atEnd && !chat.hasMoreAfter ? "" : "shown"}`} onClick={toEnd} aria-label="To the newest message" tabIndex={seen.atEnd && !chat.hasMoreAfter ? -1 : 0}>
+        <p class={`date-pill ${!seen.atEnd && seen.at && !seen.dayShown ? "shown" : ""}`} aria-hidden="true">
+          {seen.at && dayOf(seen.at)}
+        </p>
+        <button
+          type="button"
+          class={`round to-end ${seen.atEnd && !chat.hasMoreAfter ? "" : "shown"}`}
+          onClick={toEnd}
+          aria-label="To the newest message"
+          tabIndex={seen.atEnd && !chat.hasMoreAfter ? -1 : 0}
+        >
           <Back />
           {behind > 0 && !seen.atEnd && <span class="badge">{behind}</span>}
         </button>
       </div>
       <Announce messages={chat.messages} me={me} />
-      <Composer client={client} id={id} me={me} chat={chat} answering={answering} done={() => setAnswering(undefined)} edit={actions.edit} sent={toEnd} />
+      <Composer
+        client={client}
+        id={id}
+        me={me}
+        chat={chat}
+        answering={answering}
+        done={() => setAnswering(undefined)}
+        edit={actions.edit}
+        sent={toEnd}
+      />
     </div>
   );
 }
@@ -129,20 +146,50 @@ function Head({ client, entry, me, chat, back, leave, tier }: HeadProps) {
   const there = partner === undefined ? undefined : presence.get(partner);
   const typing = chat.typingUsers;
   const online = entry?.members.filter((user) => user !== me && (presence.get(user)?.status ?? "offline") !== "offline").length ?? 0;
-  const calm = partner === undefined
-    ? `${count(entry?.memberCount ?? 0)} members${online > 0 ? `, ${online} online` : ""}`
-    : there && there.status !== "offline" ? there.status : lastSeen(there?.lastSeen);
-  const words = typing.length === 0 ? calm : partner === undefined ? `${namesOf(typing.slice(0, 3))} ${typing.length > 1 ? "are" : "is"} typing` : "typing";
+  const calm =
+    partner === undefined
+      ? `${count(entry?.memberCount ?? 0)} members${online > 0 ? `, ${online} online` : ""}`
+      : there && there.status !== "offline"
+        ? there.status
+        : lastSeen(there?.lastSeen);
+  const words =
+    typing.length === 0
+      ? calm
+      : partner === undefined
+        ? `${namesOf(typing.slice(0, 3))} ${typing.length > 1 ? "are" : "is"} typing`
+        : "typing";
   return (
     <header class="bar">
-      <button type="button" class="round back" onClick={back} aria-label="Back to the conversations"><Back /></button>
-      {entry && <Avatar id={partner ?? entry.id} status={there?.status} {...(entry.kind === "channel" && { sign: "#" })} {...(entry.kind === "group" && { sign: titleOf(entry, me)[0]!.toUpperCase() })} />}
+      <button type="button" class="round back" onClick={back} aria-label="Back to the conversations">
+        <Back />
+      </button>
+      {entry && (
+        <Avatar
+          id={partner ?? entry.id}
+          status={there?.status}
+          {...(entry.kind === "channel" && { sign: "#" })}
+          {...(entry.kind === "group" && { sign: titleOf(entry, me)[0]!.toUpperCase() })}
+        />
+      )}
       <div class="names">
         <h2>{entry ? titleOf(entry, me) : " "}</h2>
-        <p class={typing.length > 0 ? "typing" : ""}>{entry ? words : " "}{typing.length > 0 && <span class="dots" aria-hidden="true"><i /><i /><i /></span>}</p>
+        <p class={typing.length > 0 ? "typing" : ""}>
+          {entry ? words : " "}
+          {typing.length > 0 && (
+            <span class="dots" aria-hidden="true">
+              <i />
+              <i />
+              <i />
+            </span>
+          )}
+        </p>
       </div>
       {tier && <Tier tier={tier} />}
-      {leave && <button type="button" class="round leave" onClick={leave} aria-label={`Close ${nameOf(me)}'s half`} title="Close this half"><Close /></button>}
+      {leave && (
+        <button type="button" class="round leave" onClick={leave} aria-label={`Close ${nameOf(me)}'s half`} title="Close this half">
+          <Close />
+        </button>
+      )}
     </header>
   );
 }
@@ -151,7 +198,10 @@ function Tier({ tier }: { tier: Stretch }) {
   const took = tier.tookMs < 10 ? tier.tookMs.toFixed(1) : Math.round(tier.tookMs).toString();
   const name = tier.archive ? "archive" : "database";
   return (
-    <p class={`tier ${name}`} title={`Messages ${count(tier.from)} to ${count(tier.to)} were read from the ${name}; their page came in ${took} ms`}>
+    <p
+      class={`tier ${name}`}
+      title={`Messages ${count(tier.from)} to ${count(tier.to)} were read from the ${name}; their page came in ${took} ms`}
+    >
       <i aria-hidden="true" />
       {name}
       <span> {took} ms</span>
@@ -164,5 +214,9 @@ function Announce({ messages, me }: { messages: readonly ChatMessage[]; me: stri
   const last = messages.at(-1);
   const [opened] = useState(() => new Date().toISOString());
   const isNew = last && last.senderId !== me && last.createdAt > opened;
-  return <p class="hidden" role="status" aria-live="polite">{isNew ? `${nameOf(last.senderId)}: ${last.content}` : ""}</p>;
+  return (
+    <p class="hidden" role="status" aria-live="polite">
+      {isNew ? `${nameOf(last.senderId)}: ${last.content}` : ""}
+    </p>
+  );
 }

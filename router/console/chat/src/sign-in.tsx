@@ -30,10 +30,18 @@ export function SignIn({ signIn, another = false, leave }: Props) {
         </p>
         <label for="token">Token</label>
         <textarea id="token" name="token" rows={4} autocomplete="off" spellcheck={false} required autofocus aria-describedby="problem" />
-        <p id="problem" class="problem" role="alert">{problem}</p>
+        <p id="problem" class="problem" role="alert">
+          {problem}
+        </p>
         <div class="buttons">
-          {leave && <button type="button" class="plain" onClick={leave}>Cancel</button>}
-          <button type="submit" class="primary">Continue</button>
+          {leave && (
+            <button type="button" class="plain" onClick={leave}>
+              Cancel
+            </button>
+          )}
+          <button type="submit" class="primary">
+            Continue
+          </button>
         </div>
       </form>
     </main>

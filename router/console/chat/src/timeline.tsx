@@ -254,15 +254,42 @@ export class Timeline extends Component<Props, State> {
   override render() {
     const { chat, tiers } = this.props;
     return (
-      <div class="timeline" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown} tabIndex={0} role="region" aria-label={`${nameOf(this.props.me)}'s messages`}>
+      <div
+        class="timeline"
+        ref={this.scroller}
+        onScroll={this.onScroll}
+        onKeyDown={this.onKeyDown}
+        tabIndex={0}
+        role="region"
+        aria-label={`${nameOf(this.props.me)}'s messages`}
+      >
         <div class="before" role="status">
-          {chat.hasMoreBefore && (this.state.problem === undefined ? <i class="spinner" /> : <span>Earlier messages cannot be loaded just now: {this.state.problem}</span>)}
+          {chat.hasMoreBefore &&
+            (this.state.problem === undefined ? (
+              <i class="spinner" />
+            ) : (
+              <span>Earlier messages cannot be loaded just now: {this.state.problem}</span>
+            ))}
         </div>
-        {chat.status === "failed" && <p class="notice" role="alert">This conversation cannot be opened: {chat.error?.message}</p>}
-        {chat.status === "left" && <p class="notice" role="alert">You are no member of this conversation any more.</p>}
+        {chat.status === "failed" && (
+          <p class="notice" role="alert">
+            This conversation cannot be opened: {chat.error?.message}
+          </p>
+        )}
+        {chat.status === "left" && (
+          <p class="notice" role="alert">
+            You are no member of this conversation any more.
+          </p>
+        )}
         {chat.status === "ready" && chat.messages.length === 0 && <p class="notice">No messages yet. Say hello.</p>}
         {chat.status === "loading" && <Waiting />}
-        <ol ref={this.list} onPointerOver={this.activate} onPointerLeave={this.deactivate} onClick={this.activate} onFocusCapture={this.activate}>
+        <ol
+          ref={this.list}
+          onPointerOver={this.activate}
+          onPointerLeave={this.deactivate}
+          onClick={this.activate}
+          onFocusCapture={this.activate}
+        >
           {this.items(tiers)}
         </ol>
       </div>
@@ -298,8 +325,16 @@ export class Timeline extends Component<Props, State> {
           actions={actions}
         />
       );
-      const day = newDay && <li key={`day ${key}`} class="day"><span>{dayOf(message.createdAt)}</span></li>;
-      const mark = isNew && <li key="new" class="new"><span>New</span></li>;
+      const day = newDay && (
+        <li key={`day ${key}`} class="day">
+          <span>{dayOf(message.createdAt)}</span>
+        </li>
+      );
+      const mark = isNew && (
+        <li key="new" class="new">
+          <span>New</span>
+        </li>
+      );
       return [day, mark, row].filter(Boolean);
     });
   }
@@ -316,7 +351,9 @@ function together(a: ChatMessage | undefined, b: ChatMessage): boolean {
 function Waiting() {
   return (
     <div class="waiting" aria-hidden="true">
-      {[52, 34, 61, 28, 45, 39, 57].map((width, at) => <i key={width} class={at % 3 === 2 ? "skeleton own" : "skeleton"} style={{ width: `${width}%` }} />)}
+      {[52, 34, 61, 28, 45, 39, 57].map((width, at) => (
+        <i key={width} class={at % 3 === 2 ? "skeleton own" : "skeleton"} style={{ width: `${width}%` }} />
+      ))}
     </div>
   );
 }

@@ -63,7 +63,10 @@ test("the page is small, painted at once, and loads nothing from elsewhere", asy
   await stage.done(page);
 });
 
-for (const [width, height] of [[1280, 800], [390, 844]]) {
+for (const [width, height] of [
+  [1280, 800],
+  [390, 844],
+]) {
   for (const dark of [false, true]) {
     const name = `${width}-${dark ? "dark" : "light"}`;
     test(`everything is accessible and fits, ${name}`, async () => {
@@ -253,7 +256,15 @@ test("of a large file only the parts that are missing are sent after a reload", 
 
 test("where the archive is away, the page says so, and goes on when it is back", async () => {
   const page = await stage.page({ expected: [/503/] });
-  const away = { status: 503, contentType: "application/problem+json", body: JSON.stringify({ type: "urn:problem-type:backscroll:archive_unavailable", code: "archive_unavailable", detail: "the archive cannot be reached" }) };
+  const away = {
+    status: 503,
+    contentType: "application/problem+json",
+    body: JSON.stringify({
+      type: "urn:problem-type:backscroll:archive_unavailable",
+      code: "archive_unavailable",
+      detail: "the archive cannot be reached",
+    }),
+  };
   await page.route("**/messages?*before=*", (route) => route.fulfill(away));
   await openRoom(left(page), "climbing");
   await page.locator(".timeline").evaluate((timeline) => timeline.scrollTo(0, 0));
@@ -292,7 +303,8 @@ test("ten thousand messages are scrolled through both tiers without a jump", asy
       await frame();
       slowest = Math.max(slowest, performance.now() - asked);
       const now = looked.isConnected ? topOf(looked) : undefined;
-      if (now === undefined || Math.abs(now - before - moved) > 1.5) jumps.push(`at ${looked.dataset.key}: ${moved} asked, ${now === undefined ? "gone" : now - before} moved`);
+      if (now === undefined || Math.abs(now - before - moved) > 1.5)
+        jumps.push(`at ${looked.dataset.key}: ${moved} asked, ${now === undefined ? "gone" : now - before} moved`);
       tiers.add(document.querySelector(".tier")?.className.replace("tier ", ""));
       if (firstKey() === "1" && timeline.scrollTop === 0) break;
     }
@@ -342,7 +354,8 @@ async function give(half, how, { name, type, content, bytes, width = 900, height
       const blob = made === undefined ? await draw() : new Blob([made], { type: fileType });
       const data = new DataTransfer();
       data.items.add(new File([blob], fileName, { type: fileType }));
-      if (kind === "paste") form.querySelector("textarea").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+      if (kind === "paste")
+        form.querySelector("textarea").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
       else form.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
     },
     [how, name, type, content, bytes, width, height],

@@ -27,7 +27,11 @@ export class Stage {
     const stage = new Stage();
     stage.folder = mkdtempSync(path.join(tmpdir(), "backscroll-page-"));
     await stage.start("127.0.0.1:0");
-    execFileSync(BINARY, ["archive", "run"], { cwd: stage.folder, env: { ...process.env, BACKSCROLL_DATA_DIR: "backscroll-data/demo" }, stdio: ["ignore", "ignore", "inherit"] });
+    execFileSync(BINARY, ["archive", "run"], {
+      cwd: stage.folder,
+      env: { ...process.env, BACKSCROLL_DATA_DIR: "backscroll-data/demo" },
+      stdio: ["ignore", "ignore", "inherit"],
+    });
     stage.browser = await chromium.launch({
       executablePath: "/usr/bin/chromium",
       args: [
@@ -40,8 +44,17 @@ export class Stage {
 
   /** Starts the demo. */
   async start(listen) {
-    const environment = { ...process.env, BACKSCROLL_ARCHIVE__SCHEDULE: "", BACKSCROLL_OBJECT_STORE__PART_SIZE: "5 MiB", BACKSCROLL_TELEMETRY__LOG: "warn" };
-    this.server = spawn(BINARY, ["serve", "--demo", "--listen", listen], { cwd: this.folder, env: environment, stdio: ["ignore", "pipe", "inherit"] });
+    const environment = {
+      ...process.env,
+      BACKSCROLL_ARCHIVE__SCHEDULE: "",
+      BACKSCROLL_OBJECT_STORE__PART_SIZE: "5 MiB",
+      BACKSCROLL_TELEMETRY__LOG: "warn",
+    };
+    this.server = spawn(BINARY, ["serve", "--demo", "--listen", listen], {
+      cwd: this.folder,
+      env: environment,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
     let printed = "";
     for await (const chunk of this.server.stdout) {
       printed += chunk;
@@ -66,7 +79,11 @@ export class Stage {
 
   /** A page with nothing from before. */
   async page({ width = 1280, height = 800, dark = false, at = this.link, expected = [] } = {}) {
-    const context = await this.browser.newContext({ viewport: { width, height }, colorScheme: dark ? "dark" : "light", acceptDownloads: true });
+    const context = await this.browser.newContext({
+      viewport: { width, height },
+      colorScheme: dark ? "dark" : "light",
+      acceptDownloads: true,
+    });
     const page = await context.newPage();
     page.errors = [];
     const note = (text) => expected.some((pattern) => pattern.test(text)) || page.errors.push(text);
@@ -100,7 +117,12 @@ export async function shot(page, name) {
 export async function accessible(page, what) {
   await page.evaluate(`window.axe === undefined && (() => { ${AXE} })()`);
   const violations = await page.evaluate(async () => {
-    await Promise.allSettled(document.getAnimations().filter((one) => one.effect?.getComputedTiming().iterations !== Infinity).map((one) => one.finished));
+    await Promise.allSettled(
+      document
+        .getAnimations()
+        .filter((one) => one.effect?.getComputedTiming().iterations !== Infinity)
+        .map((one) => one.finished),
+    );
     const { violations } = await window.axe.run(document);
     return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html.slice(0, 160)).join(" | ")}`);
   });
