@@ -1,11 +1,12 @@
 /** Where one writes, answers, changes, attaches and records. */
-import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { ChatClient, MessageType, StoredMessage, UploadItem } from "@backscroll/client";
 import { useUpload, type Chat } from "@backscroll/client/react";
+import { useDrop } from "./drop.js";
 import { Clip, Close, Mic, Pencil, Reply, Send } from "./icons.js";
-import { duration, nameOf, size } from "./text.js";
-import { Recorder } from "./voice.js";
+import { duration, nameOf } from "./text.js";
+import { Tray } from "./tray.js";
+import { useVoice } from "./voice.js";
 
 /** What the next message does to another one. */
 export interface Answering {
@@ -35,6 +36,8 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
   const form = useRef<HTMLFormElement>(null);
   const field = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
+  /** Recordings that are sent as soon as they are uploaded. */
+  const sendsItself = useRef(new Set<string>());
   const voice = useVoice((blob) => void sendVoice(blob), setProblem);
   const editing = answering?.kind === "edit" ? answering.message : undefined;
   const gone = chat.status === "left" || chat.status === "failed";
@@ -73,16 +76,22 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
     sent();
   };
   const sendVoice = async (blob: Blob) => {
+    const fileName = `voice.${blob.type.includes("mp4") ? "m4a" : "webm"}`;
+    let file = "";
     try {
-      const { id: file, ready } = files.upload(blob, { kind: "voice", fileName: `voice.${blob.type.includes("mp4") ? "m4a" : "webm"}` });
-      await ready;
-      const item = client.uploads.items.get().find((one) => one.id === file);
+      const started = files.upload(blob, { kind: "voice", fileName });
+      file = started.id;
+      sendsItself.current.add(file);
+      await started.ready;
+      const item = client.uploads.items.get().find(({ id: one }) => one === file);
       if (item) deliver("", [item], "voice");
     } catch (thrown) {
       setProblem((thrown as Error).message);
+    } finally {
+      sendsItself.current.delete(file);
     }
   };
-  const tray = files.uploads.filter(({ kind, phase }) => kind !== "voice" || phase === "failed");
+  const tray = files.uploads.filter((item) => !sendsItself.current.has(item.id));
   const waiting = tray.some(({ phase }) => phase !== "ready");
   const empty = text.trim() === "" && tray.length === 0;
 
@@ -95,8 +104,7 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
         if (content !== editing.content) void chat.editMessage(editing.id, content).catch((error: Error) => setProblem(error.message));
         done();
       } else {
-        const pictures = tray.length > 0 && tray.every(({ kind }) => kind === "image");
-        deliver(content, tray, tray.length === 0 ? "text" : pictures ? "image" : "file");
+        deliver(content, tray, typeOf(tray));
       }
       setText("");
     } catch (thrown) {
@@ -143,47 +151,15 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
           Drop files to attach them
         </div>
       )}
-      {answering && (
-        <div class="answering">
-          {editing ? <Pencil /> : <Reply />}
-          <span class="names">
-            <strong>
-              {editing
-                ? "Change your message"
-                : `Reply to ${answering.message.senderId === me ? "yourself" : nameOf(answering.message.senderId)}`}
-            </strong>
-            <span>{answering.message.content || "Attachment"}</span>
-          </span>
-          <button type="button" class="round small" aria-label="Cancel" onClick={leaveAnswer}>
-            <Close />
-          </button>
-        </div>
-      )}
-      {tray.length > 0 && (
-        <ul class="tray" aria-label="Files to send">
-          {tray.map((item) => (
-            <TrayItem key={item.id} item={item} retry={files.retry} cancel={files.cancel} />
-          ))}
-        </ul>
-      )}
+      {answering && <Answer answering={answering} me={me} leave={leaveAnswer} />}
+      {tray.length > 0 && <Tray items={tray} retry={files.retry} cancel={files.cancel} />}
       {problem && (
         <p class="problem" role="alert">
           {problem}
         </p>
       )}
       {voice.recording ? (
-        <div class="line recorder">
-          <button type="button" class="round" aria-label="Discard the recording" onClick={voice.discard}>
-            <Close />
-          </button>
-          <p role="status">
-            <i aria-hidden="true" />
-            Recording <time>{duration(voice.recordedMs)}</time>
-          </p>
-          <button type="button" class="round primary" aria-label="Send the recording" onClick={voice.finish}>
-            <Send />
-          </button>
-        </div>
+        <Recording {...voice} />
       ) : (
         <div class="line">
           <input
@@ -240,107 +216,44 @@ export function Composer({ client, id, me, chat, answering, done, edit, sent }: 
   );
 }
 
-/** Files that are dragged over this conversation. */
-function useDrop(form: RefObject<HTMLFormElement | null>, setDropping: (dropping: boolean) => void, add: (files: File[]) => void): void {
-  const latest = useRef(add);
-  latest.current = add;
-  useEffect(() => {
-    const room = form.current?.closest<HTMLElement>(".room");
-    if (!room) return;
-    const carries = (event: DragEvent) => event.dataTransfer?.types.includes("Files") ?? false;
-    const over = (event: DragEvent) => {
-      if (!carries(event)) return;
-      event.preventDefault();
-      setDropping(true);
-    };
-    const end = (event: DragEvent) => {
-      if (!room.contains(event.relatedTarget as Node | null)) setDropping(false);
-    };
-    const drop = (event: DragEvent) => {
-      if (!carries(event)) return;
-      event.preventDefault();
-      setDropping(false);
-      latest.current([...(event.dataTransfer?.files ?? [])]);
-    };
-    const events = { dragover: over, dragleave: end, drop } as const;
-    const entries = Object.entries(events) as ["dragover" | "dragleave" | "drop", (event: DragEvent) => void][];
-    for (const [name, listener] of entries) room.addEventListener(name, listener);
-    return () => {
-      for (const [name, listener] of entries) room.removeEventListener(name, listener);
-    };
-  }, [form, setDropping]);
+/** What a message with these files is. */
+function typeOf(files: readonly UploadItem[]): MessageType {
+  const [first] = files;
+  if (!first) return "text";
+  return files.every(({ kind }) => kind === first.kind) ? first.kind : "file";
 }
 
-const PHASES: Record<UploadItem["phase"], string> = {
-  waiting: "Waiting",
-  uploading: "Uploading",
-  checking: "Checking",
-  ready: "Ready",
-  failed: "Failed",
-};
-
-function TrayItem({ item, retry, cancel }: { item: UploadItem; retry: (id: string) => void; cancel: (id: string) => void }) {
-  const [preview, setPreview] = useState<string>();
-  useEffect(() => {
-    if (item.kind !== "image") return;
-    const url = URL.createObjectURL(item.blob);
-    setPreview(url);
-    return () => URL.revokeObjectURL(url);
-  }, [item.blob, item.kind]);
-  const part = item.bytes > 0 ? item.sentBytes / item.bytes : 0;
+/** What is replied to or changed, above the text. */
+function Answer({ answering: { kind, message }, me, leave }: { answering: Answering; me: string; leave: () => void }) {
+  const to = message.senderId === me ? "yourself" : nameOf(message.senderId);
   return (
-    <li class={item.phase}>
-      <span class="sign">{preview ? <img src={preview} alt="" /> : <Clip />}</span>
+    <div class="answering">
+      {kind === "edit" ? <Pencil /> : <Reply />}
       <span class="names">
-        <strong>{item.fileName}</strong>
-        <span>
-          {item.phase === "failed"
-            ? item.error?.message
-            : item.phase === "uploading"
-              ? `${Math.round(part * 100)} % of ${size(item.bytes)}`
-              : `${PHASES[item.phase]}, ${size(item.bytes)}`}
-        </span>
-        {item.phase !== "failed" && <progress max={1} value={part} aria-label={`${item.fileName}: ${PHASES[item.phase]}`} />}
+        <strong>{kind === "edit" ? "Change your message" : `Reply to ${to}`}</strong>
+        <span>{message.content || "Attachment"}</span>
       </span>
-      {item.phase === "failed" && (
-        <button type="button" class="plain" onClick={() => retry(item.id)}>
-          Try again
-        </button>
-      )}
-      <button type="button" class="round small" aria-label={`Remove ${item.fileName}`} onClick={() => cancel(item.id)}>
+      <button type="button" class="round small" aria-label="Cancel" onClick={leave}>
         <Close />
       </button>
-    </li>
+    </div>
   );
 }
 
-/** A recording that is being made. */
-function useVoice(made: (blob: Blob) => void, failed: (why: string) => void) {
-  const [recorder, setRecorder] = useState<Recorder>();
-  const [recordedMs, setRecordedMs] = useState(0);
-  const latest = useRef(made);
-  latest.current = made;
-  useEffect(() => {
-    if (!recorder) return;
-    const timer = setInterval(() => {
-      setRecordedMs(recorder.elapsedMs);
-      if (recorder.tooLong) finish();
-    }, 200);
-    return () => clearInterval(timer);
-  }, [recorder]);
-  useEffect(() => () => recorder?.discard(), [recorder]);
-  const start = () => {
-    failed("");
-    setRecordedMs(0);
-    Recorder.start().then(setRecorder, (error: Error) => failed(`The microphone cannot be used: ${error.message}`));
-  };
-  const finish = () => {
-    setRecorder(undefined);
-    void recorder?.finish().then((blob) => latest.current(blob));
-  };
-  const discard = () => {
-    recorder?.discard();
-    setRecorder(undefined);
-  };
-  return { recording: recorder !== undefined, recordedMs, start, finish, discard };
+/** In place of the text while a voice message is recorded. */
+function Recording({ recordedMs, discard, finish }: { recordedMs: number; discard: () => void; finish: () => void }) {
+  return (
+    <div class="line recorder">
+      <button type="button" class="round" aria-label="Discard the recording" onClick={discard}>
+        <Close />
+      </button>
+      <p role="status">
+        <i aria-hidden="true" />
+        Recording <time>{duration(recordedMs)}</time>
+      </p>
+      <button type="button" class="round primary" aria-label="Send the recording" onClick={finish}>
+        <Send />
+      </button>
+    </div>
+  );
 }

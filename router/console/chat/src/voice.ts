@@ -1,4 +1,5 @@
 /** Recording a voice message. */
+import { useEffect, useRef, useState } from "preact/hooks";
 
 /** What browsers record and the server takes, the best first. */
 const TYPES = ["audio/webm;codecs=opus", "audio/ogg;codecs=opus", "audio/mp4"];
@@ -44,4 +45,35 @@ export class Recorder {
     if (this.recorder.state !== "inactive") this.recorder.stop();
     for (const track of this.stream.getTracks()) track.stop();
   }
+}
+
+/** A recording that is being made. */
+export function useVoice(made: (blob: Blob) => void, failed: (why: string) => void) {
+  const [recorder, setRecorder] = useState<Recorder>();
+  const [recordedMs, setRecordedMs] = useState(0);
+  const latest = useRef(made);
+  latest.current = made;
+  useEffect(() => {
+    if (!recorder) return;
+    const timer = setInterval(() => {
+      setRecordedMs(recorder.elapsedMs);
+      if (recorder.tooLong) finish();
+    }, 200);
+    return () => clearInterval(timer);
+  }, [recorder]);
+  useEffect(() => () => recorder?.discard(), [recorder]);
+  const start = () => {
+    failed("");
+    setRecordedMs(0);
+    Recorder.start().then(setRecorder, (error: Error) => failed(`The microphone cannot be used: ${error.message}`));
+  };
+  const finish = () => {
+    setRecorder(undefined);
+    void recorder?.finish().then((blob) => latest.current(blob));
+  };
+  const discard = () => {
+    recorder?.discard();
+    setRecorder(undefined);
+  };
+  return { recording: recorder !== undefined, recordedMs, start, finish, discard };
 }
