@@ -9,6 +9,9 @@
 //! - [`gate::Gate::check`] copies first and looks at the copy: what arrives under the client's address meanwhile changes
 //!   nothing that was checked. Of a picture with metadata an object without them takes the place of the copy. Of several
 //!   checks at once each has a copy of its own, and the row takes one.
+//! - Smaller forms of pictures are made afterwards ([`processing`]) by processes of this program that do nothing else ([`worker`]):
+//!   what a picture does to a decoder ends one of these. Their keys are in the row before anything is put there, so that they are
+//!   deleted with it, whatever was put (INV-ERASE).
 //! - INV-BOUND: so many checks at once ([`settings::MediaSettings`]), each of which holds at most one picture or recording;
 //!   other files are read in pieces.
 //!
@@ -18,10 +21,13 @@ mod bytes;
 mod duration;
 pub mod gate;
 mod pixels;
+pub mod processing;
 pub mod settings;
 mod strip;
+mod thumbnails;
 pub mod types;
 pub mod upload;
+pub mod worker;
 
 use crate::object_store::ObjectKey;
 

@@ -45,6 +45,20 @@ backscroll_shard::metric_table! {
         "Bytes of the files that became ready, by kind.";
     Counter MEDIA_COLLECTED = "backscroll_media_collected_total" [why] Count,
         "Files whose objects were deleted: `unused`, `deleted` (with the last message), or `orphan` (an object that no row names).";
+    Counter MEDIA_PROCESSED = "backscroll_media_processed_total" [outcome] Count,
+        "Pictures whose smaller forms were to be made, by outcome: `ready`, the reason for which it failed, or `postponed` (something else failed: the log says what).",
+        alert "a steady rise of `outcome=\"postponed\"`, or of `timed_out` and `crashed`";
+    Histogram MEDIA_PROCESS_SECONDS = "backscroll_media_process_seconds" [] Seconds,
+        "Time in which a worker decoded a picture and made its smaller forms, or failed to.";
+    Gauge MEDIA_QUEUE = "backscroll_media_queue" [] Count,
+        "Pictures in this process's memory that wait for a worker; more may wait in the databases.",
+        alert "at `media.queue` for a minute: more workers are needed";
+    Counter MEDIA_VARIANT_BYTES = "backscroll_media_variant_bytes_total" [] Bytes,
+        "Bytes of the smaller forms of pictures that were made.";
+    Counter MEDIA_WORKERS_ENDED = "backscroll_media_workers_ended_total" [how] Count,
+        "Processes that were ended by a picture, by how: `timed_out`, `out_of_memory` or `crashed`.";
+    Gauge MEDIA_ORPHANS = "backscroll_media_orphans" [] Count,
+        "Objects of files that no row names, as the last collection of this process found them and before it deleted them.";
     Counter OBJECT_REQUESTS = "backscroll_object_store_requests_total" [operation, outcome] Count,
         "Requests to the object store, each attempt by itself, by outcome: `ok` or the kind of the error.",
         alert "a steady rise of `outcome` `unavailable`, `timeout`, `denied` or `damaged`";

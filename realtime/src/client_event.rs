@@ -138,5 +138,7 @@ fn event_name(kind: PushKind) -> Option<EventName> {
         PushKind::UserOffline => EventName::UserOffline,
         PushKind::Notification => EventName::Notification,
         PushKind::NotificationsRead => EventName::NotificationsRead,
+        PushKind::MediaReady => EventName::MediaReady,
+        PushKind::MediaFailed => EventName::MediaFailed,
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use backscroll_shard::commit_event::{CommitEvent, CommitListener};
 use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId};
-use backscroll_shard::model::{ListEntry, Message, Watermarks};
+use backscroll_shard::model::{ListEntry, MediaState, Message, Watermarks};
 use backscroll_shard::sync::to_cursor;
 use serde::Serialize;
 
@@ -155,6 +155,13 @@ impl CommitListener for Publisher {
                         notification: &notification,
                     };
                     self.to_user(user, PushKind::Notification, &data);
+                }
+                CommitEvent::MediaProcessed { user, media } => {
+                    let kind = match media.state {
+                        MediaState::Failed => PushKind::MediaFailed,
+                        _ => PushKind::MediaReady,
+                    };
+                    self.to_user(user, kind, &media);
                 }
                 CommitEvent::NotificationsRead { user, ids } => {
                     let (from, through) = ids;

@@ -77,6 +77,10 @@ pub enum PushKind {
     Notification,
     /// A user read notifications: `{from, through}`.
     NotificationsRead,
+    /// The smaller forms of a picture that a user uploaded are there: the file.
+    MediaReady,
+    /// A picture that a user uploaded could not be decoded: the file.
+    MediaFailed,
 }
 
 impl PushKind {

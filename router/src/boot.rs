@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use backscroll_archiver::media::worker::Program;
 use backscroll_shard::error::Error as StoreError;
 use backscroll_shard::migrate::{Migrated, migrate_with};
 use backscroll_shard::store::Store;
@@ -79,11 +80,12 @@ pub async fn serve(
         let done = stop.run_until_cancelled(ready).await.unwrap_or(Ok(()));
         done.inspect_err(|_| stop.cancel())
     };
+    let worker = Program::own();
     let served = server::serve(
         deployment,
         &config.server,
         &config.auth,
-        (&config.media, console),
+        (&config.media, &worker, console),
         listener,
         stop.clone(),
     );

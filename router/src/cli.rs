@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod lease;
 mod media;
+mod media_worker;
 mod migrate;
 mod out;
 mod progress;
@@ -78,6 +79,8 @@ enum Command {
     /// Files of conversations on the object store
     #[command(subcommand)]
     Media(media::Command),
+    #[command(hide = true)]
+    MediaWorker(media_worker::Args),
     /// The leases of jobs
     #[command(subcommand)]
     Lease(lease::Command),
@@ -140,6 +143,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
         Command::Media(command) => media::run(load()?, command).await,
+        Command::MediaWorker(args) => media_worker::run(&args),
         Command::Lease(command) => lease::run(load()?, command).await,
         Command::Shards(command) => shards::run(load()?, command).await,
         Command::Rebalance(command) => rebalance::run(load()?, command).await,

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use axum::body::Bytes;
 use backscroll_archiver::jobs::schedule;
+use backscroll_archiver::media::processing::{self, Queue};
 use backscroll_archiver::media::settings::MediaSettings;
+use backscroll_archiver::media::worker::Program;
 use backscroll_realtime::gateway::Gateway;
 use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::moves;
@@ -42,7 +44,7 @@ use connections::Connections;
 
 /// How long connections that stay have to finish the command they are at.
 const SESSIONS_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an archive job has to end and to give its lease up.
+/// How long an archive job has to end and to give its lease up; a picture's lease ends by itself.
 const JOBS_CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the store has to finish after the last request.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,7 +53,7 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a stop may take beyond the bounds of its steps.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Serves on `listener`, and runs the archive's schedule, until `stop` is cancelled; then drains, closes `deployment`
+/// Serves on `listener`, runs the archive's schedule and has `worker` make smaller forms of pictures, until `stop` is cancelled; then drains, closes `deployment`
 /// and returns. It also stops, and fails, when one of its tasks has been given up.
 ///
 /// # Errors
@@ -61,7 +63,7 @@ pub async fn serve(
     deployment: Deployment,
     server: &ServerSettings,
     auth: &AuthSettings,
-    (media, console): (&MediaSettings, Option<Console>),
+    (media, worker, console): (&MediaSettings, &Program, Option<Console>),
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -73,16 +75,21 @@ pub async fn serve(
     );
     telemetry::init_metrics()?;
     let supervisor = deployment.store.supervisor().clone();
-    let app = Arc::new(App::new(
-        start_parts(&deployment, auth, media, console).await?,
-        server,
-    ));
+    // These end with the first sign of a stop: another server goes on from where they were left, or this one later.
+    let jobs = supervisor.group();
+    let pictures = processing::start(
+        &deployment.store,
+        &deployment.objects,
+        (media, worker),
+        &jobs,
+        &stop,
+    );
+    let parts = start_parts(&deployment, auth, (media, console), pictures).await?;
+    let app = Arc::new(App::new(parts, server));
     let background = supervisor.group();
     let stop_background = CancellationToken::new();
     telemetry::maintain_metrics(&background, &stop_background);
     app.auth.maintain(&background, &stop_background);
-    // Archive jobs end with the first sign of a stop: another server goes on from where they were left, or this one later.
-    let jobs = supervisor.group();
     let archive = deployment.archive.clone().stopped_by(stop.clone());
     schedule::start(&archive, &jobs, &stop);
     moves::start(deployment.store.router(), &node_name(), &jobs, &stop);
@@ -138,8 +145,8 @@ pub async fn serve(
 async fn start_parts(
     deployment: &Deployment,
     auth: &AuthSettings,
-    media: &MediaSettings,
-    console: Option<Console>,
+    (media, console): (&MediaSettings, Option<Console>),
+    pictures: Queue,
 ) -> anyhow::Result<Parts> {
     let auth = Arc::new(Authenticator::open(auth).await?);
     let gateway = Gateway::start(
@@ -156,6 +163,7 @@ async fn start_parts(
         objects: Arc::clone(&deployment.objects),
         media: media.clone(),
         console,
+        pictures,
         openapi: Bytes::from(openapi::json()),
         asyncapi: Bytes::from(asyncapi::json()),
     })

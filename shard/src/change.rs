@@ -9,6 +9,7 @@ use crate::head::{self, Head};
 use crate::ids::{ConversationId, UserId};
 use crate::list_marks;
 use crate::member::{self, Membership, StoredMembership};
+use crate::model::Role;
 use crate::owned::OwnedTransaction;
 
 /// The lists that follow a change. A change that lists follow takes the next rev.
@@ -25,16 +26,15 @@ pub enum ListsToMark {
     Users(Vec<UserId>),
 }
 
-/// One change to one conversation by one of its members: a transaction in which its fence is checked, its head locked and
-/// its membership known.
+/// One change to one conversation, by one of its members or by the server itself: a transaction in which its fence is checked, its
+/// head locked and the membership known.
 #[derive(Debug)]
 pub struct Change {
     /// The transaction.
     pub rows: OwnedTransaction<'static>,
     /// The head; saved with the commit.
     pub head: Head,
-    /// The caller's membership.
-    pub me: Membership,
+    me: Option<Membership>,
     /// The lists that follow.
     pub lists: ListsToMark,
     /// Delivered once it is committed.
@@ -52,31 +52,43 @@ pub struct Changed<T> {
 }
 
 impl Change {
-    /// Locks the head and reads the membership, in a transaction that may write the conversation.
+    /// Locks the head and reads the membership of `user`, in a transaction that may write the conversation; without a user it is
+    /// the server that makes the change.
     ///
     /// # Errors
-    /// [`Error::NotMember`], [`Error::ShardUnavailable`].
+    /// [`Error::NotMember`], also when the conversation was deleted; [`Error::ShardUnavailable`].
     pub async fn begin(
         mut rows: OwnedTransaction<'static>,
-        (id, user): (ConversationId, &UserId),
+        id: ConversationId,
+        user: Option<&UserId>,
     ) -> Result<Self> {
         let head = head::lock(&mut rows, &[id])
             .await?
             .pop()
             .filter(|head| head.deleted_at.is_none());
         let head = head.ok_or(Error::NotMember)?;
-        let me = member::one(&mut rows, id, user)
-            .await?
-            .filter(StoredMembership::is_active)
-            .ok_or(Error::NotMember)?;
+        let me = match user {
+            None => None,
+            Some(user) => {
+                let me = member::one(&mut rows, id, user).await?;
+                let me = me.filter(StoredMembership::is_active);
+                Some(head.complete(me.ok_or(Error::NotMember)?))
+            }
+        };
         Ok(Self {
             rows,
             before: head.clone(),
-            me: head.complete(me),
+            me,
             head,
             lists: ListsToMark::None,
             events: Vec::new(),
         })
+    }
+
+    /// Whether the change is by a member who may do what this role may.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.me.as_ref().is_some_and(|me| me.has(role))
     }
 
     /// Nothing was to be changed.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ConversationId, NotificationId, Rev, Seq, UserId};
-use crate::model::{ListEntry, Message, Notification, Watermarks};
+use crate::model::{ListEntry, MediaInfo, Message, Notification, Watermarks};
 
 /// Something that was committed.
 #[derive(Clone, Debug)]
@@ -49,6 +49,13 @@ pub enum CommitEvent {
         user: UserId,
         /// What.
         notification: Notification,
+    },
+    /// A picture of a user's was processed.
+    MediaProcessed {
+        /// The uploader.
+        user: UserId,
+        /// The file as it is now.
+        media: MediaInfo,
     },
     /// A user read notifications.
     NotificationsRead {

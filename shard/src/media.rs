@@ -3,6 +3,7 @@
 //! | state | `expires_at` | next |
 //! |---|---|---|
 //! | pending | set | ready or rejected, once ([`finish`]); removed when it expires |
+//! | processing, failed | as ready | a picture that is ready, but for its smaller forms ([`processing`]) |
 //! | ready, unused | set | used, by the transaction of a message ([`refer`]); removed when it expires, or by its uploader |
 //! | ready, used | NULL | removed with the last message that uses it ([`release`]) |
 //! | rejected | set | removed when it expires |
@@ -11,18 +12,24 @@
 //! INV-ERASE: a row is there as long as an object may be, and the receipts of a conversation's erasures wait for its removed
 //! files. INV-MEMBER is [`crate::store`]'s. A crash leaves a row that expires, or one that is removed and collected later.
 
+pub mod processing;
+
 use crate::db::{Connection, Row, Value, in_rows, padded, values};
 use crate::error::{Error, MediaFault, Result};
 use crate::ids::{ConversationId, MediaId, Seq, UserId};
-use crate::model::{Media, MediaFacts, MediaKind, MediaState, MediaVerdict, Timestamp};
+use crate::model::{
+    Media, MediaFacts, MediaKind, MediaState, MediaVariant, MediaVerdict, Timestamp, VariantKeys,
+};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 macro_rules! media_columns {
     () => {
         "m.conversation_id, m.id, m.uploader, m.state, m.kind, m.file_name, m.content_type, m.bytes, m.sha256, m.upload_key, \
-         m.upload_id, m.object_key, m.width, m.height, m.duration_ms, m.placeholder, m.reason, m.created_at, m.expires_at"
+         m.upload_id, m.object_key, m.width, m.height, m.duration_ms, m.placeholder, m.reason, m.created_at, m.expires_at, \
+         m.small_key, m.large_key, m.variants, m.process_at"
     };
 }
+use media_columns;
 
 /// By the index `media_id`.
 const ONE: &str = concat!(
@@ -48,8 +55,8 @@ const INSERT: &str = "INSERT INTO media (conversation_id, id, uploader, state, k
 const OF_UPLOADER: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(m.bytes), 0) AS {signed}) FROM media m {by media_uploader} \
      WHERE m.uploader = ?";
 /// By the primary key.
-const READY: &str = "UPDATE media SET state = 2, object_key = ?, bytes = ?, content_type = ?, width = ?, height = ?, duration_ms = ?, placeholder = ? \
-     WHERE conversation_id = ? AND id = ?";
+const READY: &str = "UPDATE media SET state = 2, object_key = ?, bytes = ?, content_type = ?, width = ?, height = ?, duration_ms = ?, placeholder = ?, \
+     small_key = ?, large_key = ?, process_at = {now} + ? WHERE conversation_id = ? AND id = ?";
 /// By the primary key.
 const REJECT: &str = "UPDATE media SET state = 3, reason = ? WHERE conversation_id = ? AND id = ?";
 const REFER: &str = "INSERT INTO media_refs (conversation_id, seq, media_id) VALUES ";
@@ -64,14 +71,27 @@ const REFERRING: &str = "SELECT DISTINCT r.seq FROM media_refs r WHERE r.convers
      AND NOT EXISTS (SELECT 1 FROM messages h WHERE h.conversation_id = r.conversation_id AND h.seq = r.seq)";
 /// By the index `media_refs_media`.
 const IS_USED: &str = "SELECT 1 FROM media_refs WHERE conversation_id = ? AND media_id = ? LIMIT 1";
+/// Whoever works on a removed picture may still put an object, so that its objects are deleted after that (INV-ERASE). The end of
+/// that work is at most [`processing::LEASE`] away; a later one was written by a wrong clock.
+macro_rules! expires_once_left {
+    () => {
+        "expires_at = CASE WHEN process_at > ? AND process_at < ? THEN process_at ELSE ? END"
+    };
+}
 /// By the primary key.
-const REMOVE: &str =
-    "UPDATE media SET state = 4, expires_at = ? WHERE conversation_id = ? AND id = ?";
+const REMOVE: &str = concat!(
+    "UPDATE media SET state = 4, ",
+    expires_once_left!(),
+    " WHERE conversation_id = ? AND id = ?"
+);
 /// By the primary key.
 const DROP_ALL_REFS: &str = "DELETE FROM media_refs WHERE conversation_id = ?";
 /// By the primary key.
-const REMOVE_ALL: &str =
-    "UPDATE media SET state = 4, expires_at = ? WHERE conversation_id = ? AND state < 4";
+const REMOVE_ALL: &str = concat!(
+    "UPDATE media SET state = 4, ",
+    expires_once_left!(),
+    " WHERE conversation_id = ? AND state < 4"
+);
 /// By the index `media_expires`, and the primary key of the holds.
 const EXPIRED: &str = concat!(
     "SELECT ",
@@ -104,7 +124,7 @@ fn from_row(row: &Row) -> Result<Media> {
         conversation: row.conversation(0)?,
         id: media_id(row, 1)?,
         uploader: row.user(2)?,
-        state: state_of(row.int(3)?)?,
+        state: state_of(row)?,
         kind: kind_of(row.int(4)?)?,
         file_name: row.text(5)?,
         content_type: row.text(6)?,
@@ -119,6 +139,12 @@ fn from_row(row: &Row) -> Result<Media> {
             duration_ms: row.opt_int(14)?.map(i64::cast_unsigned),
             placeholder: row.opt_text(15)?,
         },
+        variant_keys: match (row.opt_text(19)?, row.opt_text(20)?) {
+            (Some(small), Some(large)) => Some(VariantKeys { small, large }),
+            _ => None,
+        },
+        variants: variants_of(row)?.unwrap_or_default(),
+        process_at: row.opt_int(22)?.map(Timestamp),
         reason: row.opt_text(16)?,
         created_at: Timestamp(row.int(17)?),
         expires_at: row.opt_int(18)?.map(Timestamp),
@@ -237,7 +263,9 @@ pub(crate) async fn finish(
             bytes,
             content_type,
             facts,
+            variant_keys,
         } => {
+            let lease = variant_keys.as_ref().map(|_| processing::lease_millis());
             let args = values![
                 object_key.as_str(),
                 bytes.cast_signed(),
@@ -246,6 +274,9 @@ pub(crate) async fn finish(
                 facts.height.map(i64::from),
                 facts.duration_ms.map(u64::cast_signed),
                 facts.placeholder.as_deref(),
+                variant_keys.as_ref().map(|keys| keys.small.as_str()),
+                variant_keys.as_ref().map(|keys| keys.large.as_str()),
+                lease,
                 conversation,
                 id,
             ];
@@ -330,7 +361,8 @@ pub(crate) async fn remove(
     id: MediaId,
     now: Timestamp,
 ) -> Result<()> {
-    let args = values![now.0, &conversation, &id];
+    let latest = now.0 + processing::lease_millis();
+    let args = values![now.0, latest, now.0, &conversation, &id];
     rows.execute(REMOVE, &args).await.map(drop)
 }
 
@@ -345,7 +377,8 @@ pub async fn remove_all(
 ) -> Result<()> {
     let of = values![&conversation];
     connection.execute(DROP_ALL_REFS, &of).await?;
-    let args = values![now.0, &conversation];
+    let latest = now.0 + processing::lease_millis();
+    let args = values![now.0, latest, now.0, &conversation];
     connection.execute(REMOVE_ALL, &args).await.map(drop)
 }
 
@@ -424,7 +457,7 @@ pub(crate) fn check_usable(media: Option<&Media>, user: &UserId) -> Result<()> {
     let visible = |media: &&Media| media.uploader == *user || media.expires_at.is_none();
     match media.filter(visible) {
         None => Err(Error::NotFound("file in this conversation")),
-        Some(media) if media.state != MediaState::Ready => Err(Error::Media(MediaFault::NotReady)),
+        Some(media) if !media.state.is_accepted() => Err(Error::Media(MediaFault::NotReady)),
         Some(_) => Ok(()),
     }
 }
@@ -432,19 +465,32 @@ pub(crate) fn check_usable(media: Option<&Media>, user: &UserId) -> Result<()> {
 fn state_code(state: MediaState) -> i64 {
     match state {
         MediaState::Pending => 1,
-        MediaState::Ready => 2,
+        MediaState::Processing | MediaState::Ready | MediaState::Failed => 2,
         MediaState::Rejected => 3,
         MediaState::Removed => 4,
     }
 }
 
-fn state_of(code: i64) -> Result<MediaState> {
-    Ok(match code {
+/// The smaller forms that were made of a picture; `None` before.
+fn variants_of(row: &Row) -> Result<Option<Vec<MediaVariant>>> {
+    let corrupt = |_| Error::corrupt("the variants of a file");
+    let text = row.opt_text(21)?;
+    text.map(|text| serde_json::from_str(&text).map_err(corrupt))
+        .transpose()
+}
+
+/// Of a picture that is ready, its other columns say how far its smaller forms are: so versions that know of none read it as it is.
+fn state_of(row: &Row) -> Result<MediaState> {
+    let has_failed = row.opt_text(16)?.is_some();
+    let is_processed = variants_of(row)?.is_some() || row.opt_int(22)?.is_none();
+    Ok(match row.int(3)? {
         1 => MediaState::Pending,
+        2 if has_failed => MediaState::Failed,
+        2 if !is_processed => MediaState::Processing,
         2 => MediaState::Ready,
         3 => MediaState::Rejected,
         4 => MediaState::Removed,
-        _ => {
+        code => {
             return Err(Error::corrupt(format_args!(
                 "unknown state of a file {code}"
             )));

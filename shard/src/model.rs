@@ -23,7 +23,10 @@ pub use self::conversation::{
 pub use self::export::HistoryRecord;
 pub(crate) use self::json::AnyObject;
 pub use self::json::{RawJson, from_object};
-pub use self::media::{Media, MediaFacts, MediaInfo, MediaKind, MediaState, MediaVerdict};
+pub use self::media::{
+    Media, MediaFacts, MediaInfo, MediaKind, MediaProcessed, MediaState, MediaVariant,
+    MediaVerdict, VariantKeys, VariantName,
+};
 pub use self::message::{
     DeliveryStatus, Edit, HistoryPage, Message, MessageType, NewMessage, Position, Sent, SeqRange,
     Tiers,

@@ -32,7 +32,8 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0018_conversations_writers", "0019_conversations_defaults", "0020_identity", "0021_archive_runs_first_rev",
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
     "0025_conversations_request_digest", "0026_fences_job", "0027_move_marks", "0028_arrivals", "0029_import_batches",
-    "0030_arrivals_beat", "0031_media", "0032_media_refs", "0033_copied_conversations",
+    "0030_arrivals_beat", "0031_media", "0032_media_refs", "0033_copied_conversations", "0034_media_variants",
+    "0034_media_variants_due",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -45,7 +46,8 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0022_archive_segments_generation", "0023_erasures_rewritten_generation", "0024_messages_archived_client_msg_id",
     "0025_conversations_request_digest", "0026_fences_job", "0026_fences_job_attempt", "0027_move_marks", "0028_arrivals",
     "0029_import_batches", "0030_arrivals_beat", "0031_media", "0031_media_expires", "0031_media_id", "0031_media_removed",
-    "0031_media_uploader", "0032_media_refs", "0032_media_refs_media", "0033_copied_conversations",
+    "0031_media_uploader", "0032_media_refs", "0032_media_refs_media", "0033_copied_conversations", "0034_media_large_key",
+    "0034_media_process_at", "0034_media_process_at_due", "0034_media_small_key", "0034_media_variants",
 );
 
 /// Which schema a database has.

@@ -17,6 +17,7 @@ mod members;
 mod messages;
 mod notifications;
 mod operator;
+mod processing;
 
 pub use live::Standing;
 pub use media::MediaQuota;
@@ -66,6 +67,24 @@ pub struct Store {
     writers: TaskGroup,
     background: TaskGroup,
     closing: CancellationToken,
+}
+
+/// On whose behalf a conversation is changed.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// A member, who has to be one then.
+    Member(&'a Caller),
+    /// The server itself, until this deadline.
+    Server(Instant),
+}
+
+impl By<'_> {
+    fn deadline(self) -> Instant {
+        match self {
+            Self::Member(caller) => caller.deadline,
+            Self::Server(deadline) => deadline,
+        }
+    }
 }
 
 impl Store {
@@ -217,25 +236,41 @@ impl Store {
     where
         F: Future<Output = Result<Changed<T>>>,
     {
+        self.change_by(By::Member(caller), id, work).await
+    }
+
+    /// The same, by a member or by the server itself.
+    async fn change_by<T, F>(
+        &self,
+        by: By<'_>,
+        id: ConversationId,
+        work: impl Fn(Change) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Changed<T>>>,
+    {
         let work = &work;
+        let deadline = by.deadline();
+        let user = match by {
+            By::Member(caller) => Some(&caller.user),
+            By::Server(_) => None,
+        };
         let change = |shard: Arc<Shard>, assignment: Assignment| async move {
             if self.closing.is_cancelled() {
                 return Err(Error::Closing);
             }
             let transaction = |rows: OwnedTransaction<'static>| async move {
-                work(Change::begin(rows, (id, &caller.user)).await?).await
+                work(Change::begin(rows, id, user).await?).await
             };
             let scope = WriteScope::conversation(&assignment, id);
-            let changed = shard.write(&scope, caller.deadline, transaction).await?;
+            let changed = shard.write(&scope, deadline, transaction).await?;
             if !changed.events.is_empty() {
                 self.hint(&shard, id);
                 self.listener.committed(changed.events);
             }
             Ok(changed.value)
         };
-        self.router
-            .call(id.owner_key(), caller.deadline, change)
-            .await
+        self.router.call(id.owner_key(), deadline, change).await
     }
 
     /// Work for a write lane.

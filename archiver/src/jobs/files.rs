@@ -41,7 +41,9 @@ pub struct FilesReport {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Files whose object is not there, or has another size: the first 1,000.
+    /// Smaller forms of pictures.
+    pub variants: u64,
+    /// Files of which an object is not there, or has another size: the first 1,000.
     pub faults: Vec<FileFault>,
     /// How many there are in all.
     pub faulty: u64,
@@ -59,7 +61,7 @@ pub struct FileFault {
     pub media_id: MediaId,
     /// Its conversation.
     pub conversation_id: ConversationId,
-    /// Its object.
+    /// The object: its own, or that of a smaller form.
     pub object: String,
     /// `missing` or `size`.
     pub fault: &'static str,
@@ -134,8 +136,8 @@ impl ArchiveJobs {
             let id = id.clone();
             self.objects.abort_upload(&Upload { key, id }).await?;
         }
-        let keys = std::iter::once(&file.upload_key).chain(&file.object_key);
-        for key in keys.filter_map(|key| ObjectKey::new(&**key).ok()) {
+        let keys = std::iter::once(&*file.upload_key).chain(lasting_keys(file));
+        for key in keys.filter_map(|key| ObjectKey::new(key).ok()) {
             self.objects.delete(&key).await?;
         }
         transaction(shard, async |connection| {
@@ -184,6 +186,8 @@ impl ArchiveJobs {
         orphans: &FileOrphans,
         now: Timestamp,
     ) -> Result<u64> {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        metrics::MEDIA_ORPHANS.set(orphans.due.len() as f64);
         for key in &orphans.due {
             self.objects.delete(key).await?;
             metrics::MEDIA_COLLECTED.with(["orphan"]).increment(1);
@@ -211,9 +215,9 @@ impl ArchiveJobs {
                 after = Some((last.conversation, last.id));
                 for file in &page {
                     let is_uploading = matches!(file.state, MediaState::Pending);
-                    let upload = is_uploading.then_some(&file.upload_key);
-                    let keys = upload.into_iter().chain(&file.object_key);
-                    named.extend(keys.map(|key| hash(key)));
+                    let upload = is_uploading.then_some(&*file.upload_key);
+                    let keys = upload.into_iter().chain(lasting_keys(file));
+                    named.extend(keys.map(hash));
                 }
             }
         }
@@ -250,17 +254,39 @@ impl ArchiveJobs {
     }
 
     async fn verify_file(&self, file: &Media, report: &mut FilesReport) -> Result<()> {
-        let (MediaState::Ready, Some(object)) = (file.state, &file.object_key) else {
+        let Some(object) = file
+            .object_key
+            .as_ref()
+            .filter(|_| file.state.is_accepted())
+        else {
             return Ok(());
         };
         report.files += 1;
         report.bytes += file.bytes;
-        let head = match ObjectKey::new(&**object) {
+        self.verify_object(file, (object, file.bytes), report)
+            .await?;
+        let keys = file.variant_keys.iter();
+        for (keys, variant) in keys.flat_map(|keys| file.variants.iter().map(move |it| (keys, it)))
+        {
+            report.variants += 1;
+            let object = (keys.of(variant.variant), variant.bytes);
+            self.verify_object(file, object, report).await?;
+        }
+        Ok(())
+    }
+
+    async fn verify_object(
+        &self,
+        file: &Media,
+        (object, bytes): (&str, u64),
+        report: &mut FilesReport,
+    ) -> Result<()> {
+        let head = match ObjectKey::new(object) {
             Ok(key) => self.objects.head(&key).await,
             Err(_) => return Ok(()),
         };
         let fault = match head {
-            Ok(meta) if meta.size == file.bytes => return Ok(()),
+            Ok(meta) if meta.size == bytes => return Ok(()),
             Ok(_) => "size",
             Err(error) if error.kind() == ErrorKind::NotFound => "missing",
             Err(error) => return Err(error.into()),
@@ -270,7 +296,7 @@ impl ArchiveJobs {
             report.faults.push(FileFault {
                 media_id: file.id,
                 conversation_id: file.conversation,
-                object: object.clone(),
+                object: object.to_owned(),
                 fault,
             });
         }
@@ -284,6 +310,13 @@ async fn files_after(
 ) -> Result<Vec<Media>> {
     let mut connection = shard.reader(Instant::now() + STEP).await?;
     Ok(media::after(&mut connection, after, PAGE).await?)
+}
+
+/// The keys under which a file has objects, or will have.
+fn lasting_keys(file: &Media) -> impl Iterator<Item = &str> {
+    let variants = file.variant_keys.iter();
+    let variants = variants.flat_map(|keys| [&*keys.small, &*keys.large]);
+    file.object_key.as_deref().into_iter().chain(variants)
 }
 
 fn hash(key: &str) -> u64 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use backscroll_shard::model::{Media, MediaFacts, MediaKind, MediaVerdict};
+use backscroll_shard::model::{Media, MediaFacts, MediaKind, MediaVerdict, VariantKeys};
 use tokio::sync::Semaphore;
 
 use super::settings::MediaSettings;
@@ -139,6 +139,16 @@ impl Gate {
             bytes,
             content_type: content_type.to_owned(),
             facts,
+            variant_keys: self.variant_keys(media.kind),
+        })
+    }
+
+    /// The keys of the smaller forms that are to be made.
+    fn variant_keys(&self, kind: MediaKind) -> Option<VariantKeys> {
+        let is_made = kind == MediaKind::Image && self.settings.workers > 0;
+        is_made.then(|| VariantKeys {
+            small: new_key(KEY_PREFIX).to_string(),
+            large: new_key(KEY_PREFIX).to_string(),
         })
     }
 
@@ -159,11 +169,15 @@ impl Gate {
         let mut facts = MediaFacts::default();
         match kind {
             MediaKind::Image => {
-                let (width, height) = pixels::size(content_type, content).ok_or("damaged")?;
-                if u64::from(width) * u64::from(height) > self.settings.image_pixels {
+                let shape = pixels::shape(content_type, content).ok_or("damaged")?;
+                if shape.pixels() > self.settings.image_pixels {
                     return Err("too_many_pixels");
                 }
-                (facts.width, facts.height) = (Some(width), Some(height));
+                let all = shape.pixels().saturating_mul(shape.frames);
+                if shape.frames > 1 && all > self.settings.animation_pixels {
+                    return Err("too_many_frames");
+                }
+                (facts.width, facts.height) = (Some(shape.width), Some(shape.height));
             }
             MediaKind::Voice => {
                 let played = duration::milliseconds(content_type, content).ok_or("damaged")?;

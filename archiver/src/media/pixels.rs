@@ -1,43 +1,67 @@
-//! The size of a picture, read from its header before anything decodes it; and whether its structure is whole.
+//! The size of a picture and the number of its frames, read before anything decodes it; and whether its structure is whole.
 
 use super::bytes::Reader;
 
-/// Width and height in pixels; `None` when the file is damaged or cut off.
-pub(super) fn size(content_type: &str, content: &[u8]) -> Option<(u32, u32)> {
-    let size = match content_type {
+/// How large a picture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// In pixels.
+    pub(super) width: u32,
+    /// In pixels.
+    pub(super) height: u32,
+    /// One, unless it moves.
+    pub(super) frames: u64,
+}
+
+impl Shape {
+    fn of(width: u64, height: u64, frames: u64) -> Option<Self> {
+        let (width, height) = (width.try_into().ok()?, height.try_into().ok()?);
+        Some(Self {
+            width,
+            height,
+            frames,
+        })
+    }
+
+    /// Pixels of one frame.
+    pub(super) fn pixels(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
+/// `None` when the file is damaged or cut off.
+pub(super) fn shape(content_type: &str, content: &[u8]) -> Option<Shape> {
+    let shape = match content_type {
         "image/png" => png(content),
         "image/gif" => gif(content),
         "image/webp" => webp(content),
         "image/jpeg" => jpeg(content),
         _ => None,
     }?;
-    (size.0 > 0 && size.1 > 0).then_some(size)
-}
-
-fn both(width: u64, height: u64) -> Option<(u32, u32)> {
-    Some((width.try_into().ok()?, height.try_into().ok()?))
+    (shape.pixels() > 0).then_some(shape)
 }
 
 /// Chunks from IHDR to IEND; the checksums are the decoder's business.
-fn png(content: &[u8]) -> Option<(u32, u32)> {
+fn png(content: &[u8]) -> Option<Shape> {
     let mut rest = Reader(content.get(8..)?);
-    let mut size = None;
+    let (mut size, mut frames) = (None, 0);
     loop {
         let length = usize::try_from(rest.be(4)?).ok()?;
         let name = rest.take(4)?;
         let mut data = Reader(rest.take(length)?);
         rest.take(4)?;
         match (name, size) {
-            (b"IHDR", None) => size = Some(both(data.be(4)?, data.be(4)?)?),
+            (b"IHDR", None) => size = Some((data.be(4)?, data.be(4)?)),
             (_, None) => return None,
-            (b"IEND", Some(size)) => return Some(size),
+            (b"IEND", Some((width, height))) => return Shape::of(width, height, frames.max(1)),
+            (b"fcTL", _) => frames += 1,
             (_, Some(_)) => {}
         }
     }
 }
 
 /// Blocks up to the trailer. A frame may be larger than the screen that the header declares, so the largest counts.
-fn gif(content: &[u8]) -> Option<(u32, u32)> {
+fn gif(content: &[u8]) -> Option<Shape> {
     let mut rest = Reader(content.get(6..)?);
     let (mut width, mut height) = (rest.le(2)?, rest.le(2)?);
     let table = |flags: u8| match flags & 0x80 {
@@ -60,7 +84,7 @@ fn gif(content: &[u8]) -> Option<(u32, u32)> {
                 rest.u8()?;
                 frames += 1;
             }
-            0x3b if frames > 0 => return both(width, height),
+            0x3b if frames > 0 => return Shape::of(width, height, frames),
             _ => return None,
         }
         loop {
@@ -72,7 +96,7 @@ fn gif(content: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-fn webp(content: &[u8]) -> Option<(u32, u32)> {
+fn webp(content: &[u8]) -> Option<Shape> {
     let mut rest = Reader(content.get(4..)?);
     let declared = rest.le(4)?;
     if declared.checked_add(8)? > content.len() as u64 {
@@ -85,26 +109,37 @@ fn webp(content: &[u8]) -> Option<(u32, u32)> {
     match name {
         b"VP8X" => {
             data.take(4)?;
-            both(data.le(3)? + 1, data.le(3)? + 1)
+            let frames = webp_frames(rest).max(1);
+            Shape::of(data.le(3)? + 1, data.le(3)? + 1, frames)
         }
         b"VP8L" => {
             let signature = data.u8()?;
             let bits = data.le(4)?;
             let of = |shift: u32| (bits >> shift & 0x3fff) + 1;
-            (signature == 0x2f).then(|| both(of(0), of(14)))?
+            (signature == 0x2f).then(|| Shape::of(of(0), of(14), 1))?
         }
         b"VP8 " => {
             data.take(3)?;
             let start = data.take(3)?;
-            let size = both(data.le(2)? & 0x3fff, data.le(2)? & 0x3fff)?;
-            (start == [0x9d, 0x01, 0x2a]).then_some(size)
+            let shape = Shape::of(data.le(2)? & 0x3fff, data.le(2)? & 0x3fff, 1)?;
+            (start == [0x9d, 0x01, 0x2a]).then_some(shape)
         }
         _ => None,
     }
 }
 
+/// How many of the chunks are frames.
+fn webp_frames(mut chunks: Reader<'_>) -> u64 {
+    let mut frames = 0;
+    while let (Some(name), Some(length)) = (chunks.take(4), chunks.le(4)) {
+        frames += u64::from(name == b"ANMF");
+        chunks.take_up_to(length + length % 2);
+    }
+    frames
+}
+
 /// Segments up to the first scan; then the end mark must come.
-fn jpeg(content: &[u8]) -> Option<(u32, u32)> {
+fn jpeg(content: &[u8]) -> Option<Shape> {
     let mut rest = Reader(content.get(2..)?);
     let mut size = None;
     loop {
@@ -121,7 +156,7 @@ fn jpeg(content: &[u8]) -> Option<(u32, u32)> {
             0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
                 data.u8()?;
                 let (height, width) = (data.be(2)?, data.be(2)?);
-                size = Some(both(width, height)?);
+                size = Some(Shape::of(width, height, 1)?);
             }
             0xda => break,
             _ => {}
@@ -136,6 +171,11 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Width and height.
+    pub(crate) fn size(content_type: &str, content: &[u8]) -> Option<(u32, u32)> {
+        shape(content_type, content).map(|shape| (shape.width, shape.height))
+    }
 
     /// A PNG of one grey pixel's structure that says it is of this size.
     pub(crate) fn png_of(width: u32, height: u32) -> Vec<u8> {
@@ -195,6 +235,26 @@ pub(super) mod tests {
             }
         }
         assert_eq!(size("image/png", &png_of(0, 5)), None);
+    }
+
+    #[test]
+    fn frames_are_counted() {
+        let frames = |name, content: &[u8]| shape(name, content).map(|it| it.frames);
+        let gif = gif_of(4, 4, 4);
+        let frame = &gif[27..gif.len() - 1];
+        let two = [&gif[..gif.len() - 1], frame, b"\x3b"].concat();
+        assert_eq!(frames("image/gif", &two), Some(2));
+        let mut webp = webp_of(b"VP8X", &[2, 0, 0, 0, 3, 0, 0, 3, 0, 0]);
+        for _ in 0..3 {
+            webp.extend(b"ANMF\x01\0\0\0x\0");
+        }
+        assert_eq!(frames("image/webp", &webp), Some(3));
+        let png = png_of(4, 4);
+        let at = png.len() - 12;
+        let chunks = b"\0\0\0\0fcTL\0\0\0\0".repeat(5);
+        let png = [&png[..at], &chunks, &png[at..]].concat();
+        assert_eq!(frames("image/png", &png), Some(5));
+        assert_eq!(frames("image/jpeg", &jpeg_of(4, 4)), Some(1));
     }
 
     proptest! {

@@ -20,6 +20,8 @@ pub struct MediaSettings {
     pub image_bytes: u64,
     /// Pixels of a picture, read from its header.
     pub image_pixels: u64,
+    /// Pixels of all frames of a moving picture.
+    pub animation_pixels: u64,
     /// Take metadata out of pictures, as the place and time that a camera writes; how to turn them, and colours, stay.
     pub strip_metadata: bool,
     /// Bytes of a recording, at most 256 MiB.
@@ -44,6 +46,15 @@ pub struct MediaSettings {
     pub user_bytes: u64,
     /// Uploads that are checked at once, 1 to 256.
     pub checks: usize,
+    /// Processes that make smaller forms of pictures, 0 to 64; with 0 none are made.
+    pub workers: usize,
+    /// Memory that each of them may take, 64 MiB to 16 GiB.
+    #[serde(with = "size")]
+    pub worker_memory: u64,
+    /// How long one of them may work on a picture, 1 to 30 seconds.
+    pub worker_time: Span,
+    /// Pictures that wait for a worker in this process's memory, 1 to 100,000; others wait in the database.
+    pub queue: usize,
 }
 
 impl Default for MediaSettings {
@@ -51,6 +62,7 @@ impl Default for MediaSettings {
         Self {
             image_bytes: 5 << 20,
             image_pixels: 50_000_000,
+            animation_pixels: 1_000_000_000,
             strip_metadata: true,
             voice_bytes: 5 << 20,
             voice_duration: Span::secs(120),
@@ -61,6 +73,10 @@ impl Default for MediaSettings {
             user_files: 100_000,
             user_bytes: 20 << 30,
             checks: 8,
+            workers: 2,
+            worker_memory: 512 << 20,
+            worker_time: Span::secs(10),
+            queue: 256,
         }
     }
 }
@@ -75,7 +91,17 @@ impl MediaSettings {
         check.within("voice_bytes", self.voice_bytes, 1, HELD_BYTES);
         check.within("file_bytes", self.file_bytes, 1, COPY_BYTES);
         check.within("parts_above", self.parts_above, 1, COPY_BYTES);
+        check.within("animation_pixels", self.animation_pixels, 1, 1 << 40);
         check.within("checks", self.checks as u64, 1, 256);
+        check.within("workers", self.workers as u64, 0, 64);
+        check.within("worker_memory", self.worker_memory, 64 << 20, 16 << 30);
+        check.within(
+            "worker_time",
+            self.worker_time,
+            Span::secs(1),
+            Span::secs(30),
+        );
+        check.within("queue", self.queue as u64, 1, 100_000);
         let day = Span::secs(86_400);
         check.within("voice_duration", self.voice_duration, Span::secs(1), day);
         let (shortest, longest) = (Span::secs(10), Span::secs(7 * 86_400));

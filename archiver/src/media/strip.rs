@@ -250,8 +250,7 @@ fn gif(content: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::pixels::size;
-    use super::super::pixels::tests::examples;
+    use super::super::pixels::tests::{examples, size};
     use super::*;
 
     const SECRET: &[u8] = b"48.8584 N 2.2945 E";

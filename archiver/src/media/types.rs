@@ -86,6 +86,17 @@ pub fn settle(kind: MediaKind, declared: &str, head: &[u8]) -> Option<&'static s
     }
 }
 
+/// The name of a picture's form of another type than its own.
+#[must_use]
+pub fn renamed(file_name: &str, content_type: &str) -> String {
+    let stem = match file_name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => file_name,
+    };
+    let ending = content_type.strip_prefix("image/").unwrap_or(content_type);
+    format!("{stem}.{}", ending.replace("jpeg", "jpg"))
+}
+
 /// The `Content-Disposition` of a file: pictures and recordings are shown, everything else is downloaded.
 #[must_use]
 pub fn disposition(kind: MediaKind, content_type: &str, file_name: &str) -> String {
@@ -163,6 +174,13 @@ mod tests {
             let how = disposition(MediaKind::File, stored, "x");
             assert!(how.starts_with("attachment;"), "{how}");
         }
+    }
+
+    #[test]
+    fn forms_are_named_by_their_type() {
+        assert_eq!(renamed("a.b.png", "image/jpeg"), "a.b.jpg");
+        assert_eq!(renamed("photo", "image/webp"), "photo.webp");
+        assert_eq!(renamed(".gif", "image/jpeg"), ".gif.jpg");
     }
 
     #[test]

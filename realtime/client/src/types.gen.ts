@@ -298,12 +298,14 @@ export type Media = MediaFacts & {
   /** Its id. */
   mediaId: MediaId;
   /**
-   * Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_long`,
-   * `damaged`.
+   * Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_many_frames`,
+   * `too_long`, `damaged`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
    */
   reason?: string | null;
   /** How far it has come. */
   state: MediaState;
+  /** The smaller forms of a picture, the smallest first. One that would not be smaller than the picture is not made. */
+  variants?: MediaVariant[];
 };
 
 /** What is known of a file from its content. */
@@ -325,7 +327,7 @@ export type MediaId = string;
 export type MediaKind = "image" | "voice" | "file";
 
 /** How far a file has come. */
-export type MediaState = "pending" | "ready" | "rejected";
+export type MediaState = "pending" | "processing" | "ready" | "failed" | "rejected";
 
 /** How far an upload is. */
 export interface MediaUpload {
@@ -335,6 +337,20 @@ export interface MediaUpload {
   state: MediaState;
   /** What to send; absent unless the file is pending. */
   upload?: UploadInstructions | null;
+}
+
+/** What is known of a smaller form of a picture. */
+export interface MediaVariant {
+  /** Its size in bytes. */
+  bytes: number;
+  /** Its type: `image/jpeg`, or `image/webp` of a picture that can be seen through. */
+  contentType: string;
+  /** Its height in pixels. */
+  height: number;
+  /** Which it is. */
+  variant: VariantName;
+  /** Its width in pixels. */
+  width: number;
 }
 
 /** A member of a conversation. */
@@ -890,6 +906,9 @@ export interface UserTyping {
   userId: UserId;
 }
 
+/** A smaller form of a picture. */
+export type VariantName = "small" | "large";
+
 /** The answer to `presence_subscribe`. */
 export interface Watched {
   /** The presence of each watched user. */
@@ -970,6 +989,10 @@ export interface ServerEvents {
   joined_conversation: ConversationHead;
   /** The user is no longer a member of a conversation */
   left_conversation: InConversation;
+  /** A picture that the user uploaded could not be decoded: it can be read, but has no smaller forms */
+  media_failed: Media;
+  /** The smaller forms of a picture that the user uploaded are there */
+  media_ready: Media;
   /** A message was deleted */
   message_deleted: MessageEvent;
   /** A message was edited, or its reactions changed */

@@ -4,7 +4,7 @@
 //! that the bus carries between nodes also needs a [`PushKind`](crate::push::PushKind), which `client_event.rs` maps to its
 //! name.
 
-use backscroll_shard::model::ConversationHead;
+use backscroll_shard::model::{ConversationHead, MediaInfo};
 use utoipa::ToSchema;
 
 use super::data::{
@@ -70,6 +70,10 @@ events! {
     Notification = "notification": NotificationEvent<'_>;
     /// The user read notifications
     NotificationsRead = "notifications_read": NotificationsRead;
+    /// The smaller forms of a picture that the user uploaded are there
+    MediaReady = "media_ready": MediaInfo;
+    /// A picture that the user uploaded could not be decoded: it can be read, but has no smaller forms
+    MediaFailed = "media_failed": MediaInfo;
     /// The client has to load something over REST
     Resync = "resync": Resync;
     /// The client has to connect to another node

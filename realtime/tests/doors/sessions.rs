@@ -3,11 +3,17 @@
 use std::time::{Duration, Instant};
 
 use backscroll_realtime::push::{Push, PushKind, Topic};
+use backscroll_shard::ids::MediaId;
+use backscroll_shard::model::{
+    Media, MediaFacts, MediaKind, MediaProcessed, MediaState, MediaVerdict, NewMessage, RawJson,
+    Timestamp, VariantKeys,
+};
 use backscroll_shard::settings::Span;
+use backscroll_shard::store::MediaQuota;
 use backscroll_testkit::warnings;
 use serde_json::json;
 
-use crate::bed::{Bed, PATIENCE, user};
+use crate::bed::{Bed, PATIENCE, caller, user};
 use crate::client::{Client, Door, Refusal};
 
 super::through_both_doors!(
@@ -21,6 +27,7 @@ super::through_both_doors!(
     presence_is_delivered_to_watchers,
     a_change_is_delivered_even_if_a_later_watcher_received_another_presence,
     notifications_are_delivered_counted_and_read,
+    a_processed_picture_is_told_to_its_uploader,
     a_flood_is_refused_and_then_closed,
     commands_are_carried_out_in_order,
     an_unknown_command_fails,
@@ -232,6 +239,74 @@ async fn notifications_are_delivered_counted_and_read(door: Door) {
         assert_eq!(code, "invalid_request");
     }
     alice.receives_no("notification").await;
+    bed.close().await;
+}
+
+async fn a_processed_picture_is_told_to_its_uploader(door: Door) {
+    let bed = Bed::new().await;
+    let mut alice = bed.connect(door, "alice").await;
+    let mut bob = bed.connect(door, "bob").await;
+    let id = bed.group("alice", &["bob"]).await;
+    let me = caller("alice");
+    let now = Timestamp::now();
+    let file = Media {
+        id: MediaId::new(id, 7),
+        conversation: id,
+        uploader: me.user.clone(),
+        state: MediaState::Pending,
+        kind: MediaKind::Image,
+        file_name: "cat.png".into(),
+        content_type: "image/png".into(),
+        bytes: 4,
+        sha256: None,
+        upload_key: "upload/ab/cd".into(),
+        upload_id: None,
+        object_key: None,
+        facts: MediaFacts::default(),
+        variant_keys: None,
+        variants: Vec::new(),
+        process_at: None,
+        reason: None,
+        created_at: now,
+        expires_at: Some(Timestamp(now.0 + 86_400_000)),
+    };
+    let quota = MediaQuota {
+        files: 10,
+        bytes: 1000,
+    };
+    bed.store.begin_media(&me, &file, quota).await.unwrap();
+    let verdict = MediaVerdict::Ready {
+        object_key: "media/ab/cd".into(),
+        bytes: 4,
+        content_type: "image/png".into(),
+        facts: MediaFacts::default(),
+        variant_keys: Some(VariantKeys {
+            small: "media/ab/ce".into(),
+            large: "media/ab/cf".into(),
+        }),
+    };
+    let (file, _) = bed.store.finish_media(&me, &file, &verdict).await.unwrap();
+    let list = format!(r#"[{{"mediaId":"{}"}}]"#, file.id);
+    let new = NewMessage {
+        attachments: Some(RawJson::parse(list).unwrap()),
+        ..NewMessage::default()
+    };
+    bob.ask("join_conversation", json!({"conversationId": id}))
+        .await
+        .unwrap();
+    bed.store.send(&me, id, new).await.unwrap();
+    let sent = bob.event("new_message").await;
+    assert_eq!(sent["message"]["attachments"][0]["state"], "processing");
+    let failed = MediaProcessed::Failed("damaged");
+    let file = bed.store.finish_processing(&file, &failed).await.unwrap();
+    bed.store.tell_processed(&file.unwrap()).await.unwrap();
+    let told = alice.event("media_failed").await;
+    assert_eq!(
+        (&told["state"], &told["reason"]),
+        (&json!("failed"), &json!("damaged"))
+    );
+    let updated = bob.event("message_updated").await;
+    assert_eq!(updated["message"]["attachments"][0]["state"], "failed");
     bed.close().await;
 }
 

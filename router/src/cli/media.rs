@@ -76,7 +76,10 @@ fn show(report: &FilesReport) -> anyhow::Result<()> {
         out::counted(report.files, "file"),
         out::grouped(report.bytes),
     );
-    out::line(format_args!("{files} with {bytes} bytes"))?;
+    let variants = out::counted(report.variants, "smaller form");
+    out::line(format_args!(
+        "{files} with {bytes} bytes, and {variants} of pictures"
+    ))?;
     let orphans = out::counted(report.orphans, "object");
     let young = out::grouped(report.in_grace);
     out::line(format_args!(

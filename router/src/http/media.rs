@@ -1,5 +1,6 @@
 //! `/media`: files of conversations. Their bytes go from clients to the object store and back, past this service.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use backscroll_archiver::object_store::{ObjectKey, SignedAnswer, SignedRequest};
 use backscroll_shard::ids::{ConversationId, MediaId};
 use backscroll_shard::model::{
     Caller, Media, MediaFacts, MediaInfo, MediaKind, MediaState, MediaVerdict, Timestamp,
+    VariantName,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -223,6 +225,9 @@ fn check(app: &App, caller: &Caller, new: NewMedia) -> Result<Media, Problem> {
         upload_id: None,
         object_key: None,
         facts: MediaFacts::default(),
+        variant_keys: None,
+        variants: Vec::new(),
+        process_at: None,
         reason: None,
         created_at: now,
         expires_at: Some(app.media.uploads.expiry(now)),
@@ -303,8 +308,12 @@ async fn resume(
 
 /// Complete an upload
 ///
-/// The file is checked: its size, the declared SHA-256, its type by its content, and the limits of its kind. It is `ready` or
-/// `rejected` afterwards, for good; to complete it again gives the same answer.
+/// The file is checked: its size, the declared SHA-256, its type by its content, and the limits of its kind. It is accepted or
+/// `rejected` afterwards, for good; to complete it again changes nothing.
+///
+/// A picture that is accepted is `processing` for a moment, and can be sent and read already. When it is `ready`, with smaller forms
+/// and a placeholder, or has `failed`, its uploader receives the event `media_ready` or `media_failed`, and messages that use it
+/// are updated.
 #[utoipa::path(
     post, path = "/media/{mediaId}/complete", tag = "media", operation_id = "completeMedia",
     params(("mediaId" = MediaId, Path)),
@@ -338,6 +347,11 @@ async fn complete(
     };
     let finished = app.store.finish_media(caller, &media, &verdict).await;
     let took = matches!(&finished, Ok((_, true)));
+    if let Ok((media, true)) = &finished
+        && media.state == MediaState::Processing
+    {
+        app.media.queue.offer(media.clone());
+    }
     if let MediaVerdict::Ready { object_key, .. } = &verdict {
         match &finished {
             // It may have been committed: the copy is kept, and collected if no row names it.
@@ -369,7 +383,7 @@ fn kind_name(kind: MediaKind) -> &'static str {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ReadQuery {
-    /// `original`, the only one.
+    /// By default the original. Where there is no smaller form, or none yet, that is answered too.
     #[param(nullable = false, inline)]
     variant: Option<Variant>,
 }
@@ -380,6 +394,41 @@ struct ReadQuery {
 enum Variant {
     /// As it was uploaded.
     Original,
+    /// Of a picture: at most 1280 pixels wide and high.
+    Large,
+    /// Of a picture: at most 320 pixels wide and high.
+    Small,
+}
+
+/// What is answered of a file.
+struct Form<'a> {
+    key: &'a str,
+    content_type: &'a str,
+    file_name: Cow<'a, str>,
+}
+
+/// The form that was asked for; the original, where that was not made. Nothing of a file that was not accepted.
+fn form(media: &Media, variant: Variant) -> Option<Form<'_>> {
+    let key = media.object_key.as_deref();
+    let key = key.filter(|_| media.state.is_accepted())?;
+    let wanted = match variant {
+        Variant::Original => None,
+        Variant::Large => Some(VariantName::Large),
+        Variant::Small => Some(VariantName::Small),
+    };
+    let made = media.variants.iter().find(|it| Some(it.variant) == wanted);
+    Some(match (made, &media.variant_keys) {
+        (Some(made), Some(keys)) => Form {
+            key: keys.of(made.variant),
+            content_type: &made.content_type,
+            file_name: types::renamed(&media.file_name, &made.content_type).into(),
+        },
+        _ => Form {
+            key,
+            content_type: &media.content_type,
+            file_name: media.file_name.as_str().into(),
+        },
+    })
 }
 
 /// Read a file
@@ -400,18 +449,18 @@ async fn read(
     Path(id): Path<MediaId>,
     Query(query): Query<ReadQuery>,
 ) -> Result<Response, Problem> {
-    let Variant::Original = query.variant.unwrap_or(Variant::Original);
     let media = app.store.media(&me.caller, id).await?;
-    let key = media.object_key.as_deref().map(ObjectKey::new);
-    let (MediaState::Ready, Some(Ok(key))) = (media.state, key) else {
+    let form = form(&media, query.variant.unwrap_or(Variant::Original));
+    let key = form.as_ref().map(|form| ObjectKey::new(form.key));
+    let (Some(form), Some(Ok(key))) = (form, key) else {
         return Err(Problem::new(
             Code::MediaNotReady,
             "its upload was not completed, or it was rejected",
         ));
     };
-    let disposition = types::disposition(media.kind, &media.content_type, &media.file_name);
+    let disposition = types::disposition(media.kind, form.content_type, &form.file_name);
     let answer = SignedAnswer {
-        content_type: &media.content_type,
+        content_type: form.content_type,
         disposition: &disposition,
     };
     let valid_for = app.media.settings.address_valid.0;

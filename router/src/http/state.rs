@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use backscroll_archiver::media::gate::Gate;
+use backscroll_archiver::media::processing::Queue;
 use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_archiver::media::upload::Uploads;
 use backscroll_archiver::object_store::disk::door::Door;
@@ -31,11 +32,14 @@ pub(super) struct MediaParts {
     pub(super) uploads: Uploads,
     pub(super) gate: Gate,
     pub(super) settings: MediaSettings,
+    /// Of pictures whose smaller forms are to be made.
+    pub(super) queue: Queue,
 }
 
 impl MediaParts {
-    fn new(objects: Arc<dyn ObjectStore>, settings: &MediaSettings) -> Self {
+    fn new(objects: Arc<dyn ObjectStore>, settings: &MediaSettings, queue: Queue) -> Self {
         Self {
+            queue,
             uploads: Uploads::new(Arc::clone(&objects), settings),
             gate: Gate::new(Arc::clone(&objects), settings),
             settings: settings.clone(),
@@ -58,6 +62,8 @@ pub struct Parts {
     pub media: MediaSettings,
     /// The chat page, where there is one.
     pub console: Option<Console>,
+    /// Where pictures are handed over whose smaller forms are to be made.
+    pub pictures: Queue,
     /// The document of the REST interface, as JSON.
     pub openapi: Bytes,
     /// The document of the real-time protocol, as JSON.
@@ -96,7 +102,7 @@ impl App {
             store: parts.store,
             auth: parts.auth,
             gateway: parts.gateway,
-            media: MediaParts::new(Arc::clone(&parts.objects), &parts.media),
+            media: MediaParts::new(Arc::clone(&parts.objects), &parts.media, parts.pictures),
             console: parts.console,
             max_body: settings.max_body,
             request_timeout: settings.request_timeout.0,

@@ -7,6 +7,7 @@ use backscroll::deployment::Deployment;
 use backscroll::http::settings::ServerSettings;
 use backscroll::server;
 use backscroll_archiver::media::settings::MediaSettings;
+use backscroll_archiver::media::worker::Program;
 use backscroll_archiver::object_store::ObjectStoreSettings;
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_realtime::redis::RedisSettings;
@@ -100,12 +101,13 @@ impl Service {
         let shutdown = CancellationToken::new();
         let running = Supervisor::default().group();
         let (stop, settings) = (shutdown.clone(), auth.clone());
+        let worker = Program::at(env!("CARGO_BIN_EXE_backscroll"));
         let serving = async move {
             server::serve(
                 deployment,
                 &server,
                 &settings,
-                (&media, None),
+                (&media, &worker, None),
                 listener,
                 stop,
             )

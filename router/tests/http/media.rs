@@ -2,16 +2,18 @@
 
 mod bed;
 
+use std::io::Cursor;
 use std::time::Duration;
 
 use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_shard::settings::Span;
 use futures_util::future::join_all;
+use image::{ImageFormat, Rgb, RgbImage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::Answer;
-use bed::{Bed, complete, path, read};
+use bed::{Bed, complete, path, processed, read, read_as};
 
 /// Makes a test for a folder and for a bucket out of functions that take a [`Bed`].
 macro_rules! on_every_store {
@@ -40,19 +42,33 @@ on_every_store![
     a_large_file_comes_in_parts_and_is_resumed,
     nothing_is_shown_that_could_run,
     an_upload_that_is_completed_many_times_at_once_is_one_file,
+    pictures_of_all_types_are_made_smaller,
 ];
 
 fn limits() -> MediaSettings {
     MediaSettings {
         parts_above: 1 << 20,
         image_pixels: 1_000_000,
+        animation_pixels: 8_000_000,
         voice_duration: Span::secs(2),
         user_files: 20,
         ..MediaSettings::default()
     }
 }
 
-/// A PNG's structure, of this size by its header.
+/// A photograph as an encoder makes it.
+fn photo(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+    let pixel = |x: u32, y: u32| {
+        let grain = u8::try_from((x * x + y * 31) % 61).unwrap();
+        Rgb([x.to_le_bytes()[0], y.to_le_bytes()[0], grain])
+    };
+    let mut content = Cursor::new(Vec::new());
+    let picture = RgbImage::from_fn(width, height, pixel);
+    picture.write_to(&mut content, format).unwrap();
+    content.into_inner()
+}
+
+/// A PNG's structure, of this size by its header; no decoder takes it.
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     png.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
@@ -82,7 +98,7 @@ async fn a_picture_is_uploaded_sent_and_read(bed: &Bed) {
         bed.service.user("eve"),
     );
     let id = alice.group(json!(["bob"])).await;
-    let content = png(640, 480);
+    let content = photo(640, 480, ImageFormat::Png);
     let begun = alice
         .post(
             "/chat/media",
@@ -107,12 +123,22 @@ async fn a_picture_is_uploaded_sent_and_read(bed: &Bed) {
 
     assert_eq!(bed.send(&begun["upload"], &content).await, 200);
     let file = complete(&alice, &begun).await.expect(200);
-    assert_eq!(file["state"], "ready", "{file}");
+    // Or more, if that was quick.
+    let is_accepted = |file: &Value| {
+        ["processing", "ready"]
+            .iter()
+            .any(|it| file["state"] == *it)
+    };
+    assert!(is_accepted(&file), "{file}");
     assert_eq!(
         (&file["width"], &file["height"]),
         (&json!(640), &json!(480))
     );
-    assert_eq!(complete(&alice, &begun).await.expect(200), file);
+    let again = complete(&alice, &begun).await.expect(200);
+    assert!(
+        is_accepted(&again) && again["mediaId"] == file["mediaId"],
+        "{again}"
+    );
     // What is put after the check changes nothing.
     assert_eq!(
         bed.send(&begun["upload"], &vec![b'x'; content.len()]).await,
@@ -136,6 +162,57 @@ async fn a_picture_is_uploaded_sent_and_read(bed: &Bed) {
         "inline; filename=\"Gr__e.png\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.png"
     );
     assert!(got.bytes().await.unwrap() == content[..]);
+
+    // What was sent follows what became of it.
+    let ready = processed(&bob, &file).await;
+    assert_eq!(ready["state"], "ready", "{ready}");
+    let hash = ready["placeholder"].as_str().unwrap();
+    assert!((20..50).contains(&hash.len()), "{hash}");
+    let small = &ready["variants"][0];
+    assert_eq!(
+        (&small["width"], &small["height"]),
+        (&json!(320), &json!(240))
+    );
+    assert!(small["bytes"].as_u64().unwrap() < content.len() as u64);
+    let followed = async {
+        loop {
+            let page = bob.get(&messages).await.expect(200);
+            let attachment = page["messages"][0]["attachments"][0].clone();
+            if attachment["state"] == "ready" {
+                return attachment;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let followed = tokio::time::timeout(Duration::from_secs(60), followed)
+        .await
+        .unwrap();
+    assert_eq!(followed, ready, "the attachment is the file");
+    for (variant, size, kind) in [
+        ("small", (320, 240), "image/jpeg"),
+        ("large", (640, 480), "image/png"),
+    ] {
+        let got = read_as(bed, &bob, &file, variant).await;
+        assert_eq!(got.status(), 200);
+        assert_eq!(got.headers()["content-type"], kind);
+        let disposition = got.headers()["content-disposition"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert!(
+            disposition.contains(if variant == "small" {
+                "Gr__e.jpg"
+            } else {
+                "Gr__e.png"
+            }),
+            "{disposition}"
+        );
+        let shown = image::load_from_memory(&got.bytes().await.unwrap()).unwrap();
+        assert_eq!((shown.width(), shown.height()), size);
+    }
+    bob.get(&format!("{}?variant=huge", path(&file)))
+        .await
+        .problem(400, "invalid_request");
     let info = bob.get(&format!("{}/info", path(&file))).await.expect(200);
     assert_eq!(info["bytes"], content.len());
     assert!(
@@ -172,10 +249,15 @@ async fn a_picture_loses_what_the_camera_wrote(bed: &Bed) {
     content.splice(33..33, exif.iter().copied());
     let declared = declare(&id, "a.png", "image/png", content.len());
     let file = bed.upload(&alice, declared, &content).await;
-    assert_eq!(file["state"], "ready", "{file}");
     assert_eq!(
         (&file["width"], &file["height"]),
         (&json!(480), &json!(640))
+    );
+    // Its structure is whole, its pixels are not.
+    let failed = processed(&alice, &file).await;
+    assert_eq!(
+        (&failed["state"], &failed["reason"]),
+        (&json!("failed"), &json!("damaged"))
     );
     let got = read(bed, &alice, &file).await.bytes().await.unwrap();
     assert_eq!(file["bytes"], got.len());
@@ -188,6 +270,95 @@ async fn a_picture_loses_what_the_camera_wrote(bed: &Bed) {
     let file = bed.upload(&alice, declared, &content).await;
     let got = read(bed, &alice, &file).await.bytes().await.unwrap();
     assert!(got == content);
+}
+
+async fn pictures_of_all_types_are_made_smaller(bed: &Bed) {
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    let formats = [ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP];
+    for format in formats {
+        let content = photo(400, 500, format);
+        let declared = declare(&id, "a", format.to_mime_type(), content.len());
+        let file = bed.upload(&alice, declared, &content).await;
+        let ready = processed(&alice, &file).await;
+        assert_eq!(ready["state"], "ready", "{ready}");
+        let shown = read_as(bed, &alice, &file, "small")
+            .await
+            .bytes()
+            .await
+            .unwrap();
+        let shown = image::load_from_memory(&shown).unwrap();
+        assert_eq!((shown.width(), shown.height()), (256, 320));
+    }
+    // A message that uses none of them, and nothing of them stays.
+    assert_eq!(bed.keys("media/").await.len(), 2 * formats.len());
+    // One that is small has a placeholder only.
+    let content = photo(20, 10, ImageFormat::Png);
+    let declared = declare(&id, "a", "image/png", content.len());
+    let file = processed(&alice, &bed.upload(&alice, declared, &content).await).await;
+    assert_eq!(
+        (&file["state"], file.get("variants")),
+        (&json!("ready"), None)
+    );
+    assert!(file["placeholder"].is_string(), "{file}");
+    let shown = read_as(bed, &alice, &file, "small")
+        .await
+        .bytes()
+        .await
+        .unwrap();
+    assert!(shown == content);
+}
+
+/// The header of a PNG of 3000 by 3000 pixels with eight bytes each, and nothing that could be decoded.
+fn wide_png() -> Vec<u8> {
+    let mut png = png(3000, 3000);
+    png[24..26].copy_from_slice(&[16, 6]);
+    let step = |crc: u32, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+    let all = png[12..29].iter();
+    let crc = !all.fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step));
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    png
+}
+
+/// Its own worker has so little memory that it ends: the service and the next picture do not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_picture_that_takes_too_much_memory_has_failed() {
+    let media = MediaSettings {
+        image_bytes: 128 << 20,
+        image_pixels: 50_000_000,
+        parts_above: 128 << 20,
+        worker_memory: 64 << 20,
+        workers: 1,
+        ..limits()
+    };
+    let bed = Bed::start(false, media).await;
+    let alice = bed.service.user("alice");
+    let id = alice.group(json!(["bob"])).await;
+    // One has too many pixels for the decoder's limit, the other too many bytes for the process.
+    let mut long = png(10, 10);
+    let data = vec![0; 70 << 20];
+    let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+    let chunk = [&length[..], b"IDAT", &data, b"\0\0\0\0"].concat();
+    long.splice(33..33, chunk);
+    for (content, state, reason) in [
+        (wide_png(), "failed", json!("out_of_memory")),
+        (long, "failed", json!("out_of_memory")),
+        (photo(400, 300, ImageFormat::Jpeg), "ready", Value::Null),
+    ] {
+        let content_type = image::guess_format(&content).unwrap().to_mime_type();
+        let declared = declare(&id, "a", content_type, content.len());
+        let file = processed(&alice, &bed.upload(&alice, declared, &content).await).await;
+        assert_eq!(
+            (&file["state"], &file["reason"]),
+            (&json!(state), &reason),
+            "{file}"
+        );
+        let got = read_as(&bed, &alice, &file, "original").await;
+        assert!(
+            got.bytes().await.unwrap() == content,
+            "it is read as it was uploaded"
+        );
+    }
 }
 
 async fn a_recording_is_counted(bed: &Bed) {
@@ -215,6 +386,14 @@ async fn what_is_not_what_was_declared_is_rejected(bed: &Bed) {
     let polyglot = [b"GIF89a".to_vec(), html.clone()].concat();
     let mut cut = png(10, 10);
     cut.truncate(40);
+    let half = |format| {
+        let whole = photo(64, 64, format);
+        whole[..whole.len() / 2].to_vec()
+    };
+    // Ten frames of 900 by 900 pixels, in a few bytes each.
+    let head = b"GIF89a\x84\x03\x84\x03\x80\0\0\0\0\0\xff\xff\xff";
+    let frame = b"\x2c\0\0\0\0\x84\x03\x84\x03\0\x02\x02\x44\x01\0";
+    let frames = [&head[..], &frame.repeat(10), b"\x3b"].concat();
     for (content, content_type, reason) in [
         (html, "image/png", "type_mismatch"),
         (svg, "image/gif", "type_mismatch"),
@@ -222,6 +401,10 @@ async fn what_is_not_what_was_declared_is_rejected(bed: &Bed) {
         (polyglot, "image/gif", "damaged"),
         (cut, "image/png", "damaged"),
         (png(50_000, 50_000), "image/png", "too_many_pixels"),
+        (frames, "image/gif", "too_many_frames"),
+        (half(ImageFormat::Jpeg), "image/jpeg", "damaged"),
+        (half(ImageFormat::Gif), "image/gif", "damaged"),
+        (half(ImageFormat::WebP), "image/webp", "damaged"),
         (png(10, 10), "application/pdf", "type_mismatch"),
     ] {
         let declared = declare(&id, "x", content_type, content.len());
@@ -412,9 +595,10 @@ async fn an_upload_that_is_completed_many_times_at_once_is_one_file(bed: &Bed) {
     assert!(
         answers
             .iter()
-            .all(|it| it["state"] == "ready" && *it == answers[0]),
+            .all(|it| it["state"] != "rejected" && it["mediaId"] == answers[0]["mediaId"]),
         "{answers:?}"
     );
+    assert_eq!(processed(&alice, &answers[0]).await["state"], "failed");
     let got = read(bed, &alice, &answers[0]).await;
     assert!(got.bytes().await.unwrap() == content[..]);
     assert_eq!(bed.keys("media/").await.len(), 1);

@@ -46,18 +46,50 @@ pub(crate) fn fill(attachments: &str, files: &[&Media]) -> Result<String> {
     let mut filled: Vec<Box<RawValue>> = Vec::new();
     for attachment in parse(attachments)? {
         let raw = match attachment.get(MEDIA_ID).and_then(|id| id.as_str()) {
-            None => serde_json::value::to_raw_value(&attachment),
+            None => serde_json::value::to_raw_value(&attachment)
+                .map_err(|_| Error::Unexpected("an attachment is not JSON"))?,
             Some(id) => {
                 let file = files.iter().find(|file| file.id.to_string() == id);
-                let file = file.ok_or(Error::Unexpected("a file was not looked up"))?;
-                let mut info = MediaInfo::from((*file).clone());
-                info.expires_at = None;
-                serde_json::value::to_raw_value(&info)
+                shown(file.ok_or(Error::Unexpected("a file was not looked up"))?)?
             }
         };
-        filled.push(raw.map_err(|_| Error::Unexpected("an attachment is not JSON"))?);
+        filled.push(raw);
     }
     serde_json::to_string(&filled).map_err(|_| Error::Unexpected("attachments are not JSON"))
+}
+
+/// The attachments of a stored message with what is known of this file now.
+///
+/// # Errors
+/// When they are no list of objects.
+pub(crate) fn refill(attachments: &str, file: &Media) -> Result<String> {
+    let id = file.id.to_string();
+    let mut filled = Vec::new();
+    for attachment in serde_json::from_str::<Vec<&RawValue>>(attachments)
+        .map_err(|_| Error::corrupt("attachments of a message"))?
+    {
+        let named = serde_json::from_str::<Named>(attachment.get());
+        filled.push(match named.is_ok_and(|named| named.media_id == id) {
+            false => attachment.to_owned(),
+            true => shown(file)?,
+        });
+    }
+    serde_json::to_string(&filled).map_err(|_| Error::Unexpected("attachments are not JSON"))
+}
+
+/// The field by which a file is named.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    media_id: String,
+}
+
+/// A file as an attachment.
+fn shown(file: &Media) -> Result<Box<RawValue>> {
+    let mut info = MediaInfo::from(file.clone());
+    info.expires_at = None;
+    serde_json::value::to_raw_value(&info)
+        .map_err(|_| Error::Unexpected("an attachment is not JSON"))
 }
 
 fn parse(attachments: &str) -> Result<Given<'_>> {

@@ -25,13 +25,71 @@ pub enum MediaKind {
 pub enum MediaState {
     /// It is being uploaded.
     Pending,
+    /// It was checked and may be sent and read; smaller forms of the picture are being made.
+    Processing,
     /// It was checked and may be sent.
     Ready,
+    /// It was checked and may be sent and read, but the picture could not be decoded: it has no smaller forms.
+    Failed,
     /// It was checked and refused; upload another.
     Rejected,
     /// It is being deleted; nobody sees it any more.
     #[serde(skip)]
     Removed,
+}
+
+impl MediaState {
+    /// Whether its content was checked and accepted: it may be sent, and read.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        matches!(self, Self::Processing | Self::Ready | Self::Failed)
+    }
+}
+
+/// A smaller form of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VariantName {
+    /// For lists and messages: at most 320 pixels wide and high.
+    Small,
+    /// For a screen: at most 1280 pixels wide and high.
+    Large,
+}
+
+/// What is known of a smaller form of a picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaVariant {
+    /// Which it is.
+    pub variant: VariantName,
+    /// Its type: `image/jpeg`, or `image/webp` of a picture that can be seen through.
+    pub content_type: String,
+    /// Its width in pixels.
+    pub width: u32,
+    /// Its height in pixels.
+    pub height: u32,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The keys that the smaller forms of a picture have, or will have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariantKeys {
+    /// Of the small form.
+    pub small: String,
+    /// Of the large form.
+    pub large: String,
+}
+
+impl VariantKeys {
+    /// The key of this form.
+    #[must_use]
+    pub fn of(&self, variant: VariantName) -> &str {
+        match variant {
+            VariantName::Small => &self.small,
+            VariantName::Large => &self.large,
+        }
+    }
 }
 
 /// A file of a conversation, as it is stored.
@@ -63,7 +121,13 @@ pub struct Media {
     pub object_key: Option<String>,
     /// What was found in it.
     pub facts: MediaFacts,
-    /// Why it was rejected.
+    /// The keys of its smaller forms, if it is a picture.
+    pub variant_keys: Option<VariantKeys>,
+    /// The smaller forms that there are.
+    pub variants: Vec<MediaVariant>,
+    /// Until when somebody works on its smaller forms, by the clock of the shard's database; or when somebody is to.
+    pub process_at: Option<Timestamp>,
+    /// Why it was rejected, or has failed.
     pub reason: Option<String>,
     /// When its upload was begun.
     pub created_at: Timestamp,
@@ -98,8 +162,8 @@ pub struct MediaInfo {
     pub media_id: MediaId,
     /// How far it has come.
     pub state: MediaState,
-    /// Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_long`,
-    /// `damaged`.
+    /// Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_many_frames`,
+    /// `too_long`, `damaged`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What it is used as.
@@ -113,6 +177,10 @@ pub struct MediaInfo {
     /// What was found in it.
     #[serde(flatten)]
     pub facts: MediaFacts,
+    /// The smaller forms of a picture, the smallest first. One that would not be smaller than the picture is not made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub variants: Vec<MediaVariant>,
     /// When it is deleted unless a message uses it by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -129,6 +197,7 @@ impl From<Media> for MediaInfo {
             content_type: media.content_type,
             bytes: media.bytes,
             facts: media.facts,
+            variants: media.variants,
             expires_at: media.expires_at,
         }
     }
@@ -147,7 +216,23 @@ pub enum MediaVerdict {
         content_type: String,
         /// What was found in it.
         facts: MediaFacts,
+        /// The keys that its smaller forms are to have; `None` when none are to be made.
+        variant_keys: Option<VariantKeys>,
     },
     /// It may not; this is why.
     Rejected(&'static str),
+}
+
+/// What came of processing a picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaProcessed {
+    /// Its smaller forms are there, under their keys.
+    Ready {
+        /// What to show until the picture is loaded: a ThumbHash in Base64.
+        placeholder: String,
+        /// Those that there are, the smallest first.
+        variants: Vec<MediaVariant>,
+    },
+    /// It could not be decoded; this is why.
+    Failed(&'static str),
 }

@@ -43,7 +43,7 @@ pub(super) async fn of(
         .collect();
     let statement = format!("SELECT {}", columns.join(", "));
     let bounds = [first, last].map(Cell::value);
-    let args: Vec<Value<'_>> = asked.iter().flat_map(|_| bounds.clone()).collect();
+    let args: Vec<Value<'_>> = asked.iter().flat_map(|_| bounds).collect();
     let row = connection.fetch_optional(&statement, &args).await?;
     let row = row.ok_or(Error::Unexpected("a look for rows gave no row"))?;
     let mut present = Vec::new();

@@ -184,7 +184,7 @@ pub(crate) static MOVED: [Table; 17] = [
             bytes "conversation_id", bytes "id", bytes "uploader", int "state", int "kind", text "file_name",
             text "content_type", int "bytes", bytes "sha256", text "upload_key", text "upload_id", text "object_key",
             int "width", int "height", int "duration_ms", text "placeholder", text "reason", int "created_at",
-            int "expires_at",
+            int "expires_at", text "small_key", text "large_key", text "variants", int "process_at",
         ),
         rev: None,
         compared: Compared::Whole,

@@ -4,7 +4,9 @@
 //! archived is read before the transaction and becomes a hot row again in it ("thaw"), if the index still says then that what
 //! was read is what counts (INV-COPY). A deleted message of which copies are archived is put down for erasure (INV-ERASE).
 
-use super::{HELD, Store};
+use std::time::Instant;
+
+use super::{By, HELD, Store};
 use crate::archive::{self, Copies, Plan};
 use crate::change::{Change, Changed, ListsToMark};
 use crate::commit_event::CommitEvent;
@@ -32,7 +34,7 @@ impl Store {
         let limits = &self.settings().limits;
         check_content(&content, true, limits)?; // whether there are attachments is known later
         let kept = self.settings().limits.edits as usize;
-        self.change_message(caller, id, |change, message| {
+        self.change_message(By::Member(caller), id, |change, message| {
             if message.sender != caller.user {
                 return Err(Error::Forbidden("only the author can edit a message"));
             }
@@ -69,8 +71,8 @@ impl Store {
     /// # Errors
     /// [`Error::Forbidden`], and as [`Store::message`].
     pub async fn delete_message(&self, caller: &Caller, id: MessageId) -> Result<Message> {
-        self.change_message(caller, id, |change, message| {
-            if message.sender != caller.user && !change.me.has(Role::Admin) {
+        self.change_message(By::Member(caller), id, |change, message| {
+            if message.sender != caller.user && !change.has(Role::Admin) {
                 return Err(Error::Forbidden(
                     "only the author or an admin can delete a message",
                 ));
@@ -110,8 +112,8 @@ impl Store {
         add: bool,
     ) -> Result<Message> {
         let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
-        let limits = &self.settings().limits;
-        self.change_message(caller, id, |change, message| {
+let limits = &self.settings().limits;
+        self.change_message(By::Member(caller), id, |change, message| {
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
             }
@@ -145,9 +147,9 @@ impl Store {
     /// A change to one stored message, which takes the next rev if it changes anything. One that is archived is read
     /// before the transaction, which then makes it a hot row again ("thaw") and so no lock is held while the archive
     /// answers.
-    async fn change_message(
+    pub(super) async fn change_message(
         &self,
-        caller: &Caller,
+        by: By<'_>,
         id: MessageId,
         work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
     ) -> Result<Message> {
@@ -170,20 +172,22 @@ impl Store {
         for _ in 0..THAW_ATTEMPTS {
             let archived = read.as_ref();
             let change = |change| async move { change_stored(change, id, archived, work).await };
-            match self.change(caller, id.conversation, change).await? {
+            match self.change_by(by, id.conversation, change).await? {
                 Attempt::Done(message) => return Ok(*message),
-                Attempt::Archived(plan) => read = Some(self.read_archived(id, plan, caller).await?),
+                Attempt::Archived(plan) => {
+                    read = Some(self.read_archived(id, plan, by.deadline()).await?);
+                }
             }
         }
         Err(Error::ArchiveUnavailable) // archived anew each time we had read it
     }
 
-    async fn read_archived(&self, id: MessageId, plan: Plan, caller: &Caller) -> Result<Thawed> {
+    async fn read_archived(&self, id: MessageId, plan: Plan, deadline: Instant) -> Result<Thawed> {
         if plan.dropped().contains(&id.seq) {
             return Err(Error::NotFound("message"));
         }
         let parts = plan.parts();
-        let reads = self.cold.read(id.conversation, &parts, caller.deadline);
+        let reads = self.cold.read(id.conversation, &parts, deadline);
         let mut newest = plan.newest(reads.await)?;
         let message = match (newest.messages.remove(&id.seq), newest.failure) {
             (Some(message), _) => Ok(message),
@@ -293,7 +297,7 @@ struct Thawed {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Touched {
+pub(super) enum Touched {
     Unchanged,
     Updated,
     Deleted,

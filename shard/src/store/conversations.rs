@@ -68,7 +68,7 @@ impl Store {
                         "a direct conversation has no title or metadata of its own",
                     ));
                 }
-                if !change.me.has(Role::Admin) {
+                if !change.has(Role::Admin) {
                     return Err(Error::Forbidden(
                         "only admins can rename a conversation or change its metadata",
                     ));
@@ -108,7 +108,7 @@ impl Store {
             if change.head.kind == ConversationKind::Direct {
                 return Err(Error::Forbidden("a direct conversation cannot be deleted"));
             }
-            if !change.me.has(Role::Owner) {
+            if !change.has(Role::Owner) {
                 return Err(Error::Forbidden("only the owner can delete a conversation"));
             }
             if archive::is_held(&mut change.rows, id).await? {

@@ -101,7 +101,7 @@ impl Store {
             } else {
                 Role::Admin
             };
-            if !change.me.has(needed) {
+            if !change.has(needed) {
                 return Err(Error::Forbidden(
                     "only admins can add members, and only owners can add admins",
                 ));
@@ -164,7 +164,7 @@ impl Store {
     ) -> Result<Member> {
         let set = |mut change: Change| async move {
             require_members_can_change(&change)?;
-            if !change.me.has(Role::Owner) {
+            if !change.has(Role::Owner) {
                 return Err(Error::Forbidden("only owners can change roles"));
             }
             let mut membership = active(&mut change, user).await?;
@@ -201,8 +201,8 @@ impl Store {
             require_members_can_change(&change)?;
             let mut membership = active(&mut change, user).await?;
             let leaving = *user == caller.user;
-            let outranks = change.me.has(Role::Owner)
-                || (change.me.has(Role::Admin) && membership.role < Some(Role::Admin));
+            let outranks = change.has(Role::Owner)
+                || (change.has(Role::Admin) && membership.role < Some(Role::Admin));
             if !leaving && !outranks {
                 return Err(Error::Forbidden(
                     "admins can remove members, owners anybody",

@@ -22,7 +22,7 @@ use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::MediaQuota;
 
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
-use crate::media::{pending, ready, with_files};
+use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
 pub(crate) const LARGE: [&str; 20] = [
@@ -298,14 +298,31 @@ async fn use_media(bed: &Bed) {
     store.delete_media(&me, file.id).await.unwrap();
     let shard = store
         .router()
-        .shard(&store.map().locate(id.owner_key()).shard);
+        .shard(&store.map().locate(id.owner_key()).shard)
+        .unwrap();
+    let file = pending(&me, id);
+    store.begin_media(&me, &file, quota).await.unwrap();
+    let (file, _) = store
+        .finish_media(&me, &file, &to_process(300))
+        .await
+        .unwrap();
+    let sent = store.send(&me, id, with_files(&[file.id])).await.unwrap();
+    store
+        .postpone_processing(&file, Duration::ZERO)
+        .await
+        .unwrap();
+    let mut taken = store.take_due_media(shard, 9).await.unwrap();
+    let file = taken.pop().unwrap();
+    let file = store.finish_processing(&file, &processed()).await.unwrap();
+    store.tell_processed(&file.unwrap()).await.unwrap();
+    store.delete_message(&me, sent.message.id).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut connection = shard.unwrap().primary().writer(deadline).await.unwrap();
+    let mut connection = shard.primary().writer(deadline).await.unwrap();
     connection.begin().await.unwrap();
     let now = Timestamp::now();
     let expired = media::expired(&mut connection, now, Timestamp(0), 100).await;
     let expired = expired.unwrap();
-    assert_eq!(expired.len(), 51);
+    assert_eq!(expired.len(), 52);
     let mut rows = OwnedTransaction::for_job(&mut connection);
     let removed = media::remove_expired(&mut rows, &expired[0], now).await;
     assert!(removed.unwrap());

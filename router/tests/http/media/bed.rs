@@ -108,9 +108,34 @@ pub(crate) fn path(media: &Value) -> String {
     format!("/chat/media/{}", media["mediaId"].as_str().unwrap())
 }
 
+/// What is known of a picture once nothing is to be done with it any more.
+pub(crate) async fn processed(me: &User<'_>, media: &Value) -> Value {
+    let processed = async {
+        loop {
+            let file = me.get(&format!("{}/info", path(media))).await.expect(200);
+            if file["state"] != "processing" {
+                return file;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, processed).await.unwrap()
+}
+
 /// The file as a reader gets it, after the redirection.
 pub(crate) async fn read(bed: &Bed, me: &User<'_>, media: &Value) -> reqwest::Response {
-    let path = format!("{}{}", bed.service.base, path(media));
+    read_as(bed, me, media, "original").await
+}
+
+/// A form of the file.
+pub(crate) async fn read_as(
+    bed: &Bed,
+    me: &User<'_>,
+    media: &Value,
+    variant: &str,
+) -> reqwest::Response {
+    let path = format!("{}{}?variant={variant}", bed.service.base, path(media));
     let redirected = bed
         .client
         .get(path)
