@@ -289,7 +289,6 @@ export class ChatClient {
     this.http.reopen();
     this.uploads.reopen();
     for (const part of [this.syncer, this.marks, this.presence]) part.restart();
-    this.uploads.reopen();
   }
 
   private makeConnection(make: WebSocketConstructor | undefined, address: string): Connection | undefined {

@@ -81,7 +81,7 @@ export class Http {
     } catch (thrown) {
       if (closing.aborted) throw new ChatError("client_closed", "the client was closed");
       if (thrown instanceof ChatError) throw thrown;
-      throw new ChatError("connection_lost", `${ChatError.from(thrown).message}: ${this.advice}`);
+      throw new ChatError("connection_lost", `${ChatError.from(thrown).message}: ${adviceOn(this.base)}`);
     } finally {
       closing.removeEventListener("abort", abort);
     }
@@ -100,18 +100,28 @@ export class Http {
       ...(body && { body: JSON.stringify(body) }),
     });
     const text = await response.text();
-    if (response.status === 204) return undefined as T;
-    const type = response.headers.get("Content-Type") ?? "";
-    const json = /^application\/(problem\+)?json\b/i.test(type) ? parsed(text) : undefined;
-    if (response.ok && json !== undefined) return json as T;
-    if (!response.ok && isProblem(json)) throw ChatError.fromProblem(json);
-    const wait = retryAfterMs(response, this.settings.timing.backoffLastMs);
-    throw new ChatError("intercepted", `something answered ${response.status} in the server's place: ${this.advice}`, wait);
+    if (response.status === 204 && method !== "GET" && !body) return undefined as T; // what is asked for, or sent, has an answer
+    const json = response.ok ? jsonOf(response, text) : undefined;
+    if (json !== undefined) return json as T;
+    throw failureOf(response, text, this.base, this.settings);
   }
+}
 
-  private get advice(): string {
-    return `if this goes on, check that \`url\` leads to the server (${this.base}), and that its server.cors_origins and server.cors_headers allow this page`;
-  }
+/** The failure that an answer of `base` is: the server's word where it is a problem document, and the network's otherwise. */
+export function failureOf(response: Response, text: string, base: string, { timing }: Settings): ChatError {
+  const json = response.ok ? undefined : jsonOf(response, text);
+  if (isProblem(json)) return ChatError.fromProblem(json);
+  const wait = retryAfterMs(response, timing.backoffLastMs);
+  return new ChatError("intercepted", `something answered ${response.status} in the server's place: ${adviceOn(base)}`, wait);
+}
+
+function adviceOn(base: string): string {
+  return `if this goes on, check that \`url\` leads to the server (${base}), and that its server.cors_origins and server.cors_headers allow this page`;
+}
+
+function jsonOf(response: Response, text: string): unknown {
+  const type = response.headers.get("Content-Type") ?? "";
+  return /^application\/(problem\+)?json\b/i.test(type) ? parsed(text) : undefined;
 }
 
 /** A problem document of this server: only that is its word. */

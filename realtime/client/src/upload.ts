@@ -5,6 +5,7 @@
  * over a reload. At most {@link UPLOADS_AT_ONCE} are under way and {@link UPLOADS_MAX} are held; the rest is refused.
  */
 import { uniqueId } from "./clock.js";
+import { failureOf } from "./http.js";
 import { Observable } from "./emitter.js";
 import { ChatError } from "./errors.js";
 import type { TokenKeeper } from "./token.js";
@@ -159,7 +160,7 @@ export class Uploads {
       headers: { Authorization: `Bearer ${await tokens.get()}` },
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
     });
-    if (!response.ok) throw new ChatError(response.status === 404 ? "not_found" : "overloaded", `the server answered ${response.status}`);
+    if (!response.ok) throw failureOf(response, await response.text(), base, settings);
     return response.blob();
   }
 
