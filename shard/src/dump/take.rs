@@ -9,7 +9,7 @@ use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
-use crate::message::{self, Room, StoredMessage};
+use crate::message::{self, Cut, Room, StoredMessage};
 use crate::model::Timestamp;
 use crate::moves::rows::{self, Cell, Record};
 use crate::moves::scope::Scope;
@@ -124,7 +124,8 @@ async fn take_messages(
     let mut here: HashMap<Seq, StoredMessage> = HashMap::new();
     if newest.is_some_and(|newest| newest >= first.seq) {
         let range = (first.seq, last.seq);
-        let found = message::rows(transaction, part.id, range, Room::of_all(range)).await?;
+        let room = Room::of_all(range);
+        let found: Cut<StoredMessage> = message::rows(transaction, part.id, range, room).await?;
         here.extend(
             found
                 .messages
