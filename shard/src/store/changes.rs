@@ -112,7 +112,7 @@ impl Store {
         add: bool,
     ) -> Result<Message> {
         let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
-let limits = &self.settings().limits;
+        let limits = &self.settings().limits;
         self.change_message(By::Member(caller), id, |change, message| {
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
