@@ -116,7 +116,7 @@ impl Mover {
     /// A move.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; when the directory fails.
+    /// [`Error::NotFound`](crate::error::Error::NotFound); when the directory fails.
     pub async fn find(&self, id: MoveId) -> Result<Move> {
         serving::read(&mut self.reader().await?, id).await
     }
