@@ -36,6 +36,7 @@ async fn a_database_may_be_lost_after_any_step() {
     warnings::expect(logged::JOB_ENDS_EARLY);
     warnings::expect(logged::DATABASE_AWAY);
     warnings::expect(logged::JOB_END_LOST);
+    warnings::expect(logged::LISTS_WAIT);
     let steps = [
         Step::Leased,
         Step::Intended,

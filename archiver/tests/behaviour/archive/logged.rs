@@ -14,5 +14,5 @@ pub(crate) const VERIFY_FINDS: &str = "the archive is not as it should be";
 pub(crate) const ARCHIVE_AWAY: &str = "the archive cannot be read";
 /// A shard's database does not answer.
 pub(crate) const DATABASE_AWAY: &str = "the shard's database cannot do it now";
-/// The relay's map of ranges is older than a move; it goes on with the next one.
+/// The relay's map of ranges is older than a move, or a database is away; it goes on later.
 pub(crate) const LISTS_WAIT: &str = "conversation lists lag behind";
