@@ -70,13 +70,16 @@ pub(crate) fn home_of(bed: &Bed, name: &str) -> Assignment {
 async fn set_fence(connection: &mut Connection, assignment: &Assignment, state: &str) {
     let start = UserKey(assignment.range.start).to_bytes();
     let args = [Value::from(state), Value::from(&start)];
-    assert_eq!(
-        connection
-            .execute("UPDATE fences SET state = ? WHERE range_start = ?", &args)
-            .await
-            .unwrap(),
-        1
-    );
+    let until = Instant::now() + PATIENCE;
+    let changed = loop {
+        let statement = "UPDATE fences SET state = ? WHERE range_start = ?";
+        match connection.execute(statement, &args).await {
+            // Writers of the test have the database.
+            Err(Error::Contention(_)) if Instant::now() < until => tokio::task::yield_now().await,
+            outcome => break outcome.unwrap(),
+        }
+    };
+    assert_eq!(changed, 1);
 }
 
 /// Whatever the checks before it miss, the database may still refuse: that keeps back nobody else's messages, and none of
