@@ -221,6 +221,11 @@ fn check_values(field: &str, json: &RawJson) -> Result<()> {
     if json.get().contains("\\u0000") {
         return Err(Error::invalid(field, "must not contain a NUL character"));
     }
+    if json.has_lone_surrogate() {
+        let rule =
+            "must not contain half a character: an escape of a surrogate needs the other one";
+        return Err(Error::invalid(field, rule));
+    }
     if json.nesting() > NESTING_MAX {
         return Err(Error::invalid(
             field,
@@ -304,6 +309,13 @@ mod tests {
             (
                 NewMessage {
                     metadata: json(r#"{"a":"\u0000"}"#),
+                    ..text("hi")
+                },
+                "metadata",
+            ),
+            (
+                NewMessage {
+                    metadata: json(r#"{"a":"\ud83d"}"#),
                     ..text("hi")
                 },
                 "metadata",

@@ -63,6 +63,30 @@ impl RawJson {
         most
     }
 
+    /// Whether an escape stands for half a character, a surrogate without the other one: no UTF-8 has that, and strict readers
+    /// refuse the whole text.
+    #[must_use]
+    pub fn has_lone_surrogate(&self) -> bool {
+        let mut escapes = self.get().split('\\').skip(1).peekable();
+        while let Some(escape) = escapes.next() {
+            if escape.is_empty() {
+                escapes.next(); // a backslash that is escaped, and what follows it
+                continue;
+            }
+            match unit(escape) {
+                Some(0xD800..=0xDBFF) => {
+                    let second = escapes.next_if(|next| escape.len() == 5 && unit(next).is_some());
+                    if !matches!(second.and_then(unit), Some(0xDC00..=0xDFFF)) {
+                        return true;
+                    }
+                }
+                Some(0xDC00..=0xDFFF) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
     /// The JSON text.
     #[must_use]
     pub fn get(&self) -> &str {
@@ -129,9 +153,34 @@ pub fn from_object<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     }
 }
 
+/// The UTF-16 unit of an escape that begins with `uXXXX`.
+fn unit(escape: &str) -> Option<u16> {
+    let digits = escape.strip_prefix('u')?.get(..4)?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_character_is_found() {
+        for (given, is_lone) in [
+            (r#"{"a":"\ud83d\ude00 \u00e9 \n"}"#, false),
+            (r#"{"a":"\ud83d"}"#, true),
+            (r#"{"a":"\ude00"}"#, true),
+            (r#"{"a":"\ud83dx\ude00"}"#, true),
+            (r#"{"a":"\ud83d\ud83d\ude00"}"#, true),
+            (r#"{"a":"\ud83d\n"}"#, true),
+            (r#"{"a":"\\ud83d"}"#, false),
+            (r#"{"a":"\\\ud83d"}"#, true),
+            (r#"{"\uDBFF\uDFFF":1}"#, false),
+            (r#"{"\uDFFF":1}"#, true),
+        ] {
+            let json = RawJson::parse(given.to_owned()).unwrap();
+            assert_eq!(json.has_lone_surrogate(), is_lone, "{given}");
+        }
+    }
 
     #[test]
     fn nesting_is_counted_outside_of_strings() {
