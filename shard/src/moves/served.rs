@@ -5,6 +5,8 @@
 //! the move is paused, which keeps them, and the rows are named. A process that completes the move of a dead runner does not
 //! look.
 
+use std::collections::BTreeMap;
+
 use super::catch_up::{revs, tables_of};
 use super::compare::{self, Difference};
 use super::marked::{COMPARED, in_parts};
@@ -30,10 +32,10 @@ impl Runner<'_> {
         for (owner, entities) in in_parts(&self.copied_last) {
             lost.extend(lost_of((&mut source, &mut target), owner, &entities).await?);
         }
-        // An archive job that has begun on the target takes rows away rightly.
         let Some(first) = lost.first() else {
             return Ok(());
         };
+        // An archive job that has begun on the target takes rows away rightly.
         if !held_leases(&mut target).await?.is_empty() {
             return Ok(());
         }
@@ -77,9 +79,9 @@ async fn lost_of(
         let here = rows::read_since(source, table, &since, limit).await?;
         let keys: Vec<_> = here.iter().map(|it| it.key(table)).collect();
         let there = rows::read_keys(target, table, &keys).await?;
+        let there: BTreeMap<_, _> = there.iter().map(|it| (it.key(table), it)).collect();
         for record in &here {
-            let copy = there.iter().find(|it| it.key(table) == record.key(table));
-            let how = match copy {
+            let how = match there.get(record.key(table)) {
                 Some(copy) if copy.rev(table) >= record.rev(table) => continue,
                 Some(_) => "the target has an older version",
                 None => "the target does not have it",
