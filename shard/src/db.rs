@@ -23,6 +23,7 @@
 //!
 //! A database that is opened under an identity is asked for it by every new connection; see `guard`.
 
+mod batch;
 mod connection;
 mod database;
 mod dialect;
@@ -40,6 +41,7 @@ mod sqlite;
 mod stepped;
 mod value;
 
+pub(crate) use self::batch::{Answer, Statement};
 pub use self::connection::Connection;
 pub(crate) use self::connection::{Failure, Observer};
 pub use self::database::Database;

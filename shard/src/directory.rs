@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
 use crate::db::identity::Identity;
-use crate::db::{Connection, Database, Row, Value, rows_of, values};
+use crate::db::{Connection, Database, Row, Statement, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Incarnation, ShardName, UserKey};
 use crate::map::{Assignment, ShardMap};
@@ -42,6 +42,8 @@ const GIVE_RANGE: &str = "UPDATE ranges SET shard = ?, epoch = ? WHERE range_sta
      AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) AND shard = ? AND epoch = ?";
 const NEXT_EPOCH: &str = "UPDATE ranges SET epoch = epoch + 1 WHERE shard = ?";
 const PROPERTY: &str = "SELECT value FROM properties WHERE name = ?";
+/// By the primary key.
+const LOCK: &str = "SELECT value FROM properties WHERE name = ? {for_update}";
 const SET_PROPERTY: &str =
     "INSERT INTO properties (name, value) VALUES (?, ?) {on_duplicate name} name = {new name}";
 const KEY_FUNCTION: &str = "key_function";
@@ -403,31 +405,38 @@ pub(crate) async fn merge(connection: &mut Connection, parts: &[Assignment]) -> 
     insert_ranges(connection, &[whole]).await
 }
 
-/// In a write transaction, after [`lock`]: gives a range to another shard, at the next epoch.
-///
-/// # Errors
-/// [`Error::Conflict`] when the map has changed; when the database fails.
-pub(crate) async fn give(
-    connection: &mut Connection,
-    range: &Assignment,
-    target: &ShardName,
-) -> Result<()> {
-    let start = UserKey(range.range.start).to_bytes();
+/// First in a write transaction, once the deployment is made: keeps every other one that changes the map waiting, as [`lock`] does.
+pub(crate) fn locking() -> Statement<'static> {
+    Statement::new(LOCK, values![KEY_FUNCTION])
+}
+
+/// The bounds of a range, as they are stored.
+pub(crate) type Bounds = ([u8; 8], Option<[u8; 8]>);
+
+/// See [`Bounds`].
+pub(crate) fn bounds(range: &Assignment) -> Bounds {
     let end = range.range.end.map(|end| UserKey(end).to_bytes());
+    (UserKey(range.range.start).to_bytes(), end)
+}
+
+/// In a write transaction, after [`lock`] or [`locking`]: gives a range to another shard, at the next epoch. It changes one row, or
+/// none when the map has changed.
+pub(crate) fn giving<'a>(
+    range: &'a Assignment,
+    (start, end): &'a Bounds,
+    target: &'a ShardName,
+) -> Statement<'a> {
     let (end, source) = (end.as_ref(), range.shard.as_str());
     let args = values![
         target.as_str(),
         range.epoch.next(),
-        &start,
+        start,
         end,
         end,
         source,
         range.epoch
     ];
-    match connection.execute(GIVE_RANGE, &args).await? {
-        1 => Ok(()),
-        _ => Err(Error::Conflict("the map has changed; try again")),
-    }
+    Statement::new(GIVE_RANGE, args)
 }
 
 /// In a write transaction, after [`lock`]: a shard that the directory does not know.

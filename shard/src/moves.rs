@@ -135,7 +135,7 @@ pub enum Step {
     FreezeNoted,
     /// The source takes no writes.
     Frozen,
-    /// The rest is copied and compared.
+    /// The rest is copied; it is compared while the source gives the range up.
     RestCopied,
     /// The source answers nobody.
     GivenUp,

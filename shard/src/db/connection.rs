@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, TryStreamExt as _};
 use sqlx::AssertSqlSafe;
 
+use super::batch::{self, Answer};
 use super::guard::Guard;
 use super::identity::{self, Identity};
 use super::mysql::{self, MySql};
@@ -378,6 +379,14 @@ impl Connection {
         #[cfg(feature = "steps")]
         self.wrote(statement, args, &done);
         done
+    }
+
+    /// The answers to statements that a server is sent as one text; see [`Connection::run_all`].
+    pub(super) async fn answers_to(&mut self, text: String) -> Result<Vec<Answer>> {
+        in_time!(self, connection => batch::answers(&mut **connection, text).await, {
+            let _: &mut Pooled<Sqlite> = connection;
+            Err(sqlx::Error::Protocol("SQLite runs one statement at a time".into()))
+        })
     }
 
     /// Runs a statement that cannot be prepared, and has no values.

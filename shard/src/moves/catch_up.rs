@@ -1,21 +1,23 @@
 //! Copying entities again that were written to while their range moves.
 //!
-//! Entities of one kind are copied together, with one statement for each table. Their heads are read first, and written last, in
-//! the transaction that completes them: so what the target's head has as its rev is copied, and the next time the rows with a
-//! greater one are read. Of the tables without a rev everything that the entities have is compared; one that has no rows of them on
+//! Entities of one kind are copied together, with one statement for each table; the statements of a side are sent together. The heads are
+//! read first, and written last, in the transaction that completes them: so what the target's head has as its rev is copied, and the
+//! next time the rows with a greater one are read. Of the tables without a rev everything that the entities have is compared; one that has no rows of them on
 //! either side costs nothing ([`presence`]). A crash in between leaves older heads, and the same is done again.
 
-use std::collections::BTreeMap;
+use futures_util::future::try_join;
 
-use super::copy::{self, Stretch};
-use super::rows::{self, Cell, Record};
+use super::copy::{self, Changes, Stretch};
+use super::presence::{self, Presence};
+use super::rows::{self, Cell, Reading, Record};
 use super::scope::{Entities, Scope};
 use super::segments;
 use super::tables::{MOVED, Owner, Table};
-use super::{Sides, presence, work};
+use super::{Sides, work};
 use crate::archive::SegmentRecord;
 use crate::db::Connection;
 use crate::error::{Error, Result};
+use crate::node::Shard;
 use crate::owned::Entity;
 
 /// Most rows that are read of one table at once.
@@ -37,6 +39,8 @@ pub(crate) struct Batch {
     owner: Owner,
     entities: Entities,
     parts: Vec<Part>,
+    /// Which tables of the target may have rows of them.
+    there: Presence,
 }
 
 /// The tables of one kind of entity, that with the head first.
@@ -44,34 +48,9 @@ pub(super) fn tables_of(owner: Owner) -> impl Iterator<Item = &'static Table> {
     MOVED.iter().filter(move |table| table.owner == owner)
 }
 
-fn head_of(owner: Owner) -> &'static Table {
+/// The table that has the heads.
+pub(super) fn head_of(owner: Owner) -> &'static Table {
     tables_of(owner).next().unwrap_or(&MOVED[0])
-}
-
-/// The heads of some entities.
-async fn heads(
-    connection: &mut Connection,
-    owner: Owner,
-    entities: &Entities,
-) -> Result<Vec<Record>> {
-    let (table, most) = (head_of(owner), entities.len() + 1);
-    let scope = Scope::Entities(entities.clone());
-    rows::read(connection, table, &scope, None, most).await
-}
-
-/// The rev of each entity's head, 0 where there is none: everything up to it is copied with the head.
-pub(super) async fn revs<'e>(
-    connection: &mut Connection,
-    owner: Owner,
-    entities: &'e Entities,
-) -> Result<Vec<(&'e [Cell], i64)>> {
-    let (table, heads) = (head_of(owner), heads(connection, owner, entities).await?);
-    let known: BTreeMap<&[Cell], i64> = heads
-        .iter()
-        .map(|it| (it.key(table), rows::head_rev(table, it)))
-        .collect();
-    let rev = |prefix| (prefix, known.get(prefix).copied().unwrap_or(0));
-    Ok(entities.prefixes().map(rev).collect())
 }
 
 /// The next rows of an entity that were changed after rev `since`, a page or more.
@@ -138,7 +117,8 @@ async fn apply(target: &mut Connection, scope: &Scope, part: &Part) -> Result<Op
     Ok(copy::equalise(target, &stretch).await?.after)
 }
 
-/// Reads what the copies of some entities of one kind may lack; nothing when it is too much for one transaction.
+/// Reads what the copies of some entities of one kind may lack; nothing when it is too much for one transaction. Two round trips, of
+/// which the first asks both sides at once.
 ///
 /// # Errors
 /// When a database fails.
@@ -148,38 +128,47 @@ pub(crate) async fn read<'e>(
     entities: impl IntoIterator<Item = &'e Entity>,
 ) -> Result<Option<Batch>> {
     let entities = Entities::of(entities);
-    let mut target = sides.target.reader(sides.deadline()).await?;
-    let copied = revs(&mut target, owner, &entities).await?;
-    drop(target);
-    let mut source = sides.source.reader(sides.deadline()).await?;
-    let first = heads(&mut source, owner, &entities).await?;
-    let present = presence::of(&mut source, owner, &entities).await?;
+    let known = async |shard: &Shard| {
+        let mut connection = shard.reader(sides.deadline()).await?;
+        let known = presence::of(&mut connection, owner, &entities).await?;
+        Ok::<_, Error>((connection, known))
+    };
+    let ((mut source, here), (_, there)) =
+        try_join(known(sides.source), known(sides.target)).await?;
+    let copied = there.revs(&entities);
     let scope = Scope::Entities(entities.clone());
-    let mut parts = Vec::new();
-    let mut rows = 0;
-    for table in tables_of(owner).skip(1) {
-        let part = match table.rev {
-            Some(_) => Part {
-                table,
-                records: rows::read_since(&mut source, table, &copied, PAGE).await?,
-                stretch: None,
-                segments: Vec::new(),
-            },
-            None if present.has(table) => page(&mut source, table, &scope, None).await?,
-            None => whole(table, Vec::new()),
-        };
-        rows += part.records.len();
-        if rows >= PAGE {
-            return Ok(None);
-        }
-        parts.push(part);
-    }
+    let readings: Vec<Reading> = tables_of(owner)
+        .skip(1)
+        .filter_map(|table| match table.rev {
+            Some(_) => Reading::since(table, &copied, PAGE),
+            None if here.present.has(table) => Reading::first(table, &scope, PAGE),
+            None => None,
+        })
+        .collect();
+    let mut found = rows::fetch_all(&mut source, &readings).await?;
     drop(copied);
-    parts.push(whole(head_of(owner), first));
+    if found.iter().map(Vec::len).sum::<usize>() >= PAGE {
+        return Ok(None);
+    }
+    let mut parts = Vec::new();
+    for table in tables_of(owner).skip(1) {
+        let at = readings.iter().position(|it| it.table() == table);
+        let records = at.map(|at| std::mem::take(&mut found[at]));
+        let records = records.unwrap_or_default();
+        let named = segments::named(table, &records)?;
+        parts.push(Part {
+            table,
+            segments: segments::registered(&mut source, &named).await?,
+            records,
+            stretch: table.rev.is_none().then_some((None, true)),
+        });
+    }
+    parts.push(whole(head_of(owner), here.heads));
     Ok(Some(Batch {
         owner,
         entities,
         parts,
+        there: there.present,
     }))
 }
 
@@ -193,24 +182,67 @@ fn whole(table: &'static Table, records: Vec<Record>) -> Part {
     }
 }
 
-/// In a transaction on the target, after [`work::check`]: completes entities that were read. `false` when there is more to delete
-/// than one transaction does; then each is to be done by [`large`].
+/// In a transaction on the target, after [`work::check`]: completes entities that were read, in two round trips. Gives what is not done:
+/// the batches of which more is to be deleted than one transaction does; each of their entities is to be done by [`large`].
 ///
 /// # Errors
 /// When the database fails; as [`copy::equalise`].
-pub(crate) async fn complete(target: &mut Connection, batch: &Batch) -> Result<bool> {
-    let present = presence::of(target, batch.owner, &batch.entities).await?;
-    let scope = Scope::Entities(batch.entities.clone());
-    for part in &batch.parts {
-        let is_there = part.table.rev.is_some() || present.has(part.table);
-        if part.records.is_empty() && !is_there {
-            continue;
-        }
-        if apply(target, &scope, part).await?.is_some() {
-            return Ok(false);
+pub(crate) async fn complete<'b>(
+    target: &mut Connection,
+    batches: impl IntoIterator<Item = &'b Batch>,
+) -> Result<Vec<&'b Batch>> {
+    let mut asked: Vec<(&Batch, &Part, Vec<Reading>)> = Vec::new();
+    for batch in batches {
+        let scope = Scope::Entities(batch.entities.clone());
+        for part in &batch.parts {
+            asked.push((batch, part, there(batch, part, &scope)));
         }
     }
-    Ok(true)
+    let readings: Vec<Reading> = asked.iter().flat_map(|it| it.2.clone()).collect();
+    let mut found = rows::fetch_all(target, &readings).await?.into_iter();
+    let mut known: Vec<(&Batch, &Part, Vec<Record>)> = Vec::new();
+    for (batch, part, readings) in &asked {
+        let records = found.by_ref().take(readings.len()).flatten().collect();
+        known.push((batch, part, records));
+    }
+    let is_full = |(_, part, there): &&(&Batch, &Part, Vec<Record>)| {
+        part.stretch.is_some() && there.len() >= 2 * PAGE
+    };
+    let unfinished: Vec<&Batch> = known.iter().filter(is_full).map(|it| it.0).collect();
+    known.retain(|(batch, ..)| !unfinished.iter().any(|it| std::ptr::eq(*it, *batch)));
+    write(target, &known).await?;
+    Ok(unfinished)
+}
+
+/// What reads the rows of the target in whose place a part comes.
+fn there(batch: &Batch, part: &Part, scope: &Scope) -> Vec<Reading> {
+    let table = part.table;
+    let is_head = table == head_of(batch.owner);
+    if table.rev.is_some() {
+        let keys: Vec<&[Cell]> = part.records.iter().map(|it| it.key(table)).collect();
+        Reading::of_keys(table, &keys)
+    } else if is_head || batch.there.has(table) {
+        Reading::first(table, scope, 2 * PAGE).into_iter().collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// Makes what the target was found to have what the parts are.
+async fn write(target: &mut Connection, known: &[(&Batch, &Part, Vec<Record>)]) -> Result<()> {
+    let mut all = Vec::new();
+    for (_, part, there) in known {
+        segments::arrive(target, &part.segments).await?;
+        let changes = Changes::between(part.table, &part.records, there)?;
+        let numbered = copy::numbered(target, part.table, &changes.written).await?;
+        all.push((changes, numbered));
+    }
+    let dialect = target.dialect();
+    let statements: Vec<_> = all
+        .iter()
+        .flat_map(|(changes, numbered)| changes.statements(dialect, numbered.as_deref()))
+        .collect();
+    target.run_all(&statements).await.map(drop)
 }
 
 /// Copies an entity in as many transactions as it takes.
@@ -222,10 +254,11 @@ pub(crate) async fn large(sides: &Sides<'_>, entity: &Entity) -> Result<()> {
     let entities = Entities::of([entity]);
     let scope = Scope::Entities(entities.clone());
     let mut target = sides.target.reader(sides.deadline()).await?;
-    let copied = revs(&mut target, owner, &entities).await?;
+    let there = presence::of(&mut target, owner, &entities).await?;
+    let copied = there.revs(&entities);
     drop(target);
     let mut source = sides.source.reader(sides.deadline()).await?;
-    let first = heads(&mut source, owner, &entities).await?;
+    let first = presence::of(&mut source, owner, &entities).await?.heads;
     drop(source);
     for table in tables_of(owner).skip(1) {
         match table.rev {

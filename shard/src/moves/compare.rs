@@ -8,9 +8,9 @@ use std::fmt;
 
 use futures_util::future::try_join;
 
-use super::catch_up::{revs, tables_of};
+use super::catch_up::tables_of;
 use super::presence;
-use super::rows::{self, Cell, Record};
+use super::rows::{self, Cell, Reading, Record};
 use super::scope::{Entities, Scope};
 use super::tables::{Compared, Owner, Table};
 use crate::db::Connection;
@@ -71,12 +71,25 @@ pub(crate) async fn stretch(
             after: None,
         });
     }
-    let most = 2 * limit + 16;
-    let (mut right, mut there) = try_join(
+    let (right, there) = try_join(
         rows::read(source, table, scope, after, limit),
-        rows::read(target, table, scope, after, most),
+        rows::read(target, table, scope, after, most(limit)),
     )
     .await?;
+    read(table, (right, there), limit)
+}
+
+/// How many rows of the target are read beside `limit` of the source.
+fn most(limit: usize) -> usize {
+    2 * limit + 16
+}
+
+/// Compares rows that were read: `limit` of the source, [`most`] of the target.
+fn read(
+    table: &'static Table,
+    (mut right, mut there): (Vec<Record>, Vec<Record>),
+    limit: usize,
+) -> Result<Comparison> {
     let last = |records: &[Record]| records.last().map(|it| it.key(table).to_vec());
     let mut upto = if right.len() == limit {
         last(&right)
@@ -84,7 +97,7 @@ pub(crate) async fn stretch(
         None
     };
     // A target with many rows more is compared as far as they were read: both sides of one stretch.
-    if there.len() == most
+    if there.len() == most(limit)
         && upto
             .as_ref()
             .is_none_or(|upto| last(&there) < Some(upto.clone()))
@@ -140,8 +153,9 @@ pub(crate) async fn entity(
     Ok(Vec::new())
 }
 
-/// Compares what of some entities of one kind was changed last, with a bounded effort: what can be compared while writers wait.
-/// Of the tables without a rev `limit` rows are compared, of the others those with the last `revs` revs of each entity.
+/// Compares what of some entities of one kind was changed last, with a bounded effort: what can be compared while writers wait. Of the
+/// tables without a rev `limit` rows are compared, of the others those with the last `revs` revs of each entity. Two round trips, both
+/// sides at once.
 ///
 /// # Errors
 /// As [`stretch`].
@@ -153,31 +167,42 @@ pub(crate) async fn latest<'e>(
 ) -> Result<Vec<Difference>> {
     let entities = Entities::of(entities);
     let scope = Scope::Entities(entities.clone());
-    let mut since = revs(source, owner, &entities).await?;
-    for (_, rev) in &mut since {
-        *rev -= revs_back;
-    }
     let (here, there) = try_join(
         presence::of(source, owner, &entities),
         presence::of(target, owner, &entities),
     )
     .await?;
+    let mut since = here.revs(&entities);
+    for (_, rev) in &mut since {
+        *rev -= revs_back;
+    }
+    let has_rows = |table: &&Table| {
+        table.rev.is_some()
+            || table.compared != Compared::Not
+                && (here.present.has(table) || there.present.has(table))
+    };
+    let tables: Vec<&'static Table> = tables_of(owner).filter(has_rows).collect();
+    let readings = |stretch: usize| -> Vec<Reading> {
+        let tables = tables.iter().copied();
+        tables
+            .filter_map(|table| match table.rev {
+                Some(_) => Reading::since(table, &since, limit),
+                None => Reading::first(table, &scope, stretch),
+            })
+            .collect()
+    };
+    let (of_source, of_target) = (readings(limit), readings(most(limit)));
+    let (right, there) = try_join(
+        rows::fetch_all(source, &of_source),
+        rows::fetch_all(target, &of_target),
+    )
+    .await?;
     let mut found = Vec::new();
-    for table in tables_of(owner) {
-        if table.rev.is_none() {
-            if !here.has(table) && !there.has(table) {
-                continue;
-            }
-            let compared = stretch((source, target), table, &scope, None, limit).await?;
-            found.extend(compared.differences);
-            continue;
-        }
-        let (right, there) = try_join(
-            rows::read_since(source, table, &since, limit),
-            rows::read_since(target, table, &since, limit),
-        )
-        .await?;
-        found.extend(differences(table, &right, &there)?);
+    for (table, (right, there)) in tables.into_iter().zip(right.into_iter().zip(there)) {
+        found.extend(match table.rev {
+            Some(_) => differences(table, &right, &there)?,
+            None => read(table, (right, there), limit)?.differences,
+        });
     }
     Ok(found)
 }

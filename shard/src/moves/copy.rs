@@ -13,7 +13,7 @@ use super::scope::Scope;
 use super::segments;
 use super::tables::{Compared, Table};
 use crate::archive::newest_generation;
-use crate::db::Connection;
+use crate::db::{Connection, Dialect, Statement};
 use crate::error::{Error, Result};
 
 /// Most rows of the target that are looked at in one statement.
@@ -68,20 +68,8 @@ pub(crate) async fn equalise(target: &mut Connection, stretch: &Stretch<'_>) -> 
         let is_full = page.len() == PAGE;
         let found = page.len();
         page.retain(|it| upto.is_none_or(|upto| it.key(table) <= upto));
-        let mut gone: Vec<&[Cell]> = Vec::new();
-        for there in &page {
-            match wanted.remove(there.key(table)) {
-                None => gone.push(there.key(table)),
-                Some(right) if right.is_copied_by(there, table) => {}
-                Some(right) if right.rev(table) < there.rev(table) => {
-                    return Err(newer_on_target(table, right, there));
-                }
-                Some(right) => {
-                    gone.push(there.key(table));
-                    replaced.push(right);
-                }
-            }
-        }
+        let (gone, taken) = sort_out(table, &mut wanted, &page)?;
+        replaced.extend(taken);
         rows::delete(target, table, &gone).await?;
         deleted += gone.len();
         if !is_full || page.len() < found {
@@ -123,42 +111,108 @@ pub(crate) async fn take(
 ) -> Result<u64> {
     let keys: Vec<&[Cell]> = records.iter().map(|it| it.key(table)).collect();
     let there = rows::read_keys(target, table, &keys).await?;
-    let there: BTreeMap<&[Cell], &Record> = there.iter().map(|it| (it.key(table), it)).collect();
-    let mut replaced: Vec<&[Cell]> = Vec::new();
-    let mut written: Vec<&Record> = Vec::new();
-    for right in records {
-        match there.get(right.key(table)) {
-            None => written.push(right),
-            Some(there) if right.is_copied_by(there, table) => {}
-            Some(there) if right.rev(table) < there.rev(table) => {
+    let changes = Changes::between(table, records, &there)?;
+    rows::delete(target, table, &changes.gone).await?;
+    write(target, table, &changes.written).await?;
+    Ok(changes.written.len() as u64)
+}
+
+/// What has to be done to rows of the target.
+#[derive(Debug)]
+pub(crate) struct Changes<'a> {
+    pub(crate) table: &'static Table,
+    /// The keys of rows that go, or are replaced.
+    pub(crate) gone: Vec<&'a [Cell]>,
+    /// The rows that come.
+    pub(crate) written: Vec<&'a Record>,
+}
+
+impl<'a> Changes<'a> {
+    /// What makes `there`, which the target has, `records`, which the source has.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the target has a newer version of a row than its owner.
+    pub(crate) fn between(
+        table: &'static Table,
+        records: &'a [Record],
+        there: &'a [Record],
+    ) -> Result<Self> {
+        let mut wanted = records.iter().map(|it| (it.key(table), it)).collect();
+        let (gone, replaced) = sort_out(table, &mut wanted, there)?;
+        let written = wanted.into_values().chain(replaced).collect();
+        Ok(Self {
+            table,
+            gone,
+            written,
+        })
+    }
+
+    /// The statements that do it, in their order; of rows with a number that the target gives, as `numbered` has them.
+    pub(crate) fn statements<'b>(
+        &'b self,
+        dialect: Dialect,
+        numbered: Option<&'b [Record]>,
+    ) -> Vec<Statement<'b>> {
+        let mut all = rows::deletions(dialect, self.table, &self.gone);
+        all.extend(match numbered {
+            Some(numbered) => rows::insertions(self.table, &numbered.iter().collect::<Vec<_>>()),
+            None => rows::insertions(self.table, &self.written),
+        });
+        all
+    }
+}
+
+/// The keys of `there` that go, and those of `wanted` that take the place of one of them. What is there as it should be is wanted no
+/// more.
+fn sort_out<'t, 'w>(
+    table: &'static Table,
+    wanted: &mut BTreeMap<&'w [Cell], &'w Record>,
+    there: &'t [Record],
+) -> Result<(Vec<&'t [Cell]>, Vec<&'w Record>)> {
+    let (mut gone, mut replaced) = (Vec::new(), Vec::new());
+    for there in there {
+        match wanted.remove(there.key(table)) {
+            None => gone.push(there.key(table)),
+            Some(right) if right.is_copied_by(there, table) => {}
+            Some(right) if right.rev(table) < there.rev(table) => {
                 return Err(newer_on_target(table, right, there));
             }
-            Some(_) => {
-                replaced.push(right.key(table));
-                written.push(right);
+            Some(right) => {
+                gone.push(there.key(table));
+                replaced.push(right);
             }
         }
     }
-    rows::delete(target, table, &replaced).await?;
-    write(target, table, &written).await?;
-    Ok(written.len() as u64)
+    Ok((gone, replaced))
+}
+
+/// Rows of a table of numbers that the target gives itself, as it is to store them; none of any other table.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn numbered(
+    target: &mut Connection,
+    table: &Table,
+    records: &[&Record],
+) -> Result<Option<Vec<Record>>> {
+    let Compared::Numbered(column) = table.compared else {
+        return Ok(None);
+    };
+    if records.is_empty() {
+        return Ok(None);
+    }
+    // One that is not smaller than any so far.
+    let newest = Cell::Int(newest_generation(target).await?.as_i64());
+    let numbered = records.iter();
+    let numbered = numbered.map(|record| segments::numbered(record, column, &newest));
+    Ok(Some(numbered.collect()))
 }
 
 async fn write(target: &mut Connection, table: &'static Table, records: &[&Record]) -> Result<()> {
-    if records.is_empty() {
-        return Ok(());
+    match numbered(target, table, records).await? {
+        Some(numbered) => rows::insert(target, table, &numbered.iter().collect::<Vec<_>>()).await,
+        None => rows::insert(target, table, records).await,
     }
-    let Compared::Numbered(column) = table.compared else {
-        return rows::insert(target, table, records).await;
-    };
-    // Of numbers that the target gives itself, one that is not smaller than any so far.
-    let newest = Cell::Int(newest_generation(target).await?.as_i64());
-    let numbered: Vec<Record> = records
-        .iter()
-        .map(|record| segments::numbered(record, column, &newest))
-        .collect();
-    let numbered: Vec<&Record> = numbered.iter().collect();
-    rows::insert(target, table, &numbered).await
 }
 
 fn newer_on_target(table: &Table, source: &Record, target: &Record) -> Error {

@@ -15,8 +15,9 @@
 //! the move that changed it last, and a move takes a fence from `open` once only: one that was given up cannot begin again.
 
 use super::job::{self, Move, MoveId};
+use super::work;
 use crate::archive::held_leases;
-use crate::db::{Connection, Row, Value, rows_of, values};
+use crate::db::{Connection, Row, Statement, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::fence::FenceState;
 use crate::ids::{Epoch, ShardName};
@@ -171,7 +172,7 @@ pub(crate) async fn begin_moving(connection: &mut Connection, job: &Move) -> Res
     one_row(connection.execute(BEGIN, &args).await?, &job.source)
 }
 
-/// In a write transaction on the source: its writers in flight have committed, and no other begins.
+/// On the source, one statement that is a transaction by itself: its writers in flight have committed, and no other begins.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when the fence is not `moving` by this move; when the database fails.
@@ -182,7 +183,7 @@ pub(crate) async fn freeze(connection: &mut Connection, job: &Move) -> Result<()
     one_row(connection.execute(FREEZE, &args).await?, &job.source)
 }
 
-/// In a write transaction on the source: no reader is answered any more, so the target may answer.
+/// On the source, one statement that is a transaction by itself: no reader is answered any more, so the target may answer.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when the fence is not `frozen` by this attempt; when the database fails.
@@ -215,8 +216,8 @@ pub(crate) async fn reopen(connection: &mut Connection, job: &Move) -> Result<()
     connection.execute(REOPEN, &args).await.map(drop)
 }
 
-/// In a write transaction on the target, when the directory says that the move is committed, and after [`super::work::forget`], which
-/// lets one process at a time do it: the shard serves the range. Done before, it changes nothing, however far the range has moved on.
+/// In a write transaction on the target, when the directory says that the move is committed: the shard serves the range, and nothing of
+/// it is copied or deleted any more. Done before, it changes nothing, however far the range has moved on. Two round trips.
 ///
 /// # Errors
 /// [`Error::Busy`] when it has part of the range already; when the database fails.
@@ -225,20 +226,34 @@ pub(crate) async fn open(connection: &mut Connection, job: &Move) -> Result<()> 
         job.range.start.to_be_bytes(),
         job.range.end.map(u64::to_be_bytes),
     );
+    // Forgotten first: of several processes the later ones wait for that row, and then find the fence.
+    let answers = connection
+        .run_all(&[
+            work::forgetting(&job.id),
+            Statement::new(AT, values![&start]),
+            live(),
+        ])
+        .await?;
+    let [_, at, live] = answers.as_slice() else {
+        return Err(Error::Unexpected("three statements have other answers"));
+    };
     let epoch = job.epoch.next();
-    match at(connection, job.range.start).await? {
-        Some(fence) if fence.epoch >= epoch => Ok(()),
-        Some(_) => {
-            require_absent(connection, job.range, &job.target).await?;
-            let args = values![end.as_ref(), epoch, job.id.as_bytes(), &start];
-            connection.execute(OPEN_AGAIN, &args).await.map(drop)
-        }
-        None => {
-            require_absent(connection, job.range, &job.target).await?;
-            let args = values![&start, end.as_ref(), epoch, job.id.as_bytes()];
-            connection.execute(OPEN_NEW, &args).await.map(drop)
-        }
+    let at = at.rows.first().map(MovedFence::from_row).transpose()?;
+    if at.as_ref().is_some_and(|fence| fence.epoch >= epoch) {
+        return Ok(());
     }
+    none_of(&live.rows, job.range, &job.target)?;
+    let (statement, args) = match at {
+        Some(_) => (
+            OPEN_AGAIN,
+            values![end.as_ref(), epoch, job.id.as_bytes(), &start],
+        ),
+        None => (
+            OPEN_NEW,
+            values![&start, end.as_ref(), epoch, job.id.as_bytes()],
+        ),
+    };
+    connection.execute(statement, &args).await.map(drop)
 }
 
 /// In a write transaction on the shard that has them: makes open fences, which are together what `whole` is, one at its epoch. Others
@@ -293,6 +308,19 @@ pub(crate) async fn require_absent(
     shard: &ShardName,
 ) -> Result<()> {
     let rows = connection.fetch_all(LIVE, &[]).await?;
+    none_of(&rows, range, shard)
+}
+
+/// The statement by whose answer [`none_of`] says whether no fence has part of a range.
+pub(super) fn live() -> Statement<'static> {
+    Statement::new(LIVE, [])
+}
+
+/// No fence of these rows of [`live`] has part of the range.
+///
+/// # Errors
+/// [`Error::Busy`] when one has.
+pub(super) fn none_of(rows: &[Row], range: KeyRange, shard: &ShardName) -> Result<()> {
     let live: Vec<MovedFence> = rows
         .iter()
         .map(MovedFence::from_row)

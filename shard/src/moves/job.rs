@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use super::move_id::MoveId;
 
 use super::reason::Reason;
-use crate::db::{Connection, Row, values};
+use crate::db::{Connection, Row, Statement, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardName, UserKey};
 use crate::model::Timestamp;
@@ -191,11 +191,11 @@ const ABORT: &str = "UPDATE moves SET state = 'aborting', frozen_until = NULL, w
 const REVERSE: &str = "UPDATE moves SET state = 'reversed', runner = runner + 1, runner_until = 0, changed_at = {now} \
      WHERE id = ? AND state = 'draining'";
 const PAUSE: &str = "UPDATE moves SET paused = ? WHERE id = ? AND paused <> ?";
-const NEXT_EVENT: &str = "SELECT COALESCE(MAX(number), 0) + 1 FROM move_events WHERE job = ?";
-/// By the primary key: whoever adds an event waits for the one before, and so gives it the next number.
+/// By the primary key: a process that adds an event waits for the one before, and so gives it the next number.
 const LOCK: &str = "SELECT 1 FROM moves WHERE id = ? {for_update}";
-const INSERT_EVENT: &str =
-    "INSERT INTO move_events (job, number, at, actor, event, detail) VALUES (?, ?, {now}, ?, ?, ?)";
+/// By the primary key; after [`LOCK`], or a statement that changed the move.
+const INSERT_EVENT: &str = "INSERT INTO move_events (job, number, at, actor, event, detail) \
+     SELECT ?, COALESCE(MAX(number), 0) + 1, {now}, ?, ?, ? FROM move_events WHERE job = ?";
 /// By the primary key.
 const EVENTS: &str = "SELECT number, at, actor, event, detail FROM move_events WHERE job = ? AND number > ? ORDER BY number LIMIT ?";
 
@@ -323,15 +323,19 @@ pub(crate) async fn note(
     actor: &str,
     (event, detail): (&str, &str),
 ) -> Result<()> {
-    connection
-        .fetch_optional(LOCK, &values![id.as_bytes()])
-        .await?;
-    let row = connection
-        .fetch_optional(NEXT_EVENT, &values![id.as_bytes()])
-        .await?;
-    let number = row.ok_or(Error::Unexpected("a MAX gave no row"))?.int(0)?;
-    let args = values![id.as_bytes(), number, actor, event, detail];
-    connection.execute(INSERT_EVENT, &args).await.map(drop)
+    let lock = Statement::new(LOCK, values![id.as_bytes()]);
+    let event = noting(&id, actor, (event, detail));
+    connection.run_all(&[lock, event]).await.map(drop)
+}
+
+/// In a write transaction that has changed the move: what adds an event to it.
+pub(crate) fn noting<'a>(
+    id: &'a MoveId,
+    actor: &'a str,
+    (event, detail): (&'a str, &'a str),
+) -> Statement<'a> {
+    let id = id.as_bytes();
+    Statement::new(INSERT_EVENT, values![id, actor, event, detail, id])
 }
 
 /// A move, if there is one of this name.
@@ -453,11 +457,11 @@ pub(crate) async fn unfreeze(connection: &mut Connection, job: &Move) -> Result<
     Ok(connection.execute(UNFREEZE, &args).await? == 1)
 }
 
-/// In the transaction that changes the map: the point of no return, unless the freeze has lapsed.
-pub(crate) async fn commit(connection: &mut Connection, job: &Move) -> Result<bool> {
+/// In the transaction that changes the map: the point of no return. It changes the row unless the freeze has lapsed, or another runner
+/// has taken over.
+pub(crate) fn committing(job: &Move) -> Statement<'_> {
     let (attempt, runner) = (job.attempt.cast_signed(), job.runner.cast_signed());
-    let args = values![job.id.as_bytes(), attempt, runner];
-    Ok(connection.execute(COMMIT, &args).await? == 1)
+    Statement::new(COMMIT, values![job.id.as_bytes(), attempt, runner])
 }
 
 /// After both fences are as a commit needs them: the source keeps its rows for `keep`.

@@ -1,7 +1,7 @@
 //! Catching up: what writers mark is copied again until little is left, all rows are compared, and the range is frozen.
 //!
-//! A round copies up to [`ENTITIES`] marked conversations and users, with one statement for each table and side, so that a round
-//! takes about as long for one entity as for many. What was copied since all rows were compared is compared again while writers
+//! A round copies up to [`ENTITIES`] marked conversations and users, with one statement for each table and side, which are sent
+//! together, so that a round takes about as long for one entity as for many. What was copied since all rows were compared is compared again while writers
 //! go on: what is the same on both sides then, and changes later, is marked and copied again. So within the freeze only the rest
 //! is copied, and only what was copied last is compared.
 
@@ -116,11 +116,13 @@ impl Runner<'_> {
     async fn copy_marks(&mut self, job: &Move) -> Result<usize> {
         let begun = Instant::now();
         let sides = self.sides(job, None)?;
-        let found = some_marks(&sides, [None, None]).await?;
+        let mut source = sides.source.reader(sides.deadline()).await?;
+        let found = marks::first(&mut source, job.range, ENTITIES).await?;
+        drop(source);
         if found.is_empty() {
             return Ok(0);
         }
-        copy(&sides, &found).await?;
+        copy_marked(&sides, &found).await?;
         sides.passed(Step::MarksCopied)?;
         sides
             .on_source(async |it| marks::clear(it, &found).await)
@@ -131,33 +133,6 @@ impl Runner<'_> {
         self.copied_last = found.iter().map(|it| it.entity.clone()).collect();
         self.touched.extend(found.into_iter().map(|it| it.entity));
         Ok(count)
-    }
-
-    /// Within a freeze: copies all marked entities. The marks are there; nobody sets another one.
-    pub(super) async fn copy_rest(&mut self, job: &Move, limit: Instant) -> Result<Vec<Mark>> {
-        let sides = self.sides(job, Some(limit))?;
-        let mut all: Vec<Mark> = Vec::new();
-        loop {
-            let last = |owner| {
-                all.iter()
-                    .map(|it| &it.entity)
-                    .rfind(|it| it.owner() == owner)
-            };
-            let after = [last(Owner::Conversation), last(Owner::User)];
-            let found = some_marks(&sides, after).await?;
-            if found.is_empty() {
-                break;
-            }
-            copy(&sides, &found).await?;
-            all.extend(found);
-        }
-        if !all.is_empty() {
-            sides.passed(Step::MarksCopied)?;
-        }
-        let entities = all.iter().map(|it| it.entity.clone());
-        self.copied_last.extend(entities.clone());
-        self.touched.extend(entities);
-        Ok(all)
     }
 
     /// Compares what was touched while writers go on, so that it need not be compared while they wait. What differs and is
@@ -184,24 +159,6 @@ impl Runner<'_> {
         self.touched = changed;
         Ok(())
     }
-
-    /// Within a freeze: compares what was touched and not compared since; what never stood still meanwhile as a whole.
-    pub(super) async fn compare_touched(&self, job: &Move, limit: Instant) -> Result<usize> {
-        let sides = self.sides(job, Some(limit))?;
-        let mut source = sides.source.reader(limit).await?;
-        let mut target = sides.target.reader(limit).await?;
-        for entity in &self.restless {
-            let both = (&mut source, &mut target);
-            let found = compare::entity(both, entity, COMPARED.1.0).await?;
-            self.require_same(&found)?;
-        }
-        for (owner, entities) in in_parts(&self.touched) {
-            let both = (&mut source, &mut target);
-            let found = compare::latest(both, owner, &entities, COMPARED.1).await?;
-            self.require_same(&found)?;
-        }
-        Ok(self.restless.len() + self.touched.len())
-    }
 }
 
 /// Parts of entities, each of one kind.
@@ -216,21 +173,14 @@ pub(super) fn in_parts(entities: &BTreeSet<Entity>) -> Vec<(Owner, Vec<Entity>)>
     parts
 }
 
-/// The first marks after these entities, of conversations and of users.
-async fn some_marks(sides: &Sides<'_>, after: [Option<&Entity>; 2]) -> Result<Vec<Mark>> {
-    let mut source = sides.source.reader(sides.deadline()).await?;
-    let mut found = Vec::new();
-    for (owner, after) in [Owner::Conversation, Owner::User].into_iter().zip(after) {
-        let rest = ENTITIES - found.len();
-        if rest > 0 {
-            let some = marks::next(&mut source, (sides.job.range, owner), after, rest).await?;
-            found.extend(some);
-        }
+/// Copies the entities of marks, some at once: what is little in one transaction, the others one by one.
+pub(super) async fn copy_marked(sides: &Sides<'_>, found: &[Mark]) -> Result<()> {
+    for some in found.chunks(ENTITIES) {
+        copy(sides, some).await?;
     }
-    Ok(found)
+    Ok(())
 }
 
-/// Copies the entities of marks: what is little in one transaction, the others one by one.
 async fn copy(sides: &Sides<'_>, found: &[Mark]) -> Result<()> {
     let of_kind = |owner| {
         let entities = found.iter().map(|mark| &mark.entity);
@@ -244,13 +194,14 @@ async fn copy(sides: &Sides<'_>, found: &[Mark]) -> Result<()> {
     let unfinished = sides
         .on_target(async |it| {
             work::check(it, sides.target.name(), sides.job).await?;
-            let mut unfinished = Vec::new();
-            for (entities, batch) in &batches {
-                if !catch_up::complete(it, batch).await? {
-                    unfinished.extend(entities);
-                }
-            }
-            Ok(unfinished)
+            let all = batches.iter().map(|(_, batch)| batch);
+            let unfinished = catch_up::complete(it, all).await?;
+            let is_unfinished =
+                |batch: &catch_up::Batch| unfinished.iter().any(|it| std::ptr::eq(*it, batch));
+            let of = batches.iter().filter(|(_, batch)| is_unfinished(batch));
+            Ok(of
+                .flat_map(|(entities, _)| entities.iter().copied())
+                .collect::<Vec<_>>())
         })
         .await?;
     for entity in large.into_iter().chain(unfinished) {

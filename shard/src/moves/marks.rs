@@ -7,7 +7,7 @@
 
 use super::tables::Owner;
 use crate::db::{
-    Connection, Dialect, Row, Value, list_size, padded, placeholders, rows_of, values,
+    Connection, Dialect, Row, Statement, Value, list_size, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId, UserKey};
@@ -37,6 +37,15 @@ const DROP: &str = "DELETE FROM move_marks WHERE kind = ? AND entity IN (";
 pub(crate) struct Mark {
     pub(crate) entity: Entity,
     pub(crate) token: i64,
+}
+
+impl Mark {
+    fn from_row(owner: Owner, row: &Row) -> Result<Self> {
+        Ok(Self {
+            entity: entity(owner, &row.bytes(0)?)?,
+            token: row.int(1)?,
+        })
+    }
 }
 
 fn kind(owner: Owner) -> i64 {
@@ -112,14 +121,37 @@ pub(crate) async fn next(
     let start = after.map_or(start.to_vec(), |it| [stored(it), vec![0]].concat());
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let args = values![kind(owner), start.as_slice(), end.as_slice(), limit];
-    let mark = |row: &Row| {
-        Ok(Mark {
-            entity: entity(owner, &row.bytes(0)?)?,
-            token: row.int(1)?,
-        })
-    };
     let rows = connection.fetch_all(NEXT, &args).await?;
-    rows.iter().map(mark).collect()
+    rows.iter().map(|row| Mark::from_row(owner, row)).collect()
+}
+
+/// The first `limit` marks of a range, those of conversations before those of users; both kinds in one round trip.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn first(
+    connection: &mut Connection,
+    range: KeyRange,
+    limit: usize,
+) -> Result<Vec<Mark>> {
+    let (start, end) = bounds(range);
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let owners = [Owner::Conversation, Owner::User];
+    let statements = owners.map(|owner| {
+        Statement::new(
+            NEXT,
+            values![kind(owner), start.as_slice(), end.as_slice(), most],
+        )
+    });
+    let answers = connection.run_all(&statements).await?;
+    let mut found = Vec::new();
+    for (owner, answer) in owners.into_iter().zip(&answers) {
+        for row in &answer.rows {
+            found.push(Mark::from_row(owner, row)?);
+        }
+    }
+    found.truncate(limit);
+    Ok(found)
 }
 
 /// How many marks a range has, counted up to `most` of each kind.

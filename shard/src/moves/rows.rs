@@ -3,9 +3,9 @@
 use twox_hash::XxHash3_64;
 
 pub(crate) use super::cell::Cell;
-use super::scope::{Scope, equal, in_columns, stretches};
+use super::scope::{Condition, Scope, equal, in_columns, stretches};
 use super::tables::{Compared, Kind, Table};
-use crate::db::{Connection, Dialect, Row, Value, list_size, padded, rows_of};
+use crate::db::{Answer, Connection, Dialect, Row, Statement, Value, list_size, padded, rows_of};
 use crate::error::{Error, Result};
 
 /// Most rows of one INSERT; the sizes are powers of two, so that few statements are prepared.
@@ -88,13 +88,124 @@ impl Record {
     }
 }
 
+/// A statement that reads rows of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    table: &'static Table,
+    text: String,
+    values: Vec<Cell>,
+}
+
+impl Reading {
+    fn new(table: &'static Table, rest: &str, values: Vec<Cell>) -> Self {
+        let text = format!("SELECT {} FROM {} {rest}", table.column_list(), table.name);
+        Self {
+            table,
+            text,
+            values,
+        }
+    }
+
+    /// At most `limit` rows in the order of the primary key, from the first on.
+    pub(crate) fn first(table: &'static Table, scope: &Scope, limit: usize) -> Option<Self> {
+        stretches(table, scope, None)
+            .into_iter()
+            .next()
+            .map(|condition| Self::of(table, condition, limit))
+    }
+
+    fn of(table: &'static Table, mut condition: Condition, limit: usize) -> Self {
+        condition.values.push(as_limit(limit));
+        let (text, keys) = (condition.text, table.key_list());
+        let rest = format!("{{by PRIMARY}} WHERE {text} ORDER BY {keys} LIMIT ?");
+        Self::new(table, &rest, condition.values)
+    }
+
+    /// At most `limit` rows of some entities, of each those whose rev is greater than the one beside it, in the order of entities
+    /// and revs: by the table's index of that name. None without entities.
+    pub(crate) fn since(
+        table: &'static Table,
+        since: &[(&[Cell], i64)],
+        limit: usize,
+    ) -> Option<Self> {
+        let one = format!("({} AND rev > ?)", equal(table, since.first()?.0).text);
+        let owner = table.names(0, table.owner.columns());
+        let alternatives = vec![one; list_size(since.len())].join(" OR ");
+        let rest = format!(
+            "{{by {}_rev}} WHERE {alternatives} ORDER BY {owner}, rev LIMIT ?",
+            table.name
+        );
+        let mut values: Vec<Cell> = Vec::new();
+        for (prefix, rev) in padded(since) {
+            values.extend_from_slice(prefix);
+            values.push(Cell::Int(*rev));
+        }
+        values.push(as_limit(limit));
+        Some(Self::new(table, &rest, values))
+    }
+
+    /// The rows with these primary keys (no two alike), in any order.
+    pub(crate) fn of_keys(table: &'static Table, keys: &[&[Cell]]) -> Vec<Self> {
+        let some = |keys: &[&[Cell]]| {
+            let rest = format!("{{by PRIMARY}} WHERE {}", in_keys(table, keys.len()));
+            Self::new(table, &rest, keys.concat())
+        };
+        keys.chunks(DELETE_ROWS).map(some).collect()
+    }
+
+    pub(crate) fn table(&self) -> &'static Table {
+        self.table
+    }
+
+    pub(crate) fn statement(&self) -> Statement<'_> {
+        let values: Vec<Value<'_>> = self.values.iter().map(Cell::value).collect();
+        Statement::new(self.text.as_str(), values)
+    }
+
+    /// The rows, by the answer to the statement.
+    pub(crate) fn records(&self, answer: Option<Answer>) -> Result<Vec<Record>> {
+        let answer = answer.ok_or(Error::Unexpected("a statement without an answer"))?;
+        self.records_of(&answer.rows)
+    }
+
+    fn records_of(&self, rows: &[Row]) -> Result<Vec<Record>> {
+        let rows = rows.iter();
+        rows.map(|row| Record::from_row(row, self.table)).collect()
+    }
+
+    async fn fetch(&self, connection: &mut Connection) -> Result<Vec<Record>> {
+        let statement = self.statement();
+        let rows = connection.fetch_all(&statement.text, &statement.args);
+        self.records_of(&rows.await?)
+    }
+}
+
+fn as_limit(limit: usize) -> Cell {
+    Cell::Int(i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// The rows of several statements, which are sent together.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn fetch_all(
+    connection: &mut Connection,
+    readings: &[Reading],
+) -> Result<Vec<Vec<Record>>> {
+    let statements: Vec<Statement<'_>> = readings.iter().map(Reading::statement).collect();
+    let answers = connection.run_all(&statements).await?;
+    let each = readings.iter().zip(answers);
+    each.map(|(reading, answer)| reading.records(Some(answer)))
+        .collect()
+}
+
 /// At most `limit` rows in the order of the primary key, after `after`. Fewer than `limit` are all that there are.
 ///
 /// # Errors
 /// When the database fails; an error is never the end of the rows.
 pub(crate) async fn read(
     connection: &mut Connection,
-    table: &Table,
+    table: &'static Table,
     scope: &Scope,
     after: Option<&[Cell]>,
     limit: usize,
@@ -102,18 +213,11 @@ pub(crate) async fn read(
     let mut records = Vec::new();
     for condition in stretches(table, scope, after) {
         let rest = limit - records.len();
-        let statement = format!(
-            "SELECT {} FROM {} {{by PRIMARY}} WHERE {} ORDER BY {} LIMIT ?",
-            table.column_list(),
-            table.name,
-            condition.text,
-            table.key_list(),
+        records.extend(
+            Reading::of(table, condition, rest)
+                .fetch(connection)
+                .await?,
         );
-        let mut args: Vec<Value<'_>> = condition.values.iter().map(Cell::value).collect();
-        args.push(i64::try_from(rest).unwrap_or(i64::MAX).into());
-        for row in connection.fetch_all(&statement, &args).await? {
-            records.push(Record::from_row(&row, table)?);
-        }
         if records.len() >= limit {
             break;
         }
@@ -121,40 +225,20 @@ pub(crate) async fn read(
     Ok(records)
 }
 
-/// At most `limit` rows of some entities, of each those whose rev is greater than the one beside it, in the order of entities and
-/// revs: by the table's index of that name.
+/// As [`Reading::since`].
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn read_since(
     connection: &mut Connection,
-    table: &Table,
+    table: &'static Table,
     since: &[(&[Cell], i64)],
     limit: usize,
 ) -> Result<Vec<Record>> {
-    if since.is_empty() {
-        return Ok(Vec::new());
+    match Reading::since(table, since, limit) {
+        Some(reading) => reading.fetch(connection).await,
+        None => Ok(Vec::new()),
     }
-    let owner = table.owner.columns();
-    let one = format!("({} AND rev > ?)", equal(table, since[0].0).text);
-    let owner = table.names(0, owner);
-    let alternatives = vec![one; list_size(since.len())].join(" OR ");
-    let statement = format!(
-        "SELECT {} FROM {} {{by {}_rev}} WHERE {alternatives} ORDER BY {owner}, rev LIMIT ?",
-        table.column_list(),
-        table.name,
-        table.name,
-    );
-    let mut args: Vec<Value<'_>> = Vec::new();
-    for (prefix, rev) in padded(since) {
-        args.extend(prefix.iter().map(Cell::value));
-        args.push((*rev).into());
-    }
-    args.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
-    let rows = connection.fetch_all(&statement, &args).await?;
-    rows.iter()
-        .map(|row| Record::from_row(row, table))
-        .collect()
 }
 
 /// The rows with these primary keys (no two alike), in any order.
@@ -163,21 +247,12 @@ pub(crate) async fn read_since(
 /// When the database fails.
 pub(crate) async fn read_keys(
     connection: &mut Connection,
-    table: &Table,
+    table: &'static Table,
     keys: &[&[Cell]],
 ) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    for chunk in keys.chunks(DELETE_ROWS) {
-        let statement = format!(
-            "SELECT {} FROM {} {{by PRIMARY}} WHERE {}",
-            table.column_list(),
-            table.name,
-            in_keys(table, chunk.len())
-        );
-        let args: Vec<Value<'_>> = chunk.iter().copied().flatten().map(Cell::value).collect();
-        for row in connection.fetch_all(&statement, &args).await? {
-            records.push(Record::from_row(&row, table)?);
-        }
+    for reading in Reading::of_keys(table, keys) {
+        records.extend(reading.fetch(connection).await?);
     }
     Ok(records)
 }
@@ -186,7 +261,29 @@ fn in_keys(table: &Table, n: usize) -> String {
     in_columns(&table.key_list(), table.key, n)
 }
 
-/// In a write transaction: inserts rows. One whose key is taken is an error, never passed over or merged.
+/// Statements that insert rows. One whose key is taken is an error, never passed over or merged.
+pub(crate) fn insertions<'a>(table: &Table, records: &[&'a Record]) -> Vec<Statement<'a>> {
+    let mut rest = records;
+    let mut statements = Vec::new();
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(batch(rest));
+        rest = later;
+        let text = format!(
+            "INSERT INTO {} ({}) VALUES {}",
+            table.name,
+            table.column_list(),
+            rows_of(batch.len(), table.columns.len())
+        );
+        let cells = batch.iter().flat_map(|it| it.0.iter());
+        statements.push(Statement::new(
+            text,
+            cells.map(Cell::value).collect::<Vec<_>>(),
+        ));
+    }
+    statements
+}
+
+/// In a write transaction: inserts rows, by [`insertions`].
 ///
 /// # Errors
 /// When the database refuses one, or fails.
@@ -195,22 +292,8 @@ pub(crate) async fn insert(
     table: &Table,
     records: &[&Record],
 ) -> Result<()> {
-    let mut rest = records;
-    while !rest.is_empty() {
-        let (batch, later) = rest.split_at(batch(rest));
-        rest = later;
-        let statement = format!(
-            "INSERT INTO {} ({}) VALUES {}",
-            table.name,
-            table.column_list(),
-            rows_of(batch.len(), table.columns.len())
-        );
-        let args: Vec<Value<'_>> = batch
-            .iter()
-            .flat_map(|it| it.0.iter())
-            .map(Cell::value)
-            .collect();
-        connection.execute(&statement, &args).await?;
+    for one in insertions(table, records) {
+        connection.execute(&one.text, &one.args).await?;
     }
     Ok(())
 }
@@ -229,6 +312,25 @@ fn batch(records: &[&Record]) -> usize {
     1
 }
 
+/// Statements that delete the rows with these primary keys.
+pub(crate) fn deletions<'a>(
+    dialect: Dialect,
+    table: &Table,
+    keys: &[&'a [Cell]],
+) -> Vec<Statement<'a>> {
+    let one = |chunk: &[&'a [Cell]]| {
+        // MySQL takes the name of an index only in the form of DELETE that SQLite does not have.
+        let from = match dialect {
+            Dialect::MySql => format!("{0} FROM {0} {{by PRIMARY}}", table.name),
+            Dialect::Sqlite => format!("FROM {}", table.name),
+        };
+        let text = format!("DELETE {from} WHERE {}", in_keys(table, chunk.len()));
+        let cells = chunk.iter().copied().flatten();
+        Statement::new(text, cells.map(Cell::value).collect::<Vec<_>>())
+    };
+    keys.chunks(DELETE_ROWS).map(one).collect()
+}
+
 /// In a write transaction: deletes the rows with these primary keys.
 ///
 /// # Errors
@@ -238,15 +340,8 @@ pub(crate) async fn delete(
     table: &Table,
     keys: &[&[Cell]],
 ) -> Result<()> {
-    for chunk in keys.chunks(DELETE_ROWS) {
-        // MySQL takes the name of an index only in the form of DELETE that SQLite does not have.
-        let from = match connection.dialect() {
-            Dialect::MySql => format!("{0} FROM {0} {{by PRIMARY}}", table.name),
-            Dialect::Sqlite => format!("FROM {}", table.name),
-        };
-        let statement = format!("DELETE {from} WHERE {}", in_keys(table, chunk.len()));
-        let args: Vec<Value<'_>> = chunk.iter().copied().flatten().map(Cell::value).collect();
-        connection.execute(&statement, &args).await?;
+    for one in deletions(connection.dialect(), table, keys) {
+        connection.execute(&one.text, &one.args).await?;
     }
     Ok(())
 }

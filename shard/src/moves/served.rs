@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use super::catch_up::{revs, tables_of};
+use super::catch_up::tables_of;
 use super::compare::{self, Difference};
 use super::marked::{COMPARED, in_parts};
 use super::run::Runner;
 use super::scope::Entities;
 use super::tables::Owner;
-use super::{Move, job, rows};
+use super::{Move, job, presence, rows};
 use crate::archive::held_leases;
 use crate::db::Connection;
 use crate::error::{Error, Result};
@@ -62,8 +62,10 @@ async fn lost_of(
 ) -> Result<Vec<Difference>> {
     let (limit, revs_back) = COMPARED.1;
     let entities = Entities::of(entities);
-    let mut since = revs(source, owner, &entities).await?;
-    let there = revs(target, owner, &entities).await?;
+    let here = presence::of(source, owner, &entities).await?;
+    let mut since = here.revs(&entities);
+    let there = presence::of(target, owner, &entities).await?;
+    let there = there.revs(&entities);
     let mut lost = Vec::new();
     for ((prefix, here), (_, there)) in since.iter().zip(&there) {
         if there < here {

@@ -5,10 +5,11 @@
 //! late one changes nothing.
 
 use super::job::{Move, MoveId, MoveState};
-use super::{Sides, Step, fences, job, work};
+use super::{Sides, Step, fences, job};
 use crate::db::Connection;
 use crate::directory;
 use crate::error::{Error, Result};
+use crate::map::Assignment;
 
 /// After a crash, or when a request waits for a range: the fences follow the directory. A freeze that has lapsed ends; one that
 /// has not is left alone. What remains to be done to a move is for its runner.
@@ -25,7 +26,10 @@ pub(crate) async fn settle(sides: &Sides<'_>) -> Result<()> {
                 .await
         }
         MoveState::Frozen if job.has_lapsed() => end_freeze(sides, "lapsed").await,
-        MoveState::Committed => complete(sides).await,
+        MoveState::Committed => {
+            open_target(sides).await?;
+            drain(sides).await
+        }
         MoveState::Aborting => {
             sides
                 .on_source(async |it| fences::reopen(it, job).await)
@@ -59,17 +63,17 @@ pub(crate) async fn end_freeze(sides: &Sides<'_>, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// After the commit: the target serves the range, and then the directory knows that it does.
-async fn complete(sides: &Sides<'_>) -> Result<()> {
-    let job = sides.job;
+/// After the commit: the target serves the range.
+pub(crate) async fn open_target(sides: &Sides<'_>) -> Result<()> {
     sides
-        .on_target(async |it| {
-            // First, since whoever comes second waits for the row, and then finds the fence.
-            work::forget(it, job.id).await?;
-            fences::open(it, job).await
-        })
+        .on_target(async |it| fences::open(it, sides.job).await)
         .await?;
-    sides.passed(Step::TargetOpened)?;
+    sides.passed(Step::TargetOpened)
+}
+
+/// After [`open_target`]: the directory knows that the target serves the range.
+pub(crate) async fn drain(sides: &Sides<'_>) -> Result<()> {
+    let job = sides.job;
     sides
         .in_directory(async |it| {
             if job::drain(it, job, sides.settings.keep.0).await? {
@@ -82,27 +86,36 @@ async fn complete(sides: &Sides<'_>) -> Result<()> {
 }
 
 /// The point of no return: in one transaction of the directory the move is committed, if its freeze is in time, and the map
-/// names the target.
+/// names the target. Writers wait for it, so its statements are sent together.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the freeze has lapsed or another runner has taken over: then nothing was changed.
 pub(crate) async fn commit(sides: &Sides<'_>, words: &str) -> Result<()> {
     let job = sides.job;
+    let assignment = Assignment {
+        range: job.range,
+        shard: job.source.clone(),
+        epoch: job.epoch,
+    };
+    let bounds = directory::bounds(&assignment);
     sides
         .in_directory(async |it| {
-            directory::lock(it, sides.router.settings()).await?;
-            if !job::commit(it, job).await? {
-                return Err(Error::Conflict(
+            let answers = it
+                .run_all(&[
+                    directory::locking(),
+                    job::committing(job),
+                    directory::giving(&assignment, &bounds, &job.target),
+                    job::noting(&job.id, sides.actor, ("committed", words)),
+                ])
+                .await?;
+            let changed: Vec<u64> = answers.iter().map(|it| it.changed).collect();
+            match changed.as_slice() {
+                [_, 1, 1, 1] => Ok(()),
+                [_, 1, ..] => Err(Error::Conflict("the map has changed; try again")),
+                _ => Err(Error::Conflict(
                     "the freeze ended before the move was committed",
-                ));
+                )),
             }
-            let assignment = crate::map::Assignment {
-                range: job.range,
-                shard: job.source.clone(),
-                epoch: job.epoch,
-            };
-            directory::give(it, &assignment, &job.target).await?;
-            job::note(it, job.id, sides.actor, ("committed", words)).await
         })
         .await
 }

@@ -8,7 +8,7 @@
 use super::fences;
 use super::job::{self, Move, MoveId};
 use super::rows::{self, Cell};
-use crate::db::{Connection, values};
+use crate::db::{Connection, Statement, values};
 use crate::error::{Error, Result};
 use crate::ids::ShardName;
 use crate::model::Timestamp;
@@ -57,7 +57,7 @@ pub(crate) async fn begin(
         if id == job.id {
             is_there = true;
         } else if range.overlaps(&job.range) {
-            forget(connection, id).await?;
+            connection.run_all(&[forgetting(&id)]).await?;
         }
     }
     let runner = job.runner.cast_signed();
@@ -85,9 +85,13 @@ pub(crate) async fn check(
     job: &Move,
 ) -> Result<()> {
     let runner = job.runner.cast_signed();
-    let args = values![runner, job.id.as_bytes(), runner];
-    one_row(connection.execute(CHECK, &args).await?, shard)?;
-    fences::require_absent(connection, job.range, shard).await
+    let checked = Statement::new(CHECK, values![runner, job.id.as_bytes(), runner]);
+    let answers = connection.run_all(&[checked, fences::live()]).await?;
+    let [checked, live] = answers.as_slice() else {
+        return Err(Error::Unexpected("two statements have other answers"));
+    };
+    one_row(checked.changed, shard)?;
+    fences::none_of(&live.rows, job.range, shard)
 }
 
 /// In a write transaction, after [`check`], with the rows: how far the copy is now.
@@ -144,14 +148,8 @@ pub(crate) async fn end(connection: &mut Connection, job: &Move) -> Result<()> {
 }
 
 /// In the transaction with which the shard begins to serve the range: nothing of it is copied or deleted any more.
-///
-/// # Errors
-/// When the database fails.
-pub(crate) async fn forget(connection: &mut Connection, id: MoveId) -> Result<()> {
-    connection
-        .execute(FORGET, &values![id.as_bytes()])
-        .await
-        .map(drop)
+pub(crate) fn forgetting(id: &MoveId) -> Statement<'_> {
+    Statement::new(FORGET, values![id.as_bytes()])
 }
 
 /// The moves that change rows on this shard, with their ranges.

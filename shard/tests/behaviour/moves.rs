@@ -4,6 +4,7 @@ mod brakes;
 mod contents;
 mod deaths;
 mod drain;
+mod freezes;
 mod plan;
 mod scans;
 mod views;
