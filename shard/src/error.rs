@@ -53,7 +53,7 @@ pub enum Error {
         /// The bound.
         max: u64,
     },
-    /// The shard's write queue is full; nothing was queued. Retry later.
+    /// The shard's write queue is full, or too much waits for the owner of a range that moves; nothing was queued. Retry later.
     #[error("shard {0} has more to write than it can take just now")]
     Overloaded(ShardName),
     /// The shard's database cannot do it now, whatever the reason; its words are in the log. A write may or may not have

@@ -14,7 +14,7 @@
 //! Messages that a caller gives at once are one job, so they are never apart and keep their order, and the head is written
 //! once for all of them.
 //!
-//! The queue is bounded in messages: beyond it a send is refused at once. A crash loses what was not committed, and no caller has
+//! The queue is bounded in messages and in bytes: beyond either a send is refused at once. A crash loses what was not committed, and no caller has
 //! an answer that says otherwise. A lane that panics answers the jobs of its batch with [`Error::ShardUnavailable`], which may be tried again,
 //! and begins anew: jobs that still wait in its queue are done then.
 
@@ -22,7 +22,7 @@ mod batch;
 mod cache;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +44,7 @@ use crate::relay;
 use crate::settings::WriteSettings;
 use crate::tasks::{Kept, TaskGroup};
 use crate::transaction::Stage;
+use crate::waiting::{Place, Room, Size};
 
 /// How long a batch may take, however often it is run. Callers wait by deadlines of their own.
 const BATCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -53,6 +54,9 @@ const KEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long a lane rests that could not open one.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
 const KEEP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most bytes that wait in one lane. As many messages as wait by default are far below it, unless nearly all are as large as can be.
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// Most messages that a caller gives a lane at once.
 pub const TOGETHER_MAX: usize = 16;
@@ -76,6 +80,15 @@ impl Work {
             Self::Read(_) | Self::Delivered(_) => 1,
         }
     }
+
+    /// About how many bytes it holds while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        let drafts = match self {
+            Self::Send(drafts) => drafts.iter().map(Draft::bytes).sum(),
+            Self::Read(_) | Self::Delivered(_) => 0,
+        };
+        size_of::<Job>() + drafts
+    }
 }
 
 /// What came of it.
@@ -96,6 +109,8 @@ pub struct Job {
     work: Work,
     deadline: Instant,
     reply: oneshot::Sender<Result<Outcome>>,
+    /// Its place in the lane's queue, until it is taken out of it.
+    place: Option<Place>,
 }
 
 impl Job {
@@ -114,15 +129,14 @@ pub struct Lanes {
     /// Dropped before the queues close, so that a lane's end is expected then.
     _stop: DropGuard,
     queues: Vec<Queue>,
-    limit: usize,
 }
 
 /// What leads into a lane.
 #[derive(Debug)]
 struct Queue {
     jobs: mpsc::Sender<Job>,
-    /// How many messages wait in it; at most [`Lanes::limit`] (INV-BOUND).
-    waiting: Arc<AtomicUsize>,
+    /// What waits in it (INV-BOUND).
+    room: Arc<Room>,
     /// The lane has no connection and could not open one; it goes on trying.
     is_cut_off: Arc<AtomicBool>,
 }
@@ -145,18 +159,20 @@ impl Lanes {
         let start = |number| {
             let (queue, jobs) = mpsc::channel(limit);
             let jobs = Kept::new(jobs);
-            let waiting = Arc::new(AtomicUsize::new(0));
+            let room = Room::new(Size {
+                number: limit,
+                bytes: QUEUE_BYTES,
+            });
             let is_cut_off = Arc::new(AtomicBool::new(false));
             let new_lane = {
                 let (shard, settings) = (shard.clone(), settings.clone());
                 let (listener, relay) = (listener.clone(), relay.clone());
-                let (waiting, is_cut_off) = (waiting.clone(), is_cut_off.clone());
+                let is_cut_off = is_cut_off.clone();
                 move || Lane {
                     shard: shard.clone(),
                     settings: settings.clone(),
                     listener: listener.clone(),
                     relay: relay.clone(),
-                    waiting: waiting.clone(),
                     is_cut_off: is_cut_off.clone(),
                     connection: None,
                     memberships: MembershipCache::new(settings.member_cache as usize),
@@ -166,13 +182,12 @@ impl Lanes {
             tasks.supervise(name, &stop, move || new_lane().run(jobs.clone()));
             Queue {
                 jobs: queue,
-                waiting,
+                room,
                 is_cut_off,
             }
         };
         Self {
             queues: (0..lanes).map(start).collect(),
-            limit,
             _stop: stop.drop_guard(),
         }
     }
@@ -194,7 +209,12 @@ impl Lanes {
         if queue.is_cut_off.load(Ordering::Relaxed) {
             return Err(Error::ShardUnavailable(assignment.shard.clone()));
         }
-        let weight = work.weight();
+        let overloaded = || Error::Overloaded(assignment.shard.clone());
+        let size = Size {
+            number: work.weight(),
+            bytes: work.bytes(),
+        };
+        let place = queue.room.take(size).ok_or_else(overloaded)?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
             conversation,
@@ -203,20 +223,12 @@ impl Lanes {
             work,
             deadline,
             reply,
+            place: Some(place),
         };
-        let waiting = queue.waiting.fetch_add(weight, Ordering::Relaxed) + weight;
-        let queued = if waiting > self.limit {
-            Err(Error::Overloaded(assignment.shard.clone()))
-        } else {
-            queue.jobs.try_send(job).map_err(|refused| match refused {
-                mpsc::error::TrySendError::Full(_) => Error::Overloaded(assignment.shard.clone()),
-                mpsc::error::TrySendError::Closed(_) => Error::Closing,
-            })
-        };
-        if queued.is_err() {
-            queue.waiting.fetch_sub(weight, Ordering::Relaxed);
-        }
-        queued?;
+        queue.jobs.try_send(job).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => overloaded(),
+            mpsc::error::TrySendError::Closed(_) => Error::Closing,
+        })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             // The lane drops jobs whose caller cannot wait any longer; and those of its batch when it panics.
@@ -230,7 +242,7 @@ impl Lanes {
     /// How many messages wait.
     #[must_use]
     pub fn queued(&self) -> u64 {
-        let waiting = |queue: &Queue| queue.waiting.load(Ordering::Relaxed) as u64;
+        let waiting = |queue: &Queue| queue.room.taken().number as u64;
         self.queues.iter().map(waiting).sum()
     }
 }
@@ -269,7 +281,6 @@ struct Lane {
     settings: WriteSettings,
     listener: Arc<dyn CommitListener>,
     relay: relay::Hints,
-    waiting: Arc<AtomicUsize>,
     is_cut_off: Arc<AtomicBool>,
     connection: Option<Connection>,
     memberships: MembershipCache,
@@ -304,7 +315,7 @@ impl Lane {
                 weight += job.work.weight();
                 batch.push(job);
             }
-            self.waiting.fetch_sub(weight, Ordering::Relaxed);
+            batch.iter_mut().for_each(|job| job.place = None);
             let now = Instant::now();
             // A caller that no longer waits has had its answer, or went away.
             batch.retain(|job| job.deadline > now && !job.reply.is_closed());

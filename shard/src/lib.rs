@@ -83,3 +83,4 @@ pub mod tasks;
 pub mod text;
 pub mod transaction;
 pub mod user_revs;
+mod waiting;

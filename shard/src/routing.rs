@@ -1,4 +1,7 @@
 //! From a key to its shard. A call that met a stale map is made again with a fresh one, until its deadline.
+//!
+//! While a range is frozen, its writes wait here for its new owner, all ranges' in one room that is bounded in number and in bytes
+//! (INV-BOUND); a write that finds no room is refused at once, and may be tried again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -14,9 +17,18 @@ use crate::map::{Assignment, ShardMap};
 use crate::metrics;
 use crate::node::Shard;
 use crate::settings::StoreSettings;
+use crate::waiting::{Room, Size};
 
 /// How long a call waits before it asks the directory again whether a range has a new owner; a new map wakes it at once.
 const OWNER_WAIT: Duration = Duration::from_millis(20);
+
+/// Most calls that wait for an owner, and most bytes that they hold.
+const WAITING: Size = Size {
+    number: 16_384,
+    bytes: 64 << 20,
+};
+/// What a call holds besides the messages that it sends, about: it is on the heap, with its caller's request.
+const CALL_BYTES: usize = 4096;
 
 /// The shards, and this process's map of them.
 #[derive(Debug)]
@@ -28,6 +40,8 @@ pub struct Router {
     shards: BTreeMap<ShardName, OnceLock<Arc<Shard>>>,
     /// When the directory was last asked for new shards.
     admitting: Mutex<Option<Instant>>,
+    /// The calls that wait for an owner.
+    waiting: Arc<Room>,
 }
 
 impl Router {
@@ -60,6 +74,7 @@ impl Router {
             deployed,
             shards,
             admitting: Mutex::new(None),
+            waiting: Room::new(WAITING),
         })
     }
 
@@ -160,10 +175,27 @@ impl Router {
     /// also when it could not go on reading. (Transactions are run again by [`Shard::transaction`].)
     ///
     /// # Errors
-    /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, or what the call says.
+    /// [`Error::ShardUnavailable`] when the key has found no owner by `deadline`, [`Error::Overloaded`] when too much waits for one
+    /// already, or what the call says.
     pub async fn call<T, F>(
         &self,
         key: UserKey,
+        deadline: Instant,
+        work: impl Fn(Arc<Shard>, Assignment) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.call_with((key, 0), deadline, work).await
+    }
+
+    /// As [`Router::call`], for one that holds this many bytes while it waits.
+    ///
+    /// # Errors
+    /// As [`Router::call`].
+    pub(crate) async fn call_with<T, F>(
+        &self,
+        (key, bytes): (UserKey, usize),
         deadline: Instant,
         work: impl Fn(Arc<Shard>, Assignment) -> F,
     ) -> Result<T>
@@ -188,7 +220,7 @@ impl Router {
             match outcome {
                 // Rare and large: on the heap, so that every call is not as large as this.
                 Err(Error::NotOwner(_)) => {
-                    Box::pin(self.find_owner(&map, assignment, deadline)).await?;
+                    Box::pin(self.find_owner(&map, (assignment, bytes), deadline)).await?;
                 }
                 Err(Error::Interrupted(_) | Error::Contention(_)) if !was_interrupted => {
                     was_interrupted = true;
@@ -204,10 +236,16 @@ impl Router {
     async fn find_owner(
         &self,
         stale: &Arc<ShardMap>,
-        assignment: &Assignment,
+        (assignment, bytes): (&Assignment, usize),
         deadline: Instant,
     ) -> Result<()> {
         metrics::STALE_MAP.increment(1);
+        let size = Size {
+            number: 1,
+            bytes: CALL_BYTES + bytes,
+        };
+        let place = self.waiting.take(size);
+        let _place = place.ok_or_else(|| Error::Overloaded(assignment.shard.clone()))?;
         if Instant::now() + OWNER_WAIT >= deadline {
             return Err(Error::ShardUnavailable(assignment.shard.clone()));
         }

@@ -277,8 +277,8 @@ impl Store {
     async fn submit(&self, caller: &Caller, id: ConversationId, work: Work) -> Result<Outcome> {
         let work = &work;
         self.router
-            .call(
-                id.owner_key(),
+            .call_with(
+                (id.owner_key(), work.bytes()),
                 caller.deadline,
                 |shard, assignment| async move {
                     if shard.refuses_writes() {

@@ -28,6 +28,13 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// About how many bytes it holds in memory while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = [&self.attachments, &self.metadata];
+        let texts = texts.into_iter().flatten().map(String::len);
+        size_of::<Self>() + self.content.len() + texts.sum::<usize>()
+    }
+
     /// Checks `new` against the limits and the conversation it goes to.
     ///
     /// # Errors
