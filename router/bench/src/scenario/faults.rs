@@ -60,9 +60,9 @@ pub struct Args {
     /// Kinds of faults
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Kill, Kind::Pause, Kind::Flow, Kind::Clock])]
     kinds: Vec<Kind>,
-    /// Move ranges between shards, too
-    #[arg(long)]
-    moves: bool,
+    /// Leave all ranges on their shards
+    #[arg(long, conflicts_with = "kill_matrix")]
+    without_moves: bool,
     /// Kill each process at each state of a move instead, however long that takes
     #[arg(long)]
     kill_matrix: bool,
@@ -151,7 +151,7 @@ async fn run_and_check(
         .map(|user| User::new(user_name(user), &deployment.secret))
         .collect();
     let mut ledger = Ledger::new(seed);
-    ledger.moves = args.moves || args.kill_matrix;
+    ledger.moves = !args.without_moves;
     let context = RunContext::new(users?, deployment.fronts(), ledger, folder)?;
     let context = Arc::new(context);
     let commands = Commands {
@@ -219,7 +219,7 @@ async fn disturb(
     operators.spawn(operator(10).import_histories(imported(args.minutes)));
     operators.spawn(operator(11).archive());
     operators.spawn(operator(12).maintain());
-    if args.moves {
+    if !args.without_moves {
         operators.spawn(operator(13).rebalance());
     }
     sleep(Duration::from_secs_f64(args.minutes * 60.0)).await;
