@@ -152,6 +152,27 @@ impl Position {
         };
         (first.max(1), last.min(head))
     }
+
+    /// The message that stays however short its page with these bounds is cut.
+    fn anchor(self, (first, last): (u64, u64)) -> u64 {
+        match self {
+            Self::Latest | Self::Before(_) => last,
+            Self::After(_) => first,
+            Self::Around(seq) => seq.clamp(first, last),
+        }
+    }
+}
+
+impl Page {
+    /// The bounds of the page if it may be shorter than asked for. The texts of a run are far smaller than an answer may
+    /// be, so only archived messages can make it shorter: their frames have to be read whole, and are bounded in bytes. The
+    /// messages that are left out are nobody's loss: the page says that there are more, and the checks at the end read all.
+    fn cut(&self, position: Position, whole: (u64, u64)) -> Option<(u64, u64)> {
+        let (first, last) = (self.messages.first()?.seq, self.messages.last()?.seq);
+        let is_within = whole.0 <= first && last <= whole.1;
+        let has_anchor = (first..=last).contains(&position.anchor(whole));
+        (self.tiers.archive > 0 && is_within && has_anchor).then_some((first, last))
+    }
 }
 
 impl Conversation {
@@ -325,7 +346,8 @@ impl Conversation {
                 page.rev
             ));
         }
-        let (first, last) = position.bounds(limit, page.head_seq);
+        let whole = position.bounds(limit, page.head_seq);
+        let (first, last) = page.cut(position, whole).unwrap_or(whole);
         let unread = |seq: &u64| {
             let range = page.archive_unavailable.as_ref();
             range.is_some_and(|it| (it.from_seq..=it.to_seq).contains(seq))
@@ -432,7 +454,39 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn page(seqs: std::ops::RangeInclusive<u64>, archive: u64) -> Page {
+        let message = |seq| {
+            json!({
+                "conversationId": "c", "seq": seq, "rev": seq, "senderId": "ana", "content": "x", "messageType": "text",
+                "clientMsgId": null, "replyTo": null, "attachments": [], "reactions": {}, "metadata": {},
+                "createdAt": "2026-01-01T00:00:00.000Z", "editedAt": null, "deletedAt": null, "editHistory": null,
+            })
+        };
+        let page = json!({
+            "messages": seqs.map(message).collect::<Vec<_>>(), "headSeq": 100, "rev": 100, "hasMoreBefore": true,
+            "hasMoreAfter": true, "tiers": {"hot": 0, "archive": archive},
+        });
+        serde_json::from_value(page).unwrap()
+    }
+
+    #[test]
+    fn only_a_page_of_archived_messages_is_cut() {
+        let cut = |seqs, archive, position| page(seqs, archive).cut(position, (41, 90));
+        assert_eq!(cut(80..=90, 2, Position::Before(91)), Some((80, 90)));
+        assert_eq!(cut(80..=90, 0, Position::Before(91)), None, "it is hot");
+        assert_eq!(
+            cut(70..=80, 2, Position::Before(91)),
+            None,
+            "without the message before 91"
+        );
+        assert_eq!(cut(41..=50, 2, Position::After(40)), Some((41, 50)));
+        assert_eq!(cut(60..=70, 2, Position::Around(65)), Some((60, 70)));
+        assert_eq!(cut(85..=95, 2, Position::Around(90)), None, "it is outside");
+    }
 
     #[test]
     fn pages_are_arithmetic() {
