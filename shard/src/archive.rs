@@ -25,7 +25,7 @@
 //!
 //! A crash leaves rows that say how far a job came; the next holder of the lease goes on from there.
 
-/// The columns of a run after `conversation_id`, in the order that [`ArchivedRun::from_row`] reads them; the table is `r`.
+/// The columns of a run after `conversation_id`, in the order that [`ArchivedRun::read`] reads them; the table is `r`.
 macro_rules! run_columns {
     () => {
         "r.first_seq, r.last_seq, r.generation, r.first_rev, r.last_rev, r.last_at, r.segment, r.frame_offset, \
@@ -212,10 +212,11 @@ pub async fn candidates(
     let args = values![at, cutoff.0, at, id, &start, endless, &end, limit];
     let rows = connection.fetch_all(CANDIDATES, &args).await?;
     let candidate = |row: &Row| {
+        let mut columns = row.columns();
         Ok(Candidate {
-            conversation: row.conversation(0)?,
-            oldest_hot_at: Timestamp(row.int(1)?),
-            rev: Rev::from_i64(row.int(2)?),
+            conversation: columns.conversation()?,
+            oldest_hot_at: Timestamp(columns.int()?),
+            rev: Rev::from_i64(columns.int()?),
         })
     };
     rows.iter().map(candidate).collect()
@@ -236,7 +237,7 @@ pub async fn rows_after(
         .fetch_all(ROWS_AFTER, &values![&conversation, after, limit])
         .await?;
     rows.iter()
-        .map(|row| StoredMessage::from_row(row, 0))
+        .map(|row| StoredMessage::read(&mut row.columns()))
         .collect()
 }
 

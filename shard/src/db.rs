@@ -48,6 +48,6 @@ pub use self::database::Database;
 pub use self::dialect::Dialect;
 pub(crate) use self::lists::{WRITE_ROWS, in_rows, pad, padded};
 pub use self::lists::{list_size, placeholders, rows_of};
-pub use self::row::Row;
+pub use self::row::{Columns, Row};
 pub use self::value::Value;
 pub(crate) use self::value::values;

@@ -227,17 +227,18 @@ pub(crate) async fn joined(connection: &mut Connection) -> Result<Vec<(ShardName
 }
 
 fn member(row: &Row, has_state: bool) -> Result<(ShardName, Member)> {
-    let name = ShardName::new(row.text(0)?).map_err(|error| Error::corrupt(error.0))?;
+    let mut columns = row.columns();
+    let name = ShardName::new(columns.text()?).map_err(|error| Error::corrupt(error.0))?;
     let mut member = Member {
         state: MemberState::Unmarked,
         incarnation: Incarnation::FIRST,
     };
     if has_state {
-        let text = row.text(1)?;
+        let text = columns.text()?;
         let state = MemberState::ALL.into_iter().find(|it| it.name() == text);
         member.state =
             state.ok_or_else(|| Error::corrupt(format_args!("unknown state {text} of a shard")))?;
-        member.incarnation = Incarnation::from_i64(row.int(2)?);
+        member.incarnation = Incarnation::from_i64(columns.int()?);
     }
     Ok((name, member))
 }
@@ -281,16 +282,18 @@ async fn read_map(connection: &mut Connection) -> Result<ShardMap> {
 }
 
 fn assignment(row: &Row) -> Result<Assignment> {
-    let end = row
-        .opt_bytes(1)?
+    let mut columns = row.columns();
+    let start = columns.key()?.0;
+    let end = columns
+        .opt_bytes()?
         .map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::corrupt("a range's end")));
     Ok(Assignment {
         range: KeyRange {
-            start: row.key(0)?.0,
+            start,
             end: end.transpose()?.map(|key| key.0),
         },
-        shard: ShardName::new(row.text(2)?).map_err(|error| Error::corrupt(error.0))?,
-        epoch: Epoch::from_i64(row.int(3)?),
+        shard: ShardName::new(columns.text()?).map_err(|error| Error::corrupt(error.0))?,
+        epoch: Epoch::from_i64(columns.int()?),
     })
 }
 

@@ -11,7 +11,7 @@
 //! statements that read rows together with their fence. Nobody asks it by hand: [`crate::owned`] makes the readers and
 //! transactions through which rows are reached, and makes them of what this module answers.
 
-use crate::db::{Connection, Row, Value, placeholders, rows_of, values};
+use crate::db::{Columns, Connection, Row, Value, placeholders, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardName, UserKey};
 use crate::map::{Assignment, ShardMap};
@@ -101,20 +101,21 @@ const GIVE_ALL_UP: &str = "UPDATE fences SET state = ?";
 const REPLACE_FENCES: &str = " {on_duplicate range_start} range_end = {new range_end}, epoch = {new epoch}, state = {new state}";
 
 fn fence(row: &Row) -> Result<Fence> {
+    let mut columns = row.columns();
     Ok(Fence {
         range: KeyRange {
-            start: row.key(0)?.0,
-            end: end_of(row, 1)?,
+            start: columns.key()?.0,
+            end: end_of(&mut columns)?,
         },
-        epoch: Epoch::from_i64(row.int(2)?),
-        state: FenceState::parse(&row.text(3)?)?,
+        epoch: Epoch::from_i64(columns.int()?),
+        state: FenceState::parse(&columns.text()?)?,
     })
 }
 
 /// The end of a fence's range, NULL at the end of the key space.
-fn end_of(row: &Row, column: usize) -> Result<Option<u64>> {
-    let end = row
-        .opt_bytes(column)?
+fn end_of(columns: &mut Columns<'_>) -> Result<Option<u64>> {
+    let end = columns
+        .opt_bytes()?
         .map(|bytes| UserKey::from_bytes(&bytes).ok_or_else(|| Error::corrupt("a fence's end")));
     Ok(end.transpose()?.map(|key| key.0))
 }
@@ -215,28 +216,29 @@ pub(crate) fn read_fence_start(assignment: &Assignment) -> [u8; 8] {
     UserKey(assignment.range.start).to_bytes()
 }
 
-/// Asks, by a row of such a read whose columns from `first` on are [`READ_FENCE_COLUMNS`], whether this shard answered reads
+/// Asks, by the next columns of a row of such a read, which are [`READ_FENCE_COLUMNS`], whether this shard answered reads
 /// of the range when the row was read.
 ///
 /// # Errors
 /// [`Error::NotOwner`] when it did not.
 pub(crate) fn permit_read_of_row(
-    (row, first): (&Row, usize),
+    columns: &mut Columns<'_>,
     shard: &ShardName,
     assignment: &Assignment,
 ) -> Result<ReadPermit> {
-    let epoch = row.opt_int(first + 1)?;
-    let fence = epoch.map(|epoch| {
-        Ok::<_, Error>(Fence {
-            range: KeyRange {
-                start: assignment.range.start,
-                end: end_of(row, first)?,
-            },
-            epoch: Epoch::from_i64(epoch),
-            state: FenceState::parse(&row.text(first + 2)?)?,
-        })
-    });
-    permit(fence.transpose()?.as_ref(), shard, assignment)
+    let range = KeyRange {
+        start: assignment.range.start,
+        end: end_of(columns)?,
+    };
+    let fence = match columns.opt_int()?.map(Epoch::from_i64) {
+        Some(epoch) => Some(Fence {
+            range,
+            epoch,
+            state: FenceState::parse(&columns.text()?)?,
+        }),
+        None => None,
+    };
+    permit(fence.as_ref(), shard, assignment)
 }
 
 fn permit(fence: Option<&Fence>, shard: &ShardName, assignment: &Assignment) -> Result<ReadPermit> {

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 
 use crate::db::{
-    Connection, Dialect, Row, Value, WRITE_ROWS, pad, padded, placeholders, rows_of, values,
+    Columns, Connection, Dialect, Value, WRITE_ROWS, pad, padded, placeholders, rows_of, values,
 };
 use crate::error::{Error, Result};
 use crate::fence::{self, LockingColumns};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::member::{Membership, StoredMembership};
-use crate::message::{StoredMessage, left_out, message_type_code, message_type_of};
+use crate::message::{StoredMessage, left_out, message_type_code, read_preview};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
@@ -62,7 +62,7 @@ pub struct Head {
     pub deleted_at: Option<Timestamp>,
 }
 
-/// The columns of a head, in the order that [`Head::from_row`] reads them; each with `$of` before it.
+/// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
 macro_rules! head_columns {
     () => {
         head_columns!("")
@@ -132,43 +132,42 @@ impl Head {
         }
     }
 
-    /// Reads a row whose first columns are those of a head.
-    pub(crate) fn from_row(row: &Row) -> Result<Self> {
-        let head_seq = Seq::from_i64(row.int(6)?);
-        let last_at = Timestamp(row.int(14)?);
-        let last = match (row.opt_user(11)?, row.opt_int(12)?, row.opt_text(13)?) {
-            (Some(sender_id), Some(code), Some(content)) => Some(MessagePreview {
-                seq: head_seq,
-                sender_id,
-                content,
-                message_type: message_type_of(code)?,
-                created_at: last_at,
-            }),
-            _ => None,
-        };
-        let first_members = serde_json::from_str(&row.text(10)?).unwrap_or_else(|_| {
+    /// Reads the next columns of a row, which are those of a head.
+    pub(crate) fn read(columns: &mut Columns<'_>) -> Result<Self> {
+        let id = columns.conversation()?;
+        let kind = kind_of(columns.int()?)?;
+        let title = columns.opt_text()?;
+        let metadata = columns.opt_text()?;
+        let created_by = columns.user()?;
+        let created_at = Timestamp(columns.int()?);
+        let head_seq = Seq::from_i64(columns.int()?);
+        let rev = Rev::from_i64(columns.int()?);
+        let member_count = u64::try_from(columns.int()?).unwrap_or(0);
+        let relayed = columns.int()? != 0;
+        let first_members = serde_json::from_str(&columns.text()?).unwrap_or_else(|_| {
             left_out("members");
             Vec::new()
         });
+        let (last, last_at) = read_preview(columns, head_seq)?;
         Ok(Self {
-            id: row.conversation(0)?,
-            kind: kind_of(row.int(1)?)?,
-            title: row.opt_text(2)?,
-            metadata: row.opt_text(3)?,
-            created_by: row.user(4)?,
-            created_at: Timestamp(row.int(5)?),
+            id,
+            kind,
+            title,
+            metadata,
+            created_by,
+            created_at,
             head_seq,
-            rev: Rev::from_i64(row.int(7)?),
-            members_rev: Rev::from_i64(row.int(18)?),
-            member_count: u64::try_from(row.int(8)?).unwrap_or(0),
-            relayed: row.int(9)? != 0,
+            rev,
+            member_count,
+            relayed,
             first_members,
             last,
             last_at,
-            oldest_hot_at: row.opt_int(15)?.map(Timestamp),
-            marked: row.opt_int(17)?.is_some(),
-            latest_senders: LatestSenders::parse(row.opt_text(19)?.as_deref())?,
-            deleted_at: row.opt_int(16)?.map(Timestamp),
+            oldest_hot_at: columns.opt_int()?.map(Timestamp),
+            deleted_at: columns.opt_int()?.map(Timestamp),
+            marked: columns.opt_int()?.is_some(),
+            members_rev: Rev::from_i64(columns.int()?),
+            latest_senders: LatestSenders::parse(columns.opt_text()?.as_deref())?,
         })
     }
 
@@ -281,7 +280,10 @@ async fn select(
         placeholders(args.len())
     );
     let found = rows.fetch_all(&statement, &args).await?;
-    found.iter().map(Head::from_row).collect()
+    found
+        .iter()
+        .map(|row| Head::read(&mut row.columns()))
+        .collect()
 }
 
 /// Begins the work of a transaction on `connection`, for the conversations of `scope`: their heads, locked, in id order,
@@ -311,7 +313,7 @@ pub async fn lock_with_fences<'c>(
         None => fence::lock(connection, scope.assignments()).await?,
     };
     let transaction = OwnedTransaction::locked(connection, scope, &states).await?;
-    let heads = rows.iter().map(Head::from_row);
+    let heads = rows.iter().map(|row| Head::read(&mut row.columns()));
     let mut heads = heads.collect::<Result<Vec<_>>>()?;
     heads.retain(|head| transaction.may_write(head.id));
     Ok((transaction, heads))

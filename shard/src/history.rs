@@ -69,13 +69,19 @@ pub async fn access(
         fence::permit_read(&mut connection, shard.name(), assignment).await?;
         return Err(Error::NotMember);
     };
-    let permit = fence::permit_read_of_row((&row, 5), shard.name(), assignment)?;
-    role_of(row.int(3)?)?.ok_or(Error::NotMember)?;
+    let mut columns = row.columns();
+    let kind = kind_of(columns.int()?)?;
+    let head_seq = Seq::from_i64(columns.int()?);
+    let rev = Rev::from_i64(columns.int()?);
+    let role = role_of(columns.int()?)?;
+    let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
+    let permit = fence::permit_read_of_row(&mut columns, shard.name(), assignment)?;
+    role.ok_or(Error::NotMember)?;
     let access = Access {
-        kind: kind_of(row.int(0)?)?,
-        head_seq: Seq::from_i64(row.int(1)?),
-        rev: Rev::from_i64(row.int(2)?),
-        latest_senders: LatestSenders::parse(row.opt_text(4)?.as_deref())?,
+        kind,
+        head_seq,
+        rev,
+        latest_senders,
     };
     Ok((OwnedReader::permitted(connection, permit), access))
 }
@@ -253,7 +259,8 @@ async fn replica_rows(
             .await?;
         let permit = match row {
             Some(row) if Rev::from_i64(row.int(0)?) >= rev => {
-                match fence::permit_read_of_row((&row, 1), shard.name(), assignment) {
+                let mut columns = row.columns_from(1);
+                match fence::permit_read_of_row(&mut columns, shard.name(), assignment) {
                     Ok(permit) => Some(permit),
                     Err(Error::NotOwner(_)) => None,
                     Err(error) => return Err(error),

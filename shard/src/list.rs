@@ -161,7 +161,8 @@ async fn stored_entries<'a>(
         .collect();
     let mut stored = HashMap::with_capacity(found.len());
     for row in &found {
-        let (user, entry) = (row.user(0)?, Entry::from_row(row, 1)?);
+        let mut columns = row.columns();
+        let (user, entry) = (columns.user()?, Entry::read(&mut columns)?);
         if let Some(key) = by_id.get(&(entry.conversation, user.as_str())) {
             stored.insert((entry.conversation, *key), (user, entry));
         }
@@ -214,7 +215,7 @@ pub async fn page(
     };
     args.extend(values![limit, &key, user, LARGE_MAX]);
     let found = rows.fetch_all(statement, &args).await?;
-    let entries = found.iter().map(|row| Entry::from_row(row, 0));
+    let entries = found.iter().map(|row| Entry::read(&mut row.columns()));
     let entries = entries.collect::<Result<Vec<_>>>()?;
     Ok(entries.into_iter().partition(|entry| entry.relayed))
 }
@@ -235,7 +236,10 @@ pub async fn changed(
             &values![&key.to_bytes(), user, rev, i64::from(limit)],
         )
         .await?;
-    found.iter().map(|row| Entry::from_row(row, 0)).collect()
+    found
+        .iter()
+        .map(|row| Entry::read(&mut row.columns()))
+        .collect()
 }
 
 /// One entry.
@@ -251,7 +255,8 @@ pub async fn one(
     let row = rows
         .fetch_optional(&statement, &values![&key.to_bytes(), user, &id])
         .await?;
-    row.map(|row| Entry::from_row(&row, 1)).transpose()
+    row.map(|row| Entry::read(&mut row.columns_from(1)))
+        .transpose()
 }
 
 /// Unread messages of a user.
@@ -279,7 +284,7 @@ pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId))
     let mut large = Vec::with_capacity(found.len());
     for row in &found {
         if row.opt_bytes(2)?.is_some() {
-            large.push(Entry::from_row(row, 2)?);
+            large.push(Entry::read(&mut row.columns_from(2))?);
         }
     }
     Ok(Unread {

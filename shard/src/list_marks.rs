@@ -81,10 +81,11 @@ pub(crate) async fn of(connection: &mut Connection, ids: &[ConversationId]) -> R
     let rows = connection.fetch_all(&statement, &args).await?;
     rows.iter()
         .map(|row| {
+            let mut columns = row.columns();
             Ok(Mark {
-                conversation: row.conversation(0)?,
-                user: row.user(1)?,
-                token: row.int(2)?,
+                conversation: columns.conversation()?,
+                user: columns.user()?,
+                token: columns.int()?,
             })
         })
         .collect()

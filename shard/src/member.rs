@@ -4,7 +4,7 @@
 //! message. So what is read of a row is a [`StoredMembership`], which does not show them; [`StoredMembership::complete`]
 //! makes a [`Membership`] of it and of the latest senders, which are read before.
 
-use crate::db::{Row, Value, in_rows, padded, placeholders, rows_of, values};
+use crate::db::{Columns, Value, in_rows, padded, placeholders, rows_of, values};
 use crate::db::{WRITE_ROWS, pad};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
@@ -44,14 +44,14 @@ pub struct Membership {
 }
 
 impl StoredMembership {
-    pub(crate) fn from_row(row: &Row, first: usize) -> Result<Self> {
+    pub(crate) fn read(columns: &mut Columns<'_>) -> Result<Self> {
         Ok(Self {
-            user: row.user(first)?,
-            role: role_of(row.int(first + 1)?)?,
-            read_seq: Seq::from_i64(row.int(first + 2)?),
-            delivered_seq: Seq::from_i64(row.int(first + 3)?),
-            rev: Rev::from_i64(row.int(first + 4)?),
-            joined_at: Timestamp(row.int(first + 5)?),
+            user: columns.user()?,
+            role: role_of(columns.int()?)?,
+            read_seq: Seq::from_i64(columns.int()?),
+            delivered_seq: Seq::from_i64(columns.int()?),
+            rev: Rev::from_i64(columns.int()?),
+            joined_at: Timestamp(columns.int()?),
         })
     }
 
@@ -163,7 +163,7 @@ pub async fn one(
     user: &UserId,
 ) -> Result<Option<StoredMembership>> {
     let row = rows.fetch_optional(SELECT_ONE, &values![&id, user]).await?;
-    row.map(|row| StoredMembership::from_row(&row, 0))
+    row.map(|row| StoredMembership::read(&mut row.columns()))
         .transpose()
 }
 
@@ -183,7 +183,7 @@ pub async fn some(
     let found = rows.fetch_all(&statement, &args).await?;
     found
         .iter()
-        .map(|row| StoredMembership::from_row(row, 0))
+        .map(|row| StoredMembership::read(&mut row.columns()))
         .collect()
 }
 
@@ -207,7 +207,13 @@ pub async fn pairs(
         .await?;
     found
         .iter()
-        .map(|row| Ok((row.conversation(0)?, StoredMembership::from_row(row, 1)?)))
+        .map(|row| {
+            let mut columns = row.columns();
+            Ok((
+                columns.conversation()?,
+                StoredMembership::read(&mut columns)?,
+            ))
+        })
         .collect()
 }
 
@@ -227,7 +233,7 @@ pub async fn page(
         .await?;
     found
         .iter()
-        .map(|row| StoredMembership::from_row(row, 0))
+        .map(|row| StoredMembership::read(&mut row.columns()))
         .collect()
 }
 
@@ -260,7 +266,13 @@ pub async fn of_conversations(
     let found = rows.fetch_all(&statement, &args).await?;
     found
         .iter()
-        .map(|row| Ok((row.conversation(0)?, StoredMembership::from_row(row, 1)?)))
+        .map(|row| {
+            let mut columns = row.columns();
+            Ok((
+                columns.conversation()?,
+                StoredMembership::read(&mut columns)?,
+            ))
+        })
         .collect()
 }
 
@@ -280,7 +292,7 @@ pub async fn changed(
         .await?;
     found
         .iter()
-        .map(|row| StoredMembership::from_row(row, 0))
+        .map(|row| StoredMembership::read(&mut row.columns()))
         .collect()
 }
 

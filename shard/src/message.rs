@@ -9,10 +9,10 @@ mod page;
 mod reactions;
 mod shown;
 
-use crate::db::{Row, Value, rows_of, values};
+use crate::db::{Columns, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
-use crate::model::{MessageType, Timestamp};
+use crate::model::{MessagePreview, MessageType, Timestamp};
 use crate::owned::OwnedTransaction;
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
@@ -56,7 +56,7 @@ pub struct StoredMessage {
     pub deleted_at: Option<Timestamp>,
 }
 
-/// What is selected of a message, in the order that [`StoredMessage::from_row`] reads it; `shown` without its earlier versions.
+/// What is selected of a message, in the order that [`StoredMessage::read`] reads it; `shown` without its earlier versions.
 macro_rules! message_columns {
     () => {
         message_columns!("edit_history")
@@ -106,6 +106,27 @@ const PLAIN_COLUMN_COUNT: usize = 9;
 const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
      edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
 
+/// Reads the next columns of a row, which are the sender, type, preview and time of the newest message, `last_seq`, of a
+/// head or of a list's entry: the preview, and the time.
+pub(crate) fn read_preview(
+    columns: &mut Columns<'_>,
+    last_seq: Seq,
+) -> Result<(Option<MessagePreview>, Timestamp)> {
+    let (sender, code, content) = (columns.opt_user()?, columns.opt_int()?, columns.opt_text()?);
+    let created_at = Timestamp(columns.int()?);
+    let (Some(sender_id), Some(code), Some(content)) = (sender, code, content) else {
+        return Ok((None, created_at));
+    };
+    let preview = MessagePreview {
+        seq: last_seq,
+        sender_id,
+        content,
+        message_type: message_type_of(code)?,
+        created_at,
+    };
+    Ok((Some(preview), created_at))
+}
+
 impl StoredMessage {
     /// Removes its content, whatever state it is in: of a deleted message only its place, its sender and its times stay.
     pub fn mark_deleted(&mut self, now: Timestamp) {
@@ -133,28 +154,31 @@ impl StoredMessage {
         self.edit_history = None;
     }
 
-    /// Reads a row whose columns from `first` on are those of a message.
+    /// Reads the next columns of a row, which are those of a message.
     ///
     /// # Errors
     /// When a stored value does not have its form.
-    pub fn from_row(row: &Row, first: usize) -> Result<Self> {
-        let client_msg_id = row.opt_bytes(first + 3)?.map(String::from_utf8).transpose();
+    pub fn read(columns: &mut Columns<'_>) -> Result<Self> {
         Ok(Self {
-            seq: Seq::from_i64(row.int(first)?),
-            rev: Rev::from_i64(row.int(first + 1)?),
-            sender: row.user(first + 2)?,
-            client_msg_id: client_msg_id.map_err(|_| Error::corrupt("a client message id"))?,
-            body_digest: row.opt_int(first + 4)?,
-            message_type: message_type_of(row.int(first + 5)?)?,
-            content: row.text(first + 6)?,
-            reply_to: row.opt_int(first + 7)?.map(Seq::from_i64),
-            attachments: row.opt_text(first + 8)?,
-            reactions: row.opt_text(first + 9)?,
-            metadata: row.opt_text(first + 10)?,
-            edit_history: row.opt_text(first + 11)?,
-            created_at: Timestamp(row.int(first + 12)?),
-            edited_at: row.opt_int(first + 13)?.map(Timestamp),
-            deleted_at: row.opt_int(first + 14)?.map(Timestamp),
+            seq: Seq::from_i64(columns.int()?),
+            rev: Rev::from_i64(columns.int()?),
+            sender: columns.user()?,
+            client_msg_id: columns
+                .opt_bytes()?
+                .map(String::from_utf8)
+                .transpose()
+                .map_err(|_| Error::corrupt("a client message id"))?,
+            body_digest: columns.opt_int()?,
+            message_type: message_type_of(columns.int()?)?,
+            content: columns.text()?,
+            reply_to: columns.opt_int()?.map(Seq::from_i64),
+            attachments: columns.opt_text()?,
+            reactions: columns.opt_text()?,
+            metadata: columns.opt_text()?,
+            edit_history: columns.opt_text()?,
+            created_at: Timestamp(columns.int()?),
+            edited_at: columns.opt_int()?.map(Timestamp),
+            deleted_at: columns.opt_int()?.map(Timestamp),
         })
     }
 
@@ -258,7 +282,8 @@ pub async fn lock_row(
     let row = transaction
         .fetch_optional(LOCK_ROW, &values![&id, seq])
         .await?;
-    row.map(|row| StoredMessage::from_row(&row, 0)).transpose()
+    row.map(|row| StoredMessage::read(&mut row.columns()))
+        .transpose()
 }
 
 /// Inserts new messages, in as few statements as the sizes allow.

@@ -142,16 +142,17 @@ fn priority_of(code: i64) -> Result<NotificationPriority> {
 }
 
 fn from_row(row: &Row) -> Result<Notification> {
+    let mut columns = row.columns();
     Ok(Notification {
-        id: NotificationId::from_i64(row.int(0)?),
-        kind: row.text(1)?,
-        priority: priority_of(row.int(2)?)?,
-        title: row.text(3)?,
-        body: row.text(4)?,
-        action_url: row.opt_text(5)?,
-        metadata: stored_json::<AnyObject>("metadata", row.opt_text(6)?, "{}"),
-        created_at: Timestamp(row.int(7)?),
-        read_at: row.opt_int(8)?.map(Timestamp),
+        id: NotificationId::from_i64(columns.int()?),
+        kind: columns.text()?,
+        priority: priority_of(columns.int()?)?,
+        title: columns.text()?,
+        body: columns.text()?,
+        action_url: columns.opt_text()?,
+        metadata: stored_json::<AnyObject>("metadata", columns.opt_text()?, "{}"),
+        created_at: Timestamp(columns.int()?),
+        read_at: columns.opt_int()?.map(Timestamp),
     })
 }
 

@@ -2,7 +2,7 @@
 //! one moment (INV-MEMBER, INV-OWNER). With a membership of an earlier moment a past member would see messages that were
 //! sent after the removal, and read messages would count as unread.
 
-use crate::db::{Value, in_rows, padded, values};
+use crate::db::{Row, Value, in_rows, padded, values};
 use crate::error::Result;
 use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
 use std::time::Instant;
@@ -47,13 +47,15 @@ pub(crate) async fn of_pairs(
     let permit = match rows.first() {
         Some(row) => {
             let fence = HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT;
-            fence::permit_read_of_row((row, fence), shard.name(), assignment)?
+            let mut fence = row.columns_from(fence);
+            fence::permit_read_of_row(&mut fence, shard.name(), assignment)?
         }
         None => fence::permit_read(&mut connection, shard.name(), assignment).await?,
     };
-    let standing = |row| {
-        let head = Head::from_row(row)?;
-        let member = head.complete(StoredMembership::from_row(row, HEAD_COLUMN_COUNT)?);
+    let standing = |row: &Row| {
+        let mut columns = row.columns();
+        let head = Head::read(&mut columns)?;
+        let member = head.complete(StoredMembership::read(&mut columns)?);
         Ok((head, member))
     };
     let standings = rows.iter().map(standing).collect::<Result<_>>()?;

@@ -197,7 +197,7 @@ impl Window {
         let args = values![&self.id, self.since, self.through, limit];
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let take = |row: Row| {
-            let message = Shown::from_columns(&row, 0)?;
+            let message = Shown::read(&mut row.columns())?;
             bytes += message.shown_bytes();
             messages.push(message);
             Ok(match bytes > self.room.bytes && messages.len() > 1 {

@@ -108,7 +108,9 @@ impl Copies {
         for row in connection.fetch_all(statement, args).await? {
             copies.rev = Rev::from_i64(row.int(0)?);
             if row.opt_int(1)?.is_some() {
-                copies.runs.push(ArchivedRun::from_row(&row, 1)?);
+                copies
+                    .runs
+                    .push(ArchivedRun::read(&mut row.columns_from(1))?);
             }
         }
         copies.sort();

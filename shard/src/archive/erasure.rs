@@ -75,12 +75,13 @@ const OF_CONVERSATION: &str = concat!(
 );
 
 fn erasure(row: &Row) -> Result<Erasure> {
+    let mut columns = row.columns();
     Ok(Erasure {
-        conversation_id: row.conversation(0)?,
-        seq: Seq::from_i64(row.int(1)?),
-        requested_at: Timestamp(row.int(2)?),
-        rewritten_at: row.opt_int(3)?.map(Timestamp),
-        erased_at: row.opt_int(4)?.map(Timestamp),
+        conversation_id: columns.conversation()?,
+        seq: Seq::from_i64(columns.int()?),
+        requested_at: Timestamp(columns.int()?),
+        rewritten_at: columns.opt_int()?.map(Timestamp),
+        erased_at: columns.opt_int()?.map(Timestamp),
     })
 }
 

@@ -68,11 +68,12 @@ pub async fn is_held(connection: &mut Connection, conversation: ConversationId) 
 /// When the database fails.
 pub async fn holds(connection: &mut Connection) -> Result<Vec<Hold>> {
     let hold = |row: &Row| {
+        let mut columns = row.columns();
         Ok(Hold {
-            conversation_id: row.conversation(0)?,
-            placed_at: Timestamp(row.int(1)?),
-            actor: row.text(2)?,
-            reason: row.text(3)?,
+            conversation_id: columns.conversation()?,
+            placed_at: Timestamp(columns.int()?),
+            actor: columns.text()?,
+            reason: columns.text()?,
         })
     };
     connection

@@ -87,18 +87,19 @@ pub async fn end_job(
 pub async fn latest_jobs(connection: &mut Connection, limit: usize) -> Result<Vec<JobRecord>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let job = |row: &Row| {
+        let mut columns = row.columns();
         Ok(JobRecord {
-            id: row
-                .bytes(0)?
+            id: columns
+                .bytes()?
                 .try_into()
                 .map_err(|_| Error::corrupt("a job's id"))?,
-            kind: row.text(1)?,
-            actor: row.text(2)?,
-            reason: row.text(3)?,
-            started_at: Timestamp(row.int(4)?),
-            ended_at: row.opt_int(5)?.map(Timestamp),
-            outcome: row.opt_text(6)?,
-            figures: RawJson::parse(row.text(7)?)
+            kind: columns.text()?,
+            actor: columns.text()?,
+            reason: columns.text()?,
+            started_at: Timestamp(columns.int()?),
+            ended_at: columns.opt_int()?.map(Timestamp),
+            outcome: columns.opt_text()?,
+            figures: RawJson::parse(columns.text()?)
                 .map_err(|error| Error::corrupt(format_args!("a job's figures: {error}")))?,
         })
     };

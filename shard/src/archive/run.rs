@@ -4,7 +4,7 @@
 //! [`super::Copies`], which knows that there may be several copies of one.
 
 use super::{Generation, SegmentId};
-use crate::db::{Connection, Row, Value, in_rows, padded, rows_of, values};
+use crate::db::{Columns, Connection, Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq};
 use crate::model::Timestamp;
@@ -45,25 +45,22 @@ pub struct ArchivedRun {
 }
 
 impl ArchivedRun {
-    pub(super) fn from_row(row: &Row, first: usize) -> Result<Self> {
-        let count = |column: usize| Ok::<_, Error>(row.int(first + column)?.cast_unsigned());
+    pub(super) fn read(columns: &mut Columns<'_>) -> Result<Self> {
         Ok(Self {
-            first_seq: Seq::from_i64(row.int(first)?),
-            last_seq: Seq::from_i64(row.int(first + 1)?),
-            generation: Generation::from_i64(row.int(first + 2)?),
-            first_rev: row
-                .opt_int(first + 3)?
-                .map(Rev::from_i64)
-                .unwrap_or_default(),
-            last_rev: Rev::from_i64(row.int(first + 4)?),
-            last_at: Timestamp(row.int(first + 5)?),
-            segment: row
-                .opt_bytes(first + 6)?
+            first_seq: Seq::from_i64(columns.int()?),
+            last_seq: Seq::from_i64(columns.int()?),
+            generation: Generation::from_i64(columns.int()?),
+            first_rev: columns.opt_int()?.map(Rev::from_i64).unwrap_or_default(),
+            last_rev: Rev::from_i64(columns.int()?),
+            last_at: Timestamp(columns.int()?),
+            segment: columns
+                .opt_bytes()?
                 .map(|bytes| SegmentId::from_bytes(&bytes))
                 .transpose()?,
-            offset: count(7)?,
-            length: u32::try_from(count(8)?).map_err(|_| Error::corrupt("a frame's length"))?,
-            digest: count(9)?,
+            offset: columns.unsigned()?,
+            length: u32::try_from(columns.unsigned()?)
+                .map_err(|_| Error::corrupt("a frame's length"))?,
+            digest: columns.unsigned()?,
         })
     }
 
@@ -164,7 +161,8 @@ pub async fn runs_in_the_way(
             .fetch_all(&format!("{TAKEN}{condition}"), &args)
             .await?;
         for row in rows {
-            found.push((row.conversation(0)?, ArchivedRun::from_row(&row, 1)?));
+            let mut columns = row.columns();
+            found.push((columns.conversation()?, ArchivedRun::read(&mut columns)?));
         }
     }
     Ok(found)
@@ -188,7 +186,10 @@ pub async fn runs_of_segment(
     let args = values![segment.as_bytes(), conversation, conversation, seq, limit];
     let rows = connection.fetch_all(RUNS_OF_SEGMENT, &args).await?;
     rows.iter()
-        .map(|row| Ok((row.conversation(0)?, ArchivedRun::from_row(row, 1)?)))
+        .map(|row| {
+            let mut columns = row.columns();
+            Ok((columns.conversation()?, ArchivedRun::read(&mut columns)?))
+        })
         .collect()
 }
 
@@ -228,7 +229,7 @@ pub async fn runs_of_conversation(
     let args = values![&conversation, seq, seq, generation, limit];
     let rows = connection.fetch_all(RUNS_OF_CONVERSATION, &args).await?;
     rows.iter()
-        .map(|row| ArchivedRun::from_row(row, 0))
+        .map(|row| ArchivedRun::read(&mut row.columns()))
         .collect()
 }
 

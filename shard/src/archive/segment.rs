@@ -131,15 +131,15 @@ const NAMED: &str = "SELECT last_seq FROM archive_runs WHERE segment = ? LIMIT 1
 
 impl SegmentRecord {
     fn from_row(row: &Row) -> Result<Self> {
-        let count = |column: usize| Ok::<_, Error>(row.int(column)?.cast_unsigned());
+        let mut columns = row.columns();
         Ok(Self {
-            id: SegmentId::from_bytes(&row.bytes(0)?)?,
-            generation: Generation::from_i64(row.int(1)?),
-            state: SegmentState::parse(&row.text(2)?)?,
-            bytes: count(3)?,
-            messages: count(4)?,
-            created_at: Timestamp(row.int(5)?),
-            changed_at: Timestamp(row.int(6)?),
+            id: SegmentId::from_bytes(&columns.bytes()?)?,
+            generation: Generation::from_i64(columns.int()?),
+            state: SegmentState::parse(&columns.text()?)?,
+            bytes: columns.unsigned()?,
+            messages: columns.unsigned()?,
+            created_at: Timestamp(columns.int()?),
+            changed_at: Timestamp(columns.int()?),
         })
     }
 }

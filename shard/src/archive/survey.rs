@@ -271,18 +271,18 @@ pub async fn segment_sums(
     connection: &mut Connection,
     state: super::SegmentState,
 ) -> Result<SegmentSums> {
-    let number = |row: &Row, column: usize| Ok::<_, Error>(row.int(column)?.cast_unsigned());
-    match connection
+    let Some(row) = connection
         .fetch_optional(SUMS, &values![state.name()])
         .await?
-    {
-        Some(row) => Ok(SegmentSums {
-            segments: number(&row, 0)?,
-            bytes: number(&row, 1)?,
-            messages: number(&row, 2)?,
-        }),
-        None => Ok(SegmentSums::default()),
-    }
+    else {
+        return Ok(SegmentSums::default());
+    };
+    let mut columns = row.columns();
+    Ok(SegmentSums {
+        segments: columns.unsigned()?,
+        bytes: columns.unsigned()?,
+        messages: columns.unsigned()?,
+    })
 }
 
 /// When the shard's oldest hot message was sent.

@@ -114,20 +114,25 @@ const SHARD: &str = "shard";
 
 impl Identity {
     pub(crate) fn from_row(row: &Row) -> Result<Self> {
+        let mut columns = row.columns();
         let corrupt = |what: &str| Error::corrupt(format_args!("the row of `identity`: {what}"));
-        let deployment: [u8; 16] = row
-            .bytes(0)?
+        let deployment: [u8; 16] = columns
+            .bytes()?
             .try_into()
             .map_err(|_| corrupt("a deployment's id has 16 bytes"))?;
-        let role = match row.text(1)?.as_str() {
+        let (role, shard) = (columns.text()?, columns.text()?);
+        let role = match role.as_str() {
             DIRECTORY => Role::Directory,
-            SHARD => Role::Shard(ShardName::new(row.text(2)?).map_err(|error| corrupt(error.0))?),
+            SHARD => {
+                let name = ShardName::new(shard);
+                Role::Shard(name.map_err(|error| corrupt(error.0))?)
+            }
             other => return Err(corrupt(&format!("unknown role {other}"))),
         };
         Ok(Self {
             deployment: DeploymentId(deployment),
             role,
-            incarnation: Incarnation::from_i64(row.int(3)?),
+            incarnation: Incarnation::from_i64(columns.int()?),
         })
     }
 

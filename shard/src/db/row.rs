@@ -58,6 +58,21 @@ impl Row {
         text, opt_text, String
     }
 
+    /// Its columns one after the other, from the first.
+    #[must_use]
+    pub fn columns(&self) -> Columns<'_> {
+        self.columns_from(0)
+    }
+
+    /// The same, from the column `first` (0 is the first) on.
+    #[must_use]
+    pub fn columns_from(&self, first: usize) -> Columns<'_> {
+        Columns {
+            row: self,
+            next: first,
+        }
+    }
+
     /// A column with eight bytes: a key.
     ///
     /// # Errors
@@ -91,6 +106,54 @@ impl Row {
     /// When it is neither.
     pub fn opt_user(&self, column: usize) -> Result<Option<crate::ids::UserId>> {
         self.opt_bytes(column)?.map(user_from).transpose()
+    }
+}
+
+/// The columns of a row in the order in which its statement selects them: each getter reads the next one, with the errors of
+/// [`Row`]'s getter of that name. So the part of a row that belongs to one struct is read by that struct alone, wherever it
+/// begins.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    row: &'a Row,
+    next: usize,
+}
+
+macro_rules! next_getters {
+    ($($name:ident: $type:ty),* $(,)?) => {
+        $(
+            #[doc = concat!("[`Row::", stringify!($name), "`] of the next column.")]
+            ///
+            /// # Errors
+            /// As [`Row`]'s.
+            pub fn $name(&mut self) -> Result<$type> {
+                let column = self.next;
+                self.next += 1;
+                self.row.$name(column)
+            }
+        )*
+    };
+}
+
+impl Columns<'_> {
+    next_getters! {
+        int: i64,
+        opt_int: Option<i64>,
+        bytes: Vec<u8>,
+        opt_bytes: Option<Vec<u8>>,
+        text: String,
+        opt_text: Option<String>,
+        key: crate::ids::UserKey,
+        conversation: crate::ids::ConversationId,
+        user: crate::ids::UserId,
+        opt_user: Option<crate::ids::UserId>,
+    }
+
+    /// The next column, a number that is never below zero, such as a count or a digest's 64 bits.
+    ///
+    /// # Errors
+    /// As [`Row::int`].
+    pub fn unsigned(&mut self) -> Result<u64> {
+        Ok(self.int()?.cast_unsigned())
     }
 }
 

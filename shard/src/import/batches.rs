@@ -73,10 +73,11 @@ pub(crate) async fn batches(
     let first = i64::try_from(from).unwrap_or(i64::MAX);
     let found = rows.fetch_all(BATCHES_FROM, &values![&id, first]).await?;
     let batch = |row: &Row| {
+        let mut columns = row.columns();
         Ok(ImportedBatch {
-            last_record: u64::try_from(row.int(0)?).unwrap_or(0),
-            last_seq: Seq::from_i64(row.int(1)?),
-            digest: row.opt_int(2)?.map(i64::cast_unsigned),
+            last_record: u64::try_from(columns.int()?).unwrap_or(0),
+            last_seq: Seq::from_i64(columns.int()?),
+            digest: columns.opt_int()?.map(i64::cast_unsigned),
         })
     };
     let batches: Vec<ImportedBatch> = found.iter().map(batch).collect::<Result<_>>()?;

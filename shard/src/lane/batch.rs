@@ -394,7 +394,7 @@ async fn find_known<'a>(
         .fetch_all(&format!("{KNOWN}{condition}"), &args)
         .await?
     {
-        let message = Shown::from_columns(&row, 1)?;
+        let message = Shown::read(&mut row.columns_from(1))?;
         let client_msg_id = message.client_msg_id().unwrap_or_default().to_owned();
         stored.insert(
             (

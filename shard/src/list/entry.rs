@@ -4,12 +4,12 @@
 //! merged by the conversation's revs, and give the same entry in any order. A removal is an update as well, at the rev of
 //! the removal, and leaves an entry even where there was none (INV-MEMBER).
 
-use crate::db::{Row, Value, values};
+use crate::db::{Columns, Value, values};
 use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::{Membership, StoredMembership};
-use crate::message::{left_out, message_type_code, message_type_of};
+use crate::message::{left_out, message_type_code, read_preview};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
 
 /// An entry as stored.
@@ -42,7 +42,7 @@ pub struct EntryUpdate {
     pub(super) entry: Entry,
 }
 
-/// The columns of an entry after `user_key` and `user_id`, in the order that [`Entry::from_row`] reads them.
+/// The columns of an entry after `user_key` and `user_id`, in the order that [`Entry::read`] reads them.
 macro_rules! entry_columns {
     () => {
         "conversation_id, kind, title, member_count, first_members, head_seq, conversation_rev, read_seq, last_sender, \
@@ -53,39 +53,32 @@ pub(super) use entry_columns;
 pub(super) const ENTRY_COLUMN_COUNT: usize = 17;
 
 impl Entry {
-    pub(super) fn from_row(row: &Row, first: usize) -> Result<Self> {
-        let head_seq = Seq::from_i64(row.int(first + 5)?);
-        let last_at = Timestamp(row.int(first + 11)?);
-        let last = match (
-            row.opt_user(first + 8)?,
-            row.opt_int(first + 9)?,
-            row.opt_text(first + 10)?,
-        ) {
-            (Some(sender_id), Some(code), Some(content)) => Some(MessagePreview {
-                seq: head_seq,
-                sender_id,
-                content,
-                message_type: message_type_of(code)?,
-                created_at: last_at,
-            }),
-            _ => None,
-        };
+    pub(super) fn read(columns: &mut Columns<'_>) -> Result<Self> {
+        let conversation = columns.conversation()?;
+        let kind = kind_of(columns.int()?)?;
+        let title = columns.opt_text()?;
+        let member_count = u64::try_from(columns.int()?).unwrap_or(0);
+        let first_members = columns.text()?;
+        let head_seq = Seq::from_i64(columns.int()?);
+        let conversation_rev = Rev::from_i64(columns.int()?);
+        let read_seq = Seq::from_i64(columns.int()?);
+        let (last, last_at) = read_preview(columns, head_seq)?;
         Ok(Self {
-            conversation: row.conversation(first)?,
-            kind: kind_of(row.int(first + 1)?)?,
-            title: row.opt_text(first + 2)?,
-            member_count: u64::try_from(row.int(first + 3)?).unwrap_or(0),
-            first_members: row.text(first + 4)?,
+            conversation,
+            kind,
+            title,
+            member_count,
+            first_members,
             head_seq,
-            conversation_rev: Rev::from_i64(row.int(first + 6)?),
-            read_seq: Seq::from_i64(row.int(first + 7)?),
+            conversation_rev,
+            read_seq,
             last,
             last_at,
-            relayed: row.int(first + 12)? != 0,
-            pinned: row.int(first + 13)? != 0,
-            muted: row.int(first + 14)? != 0,
-            removed: row.int(first + 15)? != 0,
-            rev: Rev::from_i64(row.int(first + 16)?),
+            relayed: columns.int()? != 0,
+            pinned: columns.int()? != 0,
+            muted: columns.int()? != 0,
+            removed: columns.int()? != 0,
+            rev: Rev::from_i64(columns.int()?),
             stale: false,
         })
     }

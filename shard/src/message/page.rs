@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::{StoredMessage, message_columns};
-use crate::db::{Row, values};
+use crate::db::{Columns, Row, values};
 use crate::error::Result;
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{DeliveryStatus, Message};
@@ -44,12 +44,12 @@ const PAGE_WHOLE_BACKWARD: &str = concat!(
 pub struct Shown(StoredMessage);
 
 impl Shown {
-    /// Reads a row whose columns from `first` on are those of a page.
+    /// Reads the next columns of a row, which are those of a page.
     ///
     /// # Errors
     /// When a stored value does not have its form.
-    pub(crate) fn from_columns(row: &Row, first: usize) -> Result<Self> {
-        StoredMessage::from_row(row, first).map(Self)
+    pub(crate) fn read(columns: &mut Columns<'_>) -> Result<Self> {
+        StoredMessage::read(columns).map(Self)
     }
 
     /// Its place in the conversation.
@@ -124,7 +124,7 @@ impl MessageRow for Shown {
     const DESCENDING: &'static str = PAGE_BACKWARD;
 
     fn from_row(row: &Row) -> Result<Self> {
-        Self::from_columns(row, 0)
+        Self::read(&mut row.columns())
     }
 
     fn seq(&self) -> Seq {
@@ -141,7 +141,7 @@ impl MessageRow for StoredMessage {
     const DESCENDING: &'static str = PAGE_WHOLE_BACKWARD;
 
     fn from_row(row: &Row) -> Result<Self> {
-        Self::from_row(row, 0)
+        Self::read(&mut row.columns())
     }
 
     fn seq(&self) -> Seq {
