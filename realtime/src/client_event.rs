@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::metrics;
 use crate::protocol::events::EventName;
 use crate::protocol::{InConversation, Resync};
-use crate::push::{Push, PushKind, Topic};
+use crate::push::{Push, PushKind, Subject, Topic};
 use crate::socket_io::packet;
 
 /// An event for clients.
@@ -23,6 +23,7 @@ pub struct ClientEvent {
     name: &'static str,
     data: Arc<RawJson>,
     state_of: Option<StateKey>,
+    subject: Option<Subject>,
     frame: OnceLock<Utf8Bytes>,
     packet: OnceLock<Str>,
 }
@@ -50,6 +51,7 @@ impl ClientEvent {
             name,
             data,
             state_of: None,
+            subject: None,
             frame: OnceLock::new(),
             packet: OnceLock::new(),
         }
@@ -66,6 +68,7 @@ impl ClientEvent {
         });
         Some(Self {
             state_of,
+            subject: push.subject,
             ..Self::named(name.name(), Arc::clone(&push.data))
         })
     }
@@ -105,6 +108,11 @@ impl ClientEvent {
     /// The state that the event carries; none for an event that must arrive.
     pub(crate) fn state_of(&self) -> Option<&StateKey> {
         self.state_of.as_ref()
+    }
+
+    /// What the event tells whole; an earlier event of the same subject need not arrive.
+    pub(crate) fn subject(&self) -> Option<Subject> {
+        self.subject
     }
 
     /// The native door's frame: `{"event": name, "data": data}`.

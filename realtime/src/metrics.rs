@@ -35,7 +35,7 @@ backscroll_shard::metric_table! {
     Counter RESYNCS = "backscroll_realtime_resyncs_total" [] Count,
         "Events `resync`: a client has to load a conversation or its list anew.";
     Counter MERGED = "backscroll_realtime_merged_total" [] Count,
-        "States (typing, presence, receipts) that took the place of an older one in the queue of a slow client.";
+        "Events that took the place of an older one in the queue of a slow client: states (typing, presence, receipts), and later changes of the same message or list entry.";
     Counter DROPPED_STATES = "backscroll_realtime_dropped_states_total" [] Count,
         "States (typing, receipts) that were dropped for a slow client.";
     Counter SLOW_CONSUMERS = "backscroll_realtime_slow_consumers_total" [] Count,

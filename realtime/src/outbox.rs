@@ -4,6 +4,9 @@
 //!
 //! - beyond a quarter of the bound, an event that carries state replaces the event with the same state that waits already, or
 //!   is dropped: only the latest state counts;
+//! - beyond it, too, a change that tells its message or list entry whole takes the place of the earlier change of the same
+//!   one that waits. It comes at its own place, so that revs still grow: changes that are repeated, such as a reaction taken
+//!   back and forth, take the room of one;
 //! - at the bound, the queue is emptied and closed with [`Close::SlowConsumer`]: the client resumes, and so misses nothing
 //!   (INV-PUSH);
 //! - one item always finds room in an empty queue. What an item holds is bounded elsewhere: a message by
@@ -22,7 +25,7 @@ use futures_util::task::AtomicWaker;
 use crate::client_event::{ClientEvent, StateKey};
 use crate::metrics;
 use crate::protocol::{Close, Failure};
-use crate::push::Topic;
+use crate::push::{Subject, Topic};
 
 /// How many queued items are searched for one that an event replaces.
 const MERGE_LOOKBACK: usize = 64;
@@ -115,6 +118,12 @@ impl Outbox {
             && merge(&mut queue, event, state)
         {
             return;
+        }
+        if queue.bytes > self.limit / 4
+            && let Item::Event(event) = &item
+            && let Some(subject) = event.subject()
+        {
+            supersede(&mut queue, subject);
         }
         let bytes = item.bytes();
         if queue.bytes + bytes > self.limit && !queue.items.is_empty() {
@@ -226,9 +235,24 @@ fn merge(queue: &mut Queue, event: &Arc<ClientEvent>, state: &StateKey) -> bool 
     !presence
 }
 
+/// Removes the change of `subject` that waits, if one does, from a queue that is filling up: a later one tells all of it.
+fn supersede(queue: &mut Queue, subject: Subject) {
+    let Queue { items, bytes, .. } = queue;
+    let is_of =
+        |item: &Item| matches!(item, Item::Event(event) if event.subject() == Some(subject));
+    let mut latest = items.iter().rev().take(MERGE_LOOKBACK);
+    let Some(back) = latest.position(is_of) else {
+        return;
+    };
+    if let Some(item) = items.remove(items.len() - 1 - back) {
+        *bytes = bytes.saturating_sub(item.bytes());
+        metrics::MERGED.increment(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use backscroll_shard::ids::UserId;
+    use backscroll_shard::ids::{ConversationId, MessageId, Rev, Seq, UserId, UserKey};
     use serde_json::json;
 
     use super::*;
@@ -314,6 +338,49 @@ mod tests {
         let texts = texts(&outbox).await;
         assert_eq!(texts[0], r#"{"seq":2}"#);
         assert_eq!(texts.last().unwrap(), r#""durable""#);
+    }
+
+    /// A change of a message, of `size` bytes.
+    fn updated(seq: u64, rev: u64, size: usize) -> Item {
+        let conversation = ConversationId::new(UserKey(1), 2);
+        let seq = Seq(seq);
+        let data = json!({ "seq": seq, "rev": rev, "fill": "x".repeat(size) });
+        let push = Push::change(PushKind::MessageUpdated, Rev(rev), &data)
+            .of(Subject::Message(MessageId { conversation, seq }));
+        let topic = Topic::Conversation(conversation);
+        Item::Event(Arc::new(ClientEvent::of(&topic, &push).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn repeated_changes_of_large_messages_take_the_room_of_one_each() {
+        let outbox = Outbox::new(1 << 20);
+        outbox.put(event("before"));
+        for rev in 1..=300 {
+            outbox.put(updated(1 + rev % 3, rev, 96_000));
+            if rev % 10 == 0 {
+                outbox.put(event(&rev.to_string()));
+            }
+        }
+        assert_eq!(outbox.closed(), None, "{} bytes", outbox.bytes());
+        let mut events = Vec::new();
+        while outbox.bytes() > 0 {
+            events.extend(texts(&outbox).await);
+        }
+        let data: Vec<serde_json::Value> = events
+            .iter()
+            .map(|text| serde_json::from_str(text).unwrap())
+            .collect();
+        let revs: Vec<u64> = data
+            .iter()
+            .filter_map(|data| data["rev"].as_u64())
+            .collect();
+        assert!(
+            revs.is_sorted() && revs.ends_with(&[298, 299, 300]),
+            "{revs:?}"
+        );
+        assert!(revs.len() < 10, "{revs:?}");
+        let others = data.iter().filter(|data| data.is_string()).count();
+        assert_eq!(others, 31, "other events are all there");
     }
 
     #[tokio::test]

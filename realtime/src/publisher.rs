@@ -15,7 +15,7 @@ use crate::bus::Bus;
 use crate::protocol::{
     ConversationUpdated, MessageEvent, NotificationEvent, NotificationsRead, Receipt,
 };
-use crate::push::{Push, PushKind, Topic};
+use crate::push::{Push, PushKind, Subject, Topic};
 
 /// In larger conversations no receipts are published: each message would cause one for every member.
 const RECEIPT_MEMBERS_MAX: u64 = 100;
@@ -180,7 +180,11 @@ pub fn message_push(kind: PushKind, message: &Message) -> Push {
         conversation_id: message.conversation_id,
         message,
     };
-    Push::change(kind, message.rev, &data)
+    let push = Push::change(kind, message.rev, &data);
+    match kind {
+        PushKind::NewMessage => push, // it is an event of its own, whatever happened to the message since
+        _ => push.of(Subject::Message(message.id)),
+    }
 }
 
 /// The push that carries an entry of a user's list as it is now. `rev` is the user's, of the entry's change.
@@ -190,5 +194,5 @@ pub fn entry_push(rev: Rev, entry: &ListEntry) -> Push {
         conversation: entry,
         cursor: to_cursor(rev),
     };
-    Push::change(PushKind::ConversationUpdated, rev, &data)
+    Push::change(PushKind::ConversationUpdated, rev, &data).of(Subject::Entry(entry.id))
 }

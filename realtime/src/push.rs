@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use backscroll_shard::ids::{ConversationId, Rev, UserId};
+use backscroll_shard::ids::{ConversationId, MessageId, Rev, UserId};
 use backscroll_shard::model::{RawJson, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,16 @@ impl PushKind {
     }
 }
 
+/// What a change tells whole, as it is after the change: a later change of the same subject tells all that the earlier one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A message.
+    Message(MessageId),
+    /// The entry of a conversation in the user's list.
+    Entry(ConversationId),
+}
+
 /// A push. Its data is encoded once and shared: a clone copies no text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Push {
@@ -123,6 +133,9 @@ pub struct Push {
     /// The user whose state it is. The latest state of the same user and kind replaces earlier ones.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
+    /// What it tells whole; absent where an earlier change may not be left out for it.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
     /// When it was published, by the publishing node's clock.
     #[serde(rename = "t", with = "milliseconds")]
     pub at: Timestamp,
@@ -139,8 +152,18 @@ impl Push {
             kind,
             rev,
             user: None,
+            subject: None,
             at: Timestamp::now(),
             data: Arc::new(RawJson::of(data)),
+        }
+    }
+
+    /// The same change, which tells `subject` whole.
+    #[must_use]
+    pub fn of(self, subject: Subject) -> Self {
+        Self {
+            subject: Some(subject),
+            ..self
         }
     }
 
@@ -169,7 +192,7 @@ mod milliseconds {
 
 #[cfg(test)]
 mod tests {
-    use backscroll_shard::ids::UserKey;
+    use backscroll_shard::ids::{Seq, UserKey};
 
     use super::*;
 
@@ -199,9 +222,17 @@ mod tests {
         let text = serde_json::to_string(&push).unwrap();
         let back: Push = serde_json::from_str(&text).unwrap();
         assert_eq!(
-            (back.kind, back.rev, back.user),
-            (push.kind, push.rev, push.user)
+            (back.kind, back.rev, &back.user),
+            (push.kind, push.rev, &push.user)
         );
         assert_eq!((back.at, back.data.get()), (push.at, push.data.get()));
+        let id = MessageId {
+            conversation: ConversationId::new(UserKey(7), 9),
+            seq: Seq(3),
+        };
+        let push = push.of(Subject::Message(id));
+        let text = serde_json::to_string(&push).unwrap();
+        let back: Push = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.subject, Some(Subject::Message(id)));
     }
 }

@@ -50,7 +50,7 @@ events! {
     LeftConversation = "left_conversation": InConversation;
     /// A message was sent
     NewMessage = "new_message": MessageEvent<'_>;
-    /// A message was edited, or its reactions changed
+    /// A message was edited, or its reactions changed; the data is the whole message as it is now
     MessageUpdated = "message_updated": MessageEvent<'_>;
     /// A message was deleted
     MessageDeleted = "message_deleted": MessageEvent<'_>;
@@ -60,7 +60,7 @@ events! {
     MessagesDelivered = "messages_delivered": Receipt<'_>;
     /// A member types, or stopped
     UserTyping = "user_typing": UserTyping<'_>;
-    /// An entry of the user's conversation list changed
+    /// An entry of the user's conversation list changed; the data is the whole entry as it is now
     ConversationUpdated = "conversation_updated": ConversationUpdated<'_>;
     /// A watched user came online, or their status changed
     UserOnline = "user_online": Presence;
