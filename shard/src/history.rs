@@ -22,7 +22,7 @@ use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
 use crate::member::{self, Progress, role_of};
 use crate::message::{self, Cut, Room, Shown};
-use crate::model::{ConversationKind, HistoryPage, Position};
+use crate::model::{ConversationHead, ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
 use crate::stretch::{Merged, Stretch};
@@ -48,6 +48,18 @@ pub struct Access {
     pub rev: Rev,
     /// The latest senders, each of whom has read up to their own newest message.
     pub latest_senders: LatestSenders,
+}
+
+impl Access {
+    /// Where the conversation stands.
+    #[must_use]
+    pub fn head(&self, conversation_id: ConversationId) -> ConversationHead {
+        ConversationHead {
+            conversation_id,
+            head_seq: self.head_seq,
+            rev: self.rev,
+        }
+    }
 }
 
 /// What `user` may know of the conversation as its member, and the reader of its rows.

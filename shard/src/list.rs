@@ -2,7 +2,12 @@
 //!
 //! Every change to an entry takes the user's next rev, so one number says which conversations changed since. Entries of
 //! conversations too large to be relayed hold no current head; reading them fetches the heads from the conversations'
-//! shards, one query a shard.
+//! shards, one query a range.
+//!
+//! Other people decide how many large conversations a user is in, so reading a list costs no more for them than a page of
+//! the longest list (INV-BOUND): [`FOLLOWED_MAX`] of them stand where their latest activity puts them, those whose entries
+//! changed last. The others stand where their entries put them, which is where their latest activity was when the user
+//! joined. No entry is left out, and each that is on a page shows the conversation as it is now.
 
 mod entry;
 
@@ -35,24 +40,35 @@ const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id, conversation_id} ti
      conversation_rev = {new conversation_rev}, read_seq = {new read_seq}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, relayed = {new relayed}, \
      pinned = {new pinned}, muted = {new muted}, removed = {new removed}, rev = {new rev}";
-/// The entries of a page: relayed ones in list order, as far as the page goes, and all that are not relayed. One statement,
-/// so that an entry whose conversation becomes large or small meanwhile comes once. By the index `list_entries_activity`.
-macro_rules! select_page {
-    ($after:literal) => {
+/// The entries of a page, in list order: relayed ones as far as the page goes, and those that are not relayed, the first of
+/// all and as many after the cursor. One statement, so that an entry whose conversation becomes large or small meanwhile
+/// comes once. By the index `list_entries_activity`.
+macro_rules! select_part {
+    ($relayed:literal, $after:literal) => {
         concat!(
             "{part}(SELECT ",
             entry_columns!(),
-            " FROM list_entries WHERE user_key = ? AND user_id = ? AND relayed = 1 AND removed = 0",
+            " FROM list_entries WHERE user_key = ? AND user_id = ? AND relayed = ",
+            $relayed,
+            " AND removed = 0",
             $after,
-            " ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?) UNION ALL {part}(SELECT ",
-            entry_columns!(),
-            " FROM list_entries WHERE user_key = ? AND user_id = ? AND relayed = 0 AND removed = 0 LIMIT ?)"
+            " ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?)"
+        )
+    };
+    ($relayed:literal, after) => {
+        select_part!(
+            $relayed,
+            " AND (pinned < ? OR (pinned = ? AND (last_at < ? OR (last_at = ? AND conversation_id < ?))))"
         )
     };
 }
-const SELECT_FIRST: &str = select_page!("");
-const SELECT_AFTER: &str = select_page!(
-    " AND (pinned < ? OR (pinned = ? AND (last_at < ? OR (last_at = ? AND conversation_id < ?))))"
+const SELECT_FIRST: &str = concat!(select_part!("1", ""), " UNION ALL ", select_part!("0", ""));
+const SELECT_AFTER: &str = concat!(
+    select_part!("1", after),
+    " UNION ALL ",
+    select_part!("0", ""),
+    " UNION ALL ",
+    select_part!("0", after)
 );
 /// By the index `list_entries_rev`.
 const SELECT_CHANGED: &str = concat!(
@@ -60,20 +76,22 @@ const SELECT_CHANGED: &str = concat!(
     entry_columns!(),
     " FROM list_entries WHERE user_key = ? AND user_id = ? AND rev > ? ORDER BY rev LIMIT ?"
 );
-/// The sums over the relayed entries, and beside them each entry that is not relayed, or NULLs; one statement for the same
-/// reason. By the index `list_entries_activity`.
+/// The sums over the relayed entries, and beside them the first entries that are not relayed, or NULLs; one statement for
+/// the same reason. By the index `list_entries_activity`.
 const UNREAD: &str = concat!(
-    "SELECT s.messages, s.conversations, ",
-    entry_columns!(),
-    " FROM (SELECT CAST(COALESCE(SUM(CASE WHEN head_seq > read_seq THEN head_seq - read_seq ELSE 0 END), 0) AS {signed}) \
+    "SELECT s.messages, s.conversations, e.* FROM (SELECT CAST(COALESCE(SUM(CASE WHEN head_seq > read_seq THEN head_seq - read_seq ELSE 0 END), 0) AS {signed}) \
      AS messages, COUNT(CASE WHEN head_seq > read_seq THEN 1 END) AS conversations FROM list_entries \
      WHERE user_key = ? AND user_id = ? AND relayed = 1 AND removed = 0) s \
-     LEFT JOIN list_entries ON user_key = ? AND user_id = ? AND relayed = 0 AND removed = 0 LIMIT ?"
+     LEFT JOIN (SELECT ",
+    entry_columns!(),
+    " FROM list_entries WHERE user_key = ? AND user_id = ? AND relayed = 0 AND removed = 0 \
+     ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?) e ON 1 = 1"
 );
 const SET_FLAGS: &str = "UPDATE list_entries SET pinned = ?, muted = ?, rev = ? WHERE user_key = ? AND user_id = ? AND conversation_id = ?";
 
-/// Most large conversations one user's list merges in.
-pub const LARGE_MAX: i64 = 1000;
+/// Most large conversations of one user whose place in the list follows their latest activity, and whose unread messages are
+/// counted.
+pub const FOLLOWED_MAX: usize = 100;
 
 /// The users of updates, as the map has them.
 #[must_use]
@@ -192,7 +210,18 @@ async fn save(
     Ok(())
 }
 
-/// Relayed entries after `after`, in list order, and all that are not relayed, whose place follows from their heads.
+/// What a page is made of, each in list order.
+#[derive(Debug)]
+pub struct PageEntries {
+    /// Relayed entries after the cursor.
+    pub relayed: Vec<Entry>,
+    /// The first [`FOLLOWED_MAX`] of those that are not relayed; their places follow from their heads.
+    pub followed: Vec<Entry>,
+    /// The others that are not relayed, after the cursor; they stand where their entries put them.
+    pub others: Vec<Entry>,
+}
+
+/// The entries that may be on the page after `after`: at most `limit` of each sort, but for those that are followed.
 ///
 /// # Errors
 /// When the database fails.
@@ -200,24 +229,48 @@ pub async fn page(
     rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
     after: Option<ListOrder>,
-    limit: u32,
-) -> Result<(Vec<Entry>, Vec<Entry>)> {
+    limit: usize,
+) -> Result<PageEntries> {
     let key = key.to_bytes();
-    let limit = i64::from(limit);
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let mut args = values![&key, user].to_vec();
     let statement = match &after {
-        None => SELECT_FIRST,
+        None => {
+            args.extend(values![count(limit), &key, user]);
+            SELECT_FIRST
+        }
         Some(after) => {
             let (pinned, at) = (i64::from(after.pinned), after.last_at.0);
-            args.extend(values![pinned, pinned, at, at, &after.conversation]);
+            let place = values![pinned, pinned, at, at, &after.conversation];
+            args.extend_from_slice(&place);
+            args.extend(values![
+                count(limit),
+                &key,
+                user,
+                count(FOLLOWED_MAX),
+                &key,
+                user
+            ]);
+            args.extend(place);
             SELECT_AFTER
         }
     };
-    args.extend(values![limit, &key, user, LARGE_MAX]);
+    args.push(Value::from(count(FOLLOWED_MAX + limit)));
     let found = rows.fetch_all(statement, &args).await?;
     let entries = found.iter().map(|row| Entry::read(&mut row.columns()));
     let entries = entries.collect::<Result<Vec<_>>>()?;
-    Ok(entries.into_iter().partition(|entry| entry.relayed))
+    let (relayed, mut followed): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.relayed);
+    // Those after the cursor may be among the first of all.
+    followed.sort_by_key(|entry| std::cmp::Reverse(entry.order()));
+    followed.dedup_by_key(|entry| entry.conversation);
+    let mut others = followed.split_off(followed.len().min(FOLLOWED_MAX));
+    others.truncate(limit);
+    Ok(PageEntries {
+        relayed,
+        followed,
+        others,
+    })
 }
 
 /// Entries changed after `rev`, in the order of their revs; also removed ones.
@@ -266,8 +319,10 @@ pub struct Unread {
     pub messages: u64,
     /// Conversations that have any, over the relayed entries.
     pub conversations: u64,
-    /// The entries that are not relayed, whose heads are to be asked for.
+    /// The first [`FOLLOWED_MAX`] entries that are not relayed, whose heads are to be asked for.
     pub large: Vec<Entry>,
+    /// There are more of them.
+    pub partial: bool,
 }
 
 /// The user's unread messages, as far as their own shard knows them.
@@ -276,7 +331,8 @@ pub struct Unread {
 /// When the database fails.
 pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId)) -> Result<Unread> {
     let key = key.to_bytes();
-    let args = values![&key, user, &key, user, LARGE_MAX];
+    let most = i64::try_from(FOLLOWED_MAX + 1).unwrap_or(i64::MAX);
+    let args = values![&key, user, &key, user, most];
     let found = rows.fetch_all(UNREAD, &args).await?;
     let sums = found.first();
     let sums = sums.ok_or(Error::Unexpected("a sum without a row"))?;
@@ -287,10 +343,13 @@ pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId))
             large.push(Entry::read(&mut row.columns_from(2))?);
         }
     }
+    let partial = large.len() > FOLLOWED_MAX;
+    large.truncate(FOLLOWED_MAX);
     Ok(Unread {
         messages: count(sums.int(0)?),
         conversations: count(sums.int(1)?),
         large,
+        partial,
     })
 }
 

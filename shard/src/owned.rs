@@ -3,7 +3,7 @@
 //! Functions that read rows of users or conversations take an [`OwnedReader`], and functions that write them an
 //! [`OwnedTransaction`]. Both are made by asking the fence: by [`Shard::read`] and [`Shard::write`], or by a statement that
 //! reads rows together with their fence ([`head::lock_with_fences`](crate::head::lock_with_fences) for write lanes,
-//! [`history::access`](crate::history::access), `standing::of_pairs`). So no fence is forgotten.
+//! [`history::access`](crate::history::access), `standing`). So no fence is forgotten.
 //!
 //! A transaction names the [`Entity`]s it writes before it begins, in a [`WriteScope`], and writes no others. One place,
 //! `OwnedTransaction::admit`, sees them together with the states of their fences, and decides which may be written. They stay

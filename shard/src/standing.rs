@@ -1,63 +1,149 @@
-//! Standings: a conversation's head, a user's membership in it, and the fence of its range, read by one statement and so as of
+//! Standings: a conversation, a user's membership in it, and the fence of its range, read by one statement and so as of
 //! one moment (INV-MEMBER, INV-OWNER). With a membership of an earlier moment a past member would see messages that were
 //! sent after the removal, and read messages would count as unread.
+//!
+//! A [`Standing`] is what lists and sync show or decide by. It leaves out what only the conversation's own page shows: the
+//! title, which list entries hold, and metadata of up to some KiB.
 
-use crate::db::{Row, Value, in_rows, padded, values};
-use crate::error::Result;
-use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
 use std::time::Instant;
 
-use crate::head::{HEAD_COLUMN_COUNT, Head, head_columns};
-use crate::ids::{ConversationId, UserId};
+use crate::db::{Columns, Row, Value, in_rows, padded, values};
+use crate::error::{Error, Result};
+use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
+use crate::head::{HEAD_COLUMN_COUNT, Head, head_columns, kind_of};
+use crate::history::Access;
+use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
 use crate::member::{Membership, StoredMembership};
+use crate::message::read_preview;
+use crate::model::{MessagePreview, Timestamp};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
 
+macro_rules! membership_columns {
+    () => {
+        "m.user_id, m.role, m.read_seq, m.delivered_seq, m.rev, m.joined_at"
+    };
+}
 const MEMBERSHIP_COLUMN_COUNT: usize = 6;
 
-/// By the primary keys of all three tables.
+/// All by the primary keys of all three tables.
 const SELECT: &str = concat!(
+    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.writers, ",
+    membership_columns!(),
+    ", "
+);
+const COLUMN_COUNT: usize = 10;
+const SELECT_WHOLE: &str = concat!(
     "SELECT ",
     head_columns!("c."),
-    ", m.user_id, m.role, m.read_seq, m.delivered_seq, m.rev, m.joined_at, "
+    ", ",
+    membership_columns!(),
+    ", "
 );
 const FROM: &str = " FROM members m {by PRIMARY} JOIN conversations c ON c.id = m.conversation_id";
 const WHERE: &str = " WHERE c.deleted_at IS NULL AND m.role > 0 AND ";
 
-/// The conversations of those of `pairs`, at least one, that are a conversation and a member of it, each with the membership;
-/// and the reader of their rows. All pairs belong to `assignment`.
+/// Where a conversation stands for one of its members.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) id: ConversationId,
+    pub(crate) user: UserId,
+    pub(crate) access: Access,
+    pub(crate) member_count: u64,
+    pub(crate) last: Option<MessagePreview>,
+    pub(crate) last_at: Timestamp,
+    pub(crate) read_seq: Seq,
+}
+
+impl Standing {
+    fn read(columns: &mut Columns<'_>) -> Result<Self> {
+        let id = columns.conversation()?;
+        let kind = kind_of(columns.int()?)?;
+        let head_seq = Seq::from_i64(columns.int()?);
+        let rev = Rev::from_i64(columns.int()?);
+        let member_count = u64::try_from(columns.int()?).unwrap_or(0);
+        let (last, last_at) = read_preview(columns, head_seq)?;
+        let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
+        let member = StoredMembership::read(columns)?.complete(&latest_senders);
+        Ok(Self {
+            id,
+            user: member.user,
+            access: Access {
+                kind,
+                head_seq,
+                rev,
+                latest_senders,
+            },
+            member_count,
+            last,
+            last_at,
+            read_seq: member.read_seq,
+        })
+    }
+}
+
+/// The standings of those of `pairs`, at least one, that are a conversation and a member of it; and the reader of their
+/// rows. All pairs belong to `assignment`.
 ///
 /// # Errors
-/// [`Error::NotOwner`](crate::error::Error::NotOwner) when this shard does not answer for them, and as [`Shard::reader`].
+/// [`Error::NotOwner`] when this shard does not answer for them, and as [`Shard::reader`].
 pub(crate) async fn of_pairs(
     shard: &Shard,
     assignment: &Assignment,
     pairs: &[(ConversationId, &UserId)],
     deadline: Instant,
-) -> Result<(OwnedReader<'static>, Vec<(Head, Membership)>)> {
+) -> Result<(OwnedReader<'static>, Vec<Standing>)> {
+    let of = (SELECT, COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT);
+    let (reader, rows) = fetch(shard, assignment, of, pairs, deadline).await?;
+    let standings = rows
+        .iter()
+        .map(|row| Standing::read(&mut row.columns()));
+    Ok((reader, standings.collect::<Result<_>>()?))
+}
+
+/// The whole head of a conversation, and the membership of `user`; and the reader of its rows.
+///
+/// # Errors
+/// [`Error::NotMember`], [`Error::NotOwner`], and as [`Shard::reader`].
+pub(crate) async fn whole(
+    shard: &Shard,
+    assignment: &Assignment,
+    me: (ConversationId, &UserId),
+    deadline: Instant,
+) -> Result<(OwnedReader<'static>, Head, Membership)> {
+    let of = (SELECT_WHOLE, HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT);
+    let (reader, rows) = fetch(shard, assignment, of, &[me], deadline).await?;
+    let row = rows.first().ok_or(Error::NotMember)?;
+    let mut columns = row.columns();
+    let head = Head::read(&mut columns)?;
+    let member = head.complete(StoredMembership::read(&mut columns)?);
+    Ok((reader, head, member))
+}
+
+/// The rows of a statement that begins with `select`, which has so many columns.
+async fn fetch(
+    shard: &Shard,
+    assignment: &Assignment,
+    (select, columns): (&str, usize),
+    pairs: &[(ConversationId, &UserId)],
+    deadline: Instant,
+) -> Result<(OwnedReader<'static>, Vec<Row>)> {
     let mut connection = shard.reader(deadline).await?;
     let start = fence::read_fence_start(assignment);
     let keys = padded(pairs).flat_map(|(id, user)| values![id, *user]);
     let args: Vec<Value<'_>> = std::iter::once(Value::from(&start)).chain(keys).collect();
     let condition = in_rows(["m.conversation_id", "m.user_id"], (args.len() - 1) / 2);
     let statement =
-        format!("{SELECT}{READ_FENCE_COLUMNS}{FROM}{JOIN_READ_FENCE}{WHERE}{condition}");
+        format!("{select}{READ_FENCE_COLUMNS}{FROM}{JOIN_READ_FENCE}{WHERE}{condition}");
     let rows = connection.fetch_all(&statement, &args).await?;
     let permit = match rows.first() {
         Some(row) => {
-            let fence = HEAD_COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT;
-            let mut fence = row.columns_from(fence);
+            let mut fence = row.columns_from(columns);
             fence::permit_read_of_row(&mut fence, shard.name(), assignment)?
         }
         None => fence::permit_read(&mut connection, shard.name(), assignment).await?,
     };
-    let standing = |row: &Row| {
-        let mut columns = row.columns();
-        let head = Head::read(&mut columns)?;
-        let member = head.complete(StoredMembership::read(&mut columns)?);
-        Ok((head, member))
-    };
-    let standings = rows.iter().map(standing).collect::<Result<_>>()?;
-    Ok((OwnedReader::permitted(connection, permit), standings))
+    Ok((OwnedReader::permitted(connection, permit), rows))
 }

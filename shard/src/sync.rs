@@ -37,6 +37,8 @@ use crate::stretch;
 pub const CONVERSATIONS_MAX: usize = 200;
 /// Most list entries in one page.
 pub const ENTRIES_MAX: u32 = 100;
+/// Most conversations whose changes one page tells: reading each takes four or five statements.
+pub const CHANGED_MAX: usize = 20;
 /// Most messages in one page, over all its conversations.
 pub const MESSAGES_MAX: usize = 500;
 /// Most members in one answer; one change touches at most 1,000.
@@ -103,12 +105,8 @@ pub async fn delta(
     if rev == access.rev {
         return Ok(Delta::None);
     }
-    let head = ConversationHead {
-        conversation_id: id,
-        head_seq: access.head_seq,
-        rev: access.rev,
-    };
-    if rev > access.rev || access.rev.0 - rev.0 > u64::from(most) {
+    let head = access.head(id);
+    if is_too_far(rev, access.rev, most) {
         return Ok(Delta::Resync(head));
     }
     let mut through = access.rev;
@@ -164,6 +162,13 @@ pub async fn delta(
         complete: through == access.rev,
         bytes,
     })
+}
+
+/// Whether a client with `known` of a conversation at `rev` has to fetch it from its head: there are more than `most` changes, or
+/// `known` was never given out.
+#[must_use]
+pub fn is_too_far(known: Rev, rev: Rev, most: u32) -> bool {
+    known > rev || rev.0 - known.0 > u64::from(most)
 }
 
 impl SyncRoom {

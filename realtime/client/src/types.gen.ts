@@ -102,7 +102,10 @@ export type ConversationKind = "direct" | "group" | "channel";
 
 /** A page of a user's conversations. */
 export interface ConversationList {
-  /** Pinned first, then the latest activity first. */
+  /**
+   * Pinned first, then the latest activity first. Of a user's large conversations the 100 that were active last when the
+   * user joined them are ordered by their latest activity; the others by their activity at that time.
+   */
   conversations: ListEntry[];
   /** Pass it as `cursor` for the next page; absent on the last. */
   nextCursor?: string | null;
@@ -809,7 +812,10 @@ export interface SyncPage {
   changes: ConversationChanges[];
   /** Pass it next time. */
   cursor: string;
-  /** There is more: call again at once with the cursor and the new revs. */
+  /**
+   * There is more: call again at once with the cursor and the new revs. A page tells the changes of at most 20 of the
+   * conversations that were sent; the others keep the rev that the client has.
+   */
   hasMore: boolean;
   /** Conversations that changed too much to be told change by change: fetch them from their head. */
   resync?: ConversationHead[];
@@ -855,6 +861,8 @@ export interface TokenKeys {
 export interface UnreadCount {
   /** Conversations with at least one. */
   conversations: number;
+  /** There may be more: the user is in more than 100 large conversations, of which 100 are counted. */
+  partial?: boolean;
   /** Messages. */
   total: number;
 }
@@ -979,7 +987,7 @@ export interface Commands {
 
 /** Events by their names: the data that comes. */
 export interface ServerEvents {
-  /** An entry of the user's conversation list changed */
+  /** An entry of the user's conversation list changed; the data is the whole entry as it is now */
   conversation_updated: ConversationUpdated;
   /** A command without `ack` failed */
   error: Failure;
@@ -995,7 +1003,7 @@ export interface ServerEvents {
   media_ready: Media;
   /** A message was deleted */
   message_deleted: MessageEvent;
-  /** A message was edited, or its reactions changed */
+  /** A message was edited, or its reactions changed; the data is the whole message as it is now */
   message_updated: MessageEvent;
   /** A member received messages */
   messages_delivered: Receipt;

@@ -11,6 +11,7 @@ use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::{Membership, StoredMembership};
 use crate::message::{left_out, message_type_code, read_preview};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
+use crate::standing::Standing;
 
 /// An entry as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,14 +157,14 @@ impl Entry {
         }
     }
 
-    /// Takes the current head and watermark of a conversation that is not relayed.
-    pub(crate) fn follow(&mut self, head: &Head, read_seq: Seq) {
-        self.head_seq = head.head_seq;
-        self.conversation_rev = head.rev;
-        self.last.clone_from(&head.last);
-        self.last_at = head.last_at;
-        self.read_seq = read_seq;
-        self.member_count = head.member_count;
+    /// Takes where a conversation that is not relayed stands for the user.
+    pub(crate) fn follow(&mut self, standing: &Standing) {
+        self.head_seq = standing.access.head_seq;
+        self.conversation_rev = standing.access.rev;
+        self.last.clone_from(&standing.last);
+        self.last_at = standing.last_at;
+        self.read_seq = standing.read_seq;
+        self.member_count = standing.member_count;
     }
 
     /// Where it stands in the list.

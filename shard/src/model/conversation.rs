@@ -166,7 +166,8 @@ pub struct MessagePreview {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConversationList {
-    /// Pinned first, then the latest activity first.
+    /// Pinned first, then the latest activity first. Of a user's large conversations the 100 that were active last when the
+    /// user joined them are ordered by their latest activity; the others by their activity at that time.
     pub conversations: Vec<ListEntry>,
     /// Pass it as `cursor` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +226,9 @@ pub struct UnreadCount {
     pub total: u64,
     /// Conversations with at least one.
     pub conversations: u64,
+    /// There may be more: the user is in more than 100 large conversations, of which 100 are counted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// A watermark after it was moved; it never goes back.

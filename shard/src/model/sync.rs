@@ -29,7 +29,8 @@ pub struct SyncPage {
     pub changes: Vec<ConversationChanges>,
     /// Pass it next time.
     pub cursor: String,
-    /// There is more: call again at once with the cursor and the new revs.
+    /// There is more: call again at once with the cursor and the new revs. A page tells the changes of at most 20 of the
+    /// conversations that were sent; the others keep the rev that the client has.
     pub has_more: bool,
     /// Conversations that changed too much to be told change by change: fetch them from their head.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -33,10 +33,8 @@ impl Store {
     /// [`Error::NotMember`], [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn conversation(&self, caller: &Caller, id: ConversationId) -> Result<Conversation> {
         let read = |shard: Arc<Shard>, assignment: Assignment| async move {
-            let (me, deadline) = ([(id, &caller.user)], caller.deadline);
-            let (mut rows, mut standings) =
-                standing::of_pairs(&shard, &assignment, &me, deadline).await?;
-            let (head, me) = standings.pop().ok_or(Error::NotMember)?;
+            let (me, deadline) = ((id, &caller.user), caller.deadline);
+            let (mut rows, head, me) = standing::whole(&shard, &assignment, me, deadline).await?;
             let members = member::page(&mut rows, id, &[], FIRST_MEMBERS).await?;
             Ok((head, me, members))
         };

@@ -8,24 +8,12 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::head::Head;
-use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, UserId};
 use crate::list::Entry;
-use crate::model::{MessagePreview, Timestamp};
+use crate::standing::Standing;
 
 /// Most entries of each of two generations; the older one is forgotten when the newer one is full (INV-BOUND).
 const GENERATION: usize = 20_000;
-
-/// What the shard of a large conversation said of it, to one of its members.
-#[derive(Clone, Debug)]
-struct Standing {
-    head_seq: Seq,
-    rev: Rev,
-    last: Option<MessagePreview>,
-    last_at: Timestamp,
-    member_count: u64,
-    read_seq: Seq,
-}
 
 type Standings = HashMap<(ConversationId, UserId), Standing>;
 
@@ -34,23 +22,15 @@ type Standings = HashMap<(ConversationId, UserId), Standing>;
 pub(super) struct Followed(Mutex<(Standings, Standings)>);
 
 impl Followed {
-    /// Takes what was read into an entry of `user`'s list, and remembers it.
-    pub(super) fn read(&self, user: &UserId, entry: &mut Entry, head: &Head, read_seq: Seq) {
-        entry.follow(head, read_seq);
-        let standing = Standing {
-            head_seq: head.head_seq,
-            rev: head.rev,
-            last: head.last.clone(),
-            last_at: head.last_at,
-            member_count: head.member_count,
-            read_seq,
-        };
+    /// Takes what was read into an entry of its user's list, and remembers it.
+    pub(super) fn read(&self, entry: &mut Entry, standing: Standing) {
+        entry.follow(&standing);
         let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (newer, older) = &mut *generations;
         if newer.len() >= GENERATION {
             *older = std::mem::take(newer);
         }
-        newer.insert((head.id, user.clone()), standing);
+        newer.insert((standing.id, standing.user.clone()), standing);
     }
 
     /// Makes an entry of `user`'s list what was last read, if anything was, and marks it stale.
@@ -62,14 +42,11 @@ impl Followed {
         let Some(known) = newer.get(&key).or_else(|| older.get(&key)) else {
             return;
         };
-        if known.rev < entry.conversation_rev {
+        if known.access.rev < entry.conversation_rev {
             return; // the entry is of a later time: its user has left and joined again
         }
-        entry.head_seq = known.head_seq;
-        entry.conversation_rev = known.rev;
-        entry.last.clone_from(&known.last);
-        entry.last_at = known.last_at;
-        entry.member_count = known.member_count;
-        entry.read_seq = known.read_seq.max(entry.read_seq);
+        let read_seq = known.read_seq.max(entry.read_seq);
+        entry.follow(known);
+        entry.read_seq = read_seq;
     }
 }

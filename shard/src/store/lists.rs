@@ -7,19 +7,18 @@ use std::time::{Duration, Instant};
 use super::Store;
 use super::batches::Batch;
 use crate::error::{Error, Result};
-use crate::head::Head;
 use crate::history;
 use crate::ids::{ConversationId, Rev, UserId, UserKey};
-use crate::list::{self, Entry, ListOrder};
+use crate::list::{self, Entry, ListOrder, PageEntries};
 use crate::map::Assignment;
-use crate::member::Membership;
 use crate::model::{
-    Caller, ConversationChanges, ConversationList, SyncPage, SyncRequest, UnreadCount,
+    Caller, ConversationChanges, ConversationHead, ConversationList, SyncPage, SyncRequest,
+    UnreadCount,
 };
 use crate::node::Shard;
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 use crate::relay;
-use crate::standing;
+use crate::standing::{self, Standing};
 use crate::sync::{self, Delta, SyncRoom};
 use crate::user_revs;
 
@@ -29,7 +28,8 @@ const FOLLOW: Duration = Duration::from_secs(1);
 const LIST_PAGE_MAX: u32 = 100;
 
 impl Store {
-    /// A page of the caller's conversations: pinned first, then the latest activity first.
+    /// A page of the caller's conversations: pinned first, then the latest activity first. Large conversations beyond
+    /// [`FOLLOWED_MAX`](list::FOLLOWED_MAX) stand where the latest activity was when their entries changed last.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
@@ -40,25 +40,36 @@ impl Store {
         limit: u32,
     ) -> Result<ConversationList> {
         let after = cursor.map(ListOrder::parse).transpose()?;
-        let limit = limit.clamp(1, LIST_PAGE_MAX);
+        let limit = limit.clamp(1, LIST_PAGE_MAX) as usize;
         let key = self.key(&caller.user)?;
-        let (relayed, large) = self
+        let PageEntries {
+            relayed,
+            followed: mut large,
+            others,
+        } = self
             .router
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut mine = shard.read(&assignment, caller.deadline).await?;
                 list::page(&mut mine, (key, &caller.user), after, limit + 1).await
             })
             .await?;
-        let mut entries = self.follow(caller, large).await;
-        entries.retain(|entry| after.is_none_or(|after| entry.order() < after));
-        entries.extend(relayed);
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.order()));
-        let limit = limit as usize;
-        let next_cursor = (entries.len() > limit).then(|| entries[limit - 1].order().to_cursor());
+        let followed = large.len();
+        let stored: Vec<ListOrder> = others.iter().map(Entry::order).collect();
+        large.extend(others);
+        let mut large = self.follow(caller, large).await;
+        let others = large.split_off(followed);
+        let by_activity = large.into_iter().chain(relayed);
+        let by_activity = by_activity.map(|entry| (entry.order(), entry));
+        let mut entries: Vec<(ListOrder, Entry)> = by_activity
+            .filter(|(place, _)| after.is_none_or(|after| *place < after))
+            .chain(stored.into_iter().zip(others))
+            .collect();
+        entries.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+        let next_cursor = (entries.len() > limit).then(|| entries[limit - 1].0.to_cursor());
         let conversations = entries
             .into_iter()
             .take(limit)
-            .map(Entry::into_list_entry)
+            .map(|(_, entry)| entry.into_list_entry())
             .collect();
         Ok(ConversationList {
             conversations,
@@ -66,7 +77,8 @@ impl Store {
         })
     }
 
-    /// How many messages, in how many conversations, the caller has not read.
+    /// How many messages, in how many conversations, the caller has not read. Large conversations beyond
+    /// [`FOLLOWED_MAX`](list::FOLLOWED_MAX) are not counted, and the answer says so.
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
@@ -88,6 +100,7 @@ impl Store {
         Ok(UnreadCount {
             total,
             conversations,
+            partial: relayed.partial,
         })
     }
 
@@ -168,12 +181,14 @@ impl Store {
             });
         }
         let behind = self.behind(caller, &request.conversations).await?;
+        page.resync = behind.too_far;
+        let mut told = 0;
         let mut room = SyncRoom {
             messages: sync::MESSAGES_MAX,
             bytes: most_bytes,
         };
-        for (id, rev) in behind {
-            if room.messages == 0 || room.bytes == 0 {
+        for (id, rev) in behind.changed {
+            if room.messages == 0 || room.bytes == 0 || told == sync::CHANGED_MAX {
                 has_more = true; // those not looked at keep the rev the client has
                 break;
             }
@@ -188,6 +203,7 @@ impl Store {
                     room.messages = room.messages.saturating_sub(changes.messages.len());
                     room.bytes = room.bytes.saturating_sub(bytes);
                     has_more |= !complete;
+                    told += 1;
                     match place.get(&id) {
                         Some(at) => {
                             let conversation = page.changes[*at].conversation.take();
@@ -212,11 +228,14 @@ impl Store {
         &self,
         caller: &Caller,
         known: &BTreeMap<ConversationId, Rev>,
-    ) -> Result<Vec<(ConversationId, Rev)>> {
+    ) -> Result<Behind> {
+        let most = self.settings().limits.sync_changes;
+        let mut behind = Behind::default();
         if let Some((id, rev)) = known.first_key_value()
             && known.len() == 1
         {
-            return Ok(vec![(*id, *rev)]); // reading its changes says so with the same statement
+            behind.changed.push((*id, *rev));
+            return Ok(behind); // reading its changes says so with the same statement
         }
         let ids: Vec<ConversationId> = known.keys().copied().collect();
         let key = |id: &ConversationId| Some(id.owner_key());
@@ -226,16 +245,17 @@ impl Store {
             let (_, standings) = standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
             Ok(standings)
         };
-        let mut behind = Vec::new();
         for (_, standings) in self.in_batches(&ids, key, deadline, ask).await {
-            for (head, _) in standings? {
-                let rev = known.get(&head.id).copied().unwrap_or_default();
-                if rev != head.rev {
-                    behind.push((head.id, rev));
+            for standing in standings? {
+                let rev = known.get(&standing.id).copied().unwrap_or_default();
+                if sync::is_too_far(rev, standing.access.rev, most) {
+                    behind.too_far.push(standing.access.head(standing.id));
+                } else if rev != standing.access.rev {
+                    behind.changed.push((standing.id, rev));
                 }
             }
         }
-        behind.sort_unstable();
+        behind.changed.sort_unstable();
         Ok(behind)
     }
 
@@ -280,12 +300,12 @@ impl Store {
             let (_, standings) = standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
             Ok(standings)
         };
-        let mut current: HashMap<ConversationId, (Head, Membership)> = HashMap::new();
+        let mut current: HashMap<ConversationId, Standing> = HashMap::new();
         let mut away: HashSet<ConversationId> = HashSet::new();
         for (batch, standings) in self.in_batches(&ids, key, deadline, ask).await {
             match standings {
                 Ok(found) => {
-                    current.extend(found.into_iter().map(|(head, me)| (head.id, (head, me))));
+                    current.extend(found.into_iter().map(|standing| (standing.id, standing)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, conversations = batch.len(), "large conversations are listed as they were");
@@ -294,8 +314,8 @@ impl Store {
             }
         }
         for entry in &mut entries {
-            if let Some((head, me)) = current.get(&entry.conversation) {
-                self.followed.read(&caller.user, entry, head, me.read_seq);
+            if let Some(standing) = current.remove(&entry.conversation) {
+                self.followed.read(entry, standing);
             } else if away.contains(&entry.conversation) {
                 self.followed.recall(&caller.user, entry);
             }
@@ -327,6 +347,15 @@ impl Store {
         self.listener.committed(relay::list_events(changed));
         Ok(())
     }
+}
+
+/// Conversations of which a client does not have the latest change.
+#[derive(Debug, Default)]
+struct Behind {
+    /// Their changes are to be read, after the rev that the client has.
+    changed: Vec<(ConversationId, Rev)>,
+    /// The client has to fetch these from their heads.
+    too_far: Vec<ConversationHead>,
 }
 
 /// The entries of a user's list that changed after a rev, and that rev; all of them, and none, when it was never given out.

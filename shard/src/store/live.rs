@@ -56,12 +56,11 @@ impl Store {
             match answer {
                 Ok(found) => {
                     standings.extend(batch.iter().map(|(_, pair)| (pair.clone(), None)));
-                    standings.extend(found.into_iter().map(|(head, member)| {
-                        let standing = Standing {
-                            head: position(&head),
-                            member_count: head.member_count,
-                        };
-                        ((head.id, member.user), Some(standing))
+                    standings.extend(found.into_iter().map(|found| {
+                        let head = found.access.head(found.id);
+                        let member_count = found.member_count;
+                        let standing = Standing { head, member_count };
+                        ((found.id, found.user), Some(standing))
                     }));
                 }
                 Err(error) => {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
-use backscroll_shard::model::{Message, NewMembers, Role, SyncRequest};
+use backscroll_shard::model::{Message, NewMembers, Position, Role, SyncRequest};
+use backscroll_shard::sync::CHANGED_MAX;
 use rand::RngExt;
 
 use crate::bed::{Bed, caller, text, user};
@@ -12,6 +13,7 @@ use crate::bed::{Bed, caller, text, user};
 crate::on_every_backend!(
     a_client_that_was_away_catches_up_in_one_go,
     a_client_that_syncs_now_and_then_ends_with_the_log,
+    a_page_tells_the_changes_of_some_conversations,
     too_far_behind_is_told_to_resync,
     long_absences_come_in_pages,
     leaving_is_told,
@@ -207,6 +209,38 @@ async fn a_client_that_syncs_now_and_then_ends_with_the_log(bed: &Bed) {
         }
         assert_eq!(mine, log);
     }
+}
+
+async fn a_page_tells_the_changes_of_some_conversations(bed: &Bed) {
+    let mut known = BTreeMap::new();
+    for n in 0..CHANGED_MAX + 3 {
+        let id = bed.group("alice", &["bob"]).await;
+        let before = bed.page("bob", id, Position::Latest, 1).await.rev;
+        known.insert(id, before);
+        bed.say("alice", id, &n.to_string()).await;
+    }
+    let mut seen = BTreeMap::new();
+    let mut sizes = Vec::new();
+    loop {
+        let ask = SyncRequest {
+            cursor: None,
+            conversations: known.clone(),
+        };
+        let page = bed.store.sync(&caller("bob"), ask).await.unwrap();
+        let changes = page.changes.into_iter();
+        let told: Vec<_> = changes.filter(|it| !it.messages.is_empty()).collect();
+        sizes.push(told.len());
+        for changes in told {
+            known.insert(changes.conversation_id, changes.rev);
+            let again = seen.insert(changes.conversation_id, changes.messages.len());
+            assert_eq!(again, None, "told once");
+        }
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(sizes, [CHANGED_MAX, 3]);
+    assert!(seen.len() == known.len() && seen.values().all(|messages| *messages == 1));
 }
 
 async fn too_far_behind_is_told_to_resync(bed: &Bed) {
