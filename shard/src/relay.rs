@@ -9,7 +9,11 @@
 //! removals as well. So a crash between applying and clearing is harmless, and so are two processes that relay the same
 //! mark, one of them late; the sweep finds marks that a crashed process left behind. Lists are exact once no mark is left.
 //!
-//! For the same reason a relay does not ask the fence of the conversations it reads: a shard that gave a range up tells the
+//! A request that changes a conversation relays it at once where that is little work, so that its caller finds all lists up to
+//! date. Above [`WITHIN_REQUEST`] entries it relays the caller's own, and the relay does the rest: the request costs the same
+//! however many members the conversation has (INV-BOUND).
+//!
+//! Since applying is idempotent, a relay does not ask the fence of the conversations it reads: a shard that gave a range up tells the
 //! state as of then, which undoes nothing that the new owner tells. The fences of the users' shards are asked (INV-OWNER).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -39,6 +43,8 @@ const HINTS: usize = 65_536;
 const PASS_CONVERSATIONS: usize = 64;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
+/// Most entries that a request writes besides its caller's own.
+const WITHIN_REQUEST: u64 = 50;
 /// Most marks one sweep picks up.
 const SWEEP_MARKS: i64 = 1000;
 /// How many times as long as a pass kept databases at work the relay rests after it.
@@ -178,29 +184,103 @@ pub async fn apply(
     deadline: Instant,
 ) -> Applied {
     let mut applied = Applied::default();
-    let outcome = apply_to(&mut applied, (router, listener), shard, ids, deadline).await;
-    if let Err(error) = outcome {
+    let outcome = async {
+        let marked = Marked::read(&mut applied, shard, ids, deadline).await?;
+        apply_to(&mut applied, (router, listener), shard, marked, deadline).await
+    };
+    if let Err(error) = outcome.await {
         applied.failure.get_or_insert(error);
     }
     applied
+}
+
+/// Relays the marks of a conversation within a request of `user`, if they are few; otherwise their own, and keeps the marks.
+pub async fn apply_within_request(
+    router: &Router,
+    shard: &Shard,
+    listener: &dyn CommitListener,
+    (id, user): (ConversationId, &UserId),
+    deadline: Instant,
+) -> WithinRequest {
+    let mut applied = Applied::default();
+    let outcome = async {
+        let targets = (router, listener);
+        let mut marked = Marked::read(&mut applied, shard, &[id], deadline).await?;
+        if marked.entries() <= WITHIN_REQUEST {
+            apply_to(&mut applied, targets, shard, marked, deadline).await?;
+            return Ok(true);
+        }
+        let own = member::pairs(&mut marked.source, &[(id, user)]).await?;
+        deliver(&mut applied, targets, &marked.heads, own, deadline).await?;
+        Ok(false)
+    };
+    match outcome.await {
+        Err(error) => WithinRequest::Failed(error),
+        Ok(_) if let Some(error) = applied.failure => WithinRequest::Failed(error),
+        Ok(true) => WithinRequest::All,
+        Ok(false) => WithinRequest::Own,
+    }
+}
+
+/// What came of relaying within a request.
+#[derive(Debug)]
+pub enum WithinRequest {
+    /// No mark was left that the relay has to see to.
+    All,
+    /// The caller's list has followed; the others are the relay's.
+    Own,
+    /// The marks are kept.
+    Failed(Error),
+}
+
+/// Conversations and their marks, as read: marks, then heads, then members. So an update is never older than the mark that is
+/// cleared for it.
+struct Marked {
+    source: OwnedReader<'static>,
+    marks: Vec<Mark>,
+    heads: HashMap<ConversationId, Head>,
+}
+
+impl Marked {
+    async fn read(
+        applied: &mut Applied,
+        shard: &Shard,
+        ids: &[ConversationId],
+        deadline: Instant,
+    ) -> Result<Self> {
+        let begun = Instant::now();
+        let mut source = OwnedReader::for_relay(shard.reader(deadline).await?);
+        let marks = list_marks::of(&mut source, ids).await?;
+        let heads = head::read(&mut source, ids).await?;
+        applied.worked += begun.elapsed();
+        let heads = heads.into_iter().map(|head| (head.id, head)).collect();
+        Ok(Self {
+            source,
+            marks,
+            heads,
+        })
+    }
+
+    /// About how many list entries the marks concern.
+    fn entries(&self) -> u64 {
+        let marked = self.heads.values().filter(|head| head.marked);
+        let of_members: u64 = marked.map(|head| head.member_count).sum();
+        of_members + self.marks.len() as u64
+    }
 }
 
 async fn apply_to(
     applied: &mut Applied,
     targets: Targets<'_>,
     shard: &Shard,
-    ids: &[ConversationId],
+    marked: Marked,
     deadline: Instant,
 ) -> Result<()> {
-    let begun = Instant::now();
-    let mut source = OwnedReader::for_relay(shard.reader(deadline).await?);
-    // Marks, then heads, then members: an update is never older than the mark that is cleared for it.
-    let mut marks = list_marks::of(&mut source, ids).await?;
-    let heads = head::read(&mut source, ids).await?;
-    applied.worked += begun.elapsed();
-    let heads: HashMap<ConversationId, Head> =
-        heads.into_iter().map(|head| (head.id, head)).collect();
-
+    let Marked {
+        mut source,
+        mut marks,
+        heads,
+    } = marked;
     let pairs: Vec<(ConversationId, &UserId)> = marks
         .iter()
         .map(|mark| (mark.conversation, &mark.user))

@@ -18,6 +18,7 @@ mod messages;
 mod notifications;
 mod operator;
 mod processing;
+mod relaying;
 
 pub use live::Standing;
 pub use media::MediaQuota;
@@ -42,13 +43,9 @@ use crate::metrics;
 use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
-use crate::relay;
 use crate::routing::Router;
 use crate::settings::StoreSettings;
 use crate::tasks::{Supervisor, TaskGroup};
-
-/// How long a caller who changed a conversation's members or name waits for the lists to follow.
-const RELAY_NOW: Duration = Duration::from_secs(1);
 
 /// After how many intervals of looking for a new map the databases are asked which they are.
 const IDENTIFY_EVERY: u32 = 10;
@@ -296,45 +293,6 @@ impl Store {
                 },
             )
             .await
-    }
-
-    /// Tells the relay at once, so that lists follow within milliseconds.
-    fn hint(&self, shard: &Arc<Shard>, id: ConversationId) {
-        self.attended.hint(shard, id);
-    }
-
-    /// Brings the lists of a conversation's members up to date now, for a caller who will look at theirs next. If that
-    /// fails or takes long the marks are kept, and the relay does it later.
-    async fn relay_now(&self, caller: &Caller, id: ConversationId) {
-        let deadline = caller.deadline.min(Instant::now() + RELAY_NOW);
-        let map = self.router.map();
-        let relayed = match self.router.shard(&map.locate(id.owner_key()).shard) {
-            Ok(shard) => {
-                let listener = self.listener.as_ref();
-                let applied = relay::apply(&self.router, shard, listener, &[id], deadline).await;
-                applied.failure
-            }
-            Err(error) => Some(error),
-        };
-        if let Some(error) = relayed {
-            tracing::warn!(conversation = %id, %error, "conversation lists lag behind; the marks are kept");
-        }
-    }
-
-    /// Waits until no list mark is left on any shard: every list is exact then.
-    ///
-    /// # Errors
-    /// [`Error::DeadlineExceeded`] when marks are left at `deadline`.
-    pub async fn relay_idle(&self, deadline: Instant) -> Result<()> {
-        for shard in self.router.shards() {
-            while !relay::is_idle(shard, deadline).await? {
-                if Instant::now() >= deadline {
-                    return Err(Error::DeadlineExceeded);
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-        Ok(())
     }
 
     /// The state of every dependency, each asked for at most `patience`.
