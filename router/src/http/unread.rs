@@ -3,6 +3,9 @@
 //! An answer is counted until its last bytes are handed to the connection, or until it is dropped. A large one is handed over in
 //! pieces, so that the count says how much of it the client has not read, but for the buffers of the connection. Small answers
 //! over HTTP/1 are not counted: there is one at a time, and the connection's write deadline ends it.
+//!
+//! After each piece of a large answer its connection gives way to other tasks: compressing a piece takes a thread that serves
+//! everybody some tenths of a millisecond, all of an answer some milliseconds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -93,6 +96,7 @@ impl ConnectionAnswers {
         *response.body_mut() = Body::new(HeldBody {
             inner,
             rest: Bytes::new(),
+            gives_way: false,
             _held: held,
         });
         true
@@ -133,6 +137,8 @@ struct HeldBody {
     inner: Body,
     /// Of a large frame what was not handed over yet.
     rest: Bytes,
+    /// A piece was handed over, and there is more.
+    gives_way: bool,
     _held: Held,
 }
 
@@ -144,6 +150,10 @@ impl HttpBody for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if std::mem::take(&mut self.gives_way) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.rest.is_empty() {
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -156,6 +166,7 @@ impl HttpBody for HeldBody {
         self._held.answers.pieces.fetch_add(1, Ordering::Relaxed);
         let piece = self.rest.len().min(PIECE_BYTES);
         let piece = self.rest.split_to(piece);
+        self.gives_way = !self.rest.is_empty();
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -213,6 +224,22 @@ mod tests {
         drop(body);
         assert_eq!(connection.progress(), None);
         assert!(connection.hold(&mut answer(100_000), false));
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_gives_way_after_each_piece() {
+        let mut response = answer(100_000);
+        assert!(connection(200_000, 300_000).hold(&mut response, true));
+        let mut body = response.into_body();
+        let mut ready = Vec::new();
+        loop {
+            match futures_util::poll!(body.frame()) {
+                Poll::Ready(Some(_)) => ready.push(true),
+                Poll::Ready(None) => break,
+                Poll::Pending => ready.push(false),
+            }
+        }
+        assert_eq!(ready, [true, false, true, false, true, false, true]);
     }
 
     #[tokio::test]
