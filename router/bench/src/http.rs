@@ -2,7 +2,7 @@
 //! bytes, answers left in the buffer they arrived in.
 //!
 //! A general client costs as much processor time as the router it would measure, on the same two cores. This one
-//! does what a benchmark needs and refuses the rest with an error: an answer has a `content-length`.
+//! does what a benchmark needs and refuses the rest with an error: an answer has a `content-length`, or only its size is read.
 
 use std::net::SocketAddr;
 
@@ -36,8 +36,18 @@ pub struct Answer<'a> {
 struct Head {
     status: u16,
     head_bytes: usize,
-    body_bytes: usize,
+    body: BodyLength,
 }
+
+/// How the end of a body is known.
+enum BodyLength {
+    Bytes(usize),
+    /// By its last chunk, which is empty.
+    Chunked,
+}
+
+/// The last chunk of a body that comes in chunks.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Connection {
     /// Connects to `address`.
@@ -60,18 +70,50 @@ impl Connection {
     /// # Errors
     /// When the connection breaks, or the answer is not one this client understands. The connection is of no use then.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Answer<'_>> {
+        let (head, filled) = self.ask(request).await?;
+        let BodyLength::Bytes(bytes) = head.body else {
+            bail!("the answer has a transfer-encoding; only its size can be read");
+        };
+        self.read_body(&head, bytes, filled).await?;
+        Ok(Answer {
+            status: head.status,
+            body: &self.buffer[head.head_bytes..head.head_bytes + bytes],
+        })
+    }
+
+    /// Writes `request` and reads its answer, which may come in chunks; gives its status and the bytes of its body.
+    ///
+    /// # Errors
+    /// As for [`Connection::exchange`].
+    pub async fn weigh(&mut self, request: &[u8]) -> Result<(u16, usize)> {
+        let (head, mut filled) = self.ask(request).await?;
+        if let BodyLength::Bytes(bytes) = head.body {
+            self.read_body(&head, bytes, filled).await?;
+            return Ok((head.status, bytes));
+        }
+        while !self.buffer[head.head_bytes..filled].ends_with(LAST_CHUNK) {
+            filled += self.read_more(filled).await?;
+        }
+        Ok((head.status, filled - head.head_bytes))
+    }
+
+    /// Writes `request` and reads the head of its answer; gives it, and how much was read.
+    async fn ask(&mut self, request: &[u8]) -> Result<(Head, usize)> {
         self.stream
             .write_all(request)
             .await
             .context("cannot write the request")?;
         let mut filled = 0;
-        let head = loop {
+        loop {
             filled += self.read_more(filled).await?;
             if let Some(head) = parse_head(&self.buffer[..filled])? {
-                break head;
+                return Ok((head, filled));
             }
-        };
-        let end = head.head_bytes + head.body_bytes;
+        }
+    }
+
+    async fn read_body(&mut self, head: &Head, bytes: usize, mut filled: usize) -> Result<()> {
+        let end = head.head_bytes + bytes;
         ensure!(
             end <= MAX_ANSWER_BYTES,
             "an answer of {end} bytes is too large"
@@ -80,10 +122,7 @@ impl Connection {
             filled += self.read_more(filled).await?;
         }
         ensure!(filled == end, "{} bytes follow the answer", filled - end);
-        Ok(Answer {
-            status: head.status,
-            body: &self.buffer[head.head_bytes..end],
-        })
+        Ok(())
     }
 
     async fn read_more(&mut self, filled: usize) -> Result<usize> {
@@ -117,31 +156,32 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>> {
         return Ok(None);
     };
     let status = response.code.context("the answer has no status")?;
-    let mut body_bytes = None;
+    let mut body = None;
     for header in response.headers {
         if header.name.eq_ignore_ascii_case("content-length") {
             let length = std::str::from_utf8(header.value)?.trim();
-            body_bytes = Some(
-                length
-                    .parse()
-                    .with_context(|| format!("`{length}` is not a content-length"))?,
-            );
+            let bytes = length.parse();
+            let bytes = bytes.with_context(|| format!("`{length}` is not a content-length"))?;
+            body = Some(BodyLength::Bytes(bytes));
         }
-        ensure!(
-            !header.name.eq_ignore_ascii_case("transfer-encoding"),
-            "the answer has a transfer-encoding; this client reads answers with a content-length only"
-        );
+        if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            ensure!(
+                header.value == b"chunked",
+                "the transfer-encoding of the answer is not known"
+            );
+            body = Some(BodyLength::Chunked);
+        }
     }
     let bodiless = status == 204 || status == 304;
-    let body_bytes = match body_bytes {
-        Some(bytes) => bytes,
-        None if bodiless => 0,
+    let body = match body {
+        Some(body) => body,
+        None if bodiless => BodyLength::Bytes(0),
         None => bail!("the answer has neither a content-length nor a status without a body"),
     };
     Ok(Some(Head {
         status,
         head_bytes,
-        body_bytes,
+        body,
     }))
 }
 
@@ -278,6 +318,12 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("transfer-encoding"), "{error}");
+        let mut connection = Connection::open(serve(&mut tasks).await).await.unwrap();
+        for _ in 0..2 {
+            let streamed = request("GET", "/streamed", "token", None);
+            let (status, bytes) = connection.weigh(&streamed).await.unwrap();
+            assert_eq!((status, bytes), (200, "1\r\nx\r\n0\r\n\r\n".len()));
+        }
     }
 
     #[tokio::test]

@@ -50,7 +50,8 @@ use crate::faults::servers::{ObjectsArgs, SERVE_OBJECTS, serve_objects};
 use crate::harness::bare::{ANSWER, answer};
 use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
-    Common, archive, cold, deliver, fanout, history, idle, isolation, rebalance, send, storm,
+    Common, archive, cold, deliver, fanout, history, hostile, idle, isolation, rebalance, send,
+    storm,
 };
 
 const EXIT_CODES: &str = "\
@@ -86,6 +87,7 @@ enum Scenario {
     Deliver(deliver::Args),
     Fanout(fanout::Args),
     Idle(idle::Args),
+    Hostile(hostile::Args),
     Storm(storm::Args),
     Rebalance(rebalance::Args),
     Faults(scenario::faults::Args),
@@ -137,8 +139,9 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let idle = idle::run(common, &defaults()?).await?;
                 let stormed = storm::run(common, &defaults()?).await?;
                 let rebalanced = rebalance::run(common, &defaults()?).await?;
+                let bounded = hostile::run(common, &defaults()?).await?;
                 let stored = sent && read && isolated && archived && cold && rebalanced;
-                Ok(stored && delivered && fanned_out && idle && stormed)
+                Ok(stored && bounded && delivered && fanned_out && idle && stormed)
             }
             Scenario::Send(args) => send::run(common, args).await,
             Scenario::History(args) => history::run(common, args).await,
@@ -148,6 +151,7 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Deliver(args) => deliver::run(common, args).await,
             Scenario::Fanout(args) => fanout::run(common, args).await,
             Scenario::Idle(args) => idle::run(common, args).await,
+            Scenario::Hostile(args) => hostile::run(common, args).await,
             Scenario::Storm(args) => storm::run(common, args).await,
             Scenario::Rebalance(args) => rebalance::run(common, args).await,
             Scenario::Follow => follow().await.map(|()| true),
@@ -182,6 +186,7 @@ mod tests {
         assert!(defaults::<deliver::Args>().is_ok());
         assert!(defaults::<fanout::Args>().is_ok());
         assert!(defaults::<idle::Args>().is_ok());
+        assert!(defaults::<hostile::Args>().is_ok());
         assert!(defaults::<storm::Args>().is_ok());
         assert!(defaults::<rebalance::Args>().is_ok());
         assert!(defaults::<scenario::faults::Args>().is_ok());

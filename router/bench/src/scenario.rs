@@ -6,6 +6,7 @@ pub mod deliver;
 pub mod fanout;
 pub mod faults;
 pub mod history;
+pub mod hostile;
 pub mod idle;
 pub mod isolation;
 pub mod rebalance;
