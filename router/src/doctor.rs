@@ -5,6 +5,7 @@
 
 mod database;
 mod objects;
+mod public;
 mod redis;
 
 use std::time::Duration;
@@ -100,7 +101,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(token_keys(config).await);
     let ((survey, assessment), objects, redis) = futures_util::join!(
         identity::examine(&config.store),
-        objects::examine(&config.object_store),
+        objects::examine(config),
         redis::examine(&config.redis),
     );
     let misplaced: Vec<Role> = assessment

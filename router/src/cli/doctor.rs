@@ -9,7 +9,8 @@ use super::out;
 ///
 /// The configuration, the directory and every shard: reachable, schema up to date, may be written, key ranges as the map
 /// says, commits durable, clocks right; and the object store: put, get, get a range, list, delete, never overwrite, upload in
-/// parts. Nothing is changed. Exits with 1 when something does not work, with 3 when the
+/// parts; and its address for clients: a signed PUT and GET as browsers make them, from each of `server.cors_origins`. Nothing is
+/// changed. Exits with 1 when something does not work, with 3 when the
 /// configuration cannot be used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  backscroll doctor --config production.toml")]

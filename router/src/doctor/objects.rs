@@ -1,18 +1,19 @@
-//! Tries the object store with objects of its own.
+//! Tries the object store with objects of its own, then its address for clients ([`super::public`]).
 
 use std::time::Duration;
 
 use backscroll_archiver::object_store::probe::{ProbeOutcome, probe};
-use backscroll_archiver::object_store::{self, ObjectStoreSettings, StoreKind};
+use backscroll_archiver::object_store::{self, ObjectStore, ObjectStoreSettings, StoreKind};
 
-use super::Finding;
+use super::{Finding, public};
+use crate::config::Config;
 
 /// Longest trial: some ten requests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that is asked of the store, once.
-pub(super) async fn examine(settings: &ObjectStoreSettings) -> Vec<Finding> {
-    let subject = "object store";
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let (settings, subject) = (&config.object_store, "object store");
     if settings.kind == StoreKind::Disk && !settings.path.exists() {
         let detail = format!("the folder {} is not there yet", settings.path.display());
         let remedy = "nothing to do: `backscroll serve` and `archive` make it";
@@ -30,11 +31,21 @@ pub(super) async fn examine(settings: &ObjectStoreSettings) -> Vec<Finding> {
             return vec![Finding::failure(subject, error.to_string(), remedy)];
         }
     };
+    let (mut findings, works) = ask(store.as_ref(), subject).await;
+    if works {
+        let origins = &config.server.cors_origins;
+        findings.extend(public::examine(store.as_ref(), settings, origins).await);
+    }
+    findings
+}
+
+/// What the service itself asks of the store, and whether all of it works.
+async fn ask(store: &dyn ObjectStore, subject: &str) -> (Vec<Finding>, bool) {
     let location = store.location();
-    let Ok(report) = tokio::time::timeout(PATIENCE, probe(store.as_ref())).await else {
+    let Ok(report) = tokio::time::timeout(PATIENCE, probe(store)).await else {
         let remedy = "check object_store.endpoint, and that this machine reaches it";
         let detail = format!("{location}: no answer in time");
-        return vec![Finding::failure(subject, detail, remedy)];
+        return (vec![Finding::failure(subject, detail, remedy)], false);
     };
     let mut findings = Vec::new();
     for step in &report.steps {
@@ -63,5 +74,5 @@ pub(super) async fn examine(settings: &ObjectStoreSettings) -> Vec<Finding> {
         );
         findings.push(Finding::ok(subject, detail));
     }
-    findings
+    (findings, report.failure().is_none())
 }

@@ -22,6 +22,7 @@ mod import_kinds;
 mod import_refusals;
 mod ledger;
 mod log;
+mod media;
 mod metrics;
 mod own_redis;
 mod presence;

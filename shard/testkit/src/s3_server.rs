@@ -1,6 +1,7 @@
 //! An S3 server in this process: the `s3s-fs` crate, and where it differs from S3 in what matters here, S3's behaviour.
 
 mod bucket;
+mod cors;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 
 pub use bucket::Versioning;
 use bucket::{Bucket, Served};
+pub use cors::CorsRule;
 
 /// The bucket.
 pub const BUCKET: &str = "archive";
@@ -46,6 +48,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn empty(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+
     /// An error as S3 tells it.
     pub fn error(status: u16, code: &str) -> Self {
         let body = format!(
@@ -60,11 +70,13 @@ impl Answer {
 }
 
 type Answers = Arc<Mutex<VecDeque<Answer>>>;
+type CorsRules = Arc<Mutex<Vec<CorsRule>>>;
 
 /// The server; it ends when this is dropped.
 pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
+    cors: CorsRules,
     bucket: Arc<Bucket>,
     _tasks: JoinSet<()>,
 }
@@ -105,12 +117,14 @@ impl S3Server {
         let service = builder.build();
 
         let address = listener.local_addr().unwrap();
-        let answers = Answers::default();
+        let (answers, cors) = (Answers::default(), CorsRules::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, service, Arc::clone(&answers)));
+        let planned = (Arc::clone(&answers), Arc::clone(&cors));
+        tasks.spawn(accept(listener, service, planned));
         Self {
             address,
             answers,
+            cors,
             bucket,
             _tasks: tasks,
         }
@@ -131,6 +145,11 @@ impl S3Server {
         self.answers.lock().unwrap().extend(answers);
     }
 
+    /// From now on, browsers may use the bucket as these rules say; at first they may not.
+    pub fn set_cors(&self, rules: Vec<CorsRule>) {
+        *self.cors.lock().unwrap() = rules;
+    }
+
     /// From now on, the bucket keeps what is deleted, or says that it does.
     pub fn set_versioning(&self, versioning: Versioning) {
         *self.bucket.versioning.lock().unwrap() = versioning;
@@ -148,14 +167,14 @@ impl S3Server {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service, answers: Answers) {
+async fn accept(listener: TcpListener, service: S3Service, planned: (Answers, CorsRules)) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap(); // or every answer waits 40 ms for the client's acknowledgement
-        let (service, answers) = (service.clone(), Arc::clone(&answers));
+        let (service, planned) = (service.clone(), planned.clone());
         connections.spawn(async move {
             let handler =
-                service_fn(move |request| answer(request, service.clone(), Arc::clone(&answers)));
+                service_fn(move |request| answer(request, service.clone(), planned.clone()));
             // A client that goes away is no error here.
             let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), handler)
@@ -169,25 +188,36 @@ type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 async fn answer(
     request: Request<Incoming>,
     service: S3Service,
-    answers: Answers,
+    (answers, rules): (Answers, CorsRules),
 ) -> Result<Response<Body>, Infallible> {
     let planned = answers.lock().unwrap().pop_front();
-    let Some(planned) = planned else {
-        let response = hyper::service::Service::call(&service, request)
-            .await
-            .unwrap();
-        return Ok(response.map(|body| BodyExt::boxed(body.map_err(Into::into))));
+    let given = cors::headers(&request, &rules.lock().unwrap());
+    let planned = match (planned, &given) {
+        (Some(planned), _) => planned,
+        (None, Some(given)) if cors::is_preflight(&request) => match given {
+            Some(_) => Answer::empty(200),
+            None => Answer::error(403, "AccessForbidden"),
+        },
+        (None, _) => {
+            let response = hyper::service::Service::call(&service, request)
+                .await
+                .unwrap();
+            let mut response = response.map(|body| BodyExt::boxed(body.map_err(Into::into)));
+            response
+                .headers_mut()
+                .extend(given.flatten().unwrap_or_default());
+            return Ok(response);
+        }
     };
     let _ = request.into_body().collect().await;
     let mut response = Response::builder().status(planned.status);
     for (name, value) in planned.headers {
         response = response.header(name, value);
     }
-    Ok(response
-        .body(
-            Full::new(planned.body)
-                .map_err(|never| match never {})
-                .boxed(),
-        )
-        .unwrap())
+    let body = Full::new(planned.body).map_err(|never| match never {});
+    let mut response = response.body(body.boxed()).unwrap();
+    response
+        .headers_mut()
+        .extend(given.flatten().unwrap_or_default());
+    Ok(response)
 }
