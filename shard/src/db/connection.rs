@@ -383,7 +383,7 @@ impl Connection {
 
     /// The answers to statements that a server is sent as one text; see [`Connection::run_all`].
     pub(super) async fn answers_to(&mut self, text: String) -> Result<Vec<Answer>> {
-        in_time!(self, connection => batch::answers(&mut **connection, text).await, {
+        in_time!(self, connection => batch::answers(connection, text).await, {
             let _: &mut Pooled<Sqlite> = connection;
             Err(sqlx::Error::Protocol("SQLite runs one statement at a time".into()))
         })
