@@ -54,8 +54,6 @@ impl Service {
         server: ServerSettings,
         auth: AuthSettings,
     ) -> Self {
-        warnings::watch();
-        warnings::expect(logged::SLOW);
         let folder = tempfile::tempdir().unwrap();
         let objects = ObjectStoreSettings {
             path: folder.path().join("objects"),
@@ -72,6 +70,8 @@ impl Service {
         (server, auth): (ServerSettings, AuthSettings),
         (objects, media): (ObjectStoreSettings, MediaSettings),
     ) -> Self {
+        warnings::watch();
+        warnings::expect(logged::SLOW);
         let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
         migrate_all(&settings, false).await.unwrap();
         if !shards.is_empty() {
