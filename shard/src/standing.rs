@@ -97,9 +97,7 @@ pub(crate) async fn of_pairs(
 ) -> Result<(OwnedReader<'static>, Vec<Standing>)> {
     let of = (SELECT, COLUMN_COUNT + MEMBERSHIP_COLUMN_COUNT);
     let (reader, rows) = fetch(shard, assignment, of, pairs, deadline).await?;
-    let standings = rows
-        .iter()
-        .map(|row| Standing::read(&mut row.columns()));
+    let standings = rows.iter().map(|row| Standing::read(&mut row.columns()));
     Ok((reader, standings.collect::<Result<_>>()?))
 }
 

@@ -18,6 +18,8 @@ use tokio::time::sleep;
 pub use mysql::MySqlError;
 
 const LISTEN_BACKLOG: u32 = 1024;
+/// How long a forgotten connection stays open: longer than any peer waits for one that is silent.
+const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// What the proxy does to the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,8 @@ pub enum Mode {
         /// More than zero.
         bytes_per_second: u64,
     },
-    /// A firewall forgot the connections that are open: they go silent for ever, without a close. New ones pass.
+    /// A firewall forgot the connections that are open: they go silent, without a close. New ones pass. The proxy itself
+    /// closes them after [`FORGOTTEN`], so that it does not run out of files.
     Forget,
     /// A MySQL or MariaDB server refuses something with this error, instead of doing it.
     Refuse {
@@ -278,10 +281,24 @@ impl Server {
         let upstream = self.upstream;
         let orders = self.orders.subscribe();
         self.open.spawn(async move {
-            // An error on either side closes both, which is all that the peers could be told.
-            let _ = stream::forward(client, upstream, orders).await;
+            tokio::select! {
+                // An error on either side closes both, which is all that the peers could be told.
+                _ = stream::forward(client, upstream, orders.clone()) => {}
+                () = forgotten(orders) => {}
+            }
         });
     }
+}
+
+/// Returns when a connection that is opened now was forgotten [`FORGOTTEN`] ago.
+async fn forgotten(mut orders: watch::Receiver<Orders>) {
+    let opened = orders.borrow().number;
+    let is_forgotten = |orders: &Orders| opened < orders.forgotten;
+    let is_over = orders.wait_for(is_forgotten).await.is_err();
+    if is_over {
+        return std::future::pending().await; // the proxy ends, and its connections with it
+    }
+    sleep(FORGOTTEN).await;
 }
 
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
