@@ -10,17 +10,23 @@
 //!
 //! A file is read twice: all its lines are checked before the first is stored.
 //!
+//! Exports of other systems are read by [`format`], and come to the same writers by [`foreign`].
+//!
 //! What `export --all` wrote is recognised by its first line, and imported by [`deployment`].
 
 mod deployment;
 mod feed;
+mod foreign;
+mod format;
 mod line;
 mod members;
 mod order;
 mod patience;
+mod people;
 mod recognise;
 mod source;
 mod table;
+mod understood;
 mod writer;
 
 use std::path::PathBuf;
@@ -34,13 +40,15 @@ use backscroll_shard::tasks::Supervisor;
 use clap::ValueEnum;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use tokio::sync::mpsc::Receiver;
 
 use crate::boot;
 use crate::config::Config;
 
 use super::progress::{Progress, Tally};
 use super::{BadInput, out};
-use feed::{Feed, Rejected};
+use feed::{Batch, Feed, Rejected};
+use format::{DateOrder, Format};
 use line::LineReader;
 use members::Members;
 use source::Source;
@@ -67,9 +75,19 @@ const NAMED: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = MOVING_A_TABLE, after_help = "Example:\n  backscroll import history.jsonl.zst")]
 pub(super) struct Args {
-    /// The file, or - for standard input
+    /// The file, or - for standard input; with --format also a folder
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The input is the export of another system
+    ///
+    /// People keep the ids that the export has for them (see --people), and who is named there is a member without having
+    /// written. Direct messages become direct conversations. Messages are put in the order of time; for that, a conversation, or
+    /// a file that has several, is held in memory, and may have 1 GiB.
+    #[arg(long, value_name = "SYSTEM", value_enum, conflicts_with_all = ["owner", "members", "columns"])]
+    format: Option<Format>,
+    /// Show what would be imported, and what would be left out and why; write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// What becomes a conversation
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = ConversationPer::Channel)]
     conversation_per: ConversationPer,
@@ -77,8 +95,10 @@ pub(super) struct Args {
     ///
     /// A direct conversation is the one that its two people find when they write to each other; each line names the other
     /// person in `to`, and needs no channel.
-    #[arg(long = "as", value_name = "KIND", value_enum, default_value_t = As::Channel)]
-    kind: As,
+    ///
+    /// By default a channel. With --format only of whatsapp, whose export does not say it: by default a group.
+    #[arg(long = "as", value_name = "KIND", value_enum)]
+    kind: Option<As>,
     /// Who owns the conversations, and so where they are stored; by default the first in each who wrote by themselves, not
     /// a message of the type `system`
     #[arg(long, value_name = "USER")]
@@ -93,9 +113,18 @@ pub(super) struct Args {
     /// since 1970 or as MySQL writes them.
     #[arg(long, value_name = "FIELD=COLUMN,…")]
     columns: Option<Columns>,
-    /// The zone of a table's times that name none, as UTC or Europe/Berlin
-    #[arg(long, value_name = "ZONE", requires = "columns", value_parser = zone)]
+    /// The zone of times of a table, or of an export, that name none, as UTC or Europe/Berlin
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
     time_zone: Option<TimeZone>,
+    /// In which order the dates of a whatsapp export have their parts, where the dates themselves do not show it
+    #[arg(long, value_name = "ORDER", value_enum, requires = "format")]
+    date_order: Option<DateOrder>,
+    /// The name of the conversation of a whatsapp export; by default from the name of the file
+    #[arg(long, value_name = "NAME", requires = "format")]
+    channel: Option<String>,
+    /// Which users the people of the export are, as JSON Lines: {"from":"U024BE7LH","user":"alice"}
+    #[arg(long, value_name = "FILE", requires = "format")]
+    people: Option<PathBuf>,
     /// Leave out bad lines and say at the end which; without it, a bad line ends the import
     #[arg(long)]
     skip_bad: bool,
@@ -187,6 +216,12 @@ struct Summary {
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
+    if args.time_zone.is_some() && args.columns.is_none() && args.format.is_none() {
+        return Err(BadInput("--time-zone is for --columns and --format".into()).into());
+    }
+    if let Some(format) = args.format {
+        return foreign::run(config, args, format).await;
+    }
     let file = args.file.clone();
     let open = move || -> anyhow::Result<_> {
         let mut source = Source::open(&file)?;
@@ -198,7 +233,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
         return deployment::run(config, &args, source).await;
     }
     let ConversationPer::Channel = args.conversation_per;
-    let kind = ConversationKind::from(args.kind);
+    let kind = ConversationKind::from(args.kind.unwrap_or(As::Channel));
     if kind == ConversationKind::Direct && args.owner.is_some() {
         return Err(
             BadInput("a direct conversation has no owner: leave out --owner".into()).into(),
@@ -217,12 +252,33 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
         .map(|columns| (columns, args.time_zone.clone()));
     let rules = line::Rules::new(&config.store, args.owner.as_ref(), (kind, members), columns)?;
     let rules = Arc::new(rules);
+    if args.dry_run {
+        return understood::dry_run(&args, source, rules).await;
+    }
     let total = check_file(&args, &rules).await?;
 
     let deployment = boot::open(&config, &Supervisor::default()).await?;
-    let outcome = import(&deployment.store, &args, (source, rules), total).await;
+    let (feed, queues) = Feed::new(args.owner.clone(), rules.clone(), args.skip_bad);
+    let read = move || feed.run(&mut LineReader::new(source, rules));
+    let outcome = import(&deployment.store, &args, (read, queues), total).await;
     boot::close(&deployment).await;
     report(&args, outcome?)
+}
+
+/// Refuses an input with bad lines, unless they are left out.
+fn refuse_bad(args: &Args, (rejected, good): (&Rejected, u64), lines: &str) -> anyhow::Result<()> {
+    if rejected.count == 0 || args.skip_bad {
+        return Ok(());
+    }
+    let (bad, all) = (
+        out::grouped(rejected.count),
+        out::grouped(rejected.count + good),
+    );
+    Err(BadInput(format!(
+        "{bad} of {all} {lines} of {} cannot be imported; nothing was stored:\n{rejected}\nMend them, or leave them out with --skip-bad.",
+        args.file.display()
+    ))
+    .into())
 }
 
 /// Reads the whole of a file and stores nothing: how many messages it has, `None` for standard input.
@@ -240,7 +296,7 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
         while let Some(line) = lines.next()? {
             match line.record {
                 Ok(_) => good += 1,
-                Err(what) => rejected.add(line.number, what),
+                Err(what) => rejected.add(line.number, &what),
             }
             tally.add_done(1);
         }
@@ -251,17 +307,7 @@ async fn check_file(args: &Args, rules: &Arc<line::Rules>) -> anyhow::Result<Opt
     if rejected.count + good == 0 {
         return Err(empty(args));
     }
-    if rejected.count > 0 && !args.skip_bad {
-        let (bad, all) = (
-            out::grouped(rejected.count),
-            out::grouped(rejected.count + good),
-        );
-        return Err(BadInput(format!(
-            "{bad} of {all} lines of {} cannot be imported; nothing was stored:\n{rejected}\nMend them, or leave them out with --skip-bad.",
-            args.file.display()
-        ))
-        .into());
-    }
+    refuse_bad(args, (&rejected, good), "lines")?;
     Ok(Some(good))
 }
 
@@ -283,15 +329,17 @@ struct Outcome {
 async fn import(
     store: &writer::StoreRef,
     args: &Args,
-    (source, rules): (Source, Arc<line::Rules>),
+    (read, queues): (
+        impl FnOnce() -> anyhow::Result<Rejected> + Send + 'static,
+        Vec<Receiver<Batch>>,
+    ),
     total: Option<u64>,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let tally = Arc::new(Tally::default());
     let progress = Progress::start("importing", "messages", tally.clone(), total);
-    let (feed, queues) = Feed::new(args.owner.clone(), rules.clone(), args.skip_bad);
     let stdin_name = args.file.display().to_string();
-    let read = tokio::task::spawn_blocking(move || feed.run(&mut LineReader::new(source, rules)));
+    let read = tokio::task::spawn_blocking(read);
     let read = async { read.await.context("the reader failed")? };
     let write = writer::write_all(store, queues, &tally);
     let (rejected, conversations) = progress

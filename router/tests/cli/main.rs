@@ -18,6 +18,7 @@ mod harness;
 mod help;
 mod identity;
 mod import;
+mod import_formats;
 mod import_kinds;
 mod import_refusals;
 mod ledger;

@@ -56,6 +56,12 @@ struct Summary {
 /// # Errors
 /// [`BadInput`] for what is not whole, or not for this deployment; when the store fails.
 pub(super) async fn run(config: Config, args: &Args, source: Source) -> anyhow::Result<()> {
+    if args.dry_run {
+        return Err(BadInput(
+            "a dry run is for histories; an export of a deployment is checked whole before anything is stored".into(),
+        )
+        .into());
+    }
     if args.owner.is_some() || args.members.is_some() || args.skip_bad {
         return Err(BadInput(
             "an export of a deployment is imported as it is: leave out --owner, --members and --skip-bad"

@@ -42,8 +42,10 @@ pub(super) struct Batch {
     pub wanted: ImportedAs,
     /// The messages; none only of a channel that has members and no messages.
     pub records: Vec<HistoryRecord>,
-    /// The line of each message.
+    /// The line of each message, or its place in its file.
     pub lines: Vec<u64>,
+    /// What those count: `line` or `record`.
+    pub unit: &'static str,
 }
 
 /// The bad lines of an input.
@@ -53,25 +55,28 @@ pub(super) struct Rejected {
     pub count: u64,
     /// The line that ended the reading.
     pub stopped_at: Option<u64>,
-    first: Vec<(u64, String)>,
+    first: Vec<String>,
 }
 
 impl Rejected {
     /// Counts a line, and remembers the first few.
-    pub(super) fn add(&mut self, line: u64, what: String) {
+    pub(super) fn add(&mut self, line: u64, what: &str) {
+        self.add_at(format!("line {line}: {what}"));
+    }
+
+    /// Counts what is bad, and remembers the first few; `what` says where it is.
+    pub(super) fn add_at(&mut self, what: String) {
         self.count += 1;
         if self.first.len() < NAMED {
-            self.first.push((line, what));
+            self.first.push(what);
         }
     }
 }
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = self
-            .first
-            .iter()
-            .map(|(line, what)| format!("  line {line}: {}", out::inline(what)));
+        let lines = self.first.iter();
+        let lines = lines.map(|what| format!("  {}", out::inline(what)));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))?;
         let unnamed = self.count - self.first.len() as u64;
         if unnamed > 0 {
@@ -94,7 +99,7 @@ struct Channel {
 
 /// Cuts the input into batches.
 pub(super) struct Feed {
-    writers: Vec<mpsc::Sender<Batch>>,
+    writers: Writers,
     owner: Option<UserId>,
     rules: Arc<Rules>,
     skip_bad: bool,
@@ -103,7 +108,29 @@ pub(super) struct Feed {
 }
 
 /// The writers are gone: one of them failed, and says why.
-struct NobodyWrites;
+pub(super) struct NobodyWrites;
+
+/// The queues to the writers.
+pub(super) struct Writers(Vec<mpsc::Sender<Batch>>);
+
+impl Writers {
+    /// Queues, and what the writers read from.
+    pub(super) fn new() -> (Self, Vec<mpsc::Receiver<Batch>>) {
+        let (writers, queues) = (0..WRITERS).map(|_| mpsc::channel(QUEUED_BATCHES)).unzip();
+        (Self(writers), queues)
+    }
+
+    /// Sends a batch to the writer of its conversation.
+    pub(super) fn pass_on(&self, batch: Batch) -> Result<(), NobodyWrites> {
+        let mut hasher = DefaultHasher::new();
+        batch.channel.hash(&mut hasher);
+        #[expect(clippy::cast_possible_truncation, reason = "any spread will do")]
+        let writer = hasher.finish() as usize % self.0.len();
+        self.0[writer]
+            .blocking_send(batch)
+            .map_err(|_| NobodyWrites)
+    }
+}
 
 impl Feed {
     /// A feed and the queues that its writers read from.
@@ -112,7 +139,7 @@ impl Feed {
         rules: Arc<Rules>,
         skip_bad: bool,
     ) -> (Self, Vec<mpsc::Receiver<Batch>>) {
-        let (writers, queues) = (0..WRITERS).map(|_| mpsc::channel(QUEUED_BATCHES)).unzip();
+        let (writers, queues) = Writers::new();
         (
             Self {
                 writers,
@@ -157,7 +184,7 @@ impl Feed {
                     }
                 }
                 Err(what) => {
-                    rejected.add(number, what);
+                    rejected.add(number, &what);
                     if !self.skip_bad {
                         rejected.stopped_at = Some(number);
                         return Ok(());
@@ -237,8 +264,9 @@ impl Feed {
             wanted,
             records: std::mem::take(&mut channel.records),
             lines: std::mem::take(&mut channel.lines),
+            unit: "line",
         };
-        self.pass_on(batch)
+        self.writers.pass_on(batch)
     }
 
     /// Channels that have members and no messages.
@@ -258,7 +286,7 @@ impl Feed {
             let (Some(owner), false) = (owner.cloned(), self.channels.contains_key(name)) else {
                 continue;
             };
-            self.pass_on(Batch {
+            self.writers.pass_on(Batch {
                 channel: name.clone(),
                 owner,
                 is_owner_named: self.owner.is_some(),
@@ -268,19 +296,10 @@ impl Feed {
                 },
                 records: Vec::new(),
                 lines: Vec::new(),
+                unit: "line",
             })?;
         }
         Ok(())
-    }
-
-    fn pass_on(&self, batch: Batch) -> Result<(), NobodyWrites> {
-        let mut hasher = DefaultHasher::new();
-        batch.channel.hash(&mut hasher);
-        #[expect(clippy::cast_possible_truncation, reason = "any spread will do")]
-        let writer = hasher.finish() as usize % self.writers.len();
-        self.writers[writer]
-            .blocking_send(batch)
-            .map_err(|_| NobodyWrites)
     }
 
     fn send_all(&mut self) -> Result<(), NobodyWrites> {

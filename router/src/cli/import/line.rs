@@ -77,6 +77,19 @@ impl Rules {
         self.kind
     }
 
+    /// Most members of a group.
+    pub(super) fn group_members(&self) -> u64 {
+        u64::from(self.limits.group_members)
+    }
+
+    /// Most attachments, and most reactions, of a message.
+    pub(super) fn most(&self) -> (usize, usize) {
+        (
+            self.limits.attachments as usize,
+            self.limits.reactions as usize,
+        )
+    }
+
     /// Who is named besides those who write.
     pub(super) fn members(&self) -> &Members {
         &self.members
@@ -118,7 +131,7 @@ impl Rules {
     }
 
     /// What the store would refuse of message `number` of a channel, said here so that the line can be named.
-    fn check(&self, record: &HistoryRecord, number: u64) -> Result<(), String> {
+    pub(super) fn check(&self, record: &HistoryRecord, number: u64) -> Result<(), String> {
         check_record(record, number, &self.limits).map_err(|error| error.to_string())?;
         self.user("user", &record.user)
     }

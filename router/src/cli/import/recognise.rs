@@ -30,6 +30,8 @@ pub(super) struct Recogniser {
     /// Messages of the input that were compared.
     position: u64,
     digest: u64,
+    /// What places in the input count.
+    unit: &'static str,
     /// Those since the last batch that was reached, with their lines.
     since: Vec<(u64, HistoryRecord)>,
 }
@@ -43,6 +45,7 @@ impl Recogniser {
             batches: batches.into(),
             position: 0,
             digest: 0,
+            unit: "line",
             since: Vec::new(),
         }
     }
@@ -54,6 +57,7 @@ impl Recogniser {
     pub(super) async fn take(&mut self, store: &Store, batch: &Batch) -> anyhow::Result<usize> {
         let found = (self.stored - self.position).min(batch.records.len() as u64);
         let found = usize::try_from(found)?;
+        self.unit = batch.unit;
         for (line, record) in batch.lines.iter().zip(&batch.records[..found]) {
             self.digest = import::digest(self.digest, record);
             self.position += 1;
@@ -122,8 +126,9 @@ impl Recogniser {
                 };
                 if let Some(what) = difference(given, stored) {
                     let number = first + place as u64;
+                    let unit = self.unit;
                     return Err(
-                        self.refusal(format_args!("line {line} (message {number}): {what}"))
+                        self.refusal(format_args!("{unit} {line} (message {number}): {what}"))
                     );
                 }
                 rest = &self.since[place + 1..];
@@ -131,7 +136,8 @@ impl Recogniser {
         }
         match (differ, self.since.first(), self.since.last()) {
             (true, Some((first, _)), Some((last, _))) => Err(self.refusal(format_args!(
-                "one of its messages in lines {first} to {last} is another now"
+                "one of its messages in {}s {first} to {last} is another now",
+                self.unit
             ))),
             _ => Ok(()),
         }

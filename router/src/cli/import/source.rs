@@ -94,19 +94,19 @@ pub(super) struct Unreadable(&'static str);
 fn unreadable(start: &[u8]) -> Option<&'static str> {
     Some(match start {
         [0x1F, 0x8B, ..] => {
-            "it is compressed with gzip; pipe it in: zcat FILE | backscroll import -"
+            "it is compressed with gzip; unpack it, or pipe it in: zcat FILE | backscroll import -"
         }
         [b'B', b'Z', b'h', ..] => {
-            "it is compressed with bzip2; pipe it in: bzcat FILE | backscroll import -"
+            "it is compressed with bzip2; unpack it, or pipe it in: bzcat FILE | backscroll import -"
         }
         [0xFD, b'7', b'z', b'X', ..] => {
-            "it is compressed with xz; pipe it in: xzcat FILE | backscroll import -"
+            "it is compressed with xz; unpack it, or pipe it in: xzcat FILE | backscroll import -"
         }
         [b'P', b'K', 3, 4, ..] => {
-            "it is a ZIP file; pipe it in: unzip -p FILE | backscroll import -"
+            "it is a ZIP file; unpack it, or pipe it in: unzip -p FILE | backscroll import -"
         }
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [_, 0, _, 0, ..] | [0, _, 0, _, ..] => {
-            "it is text in UTF-16; pipe it in as UTF-8: iconv -f UTF-16 -t UTF-8 FILE | backscroll import -"
+            "it is text in UTF-16; convert it to UTF-8, or pipe it in: iconv -f UTF-16 -t UTF-8 FILE | backscroll import -"
         }
         _ => return None,
     })
