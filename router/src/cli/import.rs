@@ -10,7 +10,7 @@
 //!
 //! A file is read twice: all its lines are checked before the first is stored.
 //!
-//! Exports of other systems are read by [`format`], and come to the same writers by [`foreign`].
+//! Exports of other systems are read by [`mod@format`], and come to the same writers by [`foreign`].
 //!
 //! What `export --all` wrote is recognised by its first line, and imported by [`deployment`].
 
