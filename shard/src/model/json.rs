@@ -153,7 +153,7 @@ pub fn from_object<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     }
 }
 
-/// The UTF-16 unit of an escape that begins with `uXXXX`.
+/// The UTF-16 unit of an escape, whose text begins with `u` and four hexadecimal digits.
 fn unit(escape: &str) -> Option<u16> {
     let digits = escape.strip_prefix('u')?.get(..4)?;
     u16::from_str_radix(digits, 16).ok()
