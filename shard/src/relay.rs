@@ -53,6 +53,9 @@ const REST_FACTOR: u32 = 9;
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How long one pass may take.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a relay that is told to end goes on with what was hinted at. Marks that are left wait in the database for the next
+/// process.
+const LAST_ROUND: Duration = Duration::from_secs(1);
 
 /// Tells a shard's relay which conversations were marked, so that it need not look.
 #[derive(Clone, Debug)]
@@ -72,9 +75,30 @@ impl Hints {
     }
 }
 
-/// Relays the marks of `shard` until `closing`; then once more what was hinted at. What a run held that ended in the
-/// middle is found by the sweep.
+/// Relays the marks of `shard` until `closing`; then what was hinted at, for [`LAST_ROUND`] at most. What a run held that
+/// ended in the middle is found by the sweep.
 pub async fn run(
+    router: Arc<Router>,
+    shard: Arc<Shard>,
+    listener: Arc<dyn CommitListener>,
+    hints: Kept<mpsc::Receiver<ConversationId>>,
+    closing: CancellationToken,
+) {
+    let name = shard.name().clone();
+    let over = {
+        let closing = closing.clone();
+        async move {
+            closing.cancelled().await;
+            tokio::time::sleep(LAST_ROUND).await;
+        }
+    };
+    tokio::select! {
+        () = rounds(router, shard, listener, hints, closing) => {}
+        () = over => tracing::info!(shard = %name, "conversation lists lag behind; the next process tells them"),
+    }
+}
+
+async fn rounds(
     router: Arc<Router>,
     shard: Arc<Shard>,
     listener: Arc<dyn CommitListener>,

@@ -19,7 +19,10 @@ use crate::bed::{Bed, PATIENCE, caller, text};
 use crate::faults::{connect, home_of};
 use crate::logged;
 
-crate::on_every_backend!(a_lock_that_is_held_for_too_long_means_not_now);
+crate::on_every_backend!(
+    a_lock_that_is_held_for_too_long_means_not_now,
+    a_store_closes_in_time_while_lists_wait,
+);
 
 /// Within this time after the end of its cause an outage is over.
 const WELL_AGAIN: Duration = Duration::from_secs(1);
@@ -72,4 +75,33 @@ async fn a_lock_that_is_held_for_too_long_means_not_now(bed: &Bed) {
         assert!(error.is_retryable() && Instant::now() < well, "{error}");
     }
     impatient.close(Instant::now() + PATIENCE).await;
+}
+
+/// What a closing store's relay does not get done waits in the database; the next process does it.
+async fn a_store_closes_in_time_while_lists_wait(bed: &Bed) {
+    logged::expect_outage();
+    let home = home_of(bed, "alice").shard;
+    let names = (0..).map(|n| format!("member{n}"));
+    let mut far = names.filter(|name| home_of(bed, name).shard != home);
+    let far = far.next().unwrap();
+    let id = bed.group("alice", &[&far]).await;
+    bed.settle().await;
+    let closing = Bed::another(&bed.settings).await;
+
+    let mut holder = connect(bed, &home_of(bed, &far).shard).await;
+    holder.begin().await.unwrap();
+    if holder.dialect() == Dialect::MySql {
+        let lock = "SELECT user_id FROM list_entries FOR UPDATE";
+        holder.fetch_all(lock, &[]).await.unwrap();
+    }
+    closing.send(&caller("alice"), id, text("last")).await.unwrap();
+    let begun = Instant::now();
+    closing.close(begun + PATIENCE).await;
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    holder.rollback().await;
+    drop(holder);
+
+    bed.settle().await;
+    let unread = bed.store.unread_count(&caller(&far)).await.unwrap();
+    assert_eq!(unread.total, 1);
 }
