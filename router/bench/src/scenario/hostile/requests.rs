@@ -213,8 +213,8 @@ impl Scene {
                 &format!("/chat/conversations/{}", self.channel),
             ),
             self.get(
-                "members, 200 of 1,000",
-                &format!("/chat/conversations/{}/members?limit=200", self.channel),
+                "members, 100 of 1,000",
+                &format!("/chat/conversations/{}/members?limit=100", self.channel),
             ),
             self.get("notifications", "/chat/notifications"),
             self.compressed("openapi.json, gzip", "/openapi.json"),
