@@ -1,7 +1,7 @@
 //! Write lanes: group commit of sends and watermarks.
 //!
-//! A lane takes everything that queued up while its previous transaction was committing, without a timer, and runs **one**
-//! transaction for all of it: fences and heads locked, heads in id order → memberships not known yet → one multi-row
+//! A lane takes everything that queued up while its previous transaction was committing, and what comes in a few milliseconds
+//! where that pays ([`gather`]), and runs **one** transaction for all of it: fences and heads locked, heads in id order → memberships not known yet → one multi-row
 //! insert → heads, with the mark for the lists and the latest senders → watermarks → commit → answers, then events. A
 //! conversation is always in the same lane of a process; between processes the head's row lock orders its messages
 //! (INV-SEQ). An answer always means committed (INV-ACK).
@@ -20,6 +20,7 @@
 
 mod batch;
 mod cache;
+mod gather;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use batch::{Batch, Committed};
 use cache::{Asked, MembershipCache};
+use gather::Gathering;
 
 use crate::commit_event::CommitListener;
 use crate::db::{Connection, Dialect};
@@ -291,7 +293,7 @@ impl Lane {
         let mut jobs = jobs.hold().await;
         let max_batch = self.settings.max_batch.max(1) as usize;
         let counted = Counted::of(self.shard.name());
-        let mut batch = Vec::with_capacity(max_batch);
+        let mut gathering = Gathering::new(self.settings.gather.0, Instant::now());
         self.keep_connection().await;
         loop {
             let pause = match self.is_cut_off.load(Ordering::Relaxed) {
@@ -307,14 +309,7 @@ impl Lane {
                 }
             };
             let Some(first) = first else { return };
-            let mut weight = first.work.weight();
-            batch.push(first);
-            while weight < max_batch
-                && let Ok(job) = jobs.try_recv()
-            {
-                weight += job.work.weight();
-                batch.push(job);
-            }
+            let mut batch = gathering.batch(first, &mut jobs, max_batch).await;
             batch.iter_mut().for_each(|job| job.place = None);
             let now = Instant::now();
             // A caller that no longer waits has had its answer, or went away.
@@ -325,7 +320,7 @@ impl Lane {
             #[expect(clippy::cast_precision_loss, reason = "a batch is far below 2^52")]
             let size = batch.iter().map(|job| job.work.weight()).sum::<usize>() as f64;
             counted.batch.record(size);
-            let sent = self.commit_all(std::mem::take(&mut batch)).await;
+            let sent = self.commit_all(batch).await;
             counted.sent.increment(sent);
             let Asked { known, unknown } = self.memberships.take_asked();
             counted.known.increment(known);

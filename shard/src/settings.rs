@@ -266,6 +266,9 @@ pub struct WriteSettings {
     pub lanes: u32,
     /// Most messages in one transaction, beside up to 15 that came together with the last of them.
     pub max_batch: u32,
+    /// Where several messages come within this time, a lane waits this long for more of them before a transaction, until ten
+    /// are there: fewer commits, each send later by at most this. Zero to 100 ms; with zero no send waits.
+    pub gather: Span,
     /// Most messages waiting in one lane; beyond, a send is refused at once with `overloaded`.
     pub queue: u32,
     /// How often a transaction is run again after a deadlock or a lock wait.
@@ -279,6 +282,7 @@ impl Default for WriteSettings {
         Self {
             lanes: 1,
             max_batch: 512,
+            gather: Span::millis(10),
             queue: 4096,
             max_retries: 10,
             member_cache: 50_000,

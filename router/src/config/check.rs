@@ -198,6 +198,12 @@ fn check_write(check: &mut Check, write: &WriteSettings) {
     // A statement's list of them stays below 1,000, from where on MariaDB makes a subquery of it
     // (in_predicate_conversion_threshold).
     check.within("write.max_batch", write.max_batch, 1, 750);
+    check.within(
+        "write.gather",
+        write.gather,
+        Span::millis(0),
+        Span::millis(100),
+    );
     check.within("write.max_retries", write.max_retries, 0, 100);
     check.within("write.queue", write.queue, 1, 1_000_000);
     check.within("write.member_cache", write.member_cache, 0, 10_000_000);

@@ -434,6 +434,7 @@ fn values_must_fit_together() {
         ("[pool]\nmax_connections = 0".into(), "pool.max_connections"),
         ("[write]\nqueue = 10".into(), "write.queue"),
         ("[write]\nmax_batch = 0".into(), "write.max_batch"),
+        ("[write]\ngather = \"1s\"".into(), "write.gather"),
         ("[relay]\ninterval = \"0s\"".into(), "relay.interval"),
         ("[rebalance]\nload = 0".into(), "rebalance.load"),
         ("[rebalance]\nmin_gain = 0".into(), "rebalance.min_gain"),
