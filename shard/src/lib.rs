@@ -82,5 +82,6 @@ pub mod sync;
 pub mod tasks;
 pub mod text;
 pub mod transaction;
+pub mod turns;
 pub mod user_revs;
 mod waiting;

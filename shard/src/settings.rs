@@ -402,6 +402,9 @@ pub struct LimitSettings {
     /// that there is more; a single message is given even when it is larger.
     #[serde(with = "size")]
     pub answer_bytes: u32,
+    /// Most reads of one user (pages, lists, `sync`) that a node works on at once, over all of the user's connections; others wait for
+    /// their turn.
+    pub reads_at_once: u32,
     /// Most members of a group.
     pub group_members: u32,
     /// Most members of a channel.
@@ -442,6 +445,7 @@ impl Default for LimitSettings {
             edits: 20,
             message_bytes: 256 << 10,
             answer_bytes: 1 << 20,
+            reads_at_once: 4,
             group_members: 100,
             channel_members: 100_000,
             sync_changes: 5000,

@@ -46,6 +46,7 @@ use crate::owned::{OwnedTransaction, WriteScope};
 use crate::routing::Router;
 use crate::settings::StoreSettings;
 use crate::tasks::{Supervisor, TaskGroup};
+use crate::turns::Turns;
 
 /// After how many intervals of looking for a new map the databases are asked which they are.
 const IDENTIFY_EVERY: u32 = 10;
@@ -61,6 +62,7 @@ pub struct Store {
     cold: Arc<dyn ColdTier>,
     listener: Arc<dyn CommitListener>,
     followed: followed::Followed,
+    turns: Arc<Turns>,
     writers: TaskGroup,
     background: TaskGroup,
     closing: CancellationToken,
@@ -157,6 +159,7 @@ impl Store {
             cold,
             listener,
             followed: followed::Followed::default(),
+            turns: Turns::new(settings.limits.reads_at_once as usize),
             writers,
             background,
             closing,
@@ -191,6 +194,13 @@ impl Store {
     #[must_use]
     pub fn settings(&self) -> &StoreSettings {
         self.router.settings()
+    }
+
+    /// Which reads of which users are worked on: a door waits for a turn before it reads for a user, and keeps it until the answer is
+    /// made.
+    #[must_use]
+    pub fn turns(&self) -> &Arc<Turns> {
+        &self.turns
     }
 
     /// Most bytes of messages in an answer.

@@ -31,6 +31,8 @@ use crate::settings::RealtimeSettings;
 
 /// How long one command may take.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// When a user too many of whose reads wait may come again.
+const TURN_RETRY_MS: u64 = 1000;
 /// Most users that one session watches.
 pub(crate) const WATCHED_MAX: usize = 200;
 /// As many watched users cost as much of a session's rate as one command.
@@ -254,6 +256,8 @@ impl CommandHandler for Invocation<'_> {
 
     async fn sync(&self, data: SyncRequest) -> Result<SyncPage, Failure> {
         let store = self.store();
+        let turn = store.turns().wait(&self.caller.user).await;
+        let _turn = turn.ok_or_else(|| Failure::rate_limited(TURN_RETRY_MS))?;
         let queue_bytes = self.services.settings.queue_bytes;
         let bytes = answer_bytes(queue_bytes, store.settings().limits.answer_bytes);
         self.answer(store.sync_within(&self.caller, data, bytes).await)

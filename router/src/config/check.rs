@@ -362,6 +362,7 @@ fn check_limits(check: &mut Check, limits: &LimitSettings) {
         64 << 10,
         64 << 20,
     );
+    check.within("limits.reads_at_once", limits.reads_at_once, 1, 1000);
     check.within("limits.group_members", limits.group_members, 2, 100_000);
     check.within(
         "limits.channel_members",

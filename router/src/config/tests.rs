@@ -443,6 +443,7 @@ fn values_must_fit_together() {
         ("[rebalance]\nweight_rows = 0\nweight_bytes = 0\nweight_writes = 0".into(), "rebalance.weight_rows"),
         ("[rebalance]\nfreeze_lease = \"1s\"".into(), "rebalance.freeze_lease"),
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),
+        ("[limits]\nreads_at_once = 0".into(), "limits.reads_at_once"),
         ("[telemetry]\nlog = \"\"".into(), "telemetry.log"),
         ("data_dir = \"a?mode=ro\"".into(), "data_dir"),
         (format!("{no_objects}{}", shard("a", "mysql://h/a")), "object_store.path"),

@@ -2,7 +2,7 @@
 //! with a [`Problem`] that names the field and the rule.
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -11,8 +11,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use backscroll_shard::ids::UserId;
 use backscroll_shard::model::Caller;
+use backscroll_shard::turns::Turn;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -47,7 +49,21 @@ impl Deadline {
     }
 }
 
-/// A caller with a valid token.
+/// Where a request keeps its turn among its user's reads until the answer is made.
+#[derive(Clone, Default)]
+pub(super) struct TurnSlot(Arc<OnceLock<Turn>>);
+
+impl TurnSlot {
+    /// Waits for the turn of `user`, without a place among the requests worked on: others are not kept out meanwhile.
+    pub(super) async fn wait(&self, app: &App, user: &UserId) -> Result<(), Problem> {
+        let turn = app.away(app.store.turns().wait(user)).await;
+        let turn = turn.flatten().ok_or_else(Problem::overloaded)?;
+        let _ = self.0.set(turn); // a request has one caller
+        Ok(())
+    }
+}
+
+/// A caller with a valid token, whose turn it is if the request is a GET.
 pub(super) struct Bearer {
     /// Who, and until when.
     pub(super) caller: Caller,
@@ -60,6 +76,11 @@ impl FromRequestParts<Arc<App>> for Bearer {
         let deadline = Deadline::of(parts, app);
         let token = bearer_token(&parts.headers)?;
         let identity = app.auth.verify(token, deadline).await?;
+        if let Some(slot) = parts.extensions.get::<TurnSlot>()
+            && parts.method == Method::GET
+        {
+            slot.wait(app, &identity.user).await?;
+        }
         Ok(Self {
             caller: Caller {
                 user: identity.user,

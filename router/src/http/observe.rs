@@ -26,7 +26,7 @@ use tokio::time::timeout_at;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
-use super::extract::Deadline;
+use super::extract::{Deadline, TurnSlot};
 use super::mounts::{ADMIN, MOUNTS};
 use super::problem::{self, Code, Problem};
 use super::state::App;
@@ -211,7 +211,7 @@ fn wordless(response: &Response) -> Option<Problem> {
 pub(super) async fn guard<S>(
     app: Arc<App>,
     routes: S,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Infallible>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
@@ -227,6 +227,8 @@ where
         || Instant::now() + app.request_timeout,
         |deadline| deadline.0,
     );
+    let turn = TurnSlot::default(); // until the answer is made
+    request.extensions_mut().insert(turn.clone());
     let work = unless_panicked(routes.oneshot(request));
     match timeout_at((deadline + GRACE).into(), work).await {
         Ok(response) => Ok(response),

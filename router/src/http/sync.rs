@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Json as Answer;
 use axum::extract::State;
 use backscroll_shard::model::{SyncPage, SyncRequest};
 use utoipa_axum::routes;
 
-use super::extract::{Bearer, Json};
+use super::extract::{Bearer, Json, TurnSlot};
 use super::mounts::ChatRoutes;
 use super::problem::Problem;
 use super::problem_sets as problems;
@@ -32,7 +33,9 @@ pub(super) fn routes() -> ChatRoutes {
 async fn sync(
     me: Bearer,
     State(app): State<Arc<App>>,
+    Extension(slot): Extension<TurnSlot>,
     Json(request): Json<SyncRequest>,
 ) -> Result<Answer<SyncPage>, Problem> {
+    slot.wait(&app, &me.caller.user).await?; // after the body has come
     Ok(Answer(app.store.sync(&me.caller, request).await?))
 }

@@ -1,8 +1,10 @@
 //! Clients that do not read, do not write, or say nothing: nothing is held for them that others need.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use backscroll::http::settings::ServerSettings;
+use backscroll_shard::ids::UserId;
 use backscroll_shard::settings::Span;
 use reqwest::Method;
 use serde_json::json;
@@ -193,4 +195,40 @@ async fn a_body_that_is_packed_is_refused() {
         assert!(detail.contains("Content-Encoding"), "{detail}");
     }
     send("identity").await.expect(201);
+}
+
+#[tokio::test]
+async fn reads_of_one_user_wait_for_each_other_and_not_for_anybody_else() {
+    let service = start(|_| {}).await;
+    let (alice, bob) = (service.user("alice"), service.user("bob"));
+    let user = UserId::new("alice").unwrap();
+    let at_once = service.store.settings().limits.reads_at_once;
+    let mut turns = Vec::new();
+    for _ in 0..at_once {
+        turns.extend(service.store.turns().wait(&user).await);
+    }
+    let reads = async {
+        tokio::join!(
+            alice.get("/chat/conversations"),
+            alice.post("/chat/sync", json!({}))
+        )
+    };
+    let mut reads = pin!(reads);
+    // What others read, and what oneself writes, goes on.
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            _ = &mut reads => panic!("it was not their turn"),
+            listed = bob.get("/chat/conversations") => drop(listed.expect(200)),
+        }
+    }
+    tokio::select! {
+        biased;
+        _ = &mut reads => panic!("it was not their turn"),
+        _ = alice.group(json!(["bob"])) => {}
+    }
+    turns.pop();
+    let (listed, synced) = tokio::time::timeout(PATIENCE, reads).await.unwrap();
+    listed.expect(200);
+    synced.expect(200);
 }

@@ -1,5 +1,6 @@
 //! A service of its own for each test: SQLite files in a temporary folder, a free port, a client for each user.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll::auth::{AuthSettings, Secret, mint_token};
@@ -15,6 +16,7 @@ use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::settings::StoreSettings;
+use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{Supervisor, TaskGroup};
 use backscroll_testkit::warnings;
 use reqwest::{Method, RequestBuilder, Response};
@@ -33,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) base: String,
     pub(crate) client: reqwest::Client,
     pub(crate) auth: AuthSettings,
+    /// What it serves.
+    pub(crate) store: Arc<Store>,
     shutdown: CancellationToken,
     running: TaskGroup,
     folder: TempDir,
@@ -96,6 +100,7 @@ impl Service {
         )
         .await
         .unwrap();
+        let store = Arc::clone(&deployment.store);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
@@ -124,6 +129,7 @@ impl Service {
             base,
             client,
             auth,
+            store,
             shutdown,
             running,
             folder,

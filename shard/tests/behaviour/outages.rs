@@ -94,7 +94,10 @@ async fn a_store_closes_in_time_while_lists_wait(bed: &Bed) {
         let lock = "SELECT user_id FROM list_entries FOR UPDATE";
         holder.fetch_all(lock, &[]).await.unwrap();
     }
-    closing.send(&caller("alice"), id, text("last")).await.unwrap();
+    closing
+        .send(&caller("alice"), id, text("last"))
+        .await
+        .unwrap();
     let begun = Instant::now();
     closing.close(begun + PATIENCE).await;
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
