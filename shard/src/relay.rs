@@ -40,7 +40,7 @@ use crate::tasks::Kept;
 /// How many conversations' hints wait in memory; a hint that finds no room is found by the sweep.
 const HINTS: usize = 65_536;
 /// Most conversations in one pass: few enough that a sender who meets it does not wait long.
-const PASS_CONVERSATIONS: usize = 64;
+const PASS_CONVERSATIONS: usize = 256;
 /// Most members read, and entries written, at once.
 const PASS_MEMBERS: usize = 500;
 /// Most entries that a request writes besides its caller's own.
