@@ -34,6 +34,9 @@ pub struct ServerSettings {
     /// Most connections of one address; beyond, an idle one of the address is closed for a new one, and without idle ones the new
     /// one is. 0 is no limit, as behind a load balancer with one address.
     pub connections_per_ip: usize,
+    /// Whether each connection begins with a header of the PROXY protocol, version 1 or 2, which tells the client's address; others are
+    /// closed. Only for servers that nobody but the proxy can reach.
+    pub proxy_protocol: bool,
     /// How long a client may read nothing of what it is sent; beyond, its connection is closed.
     pub write_timeout: Span,
     /// Most bytes of answers that wait on one connection for its client; beyond, 503 `overloaded`.
@@ -63,6 +66,7 @@ impl Default for ServerSettings {
             max_requests: 4096,
             max_connections: 16_384,
             connections_per_ip: 0,
+            proxy_protocol: false,
             write_timeout: Span::secs(30),
             unread_connection_bytes: 4 << 20,
             unread_bytes: 256 << 20,

@@ -5,6 +5,7 @@
 //! as with HTTP/2 and a window of 0.
 
 mod deadline;
+mod proxy_protocol;
 mod registry;
 
 use std::convert::Infallible;
@@ -40,6 +41,8 @@ use registry::{Open, Registry};
 const LINGER: Duration = Duration::from_secs(1);
 /// How long the accepting task, and connections that are cut, may take to end.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a proxy may take to name its client.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a connection that is to give way may take, before another is asked.
@@ -62,6 +65,7 @@ pub(super) struct Connections<S> {
     places: Arc<Semaphore>,
     max: usize,
     max_per_address: usize,
+    proxy_protocol: bool,
     tasks: TaskGroup,
     open: OneShots,
     accepting: TaskGroup,
@@ -128,6 +132,7 @@ where
             places: Arc::new(Semaphore::new(settings.max_connections)),
             max: settings.max_connections,
             max_per_address: settings.connections_per_ip,
+            proxy_protocol: settings.proxy_protocol,
             open: tasks.one_shots("http-connection", settings.max_connections),
             tasks,
             accepting: supervisor.group(),
@@ -185,15 +190,47 @@ where
             || self.registry.make_room(Some(ip))
     }
 
-    fn take(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
-        if !self.admit(address) {
-            return; // closed
-        }
+    fn take(
+        self: &Arc<Self>,
+        mut stream: TcpStream,
+        mut address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
         let Ok(task) = self.open.reserve() else {
             return; // there are as many places
         };
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
+        if !self.proxy_protocol {
+            if self.admit(address) {
+                task.spawn(self.serve(stream, address, place));
+            }
+            return; // or it is closed
+        }
+        let connections = Arc::clone(self);
+        task.spawn(async move {
+            let client = proxy_protocol::client(&mut stream);
+            match tokio::time::timeout(PROXY_TIMEOUT, client).await {
+                Ok(Ok(client)) => address = client.unwrap_or(address),
+                Ok(Err(error)) => {
+                    tracing::debug!(%address, %error, "a connection has no right PROXY header");
+                    return;
+                }
+                Err(_) => return,
+            }
+            if connections.admit(address) {
+                connections.serve(stream, address, place).await;
+            }
+        });
+    }
+
+    /// Serves a connection until it ends.
+    fn serve(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<S> {
         let stream = WriteDeadline::new(stream, self.write_timeout);
         let inner = self.service.clone();
         let registered = self.registry.add(address, self.answers.of_connection());
@@ -216,7 +253,7 @@ where
         let protocol = self.protocol.clone();
         let (finish, cut) = (self.finish.clone(), self.cut.clone());
         let (patience, write_timeout) = (self.first_request_timeout, self.write_timeout);
-        task.spawn(async move {
+        async move {
             let _place = place;
             let open = metrics::HTTP_CONNECTIONS.series();
             open.increment(1.0);
@@ -250,7 +287,7 @@ where
                 }
             }
             open.decrement(1.0);
-        });
+        }
     }
 
     /// Takes no more, lets requests finish for at most `timeout`, then closes what is left, and says how much that was.

@@ -232,3 +232,42 @@ async fn reads_of_one_user_wait_for_each_other_and_not_for_anybody_else() {
     listed.expect(200);
     synced.expect(200);
 }
+
+/// Begins a connection as a proxy does that names `client`, and asks for something on it.
+async fn proxied(service: &Service, header: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let request = format!("{header}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Whether an answer comes before the connection ends.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    let mut answer = vec![0; 4096];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut answer));
+    let length = read.await.expect("it is answered or closed").unwrap_or(0);
+    answer.starts_with(b"HTTP/1.1 200") && length > 0
+}
+
+#[tokio::test]
+async fn a_proxy_names_the_clients_whose_connections_are_counted() {
+    let service = start(|settings| {
+        settings.proxy_protocol = true;
+        settings.connections_per_ip = 1;
+    })
+    .await;
+    let named = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 40000 8080\r\n");
+    let mut first = proxied(&service, &named("192.0.2.1")).await;
+    let mut other = proxied(&service, &named("192.0.2.2")).await;
+    assert!(is_answered(&mut first).await && is_answered(&mut other).await);
+    let mut second = proxied(&service, &named("192.0.2.1")).await;
+    assert!(is_answered(&mut second).await);
+    closed(first).await; // it gave way to the second of the same client
+    let again = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    other.write_all(again).await.unwrap();
+    assert!(is_answered(&mut other).await);
+    // What is no header is never taken for a request.
+    for wrong in ["", "PROXY TCP4 nobody\r\n"] {
+        assert!(!is_answered(&mut proxied(&service, wrong).await).await);
+    }
+}
