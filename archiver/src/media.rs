@@ -22,6 +22,7 @@ mod duration;
 pub mod gate;
 mod pixels;
 pub mod processing;
+pub mod scan;
 pub mod settings;
 mod strip;
 mod thumbnails;

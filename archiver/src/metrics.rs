@@ -41,6 +41,9 @@ backscroll_shard::metric_table! {
         "Size of the unpacked frames that are kept.";
     Counter MEDIA_CHECKED = "backscroll_media_checked_total" [outcome] Count,
         "Uploads that were checked, by outcome: `ready`, or the reason for which they were rejected.";
+    Counter MEDIA_SCANNED = "backscroll_media_scanned_total" [outcome] Count,
+        "Virus scans of uploads, by outcome: `clean`, `infected`, `too_large` (for `media.scan_bytes` or clamd's own limit) or `failed` (clamd did not answer, or reported an error).",
+        alert "any rise of `outcome=\"failed\"`: uploads are not completed meanwhile, unless `media.scan_required` is off";
     Counter MEDIA_BYTES = "backscroll_media_bytes_total" [kind] Bytes,
         "Bytes of the files that became ready, by kind.";
     Counter MEDIA_COLLECTED = "backscroll_media_collected_total" [why] Count,

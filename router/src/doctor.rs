@@ -10,6 +10,7 @@ mod redis;
 
 use std::time::Duration;
 
+use backscroll_archiver::media::scan::Scanner;
 use backscroll_shard::error::Error;
 use backscroll_shard::fence::{self, Fence, FenceState};
 use backscroll_shard::identity::survey::Look;
@@ -133,6 +134,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         findings.extend(deployment_finding(&survey, assessment));
     }
     findings.extend(objects);
+    findings.extend(scanner(config).await);
     findings.extend(redis);
     findings
 }
@@ -187,6 +189,22 @@ async fn token_keys(config: &Config) -> Option<Finding> {
             Err(_) => Finding::failure(subject, "no answer in time", remedy),
         },
     )
+}
+
+/// Whether clamd answers; nothing where none is configured.
+async fn scanner(config: &Config) -> Option<Finding> {
+    let (media, subject) = (&config.media, "virus scanner");
+    let address = media.clamd.as_ref()?;
+    let detail = match Scanner::new(media).ping().await? {
+        Ok(()) => return Some(Finding::ok(subject, format!("{address} answers"))),
+        Err(error) => format!("{address}: {error}"),
+    };
+    let remedy = "start clamd (its signatures have to be there), and check media.clamd";
+    Some(if media.scan_required {
+        Finding::failure(subject, detail, remedy)
+    } else {
+        Finding::warning(subject, detail, remedy)
+    })
 }
 
 fn identity_problem(problem: &Misplaced) -> Finding {

@@ -1,4 +1,4 @@
-//! The gate between an upload and a message: size, checksum, type by content, and the limits of its kind.
+//! The gate between an upload and a message: size, checksum, type by content, the limits of its kind, and the virus scan.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use backscroll_shard::model::{Media, MediaFacts, MediaKind, MediaVerdict, VariantKeys};
 use tokio::sync::Semaphore;
 
+use super::scan::{Scan, Scanned, Scanner};
 use super::settings::MediaSettings;
 use super::types::{HEAD_BYTES, settle};
 use super::upload::Uploads;
@@ -22,6 +23,7 @@ pub struct Gate {
     objects: Arc<dyn ObjectStore>,
     uploads: Uploads,
     settings: MediaSettings,
+    scanner: Scanner,
     turns: Semaphore,
 }
 
@@ -32,6 +34,8 @@ pub enum Checked {
     Missing,
     /// All of it has, and this is to become of it.
     Verdict(MediaVerdict),
+    /// All of it has, but it could not be scanned for viruses, for this reason. It can be checked again.
+    Unscanned(String),
 }
 
 impl Gate {
@@ -42,6 +46,7 @@ impl Gate {
             uploads: Uploads::new(Arc::clone(&objects), settings),
             objects,
             settings: settings.clone(),
+            scanner: Scanner::new(settings),
             turns: Semaphore::new(settings.checks.max(1)),
         }
     }
@@ -82,48 +87,54 @@ impl Gate {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Checked::Missing),
             copied => copied?,
         }
-        let verdict = self.judge(media, &copy).await;
-        if !matches!(verdict, Ok(MediaVerdict::Ready { .. })) {
+        let checked = self.judge(media, &copy).await;
+        if !matches!(checked, Ok(Checked::Verdict(MediaVerdict::Ready { .. }))) {
             self.drop_copy(copy.as_str()).await;
         }
-        verdict.map(Checked::Verdict)
+        checked
     }
 
-    async fn judge(&self, media: &Media, copy: &ObjectKey) -> Result<MediaVerdict> {
+    async fn judge(&self, media: &Media, copy: &ObjectKey) -> Result<Checked> {
+        let rejected = |why| Ok(Checked::Verdict(MediaVerdict::Rejected(why)));
         // The upload may have been replaced before it was copied.
         if self.objects.head(copy).await?.size != media.bytes {
-            return Ok(MediaVerdict::Rejected("size_mismatch"));
+            return rejected("size_mismatch");
         }
         let kept = match media.kind {
             MediaKind::Image | MediaKind::Voice => usize::MAX,
             MediaKind::File => HEAD_BYTES,
         };
         let (mut digest, mut content) = (Context::new(&SHA256), Vec::new());
+        let mut scan = self.scanner.begin(media.bytes).await;
         let mut at = 0;
         while at < media.bytes {
             let end = media.bytes.min(at + STEP);
             let piece = self.objects.get_range(copy, at..end).await?;
             digest.update(&piece);
+            scan.feed(&piece).await;
             let room = kept - content.len().min(kept);
             content.extend_from_slice(&piece[..piece.len().min(room)]);
             at = end;
         }
         let digest = digest.finish();
         if media.sha256.is_some_and(|sha256| sha256 != digest.as_ref()) {
-            return Ok(MediaVerdict::Rejected("checksum_mismatch"));
+            return rejected("checksum_mismatch");
         }
         let head = &content[..content.len().min(HEAD_BYTES)];
         let Some(content_type) = settle(media.kind, &media.content_type, head) else {
-            return Ok(MediaVerdict::Rejected("type_mismatch"));
+            return rejected("type_mismatch");
         };
         let mut facts = match self.facts(media.kind, content_type, &content) {
-            Err(why) => return Ok(MediaVerdict::Rejected(why)),
+            Err(why) => return rejected(why),
             Ok(facts) => facts,
         };
+        if let Some(held_back) = self.hold_back(media, scan).await {
+            return Ok(held_back);
+        }
         let mut kept = (copy.clone(), media.bytes);
         if media.kind == MediaKind::Image {
             let Some(stripped) = strip::strip(content_type, &content) else {
-                return Ok(MediaVerdict::Rejected("damaged"));
+                return rejected("damaged");
             };
             // As it is shown.
             if stripped.orientation > 4 {
@@ -134,13 +145,33 @@ impl Gate {
             }
         }
         let (object_key, bytes) = kept;
-        Ok(MediaVerdict::Ready {
+        Ok(Checked::Verdict(MediaVerdict::Ready {
             object_key: object_key.to_string(),
             bytes,
             content_type: content_type.to_owned(),
             facts,
             variant_keys: self.variant_keys(media.kind),
-        })
+        }))
+    }
+
+    /// The outcome for a file that the virus scan does not let pass; `None` for one that passes.
+    async fn hold_back(&self, media: &Media, scan: Scan) -> Option<Checked> {
+        let rejected = |why| Some(Checked::Verdict(MediaVerdict::Rejected(why)));
+        let is_required = self.scanner.is_required;
+        match scan.finish().await? {
+            Ok(Scanned::Clean) => None,
+            Ok(Scanned::Infected(virus)) => {
+                tracing::info!(media = %media.id, virus, "an upload is rejected for a virus");
+                rejected("infected")
+            }
+            Ok(Scanned::TooLarge) if is_required => rejected("not_scanned"),
+            Ok(Scanned::TooLarge) => None,
+            Err(error) if is_required => Some(Checked::Unscanned(error.to_string())),
+            Err(error) => {
+                tracing::warn!(media = %media.id, %error, "an upload is accepted without a scan");
+                None
+            }
+        }
     }
 
     /// The keys of the smaller forms that are to be made.

@@ -6,6 +6,7 @@ use backscroll_shard::settings::{Span, size};
 use backscroll_shard::store::MediaQuota;
 use serde::{Deserialize, Serialize};
 
+use super::scan::ClamdAddress;
 use crate::object_store::COPY_BYTES;
 
 /// Largest picture or recording that may be allowed: it is held in memory while it is checked.
@@ -53,6 +54,17 @@ pub struct MediaSettings {
     pub worker_memory: u64,
     /// How long one of them may work on a picture, 1 to 30 seconds.
     pub worker_time: Span,
+    /// The address of the clamd that scans uploads for viruses, as `tcp://127.0.0.1:3310` or `unix:///run/clamav/clamd.ctl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clamd: Option<ClamdAddress>,
+    /// How long a scan may take, the reading of the file included: 1 second to 5 minutes, and less than `server.request_timeout`.
+    pub scan_time: Span,
+    /// Largest file that is scanned, at most 4 GiB. clamd's `StreamMaxLength`, `MaxFileSize` and `MaxScanSize` must not be smaller:
+    /// clamd calls a file clean of which it skips a part for its size.
+    #[serde(with = "size")]
+    pub scan_bytes: u64,
+    /// Accept only files that were scanned: larger ones are rejected, and while clamd does not answer uploads are not completed.
+    pub scan_required: bool,
     /// Pictures that wait for a worker in this process's memory, 1 to 100,000; others wait in the database.
     pub queue: usize,
 }
@@ -76,6 +88,10 @@ impl Default for MediaSettings {
             workers: 2,
             worker_memory: 512 << 20,
             worker_time: Span::secs(10),
+            clamd: None,
+            scan_time: Span::secs(5),
+            scan_bytes: 25 << 20,
+            scan_required: true,
             queue: 256,
         }
     }
@@ -102,6 +118,9 @@ impl MediaSettings {
             Span::secs(30),
         );
         check.within("queue", self.queue as u64, 1, 100_000);
+        let longest = Span::secs(300);
+        check.within("scan_time", self.scan_time, Span::secs(1), longest);
+        check.within("scan_bytes", self.scan_bytes, 1, u64::from(u32::MAX));
         let day = Span::secs(86_400);
         check.within("voice_duration", self.voice_duration, Span::secs(1), day);
         let (shortest, longest) = (Span::secs(10), Span::secs(7 * 86_400));
@@ -144,8 +163,9 @@ mod tests {
             file_bytes: 6 << 30,
             unused_after: Span::secs(1),
             checks: 0,
+            scan_time: Span::secs(0),
             ..MediaSettings::default()
         };
-        assert_eq!(wrong.check().len(), 5);
+        assert_eq!(wrong.check().len(), 6);
     }
 }

@@ -302,7 +302,7 @@ export type Media = MediaFacts & {
   mediaId: MediaId;
   /**
    * Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_many_frames`,
-   * `too_long`, `damaged`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
+   * `too_long`, `damaged`, `infected`, `not_scanned`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
    */
   reason?: string | null;
   /** How far it has come. */
@@ -632,7 +632,7 @@ export interface Problem {
 }
 
 /** The kind of problem, for programs */
-export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
 
 /** `react`. */
 export interface React {
@@ -1072,6 +1072,7 @@ export const ERRORS = {
   range_not_satisfiable: "never",
   rate_limited: "later",
   request_timeout: "at once",
+  scanner_unavailable: "later",
   shard_unavailable: "later",
   shutting_down: "later",
   token_expired: "with a new token",

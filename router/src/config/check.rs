@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_archiver::settings::Age;
 use backscroll_shard::db::Dialect;
 use backscroll_shard::ids::ShardName;
@@ -51,6 +52,7 @@ fn check_store(config: &Config) -> Vec<check::Problem> {
     check_rebalance(&mut check, &store.rebalance);
     check_limits(&mut check, &store.limits);
     check_idempotency(&mut check, store.limits.idempotency, &config.archive.after);
+    check_scan(&mut check, &config.media, config.server.request_timeout);
     check.within(
         "directory.refresh_interval",
         store.directory.refresh_interval,
@@ -58,6 +60,14 @@ fn check_store(config: &Config) -> Vec<check::Problem> {
         LONGEST_WAIT,
     );
     check.finish()
+}
+
+/// An upload is completed, and scanned, within one request.
+fn check_scan(check: &mut Check, media: &MediaSettings, request: Span) {
+    if media.clamd.is_some() && media.scan_time >= request {
+        let what = format!("must be less than server.request_timeout, which is {request}");
+        check.report("media.scan_time", what);
+    }
 }
 
 fn check_data_dir(check: &mut Check, data_dir: &Path) {

@@ -450,6 +450,8 @@ fn values_must_fit_together() {
         ("[object_store]\nkind = \"s3\"".into(), "object_store.bucket"),
         ("[object_store]\nmax_requests = 0".into(), "object_store.max_requests"),
         ("[media]\nunused_after = \"1 minute\"".into(), "media.unused_after"),
+        ("[media]\nclamd = \"clamd:3310\"".into(), "media.clamd"),
+        ("[media]\nclamd = \"tcp://clamd:3310\"\nscan_time = \"10s\"".into(), "media.scan_time"),
         ("[archive]\nafter = \"29 days\"".into(), "archive.after"),
         ("[archive]\nafter = \"1 month\"".into(), "archive.after"),
         ("[limits]\nidempotency = \"1 day\"\n[archive]\nafter = \"5 seconds\"".into(), "archive.after"),

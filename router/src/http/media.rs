@@ -52,8 +52,8 @@ async fn own(app: &App, caller: &Caller, id: MediaId) -> Result<Media, Problem> 
 
 /// Complete an upload
 ///
-/// The file is checked: its size, the declared SHA-256, its type by its content, and the limits of its kind. It is accepted or
-/// `rejected` afterwards, for good; to complete it again changes nothing.
+/// The file is checked: its size, the declared SHA-256, its type by its content, the limits of its kind, and for viruses where a scanner
+/// is configured. It is accepted or `rejected` afterwards, for good; to complete it again changes nothing.
 ///
 /// A picture that is accepted is `processing` for a moment, and can be sent and read already. When it is `ready`, with smaller forms
 /// and a placeholder, or has `failed`, its uploader receives the event `media_ready` or `media_failed`, and messages that use it
@@ -77,6 +77,10 @@ async fn complete(
     let checked = gate.check(&media).await;
     let verdict = match checked.map_err(|error| Problem::objects(&error))? {
         Checked::Verdict(verdict) => verdict,
+        Checked::Unscanned(why) => {
+            let detail = "the file cannot be scanned for viruses just now";
+            return Err(Problem::new(Code::ScannerUnavailable, detail).because(why));
+        }
         Checked::Missing => {
             // Another request may have completed it, and its upload is gone.
             let media = own(&app, caller, id).await?;

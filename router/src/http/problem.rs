@@ -137,6 +137,8 @@ codes! {
     ArchiveUnavailable = "archive_unavailable", SERVICE_UNAVAILABLE, "The archive is unavailable", retry: Some(2000);
     /// Files can neither be uploaded nor read just now. Messages can. Try again.
     ObjectStoreUnavailable = "object_store_unavailable", SERVICE_UNAVAILABLE, "The object store is unavailable", retry: Some(2000);
+    /// Uploads are scanned for viruses, and the scanner does not answer. Complete the upload again later.
+    ScannerUnavailable = "scanner_unavailable", SERVICE_UNAVAILABLE, "The virus scanner is unavailable", retry: Some(5000);
     /// It is not known where the data is. Try again.
     DirectoryUnavailable = "directory_unavailable", SERVICE_UNAVAILABLE, "The directory is unavailable", retry: Some(2000);
     /// The keys that tokens are checked with could not be read yet. Try again.

@@ -44,7 +44,7 @@ const OBJECTS: &[Code] = &[ObjectStoreUnavailable];
 /// Where a file is declared.
 const DECLARED: &[Code] = &[MediaTooLarge, MediaTypeNotAllowed, LimitReached];
 /// Where a file must have been uploaded.
-const UPLOADED: &[Code] = &[MediaNotUploaded];
+const UPLOADED: &[Code] = &[MediaNotUploaded, ScannerUnavailable];
 /// Where a file must be ready.
 const READY: &[Code] = &[MediaNotReady];
 /// Where a file must not be used.

@@ -1,6 +1,7 @@
 //! Files of conversations, from the upload to the reader, on a folder and on a bucket.
 
 mod bed;
+mod scans;
 
 use std::io::Cursor;
 use std::time::Duration;

@@ -163,7 +163,7 @@ pub struct MediaInfo {
     /// How far it has come.
     pub state: MediaState,
     /// Why it was rejected: `size_mismatch`, `checksum_mismatch`, `type_mismatch`, `too_many_pixels`, `too_many_frames`,
-    /// `too_long`, `damaged`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
+    /// `too_long`, `damaged`, `infected`, `not_scanned`; or why it has failed: `damaged`, `unsupported`, `out_of_memory`, `timed_out`, `crashed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What it is used as.
