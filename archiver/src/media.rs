@@ -18,6 +18,7 @@
 //! A crash leaves an upload whose row expires, or a copy that no row names, which [`collect`](crate::jobs) finds by listing.
 
 mod bytes;
+pub mod cdn;
 mod duration;
 pub mod gate;
 mod pixels;

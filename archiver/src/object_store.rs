@@ -48,6 +48,7 @@ use bytes::Bytes;
 
 pub use error::{ErrorKind, Operation, Result, StoreError};
 pub use key::{InvalidKey, KEY_MAX_BYTES, KeyPrefix, ObjectKey};
+pub(crate) use settings::is_address;
 pub use settings::{ChecksumMode, ObjectStoreSettings, Secret, StoreKind};
 pub use signed::{SignedAnswer, SignedContent, SignedRequest};
 

@@ -7,7 +7,7 @@ use backscroll_shard::store::MediaQuota;
 use serde::{Deserialize, Serialize};
 
 use super::scan::ClamdAddress;
-use crate::object_store::COPY_BYTES;
+use crate::object_store::{COPY_BYTES, Secret, is_address};
 
 /// Largest picture or recording that may be allowed: it is held in memory while it is checked.
 const HELD_BYTES: u64 = 256 << 20;
@@ -65,6 +65,12 @@ pub struct MediaSettings {
     pub scan_bytes: u64,
     /// Accept only files that were scanned: larger ones are rejected, and while clamd does not answer uploads are not completed.
     pub scan_required: bool,
+    /// The address of a CDN from which clients read files, as `https://files.example.com`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdn: Option<String>,
+    /// The secret with which addresses at the CDN are signed, at least 32 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cdn_secret: Option<Secret>,
     /// Pictures that wait for a worker in this process's memory, 1 to 100,000; others wait in the database.
     pub queue: usize,
 }
@@ -92,6 +98,8 @@ impl Default for MediaSettings {
             scan_time: Span::secs(5),
             scan_bytes: 25 << 20,
             scan_required: true,
+            cdn: None,
+            cdn_secret: None,
             queue: 256,
         }
     }
@@ -121,6 +129,7 @@ impl MediaSettings {
         let longest = Span::secs(300);
         check.within("scan_time", self.scan_time, Span::secs(1), longest);
         check.within("scan_bytes", self.scan_bytes, 1, u64::from(u32::MAX));
+        self.check_cdn(&mut check);
         let day = Span::secs(86_400);
         check.within("voice_duration", self.voice_duration, Span::secs(1), day);
         let (shortest, longest) = (Span::secs(10), Span::secs(7 * 86_400));
@@ -128,6 +137,19 @@ impl MediaSettings {
         let (shortest, longest) = (Span::secs(3600), Span::secs(366 * 86_400));
         check.within("unused_after", self.unused_after, shortest, longest);
         check.finish()
+    }
+
+    fn check_cdn(&self, check: &mut Check) {
+        if self.cdn.as_ref().is_some_and(|cdn| !is_address(cdn)) {
+            check.report("cdn", "is not an address as https://files.example.com");
+        }
+        let secret = self.cdn_secret.as_ref();
+        if secret.is_some_and(|secret| secret.0.len() < 32) {
+            check.report("cdn_secret", "is shorter than 32 bytes");
+        }
+        if self.cdn.is_some() != secret.is_some() {
+            check.report("cdn", "and cdn_secret belong together");
+        }
     }
 
     /// Most bytes of a file of this kind.
@@ -164,8 +186,9 @@ mod tests {
             unused_after: Span::secs(1),
             checks: 0,
             scan_time: Span::secs(0),
+            cdn: Some("files.example.com".into()),
             ..MediaSettings::default()
         };
-        assert_eq!(wrong.check().len(), 6);
+        assert_eq!(wrong.check().len(), 8);
     }
 }

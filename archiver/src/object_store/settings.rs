@@ -193,7 +193,7 @@ impl ObjectStoreSettings {
 }
 
 /// Whether `text` is `http` or `https`, a host and perhaps a port, and no more than a slash after them.
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     let Some(rest) = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"))

@@ -452,6 +452,7 @@ fn values_must_fit_together() {
         ("[media]\nunused_after = \"1 minute\"".into(), "media.unused_after"),
         ("[media]\nclamd = \"clamd:3310\"".into(), "media.clamd"),
         ("[media]\nclamd = \"tcp://clamd:3310\"\nscan_time = \"10s\"".into(), "media.scan_time"),
+        ("[media]\ncdn = \"https://cdn.example\"".into(), "media.cdn"),
         ("[archive]\nafter = \"29 days\"".into(), "archive.after"),
         ("[archive]\nafter = \"1 month\"".into(), "archive.after"),
         ("[limits]\nidempotency = \"1 day\"\n[archive]\nafter = \"5 seconds\"".into(), "archive.after"),

@@ -75,13 +75,16 @@ impl Console {
         Ok(Some(Self {
             people: config.console.people.clone(),
             auth: config.auth.clone(),
-            policy: HeaderValue::try_from(policy(&config.object_store))?,
+            policy: HeaderValue::try_from(policy(
+                &config.object_store,
+                config.media.cdn.as_deref(),
+            ))?,
         }))
     }
 }
 
-/// Nothing but this server, and the bucket to which files go and from which they come.
-fn policy(objects: &ObjectStoreSettings) -> String {
+/// Nothing but this server, the bucket to which files go, and the bucket or CDN from which they come.
+fn policy(objects: &ObjectStoreSettings, cdn: Option<&str>) -> String {
     let given = objects.public_endpoint.as_ref();
     let address = given.or(objects.endpoint.as_ref());
     let origin = address.and_then(|address| reqwest::Url::parse(address).ok());
@@ -97,9 +100,13 @@ fn policy(objects: &ObjectStoreSettings) -> String {
         (StoreKind::S3, None) => " https://*.amazonaws.com".to_owned(),
         (StoreKind::Disk, None) => String::new(),
     };
+    let cdn = cdn.and_then(|cdn| reqwest::Url::parse(cdn).ok());
+    let cdn = cdn.map_or(String::new(), |url| {
+        format!(" {}", url.origin().ascii_serialization())
+    });
     format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; \
-         connect-src 'self'{bucket}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+         connect-src 'self'{bucket}{cdn}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
 
@@ -185,7 +192,7 @@ mod tests {
     use super::*;
 
     fn sources(objects: &ObjectStoreSettings) -> String {
-        let policy = policy(objects);
+        let policy = policy(objects, None);
         let (_, after) = policy.split_once("connect-src ").unwrap();
         after.split(';').next().unwrap().to_owned()
     }
@@ -215,5 +222,10 @@ mod tests {
             ..bucket
         };
         assert_eq!(sources(&amazon), "'self' https://*.amazonaws.com");
+        let with_cdn = policy(&amazon, Some("https://cdn.example.org"));
+        assert!(
+            with_cdn.contains("https://*.amazonaws.com https://cdn.example.org;"),
+            "{with_cdn}"
+        );
     }
 }

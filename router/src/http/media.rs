@@ -212,8 +212,13 @@ async fn read(
         disposition: &disposition,
     };
     let valid_for = app.media.settings.address_valid.0;
-    let url = app.media.objects.sign_get(&key, &answer, valid_for).await;
-    let url = url.map_err(|error| Problem::objects(&error))?;
+    let url = match &app.media.cdn {
+        Some(cdn) => cdn.address(&key, &answer, valid_for),
+        None => {
+            let signed = app.media.objects.sign_get(&key, &answer, valid_for).await;
+            signed.map_err(|error| Problem::objects(&error))?
+        }
+    };
     let location = HeaderValue::try_from(url)
         .map_err(|_| Problem::internal("a signed address is no header's value"))?;
     let mut headers = HeaderMap::new();

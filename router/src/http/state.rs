@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use backscroll_archiver::media::cdn::Cdn;
 use backscroll_archiver::media::gate::Gate;
 use backscroll_archiver::media::processing::Queue;
 use backscroll_archiver::media::settings::MediaSettings;
@@ -31,6 +32,8 @@ pub(super) struct MediaParts {
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) uploads: Uploads,
     pub(super) gate: Gate,
+    /// From where clients read, if that is not the object store itself.
+    pub(super) cdn: Option<Cdn>,
     pub(super) settings: MediaSettings,
     /// Of pictures whose smaller forms are to be made.
     pub(super) queue: Queue,
@@ -42,6 +45,7 @@ impl MediaParts {
             queue,
             uploads: Uploads::new(Arc::clone(&objects), settings),
             gate: Gate::new(Arc::clone(&objects), settings),
+            cdn: Cdn::of(settings),
             settings: settings.clone(),
             objects,
         }

@@ -1,6 +1,7 @@
 //! Files of conversations, from the upload to the reader, on a folder and on a bucket.
 
 mod bed;
+mod cdn;
 mod scans;
 
 use std::io::Cursor;
