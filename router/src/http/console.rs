@@ -29,9 +29,10 @@ use crate::auth::{AuthSettings, mint_token};
 use crate::config::Config;
 
 /// The routes, as observations name them.
-pub(super) const PATTERNS: [&str; 4] = [
+pub(super) const PATTERNS: [&str; 5] = [
     "/",
     "/console/chat",
+    "/console/chat/",
     "/console/chat/people",
     "/console/chat/{file}",
 ];
@@ -111,10 +112,11 @@ fn policy(objects: &ObjectStoreSettings, cdn: Option<&str>) -> String {
 }
 
 pub(super) fn routes() -> Router<Arc<App>> {
-    let [root, page, people, file] = PATTERNS;
+    let [root, page, slashed, people, file] = PATTERNS;
     Router::new()
         .route(root, get(show_root))
         .route(page, get(show_page))
+        .route(slashed, get(show_root))
         .route(people, get(list_people))
         .route(file, get(show_file))
 }

@@ -164,7 +164,12 @@ fn the_chat_page_is_only_where_it_is_wanted_and_gives_tokens_in_the_demo_only() 
     };
     let server = sandbox.serve(&[], 1);
     let ben = token(&sandbox);
-    for path in ["/", "/console/chat", "/console/chat/people"] {
+    for path in [
+        "/",
+        "/console/chat",
+        "/console/chat/",
+        "/console/chat/people",
+    ] {
         assert_eq!(
             get(&format!("{}{path}", server.url()), &ben).0,
             404,
@@ -176,6 +181,7 @@ fn the_chat_page_is_only_where_it_is_wanted_and_gives_tokens_in_the_demo_only() 
     let server = sandbox.serve(&[], 1);
     for (path, status) in [
         ("/", 307),
+        ("/console/chat/", 307),
         ("/console/chat", 200),
         ("/console/chat/chat.js", 404),
         ("/console/chat/people", 404),
