@@ -23,6 +23,11 @@ test-client: ## check and test the TypeScript client, also against a real server
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
 	.ci/servers garage -- cargo test --locked --workspace --test garage
 
+.PHONY: fuzz-media
+fuzz-media: ## give damaged pictures and recordings to the readers of their types, sizes and durations, for 5 minutes or MINUTES=…
+	cargo test --locked --workspace --lib --no-run
+	PROPTEST_CASES=4000000000 timeout $(or $(MINUTES),5)m cargo test --locked --workspace --lib -- --test-threads 8 nothing_makes_it_fail || test $$? -eq 124
+
 .PHONY: stepper
 stepper: ## explore the orders of steps of archive jobs, readers and writers, for hours; STEPPER="hot run edit:2" explores one pair
 	BACKSCROLL_STEPPER="$(or $(STEPPER),all)" cargo test --locked --workspace --test stepper -- --nocapture acknowledged
