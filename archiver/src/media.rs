@@ -23,6 +23,7 @@ mod duration;
 pub mod gate;
 mod pixels;
 pub mod processing;
+pub mod rebuild;
 pub mod scan;
 pub mod settings;
 mod strip;
@@ -30,6 +31,8 @@ mod thumbnails;
 pub mod types;
 pub mod upload;
 pub mod worker;
+
+use backscroll_shard::model::VariantKeys;
 
 use crate::object_store::ObjectKey;
 
@@ -43,6 +46,14 @@ fn new_key(prefix: &str) -> ObjectKey {
     let name = format!("{:032x}", rand::random::<u128>());
     #[expect(clippy::expect_used, reason = "digits and a slash are a key")]
     ObjectKey::new(format!("{prefix}{}/{name}", &name[..2])).expect("valid")
+}
+
+/// Keys for the smaller forms of a picture.
+fn new_variant_keys() -> VariantKeys {
+    VariantKeys {
+        small: new_key(KEY_PREFIX).to_string(),
+        large: new_key(KEY_PREFIX).to_string(),
+    }
 }
 
 /// Whether a key is one that was made here; others below our prefixes are not ours to delete.

@@ -430,18 +430,20 @@ pub async fn forget(connection: &mut Connection, media: &Media) -> Result<()> {
     connection.execute(FORGET, &args).await.map(drop)
 }
 
-/// The files after this one, in the order of the primary key, those that are removed included.
+/// The files after this one, or from the first of this conversation on, in the order of the primary key; those that are removed
+/// included.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn after(
     connection: &mut Connection,
-    after: Option<(ConversationId, MediaId)>,
+    after: Option<(ConversationId, Option<MediaId>)>,
     limit: usize,
 ) -> Result<Vec<Media>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let (conversation, id): (&[u8], &[u8]) = match &after {
-        Some((conversation, id)) => (conversation.as_ref(), id.as_ref()),
+        Some((conversation, Some(id))) => (conversation.as_ref(), id.as_ref()),
+        Some((conversation, None)) => (conversation.as_ref(), &[]),
         None => (&[], &[]),
     };
     let args = values![conversation, conversation, id, limit];

@@ -212,7 +212,7 @@ impl ArchiveJobs {
             loop {
                 let page = files_after(shard, after).await?;
                 let Some(last) = page.last() else { break };
-                after = Some((last.conversation, last.id));
+                after = Some((last.conversation, Some(last.id)));
                 for file in &page {
                     let is_uploading = matches!(file.state, MediaState::Pending);
                     let upload = is_uploading.then_some(&*file.upload_key);
@@ -241,7 +241,7 @@ impl ArchiveJobs {
             loop {
                 let page = files_after(shard, after).await?;
                 let Some(last) = page.last() else { break };
-                after = Some((last.conversation, last.id));
+                after = Some((last.conversation, Some(last.id)));
                 for file in &page {
                     // Rows of a range that has moved away are not this shard's any more.
                     if map.locate(file.conversation.owner_key()).shard == *shard.name() {
@@ -306,7 +306,7 @@ impl ArchiveJobs {
 
 async fn files_after(
     shard: &Shard,
-    after: Option<(ConversationId, MediaId)>,
+    after: Option<(ConversationId, Option<MediaId>)>,
 ) -> Result<Vec<Media>> {
     let mut connection = shard.reader(Instant::now() + STEP).await?;
     Ok(media::after(&mut connection, after, PAGE).await?)

@@ -10,7 +10,7 @@ use super::scan::{Scan, Scanned, Scanner};
 use super::settings::MediaSettings;
 use super::types::{HEAD_BYTES, settle};
 use super::upload::Uploads;
-use super::{KEY_PREFIX, duration, new_key, pixels, strip};
+use super::{KEY_PREFIX, duration, new_key, new_variant_keys, pixels, strip};
 use crate::metrics;
 use crate::object_store::{ErrorKind, ObjectKey, ObjectStore, Operation, Result, StoreError};
 
@@ -177,10 +177,7 @@ impl Gate {
     /// The keys of the smaller forms that are to be made.
     fn variant_keys(&self, kind: MediaKind) -> Option<VariantKeys> {
         let is_made = kind == MediaKind::Image && self.settings.workers > 0;
-        is_made.then(|| VariantKeys {
-            small: new_key(KEY_PREFIX).to_string(),
-            large: new_key(KEY_PREFIX).to_string(),
-        })
+        is_made.then(new_variant_keys)
     }
 
     /// Puts other content in place of a copy, under a key of its own.

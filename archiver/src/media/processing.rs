@@ -74,12 +74,7 @@ pub fn start(
     let (sender, receiver) = mpsc::channel(settings.queue.max(1));
     let receiver = Kept::new(receiver);
     for number in 1..=settings.workers {
-        let processor = Kept::new(Processor {
-            store: Arc::clone(store),
-            objects: Arc::clone(objects),
-            settings: settings.clone(),
-            worker: WorkerKeeper::new(program.clone(), settings),
-        });
+        let processor = Kept::new(Processor::new(store, objects, (settings, program)));
         let (receiver, stopping) = (receiver.clone(), stop.clone());
         tasks.supervise(format!("media-{number}"), stop, move || {
             work(processor.clone(), receiver.clone(), stopping.clone())
@@ -136,16 +131,19 @@ async fn work(
             let Some(taken) = processor.worker.resting_until(next).await else {
                 return std::future::pending().await; // nobody hands over any more
             };
-            processor.process(taken).await;
+            // A picture that has waited for long is left to the next process that takes it, which has time for it.
+            if taken.since.elapsed() <= LONGEST {
+                processor.process(&taken.media).await.ok();
+            }
         }
     };
     stop.run_until_cancelled(working).await;
-    processor.worker.end().await;
+    processor.end().await;
 }
 
 /// Why a picture is processed later.
 #[derive(Debug, thiserror::Error)]
-enum Later {
+pub(super) enum Later {
     #[error(transparent)]
     Store(#[from] backscroll_shard::error::Error),
     #[error(transparent)]
@@ -159,7 +157,7 @@ enum Later {
 }
 
 /// One worker, and what it works on.
-struct Processor {
+pub(super) struct Processor {
     store: Arc<Store>,
     objects: Arc<dyn ObjectStore>,
     settings: MediaSettings,
@@ -167,28 +165,49 @@ struct Processor {
 }
 
 impl Processor {
-    async fn process(&mut self, taken: Taken) {
-        if taken.since.elapsed() > LONGEST {
-            return; // whoever takes it next has time for it
+    /// With a worker that is a process of `program`, started with the first picture.
+    pub(super) fn new(
+        store: &Arc<Store>,
+        objects: &Arc<dyn ObjectStore>,
+        (settings, program): (&MediaSettings, &Program),
+    ) -> Self {
+        Self {
+            store: Arc::clone(store),
+            objects: Arc::clone(objects),
+            settings: settings.clone(),
+            worker: WorkerKeeper::new(program.clone(), settings),
         }
-        let media = taken.media;
-        let error = match tokio::time::timeout(LONGEST, self.see_through(&media)).await {
-            Ok(Ok(())) => return,
+    }
+
+    /// Ends the worker.
+    pub(super) async fn end(&mut self) {
+        self.worker.end().await;
+    }
+
+    /// Does all that is still to be done with a picture whose lease has just begun, and gives it as it is then; `None` for one that
+    /// was removed meanwhile.
+    ///
+    /// # Errors
+    /// For a reason that is not the picture's. It is given back then, to be taken again after a pause, or when its lease ends.
+    pub(super) async fn process(&mut self, media: &Media) -> Result<Option<Media>, Later> {
+        let error = match tokio::time::timeout(LONGEST, self.see_through(media)).await {
+            Ok(Ok(processed)) => return Ok(processed),
             Ok(Err(error)) => error,
             Err(_) => Later::Late,
         };
         metrics::MEDIA_PROCESSED.with(["postponed"]).increment(1);
         tracing::warn!(media = %media.id, %error, "a picture is processed later");
-        let postponed = self.store.postpone_processing(&media, PAUSE).await;
+        let postponed = self.store.postpone_processing(media, PAUSE).await;
         if let Err(error) = postponed {
             tracing::debug!(media = %media.id, %error, "it is taken again when its lease ends");
         }
+        Err(error)
     }
 
-    /// All that is still to be done with a picture.
-    async fn see_through(&mut self, media: &Media) -> Result<(), Later> {
+    async fn see_through(&mut self, media: &Media) -> Result<Option<Media>, Later> {
         if media.state != MediaState::Processing {
-            return Ok(self.store.tell_processed(media).await?);
+            self.store.tell_processed(media).await?;
+            return Ok(Some(media.clone()));
         }
         let processed = match self.make(media).await? {
             Ok(made) => self.put(media, made).await?,
@@ -199,11 +218,12 @@ impl Processor {
             MediaProcessed::Failed(why) => why,
         };
         metrics::MEDIA_PROCESSED.with([outcome]).increment(1);
+        let finished = self.store.finish_processing(media, &processed).await?;
         // Otherwise it was removed meanwhile, and what was put goes with it.
-        if let Some(media) = self.store.finish_processing(media, &processed).await? {
-            self.store.tell_processed(&media).await?;
+        if let Some(media) = &finished {
+            self.store.tell_processed(media).await?;
         }
-        Ok(())
+        Ok(finished)
     }
 
     async fn make(&mut self, media: &Media) -> Result<Result<Made, Failure>, Later> {

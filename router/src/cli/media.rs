@@ -1,5 +1,7 @@
-//! `backscroll media`: files of conversations, looked over and collected by hand. `serve` collects them with the archive's
-//! schedule.
+//! `backscroll media`: files of conversations, looked over, collected and processed by hand. `serve` collects them with the
+//! archive's schedule, and processes pictures when they are uploaded.
+
+mod rebuild;
 
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(60);
 pub(super) enum Command {
     Verify(VerifyArgs),
     Gc(archive::CollectArgs),
+    Rebuild(rebuild::RebuildArgs),
 }
 
 /// Check that every file of a conversation is there, and find objects that belong to none
@@ -39,20 +42,24 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
-    let args = match command {
-        Command::Verify(args) => args,
-        // One collection: what messages, erasures and files leave behind goes in this order.
-        Command::Gc(args) => return archive::run(config, archive::Command::Gc(args)).await,
-    };
+    // One collection: what messages, erasures and files leave behind goes in this order.
+    if let Command::Gc(args) = command {
+        return archive::run(config, archive::Command::Gc(args)).await;
+    }
     log_for_people(&config)?;
     let supervisor = Supervisor::default();
     let stop = signals::stop_on_signals(&supervisor, LONGEST_STOP)?;
     let deployment = boot::open_existing(&config, &supervisor).await?;
-    let verified = stop
-        .run_until_cancelled(verify(&deployment.archive, &args))
-        .await;
+    let done = match &command {
+        Command::Rebuild(args) => rebuild::run(&config, &deployment, (args, &stop)).await,
+        Command::Verify(args) => stop
+            .run_until_cancelled(verify(&deployment.archive, args))
+            .await
+            .unwrap_or_else(|| Err(anyhow::anyhow!("stopped by a signal before it was done"))),
+        Command::Gc(_) => Ok(()),
+    };
     boot::close(&deployment).await;
-    verified.unwrap_or_else(|| Err(anyhow::anyhow!("stopped by a signal before it was done")))
+    done
 }
 
 async fn verify(jobs: &ArchiveJobs, args: &VerifyArgs) -> anyhow::Result<()> {

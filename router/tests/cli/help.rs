@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 44] = [
+const COMMANDS: [&[&str]; 45] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -27,6 +27,7 @@ const COMMANDS: [&[&str]; 44] = [
     &["media"],
     &["media", "verify"],
     &["media", "gc"],
+    &["media", "rebuild"],
     &["lease"],
     &["lease", "clear"],
     &["shards"],

@@ -1,9 +1,12 @@
-//! `doctor` at the address for clients.
+//! `doctor` at the address for clients, and `media rebuild` with real workers.
+
+use std::io::Cursor;
 
 use backscroll_testkit::s3_server::{ACCESS_KEY_ID, BUCKET, CorsRule, S3Server, SECRET_ACCESS_KEY};
-use serde_json::Value;
+use image::{ImageFormat, RgbImage};
+use serde_json::{Value, json};
 
-use crate::harness::Sandbox;
+use crate::harness::{Sandbox, get};
 
 const ORIGIN: &str = "https://chat.example";
 
@@ -113,4 +116,94 @@ fn doctor_tries_the_address_of_the_service_itself() {
     server.stop();
     let stopped = doctor(0);
     assert_eq!(public(&stopped)["verdict"], "warning", "{stopped:#}");
+}
+
+/// Uploads a picture of this size to a new conversation of alice's; its id.
+async fn upload(base: &str, token: &str, width: u32, height: u32) -> String {
+    let mut content = Cursor::new(Vec::new());
+    let noise = |x: u32, y: u32| {
+        ((x * 7919) ^ (y * 104_729))
+            .wrapping_mul(2_654_435_761)
+            .to_le_bytes()
+    };
+    let picture = RgbImage::from_fn(width, height, |x, y| {
+        let [_, red, green, blue] = noise(x, y);
+        [red, green, blue].into()
+    });
+    picture.write_to(&mut content, ImageFormat::Png).unwrap();
+    let content = content.into_inner();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let post = async |path: &str, body: Value| {
+        let request = client.post(format!("{base}{path}")).bearer_auth(token);
+        let answer = request.json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+        answer.json::<Value>().await.unwrap()
+    };
+    let group = json!({ "kind": "group", "title": "pictures", "members": ["bob"] });
+    let conversation = post("/chat/conversations", group).await;
+    let declared = json!({
+        "conversationId": conversation["id"], "fileName": "picture.png", "contentType": "image/png", "bytes": content.len(),
+    });
+    let begun = post("/chat/media", declared).await;
+    let url = format!("{base}{}", begun["upload"]["url"].as_str().unwrap());
+    let put = client
+        .put(url)
+        .header("content-type", "image/png")
+        .body(content);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    let id = begun["mediaId"].as_str().unwrap().to_owned();
+    let completed = post(&format!("/chat/media/{id}/complete"), json!({})).await;
+    assert_eq!(completed["state"], "ready", "{completed}");
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_that_were_never_processed_get_their_smaller_forms() {
+    let sandbox = Sandbox::new().with_one_shard();
+    let sandbox = sandbox.with("BACKSCROLL_MEDIA__WORKERS", "0");
+    let server = tokio::task::block_in_place(|| sandbox.serve(&[], 1));
+    let token = tokio::task::block_in_place(|| sandbox.run(&["token", "--user", "alice"]).exits(0));
+    let token = token.stdout.trim();
+    let id = upload(&server.url(), token, 640, 480).await;
+    tokio::task::block_in_place(|| {
+        let info = || get(&format!("{}/chat/media/{id}/info", server.url()), token).1;
+        assert_eq!(info()["variants"], Value::Null);
+        let dry = sandbox.run(&["media", "rebuild", "--dry-run"]).exits(0);
+        assert_eq!(
+            dry.stdout,
+            "1 picture: 1 never processed, 0 failed, 0 being processed\nnothing was done\n"
+        );
+        let other = [
+            "media",
+            "rebuild",
+            "--conversation",
+            "8f0c61a2b4d94b7e05d2f0a1c3b6e788",
+        ];
+        assert!(
+            sandbox
+                .run(&other)
+                .exits(1)
+                .stderr
+                .contains("there is no conversation")
+        );
+        assert_eq!(info()["variants"], Value::Null);
+
+        // Beside the server, by a worker of its own.
+        let rebuilt = sandbox.run(&["media", "rebuild", "--json"]).exits(0).json();
+        assert_eq!(
+            (&rebuilt["pictures"], &rebuilt["ready"]),
+            (&json!(1), &json!(1)),
+            "{rebuilt}"
+        );
+        let done = info();
+        assert_eq!(done["variants"][0]["width"], 320, "{done}");
+        assert!(done["placeholder"].is_string(), "{done}");
+        let again = sandbox.run(&["media", "rebuild"]).exits(0);
+        assert_eq!(
+            again.stdout,
+            "1 picture: 0 never processed, 0 failed, 0 being processed\n\
+             now 0 ready, 0 failed; 0 deleted or processed elsewhere, 0 postponed\n"
+        );
+    });
+    server.stop();
 }

@@ -9,6 +9,8 @@
 //!
 //! A lease is taken and judged by the clock of the shard's database; `process_at` itself is the token of its holder. A crash
 //! leaves a lease that ends, and the next goes on from what the row says: what was put under the picture's keys is replaced.
+//!
+//! A picture that has failed, or was accepted where no forms are made, comes back into the queue with [`restart`].
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use super::{from_row, media_columns};
 use crate::db::{Connection, values};
 use crate::error::Result;
 use crate::ids::{ConversationId, MediaId, Seq};
-use crate::model::{Media, MediaProcessed, RawJson};
+use crate::model::{Media, MediaProcessed, RawJson, VariantKeys};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// For how long whoever takes a picture has it.
@@ -39,6 +41,10 @@ const AGAIN_AFTER: &str =
     "UPDATE media SET process_at = {now} + ? WHERE conversation_id = ? AND id = ?";
 /// By the primary key.
 const PROCESSED: &str = "UPDATE media SET variants = ?, placeholder = ?, reason = ? WHERE conversation_id = ? AND id = ?";
+/// By the primary key.
+const RESTART: &str = "UPDATE media SET small_key = COALESCE(small_key, ?), large_key = COALESCE(large_key, ?), variants = NULL, \
+     reason = NULL, process_at = {now} + ? WHERE conversation_id = ? AND id = ? AND state = 2 AND kind = 1 AND placeholder IS NULL \
+     AND (process_at IS NULL OR process_at <= {now})";
 /// By the index `media_refs_media`.
 const USES: &str = "SELECT seq FROM media_refs {by media_refs_media} WHERE conversation_id = ? AND media_id = ? AND seq > ? \
      ORDER BY seq LIMIT ?";
@@ -85,6 +91,28 @@ pub(crate) async fn again_after(
     let pause = pause.map(|pause| i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
     let args = values![pause, &conversation, &id];
     rows.execute(AGAIN_AFTER, &args).await.map(drop)
+}
+
+/// Puts a picture that has neither forms nor a placeholder, and that no process works on, back to the beginning of its processing,
+/// with a lease for the caller. It keeps the keys that it has, so that no object of theirs is forgotten; others get `keys`. Says
+/// whether it is such a picture.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn restart(
+    rows: &mut OwnedTransaction<'_>,
+    (conversation, id): (ConversationId, MediaId),
+    keys: &VariantKeys,
+) -> Result<bool> {
+    rows.require_conversations([conversation])?;
+    let args = values![
+        keys.small.as_str(),
+        keys.large.as_str(),
+        lease_millis(),
+        &conversation,
+        &id
+    ];
+    Ok(rows.execute(RESTART, &args).await? > 0)
 }
 
 /// Puts down what came of processing a picture that the transaction has locked.

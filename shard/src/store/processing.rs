@@ -16,7 +16,7 @@ use crate::map::Assignment;
 use crate::media;
 use crate::media::processing::{self, LEASE};
 use crate::message::attachments;
-use crate::model::{Media, MediaInfo, MediaProcessed};
+use crate::model::{Media, MediaInfo, MediaProcessed, VariantKeys};
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 
@@ -43,6 +43,28 @@ impl Store {
             }
         }
         Ok(taken)
+    }
+
+    /// Takes a picture that has neither forms nor a placeholder, because its processing has failed or never began, to process it
+    /// again; `keys` are for one that has none. `None` when it is not such a picture any more, or another process works on it.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`].
+    pub async fn process_again(&self, media: &Media, keys: &VariantKeys) -> Result<Option<Media>> {
+        let deadline = Instant::now() + STEP;
+        let id = (media.conversation, media.id);
+        let restart = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let transaction = |mut rows: OwnedTransaction<'static>| async move {
+                match processing::restart(&mut rows, id, keys).await? {
+                    true => media::lock(&mut rows, id.0, id.1).await.map(Some),
+                    false => Ok(None),
+                }
+            };
+            let scope = WriteScope::conversation(&assignment, id.0);
+            shard.write(&scope, deadline, transaction).await
+        };
+        let key = media.conversation.owner_key();
+        self.router.call(key, deadline, restart).await
     }
 
     /// Puts down what came of a picture that the caller has taken. `None` when it is not the caller's any more: it was removed,

@@ -1,10 +1,10 @@
 //! Files of conversations: who sees them, which messages use them, and when they go.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod processing;
+
+use std::time::Instant;
 
 use backscroll_shard::archive;
-use backscroll_shard::commit_event::CommitEvent;
 use backscroll_shard::error::{Error, MediaFault};
 use backscroll_shard::ids::{ConversationId, MediaId};
 use backscroll_shard::media;
@@ -12,12 +12,10 @@ use backscroll_shard::model::{
     Caller, Media, MediaFacts, MediaKind, MediaProcessed, MediaState, MediaVariant, MediaVerdict,
     NewMessage, RawJson, Timestamp, VariantKeys, VariantName,
 };
-use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
-use backscroll_shard::store::{MediaQuota, Store};
+use backscroll_shard::store::MediaQuota;
 
 use crate::bed::{Bed, PATIENCE, caller};
-use crate::live::listening;
 use crate::on_every_backend;
 
 on_every_backend!(
@@ -27,9 +25,6 @@ on_every_backend!(
     the_quota_is_kept,
     unused_files_expire_and_used_ones_do_not,
     a_deleted_conversation_takes_its_files_along,
-    a_picture_is_processed_and_its_messages_follow,
-    one_at_a_time_works_on_a_picture,
-    what_is_worked_on_is_collected_afterwards,
 );
 
 const QUOTA: MediaQuota = MediaQuota {
@@ -347,184 +342,4 @@ async fn a_deleted_conversation_takes_its_files_along(bed: &Bed) {
     connection.commit().await.unwrap();
     drop(connection);
     assert_eq!(expired(bed, id, 0).await, [used.id]);
-}
-
-fn shard_of(store: &Store, id: ConversationId) -> Arc<Shard> {
-    let map = store.map();
-    let name = &map.locate(id.owner_key()).shard;
-    Arc::clone(store.router().shard(name).unwrap())
-}
-
-async fn accepted(store: &Store, me: &Caller, id: ConversationId) -> Media {
-    let file = pending(me, id);
-    store.begin_media(me, &file, QUOTA).await.unwrap();
-    store
-        .finish_media(me, &file, &to_process(1))
-        .await
-        .unwrap()
-        .0
-}
-
-async fn a_picture_is_processed_and_its_messages_follow(bed: &Bed) {
-    let (alice, bob) = (caller("alice"), caller("bob"));
-    let id = bed.group("alice", &["bob"]).await;
-    let (store, told) = listening(bed).await;
-    let (file, unused) = (
-        accepted(&store, &alice, id).await,
-        accepted(&store, &alice, id).await,
-    );
-    assert_eq!(
-        (file.state, file.variants.len()),
-        (MediaState::Processing, 0)
-    );
-    let early = store
-        .send(&alice, id, with_files(&[file.id]))
-        .await
-        .unwrap()
-        .message;
-    assert!(early.attachments.get().contains(r#""state":"processing""#));
-    let free = NewMessage {
-        attachments: Some(RawJson::parse(r#"[{"url":"x"}]"#.into()).unwrap()),
-        ..NewMessage::default()
-    };
-    let other = store.send(&alice, id, free).await.unwrap().message;
-    told.0.lock().unwrap().clear();
-
-    let now = store
-        .finish_processing(&file, &processed())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(now.state, MediaState::Ready);
-    // Sent before it is told: it has everything already.
-    let late = store
-        .send(&bob, id, with_files(&[file.id]))
-        .await
-        .unwrap()
-        .message;
-    for _ in 0..2 {
-        store.tell_processed(&now).await.unwrap();
-    }
-    let log = bed.log("bob", id).await;
-    let expected = format!(
-        r#"[{{"mediaId":"{}","state":"ready","kind":"image","fileName":"Grüße 😀.png","contentType":"image/png","bytes":900,"width":640,"height":480,"placeholder":"1QcSHQRnh493V4dIh4eXh1h4kJUI","variants":[{{"variant":"small","contentType":"image/jpeg","width":320,"height":240,"bytes":700}}]}}]"#,
-        file.id
-    );
-    assert_eq!(
-        (log[0].attachments.get(), log[2].attachments.get()),
-        (&*expected, &*expected)
-    );
-    assert_eq!(
-        (log[0].edited_at, log[0].rev.0, log[2].rev),
-        (None, late.rev.0 + 1, late.rev)
-    );
-    assert_eq!(
-        (&log[1].attachments, log[1].rev),
-        (&other.attachments, other.rev)
-    );
-    store
-        .finish_processing(&unused, &MediaProcessed::Failed("damaged"))
-        .await
-        .unwrap()
-        .unwrap();
-    let failed = store.media(&alice, unused.id).await.unwrap();
-    assert_eq!(
-        (failed.state, failed.reason.as_deref()),
-        (MediaState::Failed, Some("damaged"))
-    );
-    store.tell_processed(&failed).await.unwrap();
-    store
-        .send(&alice, id, with_files(&[unused.id]))
-        .await
-        .unwrap();
-    store.close(Instant::now() + PATIENCE).await;
-    let told = told.0.lock().unwrap();
-    let events: Vec<String> = told
-        .iter()
-        .filter_map(|event| match event {
-            CommitEvent::MessageUpdated(message) => Some(format!("updated {}", message.seq)),
-            CommitEvent::MediaProcessed { user, media } => {
-                Some(format!("{user} {:?} {}", media.state, media.variants.len()))
-            }
-            _ => None,
-        })
-        .collect();
-    assert_eq!(events, ["updated 1", "alice Ready 1", "alice Failed 0"]);
-}
-
-async fn one_at_a_time_works_on_a_picture(bed: &Bed) {
-    let alice = caller("alice");
-    let id = bed.group("alice", &["bob"]).await;
-    let store = &bed.store;
-    let shard = shard_of(store, id);
-    let first = accepted(store, &alice, id).await;
-    assert_eq!(store.take_due_media(&shard, 9).await.unwrap(), []);
-    store
-        .postpone_processing(&first, Duration::ZERO)
-        .await
-        .unwrap();
-    let takes = (0..4).map(|_| store.take_due_media(&shard, 9));
-    let takes = futures_util::future::join_all(takes).await;
-    let mut taken: Vec<Media> = takes.into_iter().flat_map(Result::unwrap).collect();
-    assert_eq!(taken.len(), 1, "{taken:?}");
-    let second = taken.pop().unwrap();
-    assert_eq!(
-        (second.id, second.state),
-        (first.id, MediaState::Processing)
-    );
-    assert_eq!(
-        store.finish_processing(&first, &processed()).await.unwrap(),
-        None
-    );
-    store
-        .postpone_processing(&first, Duration::ZERO)
-        .await
-        .unwrap();
-    assert_eq!(store.take_due_media(&shard, 9).await.unwrap(), []);
-    // It dies after it has put down what came of it: the next only tells.
-    store
-        .finish_processing(&second, &processed())
-        .await
-        .unwrap()
-        .unwrap();
-    store
-        .postpone_processing(&second, Duration::ZERO)
-        .await
-        .unwrap();
-    let third = store
-        .take_due_media(&shard, 9)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
-    assert_eq!((third.state, third.variants.len()), (MediaState::Ready, 1));
-    store.tell_processed(&third).await.unwrap();
-    assert_eq!(
-        store.media(&alice, first.id).await.unwrap().process_at,
-        None
-    );
-    // Nothing is done with what was removed.
-    let gone = accepted(store, &alice, id).await;
-    store
-        .postpone_processing(&gone, Duration::ZERO)
-        .await
-        .unwrap();
-    store.delete_media(&alice, gone.id).await.unwrap();
-    assert_eq!(store.take_due_media(&shard, 9).await.unwrap(), []);
-}
-
-async fn what_is_worked_on_is_collected_afterwards(bed: &Bed) {
-    let alice = caller("alice");
-    let id = bed.group("alice", &["bob"]).await;
-    let file = accepted(&bed.store, &alice, id).await;
-    bed.store.delete_media(&alice, file.id).await.unwrap();
-    assert_eq!(
-        bed.store
-            .finish_processing(&file, &processed())
-            .await
-            .unwrap(),
-        None
-    );
-    assert_eq!(expired(bed, id, 60_000).await, []);
-    assert_eq!(expired(bed, id, 180_000).await, [file.id]);
 }

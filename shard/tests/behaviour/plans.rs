@@ -13,8 +13,8 @@ use backscroll_shard::map::Assignment;
 use backscroll_shard::media;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
-    ConversationKind, ConversationPatch, HistoryRecord, MessageType, NewConversation, NewMembers,
-    NewNotification, Position, Role, SyncRequest, Timestamp,
+    ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageType,
+    NewConversation, NewMembers, NewNotification, Position, Role, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
@@ -313,6 +313,13 @@ async fn use_media(bed: &Bed) {
         .unwrap();
     let mut taken = store.take_due_media(shard, 9).await.unwrap();
     let file = taken.pop().unwrap();
+    let taken_id = file.id;
+    let failed = MediaProcessed::Failed("damaged");
+    let file = store.finish_processing(&file, &failed).await.unwrap();
+    store.tell_processed(&file.unwrap()).await.unwrap();
+    let file = store.media(&me, taken_id).await.unwrap();
+    let keys = file.variant_keys.clone().unwrap();
+    let file = store.process_again(&file, &keys).await.unwrap().unwrap();
     let file = store.finish_processing(&file, &processed()).await.unwrap();
     store.tell_processed(&file.unwrap()).await.unwrap();
     store.delete_message(&me, sent.message.id).await.unwrap();
@@ -328,7 +335,7 @@ async fn use_media(bed: &Bed) {
     assert!(removed.unwrap());
     media::forget(&mut connection, &expired[0]).await.unwrap();
     let page = media::after(&mut connection, None, 5).await.unwrap();
-    let last = page.last().map(|file| (file.conversation, file.id));
+    let last = page.last().map(|file| (file.conversation, Some(file.id)));
     media::after(&mut connection, last, 5).await.unwrap();
     media::remove_all(&mut connection, id, now).await.unwrap();
     connection.commit().await.unwrap();

@@ -1,5 +1,7 @@
 //! Files of conversations: they go with their messages, from the archive too, and erasures wait for them.
 
+mod rebuilding;
+
 use std::time::{Duration, Instant};
 
 use backscroll_archiver::media::processing;
@@ -217,7 +219,10 @@ async fn a_held_conversation_keeps_its_files(backend: Backend) {
 /// A picture whose smaller forms are to be made, and whose objects are there.
 async fn picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
     let alice = caller("alice");
-    let file = pending_file(id, name, 86_400_000);
+    let file = Media {
+        kind: MediaKind::Image,
+        ..pending_file(id, name, 86_400_000)
+    };
     let quota = MediaQuota {
         files: 10,
         bytes: 1000,
