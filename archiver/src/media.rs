@@ -19,6 +19,7 @@
 
 mod bytes;
 pub mod cdn;
+pub mod complete;
 mod duration;
 pub mod gate;
 mod pixels;

@@ -29,7 +29,7 @@ pub struct Gate {
 
 /// What came of a look at an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checked {
+pub(super) enum Checked {
     /// Not all of it has arrived.
     Missing,
     /// All of it has, and this is to become of it.
@@ -56,7 +56,7 @@ impl Gate {
     ///
     /// # Errors
     /// When the object store fails. [`ErrorKind::Throttled`] while too many are checked.
-    pub async fn check(&self, media: &Media) -> Result<Checked> {
+    pub(super) async fn check(&self, media: &Media) -> Result<Checked> {
         let busy = |_| {
             let why = "too many uploads are checked (media.checks)";
             StoreError::new(ErrorKind::Throttled, Operation::Head, media.id, why)
@@ -220,7 +220,7 @@ impl Gate {
     }
 
     /// Deletes a copy that no row has taken; one that cannot be deleted now is found by `media gc`.
-    pub async fn drop_copy(&self, key: &str) {
+    pub(super) async fn drop_copy(&self, key: &str) {
         let deleted = match ObjectKey::new(key) {
             Ok(key) => self.objects.delete(&key).await,
             Err(_) => Ok(()),

@@ -42,11 +42,11 @@ pub struct Uploads {
 
 /// Where an upload goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub(super) struct Begun {
     /// The key of its object.
-    pub key: String,
+    pub(super) key: String,
     /// The store's name for it, in parts.
-    pub id: Option<String>,
+    pub(super) id: Option<String>,
 }
 
 impl Uploads {
@@ -71,7 +71,7 @@ impl Uploads {
     ///
     /// # Errors
     /// When the store does not begin an upload in parts.
-    pub async fn begin(&self, bytes: u64, content_type: &str) -> Result<Begun> {
+    pub(super) async fn begin(&self, bytes: u64, content_type: &str) -> Result<Begun> {
         let key = new_key(UPLOAD_PREFIX);
         let id = match bytes > self.parts_above {
             false => None,
@@ -88,7 +88,7 @@ impl Uploads {
     ///
     /// # Errors
     /// When it may still be there.
-    pub async fn abandon(&self, begun: &Begun) -> Result<()> {
+    pub(super) async fn abandon(&self, begun: &Begun) -> Result<()> {
         let Some(id) = &begun.id else {
             return Ok(());
         };

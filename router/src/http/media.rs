@@ -10,14 +10,11 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use backscroll_archiver::media::gate::Checked;
+use backscroll_archiver::media::complete::{Completed, UploadError};
 use backscroll_archiver::media::types;
-use backscroll_archiver::metrics;
 use backscroll_archiver::object_store::{ObjectKey, SignedAnswer};
 use backscroll_shard::ids::MediaId;
-use backscroll_shard::model::{
-    Caller, Media, MediaInfo, MediaKind, MediaState, MediaVerdict, VariantName,
-};
+use backscroll_shard::model::{Caller, Media, MediaInfo, MediaState, VariantName};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
@@ -73,56 +70,32 @@ async fn complete(
     if media.state != MediaState::Pending {
         return Ok(Answer(media.into()));
     }
-    let gate = &app.media.gate;
-    let checked = gate.check(&media).await;
-    let verdict = match checked.map_err(|error| Problem::objects(&error))? {
-        Checked::Verdict(verdict) => verdict,
-        Checked::Unscanned(why) => {
+    let completed = app.media.gate.complete(&app.store, caller, &media);
+    let (media, is_first) = match completed.await.map_err(problem)? {
+        Completed::Done { media, is_first } => (*media, is_first),
+        Completed::Unscanned(why) => {
             let detail = "the file cannot be scanned for viruses just now";
             return Err(Problem::new(Code::ScannerUnavailable, detail).because(why));
         }
-        Checked::Missing => {
-            // Another request may have completed it, and its upload is gone.
-            let media = own(&app, caller, id).await?;
-            return match media.state {
-                MediaState::Pending => Err(Problem::new(
-                    Code::MediaNotUploaded,
-                    "not all bytes have arrived; GET …/upload says which are missing",
-                )),
-                _ => Ok(Answer(media.into())),
-            };
-        }
-    };
-    let finished = app.store.finish_media(caller, &media, &verdict).await;
-    let took = matches!(&finished, Ok((_, true)));
-    if let Ok((media, true)) = &finished
-        && media.state == MediaState::Processing
-    {
-        app.media.queue.offer(media.clone());
-    }
-    if let MediaVerdict::Ready { object_key, .. } = &verdict {
-        match &finished {
-            // It may have been committed: the copy is kept, and collected if no row names it.
-            Err(error) if error.is_retryable() => {}
-            _ if took => {
-                let kind = kind_name(media.kind);
-                metrics::MEDIA_BYTES.with([kind]).increment(media.bytes);
+        Completed::Missing => match own(&app, caller, id).await? {
+            media if media.state == MediaState::Pending => {
+                let detail = "not all bytes have arrived; GET …/upload says which are missing";
+                return Err(Problem::new(Code::MediaNotUploaded, detail));
             }
-            _ => gate.drop_copy(object_key).await,
-        }
-    }
-    let (media, _) = finished?;
-    if took {
-        gate.drop_copy(&media.upload_key).await;
+            // Another request has completed it.
+            media => (media, false),
+        },
+    };
+    if is_first && media.state == MediaState::Processing {
+        app.media.queue.offer(media.clone());
     }
     Ok(Answer(media.into()))
 }
 
-fn kind_name(kind: MediaKind) -> &'static str {
-    match kind {
-        MediaKind::Image => "image",
-        MediaKind::Voice => "voice",
-        MediaKind::File => "file",
+fn problem(error: UploadError) -> Problem {
+    match error {
+        UploadError::Row(error) => error.into(),
+        UploadError::Objects(error) => Problem::objects(&error),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Files of conversations: they go with their messages, from the archive too, and erasures wait for them.
 
+mod deaths;
 mod rebuilding;
 
 use std::time::{Duration, Instant};

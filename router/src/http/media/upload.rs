@@ -14,7 +14,7 @@ use backscroll_shard::model::{Caller, Media, MediaFacts, MediaKind, MediaState, 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::own;
+use super::{own, problem};
 use crate::http::extract::{Bearer, Json, Path};
 use crate::http::problem::{Code, Problem};
 use crate::http::problem_sets as problems;
@@ -139,22 +139,12 @@ pub(super) async fn begin(
     Json(new): Json<NewMedia>,
 ) -> Result<(StatusCode, Answer<BegunMedia>), Problem> {
     let caller = &me.caller;
-    let mut media = check(&app, caller, new)?;
-    app.store.check_member(caller, media.conversation).await?;
-    let files = &app.media;
-    let begun = files.uploads.begin(media.bytes, &media.content_type);
-    let begun = begun.await.map_err(|error| Problem::objects(&error))?;
-    media.upload_key.clone_from(&begun.key);
-    media.upload_id.clone_from(&begun.id);
-    let stored = app
-        .store
-        .begin_media(caller, &media, files.settings.quota());
-    if let Err(error) = stored.await {
-        if let Err(error) = files.uploads.abandon(&begun).await {
-            tracing::warn!(%error, "an unfinished upload stays behind until it is collected");
-        }
-        return Err(error.into());
-    }
+    let declared = check(&app, caller, new)?;
+    let conversation = declared.conversation;
+    app.store.check_member(caller, conversation).await?;
+    let file = (declared, app.media.settings.quota());
+    let begun = app.media.uploads.begin_file(&app.store, caller, file);
+    let media = begun.await.map_err(problem)?;
     let upload = instructions(&app, &media, &[]).await?;
     let begun = BegunMedia {
         media_id: media.id,

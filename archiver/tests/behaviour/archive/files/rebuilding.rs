@@ -23,9 +23,10 @@ on_both![
     a_rebuild_that_is_killed_leaves_its_picture_to_others,
 ];
 
-/// A worker that says this of each of its pictures.
-fn worker(reply: &str) -> Program {
-    let frame = format!(r"\000\000\000\{:03o}{reply}", reply.len());
+/// A worker that gives these frames as the answer for each of its pictures, at most 255 bytes each.
+pub(super) fn worker(frames: &[&str]) -> Program {
+    let frame = |content: &&str| format!(r"\000\000\000\{:03o}{content}", content.len());
+    let frame: String = frames.iter().map(frame).collect();
     let script = format!("printf '{}'; exec sleep 60", frame.repeat(5));
     Program {
         path: "/bin/sh".into(),
@@ -34,12 +35,12 @@ fn worker(reply: &str) -> Program {
 }
 
 fn damaged() -> Program {
-    worker(r#"{"failed":"damaged"}"#)
+    worker(&[r#"{"failed":"damaged"}"#])
 }
 
 /// The picture needs no smaller forms.
 fn made() -> Program {
-    worker(r#"{"made":["hash",[]]}"#)
+    worker(&[r#"{"made":["hash",[]]}"#])
 }
 
 struct Command<'a> {
