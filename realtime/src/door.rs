@@ -18,6 +18,7 @@ use backscroll_shard::lane::TOGETHER_MAX;
 
 use crate::client_event::ClientEvent;
 use crate::gateway::Gateway;
+use crate::legacy::told::Told;
 use crate::outbox::Item;
 use crate::protocol::commands::{Answer, BatchedCommand};
 use crate::protocol::events::EventName;
@@ -182,6 +183,7 @@ async fn converse<D: Door>(
 ) -> End {
     let mut items: Vec<Item> = Vec::new();
     let mut running: Option<Running> = None;
+    let mut told = Told::default();
     let mut refused = 0;
     loop {
         let idle = running.is_none();
@@ -212,6 +214,7 @@ async fn converse<D: Door>(
                 }
                 if let Some(dialect) = dialect {
                     Box::pin(announce(&**dialect, gateway, session, &items)).await;
+                    told.note(&items);
                 }
                 // Taken, so that an idle connection keeps no memory.
                 if let Err(end) = door.send(std::mem::take(&mut items)).await {
@@ -230,9 +233,14 @@ async fn converse<D: Door>(
                             return Close::RateLimited.into();
                         }
                     }
+                    Err(End::Left) => {
+                        Box::pin(told.finish(gateway, session)).await;
+                        return End::Left;
+                    }
                     Err(end) => return end,
                 }
             }
+            () = told.keep(gateway, session) => {}
         }
     }
 }

@@ -180,6 +180,20 @@ impl Hub {
         self.joiner.join(session, id, known, budget).boxed().await
     }
 
+    /// As [`Joiner::join_after_delivered`], on the heap.
+    ///
+    /// # Errors
+    /// As [`Joiner::join_after_delivered`].
+    pub(crate) async fn join_after_delivered(
+        &self,
+        session: &Arc<Session>,
+        id: ConversationId,
+        budget: &ReplayBudget,
+    ) -> Result<()> {
+        let joining = self.joiner.join_after_delivered(session, id, budget);
+        joining.boxed().await
+    }
+
     /// As [`Joiner::follow_list`].
     pub(crate) async fn follow_list(
         &self,

@@ -55,6 +55,7 @@ pub(crate) struct Standing {
     pub(crate) last: Option<MessagePreview>,
     pub(crate) last_at: Timestamp,
     pub(crate) read_seq: Seq,
+    pub(crate) delivered_seq: Seq,
 }
 
 impl Standing {
@@ -80,6 +81,7 @@ impl Standing {
             last,
             last_at,
             read_seq: member.read_seq,
+            delivered_seq: member.delivered_seq,
         })
     }
 }

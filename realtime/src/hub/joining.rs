@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Rev};
-use backscroll_shard::model::ConversationHead;
+use backscroll_shard::model::{ConversationHead, Message};
+use backscroll_shard::store::Standing;
+use futures_util::FutureExt as _;
 
 use super::conversation::ConversationTopic;
 use super::healing::{Healer, LogTopic};
@@ -22,9 +24,12 @@ use crate::bus::Bus;
 use crate::client_event::ClientEvent;
 use crate::metrics;
 use crate::protocol::events::EventName;
-use crate::publisher::entry_push;
-use crate::push::{Push, Topic};
+use crate::publisher::{entry_push, message_push};
+use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
+
+/// Most messages of one conversation that a session receives because its user's devices have not received them.
+const UNDELIVERED_MAX: usize = 100;
 
 /// A conversation that a session opened.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +81,118 @@ impl Joiner {
         known: Option<Rev>,
         budget: &ReplayBudget,
     ) -> Result<Joined> {
+        let (entry, Standing { head, .. }) = self.enter(session, id).await?;
+        let whole = match known {
+            Some(known) if known > head.rev => false, // the log was set back, or the client made the rev up
+            Some(known) => self.replay(&entry, session, known, &head, budget).await,
+            None => false,
+        };
+        if !whole {
+            listen_from_now(&entry, session, &head, known.is_none());
+        }
+        self.check_again(&entry, session, &head).await?;
+        Ok(if whole || known.is_none() {
+            Joined::Whole(head)
+        } else {
+            Joined::Refused(head)
+        })
+    }
+
+    /// Opens a conversation for `session`, whose client does not say what it has: the session receives `joined_conversation`,
+    /// the messages after its user's delivered watermark as new ones, and every change from there on. Those messages are the
+    /// newest [`UNDELIVERED_MAX`] at most, and no more than `budget` and the session's queue have room for. A session that has
+    /// the conversation open receives nothing again.
+    ///
+    /// # Errors
+    /// As [`Joiner::join`], and when the messages cannot be read; then the conversation is not open.
+    pub(crate) async fn join_after_delivered(
+        &self,
+        session: &Arc<Session>,
+        id: ConversationId,
+        budget: &ReplayBudget,
+    ) -> Result<()> {
+        let (entry, standing) = self.enter(session, id).await?;
+        let opened = self.open_after_delivered(&entry, session, &standing, budget);
+        if let Err(error) = opened.await {
+            session.record_leave(id);
+            entry.lock().leave(session);
+            self.topics.conversations.drop_unused(&entry);
+            return Err(error);
+        }
+        self.check_again(&entry, session, &standing.head).await
+    }
+
+    async fn open_after_delivered(
+        &self,
+        entry: &Entry<ConversationTopic>,
+        session: &Arc<Session>,
+        standing: &Standing,
+        budget: &ReplayBudget,
+    ) -> Result<()> {
+        let messages = self.undelivered(session, standing, budget).await?;
+        let announced = ClientEvent::new(EventName::JoinedConversation, &standing.head);
+        let mut events = vec![Arc::new(announced)];
+        events.extend(self.fitting(session, &messages));
+        // The messages are those up to the head: the changes since then follow them, whatever happened while they were read.
+        let known = standing.head.rev;
+        let listens = listen_after(entry, session, known, &events)
+            || self.read_back(entry, known).await && listen_after(entry, session, known, &events);
+        listens.then_some(()).ok_or(Error::DeadlineExceeded)
+    }
+
+    /// The newest messages up to the head of `standing` that no device of the session's user has received.
+    async fn undelivered(
+        &self,
+        session: &Session,
+        standing: &Standing,
+        budget: &ReplayBudget,
+    ) -> Result<Vec<Message>> {
+        let head = standing.head;
+        let missed = head.head_seq.0.saturating_sub(standing.delivered_seq.0);
+        let missed = usize::try_from(missed).unwrap_or(UNDELIVERED_MAX);
+        let count = budget.take_up_to(missed.min(UNDELIVERED_MAX));
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let reading = self
+            .log
+            .messages_up_to(&head, &session.user, count)
+            .boxed()
+            .await;
+        match reading {
+            // The watermark passes by them; the REST API gives them when the archive can be read again.
+            Err(Error::ArchiveUnavailable | Error::ArchiveDamaged(_)) => Ok(Vec::new()),
+            read => read,
+        }
+    }
+
+    /// The events of those of `messages` that are not deleted, as new ones: the newest for which the session's queue has room.
+    fn fitting(&self, session: &Session, messages: &[Message]) -> Vec<Arc<ClientEvent>> {
+        let mut room = self.replay_bytes.saturating_sub(session.outbox.bytes());
+        let mut events = Vec::new();
+        for message in messages.iter().rev() {
+            if message.deleted_at.is_some() {
+                continue;
+            }
+            let push = message_push(PushKind::NewMessage, message);
+            let event = ClientEvent::of(&Topic::Conversation(message.conversation_id), &push);
+            let Some(event) = event.filter(|event| event.data().len() <= room) else {
+                break;
+            };
+            room -= event.data().len();
+            events.push(Arc::new(event));
+        }
+        events.reverse();
+        events
+    }
+
+    /// Opens the topic of a conversation for a member, and records the join in the session, which does not listen yet.
+    async fn enter(
+        &self,
+        session: &Arc<Session>,
+        id: ConversationId,
+    ) -> Result<(Arc<Entry<ConversationTopic>>, Standing)> {
+        // The topic first: what happens after the standing is read reaches the feed.
         let entry = self.topics.conversations.open(id).await;
         let standing = match self.log.standing(id, &session.user).await {
             Ok(standing) => standing,
@@ -100,20 +217,7 @@ impl Joiner {
         if !session.record_join(id) {
             return Err(Error::Closing);
         }
-        let whole = match known {
-            Some(known) if known > head.rev => false, // the log was set back, or the client made the rev up
-            Some(known) => self.replay(&entry, session, known, &head, budget).await,
-            None => false,
-        };
-        if !whole {
-            listen_from_now(&entry, session, &head, known.is_none());
-        }
-        self.check_again(&entry, session, &head).await?;
-        Ok(if whole || known.is_none() {
-            Joined::Whole(head)
-        } else {
-            Joined::Refused(head)
-        })
+        Ok((entry, standing))
     }
 
     /// Checks a membership that may have ended while the session joined.
@@ -274,6 +378,28 @@ impl Joiner {
         }
         feed.listen(session, through, None).ok().map(|()| after)
     }
+}
+
+/// Gives `events` to `session` and lets it listen from `known` on; does nothing when it listens already. `false` when the changes
+/// since `known` are no longer among the recent ones.
+fn listen_after(
+    entry: &Entry<ConversationTopic>,
+    session: &Arc<Session>,
+    known: Rev,
+    events: &[Arc<ClientEvent>],
+) -> bool {
+    let mut state = entry.lock();
+    let feed = &mut state.feed;
+    if feed.listens(session) {
+        return true;
+    }
+    if feed.rev().is_some() && feed.bytes_since(known).is_none() {
+        return false;
+    }
+    for event in events {
+        session.outbox.put_event(event);
+    }
+    feed.listen(session, known, None).is_ok()
 }
 
 /// Lets `session` listen from `head` on, or from the feed's own rev when that is further and the changes between are no longer

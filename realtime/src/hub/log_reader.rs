@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
-use backscroll_shard::model::{Caller, ConversationChanges, ConversationHead, ListEntry, Message};
+use backscroll_shard::model::{
+    Caller, ConversationChanges, ConversationHead, ListEntry, Message, Position,
+};
 use backscroll_shard::store::{Standing, Store};
 use backscroll_shard::sync::Delta;
 use backscroll_shard::tasks::TaskGroup;
@@ -64,6 +66,15 @@ impl ReplayBudget {
     /// No budget: the session receives no missed changes.
     pub(crate) fn none() -> Self {
         Self(AtomicUsize::new(0))
+    }
+
+    /// Takes `changes` from the budget, or what is left of it. Returns how many it took.
+    pub(super) fn take_up_to(&self, changes: usize) -> usize {
+        let take = |left: usize| Some(left - left.min(changes));
+        let before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.unwrap_or_default().min(changes)
     }
 
     /// Takes `changes` from the budget, or nothing when it has less.
@@ -193,6 +204,26 @@ impl LogReader {
                 }
             }
         })
+    }
+
+    /// The newest messages of a conversation up to `head`, oldest first, as the member `reader` sees them: at most `most`.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`]; others when they cannot be read.
+    pub(super) async fn messages_up_to(
+        &self,
+        head: &ConversationHead,
+        reader: &UserId,
+        most: usize,
+    ) -> Result<Vec<Message>> {
+        let caller = Caller::new(reader.clone(), READ_TIMEOUT);
+        let before = Position::Before(head.head_seq.next());
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let _slot = self.reads.acquire().await;
+        let page = self
+            .store
+            .history(&caller, head.conversation_id, before, most);
+        Ok(page.await?.messages)
     }
 
     /// The members of a conversation, as the member `reader` sees them; none when there are more than `most`.

@@ -1,12 +1,13 @@
 //! Joins conversations for front-ends that join none and expect the messages of all.
 //!
 //! A session joins the first conversations of its list when it opens, and a conversation that is new in the list when the list
-//! says so. Membership is checked as for any other join (INV-MEMBER), and the bound on open conversations holds (INV-BOUND).
+//! says so. It receives the messages after its user's delivered watermark first, which [`Told`](super::told::Told) keeps. Membership
+//! is checked as for any other join (INV-MEMBER), and the bound on open conversations holds (INV-BOUND).
 
 use std::sync::Arc;
 
 use backscroll_shard::error::Error;
-use backscroll_shard::ids::{ConversationId, Rev};
+use backscroll_shard::ids::ConversationId;
 use backscroll_shard::model::Caller;
 use futures_util::FutureExt as _;
 use serde::Deserialize;
@@ -20,8 +21,6 @@ use crate::session::Session;
 
 /// How many conversations a session joins when it opens: the first of its list.
 const JOINED_AT_FIRST: u32 = 100;
-/// Most messages that a session receives of a conversation that is new in the list.
-const MISSED_MAX: u64 = 20;
 
 /// Joins the first conversations of the list.
 pub(super) async fn session_opened(gateway: &Gateway, session: &Arc<Session>) {
@@ -36,9 +35,10 @@ pub(super) async fn session_opened(gateway: &Gateway, session: &Arc<Session>) {
             return;
         }
     };
+    let budget = ReplayBudget::full();
     let joining = conversations
         .into_iter()
-        .map(|entry| join(gateway, session, entry.id, None));
+        .map(|entry| join_within(gateway, session, entry.id, &budget));
     futures_util::future::join_all(joining).await;
 }
 
@@ -55,23 +55,23 @@ pub(super) async fn before_event(gateway: &Gateway, session: &Arc<Session>, even
     if joined || conversation.removed || session.joined_count() >= most {
         return;
     }
-    // Its latest changes made the list show it, and the session has not received them. Each unread message is a change, so
-    // that their number is a fair estimate of the changes.
-    let missed = conversation.unread_count.clamp(1, MISSED_MAX);
-    let known = Rev(conversation.rev.0.saturating_sub(missed));
-    join(gateway, session, conversation.id, Some(known)).await;
+    join(gateway, session, conversation.id).await;
 }
 
-/// Joins a conversation for `session`, which has its changes up to `known`.
-pub(super) async fn join(
+/// Joins a conversation for `session`.
+pub(super) async fn join(gateway: &Gateway, session: &Arc<Session>, id: ConversationId) {
+    join_within(gateway, session, id, &ReplayBudget::full()).await;
+}
+
+async fn join_within(
     gateway: &Gateway,
     session: &Arc<Session>,
     id: ConversationId,
-    known: Option<Rev>,
+    budget: &ReplayBudget,
 ) {
-    let budget = ReplayBudget::full();
-    match gateway.hub().join(session, id, known, &budget).await {
-        Ok(_) | Err(Error::NotMember) => {}
+    let hub = gateway.hub();
+    match hub.join_after_delivered(session, id, budget).await {
+        Ok(()) | Err(Error::NotMember) => {}
         Err(error) => tracing::warn!(%error, "a conversation cannot be joined"),
     }
 }
@@ -82,11 +82,8 @@ struct Updated {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct UpdatedEntry {
     id: ConversationId,
-    rev: Rev,
-    unread_count: u64,
     #[serde(default)]
     removed: bool,
 }

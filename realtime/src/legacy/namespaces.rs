@@ -224,7 +224,7 @@ impl Namespace {
             .map_err(|error| Failure::invalid(format!("receiverId: {error}")))?;
         let id = self.conversation_with(gateway, session, receiver).await?;
         if !session.has_joined(id) {
-            auto_join::join(gateway, session, id, None).await;
+            auto_join::join(gateway, session, id).await;
         }
         data.insert("conversationId".to_owned(), json!(id));
         Ok(Value::from(data).to_string())

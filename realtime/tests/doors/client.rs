@@ -406,6 +406,12 @@ impl Client {
         last.unwrap_or_default().to_owned()
     }
 
+    /// Closes the connection in order.
+    pub(crate) async fn leave(mut self) {
+        self.socket.close(None).await.unwrap();
+        while self.take().await {}
+    }
+
     /// Whether the server sent the client away for good: out of the namespace, or with a code that says so.
     pub(crate) fn is_final(&self) -> bool {
         use backscroll_realtime::protocol::Close;

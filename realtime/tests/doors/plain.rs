@@ -1,10 +1,14 @@
 //! Front-ends with a plain WebSocket, in their own words: the token is in the address or in the first message, messages
 //! come bare, and no conversation is opened.
 
+use std::time::Duration;
+
+use backscroll_shard::ids::{ConversationId, Seq};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::bed::{Bed, caller, user};
+use crate::bed::{Bed, PATIENCE, caller, user};
 use crate::client::{Client, Door, QUIET};
 
 /// A connection as `new WebSocket(address)` makes it.
@@ -43,6 +47,7 @@ async fn a_plain_client_receives_bare_messages_without_joining() {
     let id = bed.group("alice", &["bob"]).await;
     bed.say("alice", id, "before").await;
     let mut bob = enter(&bed, "bob").await;
+    assert_eq!(bob.event("new_message").await["content"], "before");
     let message = bed.say("alice", id, "now").await;
     let received = bob.event("new_message").await;
     assert_eq!(received["id"], json!(message.id));
@@ -61,6 +66,97 @@ async fn a_plain_client_receives_bare_messages_without_joining() {
         (&received["conversationId"], &received["content"]),
         (&json!(new), &json!("first"))
     );
+    bed.close().await;
+}
+
+/// Waits until `name` counts as having received the messages of a conversation up to `seq`.
+async fn is_told(bed: &Bed, name: &str, id: ConversationId, seq: Seq) {
+    let told = async {
+        loop {
+            let conversation = bed.store.conversation(&caller(name), id).await.unwrap();
+            if conversation.delivered_seq >= seq {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, told).await;
+    waited.expect("the watermark does not move");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_client_that_comes_back_receives_what_it_missed() {
+    let bed = Bed::new().await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut bob = enter(&bed, "bob").await;
+    let seen = bed.say("alice", id, "seen").await;
+    assert_eq!(bob.event("new_message").await["content"], "seen");
+    bob.leave().await;
+    is_told(&bed, "bob", id, seen.seq).await;
+    // One that was edited meanwhile is new for this client, one that was deleted is not.
+    let missed = bed.say("alice", id, "misssed").await;
+    let gone = bed.say("alice", id, "gone").await;
+    bed.say("alice", id, "too").await;
+    let me = caller("alice");
+    let edit = bed.store.edit_message(&me, missed.id, "missed".to_owned());
+    edit.await.unwrap();
+    bed.store.delete_message(&me, gone.id).await.unwrap();
+    let mut bob = enter(&bed, "bob").await;
+    for expected in ["missed", "too"] {
+        assert_eq!(bob.event("new_message").await["content"], expected);
+    }
+    let last = bed.say("alice", id, "now").await;
+    assert_eq!(bob.event("new_message").await["content"], "now");
+    bob.receives_no("new_message").await;
+    bob.leave().await;
+    is_told(&bed, "bob", id, last.seq).await;
+    // Of very many the newest hundred.
+    for n in 0..120 {
+        bed.say("alice", id, &n.to_string()).await;
+    }
+    let mut bob = enter(&bed, "bob").await;
+    for n in 20..120 {
+        assert_eq!(bob.event("new_message").await["content"], n.to_string());
+    }
+    bob.receives_no("new_message").await;
+    bed.close().await;
+}
+
+/// Waits for the messages of a conversation with the seqs from 1 to `last`.
+async fn receives_all(client: &mut Client, id: ConversationId, last: u64) {
+    for seq in 1..=last {
+        let received = client.event("new_message").await;
+        let place = (&received["conversationId"], &received["seq"]);
+        assert_eq!(place, (&json!(id), &json!(seq)));
+    }
+    client.receives_no("new_message").await;
+}
+
+/// Whatever is sent while a session opens a conversation is told once, and in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_client_receives_each_message_once_however_it_comes() {
+    const SENT: u64 = 40;
+    let bed = Bed::with(|settings| settings.sessions_per_user = 64).await;
+    let say_all = async |id| {
+        for n in 1..=SENT {
+            bed.say("alice", id, &n.to_string()).await;
+        }
+    };
+    let id = bed.group("alice", &["bob"]).await;
+    // One session after the other opens while the messages are being sent.
+    let come = async {
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            all.push(open(&bed, "?token=bob").await);
+        }
+        all
+    };
+    let (mut all, ()) = tokio::join!(come, say_all(id));
+    join_all(all.iter_mut().map(|bob| receives_all(bob, id, SENT))).await;
+    // A conversation that begins while they are there.
+    let new = bed.group("alice", &["bob"]).await;
+    say_all(new).await;
+    join_all(all.iter_mut().map(|bob| receives_all(bob, new, SENT))).await;
     bed.close().await;
 }
 
@@ -213,6 +309,7 @@ async fn a_plain_client_cannot_use_a_foreign_conversation() {
     alice.receives_no("typing").await;
     // A member who was removed receives no more events.
     let mut bob = enter(&bed, "bob").await;
+    assert_eq!(bob.event("new_message").await["content"], "secret");
     let (owner, member) = (caller("alice"), user("bob"));
     let removed = bed.store.remove_member(&owner, id, &member).await;
     removed.unwrap();

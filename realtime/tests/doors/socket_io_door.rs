@@ -392,6 +392,7 @@ async fn an_older_front_end_receives_earlier_conversations() {
     let mut bob = Client::dial_namespace(bed.address, "/messaging", auth)
         .await
         .unwrap();
+    assert_eq!(bob.event("NEW_MESSAGE").await["content"], "before");
     let message = bed.say("alice", id, "now").await;
     let received = bob.event("NEW_MESSAGE").await;
     assert_eq!(received["id"], json!(message.id));

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::head::{self, Head};
 use crate::history;
-use crate::ids::{ConversationId, Rev, UserId, UserKey};
+use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::list;
 use crate::map::Assignment;
 use crate::model::{ConversationHead, ListEntry, Timestamp};
@@ -33,6 +33,8 @@ pub struct Standing {
     pub head: ConversationHead,
     /// How many members it has.
     pub member_count: u64,
+    /// Up to where the member's devices have received.
+    pub delivered_seq: Seq,
 }
 
 impl Store {
@@ -57,9 +59,11 @@ impl Store {
                 Ok(found) => {
                     standings.extend(batch.iter().map(|(_, pair)| (pair.clone(), None)));
                     standings.extend(found.into_iter().map(|found| {
-                        let head = found.access.head(found.id);
-                        let member_count = found.member_count;
-                        let standing = Standing { head, member_count };
+                        let standing = Standing {
+                            head: found.access.head(found.id),
+                            member_count: found.member_count,
+                            delivered_seq: found.delivered_seq,
+                        };
                         ((found.id, found.user), Some(standing))
                     }));
                 }
