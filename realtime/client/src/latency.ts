@@ -3,9 +3,11 @@
  */
 
 /** How well the connection works, for people. */
-export type Quality = "good" | "fair" | "poor" | "offline";
+export type Quality = "excellent" | "good" | "fair" | "poor" | "offline";
 
-/** Up to here, in milliseconds, the smoothed round trip is good. */
+/** Up to here, in milliseconds, the smoothed round trip is excellent. */
+const EXCELLENT_UP_TO_MS = 100;
+/** Up to here it is good. */
 const GOOD_UP_TO_MS = 200;
 /** Up to here it is fair. */
 const FAIR_UP_TO_MS = 600;
@@ -39,6 +41,7 @@ export class Latency {
   /** While connected. The worse of the last and the smoothed round trip counts, so that a sudden stall shows at once. */
   get quality(): Quality {
     const worst = Math.max(this.lastSample ?? 0, this.average ?? 0);
+    if (worst <= EXCELLENT_UP_TO_MS) return "excellent";
     if (worst <= GOOD_UP_TO_MS) return "good";
     return worst <= FAIR_UP_TO_MS ? "fair" : "poor";
   }

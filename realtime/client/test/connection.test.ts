@@ -16,7 +16,7 @@ describe("connecting", () => {
     await connecting;
     expect(states).toEqual(["connecting", "connected"]);
     const { transport, quality, latencyMs, smoothedLatencyMs } = client.connection.get();
-    expect({ transport, quality }).toEqual({ transport: "websocket", quality: "good" });
+    expect({ transport, quality }).toEqual({ transport: "websocket", quality: "excellent" });
     expect(latencyMs).toBe(80);
     network.delay = () => 500;
     await pass(20_000);

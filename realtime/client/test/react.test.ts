@@ -38,7 +38,7 @@ test("shows a conversation live and sends", async () => {
   const page = await render(createElement(StrictMode, null, createElement(ChatProvider, { client }, room)));
   await passed(200);
   expect(page.textContent).toBe("on: 1 2 ");
-  expect(chat).toMatchObject({ status: "ready", connectionState: "connected", quality: "good" });
+  expect(chat).toMatchObject({ status: "ready", connectionState: "connected", quality: "excellent" });
   await act(async () => void chat!.sendMessage("hello"));
   expect(page.textContent).toBe("on: 1 2 hello ");
   expect(chat!.messages[2]?.state).toBe("sending");
