@@ -21,6 +21,10 @@ export type SendOptions = Omit<NewMessage, "content">;
 export interface PendingMessage {
   /** On its way, or given up until {@link Outbox.retry}. */
   readonly state: "sending" | "failed";
+  /** The same as `state`, where a stored message has `sent`, `delivered` or `read`. */
+  readonly status: "sending" | "failed";
+  /** The same as `clientMsgId`, until the message is stored and the server has given it an id. */
+  readonly id: string;
   readonly clientMsgId: string;
   readonly conversationId: ConversationId;
   readonly senderId: UserId;
@@ -217,6 +221,8 @@ export class Outbox {
     const entries = this.lanes.get(conversationId)?.entries ?? [];
     return entries.map((entry) => ({
       state: entry.error ? "failed" : "sending",
+      status: entry.error ? "failed" : "sending",
+      id: entry.message.clientMsgId,
       clientMsgId: entry.message.clientMsgId,
       conversationId,
       senderId: this.user,

@@ -6,7 +6,14 @@
  * it and the first event of a new connection has to be loaded first. Answers to commands never advance it: the answer
  * to a send may overtake the changes before it.
  */
-import type { Rev } from "./types.gen.js";
+import type { ConversationId, MessageId, Rev, Seq } from "./types.gen.js";
+
+/** The greatest seq among the ids of a conversation's messages; 0 when none is one. A message's id is `<conversationId>-<seq>`. */
+export function newestSeq(conversationId: ConversationId, messageIds: readonly MessageId[]): Seq {
+  const prefix = `${conversationId}-`;
+  const seqs = messageIds.filter((id) => id.startsWith(prefix)).map((id) => Number(id.slice(prefix.length)));
+  return Math.max(0, ...seqs.filter((seq) => Number.isSafeInteger(seq)));
+}
 
 /** The events of this connection hold every change after `base` up to `top`. */
 interface Live {

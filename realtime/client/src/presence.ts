@@ -14,6 +14,8 @@ import type { Presence as UserPresence, UserId } from "./types.gen.js";
 export class Presence {
   /** The presence of each watched user. Immutable: a change makes a new map. Empty while there is no connection. */
   readonly users = new Observable<ReadonlyMap<UserId, UserPresence>>(new Map());
+  private named: ReadonlySet<UserId> = new Set();
+  private readonly held = new Set<readonly UserId[]>();
   private watched: ReadonlySet<UserId> = new Set();
   private subscribed = false;
   private own: OwnStatus | undefined;
@@ -30,7 +32,24 @@ export class Presence {
 
   /** Watches these users instead of those before: at most as many as the server takes (200); the rest is left out. */
   watch(userIds: Iterable<UserId>): void {
-    this.watched = new Set(userIds);
+    this.named = new Set(userIds);
+    this.rewatch();
+  }
+
+  /** Watches these users as well, until the result is called. Those of {@link watch} come first where there are too many. */
+  hold(userIds: readonly UserId[]): () => void {
+    const held = [...userIds];
+    this.held.add(held);
+    this.rewatch();
+    return () => {
+      if (this.held.delete(held)) this.rewatch();
+    };
+  }
+
+  private rewatch(): void {
+    const all = new Set([...this.named, ...[...this.held].flat()]);
+    if (all.size === this.watched.size && [...all].every((user) => this.watched.has(user))) return;
+    this.watched = all;
     this.users.set(new Map([...this.users.get()].filter(([user]) => this.watched.has(user))));
     this.subscribing.request();
   }

@@ -23,6 +23,7 @@ import { ChatError } from "./errors.js";
 import type { Outgoing, SendOptions } from "./outbox.js";
 import type { ChatClientOptions } from "./settings.js";
 import type { ConnectionInfo } from "./status.js";
+import { newestSeq } from "./position.js";
 import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
 
 export { useUpload, type UploadControls } from "./react-upload.js";
@@ -84,8 +85,17 @@ export interface Chat extends ConversationState {
   jumpTo(seq: Seq): Promise<void>;
   jumpToLatest(): Promise<void>;
   markRead(seq?: Seq): void;
+  /** The user has read up to the newest of these messages; ids of messages that are being sent count for nothing. */
+  markAsRead(messageIds: readonly MessageId[]): void;
   /** Call it at every key. */
   typing(): void;
+  /** The same as `typing`. */
+  startTyping(): void;
+  /** The text was cleared. Sending ends typing by itself. */
+  stopTyping(): void;
+  isUserTyping(userId: UserId): boolean;
+  /** Whether a member is known to be online. Of a large conversation only some members are known. */
+  isUserOnline(userId: UserId): boolean;
 }
 
 const NOT_OPEN: ConversationState = {
@@ -114,12 +124,16 @@ export function useChat(...given: [ConversationId] | [ChatClient, ConversationId
   const state: ConversationState = refusal ? { ...shown, status: "failed", error: refusal } : shown;
   const connection = useConnection(client);
   const actions = useActions(client, conversationId, view);
+  const online = useMembersPresence(client, state);
+  const { typingUsers } = state;
   return {
     ...state,
     isConnected: connection.state === "connected",
     connectionState: connection.state,
     quality: connection.quality,
     ...actions,
+    isUserTyping: useCallback((userId) => typingUsers.includes(userId), [typingUsers]),
+    isUserOnline: useCallback((userId) => isOnline(online.get(userId)), [online]),
   };
 }
 
@@ -191,7 +205,22 @@ function openedBy(client: ChatClient, conversationId: ConversationId): Opened {
   }
 }
 
-type Actions = Omit<Chat, keyof ConversationState | "isConnected" | "connectionState" | "quality">;
+/** Most members of a conversation whose presence its hook watches. */
+const WATCHED_MAX = 50;
+
+/** Watches the first members that are known, as long as the component is mounted. */
+function useMembersPresence(client: ChatClient, { watermarks }: ConversationState): ReadonlyMap<UserId, UserPresence> {
+  const members = JSON.stringify([...watermarks.keys()].slice(0, WATCHED_MAX).sort());
+  useEffect(() => client.presence.hold(JSON.parse(members) as UserId[]), [client, members]);
+  const { users } = client.presence;
+  return useSyncExternalStore(users.subscribe, users.get, users.get);
+}
+
+function isOnline(presence: UserPresence | undefined): boolean {
+  return presence !== undefined && presence.status !== "offline";
+}
+
+type Actions = Omit<Chat, keyof ConversationState | "isConnected" | "connectionState" | "quality" | "isUserTyping" | "isUserOnline">;
 
 function useActions(client: ChatClient, conversationId: ConversationId, view: ConversationView | undefined): Actions {
   const open = useCallback(() => {
@@ -210,6 +239,9 @@ function useActions(client: ChatClient, conversationId: ConversationId, view: Co
     jumpTo: useCallback(async (seq) => open().jumpTo(seq), [open]),
     jumpToLatest: useCallback(async () => open().jumpToLatest(), [open]),
     markRead: useCallback((seq) => view?.markRead(seq), [view]),
+    markAsRead: useCallback((messageIds) => view?.markRead(newestSeq(conversationId, messageIds)), [view, conversationId]),
     typing: useCallback(() => view?.typing(), [view]),
+    startTyping: useCallback(() => view?.typing(), [view]),
+    stopTyping: useCallback(() => view?.stopTyping(), [view]),
   };
 }

@@ -284,4 +284,20 @@ describe("presence", () => {
     expect(shown()).toEqual({ bob: "online", carol: "offline" });
     expect(commands(hub, "presence_update")).toEqual([{ status: "busy" }]);
   });
+
+  test("of users that several parts of a page hold is asked for as long as one of them does", async () => {
+    const { client, hub } = await connected();
+    client.presence.watch(["bob"]);
+    const releases = [client.presence.hold(["carol"]), client.presence.hold(["carol", "bob"])];
+    await pass(100);
+    const watched = () => (commands(hub, "presence_subscribe") as { userIds: string[] }[]).at(-1)?.userIds;
+    expect(watched()).toEqual(["bob", "carol"]);
+    releases[1]!();
+    await pass(100);
+    expect(watched()).toEqual(["bob", "carol"]);
+    releases[0]!();
+    await pass(100);
+    expect(watched()).toEqual(["bob"]);
+    expect([...client.presence.users.get().keys()]).toEqual(["bob"]);
+  });
 });

@@ -46,6 +46,21 @@ test.each([
   compile(compiler, ...options, "main.ts");
 });
 
+test("a component that was written for another useChat compiles unchanged", () => {
+  const files = {
+    "components/ChatComponent.tsx": readFileSync(path.join(root, "test/front-ends/ChatComponent.tsx"), "utf8"),
+    "hooks/useChat.ts": `export { useChat } from "@backscroll/client/react";`,
+    "contexts/AuthContext.ts": `export declare function useAuth(): { user?: { id: string } };`,
+    "globals.d.ts": `declare const otherUserId: string;`,
+  };
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(path.dirname(path.join(home, name)), { recursive: true });
+    writeFileSync(path.join(home, name), text);
+  }
+  const options = ["--noEmit", "--skipLibCheck", "--strict", "--target", "es2022", "--lib", "es2022,dom", "--types", "react", "--module", "esnext"];
+  compile("typescript", ...options, "--moduleResolution", "bundler", "--jsx", "react-jsx", "--esModuleInterop", "globals.d.ts", "components/ChatComponent.tsx");
+});
+
 test("the React entry is for clients, as Next.js asks", () => {
   expect(readFileSync(path.join(built, "dist/react.js"), "utf8")).toMatch(/^"use client";/);
 });
