@@ -100,6 +100,12 @@ impl Commands {
         self.services.charge(session, cost)
     }
 
+    /// Has the presence of the members of a conversation that `session` has opened without a command delivered to it, as after the
+    /// command.
+    pub(crate) fn show_members(&self, session: &Arc<Session>, id: ConversationId) {
+        self.services.show_members(session, id);
+    }
+
     /// Sends to one conversation are one batch of the store and keep their order; those to different conversations are at the
     /// same time.
     async fn send_together(&self, session: &Arc<Session>, data: &[impl AsRef<str>]) -> Vec<Answer> {

@@ -61,6 +61,17 @@ impl Services {
             Failure::rate_limited(wait)
         })
     }
+
+    /// Has the presence of the members of a small conversation delivered to `session`, which has opened it, unless the session
+    /// names the users that it watches.
+    pub(super) fn show_members(&self, session: &Arc<Session>, id: ConversationId) {
+        if session.names_watched() || !self.hub.is_small(id) {
+            return;
+        }
+        let (presence, session) = (Arc::clone(&self.presence), Arc::clone(session));
+        let show = async move { presence.show_members(&session, id).await };
+        let _ = self.tasks.spawn(show); // without room for it, the session goes without
+    }
 }
 
 /// Commands of one session that are being carried out.
@@ -175,12 +186,7 @@ impl CommandHandler for Invocation<'_> {
         let joined = tokio::time::timeout(COMMAND_TIMEOUT, joining).await;
         let joined = joined.unwrap_or(Err(Error::DeadlineExceeded));
         let (Joined::Whole(head) | Joined::Refused(head)) = self.answer(joined)?;
-        if !session.names_watched() && self.hub().is_small(id) {
-            let presence = Arc::clone(&self.services.presence);
-            let session = Arc::clone(session);
-            let show = async move { presence.show_members(&session, id).await };
-            let _ = self.services.tasks.spawn(show);
-        }
+        self.services.show_members(session, id);
         Ok(head)
     }
 

@@ -71,7 +71,8 @@ async fn join_within(
 ) {
     let hub = gateway.hub();
     match hub.join_after_delivered(session, id, budget).await {
-        Ok(()) | Err(Error::NotMember) => {}
+        Ok(()) => gateway.commands().show_members(session, id),
+        Err(Error::NotMember) => {}
         Err(error) => tracing::warn!(%error, "a conversation cannot be joined"),
     }
 }

@@ -3,6 +3,7 @@
 //! These front-ends name a person in place of a conversation, and join none. Their names of commands and events are in one table
 //! for each namespace. A command that the table lacks has the protocol's name; an event that it lacks is not sent.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -58,6 +59,8 @@ enum EventForm {
     },
     /// The notification with two fields more.
     Notification(&'static str),
+    /// A notification whose type begins with `connection:`: its metadata, under its type.
+    Connection,
 }
 
 /// The namespaces.
@@ -70,6 +73,7 @@ const WORDS: &[Words] = &[
             ("TYPING_START", CommandForm::ToPerson("typing_start")),
             ("TYPING_STOP", CommandForm::ToPerson("typing_stop")),
             ("MESSAGE_READ_UPDATE", CommandForm::ToPerson("mark_read")),
+            ("PRESENCE_UPDATE", CommandForm::Same("presence_update")),
         ],
         events: &[
             (
@@ -81,6 +85,8 @@ const WORDS: &[Words] = &[
             ),
             ("user_typing", EventForm::As("USER_TYPING")),
             ("messages_read", EventForm::As("MESSAGE_READ_UPDATE")),
+            ("user_online", EventForm::As("USER_ONLINE")),
+            ("user_offline", EventForm::As("USER_OFFLINE")),
             ("reconnect", EventForm::As("reconnect")),
             ("error", EventForm::As("error")),
         ],
@@ -92,6 +98,7 @@ const WORDS: &[Words] = &[
             ("message:new", CommandForm::ToPerson("send_message")),
             ("TYPING_START", CommandForm::ToPerson("typing_start")),
             ("TYPING_STOP", CommandForm::ToPerson("typing_stop")),
+            ("presence:update", CommandForm::Same("presence_update")),
         ],
         events: &[
             (
@@ -103,6 +110,9 @@ const WORDS: &[Words] = &[
             ),
             ("user_typing", EventForm::As("USER_TYPING")),
             ("messages_read", EventForm::As("MESSAGE_READ_UPDATE")),
+            ("user_online", EventForm::As("user:online")),
+            ("user_offline", EventForm::As("user:offline")),
+            ("notification", EventForm::Connection),
             ("reconnect", EventForm::As("reconnect")),
             ("error", EventForm::As("error")),
         ],
@@ -201,6 +211,7 @@ impl Dialect for Namespace {
             EventForm::As(name) => (*name, event.data().to_owned()),
             EventForm::Message { sent, received } => message(event, user, (sent, received))?,
             EventForm::Notification(name) => (*name, notification(event)?),
+            EventForm::Connection => return connection(self.words.namespace, event),
         };
         Some(packet::event(self.words.namespace, name, &data))
     }
@@ -287,6 +298,24 @@ fn notification(event: &ClientEvent) -> Option<String> {
     Some(format!(r#"{{"message":{message},"read":false,{fields}"#))
 }
 
+/// The packet of a notification about a connection between two people, under its type.
+fn connection(namespace: &str, event: &ClientEvent) -> Option<String> {
+    let data: NotificationData<'_> = serde_json::from_str(event.data()).ok()?;
+    let notification: ConnectionNotification<'_> =
+        serde_json::from_str(data.notification.get()).ok()?;
+    let kind = &*notification.kind;
+    let data = notification.metadata.get();
+    (kind.starts_with("connection:")).then(|| packet::event(namespace, kind, data))
+}
+
+#[derive(Deserialize)]
+struct ConnectionNotification<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
 #[derive(Deserialize)]
 struct MessageData<'a> {
     #[serde(borrow)]
@@ -340,6 +369,17 @@ mod tests {
             written.starts_with(r#"2/realtime,["message:new",{"#),
             "{written}"
         );
+        let data = json!({"notification": {
+            "id": "8", "type": "connection:accepted", "metadata": {"connection": {"id": 5}},
+        }});
+        let accepted = ClientEvent::new(EventName::Notification, &data);
+        assert_eq!(
+            realtime.write(&accepted, &user("bob")).unwrap(),
+            r#"2/realtime,["connection:accepted",{"connection":{"id":5}}]"#
+        );
+        let offer = json!({"notification": {"id": "9", "type": "offer", "metadata": {}}});
+        let offer = ClientEvent::new(EventName::Notification, &offer);
+        assert_eq!(realtime.write(&offer, &user("bob")), None);
         let notifications = dialect("/notifications").unwrap();
         assert_eq!(notifications.write(&event, &user("bob")), None);
         let data = json!({"notification": {"id": "7", "title": "a", "body": "b \"c\""}});

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use backscroll_shard::model::{NewNotification, RawJson};
 use backscroll_shard::settings::Span;
 use futures_util::future::join_all;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::bed::{Bed, PATIENCE, user};
+use crate::bed::{Bed, PATIENCE, caller, user};
 use crate::client::{Client, Door};
 
 const WEBSOCKET: &str = "/socket.io/?EIO=4&transport=websocket";
@@ -398,6 +399,61 @@ async fn an_older_front_end_receives_earlier_conversations() {
     assert_eq!(received["id"], json!(message.id));
     assert_eq!(received["receiverId"], json!(user("bob")));
     bob.receives_no("NEW_MESSAGE").await;
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_front_end_sees_presence() {
+    let bed = Bed::new().await;
+    let enter = |name: &'static str, namespace| {
+        Client::dial_namespace(bed.address, namespace, json!({"token": name}))
+    };
+    let mut bob = enter("bob", "/messaging").await.unwrap();
+    bed.group("alice", &["bob"]).await;
+    let mut tablet = enter("bob", "/realtime").await.unwrap();
+    for (namespace, command, status) in [
+        ("/realtime", "presence:update", "away"),
+        ("/messaging", "PRESENCE_UPDATE", "busy"),
+    ] {
+        let mut alice = enter("alice", namespace).await.unwrap();
+        let online = match namespace {
+            "/realtime" => alice.event("user:online").await,
+            _ => alice.event("USER_ONLINE").await,
+        };
+        assert_eq!(online["userId"], "bob");
+        let update = json!({"status": status});
+        alice.ask(command, update).await.unwrap();
+        for (client, event) in [(&mut bob, "USER_ONLINE"), (&mut tablet, "user:online")] {
+            while client.event(event).await != json!({"userId": "alice", "status": status}) {}
+        }
+    }
+    bed.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_front_end_hears_of_connections_between_people() {
+    let bed = Bed::new().await;
+    let enter = |name: &'static str| {
+        Client::dial_namespace(bed.address, "/realtime", json!({"token": name}))
+    };
+    let mut both = [enter("alice").await.unwrap(), enter("bob").await.unwrap()];
+    for kind in ["connection:request", "connection:accepted", "offer"] {
+        let connection = json!({"connection": {"id": 5, "senderId": "alice", "receiverId": "bob"}});
+        let new = NewNotification {
+            user_ids: vec![user("alice"), user("bob")],
+            kind: kind.to_owned(),
+            title: "A connection".to_owned(),
+            metadata: Some(RawJson::of(&connection)),
+            ..NewNotification::default()
+        };
+        bed.store.notify(&caller("admin"), new).await.unwrap();
+        for client in &mut both {
+            match kind {
+                "offer" => client.receives_no(kind).await,
+                _ => assert_eq!(client.event(kind).await, connection),
+            }
+        }
+    }
     bed.close().await;
 }
 
