@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::extract::{
     Bearer, Json, LIST_MAX, OptionalJson, Path, Query, idempotency_key, page_limit,
 };
-use super::mounts::ChatRoutes;
+use super::mounts::{ChatRoutes, also_by_post_and_put};
 use super::problem::Problem;
 use super::problem_sets as problems;
 use super::state::App;
@@ -25,7 +25,7 @@ pub(super) fn routes() -> ChatRoutes {
     vec![
         routes!(list, create),
         routes!(one, change, delete),
-        routes!(read),
+        also_by_post_and_put(routes!(read), read),
         routes!(delivered),
         routes!(unread_count),
     ]
@@ -174,7 +174,7 @@ pub(super) struct Watermark {
 
 /// I have read up to here
 ///
-/// Watermarks only move forward: an earlier `seq` changes nothing.
+/// Watermarks only move forward: an earlier `seq` changes nothing. `POST` and `PUT` do the same, for front-ends of other servers.
 #[utoipa::path(
     patch, path = "/conversations/{conversationId}/read", tag = "conversations", operation_id = "markRead",
     params(("conversationId" = ConversationId, Path)),

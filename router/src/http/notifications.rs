@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Admin, Bearer, Json, LIST_MAX, Path, Query, page_limit};
-use super::mounts::ChatRoutes;
+use super::mounts::{ChatRoutes, also_by_post_and_put};
 use super::problem::{Code, Problem};
 use super::problem_sets as problems;
 use super::state::App;
@@ -24,7 +24,7 @@ pub(super) fn routes() -> ChatRoutes {
     vec![
         routes!(list),
         routes!(unread_count),
-        routes!(read),
+        also_by_post_and_put(routes!(read), read),
         routes!(read_all),
     ]
 }
@@ -84,6 +84,8 @@ async fn unread_count(
 }
 
 /// I have read this one
+///
+/// `POST` and `PUT` do the same, for front-ends of other servers.
 #[utoipa::path(
     patch, path = "/notifications/{notificationId}/read", tag = "notifications", operation_id = "readNotification",
     params(("notificationId" = NotificationId, Path)),

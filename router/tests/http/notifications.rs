@@ -58,6 +58,10 @@ async fn a_notification_goes_from_an_administrator_to_its_reader() {
         .await
         .expect(200);
     assert!(read["readAt"].is_string());
+    for method in [Method::POST, Method::PUT] {
+        let again = bob.request(method, "/chat/notifications/1/read");
+        assert_eq!(Answer::of(again).await.expect(200), read);
+    }
     let unread = bob.get("/chat/notifications?unread=true").await.expect(200);
     assert_eq!(unread["notifications"].as_array().unwrap().len(), 1);
     let all = bob.request(Method::POST, "/chat/notifications/read-all");

@@ -197,6 +197,11 @@ async fn addresses_and_methods_that_do_not_exist() {
         (Method::PUT, "/api/chat/unread-count", vec!["GET", "HEAD"]),
         (Method::POST, "/healthz", vec!["GET", "HEAD"]),
         (
+            Method::GET,
+            "/chat/conversations/4da10dd61a0116b07ace202a6f1ea194/read",
+            vec!["PATCH", "POST", "PUT"],
+        ),
+        (
             Method::TRACE,
             "/chat/conversations",
             vec!["GET", "HEAD", "POST"],

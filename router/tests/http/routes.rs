@@ -24,6 +24,18 @@ fn seqs(page: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn front_ends_of_other_servers_mark_read_by_post_and_put() {
+    let service = Service::start().await;
+    let (alice, bob) = (service.user("alice"), service.user("bob"));
+    let id = alice.group(json!(["bob"])).await;
+    for (seq, method) in [(1, Method::POST), (2, Method::PUT), (3, Method::PATCH)] {
+        say(&alice, &id, "hello").await;
+        let read = bob.request(method, &format!("/api/chat/conversations/{id}/read"));
+        assert_eq!(Answer::of(read).await.expect(200)["readSeq"], seq);
+    }
+}
+
+#[tokio::test]
 async fn a_direct_conversation_is_created_once_for_both() {
     let service = Service::start().await;
     let (alice, bob, eve) = (
