@@ -32,7 +32,8 @@ pub use self::message::{
     Tiers,
 };
 pub use self::notification::{
-    NewNotification, Notification, NotificationList, NotificationPriority, UnreadNotifications,
+    NewNotification, Notification, NotificationFilter, NotificationList, NotificationPriority,
+    UnreadNotifications,
 };
 pub use self::sync::{ConversationChanges, SyncPage, SyncRequest};
 pub use self::time::Timestamp;

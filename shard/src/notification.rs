@@ -7,7 +7,9 @@ use crate::db::{Row, Value, values};
 use crate::error::{Error, Result};
 use crate::ids::{NotificationId, UserId, UserKey};
 use crate::message::{check_object, stored_json};
-use crate::model::{AnyObject, NewNotification, Notification, NotificationPriority, Timestamp};
+use crate::model::{
+    AnyObject, NewNotification, Notification, NotificationFilter, NotificationPriority, Timestamp,
+};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Longest type in characters.
@@ -37,10 +39,19 @@ macro_rules! select {
 }
 const SELECT_ONE: &str = concat!(select!(), "number = ?");
 const SELECT_BEFORE: &str = concat!(select!(), "number < ? ORDER BY number DESC LIMIT ?");
-/// By the index `notifications_unread`, as are the three below.
+/// By the index `notifications_unread`, as are the others with `read_at IS NULL`.
 const SELECT_UNREAD_BEFORE: &str = concat!(
     select!(),
     "read_at IS NULL AND number < ? ORDER BY number DESC LIMIT ?"
+);
+/// By the same keys: a user has few, so that those of other types are read past.
+const SELECT_OF_TYPE_BEFORE: &str = concat!(
+    select!(),
+    "number < ? AND type = ? ORDER BY number DESC LIMIT ?"
+);
+const SELECT_UNREAD_OF_TYPE_BEFORE: &str = concat!(
+    select!(),
+    "read_at IS NULL AND number < ? AND type = ? ORDER BY number DESC LIMIT ?"
 );
 const COUNT_UNREAD: &str =
     "SELECT COUNT(*) FROM notifications WHERE user_key = ? AND user_id = ? AND read_at IS NULL";
@@ -48,6 +59,21 @@ const READ_ONE: &str = "UPDATE notifications SET read_at = ? \
      WHERE user_key = ? AND user_id = ? AND number = ? AND read_at IS NULL";
 const READ_ALL: &str =
     "UPDATE notifications SET read_at = ? WHERE user_key = ? AND user_id = ? AND read_at IS NULL";
+
+/// Checks what a notification is about.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(crate) fn check_kind(kind: &str) -> Result<()> {
+    let word = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+    if kind.is_empty() || kind.len() > TYPE_MAX || !kind.chars().all(word) {
+        return Err(Error::invalid(
+            "type",
+            format!("1 to {TYPE_MAX} of letters, digits and _ - . :"),
+        ));
+    }
+    Ok(())
+}
 
 /// A notification that was checked.
 #[derive(Clone, Debug)]
@@ -66,13 +92,7 @@ impl Draft {
     /// # Errors
     /// [`Error::Invalid`], which names the field and the rule.
     pub(crate) fn new(new: NewNotification, metadata_bytes: u32) -> Result<Self> {
-        let word = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
-        if new.kind.is_empty() || new.kind.len() > TYPE_MAX || !new.kind.chars().all(word) {
-            return Err(Error::invalid(
-                "type",
-                format!("1 to {TYPE_MAX} of letters, digits and _ - . :"),
-            ));
-        }
+        check_kind(&new.kind)?;
         let title = new.title.chars().count();
         if title == 0 || title > TITLE_MAX || new.title.chars().any(char::is_control) {
             return Err(Error::invalid(
@@ -208,23 +228,27 @@ async fn one(rows: &mut OwnedReader<'_>, args: &[Value<'_>]) -> Result<Notificat
     from_row(&row.ok_or(Error::NotFound("notification"))?)
 }
 
-/// Those before `before`, the newest first; only unread ones with `unread`.
+/// Those of `filter` before `before`, the newest first.
 ///
 /// # Errors
 /// When the database fails.
 pub(crate) async fn page(
     rows: &mut OwnedReader<'_>,
     (key, user): (UserKey, &UserId),
-    (before, unread): (NotificationId, bool),
+    (before, filter): (NotificationId, NotificationFilter<'_>),
     limit: u32,
 ) -> Result<Vec<Notification>> {
-    let statement = if unread {
-        SELECT_UNREAD_BEFORE
-    } else {
-        SELECT_BEFORE
+    let NotificationFilter { unread, kind } = filter;
+    let statement = match (unread, kind.is_some()) {
+        (false, false) => SELECT_BEFORE,
+        (true, false) => SELECT_UNREAD_BEFORE,
+        (false, true) => SELECT_OF_TYPE_BEFORE,
+        (true, true) => SELECT_UNREAD_OF_TYPE_BEFORE,
     };
-    let key = key.to_bytes();
-    let args = values![&key, user, before, i64::from(limit)];
+    let (key, limit) = (key.to_bytes(), i64::from(limit));
+    let place = values![&key, user, before].into_iter();
+    let kind = kind.map(Value::from);
+    let args: Vec<Value<'_>> = place.chain(kind).chain(values![limit]).collect();
     let found = rows.fetch_all(statement, &args).await?;
     found.iter().map(from_row).collect()
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use backscroll_shard::ids::{NotificationId, UserId};
 use backscroll_shard::model::{
-    NewNotification, Notification, NotificationList, UnreadNotifications,
+    NewNotification, Notification, NotificationFilter, NotificationList, UnreadNotifications,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -47,6 +47,15 @@ struct NotificationQuery {
     /// Only unread ones.
     #[param(nullable = false, default = false)]
     unread: Option<bool>,
+    /// Only those of this type.
+    #[param(
+        nullable = false,
+        min_length = 1,
+        max_length = 64,
+        pattern = r"^[A-Za-z0-9_.:-]+$"
+    )]
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 /// My notifications
@@ -63,12 +72,13 @@ async fn list(
     Query(query): Query<NotificationQuery>,
 ) -> Result<Answer<NotificationList>, Problem> {
     let limit = page_limit(query.limit, LIST_MAX)?;
-    let (cursor, unread) = (query.cursor.as_deref(), query.unread.unwrap_or(false));
-    Ok(Answer(
-        app.store
-            .notifications(&me.caller, cursor, unread, limit)
-            .await?,
-    ))
+    let filter = NotificationFilter {
+        unread: query.unread.unwrap_or(false),
+        kind: query.kind.as_deref(),
+    };
+    let cursor = query.cursor.as_deref();
+    let listing = app.store.notifications(&me.caller, cursor, filter, limit);
+    Ok(Answer(listing.await?))
 }
 
 /// How many of my notifications I have not read

@@ -51,6 +51,12 @@ async fn a_notification_goes_from_an_administrator_to_its_reader() {
     assert_eq!(page["notifications"], json!([first]));
     assert_eq!(page["nextCursor"], json!(null));
 
+    let alerts = bob.get("/chat/notifications?type=alert").await.expect(200);
+    assert_eq!(alerts["notifications"], json!([list["notifications"][0]]));
+    bob.get("/chat/notifications?type=a%20b")
+        .await
+        .problem(400, "invalid_request");
+
     let count = "/chat/notifications/unread-count";
     assert_eq!(bob.get(count).await.expect(200), json!({ "total": 2 }));
     let read = bob

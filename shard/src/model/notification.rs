@@ -75,6 +75,15 @@ pub struct NewNotification {
     pub metadata: Option<RawJson>,
 }
 
+/// Which of a user's notifications.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NotificationFilter<'a> {
+    /// Only unread ones.
+    pub unread: bool,
+    /// Only those of this type.
+    pub kind: Option<&'a str>,
+}
+
 /// A page of a user's notifications.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::ids::{NotificationId, UserId};
 use crate::map::Assignment;
 use crate::model::{
-    Caller, NewNotification, Notification, NotificationList, Timestamp, UnreadNotifications,
+    Caller, NewNotification, Notification, NotificationFilter, NotificationList, Timestamp,
+    UnreadNotifications,
 };
 use crate::node::Shard;
 use crate::notification::{self, Draft};
@@ -91,15 +92,15 @@ impl Store {
         Ok(outcome)
     }
 
-    /// A page of the caller's notifications, the newest first; only unread ones with `unread`.
+    /// A page of the caller's notifications, the newest first: those of `filter`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a foreign cursor, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
+    /// [`Error::Invalid`] for a foreign cursor or what can be no type, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn notifications(
         &self,
         caller: &Caller,
         cursor: Option<&str>,
-        unread: bool,
+        filter: NotificationFilter<'_>,
         limit: u32,
     ) -> Result<NotificationList> {
         let before = match cursor {
@@ -108,6 +109,7 @@ impl Store {
                 Error::invalid("cursor", "pass the `nextCursor` of the page before")
             })?,
         };
+        filter.kind.map_or(Ok(()), notification::check_kind)?;
         let limit = limit.clamp(1, PAGE_MAX);
         let key = self.key(&caller.user)?;
         let mut notifications = self
@@ -115,7 +117,7 @@ impl Store {
             .call(key, caller.deadline, |shard, assignment| async move {
                 let mut rows = shard.read(&assignment, caller.deadline).await?;
                 let owner = (key, &caller.user);
-                notification::page(&mut rows, owner, (before, unread), limit + 1).await
+                notification::page(&mut rows, owner, (before, filter), limit + 1).await
             })
             .await?;
         let more = notifications.len() > limit as usize;

@@ -9,7 +9,7 @@ use backscroll_shard::db::{Database, Value};
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{NotificationId, UserId};
 use backscroll_shard::model::{
-    Caller, NewNotification, Notification, NotificationPriority, RawJson,
+    Caller, NewNotification, Notification, NotificationFilter, NotificationPriority, RawJson,
 };
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
@@ -19,6 +19,7 @@ use crate::bed::{Bed, PATIENCE, caller, user};
 
 crate::on_every_backend!(
     notifications_are_listed_newest_first_in_pages,
+    those_of_one_type_are_listed,
     each_is_read_once_and_told,
     old_ones_fall_out,
     numbers_have_no_hole_however_many_send,
@@ -45,7 +46,8 @@ async fn send(store: &Store, users: &[&str], title: &str) -> Vec<(UserId, Notifi
 
 async fn all(bed: &Bed, name: &str, unread: bool) -> Vec<Notification> {
     let caller = caller(name);
-    let list = bed.store.notifications(&caller, None, unread, 100).await;
+    let filter = NotificationFilter { unread, kind: None };
+    let list = bed.store.notifications(&caller, None, filter, 100).await;
     let list = list.unwrap();
     assert_eq!(list.next_cursor, None);
     list.notifications
@@ -98,7 +100,12 @@ async fn notifications_are_listed_newest_first_in_pages(bed: &Bed) {
     loop {
         let page = bed
             .store
-            .notifications(&caller("bob"), cursor.as_deref(), false, 3)
+            .notifications(
+                &caller("bob"),
+                cursor.as_deref(),
+                NotificationFilter::default(),
+                3,
+            )
             .await
             .unwrap();
         seen.extend(page.notifications.iter().map(|one| one.id.0));
@@ -115,8 +122,53 @@ async fn notifications_are_listed_newest_first_in_pages(bed: &Bed) {
     assert_eq!(titles(bed, "nobody", false).await, Vec::<String>::new());
     assert_eq!(unread(bed, "nobody").await, 0);
     let bob = caller("bob");
-    let foreign = bed.store.notifications(&bob, Some("x"), false, 3).await;
+    let every = NotificationFilter::default();
+    let foreign = bed.store.notifications(&bob, Some("x"), every, 3).await;
     assert!(matches!(foreign, Err(Error::Invalid(_))));
+}
+
+async fn those_of_one_type_are_listed(bed: &Bed) {
+    let bob = caller("bob");
+    for n in 1..=8 {
+        let kind = if n % 2 == 0 {
+            "team:invitation"
+        } else {
+            "offer"
+        };
+        let mut new = offer(&["bob"], &n.to_string());
+        new.kind = kind.to_owned();
+        bed.store.notify(&caller("admin"), new).await.unwrap();
+    }
+    let read = bed.store.read_notification(&bob, NotificationId(4)).await;
+    read.unwrap();
+    let pages = async |filter: NotificationFilter<'static>| {
+        let mut cursor = None;
+        let mut seen = Vec::new();
+        loop {
+            let page = bed.store.notifications(&bob, cursor.as_deref(), filter, 2);
+            let page = page.await.unwrap();
+            seen.extend(page.notifications.iter().map(|one| one.id.0));
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return seen;
+            }
+        }
+    };
+    let of = |kind, unread| NotificationFilter {
+        unread,
+        kind: Some(kind),
+    };
+    assert_eq!(pages(of("team:invitation", false)).await, [8, 6, 4, 2]);
+    assert_eq!(pages(of("team:invitation", true)).await, [8, 6, 2]);
+    assert_eq!(pages(of("offer", false)).await, [7, 5, 3, 1]);
+    assert_eq!(pages(of("Offer", false)).await, [0; 0]);
+    for kind in ["", "a b", "é"] {
+        let wrong = bed
+            .store
+            .notifications(&bob, None, of(kind, false), 2)
+            .await;
+        assert!(matches!(wrong, Err(Error::Invalid(_))), "{kind}");
+    }
 }
 
 #[derive(Default)]
@@ -153,7 +205,10 @@ async fn each_is_read_once_and_told(bed: &Bed) {
     store.read_notifications(&bob).await.unwrap();
     store.read_notifications(&caller("nobody")).await.unwrap();
     assert_eq!(unread(bed, "bob").await, 0);
-    let all = store.notifications(&bob, None, false, 10).await.unwrap();
+    let all = store
+        .notifications(&bob, None, NotificationFilter::default(), 10)
+        .await
+        .unwrap();
     assert_eq!(all.notifications[1], read, "read before");
     store.close(Instant::now() + PATIENCE).await;
     let events: Vec<String> = told

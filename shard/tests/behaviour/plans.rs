@@ -14,7 +14,8 @@ use backscroll_shard::media;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageType,
-    NewConversation, NewMembers, NewNotification, Position, Role, SyncRequest, Timestamp,
+    NewConversation, NewMembers, NewNotification, NotificationFilter, Position, Role, SyncRequest,
+    Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
@@ -246,10 +247,13 @@ async fn use_notifications(bed: &Bed) {
         assert!(outcome.failed.is_empty());
     }
     let me = caller("speaker7");
-    for unread in [false, true] {
-        let list = store.notifications(&me, None, unread, 5).await.unwrap();
+    let kinds = [None, Some("offer")].into_iter();
+    let filters =
+        kinds.flat_map(|kind| [false, true].map(|unread| NotificationFilter { unread, kind }));
+    for filter in filters {
+        let list = store.notifications(&me, None, filter, 5).await.unwrap();
         let cursor = list.next_cursor.as_deref();
-        store.notifications(&me, cursor, unread, 5).await.unwrap();
+        store.notifications(&me, cursor, filter, 5).await.unwrap();
     }
     store.unread_notifications(&me).await.unwrap();
     store
