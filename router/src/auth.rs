@@ -67,6 +67,7 @@ pub struct Authenticator {
     valid: TokenCache,
     checks: Checks,
     validation: Validation,
+    user_claim: String,
     role_claim: String,
     admin_role: String,
 }
@@ -80,7 +81,8 @@ struct Checks {
 }
 
 enum Keys {
-    Shared(DecodingKey),
+    /// The first signs; all verify.
+    Shared(Vec<DecodingKey>),
     Issuer(KeySource),
 }
 
@@ -97,9 +99,16 @@ impl Authenticator {
             check::lines(&problems).join("\n")
         );
         let keys = if settings.algorithm == TokenAlgorithm::HS256 {
-            Keys::Shared(DecodingKey::from_secret(
-                settings.secret.expose().as_bytes(),
-            ))
+            if settings.has_short_secret() {
+                tracing::warn!(
+                    "a secret in auth.secret or auth.other_secrets has less than {} bytes: with a token at hand it may be guessed; \
+                     make a longer one with `openssl rand -hex 32`",
+                    settings::SECRET_GOOD_BYTES
+                );
+            }
+            let secrets = settings.secrets();
+            let key = |secret: &Secret| DecodingKey::from_secret(secret.expose().as_bytes());
+            Keys::Shared(secrets.map(key).collect())
         } else {
             let source = KeySource::new(settings)?;
             let first = source.refresh().await;
@@ -113,6 +122,7 @@ impl Authenticator {
             valid: TokenCache::new(settings.token_cache),
             checks: Checks::default(),
             validation: validation(settings),
+            user_claim: settings.user_claim.clone(),
             role_claim: settings.role_claim.clone(),
             admin_role: settings.admin_role.clone(),
         })
@@ -161,7 +171,16 @@ impl Authenticator {
 
     async fn verify_anew(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
         match &self.keys {
-            Keys::Shared(key) => self.verify_with(token, key, None),
+            Keys::Shared(keys) => {
+                let mut verified = Err(AuthError::Invalid(WRONG_SIGNATURE));
+                for key in keys {
+                    verified = self.verify_with(token, key, None);
+                    if verified != Err(AuthError::Invalid(WRONG_SIGNATURE)) {
+                        break;
+                    }
+                }
+                verified
+            }
             Keys::Issuer(source) => {
                 let header = jsonwebtoken::decode_header(token).map_err(|error| refusal(&error))?;
                 if !self.validation.algorithms.contains(&header.alg) {
@@ -244,17 +263,7 @@ impl Authenticator {
                 "the token's header has a `crit` that is not understood",
             ));
         }
-        let subject = decoded
-            .claims
-            .get("sub")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let user = UserId::new(subject).and_then(|user| user.check_new().map(|()| user));
-        let user = user.map_err(|_| {
-            AuthError::Invalid(
-                "the token's `sub` is not a user id: 1 to 64 bytes without control characters, not `.` or `..`",
-            )
-        })?;
+        let user = user_named(claim(&decoded.claims, &self.user_claim))?;
         Ok(Identity {
             user,
             admin: self.is_admin(&decoded.claims),
@@ -264,12 +273,7 @@ impl Authenticator {
     }
 
     fn is_admin(&self, claims: &Value) -> bool {
-        let claim = if self.role_claim.starts_with('/') {
-            claims.pointer(&self.role_claim)
-        } else {
-            claims.get(&self.role_claim)
-        };
-        match claim {
+        match claim(claims, &self.role_claim) {
             Some(Value::String(role)) => *role == self.admin_role,
             Some(Value::Array(roles)) => roles
                 .iter()
@@ -277,6 +281,33 @@ impl Authenticator {
             _ => false,
         }
     }
+}
+
+/// The value of a claim: `name` is its name, or a JSON pointer.
+fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
+    match name.starts_with('/') {
+        true => claims.pointer(name),
+        false => claims.get(name),
+    }
+}
+
+/// The user that a claim names.
+fn user_named(claim: Option<&Value>) -> Result<UserId, AuthError> {
+    let name = match claim {
+        Some(Value::String(name)) => name.clone(),
+        Some(Value::Number(number)) if number.is_u64() => number.to_string(),
+        _ => {
+            return Err(AuthError::Invalid(
+                "the token's claim that names the user is missing, or neither a text nor a whole number",
+            ));
+        }
+    };
+    let user = UserId::new(&name).and_then(|user| user.check_new().map(|()| user));
+    user.map_err(|_| {
+        AuthError::Invalid(
+            "the token names no user id: 1 to 64 bytes without control characters, not `.` or `..`",
+        )
+    })
 }
 
 /// A time claim, which may be written with a fraction. The token's validation has made sure that it is a number.
@@ -297,7 +328,10 @@ fn validation(settings: &AuthSettings) -> Validation {
     validation.leeway = settings.leeway.0.as_secs();
     validation.validate_nbf = true;
     validation.validate_aud = settings.audience.is_some();
-    let mut required = vec!["exp", "sub"];
+    let mut required = vec!["exp"];
+    if settings.user_claim == settings::SUBJECT {
+        required.push(settings::SUBJECT);
+    }
     if let Some(issuer) = &settings.issuer {
         validation.set_issuer(&[issuer]);
         required.push("iss");
@@ -312,10 +346,12 @@ fn validation(settings: &AuthSettings) -> Validation {
 
 const WRONG_ALGORITHM: &str = "the token is not signed with the algorithm this service accepts";
 
+const WRONG_SIGNATURE: &str = "the token's signature is wrong";
+
 fn refusal(error: &jsonwebtoken::errors::Error) -> AuthError {
     AuthError::Invalid(match error.kind() {
         ErrorKind::ExpiredSignature => return AuthError::Expired,
-        ErrorKind::InvalidSignature => "the token's signature is wrong",
+        ErrorKind::InvalidSignature => WRONG_SIGNATURE,
         ErrorKind::InvalidAlgorithm => WRONG_ALGORITHM,
         ErrorKind::ImmatureSignature => "the token is not valid yet (`nbf`)",
         ErrorKind::InvalidIssuer => "the token is from another issuer (`iss`)",
@@ -354,7 +390,8 @@ pub fn mint_token(
         .checked_add(ttl.as_secs())
         .filter(|&at| i64::try_from(at).is_ok())
         .context("the time to live is too long")?;
-    let mut claims = json!({ "sub": user, "iat": now, "exp": expires });
+    let mut claims = json!({ "iat": now, "exp": expires });
+    set_claim(&mut claims, &settings.user_claim, user.as_str());
     for (name, value) in [("iss", &settings.issuer), ("aud", &settings.audience)] {
         if let Some(value) = value {
             claims[name] = json!(value);

@@ -8,8 +8,15 @@ use backscroll_shard::settings::Span;
 use backscroll_shard::settings::check::{Check, Problem};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Fewest bytes of a shared secret: as many as the hash has (RFC 7518, 3.2).
-pub const SECRET_MIN_BYTES: usize = 32;
+/// Fewest bytes of a shared secret.
+pub const SECRET_MIN_BYTES: usize = 16;
+/// A shared secret should have as many bytes as the hash has (RFC 7518, 3.2).
+pub const SECRET_GOOD_BYTES: usize = 32;
+/// Most secrets besides the one that signs.
+const OTHER_SECRETS_MAX: usize = 8;
+
+/// The claim that names the user in most tokens (RFC 7519, 4.1.2).
+pub(super) const SUBJECT: &str = "sub";
 
 /// Whose tokens are accepted. Exactly one algorithm is, so that a token cannot choose how it is checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,8 +24,10 @@ pub const SECRET_MIN_BYTES: usize = 32;
 pub struct AuthSettings {
     /// The one algorithm tokens are signed with.
     pub algorithm: TokenAlgorithm,
-    /// The shared secret of HS256: at least 32 bytes.
+    /// The shared secret of HS256, which signs and verifies: at least 16 bytes, better 32.
     pub secret: Secret,
+    /// Other shared secrets of HS256 that verify, too, while one is changed for another: at most 8.
+    pub other_secrets: Vec<Secret>,
     /// For the other algorithms: a file with the issuer's public keys (a JWK set, RFC 7517), …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks_file: Option<PathBuf>,
@@ -35,6 +44,8 @@ pub struct AuthSettings {
     /// Required member of `aud`; without it, any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
+    /// The claim that names the user: a text, or a whole number; one that begins with `/` is a JSON pointer, as `/user/id`.
+    pub user_claim: String,
     /// The claim that holds the role, or the list of roles; one that begins with `/` is a JSON pointer, as `/realm_access/roles`.
     pub role_claim: String,
     /// The role that opens `/admin`.
@@ -49,12 +60,14 @@ impl Default for AuthSettings {
         Self {
             algorithm: TokenAlgorithm::HS256,
             secret: Secret::default(),
+            other_secrets: Vec::new(),
             jwks_file: None,
             jwks_url: None,
             jwks_refresh: Span::secs(300),
             leeway: Span::secs(30),
             issuer: None,
             audience: None,
+            user_claim: SUBJECT.into(),
             role_claim: "role".into(),
             admin_role: "admin".into(),
             token_cache: 10_000,
@@ -69,11 +82,17 @@ impl AuthSettings {
         let mut check = Check::of("auth");
         let has_keys = self.jwks_file.is_some() || self.jwks_url.is_some();
         if self.algorithm == TokenAlgorithm::HS256 {
-            let enough = self.secret.expose().len() >= SECRET_MIN_BYTES;
+            let enough = |secret: &Secret| secret.expose().len() >= SECRET_MIN_BYTES;
             check.require(
                 "secret",
-                enough,
-                "HS256 needs at least 32 bytes; make one with `openssl rand -hex 32`",
+                enough(&self.secret),
+                "HS256 needs at least 16 bytes, better 32; make one with `openssl rand -hex 32`",
+            );
+            check.require(
+                "other_secrets",
+                self.other_secrets.iter().all(enough)
+                    && self.other_secrets.len() <= OTHER_SECRETS_MAX,
+                "at most 8 secrets of at least 16 bytes each",
             );
             check.require(
                 "algorithm",
@@ -92,6 +111,11 @@ impl AuthSettings {
                 "secret",
                 self.secret.expose().is_empty(),
                 format!("{name} uses public keys, remove the secret"),
+            );
+            check.require(
+                "other_secrets",
+                self.other_secrets.is_empty(),
+                format!("{name} uses public keys, remove the secrets"),
             );
         }
         if let Some(url) = &self.jwks_url {
@@ -117,11 +141,13 @@ impl AuthSettings {
                 "must not be empty; leave it out to accept any",
             );
         }
-        check.require(
-            "role_claim",
-            !matches!(self.role_claim.as_str(), "" | "/"),
-            "must not be empty",
-        );
+        for (name, claim) in [
+            ("user_claim", &self.user_claim),
+            ("role_claim", &self.role_claim),
+        ] {
+            let named = !matches!(claim.as_str(), "" | "/");
+            check.require(name, named, "must not be empty");
+        }
         check.require(
             "token_cache",
             self.token_cache <= 1_000_000,
@@ -133,6 +159,20 @@ impl AuthSettings {
             "must not be empty",
         );
         check.finish()
+    }
+
+    /// The shared secrets: the one that signs, then the others.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.secret).chain(&self.other_secrets)
+    }
+
+    /// Whether a shared secret is shorter than it should be, which is said at the start.
+    #[must_use]
+    pub fn has_short_secret(&self) -> bool {
+        self.algorithm == TokenAlgorithm::HS256
+            && self
+                .secrets()
+                .any(|secret| secret.expose().len() < SECRET_GOOD_BYTES)
     }
 }
 
@@ -227,9 +267,20 @@ mod tests {
 
     #[test]
     fn a_short_secret_is_refused() {
-        assert_eq!(shared(&"x".repeat(31)).check().len(), 1);
+        assert_eq!(shared(&"x".repeat(15)).check().len(), 1);
         assert_eq!(shared("").check().len(), 1);
-        assert_eq!(shared(&"x".repeat(32)).check(), []);
+        let poor = shared("your-secret-key-here");
+        assert_eq!((poor.check(), poor.has_short_secret()), (vec![], true));
+        let good = shared(&"x".repeat(32));
+        assert_eq!((good.check(), good.has_short_secret()), (vec![], false));
+        let with = |others: &[&str]| AuthSettings {
+            other_secrets: others.iter().copied().map(Secret::new).collect(),
+            ..good.clone()
+        };
+        assert_eq!(with(&["another-secret-key"]).check(), []);
+        assert!(with(&["another-secret-key"]).has_short_secret());
+        assert_eq!(with(&["short"]).check()[0].key, "auth.other_secrets");
+        assert_eq!(with(&["another-secret-key"; 9]).check().len(), 1);
     }
 
     #[test]
@@ -259,10 +310,12 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let settings = shared("correct horse battery staple 0123456789");
+        let mut settings = shared("correct horse battery staple 0123456789");
+        settings.other_secrets = vec![settings.secret.clone()];
         assert!(!format!("{settings:?}").contains("horse"));
         let written = serde_json::to_value(&settings).unwrap();
         assert_eq!(written["secret"], "***");
+        assert_eq!(written["other_secrets"], serde_json::json!(["***"]));
         assert_eq!(written["algorithm"], "HS256");
         let unquoted =
             serde_json::from_str::<AuthSettings>(r#"{"secret": 31415926535897932384626433832795}"#);

@@ -356,8 +356,9 @@ fn secrets_are_never_shown() {
         assert!(shown.contains("***"), "{shown}");
     }
     let broken = [
-        format!("[auth]\nsecret = \"{SECRET}\nx"),  // not TOML
-        format!("[auth]\nsecret = [\"{SECRET}\"]"), // another type
+        format!("[auth]\nsecret = \"{SECRET}\nx"),       // not TOML
+        format!("[auth]\nsecret = [\"{SECRET}\"]"),      // another type
+        format!("[auth]\nother_secrets = \"{SECRET}\""), // another type
         format!("[[shards]]\nname = \"a\"\nprimary = \"bs:{SECRET}@h\""), // not an address
         format!("[[shards]]\nname = \"a\"\nprimary = \"mysql://bs:{SECRET}@h:port/a\""), // nor this
         format!("[[shards]]\nname = \"a\"\nprimary = \"postgres://bs:{SECRET}@h/a\""),

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use backscroll::auth::AuthSettings;
+use backscroll::auth::{AuthSettings, Secret};
 use backscroll::http::settings::ServerSettings;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
@@ -286,6 +286,70 @@ async fn other_credentials_are_no_token() {
         &format!("/chat/unread-count?access_token={good}"),
     );
     Answer::of(in_query).await.problem(401, "unauthenticated");
+}
+
+fn signed_with(secret: &str, claims: &Value) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
+}
+
+#[tokio::test]
+async fn a_secret_is_changed_without_refusing_a_token() {
+    let new = "fedcba9876543210fedcba9876543210";
+    let auth = AuthSettings {
+        other_secrets: vec![
+            Secret::new(new),
+            Secret::new("a third one, of 32 bytes or more"),
+        ],
+        ..shared_secret()
+    };
+    let service = Service::start_with(ServerSettings::default(), auth).await;
+    for secret in [SECRET, new] {
+        let token = signed_with(secret, &valid_claims());
+        assert_eq!(try_token(&service, &token).await.status, 200);
+        let old = signed_with(secret, &with("exp", json!(now() - 31)));
+        try_token(&service, &old)
+            .await
+            .problem(401, "token_expired");
+    }
+    let foreign = signed_with("fedcba9876543210fedcba9876543211", &valid_claims());
+    let refused = try_token(&service, &foreign).await;
+    let refused = refused.problem(401, "token_invalid");
+    assert!(refused.contains("signature"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_claim_that_names_the_user_is_configured() {
+    for (user_claim, claims) in [
+        ("userId", json!({ "userId": "alice" })),
+        ("id", json!({ "id": 7, "sub": "somebody else" })),
+        ("/user/id", json!({ "user": { "id": "alice" } })),
+    ] {
+        let auth = AuthSettings {
+            user_claim: user_claim.into(),
+            ..shared_secret()
+        };
+        let service = Service::start_with(ServerSettings::default(), auth).await;
+        let mut claims = claims;
+        claims["exp"] = json!(now() + 600);
+        let token = signed(&claims);
+        assert_eq!(try_token(&service, &token).await.status, 200, "{claims}");
+        for wrong in [
+            valid_claims(),
+            with("id", json!(-7)),
+            with("id", json!([7])),
+            with("userId", json!("")),
+            with("user", json!({ "id": 1.5 })),
+        ] {
+            let refused = try_token(&service, &signed(&wrong)).await;
+            refused.problem(401, "token_invalid");
+        }
+        // A token that is made here is accepted here.
+        let id = service.user("alice").group(json!(["bob"])).await;
+        let path = format!("/chat/conversations/{id}/members");
+        let members = service.user("bob").get(&path).await.expect(200);
+        assert_eq!(members["members"].as_array().unwrap().len(), 2);
+    }
 }
 
 #[tokio::test]
