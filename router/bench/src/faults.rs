@@ -14,7 +14,7 @@
 //! | [`operation`], [`transport`], [`writer`] | what users change, and how requests reach the nodes |
 //! | [`reader`], [`follower`] | pages, single messages, sync; sockets with resume |
 //! | [`commands`], [`operator`], [`jobs`] | operators' commands as processes, and what all jobs did |
-//! | [`observed`], [`lower_bound`], [`message`], [`conversation`], [`ledger`] | the model |
+//! | [`observed`], [`lower_bound`], [`message`], [`page`], [`conversation`], [`ledger`] | the model |
 //! | [`context`] | what all tasks share: ledger, log of faults, violations |
 //! | [`final_checks`], [`residue`] | the comparison after the last fault; deleted texts in objects and rows |
 
@@ -35,6 +35,7 @@ pub mod moves;
 pub mod observed;
 pub mod operation;
 pub mod operator;
+pub mod page;
 pub mod process;
 pub mod reader;
 pub mod residue;

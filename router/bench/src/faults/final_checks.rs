@@ -12,11 +12,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::faults::commands::{CommandOutcome, Commands};
 use crate::faults::context::{Phase, RunContext};
-use crate::faults::conversation::Position;
 use crate::faults::follower::Follower;
 use crate::faults::history::export;
 use crate::faults::operation::{Answer, parse};
 use crate::faults::operator::TWO_HOURS;
+use crate::faults::page::Position;
 use crate::faults::reader::{Progress, Reader};
 use crate::faults::residue;
 use crate::faults::transport::HttpClient;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::faults::context::{Phase, RunContext};
-use crate::faults::conversation::Position;
 use crate::faults::observed::Observed;
+use crate::faults::page::Position;
 use crate::faults::reader::Reader;
 use crate::faults::transport::connect;
 use crate::realtime::door::{Door, Incoming};

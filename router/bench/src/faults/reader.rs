@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::faults::context::{Phase, RunContext};
-use crate::faults::conversation::{Page, Position};
 use crate::faults::observed::Observed;
 use crate::faults::operation::{Answer, message, parse};
+use crate::faults::page::{Page, Position};
 use crate::faults::transport::HttpClient;
 
 /// The longest page.

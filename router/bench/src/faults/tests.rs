@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::context::RunContext;
-use super::conversation::{Certainty, Conversation, Page, Position};
+use super::conversation::{Certainty, Conversation};
 use super::follower::Follower;
 use super::ledger::Ledger;
 use super::observed::{Observed, Text};
 use super::operation::{Action, Operation, Refusal};
+use super::page::{Page, Position};
 use crate::realtime::door::Door;
 
 const ID: &str = "c";
