@@ -83,7 +83,7 @@ struct Checks {
 enum Keys {
     /// The first signs; all verify.
     Shared(Vec<DecodingKey>),
-    Issuer(KeySource),
+    Issuer(Box<KeySource>),
 }
 
 impl Authenticator {
@@ -115,7 +115,7 @@ impl Authenticator {
             if settings.jwks_file.is_some() {
                 first?;
             }
-            Keys::Issuer(source)
+            Keys::Issuer(Box::new(source))
         };
         Ok(Self {
             keys,

@@ -40,7 +40,8 @@ pub struct Page {
 /// The number of a page's messages from each tier.
 #[derive(Debug, Deserialize)]
 pub struct Tiers {
-    hot: u64,
+    /// From the database.
+    pub hot: u64,
     /// From the archive.
     pub archive: u64,
 }
