@@ -50,8 +50,8 @@ use crate::faults::servers::{ObjectsArgs, SERVE_OBJECTS, serve_objects};
 use crate::harness::bare::{ANSWER, answer};
 use crate::realtime::swarm::{FOLLOW, follow};
 use crate::scenario::{
-    Common, archive, cold, deliver, fanout, history, hostile, idle, isolation, rebalance, send,
-    storm,
+    Common, archive, cold, deliver, fanout, history, hostile, idle, isolation, media, rebalance,
+    send, storm,
 };
 
 const EXIT_CODES: &str = "\
@@ -88,6 +88,7 @@ enum Scenario {
     Fanout(fanout::Args),
     Idle(idle::Args),
     Hostile(hostile::Args),
+    Media(media::Args),
     Storm(storm::Args),
     Rebalance(rebalance::Args),
     Faults(scenario::faults::Args),
@@ -140,7 +141,8 @@ fn measure(cli: &Cli) -> Result<bool> {
                 let stormed = storm::run(common, &defaults()?).await?;
                 let rebalanced = rebalance::run(common, &defaults()?).await?;
                 let bounded = hostile::run(common, &defaults()?).await?;
-                let stored = sent && read && isolated && archived && cold && rebalanced;
+                let files = media::run(common, &defaults()?).await?;
+                let stored = sent && read && isolated && archived && cold && rebalanced && files;
                 Ok(stored && bounded && delivered && fanned_out && idle && stormed)
             }
             Scenario::Send(args) => send::run(common, args).await,
@@ -152,6 +154,7 @@ fn measure(cli: &Cli) -> Result<bool> {
             Scenario::Fanout(args) => fanout::run(common, args).await,
             Scenario::Idle(args) => idle::run(common, args).await,
             Scenario::Hostile(args) => hostile::run(common, args).await,
+            Scenario::Media(args) => media::run(common, args).await,
             Scenario::Storm(args) => storm::run(common, args).await,
             Scenario::Rebalance(args) => rebalance::run(common, args).await,
             Scenario::Follow => follow().await.map(|()| true),
@@ -187,6 +190,7 @@ mod tests {
         assert!(defaults::<fanout::Args>().is_ok());
         assert!(defaults::<idle::Args>().is_ok());
         assert!(defaults::<hostile::Args>().is_ok());
+        assert!(defaults::<media::Args>().is_ok());
         assert!(defaults::<storm::Args>().is_ok());
         assert!(defaults::<rebalance::Args>().is_ok());
         assert!(defaults::<scenario::faults::Args>().is_ok());

@@ -53,7 +53,11 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn new() -> Result<Self> {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// Never: the precision is a sound one.
+    pub fn new() -> Result<Self> {
         Ok(Self {
             duration: Duration::ZERO,
             latency: Histogram::new(PRECISION)?,

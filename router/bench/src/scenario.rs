@@ -9,6 +9,7 @@ pub mod history;
 pub mod hostile;
 pub mod idle;
 pub mod isolation;
+pub mod media;
 pub mod rebalance;
 pub mod send;
 pub mod storm;
