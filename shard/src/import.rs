@@ -8,6 +8,7 @@
 //! Two imports of one channel at once: the second finds records stored that it did not see, and is refused.
 
 mod batches;
+mod notifications;
 mod record;
 mod watermarks;
 
@@ -27,6 +28,8 @@ use crate::settings::StoreSettings;
 pub(crate) use batches::batches;
 pub use batches::{ImportedBatch, digest};
 use batches::{message_of, unknown};
+pub(crate) use notifications::add_notifications;
+pub use notifications::check_notification;
 pub use record::check_record;
 use record::to_stored;
 pub(crate) use record::{check_channel, to_record};

@@ -33,7 +33,7 @@ pub use self::message::{
 };
 pub use self::notification::{
     NewNotification, Notification, NotificationFilter, NotificationList, NotificationPriority,
-    UnreadNotifications,
+    NotificationRecord, UnreadNotifications,
 };
 pub use self::sync::{ConversationChanges, SyncPage, SyncRequest};
 pub use self::time::Timestamp;

@@ -27,7 +27,7 @@ const BUMP_HEAD: &str = "INSERT INTO notification_heads (user_key, user_id, head
 const LOCK_HEAD: &str =
     "SELECT head FROM notification_heads WHERE user_key = ? AND user_id = ? {for_update}";
 const INSERT: &str = "INSERT INTO notifications (user_key, user_id, number, type, priority, title, body, action_url, metadata, \
-     created_at, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)";
+     created_at, read_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 /// By the primary key `(user_key, user_id, number)`.
 const DROP_OLD: &str =
     "DELETE FROM notifications WHERE user_key = ? AND user_id = ? AND number <= ?";
@@ -176,6 +176,18 @@ fn from_row(row: &Row) -> Result<Notification> {
     })
 }
 
+/// In a write transaction: locks the numbers of a user who has notifications.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn lock(
+    transaction: &mut OwnedTransaction<'_>,
+    (key, user): (UserKey, &UserId),
+) -> Result<()> {
+    let key = key.to_bytes();
+    head(transaction, &values![&key, user]).await.map(drop)
+}
+
 /// In a write transaction: stores a notification under the user's next number, and drops those that are older than the
 /// newest `keep`.
 ///
@@ -185,7 +197,7 @@ pub(crate) async fn add(
     transaction: &mut OwnedTransaction<'_>,
     (key, user): (UserKey, &UserId),
     draft: &Draft,
-    (at, keep): (Timestamp, u32),
+    (at, read_at, keep): (Timestamp, Option<Timestamp>, u32),
 ) -> Result<Notification> {
     transaction.require_users([user])?;
     let key = key.to_bytes();
@@ -201,7 +213,8 @@ pub(crate) async fn add(
         draft.body.as_str(),
         draft.action_url.as_deref(),
         draft.metadata.as_deref(),
-        at.0
+        at.0,
+        read_at.map(|at| at.0)
     ];
     transaction.execute(INSERT, &args).await?;
     let old = head.as_i64() - i64::from(keep);

@@ -10,6 +10,8 @@
 //!
 //! A file is read twice: all its lines are checked before the first is stored.
 //!
+//! Notifications come another way, which is [`notifications`].
+//!
 //! Exports of other systems are read by [`mod@format`], and come to the same writers by [`foreign`].
 //!
 //! What `export --all` wrote is recognised by its first line, and imported by [`deployment`].
@@ -20,6 +22,7 @@ mod foreign;
 mod format;
 mod line;
 mod members;
+mod notifications;
 mod order;
 mod patience;
 mod people;
@@ -85,6 +88,13 @@ pub(super) struct Args {
     /// a file that has several, is held in memory, and may have 1 GiB.
     #[arg(long, value_name = "SYSTEM", value_enum, conflicts_with_all = ["owner", "members", "columns"])]
     format: Option<Format>,
+    /// The input is what another system has told its users apart from messages, in the order of time
+    ///
+    /// As JSON Lines: {"user":"bob","at":1551441600000,"type":"offer","title":"A new offer"}, and if wanted body, priority, actionUrl,
+    /// metadata, and read (true or false, 1 or 0). Of each user the newest are kept (limits.notifications). What is older than a
+    /// user's newest notification is left out: import before the new system sends any.
+    #[arg(long, conflicts_with_all = ["format", "owner", "members", "columns", "kind", "time_zone", "skip_bad", "dry_run"])]
+    notifications: bool,
     /// Show what would be imported, and what would be left out and why; write nothing
     #[arg(long)]
     dry_run: bool,
@@ -166,6 +176,19 @@ The same from a dump of the table, or of another database, with a header:
   backscroll import messages.tsv --as direct --time-zone UTC \
     --columns user=sender_id,to=receiver_id,at=created_at,text=body,status=is_read
 
+An old `notifications` table:
+
+  mysql --batch --raw --skip-column-names --quick --default-character-set=utf8mb4 -e "
+    SET time_zone = '+00:00';
+    SELECT JSON_OBJECT(
+      'user',  CAST(user_id AS CHAR),
+      'at',    CAST(ROUND(UNIX_TIMESTAMP(created_at) * 1000) AS UNSIGNED),
+      'type',  type,
+      'title', title,
+      'body',  COALESCE(message, ''),
+      'read',  is_read)
+    FROM notifications ORDER BY created_at, id" olddb | backscroll import - --notifications
+
 --raw and JSON_OBJECT belong together: JSON has escaped line ends already. --quick streams instead of holding the result in memory. SET time_zone says what a DATETIME column is in; leave it out for a TIMESTAMP column. Ties in created_at are broken by id, so that a second run gives the same order, which resuming relies on."#;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -221,6 +244,9 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     }
     if let Some(format) = args.format {
         return foreign::run(config, args, format).await;
+    }
+    if args.notifications {
+        return notifications::run(config, &args).await;
     }
     let file = args.file.clone();
     let open = move || -> anyhow::Result<_> {

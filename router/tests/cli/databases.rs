@@ -294,6 +294,70 @@ fn doctor_looks_into_embedded_data_without_making_any() {
     assert!(!sandbox.path("backscroll-data/shard3.db").exists());
 }
 
+/// What the first query of `import --help` on a table gives, run on it.
+async fn lines_as_the_help_says(
+    sandbox: &Sandbox,
+    server: &mut MySqlConnection,
+    table: &str,
+) -> String {
+    let help = sandbox.run(&["import", "--help"]).exits(0).stdout;
+    let queries = help.split("SELECT JSON_OBJECT(").skip(1);
+    let mut queries = queries.map(|rest| rest.split_once("olddb |").unwrap().0);
+    let from = format!("FROM {table} ");
+    let columns = queries.find(|query| query.contains(&from)).unwrap();
+    let select = format!(
+        "SELECT JSON_OBJECT({}",
+        columns.trim().trim_end_matches('"')
+    );
+    sqlx::query("SET time_zone = '+00:00'")
+        .execute(&mut *server)
+        .await
+        .unwrap();
+    let rows = sqlx::query(sqlx::AssertSqlSafe(select))
+        .fetch_all(server)
+        .await
+        .unwrap();
+    // As text, whether the server calls it JSON (MySQL) or text (MariaDB).
+    let line = |row: &MySqlRow| row.try_get_unchecked::<String, _>(0).unwrap() + "\n";
+    rows.iter().map(line).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_notifications_table_is_moved_as_the_help_says() {
+    let databases = TestDatabases::create(1).await;
+    let mut old = MySqlConnection::connect(&databases.urls()[0])
+        .await
+        .unwrap();
+    let statements = [
+        "CREATE TABLE notifications (
+             id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT NOT NULL, type VARCHAR(50) NOT NULL, title VARCHAR(200) NOT NULL,
+             message TEXT NULL, is_read TINYINT(1) NOT NULL, created_at DATETIME(3) NOT NULL
+         ) DEFAULT CHARACTER SET utf8mb4",
+        r#"INSERT INTO notifications (user_id, type, title, message, is_read, created_at) VALUES
+             (7, 'offer', 'A "new" offer 😀', 'two\nlines', 0, '2019-03-01 12:00:01.125'),
+             (7, 'team_invitation', 'Join us', NULL, 1, '2019-03-01 12:00:00')"#,
+    ];
+    for statement in statements {
+        sqlx::query(statement).execute(&mut old).await.unwrap();
+    }
+    let sandbox = Sandbox::new();
+    let lines = lines_as_the_help_says(&sandbox, &mut old, "notifications").await;
+    let arguments = ["import", "-", "--json", "--notifications"];
+    let summary = sandbox.pipe(&arguments, lines.as_bytes()).exits(0).json();
+    assert_eq!(summary["notifications"], 2);
+    let exported = sandbox.run(&["export", "--all"]).exits(0).stdout;
+    for words in [
+        r#"A \"new\" offer 😀"#,
+        r"two\nlines",
+        "team_invitation",
+        "1551441601125",
+    ] {
+        assert!(exported.contains(words), "{words}: {exported}");
+    }
+    old.close().await.unwrap();
+    databases.drop_all().await;
+}
+
 /// The query for an old `messages` table that `import --help` shows, run on one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_messages_table_is_moved_as_the_help_says() {
@@ -317,24 +381,7 @@ async fn an_old_messages_table_is_moved_as_the_help_says() {
         sqlx::query(statement).execute(&mut old).await.unwrap();
     }
     let sandbox = Sandbox::new();
-    let help = sandbox.run(&["import", "--help"]).exits(0).stdout;
-    let (_, after) = help.split_once("SELECT JSON_OBJECT(").unwrap();
-    let (columns, _) = after.split_once("olddb |").unwrap();
-    let select = format!(
-        "SELECT JSON_OBJECT({}",
-        columns.trim().trim_end_matches('"')
-    );
-    sqlx::query("SET time_zone = '+00:00'")
-        .execute(&mut old)
-        .await
-        .unwrap();
-    let rows = sqlx::query(sqlx::AssertSqlSafe(select))
-        .fetch_all(&mut old)
-        .await
-        .unwrap();
-    // As text, whether the server calls it JSON (MySQL) or text (MariaDB).
-    let line = |row: &MySqlRow| row.try_get_unchecked::<String, _>(0).unwrap() + "\n";
-    let lines: String = rows.iter().map(line).collect();
+    let lines = lines_as_the_help_says(&sandbox, &mut old, "messages").await;
     let summary = sandbox
         .pipe(&["import", "-", "--json"], lines.as_bytes())
         .exits(0)

@@ -316,3 +316,102 @@ fn an_input_that_is_newest_first_is_refused() {
     let up = lines(&mut (0..3).chain([1, 0]));
     assert_eq!(import(&sandbox, &[], &up)["messages"], 5);
 }
+
+const NOTIFICATIONS: &str = r#"{"user":"ben","at":1551441600000,"type":"team:invitation","title":"Join us","body":"two\nlines","actionUrl":"/teams/7","read":1}
+{"user":"ann","at":1551441601000,"type":"offer","title":"A new offer","priority":"high","metadata":{"a":1}}
+
+{"user":"ben","at":1551441602000,"type":"offer","title":"A new offer","read":0}
+{"user":"ben","at":1551441602000,"type":"offer","title":"Another","read":false}
+"#;
+
+#[test]
+fn notifications_of_an_old_table_keep_their_times_and_whether_they_were_read() {
+    let sandbox = one_shard();
+    let made = import(&sandbox, &["--notifications"], NOTIFICATIONS);
+    assert_eq!(
+        (&made["notifications"], &made["leftOut"]),
+        (&json!(4), &json!(0))
+    );
+    // Again, and longer.
+    let longer = r#"{"user":"ben","at":1551441602000,"type":"alert","title":"Now"}"#;
+    let longer = format!("{NOTIFICATIONS}{longer}\n");
+    let file = sandbox.write("notifications.jsonl", &longer);
+    let file = file.to_str().unwrap();
+    let told = sandbox.run(&["import", file, "--notifications"]).exits(0);
+    assert!(told.stdout.starts_with("1 notification,"), "{told:?}");
+    assert!(told.stdout.contains("4 notifications left out"), "{told:?}");
+    let server = sandbox.serve(&[], 1);
+    let users = Users {
+        sandbox: &sandbox,
+        server: &server,
+    };
+    let list = users.ask("ben", ("GET", "/chat/notifications"), &Value::Null);
+    let list = list["notifications"].as_array().unwrap();
+    let titles: Vec<&Value> = list.iter().map(|one| &one["title"]).collect();
+    assert_eq!(titles, ["Now", "Another", "A new offer", "Join us"]);
+    assert_eq!(
+        list[3],
+        json!({
+            "id": "1", "type": "team:invitation", "priority": "normal", "title": "Join us", "body": "two\nlines",
+            "actionUrl": "/teams/7", "metadata": {}, "createdAt": "2019-03-01T12:00:00.000Z", "readAt": "2019-03-01T12:00:00.000Z",
+        })
+    );
+    let unread = users.ask(
+        "ben",
+        ("GET", "/chat/notifications/unread-count"),
+        &Value::Null,
+    );
+    assert_eq!(unread["total"], 3);
+    let list = users.ask("ann", ("GET", "/chat/notifications"), &Value::Null);
+    assert_eq!(list["notifications"][0]["metadata"], json!({"a": 1}));
+}
+
+#[test]
+fn notifications_that_break_a_rule_are_refused_with_the_line() {
+    let sandbox = one_shard();
+    let good = r#"{"user":"ann","at":1551441601000,"type":"offer","title":"A new offer"}"#;
+    for (from, to, problem) in [
+        (good, "", "the input is empty"),
+        (r#""ann""#, r#""""#, "line 1: a user id has 1 to 64 bytes"),
+        (
+            "1551441601000",
+            "1551441601",
+            "line 1: at: 1551441601 looks like seconds",
+        ),
+        ("1551441601000", "4102444800000", "is in the future"),
+        (
+            r#""offer""#,
+            r#""an offer""#,
+            "line 1: type: 1 to 64 of letters",
+        ),
+        (r#""title""#, r#""text""#, "line 1: unknown field `text`"),
+        ("A new offer", "", "line 1: title: 1 to 255 characters"),
+        (
+            "}",
+            r#","read":2}"#,
+            "line 1: read: write true or false, 1 or 0",
+        ),
+        ("}", r#","actionUrl":"javascript:x"}"#, "line 1: actionUrl:"),
+        ("}", "", "line 1: EOF while parsing"),
+        (good, "[]", "line 1: is not a JSON object"),
+        (
+            "}",
+            &format!("}}\n{}", good.replace("601000", "600999")),
+            "line 2: at: is earlier than in the line before; sort the input by time; the lines before it are stored",
+        ),
+    ] {
+        let input = format!("{}\n", good.replacen(from, to, 1));
+        refused(&sandbox, &["--notifications"], &input, problem);
+    }
+    let file = sandbox.write("bad.jsonl", format!("{good}\n[]\n"));
+    let file = file.to_str().unwrap();
+    let told = sandbox.run(&["import", file, "--notifications"]).exits(4);
+    assert!(
+        told.stderr
+            .contains("line 2: is not a JSON object; nothing was stored"),
+        "{told:?}"
+    );
+    sandbox
+        .run(&["import", file, "--notifications", "--as", "direct"])
+        .exits(2);
+}

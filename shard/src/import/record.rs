@@ -84,7 +84,7 @@ const LOOKS_LIKE_SECONDS: i64 = 100_000_000_000;
 
 /// Whether a time may be that of something that happened: nothing that is stored may claim to be from the future, since it
 /// would stand above everything that happens until then.
-fn check_time(field: &str, at: i64, now: Timestamp) -> Result<()> {
+pub(super) fn check_time(field: &str, at: i64, now: Timestamp) -> Result<()> {
     let looks_like = match at {
         ..0 => "is before 1970",
         0..LOOKS_LIKE_SECONDS => "looks like seconds",

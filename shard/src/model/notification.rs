@@ -1,6 +1,6 @@
 //! What users are told apart from messages.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::ToSchema;
 
 use super::{RawJson, Timestamp};
@@ -73,6 +73,50 @@ pub struct NewNotification {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+}
+
+/// What another system has told a user, as a line of an import.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotificationRecord {
+    /// Whom.
+    pub user: UserId,
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// As [`NewNotification::kind`], and so on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How much it matters.
+    #[serde(default)]
+    pub priority: NotificationPriority,
+    /// 1 to 255 characters.
+    pub title: String,
+    /// At most 2,000 characters.
+    #[serde(default)]
+    pub body: String,
+    /// What to open.
+    #[serde(default)]
+    pub action_url: Option<String>,
+    /// An object.
+    #[serde(default)]
+    pub metadata: Option<RawJson>,
+    /// Whether the user has read it: true or false, or 1 or 0 as databases write it.
+    #[serde(default, deserialize_with = "flag")]
+    pub read: bool,
+}
+
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Bool(bool),
+        Number(u64),
+    }
+    match Flag::deserialize(deserializer) {
+        Ok(Flag::Bool(flag)) => Ok(flag),
+        Ok(Flag::Number(number @ (0 | 1))) => Ok(number == 1),
+        _ => Err(de::Error::custom("read: write true or false, 1 or 0")),
+    }
 }
 
 /// Which of a user's notifications.

@@ -1,16 +1,19 @@
 //! Users' notifications: sent by operators, listed and read by their users.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Store;
 use super::batches::Batch;
+use super::operator::STEP;
 use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::ids::{NotificationId, UserId};
+use crate::import;
 use crate::map::Assignment;
 use crate::model::{
-    Caller, NewNotification, Notification, NotificationFilter, NotificationList, Timestamp,
-    UnreadNotifications,
+    Caller, NewNotification, Notification, NotificationFilter, NotificationList,
+    NotificationRecord, Timestamp, UnreadNotifications,
 };
 use crate::node::Shard;
 use crate::notification::{self, Draft};
@@ -62,7 +65,7 @@ impl Store {
                 let mut stored = Vec::with_capacity(batch.len());
                 for (key, user) in &**batch {
                     let owner = (*key, user);
-                    let added = notification::add(rows, owner, draft, (at, keep)).await?;
+                    let added = notification::add(rows, owner, draft, (at, None, keep)).await?;
                     stored.push((user.clone(), added));
                 }
                 Ok(stored)
@@ -90,6 +93,30 @@ impl Store {
             }
         }
         Ok(outcome)
+    }
+
+    /// Stores what another system has told `user`, in the order of time, under the user's next numbers; the user's clients are told
+    /// nothing. What is older than the user's newest notification, or there already, is left out. Says how many were stored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] about a record, [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
+    pub async fn import_notifications(
+        &self,
+        user: &UserId,
+        records: &[NotificationRecord],
+    ) -> Result<u64> {
+        let (key, deadline) = (self.key(user)?, Instant::now() + STEP);
+        self.router
+            .call(key, deadline, |shard, assignment| async move {
+                let owner = (key, user);
+                let limits = &self.settings().limits;
+                let add = |mut rows: OwnedTransaction<'static>| async move {
+                    import::add_notifications(&mut rows, owner, records, limits).await
+                };
+                let scope = WriteScope::users(&assignment, [owner]);
+                shard.write(&scope, deadline, add).await
+            })
+            .await
     }
 
     /// A page of the caller's notifications, the newest first: those of `filter`.

@@ -9,7 +9,8 @@ use backscroll_shard::db::{Database, Value};
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{NotificationId, UserId};
 use backscroll_shard::model::{
-    Caller, NewNotification, Notification, NotificationFilter, NotificationPriority, RawJson,
+    Caller, NewNotification, Notification, NotificationFilter, NotificationPriority,
+    NotificationRecord, RawJson,
 };
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
@@ -20,6 +21,7 @@ use crate::bed::{Bed, PATIENCE, caller, user};
 crate::on_every_backend!(
     notifications_are_listed_newest_first_in_pages,
     those_of_one_type_are_listed,
+    those_of_another_system_are_stored_once,
     each_is_read_once_and_told,
     old_ones_fall_out,
     numbers_have_no_hole_however_many_send,
@@ -169,6 +171,48 @@ async fn those_of_one_type_are_listed(bed: &Bed) {
             .await;
         assert!(matches!(wrong, Err(Error::Invalid(_))), "{kind}");
     }
+}
+
+fn record(at: i64, title: &str) -> NotificationRecord {
+    let record =
+        json!({"user": "bob", "at": at, "type": "offer", "title": title, "read": at % 2 == 0});
+    serde_json::from_value(record).unwrap()
+}
+
+async fn those_of_another_system_are_stored_once(bed: &Bed) {
+    const AT: i64 = 1_551_441_600_000;
+    let bob = user("bob");
+    let store = async |records: &[NotificationRecord]| {
+        bed.store.import_notifications(&bob, records).await.unwrap()
+    };
+    let keep = usize::try_from(bed.settings.limits.notifications).unwrap();
+    let records: Vec<NotificationRecord> = (0..10)
+        .map(|n| record(AT + n / 2, &n.to_string()))
+        .collect();
+    // In parts that overlap, as after an interruption.
+    assert_eq!(store(&records[..5]).await, 5);
+    assert_eq!(store(&records[3..8]).await, 3);
+    assert_eq!(store(&records).await, 2);
+    assert_eq!(store(&records).await, 0);
+    let expected = ["9", "8", "7", "6", "5", "4", "3", "2", "1", "0"];
+    assert_eq!(titles(bed, "bob", false).await, expected);
+    assert_eq!(titles(bed, "bob", true).await, ["7", "6", "3", "2"]);
+    // What is sent here is newer; nothing of another system comes after it.
+    send(&bed.store, &["bob"], "live").await;
+    assert_eq!(store(&[record(AT + 9, "late")]).await, 0);
+    assert_eq!(titles(bed, "bob", false).await[0], "live");
+    // Of very many the newest are stored.
+    let many = 0..i64::try_from(keep).unwrap() + 7;
+    let mut many: Vec<NotificationRecord> = many.map(|n| record(AT + n, &n.to_string())).collect();
+    for one in &mut many {
+        one.user = user("carol");
+    }
+    let stored = bed.store.import_notifications(&user("carol"), &many).await;
+    assert_eq!(stored.unwrap(), keep as u64);
+    let wrong = [record(AT + keep as i64 * 2, "")];
+    let wrong = bed.store.import_notifications(&user("dave"), &wrong).await;
+    assert!(matches!(wrong, Err(Error::Invalid(_))));
+    assert_eq!(titles(bed, "dave", false).await, Vec::<String>::new());
 }
 
 #[derive(Default)]
