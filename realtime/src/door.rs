@@ -22,7 +22,7 @@ use crate::legacy::told::Told;
 use crate::outbox::Item;
 use crate::protocol::commands::{Answer, BatchedCommand};
 use crate::protocol::events::EventName;
-use crate::protocol::{Close, Failure};
+use crate::protocol::{COMMANDS_RULE, Close, Failure};
 use crate::session::Session;
 
 /// How long a write may make no progress.
@@ -199,7 +199,7 @@ async fn converse<D: Door>(
             outcomes = done => {
                 running = None;
                 for outcome in outcomes {
-                    refused = refused_after(refused, is_rate_limited(&outcome.answer));
+                    refused = refused_after(refused, is_too_fast(&outcome.answer));
                     if refused > REFUSED_MAX {
                         return Close::RateLimited.into();
                     }
@@ -309,9 +309,10 @@ fn refused_after(refused: u32, is_refused: bool) -> u32 {
     }
 }
 
-fn is_rate_limited(answer: &Answer) -> bool {
+/// Whether the command was refused for the rate of its connection. A user's limits are no reason to close a connection.
+fn is_too_fast(answer: &Answer) -> bool {
     let failure = answer.as_ref().err();
-    failure.is_some_and(|failure| failure.code == "rate_limited")
+    failure.is_some_and(|failure| failure.rule == Some(COMMANDS_RULE))
 }
 
 /// Queues the answer to a command. Without a number to answer to, a failure is an `error` event.

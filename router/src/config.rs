@@ -39,7 +39,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "data_dir",
     "server",
     "auth",
@@ -50,6 +50,7 @@ const KEYS: [&str; 17] = [
     "write",
     "relay",
     "limits",
+    "guard",
     "object_store",
     "archive",
     "media",
@@ -68,7 +69,7 @@ pub struct Config {
     pub server: ServerSettings,
     /// Who is let in.
     pub auth: AuthSettings,
-    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`, `rebalance`.
+    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`, `guard`, `rebalance`.
     #[serde(flatten)]
     pub store: StoreSettings,
     /// Where archived messages are.
@@ -215,6 +216,7 @@ impl Config {
             write: tree.take("write", problems),
             relay: tree.take("relay", problems),
             limits: tree.take("limits", problems),
+            guard: tree.take("guard", problems),
             rebalance: tree.take("rebalance", problems),
         };
         if !shards_given {

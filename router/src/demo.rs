@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_shard::guard::GuardSettings;
 use backscroll_shard::ids::{ConversationId, Seq, UserId};
 use backscroll_shard::model::{Caller, ConversationKind, NewConversation, NewMessage, Timestamp};
 use backscroll_shard::store::Store;
@@ -81,6 +82,7 @@ pub async fn serve(config: Config, print: impl Fn(&str)) -> anyhow::Result<()> {
         people: people()?,
     };
     config.archive.schedule = schedule(&config.archive);
+    config.store.guard = GuardSettings::off(); // the demo talks for its users, all at once
     boot::serve(config, async |running| {
         print(&welcome(&running)?);
         let started = Instant::now();

@@ -219,7 +219,12 @@ fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
         let added = added.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
         AllowHeaders::list(OWN_HEADERS.into_iter().chain(added))
     };
-    let shown: [HeaderName; 2] = [observe::REQUEST_ID, header::RETRY_AFTER];
+    let shown: [HeaderName; 4] = [
+        observe::REQUEST_ID,
+        header::RETRY_AFTER,
+        problem::RATE_LIMIT_POLICY,
+        problem::RATE_LIMIT,
+    ];
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([

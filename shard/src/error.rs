@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use crate::guard::Refusal;
 use crate::ids::{IdError, ShardName};
 
 /// The store's result.
@@ -53,6 +54,9 @@ pub enum Error {
         /// The bound.
         max: u64,
     },
+    /// The caller does this more often than a rule allows; nothing was done. Retry after the time that it names.
+    #[error("{0}")]
+    RateLimited(Box<Refusal>),
     /// The shard's write queue is full, or too much waits for the owner of a range that moves; nothing was queued. Retry later.
     #[error("shard {0} has more to write than it can take just now")]
     Overloaded(ShardName),
@@ -126,7 +130,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Overloaded(_)
+            Self::RateLimited(_)
+                | Self::Overloaded(_)
                 | Self::ShardUnavailable(_)
                 | Self::Interrupted(_)
                 | Self::DeadlineExceeded

@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use batch::repetition;
+
 use batch::{Batch, Committed};
 use cache::{Asked, MembershipCache};
 use gather::Gathering;

@@ -45,6 +45,7 @@ pub mod directory;
 pub mod dump;
 pub mod error;
 pub mod fence;
+pub mod guard;
 pub mod head;
 pub mod history;
 pub mod identity;

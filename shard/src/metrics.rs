@@ -26,6 +26,11 @@ crate::metric_table! {
         "Messages in one transaction of a write lane.";
     Counter MESSAGES_SENT = "backscroll_messages_sent_total" [shard] Count,
         "Messages that this node has stored; those of imports left out.";
+    Counter LIMITED = "backscroll_limited_total" [rule, how] Count,
+        "Actions of users beyond a rule of the section `guard`, by what became of them: `refused`, or done in `shadow`.";
+    Counter BUDGETS_FORGOTTEN = "backscroll_budgets_forgotten_total" [] Count,
+        "Rate limit budgets in use that began anew because there was no room for them.",
+        alert "a steady rise: raise `guard.memory`";
     Gauge WRITE_QUEUE_MESSAGES = "backscroll_write_queue_messages" [shard] Count,
         "Messages that wait for a write lane.",
         alert "near `write.queue`: sends are about to be refused";

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, Result};
+use crate::guard::GuardSettings;
 use crate::ids::{KeyFunction, ShardName};
 use crate::model::ConversationKind;
 
@@ -135,6 +136,8 @@ pub struct StoreSettings {
     pub relay: RelaySettings,
     /// Bounds on what users send.
     pub limits: LimitSettings,
+    /// Rate limits.
+    pub guard: GuardSettings,
     /// Moves of ranges between shards.
     pub rebalance: RebalanceSettings,
 }
@@ -146,7 +149,8 @@ impl Default for StoreSettings {
 }
 
 impl StoreSettings {
-    /// The embedded default: a directory and `shards` SQLite files in `folder`.
+    /// The embedded default: a directory and `shards` SQLite files in `folder`, without rate limits: those are of a server's
+    /// configuration.
     #[must_use]
     pub fn embedded(folder: &str, shards: u32) -> Self {
         let shard = |n: u32| ShardSettings {
@@ -166,6 +170,7 @@ impl StoreSettings {
             write: WriteSettings::default(),
             relay: RelaySettings::default(),
             limits: LimitSettings::default(),
+            guard: GuardSettings::off(),
             rebalance: RebalanceSettings::default(),
         }
     }

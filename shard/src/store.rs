@@ -35,6 +35,7 @@ use crate::cold_tier::ColdTier;
 use crate::commit_event::CommitListener;
 use crate::db::Dialect;
 use crate::error::{Error, Result};
+use crate::guard::Guard;
 use crate::identity::{self, Deployed};
 use crate::ids::{ConversationId, Incarnation, ShardName, UserId};
 use crate::lane::{Outcome, Work};
@@ -63,6 +64,7 @@ pub struct Store {
     listener: Arc<dyn CommitListener>,
     followed: followed::Followed,
     turns: Arc<Turns>,
+    guard: Guard,
     writers: TaskGroup,
     background: TaskGroup,
     closing: CancellationToken,
@@ -160,6 +162,7 @@ impl Store {
             listener,
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
+            guard: Guard::new(&settings.guard),
             writers,
             background,
             closing,

@@ -80,6 +80,6 @@ function handlersFor(listeners: Listeners): Handlers {
       list.distrust();
       syncer.request();
     },
-    error: ({ code, message: text, retryAfterMs }) => listeners.failed(new ChatError(code, text, retryAfterMs ?? undefined)),
+    error: (failure) => listeners.failed(ChatError.fromFailure(failure)),
   };
 }

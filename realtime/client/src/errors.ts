@@ -4,7 +4,7 @@
  * Invariant: a command or request that was not answered is `unknown`, never a failure. It may have happened, so it may
  * only be repeated where repeating is safe.
  */
-import { CLOSINGS, ERRORS, type Problem, type ProblemCode } from "./types.gen.js";
+import { CLOSINGS, ERRORS, type Failure, type Problem, type ProblemCode } from "./types.gen.js";
 
 /** Codes of the server (REST problems, WebSocket errors and closings), and those this client adds. */
 export type ErrorCode =
@@ -62,6 +62,8 @@ export class ChatError extends Error {
     readonly retryAfterMs?: number,
     /** The server's name for the request, to quote in a report. */
     readonly requestId?: string,
+    /** The server's rate limit that refused it, with `rate_limited`. */
+    readonly rule?: string,
   ) {
     super(message);
   }
@@ -88,8 +90,13 @@ export class ChatError extends Error {
   }
 
   /** From a problem document of REST. */
-  static fromProblem({ code, detail, title, retryAfterMs, requestId }: Problem): ChatError {
-    return new ChatError(code, detail || title || code, retryAfterMs ?? undefined, requestId);
+  static fromProblem({ code, detail, title, retryAfterMs, requestId, rule }: Problem): ChatError {
+    return new ChatError(code, detail || title || code, retryAfterMs ?? undefined, requestId, rule ?? undefined);
+  }
+
+  /** From an answer or an event of the WebSocket. */
+  static fromFailure({ code, message, retryAfterMs, rule }: Failure): ChatError {
+    return new ChatError(code, message, retryAfterMs ?? undefined, undefined, rule ?? undefined);
   }
 
   /** Whatever was thrown, as a {@link ChatError}. */

@@ -40,7 +40,7 @@ export class Http {
     }
   }
 
-  /** A request that may be repeated without harm, by itself or because of its idempotency key. */
+  /** A request that may be repeated without harm, by itself or because of its idempotency key. A wait longer than that between attempts to connect is the caller's. */
   async repeated<T>(method: Method, path: string, body?: object, key?: string): Promise<T> {
     const { backoffFirstMs, backoffLastMs } = this.settings.timing;
     for (let failures = 0; ; failures++) {
@@ -48,9 +48,10 @@ export class Http {
         return await this.once<T>(method, path, body, key);
       } catch (thrown) {
         const error = ChatError.from(thrown);
-        if (!error.retryable || failures + 1 >= ATTEMPTS || this.closing.signal.aborted) throw error;
+        const waitMs = error.retryAfterMs ?? 0;
+        if (!error.retryable || waitMs > backoffLastMs || failures + 1 >= ATTEMPTS || this.closing.signal.aborted) throw error;
         const jitterMs = fullJitter(failures, backoffFirstMs, backoffLastMs, this.settings.random);
-        await pause((error.retryAfterMs ?? 0) + jitterMs, this.closing.signal);
+        await pause(waitMs + jitterMs, this.closing.signal);
       }
     }
   }

@@ -65,7 +65,7 @@ interface Entry {
   readonly resolve: (message: Message) => void;
   readonly reject: (error: ChatError) => void;
   error: ChatError | undefined;
-  /** How often the server answered "try again". */
+  /** How often the server answered "try again", its rate limits left out. */
   attempts: number;
   /** How often an attempt failed, for whatever reason. */
   failures: number;
@@ -310,7 +310,7 @@ export class Outbox {
   private failed(conversationId: ConversationId, lane: Lane, entry: Entry, error: ChatError): void {
     const { backoffFirstMs, backoffLastMs } = this.settings.timing;
     const passes = error.retryable || error.aboutToken || error.code === "queue_full" || error.code === "client_closed";
-    if (!error.network) entry.attempts += 1;
+    if (!error.network && error.code !== "rate_limited") entry.attempts += 1;
     entry.failures += 1;
     if (passes && entry.attempts < this.settings.bounds.sendAttempts) {
       const jitterMs = fullJitter(entry.failures, backoffFirstMs, backoffLastMs, this.settings.random);

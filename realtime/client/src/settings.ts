@@ -105,7 +105,7 @@ export interface Bounds {
   conversationsListed: number;
   /** Failed attempts to connect after which HTTP takes over, while connecting goes on. */
   attemptsBeforeHttp: number;
-  /** How often the server answers a send "try again" before it is failed and left to the user. */
+  /** How often the server answers a send "try again" before it is failed and left to the user; `rate_limited` is only waited for. */
   sendAttempts: number;
   /** Commands that wait for their turn or their answer on a connection. */
   commandsWaiting: number;

@@ -159,8 +159,7 @@ export class Socket {
     this.waiting.delete(ack);
     entry.timer.stop();
     if (!frame.error) return entry.onAnswer(frame.data);
-    const { code, message, retryAfterMs } = frame.error;
-    entry.reject(new ChatError(code, message, retryAfterMs ?? undefined));
+    entry.reject(ChatError.fromFailure(frame.error));
   }
 
   private heard(): void {

@@ -177,6 +177,11 @@ export interface Failure {
   message: string;
   /** After how many milliseconds the same command may succeed. Absent when it has to change first. */
   retryAfterMs?: number | null;
+  /**
+   * The rate limit that refused the command: its name in the server's configuration, or `commands`, the rate of one connection.
+   * Only with the code `rate_limited`.
+   */
+  rule?: string | null;
 }
 
 /** The first event of a connection. */
@@ -623,6 +628,8 @@ export interface Problem {
   requestId: string;
   /** When the same request may succeed, in milliseconds from now. Absent when it has to change first. */
   retryAfterMs?: number | null;
+  /** The rate limit that refused the request: its name in the configuration's section `guard`. Only with the code `rate_limited`. */
+  rule?: string | null;
   /** The HTTP status. */
   status: number;
   /** The kind of problem in words, always the same for a `code`. */

@@ -93,6 +93,22 @@ describe("sending", () => {
     expect(states(view.state.get().messages)).toEqual(["hello: failed"]);
   });
 
+  test("a rate limit is waited for, however often", async () => {
+    const { view, hub } = await connected({ random: () => 0 });
+    let refusals = 15;
+    hub.faults = { ...NO_FAULTS, refuse: (name) => (name === "send_message" && refusals-- > 0 ? new Refusal("rate_limited", 2_000) : undefined) };
+    const { stored } = view.send("hello");
+    view.send("after it");
+    await pass(1_900);
+    expect(commands(hub, "send_message")).toHaveLength(1);
+    await pass(28_000);
+    expect(states(view.state.get().messages)).toEqual(["hello: sending", "after it: sending"]);
+    await pass(2_000);
+    expect(await stored).toMatchObject({ seq: 1 });
+    await pass(2_000);
+    expect(states(view.state.get().messages)).toEqual(["hello: sent", "after it: sent"]);
+  });
+
   test("the queue is bounded, and says so", async () => {
     const { client } = setup({ bounds: { outbox: 3 } });
     for (let i = 0; i < 3; i++) client.send("r", "hello");

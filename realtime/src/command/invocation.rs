@@ -160,6 +160,7 @@ impl<'a> Invocation<'a> {
                 code: "token_invalid",
                 message: "the token is another user's".to_owned(),
                 retry_after_ms: None,
+                rule: None,
             };
             return Err((Close::TokenInvalid, failure));
         }

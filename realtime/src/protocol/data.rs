@@ -14,6 +14,9 @@ use utoipa::ToSchema;
 
 use crate::bus::Status;
 
+/// The name of the rate limit of one connection's commands.
+pub const COMMANDS_RULE: &str = "commands";
+
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +29,10 @@ pub struct Failure {
     /// After how many milliseconds the same command may succeed. Absent when it has to change first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// The rate limit that refused the command: its name in the server's configuration, or `commands`, the rate of one connection.
+    /// Only with the code `rate_limited`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'static str>,
 }
 
 impl Failure {
@@ -36,6 +43,7 @@ impl Failure {
             code: "invalid_request",
             message: message.into(),
             retry_after_ms: None,
+            rule: None,
         }
     }
 
@@ -46,6 +54,7 @@ impl Failure {
             code: "limit_reached",
             message: message.into(),
             retry_after_ms: None,
+            rule: None,
         }
     }
 
@@ -56,6 +65,7 @@ impl Failure {
             code: "rate_limited",
             message: "too many commands at once; slow down".to_owned(),
             retry_after_ms: Some(retry_after_ms),
+            rule: Some(COMMANDS_RULE),
         }
     }
 }

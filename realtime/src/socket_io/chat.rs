@@ -131,6 +131,7 @@ async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failu
         code: Close::Unauthenticated.name(),
         message,
         retry_after_ms: None,
+        rule: None,
     };
     let auth = if auth.is_empty() { "{}" } else { auth };
     let Authenticate { token, resume } = from_object(auth).map_err(|error| {
@@ -144,6 +145,7 @@ async fn enter(gateway: &Arc<Gateway>, auth: &str) -> Result<Arc<Session>, Failu
         code: close.name(),
         message: close.meaning().to_owned(),
         retry_after_ms: (!close.is_final()).then_some(ENTER_AGAIN_MS),
+        rule: None,
     })
 }
 

@@ -26,6 +26,7 @@ use backscroll_realtime::settings::RealtimeSettings;
 use backscroll_realtime::socket_io::SocketIoDoor;
 use backscroll_shard::cold_tier::NoArchive;
 use backscroll_shard::error::Error;
+use backscroll_shard::guard::GuardSettings;
 use backscroll_shard::ids::{ConversationId, Rev, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
@@ -59,9 +60,21 @@ impl Bed {
     }
 
     pub(crate) async fn with(adjust: impl FnOnce(&mut RealtimeSettings)) -> Self {
+        Self::with_both(GuardSettings::off(), adjust).await
+    }
+
+    /// With rate limits.
+    pub(crate) async fn with_guard(guard: GuardSettings) -> Self {
+        Self::with_both(guard, |_| {}).await
+    }
+
+    async fn with_both(guard: GuardSettings, adjust: impl FnOnce(&mut RealtimeSettings)) -> Self {
         warnings::watch();
         let folder = tempfile::tempdir().unwrap();
-        let deployment = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
+        let deployment = StoreSettings {
+            guard,
+            ..StoreSettings::embedded(folder.path().to_str().unwrap(), 2)
+        };
         migrate_all(&deployment, false).await.expect("the schema");
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::default());
         let publisher = Arc::new(Publisher::new(Arc::clone(&bus)));
@@ -273,6 +286,7 @@ impl Edge for TestEdge {
                 code,
                 message: format!("the token `{token}` is no good"),
                 retry_after_ms,
+                rule: None,
             };
             Err((close, failure))
         };
@@ -297,6 +311,14 @@ impl Edge for TestEdge {
     }
 
     fn failure(&self, error: Error) -> Failure {
+        if let Error::RateLimited(refusal) = &error {
+            return Failure {
+                code: "rate_limited",
+                message: error.to_string(),
+                retry_after_ms: u64::try_from(refusal.retry_after.as_millis()).ok(),
+                rule: Some(refusal.rule.name()),
+            };
+        }
         let code = match &error {
             Error::NotMember => "not_a_member",
             Error::Invalid(_) => "invalid_request",
@@ -310,6 +332,7 @@ impl Edge for TestEdge {
             code,
             message: error.to_string(),
             retry_after_ms: None,
+            rule: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backscroll_realtime::push::{Push, PushKind, Topic};
+use backscroll_shard::guard::{GuardSettings, Rate};
 use backscroll_shard::ids::MediaId;
 use backscroll_shard::model::{
     Media, MediaFacts, MediaKind, MediaProcessed, MediaState, MediaVerdict, NewMessage, RawJson,
@@ -29,6 +30,7 @@ super::through_both_doors!(
     notifications_are_delivered_counted_and_read,
     a_processed_picture_is_told_to_its_uploader,
     a_flood_is_refused_and_then_closed,
+    a_users_limit_is_shared_by_all_connections_and_closes_none,
     commands_are_carried_out_in_order,
     an_unknown_command_fails,
     a_list_is_followed_while_its_shard_is_down,
@@ -321,6 +323,7 @@ async fn a_flood_is_refused_and_then_closed(door: Door) {
         alice.ask("ping", json!({})).await.unwrap();
     }
     let failure = alice.ask("ping", json!({})).await.unwrap_err();
+    assert_eq!(failure["rule"], "commands");
     assert_eq!(failure["code"], "rate_limited");
     let wait = failure["retryAfterMs"].as_u64().unwrap();
     assert!((1..=1000).contains(&wait), "{wait}");
@@ -331,6 +334,38 @@ async fn a_flood_is_refused_and_then_closed(door: Door) {
     }
     assert_eq!(alice.end().await, "rate_limited");
     assert!(!alice.is_final());
+    bed.close().await;
+}
+
+async fn a_users_limit_is_shared_by_all_connections_and_closes_none(door: Door) {
+    let guard = GuardSettings {
+        messages: Rate::new(3, Span::secs(86_400), 3),
+        ..GuardSettings::default()
+    };
+    let bed = Bed::with_guard(guard).await;
+    let id = bed.group("alice", &["bob"]).await;
+    let mut alice = bed.connect(door, "alice").await;
+    let other_door = match door {
+        Door::Native => Door::SocketIo,
+        Door::SocketIo => Door::Native,
+    };
+    let mut elsewhere = bed.connect(other_door, "alice").await;
+    bed.say("alice", id, "as over REST").await;
+    let message = |key: &str| json!({"conversationId": id, "content": key, "clientMsgId": key});
+    alice.ask("send_message", message("a")).await.unwrap();
+    let sent = elsewhere.ask("send_message", message("b")).await.unwrap();
+    for n in 0..120 {
+        let refused = alice.ask("send_message", message(&format!("c{n}"))).await;
+        let failure = refused.unwrap_err();
+        assert_eq!(failure["code"], "rate_limited");
+        assert_eq!(failure["rule"], "messages");
+        assert!(failure["retryAfterMs"].as_u64().unwrap() > 86_000_000 / 3);
+    }
+    let repeated = alice.ask("send_message", message("b")).await.unwrap();
+    assert_eq!(repeated["id"], sent["id"]);
+    assert_eq!(alice.ask("ping", json!({})).await, Ok(json!({})));
+    let mut bob = bed.connect(door, "bob").await;
+    bob.ask("send_message", message("a")).await.unwrap();
     bed.close().await;
 }
 

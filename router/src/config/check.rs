@@ -27,6 +27,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.archive.check(),
         config.media.check(),
         config.realtime.check(),
+        config.store.guard.check(),
         config.redis.check(),
         config.telemetry.check(),
     ];

@@ -60,6 +60,7 @@ fn failure(problem: &Problem) -> Failure {
     Failure {
         code: problem.code().name(),
         message: problem.detail(),
-        retry_after_ms: problem.code().retry_after_ms(),
+        retry_after_ms: problem.retry_after_ms(),
+        rule: problem.rule(),
     }
 }

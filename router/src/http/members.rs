@@ -49,7 +49,7 @@ async fn list(
     post, path = "/conversations/{conversationId}/members", tag = "members", operation_id = "addMembers",
     params(("conversationId" = ConversationId, Path)),
     request_body(content = NewMembers, example = json!({"members": ["dave"]})),
-    responses((status = 200, description = "The conversation with them", body = Conversation), problems::Write),
+    responses((status = 200, description = "The conversation with them", body = Conversation), problems::Add),
 )]
 async fn add(
     me: Bearer,

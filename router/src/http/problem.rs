@@ -5,6 +5,9 @@
 //! only operators may see is the cause, which is logged once, with the request's id, where the answer is written
 //! ([`super::observe`]).
 
+mod document;
+mod rate_limit;
+
 use std::borrow::Cow;
 
 use axum::Json;
@@ -14,10 +17,14 @@ use axum::response::{IntoResponse, Response};
 use backscroll_archiver::object_store::{ErrorKind, StoreError};
 use backscroll_realtime::protocol::Return;
 use backscroll_shard::error::{Error, MediaFault};
+use backscroll_shard::guard::Refusal;
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
+
+pub use self::document::ProblemDocument;
+pub(super) use self::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY};
 
 use crate::auth::AuthError;
 
@@ -191,6 +198,8 @@ pub struct Problem {
     detail: Cow<'static, str>,
     /// For the log only.
     cause: Option<String>,
+    /// The rate limit that refused it.
+    refusal: Option<Box<Refusal>>,
 }
 
 impl Problem {
@@ -201,6 +210,7 @@ impl Problem {
             code,
             detail: detail.into(),
             cause: None,
+            refusal: None,
         }
     }
 
@@ -265,6 +275,21 @@ impl Problem {
         self.cause.as_deref()
     }
 
+    /// The name of the rate limit that refused it.
+    #[must_use]
+    pub fn rule(&self) -> Option<&'static str> {
+        self.refusal.as_ref().map(|refusal| refusal.rule.name())
+    }
+
+    /// After how many milliseconds the same request may succeed; none when it has to change first.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match &self.refusal {
+            Some(refusal) => Some(rate_limit::retry_after_ms(refusal)),
+            None => self.code.retry_after_ms(),
+        }
+    }
+
     /// Makes `response` the answer to the request with this id. Headers that are there already, such as `Allow`, stay.
     pub fn write(&self, response: &mut Response, request_id: &str) {
         let document = ProblemDocument {
@@ -274,14 +299,18 @@ impl Problem {
             code: self.code,
             detail: &shorten(&self.detail),
             request_id,
-            retry_after_ms: self.code.retry_after_ms(),
+            retry_after_ms: self.retry_after_ms(),
+            rule: self.rule(),
         };
         *response.body_mut() = Json(document).into_response().into_body();
         let headers = response.headers_mut();
         headers.remove(CONTENT_LENGTH); // of the body that was there
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if let Some(wait) = self.code.retry_after_ms() {
+        if let Some(wait) = self.retry_after_ms() {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.div_ceil(1000)));
+        }
+        if let Some(refusal) = &self.refusal {
+            rate_limit::write(refusal, headers);
         }
         if let Some(challenge) = challenge(self.code) {
             headers.insert(WWW_AUTHENTICATE, challenge);
@@ -317,32 +346,6 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The body of every answer that is not a result.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Problem)]
-pub struct ProblemDocument<'a> {
-    /// Names the kind of problem, as `code` does, as a URI.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:problem-type:backscroll:not_a_member")]
-    pub type_uri: &'a str,
-    /// The kind of problem in words, always the same for a `code`.
-    pub title: &'a str,
-    /// The HTTP status.
-    #[schema(minimum = 400, maximum = 599)]
-    pub status: u16,
-    /// The kind of problem, for programs.
-    pub code: Code,
-    /// What happened this time, in words that may change.
-    pub detail: &'a str,
-    /// Quote it when you report the problem; also in the header `x-request-id`.
-    pub request_id: &'a str,
-    /// When the same request may succeed, in milliseconds from now. Absent when it has to change first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0)]
-    pub retry_after_ms: Option<u64>,
-}
-
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let code = match error {
@@ -370,6 +373,10 @@ impl From<Error> for Problem {
             Error::Media(MediaFault::NotReady) => shown(Code::MediaNotReady),
             Error::Media(MediaFault::InUse) => shown(Code::MediaInUse),
             Error::LimitReached { .. } => shown(Code::LimitReached),
+            Error::RateLimited(refusal) => Self {
+                refusal: Some(refusal.clone()),
+                ..shown(Code::RateLimited)
+            },
             Error::Overloaded(_) => hidden(
                 Code::Overloaded,
                 "there is more to write than can be taken just now; nothing was written",

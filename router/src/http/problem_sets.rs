@@ -49,6 +49,8 @@ const UPLOADED: &[Code] = &[MediaNotUploaded, ScannerUnavailable];
 const READY: &[Code] = &[MediaNotReady];
 /// Where a file must not be used.
 const UNUSED: &[Code] = &[MediaInUse];
+/// Where a rate limit holds.
+const LIMITED: &[Code] = &[RateLimited];
 /// On messages, which may be archived.
 const ARCHIVE: &[Code] = &[ArchiveUnavailable, ArchiveDamaged];
 
@@ -74,7 +76,7 @@ sets! {
     /// The same, asked for with a body.
     OwnBody = CALLER BODY MEMBER ARCHIVE;
     /// Starting a conversation.
-    Create = CALLER BODY MEMBER STATE IDEMPOTENT;
+    Create = CALLER BODY MEMBER STATE IDEMPOTENT LIMITED;
     /// Reading a conversation.
     Read = CALLER MEMBER;
     /// Reading its history.
@@ -85,6 +87,8 @@ sets! {
     Mark = CALLER BODY MEMBER;
     /// Changing a conversation.
     Write = CALLER BODY MEMBER ROLE STATE;
+    /// Adding members to it.
+    Add = CALLER BODY MEMBER ROLE STATE LIMITED;
     /// Changing a member of it.
     WriteTo = CALLER BODY MEMBER ROLE THING STATE;
     /// Deleting a conversation.
@@ -92,7 +96,7 @@ sets! {
     /// Removing a member of it.
     RemoveFrom = CALLER MEMBER ROLE THING STATE;
     /// Sending a message.
-    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE;
+    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED;
     /// Beginning to upload a file.
     BeginMedia = CALLER BODY MEMBER DECLARED OBJECTS;
     /// Going on with an upload.
@@ -158,6 +162,23 @@ fn response(codes: &[Code]) -> Response {
                 .description(Some("Seconds to wait before trying again"))
                 .build(),
         );
+    }
+    if codes.contains(&RateLimited) {
+        for (name, description) in [
+            (
+                "RateLimit-Policy",
+                "The limit that refused the request: its name, how many it allows at once (`q`), in how many seconds (`w`)",
+            ),
+            (
+                "RateLimit",
+                "What is left of it (`r`), and after how many seconds there is more (`t`)",
+            ),
+        ] {
+            let header = HeaderBuilder::new()
+                .schema(Some(String::schema()))
+                .description(Some(description));
+            response = response.header(name, header.build());
+        }
     }
     if codes.contains(&Unauthenticated) {
         response = response.header(

@@ -49,7 +49,8 @@ impl Sandbox {
     pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
-            variables: Vec::new(),
+            // A test that is about limits sets them.
+            variables: vec![("BACKSCROLL_GUARD__MODE".to_owned(), "off".to_owned())],
         }
     }
 

@@ -13,6 +13,7 @@ use backscroll_archiver::object_store::ObjectStoreSettings;
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_realtime::redis::RedisSettings;
 use backscroll_realtime::settings::RealtimeSettings;
+use backscroll_shard::guard::GuardSettings;
 use backscroll_shard::ids::UserId;
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::settings::StoreSettings;
@@ -59,10 +60,7 @@ impl Service {
         auth: AuthSettings,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let objects = ObjectStoreSettings {
-            path: folder.path().join("objects"),
-            ..ObjectStoreSettings::default()
-        };
+        let objects = objects_in(&folder);
         let media = MediaSettings::default();
         Self::start_on(folder, shards, (server, auth), (objects, media)).await
     }
@@ -71,12 +69,34 @@ impl Service {
     pub(crate) async fn start_on(
         folder: TempDir,
         shards: &[&str],
+        served: (ServerSettings, AuthSettings),
+        stored: (ObjectStoreSettings, MediaSettings),
+    ) -> Self {
+        let off = GuardSettings::off();
+        Box::pin(Self::start_guarded(folder, shards, off, served, stored)).await
+    }
+
+    /// With rate limits.
+    pub(crate) async fn start_with_guard(guard: GuardSettings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let stored = (objects_in(&folder), MediaSettings::default());
+        let served = (ServerSettings::default(), shared_secret());
+        Box::pin(Self::start_guarded(folder, &[], guard, served, stored)).await
+    }
+
+    async fn start_guarded(
+        folder: TempDir,
+        shards: &[&str],
+        guard: GuardSettings,
         (server, auth): (ServerSettings, AuthSettings),
         (objects, media): (ObjectStoreSettings, MediaSettings),
     ) -> Self {
         warnings::watch();
         warnings::expect(logged::SLOW);
-        let settings = StoreSettings::embedded(folder.path().to_str().unwrap(), 2);
+        let settings = StoreSettings {
+            guard,
+            ..StoreSettings::embedded(folder.path().to_str().unwrap(), 2)
+        };
         migrate_all(&settings, false).await.unwrap();
         if !shards.is_empty() {
             logged::DATABASE_AWAY.into_iter().for_each(warnings::expect);
@@ -177,6 +197,13 @@ impl Service {
     /// The host and port, for connections by hand.
     pub(crate) fn address(&self) -> &str {
         self.base.strip_prefix("http://").unwrap()
+    }
+}
+
+fn objects_in(folder: &TempDir) -> ObjectStoreSettings {
+    ObjectStoreSettings {
+        path: folder.path().join("objects"),
+        ..ObjectStoreSettings::default()
     }
 }
 

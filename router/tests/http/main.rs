@@ -11,6 +11,7 @@ mod creating;
 mod documentation;
 mod harness;
 mod issuers;
+mod limits;
 mod logged;
 mod logs;
 mod media;

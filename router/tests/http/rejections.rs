@@ -420,15 +420,16 @@ async fn browsers_may_call_only_from_configured_origins() {
         .await
         .unwrap();
     assert_eq!(origin_of(&plain).as_deref(), Some("https://chat.example"));
-    assert!(
-        plain
-            .headers()
-            .get("access-control-expose-headers")
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .contains("x-request-id")
-    );
+    let exposed = plain.headers().get("access-control-expose-headers");
+    let exposed = exposed.unwrap().to_str().unwrap();
+    for name in [
+        "x-request-id",
+        "retry-after",
+        "ratelimit-policy",
+        "ratelimit",
+    ] {
+        assert!(exposed.split(',').any(|it| it == name), "{exposed}");
+    }
     let refused = service
         .request(Method::GET, "/chat/unread-count")
         .header("origin", "https://chat.example")

@@ -105,7 +105,11 @@ impl<'a> Batch<'a> {
             .collect();
         let members = members_of(&mut transaction, jobs, &heads, memberships).await?;
         let known = if look_up {
-            find_known(&mut transaction, jobs).await?
+            let named = jobs.iter().flat_map(|job| {
+                let named = job.drafts().iter().flat_map(|draft| &draft.client_msg_id);
+                named.map(|key| (job.conversation, &job.user, key.as_str()))
+            });
+            find_known(&mut transaction, named.collect()).await?
         } else {
             HashMap::new()
         };
@@ -191,14 +195,7 @@ impl<'a> Batch<'a> {
             .as_deref()
             .map(|client_msg_id| (id, &job.user, client_msg_id));
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
-            if stored.body_digest() != draft.body_digest {
-                return Err(Error::IdempotencyConflict(OTHER_BODY));
-            }
-            let message = stored.clone().into_message(id, DeliveryStatus::Sent);
-            return Ok(Sent {
-                message,
-                created: false,
-            });
+            return again(stored, id, draft);
         }
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
@@ -362,6 +359,32 @@ async fn members_of<'a>(
     Ok(members)
 }
 
+/// The answer to a message that is stored already.
+fn again(stored: &Shown, id: ConversationId, draft: &Draft) -> Result<Sent> {
+    if stored.body_digest() != draft.body_digest {
+        return Err(Error::IdempotencyConflict(OTHER_BODY));
+    }
+    Ok(Sent {
+        message: stored.clone().into_message(id, DeliveryStatus::Sent),
+        created: false,
+    })
+}
+
+/// The stored message that `draft` of `user` repeats, if it repeats one (INV-IDEM).
+///
+/// # Errors
+/// [`Error::IdempotencyConflict`], and those of the database.
+pub(crate) async fn repetition(
+    rows: &mut OwnedReader<'_>,
+    (id, user): (ConversationId, &UserId),
+    draft: &Draft,
+) -> Result<Option<Sent>> {
+    let key = draft.client_msg_id.as_deref().map(|key| (id, user, key));
+    let known = find_known(rows, key.into_iter().collect()).await?;
+    let stored = key.and_then(|key| known.get(&key));
+    stored.map(|stored| again(stored, id, draft)).transpose()
+}
+
 /// By the unique index `messages_client_msg_id`.
 const KNOWN: &str = concat!(
     "SELECT conversation_id, ",
@@ -371,15 +394,8 @@ const KNOWN: &str = concat!(
 
 async fn find_known<'a>(
     rows: &mut OwnedReader<'_>,
-    jobs: &'a [Job],
+    keys: HashSet<MessageKey<'a>>,
 ) -> Result<HashMap<MessageKey<'a>, Shown>> {
-    let keys: HashSet<MessageKey<'a>> = jobs
-        .iter()
-        .flat_map(|job| {
-            let named = job.drafts().iter().flat_map(|draft| &draft.client_msg_id);
-            named.map(|key| (job.conversation, &job.user, key.as_str()))
-        })
-        .collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }

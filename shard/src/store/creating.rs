@@ -18,6 +18,7 @@ use super::Store;
 use super::conversations::check_title;
 use crate::commit_event::{CommitEvent, Left};
 use crate::error::{Error, Result, StatementFault};
+use crate::guard::Action;
 use crate::head::{self, FIRST_MEMBERS, Head, kind_code};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::member::{self, Membership};
@@ -68,8 +69,8 @@ impl Store {
     /// made, as it is now.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::LimitReached`]; [`Error::IdempotencyConflict`] for another request under the key, or when
-    /// its conversation is deleted; [`Error::NotMember`] when the caller has left it; [`Error::ShardUnavailable`],
+    /// [`Error::Invalid`], [`Error::LimitReached`]; [`Error::RateLimited`] for one that would be new;
+    /// [`Error::IdempotencyConflict`] for another request under the key, or when its conversation is deleted; [`Error::NotMember`] when the caller has left it; [`Error::ShardUnavailable`],
     /// [`Error::DeadlineExceeded`].
     pub async fn create_conversation(
         &self,
@@ -80,7 +81,16 @@ impl Store {
         for probe in 0..PROBES {
             let plan = self.plan(caller, &new, idempotency_key, probe)?;
             let id = plan.head.id;
-            match self.create(caller, &plan).await? {
+            let action = match new.kind {
+                ConversationKind::Channel => Action::StartChannel,
+                ConversationKind::Direct | ConversationKind::Group => Action::Start,
+            };
+            let charge = self.guard.act(action, &caller.user).await;
+            let created = self.create(caller, &plan, charge.as_ref().err()).await;
+            if let Ok(charge) = charge {
+                charge.settle(&created, |created| matches!(created, Created::New));
+            }
+            match created? {
                 Created::New => {
                     self.listener
                         .committed(vec![CommitEvent::ConversationChanged {
@@ -187,14 +197,23 @@ impl Store {
         Ok((id, Role::Owner))
     }
 
-    async fn create(&self, caller: &Caller, plan: &Plan) -> Result<Created> {
+    /// Creates the conversation unless its id is taken; with a `refusal`, only finds it.
+    async fn create(
+        &self,
+        caller: &Caller,
+        plan: &Plan,
+        refusal: Option<&Error>,
+    ) -> Result<Created> {
+        if let (Repeat::Never, Some(refusal)) = (plan.repeat, refusal) {
+            return Err(refusal.clone());
+        }
         let attempt = || {
             self.router.call(
                 plan.head.id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
                     let create = |mut transaction: OwnedTransaction<'static>| async move {
-                        create(&mut transaction, plan).await
+                        create(&mut transaction, plan, refusal).await
                     };
                     let scope = WriteScope::conversation(&assignment, plan.head.id);
                     shard.write(&scope, caller.deadline, create).await
@@ -212,11 +231,18 @@ impl Store {
     }
 }
 
-/// Creates the conversation unless its id is taken, by itself or by another.
-async fn create(transaction: &mut OwnedTransaction<'_>, plan: &Plan) -> Result<Created> {
+/// Creates the conversation unless its id is taken, by itself or by another, or there is a `refusal`.
+async fn create(
+    transaction: &mut OwnedTransaction<'_>,
+    plan: &Plan,
+    refusal: Option<&Error>,
+) -> Result<Created> {
     let id = plan.head.id;
     if let Some(stored) = head::lock(transaction, &[id]).await?.pop() {
         return recognise(transaction, &stored, plan).await;
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal.clone());
     }
     let membership = |(user, role): &(UserId, Role)| Membership {
         user: user.clone(),

@@ -7,6 +7,7 @@ use super::creating::MEMBERS_AT_ONCE;
 use crate::change::{Change, ListsToMark};
 use crate::commit_event::{CommitEvent, Left};
 use crate::error::{Error, Result};
+use crate::guard::Action;
 use crate::head::FIRST_MEMBERS;
 use crate::history;
 use crate::ids::{ConversationId, UserId};
@@ -69,7 +70,7 @@ impl Store {
     /// Adds members; those who are members already stay as they are. Admins may; only owners may add admins.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::LimitReached`], and as [`Store::conversation`].
+    /// [`Error::Forbidden`], [`Error::LimitReached`], [`Error::RateLimited`], and as [`Store::conversation`].
     pub async fn add_members(
         &self,
         caller: &Caller,
@@ -93,7 +94,8 @@ impl Store {
                 "add them as member or admin; change the role afterwards",
             ));
         }
-        let (users, role) = (&users, new.role);
+        let charge = self.guard.act(Action::AddMembers, &caller.user).await;
+        let (users, role, refusal) = (&users, new.role, charge.as_ref().err());
         let add = |mut change: Change| async move {
             require_members_can_change(&change)?;
             let needed = if role == Role::Admin {
@@ -118,7 +120,10 @@ impl Store {
                 .filter(|user| !active.contains(user))
                 .collect();
             if joining.is_empty() {
-                return Ok(change.unchanged(()));
+                return Ok(change.unchanged(false));
+            }
+            if let Some(refusal) = refusal {
+                return Err(refusal.clone());
             }
             self.settings().limits.check_members(
                 change.head.kind,
@@ -144,9 +149,13 @@ impl Store {
                 rev,
                 left: Left::Nobody,
             });
-            change.save(()).await
+            change.save(true).await
         };
-        self.change(caller, id, add).await?;
+        let added = self.change(caller, id, add).await;
+        if let Ok(charge) = charge {
+            charge.settle(&added, |added| *added);
+        }
+        added?;
         self.relay_now(caller, id).await;
         self.conversation(caller, id).await
     }

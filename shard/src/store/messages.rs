@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::Store;
 use crate::error::{Error, Result};
+use crate::guard::Action;
 use crate::history;
 use crate::ids::{ConversationId, MessageId, Seq};
-use crate::lane::{Outcome, TOGETHER_MAX, Work};
+use crate::lane::{self, Outcome, TOGETHER_MAX, Work};
 use crate::map::Assignment;
 use crate::message::{self, Draft, Room, StoredMessage};
 use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, Sent, Watermarks};
@@ -18,12 +19,22 @@ fn not_one_each() -> Error {
     Error::Unexpected("sends and answers do not match")
 }
 
+/// What becomes of one of several messages.
+enum Place {
+    /// It is sent, in its turn.
+    Sent,
+    /// It breaks a rule.
+    Refused(Error),
+    /// It is beyond a rate limit, and refused unless it is a repetition.
+    Beyond(Draft, Error),
+}
+
 impl Store {
     /// Appends a message. The same client message id again gives the same message, for at least as long as
     /// [`idempotency`](crate::settings::LimitSettings::idempotency) says (INV-IDEM); later it may be a new message.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::Overloaded`],
+    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::RateLimited`], [`Error::Overloaded`],
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn send(
         &self,
@@ -32,7 +43,14 @@ impl Store {
         message: NewMessage,
     ) -> Result<Sent> {
         let draft = Draft::check(message, id, &self.settings().limits)?;
-        self.append_one(caller, id, draft).await
+        match self.guard.act(Action::Send, &caller.user).await {
+            Ok(charge) => {
+                let sent = self.append_one(caller, id, draft).await;
+                charge.settle(&sent, |sent| sent.created);
+                sent
+            }
+            Err(refusal) => self.repeat(caller, id, &draft, refusal).await,
+        }
     }
 
     /// Appends messages in their order, as [`Store::send`] does one. Up to [`TOGETHER_MAX`] of them cost hardly more than
@@ -47,11 +65,23 @@ impl Store {
         let limits = &self.settings().limits;
         let checked = messages.into_iter();
         let checked = checked.map(|message| Draft::check(message, id, limits));
-        let mut drafts = Vec::new();
-        // Those that are refused, and nothing for each that is sent.
-        let refused: Vec<Option<Error>> = checked
-            .map(|checked| checked.map(|draft| drafts.push(draft)).err())
+        let (mut drafts, mut charges) = (Vec::new(), Vec::new());
+        let places: Vec<Place> = checked
+            .map(|checked| match checked {
+                Err(error) => Place::Refused(error),
+                Ok(draft) => match self.guard.charge(Action::Send, &caller.user) {
+                    Err(refusal) => Place::Beyond(draft, refusal),
+                    Ok(charge) => {
+                        charges.push(charge);
+                        drafts.push(draft);
+                        Place::Sent
+                    }
+                },
+            })
             .collect();
+        if let Some(last) = charges.last() {
+            last.wait().await;
+        }
         let mut sent = Vec::with_capacity(drafts.len());
         while !drafts.is_empty() {
             let rest = drafts.split_off(drafts.len().min(TOGETHER_MAX));
@@ -70,12 +100,39 @@ impl Store {
                 }
             }
         }
+        for (charge, sent) in charges.into_iter().zip(&sent) {
+            charge.settle(sent, |sent| sent.created);
+        }
         let mut sent = sent.into_iter();
-        let outcome = |refused: Option<Error>| match refused {
-            Some(error) => Err(error),
-            None => sent.next().unwrap_or_else(|| Err(not_one_each())),
+        let mut outcomes = Vec::with_capacity(places.len());
+        for place in places {
+            outcomes.push(match place {
+                Place::Sent => sent.next().unwrap_or_else(|| Err(not_one_each())),
+                Place::Refused(error) => Err(error),
+                Place::Beyond(draft, refusal) => self.repeat(caller, id, &draft, refusal).await,
+            });
+        }
+        outcomes
+    }
+
+    /// The outcome of a message beyond a rate limit: the stored message when it is a repetition, otherwise `refusal`.
+    async fn repeat(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        draft: &Draft,
+        refusal: Error,
+    ) -> Result<Sent> {
+        if draft.client_msg_id.is_none() {
+            return Err(refusal);
+        }
+        let look = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let (me, deadline) = ((id, &caller.user), caller.deadline);
+            let (mut rows, _) = history::access(&shard, &assignment, me, deadline).await?;
+            lane::repetition(&mut rows, me, draft).await
         };
-        refused.into_iter().map(outcome).collect()
+        let found = self.router.call(id.owner_key(), caller.deadline, look);
+        found.await?.ok_or(refusal)
     }
 
     async fn append_one(&self, caller: &Caller, id: ConversationId, draft: Draft) -> Result<Sent> {

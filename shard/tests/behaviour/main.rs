@@ -14,6 +14,7 @@ mod fences;
 mod identity;
 mod imports;
 mod leases;
+mod limits;
 mod live;
 mod logged;
 mod media;

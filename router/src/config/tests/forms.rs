@@ -23,9 +23,9 @@ fn the_service_links_of_a_namespace_are_no_settings() {
 
 /// A number without a unit is refused with the form that is right, wherever it comes from.
 #[test]
-fn sizes_and_times_have_units() {
+fn sizes_times_and_rates_have_units() {
     let all = Config::default().to_toml().unwrap();
-    let (mut sizes, mut times) = (0, 0);
+    let (mut sizes, mut times, mut rates) = (0, 0, 0);
     let mut section = "";
     for line in all.lines() {
         if let Some(header) = line.strip_prefix('[') {
@@ -40,6 +40,9 @@ fn sizes_and_times_have_units() {
         let form = if unit.ends_with('B') {
             sizes += 1;
             continue; // a number is bytes
+        } else if value.contains(" per ") {
+            rates += 1;
+            "\"60 per 1m, burst 20\""
         } else if value.starts_with(|first: char| first.is_ascii_digit())
             && unit.ends_with(|last: char| last.is_ascii_lowercase())
         {
@@ -59,7 +62,8 @@ fn sizes_and_times_have_units() {
             assert!(is_named(&loaded.unwrap_err()), "{section}.{key} = {value}");
         }
     }
-    assert!(sizes >= 12 && times >= 20, "{sizes} {times}\n{all}");
+    let seen = (sizes >= 12, times >= 20, rates >= 5);
+    assert_eq!(seen, (true, true, true), "{all}");
 }
 
 #[test]
