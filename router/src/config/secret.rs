@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::auth::settings::SECRET_MIN_BYTES;
+use crate::auth::settings::SECRET_GOOD_BYTES;
 
 /// Where the secret of the data in `data_dir` is.
 fn path(data_dir: &Path) -> PathBuf {
@@ -40,15 +40,15 @@ fn read(file: &Path) -> anyhow::Result<Option<String>> {
         Err(error) => return Err(error.into()),
     };
     anyhow::ensure!(
-        secret.len() >= SECRET_MIN_BYTES,
-        "has fewer than {SECRET_MIN_BYTES} characters; delete the file to make a new one"
+        secret.len() >= SECRET_GOOD_BYTES,
+        "has fewer than {SECRET_GOOD_BYTES} characters; delete the file to make a new one"
     );
     Ok(Some(secret))
 }
 
 fn make(data_dir: &Path, file: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(data_dir)?;
-    let mut random = [0u8; SECRET_MIN_BYTES];
+    let mut random = [0u8; SECRET_GOOD_BYTES];
     rand::fill(&mut random);
     let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     // The temporary file has mode 0600, and is gone again however this ends.
