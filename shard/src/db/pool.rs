@@ -157,12 +157,12 @@ impl<K: Connector> Pool<K> {
                         sleep_until(wants_other).await;
                     }
                     match queue.take_other() {
-                        Place::Now(turn) => return Ok(turn),
-                        Place::Later(turn) => place = Some(turn),
+                        Place::Now(other) => return Ok(other),
+                        Place::Later(other) => place = Some(other),
                     }
                 }
                 match &mut place {
-                    Some(turn) => turn.await,
+                    Some(other) => other.await,
                     None => std::future::pending().await,
                 }
             };
@@ -177,14 +177,10 @@ impl<K: Connector> Pool<K> {
                     Ok(Err(unopened)) => unopened,
                     Err(_) => no_answer().into(),
                 },
-                turn = given => match turn {
-                    Ok(Turn::Use(held)) => {
+                other = given => match other {
+                    Ok(held) => {
                         drop(slot);
                         return Ok(self.check(held, limit).await);
-                    }
-                    Ok(Turn::Open(_)) => {
-                        place = None;
-                        continue; // it has that right already
                     }
                     Err(_) => return Err(queue::closed()),
                 },

@@ -36,11 +36,39 @@ struct State<K: Connector> {
     /// Of these, those that are being opened.
     opening: u32,
     /// Only when nothing is idle.
-    waiting: VecDeque<oneshot::Sender<Turn<K>>>,
+    waiting: VecDeque<Waiting<K>>,
     /// Those that were used last before this are asked for a sign of life.
     doubted: Option<Instant>,
     outage: Option<Outage>,
     closed: bool,
+}
+
+/// A request that waits.
+enum Waiting<K: Connector> {
+    /// For a connection, or for the right to open one.
+    Turn(oneshot::Sender<Turn<K>>),
+    /// For a connection: it has that right, and tries meanwhile.
+    Other(oneshot::Sender<Held<K>>),
+}
+
+impl<K: Connector> Waiting<K> {
+    fn has_gone(&self) -> bool {
+        match self {
+            Self::Turn(sender) => sender.is_closed(),
+            Self::Other(sender) => sender.is_closed(),
+        }
+    }
+
+    /// Gives it a connection, or the connection back if the request has gone this moment.
+    fn give(self, held: Held<K>) -> Result<(), Held<K>> {
+        match self {
+            Self::Turn(sender) => match sender.send(Turn::Use(held)) {
+                Err(Turn::Use(held)) => Err(held),
+                Ok(()) | Err(Turn::Open(_)) => Ok(()),
+            },
+            Self::Other(sender) => sender.send(held),
+        }
+    }
 }
 
 struct Idle<K: Connector> {
@@ -93,11 +121,11 @@ pub(super) enum Turn<K: Connector> {
     Open(Slot<K>),
 }
 
-/// When a request's turn is.
-pub(super) enum Place<K: Connector> {
-    Now(Turn<K>),
+/// When a request gets what it waits for.
+pub(super) enum Place<T> {
+    Now(T),
     /// An error when the pool is closed.
-    Later(oneshot::Receiver<Turn<K>>),
+    Later(oneshot::Receiver<T>),
 }
 
 /// A connection that is not idle.
@@ -141,13 +169,13 @@ impl<K: Connector> Queue<K> {
 
     /// A turn at once, or a place in the queue. An error when there is no connection, and all tries failed for as long as a
     /// request may wait, also lately: then one request tries, and the others need not wait with it.
-    pub(super) fn take_place(self: &Arc<Self>) -> Result<Place<K>> {
+    pub(super) fn take_place(self: &Arc<Self>) -> Result<Place<Turn<K>>> {
         let mut state = self.lock();
         if state.closed {
             return Err(closed());
         }
-        if let Some(turn) = self.take_newest(&mut state) {
-            return Ok(Place::Now(turn));
+        if let Some(held) = self.take_newest(&mut state) {
+            return Ok(Place::Now(Turn::Use(held)));
         }
         if let Some(slot) = self.new_slot(&mut state) {
             return Ok(Place::Now(Turn::Open(slot)));
@@ -159,21 +187,21 @@ impl<K: Connector> Queue<K> {
         {
             return Err(Error::DatabaseUnavailable(outage.words.clone()));
         }
-        Ok(Place::Later(state.enqueue()))
+        Ok(Place::Later(state.enqueue(Waiting::Turn)))
     }
 
     /// An idle connection, or a place behind those who wait for one: for a request that tries to open one meanwhile.
-    pub(super) fn take_other(self: &Arc<Self>) -> Place<K> {
+    pub(super) fn take_other(self: &Arc<Self>) -> Place<Held<K>> {
         let mut state = self.lock();
         match self.take_newest(&mut state) {
-            Some(turn) => Place::Now(turn),
-            None => Place::Later(state.enqueue()),
+            Some(held) => Place::Now(held),
+            None => Place::Later(state.enqueue(Waiting::Other)),
         }
     }
 
-    fn take_newest(self: &Arc<Self>, state: &mut State<K>) -> Option<Turn<K>> {
+    fn take_newest(self: &Arc<Self>, state: &mut State<K>) -> Option<Held<K>> {
         let Idle { connection, used } = state.idle.pop()?;
-        Some(Turn::Use(Held::new(connection, used, self)))
+        Some(Held::new(connection, used, self))
     }
 
     /// During an outage, the right to try whether it is over, unless a request tries already.
@@ -212,14 +240,11 @@ impl<K: Connector> Queue<K> {
                 Some(_) => End::Back,
                 None => End::Front,
             };
-            let Some(waiting) = state.next_waiting(end) else {
+            let Some((place, waiting)) = state.take_without(end) else {
                 return;
             };
             let Some(slot) = self.new_slot(state) else {
-                return match end {
-                    End::Back => state.waiting.push_back(waiting),
-                    End::Front => state.waiting.push_front(waiting),
-                };
+                return state.waiting.insert(place, Waiting::Turn(waiting));
             };
             if let Err(Turn::Open(mut slot)) = waiting.send(Turn::Open(slot)) {
                 slot.queue = None; // that request has gone this moment
@@ -320,13 +345,13 @@ impl<K: Connector> Queue<K> {
         } = held;
         let mut state = self.lock();
         slot.queue = None; // it stays counted
-        while let Some(waiting) = state.next_waiting(End::Front) {
-            match waiting.send(Turn::Use(Held::new(connection, used, self))) {
-                Err(Turn::Use(mut held)) => {
+        while let Some(waiting) = state.waiting.pop_front() {
+            match waiting.give(Held::new(connection, used, self)) {
+                Ok(()) => return,
+                Err(mut held) => {
                     held.slot.queue = None;
-                    connection = held.connection; // that request has gone this moment
+                    connection = held.connection;
                 }
-                Ok(()) | Err(Turn::Open(_)) => return,
             }
         }
         state.idle.push(Idle { connection, used });
@@ -356,27 +381,32 @@ impl<K: Connector> Queue<K> {
 }
 
 impl<K: Connector> State<K> {
-    fn enqueue(&mut self) -> oneshot::Receiver<Turn<K>> {
+    fn enqueue<T>(
+        &mut self,
+        waiting: impl FnOnce(oneshot::Sender<T>) -> Waiting<K>,
+    ) -> oneshot::Receiver<T> {
         // Those at the front came first, so they gave up first.
-        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+        while self.waiting.front().is_some_and(Waiting::has_gone) {
             self.waiting.pop_front();
         }
         let (sender, receiver) = oneshot::channel();
         if !self.closed {
-            self.waiting.push_back(sender);
+            self.waiting.push_back(waiting(sender));
         }
         receiver
     }
 
-    fn next_waiting(&mut self, end: End) -> Option<oneshot::Sender<Turn<K>>> {
-        loop {
-            let waiting = match end {
-                End::Front => self.waiting.pop_front()?,
-                End::Back => self.waiting.pop_back()?,
-            };
-            if !waiting.is_closed() {
-                return Some(waiting);
-            }
+    /// Takes the first request from that end that has no right to open a connection out of its place.
+    fn take_without(&mut self, end: End) -> Option<(usize, oneshot::Sender<Turn<K>>)> {
+        let has_none =
+            |waiting: &Waiting<K>| matches!(waiting, Waiting::Turn(sender) if !sender.is_closed());
+        let place = match end {
+            End::Front => self.waiting.iter().position(has_none),
+            End::Back => self.waiting.iter().rposition(has_none),
+        }?;
+        match self.waiting.remove(place) {
+            Some(Waiting::Turn(sender)) => Some((place, sender)),
+            Some(Waiting::Other(_)) | None => None,
         }
     }
 }

@@ -36,7 +36,8 @@ impl Connector for Arc<Server> {
     type Connection = Link;
 
     async fn open(&self) -> Result<Link, Unopened> {
-        self.tries.fetch_add(1, Ordering::Relaxed);
+        let tries = self.tries.fetch_add(1, Ordering::Relaxed);
+        assert!(tries < 10_000, "a storm of connections");
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -157,6 +158,30 @@ async fn who_tries_takes_what_is_idle() {
     let (took, ()) = tokio::join!(pool.work(Duration::ZERO), give_back);
     let took = took.unwrap();
     assert!(took <= PATIENCE + AT_ONCE, "{took:?}");
+}
+
+/// A right to open a connection is nothing to those that have one: they go on with the connection that they are opening.
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_is_not_asked_again_and_again() {
+    let (pool, server) = pool(3, 100);
+    server.hangs.store(true, Ordering::Relaxed);
+    let gives_up = async {
+        let given_up = pool.acquire(Instant::now() + 2 * PATIENCE, Wanted::Any);
+        assert!(given_up.await.is_err());
+    };
+    let waits = async { assert!(pool.get().await.is_err()) };
+    let comes_later = async {
+        sleep(3 * PATIENCE).await;
+        assert!(pool.get().await.is_err());
+    };
+    tokio::join!(
+        gives_up,
+        waits,
+        async { assert!(pool.get().await.is_err()) },
+        comes_later
+    );
+    let tries = server.tries.load(Ordering::Relaxed);
+    assert!(tries <= 8, "{tries} tries within {ACQUIRE:?}");
 }
 
 #[tokio::test(start_paused = true)]
