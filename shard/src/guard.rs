@@ -82,9 +82,9 @@ impl fmt::Display for Refusal {
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// What is beyond a rule is refused.
-    #[default]
     Enforce,
     /// What is beyond a rule is counted, and done.
+    #[default]
     Shadow,
     /// Nothing is counted.
     Off,
@@ -118,7 +118,7 @@ pub struct GuardSettings {
 impl Default for GuardSettings {
     fn default() -> Self {
         Self {
-            mode: Mode::Enforce,
+            mode: Mode::Shadow,
             shadow: Vec::new(),
             slow_down: Span::secs(1),
             memory: 4 << 20,
@@ -341,6 +341,7 @@ mod tests {
     /// At once or not at all.
     fn strict() -> GuardSettings {
         GuardSettings {
+            mode: Mode::Enforce,
             slow_down: Span::secs(0),
             ..GuardSettings::default()
         }
@@ -386,6 +387,7 @@ mod tests {
     fn an_action_that_is_early_waits_and_one_that_is_too_early_is_refused() {
         let settings = GuardSettings {
             messages: Rate::new(60, Span::secs(60), 1),
+            mode: Mode::Enforce,
             slow_down: Span::secs(2),
             ..GuardSettings::default()
         };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backscroll_realtime::push::{Push, PushKind, Topic};
-use backscroll_shard::guard::{GuardSettings, Rate};
+use backscroll_shard::guard::{GuardSettings, Mode, Rate};
 use backscroll_shard::ids::MediaId;
 use backscroll_shard::model::{
     Media, MediaFacts, MediaKind, MediaProcessed, MediaState, MediaVerdict, NewMessage, RawJson,
@@ -339,6 +339,7 @@ async fn a_flood_is_refused_and_then_closed(door: Door) {
 
 async fn a_users_limit_is_shared_by_all_connections_and_closes_none(door: Door) {
     let guard = GuardSettings {
+        mode: Mode::Enforce,
         messages: Rate::new(3, Span::secs(86_400), 3),
         ..GuardSettings::default()
     };

@@ -1,6 +1,6 @@
 //! Rate limits over HTTP: which rule refused, and when to come back.
 
-use backscroll_shard::guard::{GuardSettings, Rate};
+use backscroll_shard::guard::{GuardSettings, Mode, Rate};
 use backscroll_shard::settings::Span;
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ const DAY: Span = Span::secs(86_400);
 async fn service() -> Service {
     let few = |count| Rate::new(count, DAY, count);
     let guard = GuardSettings {
+        mode: Mode::Enforce,
         messages: few(2),
         conversations: few(1),
         channels: few(1),
