@@ -173,6 +173,7 @@ async fn additions_have_budgets(bed: &Bed) {
 async fn an_early_message_waits_for_its_time() {
     let quick = |settings: &mut StoreSettings| {
         settings.guard = GuardSettings {
+            mode: Mode::Enforce,
             messages: Rate::new(100, Span::secs(1), 1),
             ..GuardSettings::default()
         };
