@@ -173,6 +173,16 @@ impl<'a> Invocation<'a> {
     }
 }
 
+/// So many of the user's reads wait, over all connections, that this one cannot. It is not this connection's rate.
+fn too_many_reads() -> Failure {
+    Failure {
+        code: "overloaded",
+        message: "too many reads of this user wait; try again later".to_owned(),
+        retry_after_ms: Some(TURN_RETRY_MS),
+        rule: None,
+    }
+}
+
 impl CommandHandler for Invocation<'_> {
     async fn join(&self, data: InConversation) -> Result<ConversationHead, Failure> {
         let (id, session) = (data.conversation_id, self.session);
@@ -264,7 +274,7 @@ impl CommandHandler for Invocation<'_> {
     async fn sync(&self, data: SyncRequest) -> Result<SyncPage, Failure> {
         let store = self.store();
         let turn = store.turns().wait(&self.caller.user).await;
-        let _turn = turn.ok_or_else(|| Failure::rate_limited(TURN_RETRY_MS))?;
+        let _turn = turn.ok_or_else(too_many_reads)?;
         let queue_bytes = self.services.settings.queue_bytes;
         let bytes = answer_bytes(queue_bytes, store.settings().limits.answer_bytes);
         self.answer(store.sync_within(&self.caller, data, bytes).await)

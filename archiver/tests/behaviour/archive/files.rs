@@ -217,9 +217,8 @@ async fn a_held_conversation_keeps_its_files(backend: Backend) {
     bed.close().await;
 }
 
-/// A picture whose smaller forms are to be made, and whose objects are there.
-async fn picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
-    let alice = caller("alice");
+/// A picture whose upload has begun.
+async fn begun_picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
     let file = Media {
         kind: MediaKind::Image,
         ..pending_file(id, name, 86_400_000)
@@ -228,7 +227,14 @@ async fn picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
         files: 10,
         bytes: 1000,
     };
+    let alice = caller("alice");
     bed.store.begin_media(&alice, &file, quota).await.unwrap();
+    file
+}
+
+/// A picture whose smaller forms are to be made, and whose objects are there.
+async fn picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
+    let file = begun_picture(bed, id, name).await;
     let [object, small, large] =
         ["", "small", "large"].map(|form| own("media", &format!("{name}{form}")));
     put(bed, &object, b"file").await;
@@ -239,7 +245,10 @@ async fn picture(bed: &Bed, id: ConversationId, name: &str) -> Media {
         facts: MediaFacts::default(),
         variant_keys: Some(VariantKeys { small, large }),
     };
-    let finished = bed.store.finish_media(&alice, &file, &verdict).await;
+    let finished = bed
+        .store
+        .finish_media(&caller("alice"), &file, &verdict)
+        .await;
     finished.unwrap().0
 }
 

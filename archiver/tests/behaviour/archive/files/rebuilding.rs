@@ -9,13 +9,12 @@ use backscroll_archiver::media::settings::MediaSettings;
 use backscroll_archiver::media::worker::Program;
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::model::{
-    Media, MediaFacts, MediaKind, MediaProcessed, MediaState, MediaVerdict, Timestamp,
+    Media, MediaFacts, MediaProcessed, MediaState, MediaVerdict, Timestamp,
 };
-use backscroll_shard::store::MediaQuota;
 use backscroll_shard::tasks::Supervisor;
 use tokio_util::sync::CancellationToken;
 
-use super::{pending_file, picture, process, put, send};
+use super::{begun_picture, picture, process, put, send};
 use crate::archive::bed::{Backend, Bed, caller, on_both};
 
 on_both![
@@ -93,16 +92,7 @@ async fn failed(bed: &Bed, id: ConversationId, name: &str) -> Media {
 
 /// A picture that was accepted where no forms are made.
 async fn unprocessed(bed: &Bed, id: ConversationId, name: &str) -> Media {
-    let alice = caller("alice");
-    let file = Media {
-        kind: MediaKind::Image,
-        ..pending_file(id, name, 86_400_000)
-    };
-    let quota = MediaQuota {
-        files: 10,
-        bytes: 1000,
-    };
-    bed.store.begin_media(&alice, &file, quota).await.unwrap();
+    let file = begun_picture(bed, id, name).await;
     let object_key = super::own("media", name);
     put(bed, &object_key, b"file").await;
     let verdict = MediaVerdict::Ready {
@@ -112,7 +102,10 @@ async fn unprocessed(bed: &Bed, id: ConversationId, name: &str) -> Media {
         facts: MediaFacts::default(),
         variant_keys: None,
     };
-    let finished = bed.store.finish_media(&alice, &file, &verdict).await;
+    let finished = bed
+        .store
+        .finish_media(&caller("alice"), &file, &verdict)
+        .await;
     finished.unwrap().0
 }
 
