@@ -81,8 +81,10 @@ pub enum Delta {
 pub struct SyncRoom {
     /// Most messages.
     pub messages: usize,
-    /// Most bytes of them. One message is told even when it is larger.
+    /// Most bytes of them. The first message of an answer is told even when it is larger.
     pub bytes: usize,
+    /// Whether the answer has a message already.
+    pub begun: bool,
 }
 
 /// About how many bytes a member takes in an answer.
@@ -177,7 +179,7 @@ impl SyncRoom {
         let mut bytes = 0;
         for (place, message) in messages.iter().take(self.messages).enumerate() {
             let more = message.shown_bytes();
-            if place > 0 && bytes + more > self.bytes {
+            if (place > 0 || self.begun) && bytes + more > self.bytes {
                 return (place, bytes);
             }
             bytes += more;

@@ -460,6 +460,7 @@ async fn sync_page(process: &Process, rev: Rev) -> Result<SyncPage> {
         let room = SyncRoom {
             messages: 1,
             bytes: usize::MAX,
+            begun: false,
         };
         let room = (room, u32::MAX);
         sync::delta(rows, tiers, id, access, rev, room, caller.deadline).await

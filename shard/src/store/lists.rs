@@ -186,6 +186,7 @@ impl Store {
         let mut room = SyncRoom {
             messages: sync::MESSAGES_MAX,
             bytes: most_bytes,
+            begun: false,
         };
         for (id, rev) in behind.changed {
             if room.messages == 0 || room.bytes == 0 || told == sync::CHANGED_MAX {
@@ -195,11 +196,16 @@ impl Store {
             match self.delta(caller, id, rev, room).await {
                 Ok(Delta::None) | Err(Error::NotMember) => {}
                 Ok(Delta::Resync(head)) => page.resync.push(head),
+                Ok(Delta::Changes { changes, .. }) if changes.rev == rev => {
+                    has_more = true; // there is no room for the next one
+                    break;
+                }
                 Ok(Delta::Changes {
                     changes,
                     complete,
                     bytes,
                 }) => {
+                    room.begun |= !changes.messages.is_empty();
                     room.messages = room.messages.saturating_sub(changes.messages.len());
                     room.bytes = room.bytes.saturating_sub(bytes);
                     has_more |= !complete;

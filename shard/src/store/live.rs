@@ -173,6 +173,7 @@ impl Store {
                 let room = SyncRoom {
                     messages: sync::MESSAGES_MAX,
                     bytes: self.answer_bytes(),
+                    begun: false,
                 };
                 sync::delta(
                     rows,

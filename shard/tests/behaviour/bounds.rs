@@ -111,7 +111,7 @@ async fn sync_tells_as_much_as_its_bytes_allow(bed: &Bed) {
             .clone()
             .map(|message| bytes(std::slice::from_ref(message)))
             .sum();
-        assert!(size <= ANSWER + 2500, "{size} bytes in one answer");
+        assert!(size <= ANSWER, "{size} bytes in one answer");
         told += changed.count();
         for change in &page.changes {
             if !change.messages.is_empty() || !change.members.is_empty() {

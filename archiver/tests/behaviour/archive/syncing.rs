@@ -72,6 +72,7 @@ async fn a_change_after_the_rev_was_read_hides_the_archived_copy(backend: Backen
     let room = SyncRoom {
         messages: sync::MESSAGES_MAX,
         bytes: usize::MAX,
+        begun: false,
     };
     let (rows, access) = access.unwrap();
     let delta = sync::delta(
