@@ -5,6 +5,7 @@
 //! as with HTTP/2 and a window of 0.
 
 mod deadline;
+mod pace;
 mod proxy_protocol;
 mod registry;
 
@@ -13,11 +14,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, StatusCode};
 use backscroll_shard::tasks::{OneShots, Supervisor, TaskGroup};
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
@@ -34,6 +36,7 @@ use crate::http::unread::{ConnectionAnswers, UnreadAnswers};
 use crate::metrics;
 
 use deadline::WriteDeadline;
+use pace::Paced;
 use registry::{Open, Registry};
 
 /// How long connections that are idle when a shutdown begins are given to send one more request, so that it is answered
@@ -231,7 +234,9 @@ where
         address: SocketAddr,
         place: OwnedSemaphorePermit,
     ) -> impl Future<Output = ()> + Send + use<S> {
+        let is_socket = Arc::new(AtomicBool::new(false));
         let stream = WriteDeadline::new(stream, self.write_timeout);
+        let stream = Paced::new(stream, Arc::clone(&is_socket));
         let inner = self.service.clone();
         let registered = self.registry.add(address, self.answers.of_connection());
         let (registry, open) = (
@@ -244,10 +249,14 @@ where
             extensions.insert(ConnectInfo(address));
             extensions.insert(Arc::clone(&open.answers));
             let answering = inner.clone().oneshot(request.map(Body::new));
+            let is_socket = Arc::clone(&is_socket);
             async move {
-                let answer = answering.await;
+                let Ok(answer) = answering.await;
                 drop(in_flight);
-                answer
+                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    is_socket.store(true, Ordering::Relaxed);
+                }
+                Ok::<_, Infallible>(answer)
             }
         });
         let protocol = self.protocol.clone();
