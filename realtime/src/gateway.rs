@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::Error;
+use backscroll_shard::sanctions::Sanctions;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
@@ -131,6 +132,12 @@ impl Gateway {
         self.tasks.supervise("presence", &self.closing, move || {
             Arc::clone(&presence).run(stop.clone())
         });
+        let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
+        let sanctions = Arc::clone(self.store.sanctions());
+        self.tasks
+            .supervise("sanctioned-sessions", &self.closing, move || {
+                end_sanctioned(Arc::clone(&sessions), Arc::clone(&sanctions), stop.clone())
+            });
         let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
         let (edge, interval) = (Arc::clone(&self.edge), self.settings.heartbeat.0);
         self.tasks.supervise("heartbeat", &self.closing, move || {
@@ -253,6 +260,9 @@ impl Gateway {
         if self.admission.is_draining() {
             return Err(Close::ShuttingDown);
         }
+        // What was imposed since the token was checked: from here on the session is found when it changes.
+        let admitted = self.store.sanctions().admit(&session.user);
+        admitted.map_err(|sanctioned| Close::of(&sanctioned))?;
         let whole = self.greet(&session, resumes, missed).await;
         let outcome = match (resumes, whole) {
             (false, _) => "fresh",
@@ -382,4 +392,24 @@ fn send_away(session: &Session) {
     let event = ClientEvent::new(EventName::Reconnect, &Reconnect { after_ms });
     session.outbox.put_event(&Arc::new(event));
     session.outbox.close(Close::ShuttingDown);
+}
+
+/// Closes the sessions of users whom a sanction shuts out, whenever sanctions have changed, until `closing`.
+async fn end_sanctioned(
+    sessions: Arc<Sessions>,
+    sanctions: Arc<Sanctions>,
+    closing: CancellationToken,
+) {
+    let mut changes = sanctions.changes();
+    loop {
+        for session in sessions.all() {
+            if let Err(sanctioned) = sanctions.admit(&session.user) {
+                session.outbox.close(Close::of(&sanctioned));
+            }
+        }
+        match closing.run_until_cancelled(changes.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
 }

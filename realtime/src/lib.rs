@@ -32,6 +32,7 @@
 //! | that the bus carries pushes | a canary of the node to itself | the silence of the canary ([`bus::SILENCE_MAX`], 6 s): `/readyz`, and audits every 2 s |
 //! | the large conversations of a list (store) | each page of the list reads them | the next page; while their shard is away the entry is as last read and marked `stale` |
 //! | which shard owns a range (store) | `directory.refresh_interval` (1 s) | the shard's fence, which refuses at once |
+//! | the sanctions of users (store) | half of `directory.refresh_interval` (1 s) | nothing else: what is known holds while the directory is away |
 //! | memberships in a write lane (store) | the conversation's `members_rev`, read under its lock | each send; a new connection, or a rev that went back, forgets all of them |
 //! | which database an address leads to (store) | each new connection is asked | a look every 10 s |
 //! | the keys of the issuer (router) | `auth.jwks_refresh` (5 min) | a token with an unknown key; sessions whose key was withdrawn end within a fifth of `realtime.heartbeat` |

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::sanctions::{Sanctioned, Sanctions};
 use backscroll_shard::settings::check;
 use backscroll_shard::tasks::TaskGroup;
 use jsonwebtoken::errors::ErrorKind;
@@ -45,7 +46,7 @@ pub struct Identity {
 }
 
 /// Why a caller is not let in. The texts are safe to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// No token was given.
     #[error("send a token in the header `Authorization: Bearer <token>`")]
@@ -59,6 +60,9 @@ pub enum AuthError {
     /// The issuer's keys were never read, so no token can be checked.
     #[error("tokens cannot be checked just now")]
     KeysUnavailable,
+    /// A moderator has shut the user out.
+    #[error(transparent)]
+    Sanctioned(Sanctioned),
 }
 
 /// Checks tokens.
@@ -70,6 +74,7 @@ pub struct Authenticator {
     user_claim: String,
     role_claim: String,
     admin_role: String,
+    sanctions: Option<Arc<Sanctions>>,
 }
 
 /// How many tokens were presented, by outcome.
@@ -125,6 +130,7 @@ impl Authenticator {
             user_claim: settings.user_claim.clone(),
             role_claim: settings.role_claim.clone(),
             admin_role: settings.admin_role.clone(),
+            sanctions: None,
         })
     }
 
@@ -146,6 +152,16 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::Expired`], [`AuthError::Invalid`] with what is wrong, or [`AuthError::KeysUnavailable`].
     pub async fn verify(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
+        let identity = self.identify(token, deadline).await?;
+        if let Some(sanctions) = &self.sanctions {
+            let admitted = sanctions.admit(&identity.user);
+            admitted.map_err(AuthError::Sanctioned)?;
+        }
+        Ok(identity)
+    }
+
+    /// The user that a token names, whatever is imposed on them.
+    async fn identify(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(AuthError::Invalid("the token is longer than 8192 bytes"));
         }
@@ -196,6 +212,13 @@ impl Authenticator {
                 self.verify_with(token, &key.decoding, Some(key.id))
             }
         }
+    }
+
+    /// Refuses users whom `sanctions` shut out.
+    #[must_use]
+    pub fn heeding(mut self, sanctions: &Arc<Sanctions>) -> Self {
+        self.sanctions = Some(Arc::clone(sanctions));
+        self
     }
 
     /// Keeps the issuer's keys fresh, in a task of `tasks` until `stop`. There is none where there is nothing to keep fresh.

@@ -35,6 +35,7 @@ mod observe;
 mod operations;
 pub mod problem;
 mod problem_sets;
+mod sanctions;
 pub mod settings;
 mod socket;
 pub mod state;
@@ -142,7 +143,9 @@ fn is_not_stored(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensio
 
 /// Routes that have one address.
 pub(crate) fn single_routes() -> OpenApiRouter<Arc<App>> {
-    operations::routes().merge(notifications::admin_routes())
+    operations::routes()
+        .merge(notifications::admin_routes())
+        .merge(sanctions::admin_routes())
 }
 
 /// Every route, and the patterns by which observations name them.

@@ -148,7 +148,11 @@ async fn start_parts(
     (media, console): (&MediaSettings, Option<Console>),
     pictures: Queue,
 ) -> anyhow::Result<Parts> {
-    let auth = Arc::new(Authenticator::open(auth).await?);
+    let sanctions = deployment.store.sanctions();
+    if let Err(error) = sanctions.refresh().await {
+        tracing::warn!(%error, "the directory is away: sanctions hold as soon as it is back");
+    }
+    let auth = Arc::new(Authenticator::open(auth).await?.heeding(sanctions));
     let gateway = Gateway::start(
         Arc::clone(&deployment.store),
         &deployment.bus,

@@ -408,6 +408,12 @@ pub(crate) async fn merge(connection: &mut Connection, parts: &[Assignment]) -> 
     insert_ranges(connection, &[whole]).await
 }
 
+/// In a write transaction: keeps every other one that locks the same property waiting.
+pub(crate) async fn lock_property(connection: &mut Connection, name: &str) -> Result<()> {
+    connection.execute(SET_PROPERTY, &values![name, ""]).await?;
+    Ok(())
+}
+
 /// First in a write transaction, once the deployment is made: keeps every other one that changes the map waiting, as [`lock`] does.
 pub(crate) fn locking() -> Statement<'static> {
     Statement::new(LOCK, values![KEY_FUNCTION])

@@ -16,6 +16,7 @@ use std::fmt;
 
 use crate::guard::Refusal;
 use crate::ids::{IdError, ShardName};
+use crate::sanctions::Sanctioned;
 
 /// The store's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,6 +38,9 @@ pub enum Error {
     /// A member whose role, or whose relation to the message, does not allow this.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// A moderator's sanction forbids this to the caller; the text says until when, and why.
+    #[error("{0}")]
+    Sanctioned(Box<Sanctioned>),
     /// This client message id or idempotency key was used before for something else; the text says for what.
     #[error("{0}")]
     IdempotencyConflict(&'static str),
@@ -160,6 +164,17 @@ impl Error {
             Self::Statement { fault, .. } => *fault != StatementFault::TooLarge,
             Self::Contention(_) => true,
             _ => false,
+        }
+    }
+
+    /// The same error, of work in the directory's database.
+    #[must_use]
+    pub(crate) fn in_directory(self) -> Self {
+        match self {
+            Self::DatabaseUnavailable(why) | Self::Contention(why) => {
+                Self::DirectoryUnavailable(why)
+            }
+            other => other,
         }
     }
 

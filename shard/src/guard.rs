@@ -252,20 +252,10 @@ impl Guard {
         }
     }
 
-    /// Charges one `action` of `user`, and waits for its time when that is near.
-    ///
-    /// # Errors
-    /// [`Error::RateLimited`]; nothing is charged then.
-    pub(crate) async fn act(&self, action: Action, user: &UserId) -> Result<Charge<'_>> {
-        let charge = self.charge(action, user)?;
-        charge.wait().await;
-        Ok(charge)
-    }
-
     /// Charges one `action` of `user`; the caller [waits](Charge::wait) for its time.
     ///
     /// # Errors
-    /// As [`Guard::act`].
+    /// [`Error::RateLimited`]; nothing is charged then.
     pub(crate) fn charge(&self, action: Action, user: &UserId) -> Result<Charge<'_>> {
         self.charge_at(action, user, self.start.elapsed())
     }

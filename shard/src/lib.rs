@@ -71,6 +71,7 @@ pub mod owned;
 pub mod range;
 pub mod relay;
 pub mod routing;
+pub mod sanctions;
 mod schema;
 pub mod seen;
 pub mod settings;

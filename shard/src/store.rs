@@ -35,7 +35,7 @@ use crate::cold_tier::ColdTier;
 use crate::commit_event::CommitListener;
 use crate::db::Dialect;
 use crate::error::{Error, Result};
-use crate::guard::Guard;
+use crate::guard::{Action, Charge, Guard};
 use crate::identity::{self, Deployed};
 use crate::ids::{ConversationId, Incarnation, ShardName, UserId};
 use crate::lane::{Outcome, Work};
@@ -45,6 +45,7 @@ use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::routing::Router;
+use crate::sanctions::Sanctions;
 use crate::settings::StoreSettings;
 use crate::tasks::{Supervisor, TaskGroup};
 use crate::turns::Turns;
@@ -64,6 +65,7 @@ pub struct Store {
     listener: Arc<dyn CommitListener>,
     followed: followed::Followed,
     turns: Arc<Turns>,
+    sanctions: Arc<Sanctions>,
     guard: Guard,
     writers: TaskGroup,
     background: TaskGroup,
@@ -155,6 +157,13 @@ impl Store {
         background.supervise("identity-check", &closing, move || {
             watch_identities(watched.clone(), stop.clone())
         });
+        let sanctions = Arc::new(Sanctions::new(&router));
+        let (watched, stop) = (sanctions.clone(), closing.clone());
+        // Twice in the time in which a node learns of a new map: a sanction holds everywhere within it.
+        let interval = settings.directory.refresh_interval.0 / 2;
+        background.supervise("sanctions", &closing, move || {
+            watched.clone().watch(interval, stop.clone())
+        });
         Ok(Arc::new(Self {
             router,
             attended,
@@ -162,6 +171,7 @@ impl Store {
             listener,
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
+            sanctions,
             guard: Guard::new(&settings.guard),
             writers,
             background,
@@ -204,6 +214,26 @@ impl Store {
     #[must_use]
     pub fn turns(&self) -> &Arc<Turns> {
         &self.turns
+    }
+
+    /// What moderators imposed on users. A door asks it for every request and connection; what others would see is asked for by the
+    /// store itself.
+    #[must_use]
+    pub fn sanctions(&self) -> &Arc<Sanctions> {
+        &self.sanctions
+    }
+
+    /// Charges an action to its user's budgets, and waits for its time when that is near.
+    async fn act(&self, action: Action, caller: &Caller) -> Result<Charge<'_>> {
+        let charge = self.charge(action, caller)?;
+        charge.wait().await;
+        Ok(charge)
+    }
+
+    /// The same for callers that wait by themselves. A user that a sanction forbids it is charged nothing.
+    fn charge(&self, action: Action, caller: &Caller) -> Result<Charge<'_>> {
+        self.sanctions.may_speak(&caller.user)?;
+        self.guard.charge(action, &caller.user)
     }
 
     /// Most bytes of messages in an answer.

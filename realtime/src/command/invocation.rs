@@ -243,6 +243,8 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn start_typing(&self, data: InConversation) -> Result<Done, Failure> {
+        let sanctions = self.store().sanctions();
+        self.answer(sanctions.may_speak(&self.caller.user))?;
         self.typing(data.conversation_id, true)
     }
 

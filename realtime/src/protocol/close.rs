@@ -1,6 +1,8 @@
 //! The reasons for which the server closes a connection: one table of their codes, names and meanings, and of when the client
 //! may come back.
 
+use backscroll_shard::sanctions::{SanctionKind, Sanctioned};
+
 /// When a client whose connection was closed may connect again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Return {
@@ -91,9 +93,22 @@ closes! {
     FrameTooLarge = 4504, "frame_too_large", Never;
     /// This user has too many connections, and all of them are alive.
     TooManyConnections = 4505, "too_many_connections", Later;
+    /// A moderator has shut the user out until a time.
+    Suspended = 4506, "suspended", Later;
+    /// A moderator has shut the user out.
+    Banned = 4507, "banned", Never;
 }
 
 impl Close {
+    /// For a user whom a sanction shuts out.
+    #[must_use]
+    pub fn of(sanctioned: &Sanctioned) -> Self {
+        match sanctioned.kind {
+            SanctionKind::Ban => Self::Banned,
+            SanctionKind::Suspend | SanctionKind::Mute => Self::Suspended,
+        }
+    }
+
     /// Whether a client library that knows nothing of tokens must not connect again by itself.
     #[must_use]
     pub fn is_final(self) -> bool {

@@ -324,6 +324,7 @@ impl Edge for TestEdge {
             Error::Invalid(_) => "invalid_request",
             Error::NotFound(_) => "not_found",
             Error::Forbidden(_) => "forbidden",
+            Error::Sanctioned(_) => "muted",
             Error::IdempotencyConflict(_) => "conflict_idempotency",
             Error::LimitReached { .. } => "limit_reached",
             _ => "internal",

@@ -19,6 +19,7 @@ mod hostile;
 mod native_door;
 mod node;
 mod plain;
+mod sanctions;
 mod sessions;
 mod socket_io_door;
 

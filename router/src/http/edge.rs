@@ -34,6 +34,7 @@ impl Edge for ServiceEdge {
                     AuthError::Expired => Close::TokenExpired,
                     AuthError::Invalid(_) => Close::TokenInvalid,
                     AuthError::KeysUnavailable => Close::Internal,
+                    AuthError::Sanctioned(ref sanctioned) => Close::of(sanctioned),
                 };
                 Err((close, failure(&Problem::from(error))))
             }

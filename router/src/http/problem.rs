@@ -18,6 +18,7 @@ use backscroll_archiver::object_store::{ErrorKind, StoreError};
 use backscroll_realtime::protocol::Return;
 use backscroll_shard::error::{Error, MediaFault};
 use backscroll_shard::guard::Refusal;
+use backscroll_shard::sanctions::SanctionKind;
 use serde::{Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -94,6 +95,12 @@ codes! {
     TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired", retry: None;
     /// The token is not one that this service accepts. The detail says why.
     TokenInvalid = "token_invalid", UNAUTHORIZED, "The token is not valid", retry: None;
+    /// A moderator has muted the caller, who reads and does nothing that others would see. The detail says until when, and why.
+    Muted = "muted", FORBIDDEN, "You are muted", retry: None;
+    /// A moderator has shut the caller out until a time. The detail says until when, and why.
+    Suspended = "suspended", FORBIDDEN, "You are suspended", retry: Some(60_000);
+    /// A moderator has shut the caller out. The detail says why.
+    Banned = "banned", FORBIDDEN, "You are banned", retry: None;
     /// The caller is not a member of the conversation, or there is no such conversation: the two are not told apart.
     NotAMember = "not_a_member", FORBIDDEN, "Not a member of the conversation", retry: None;
     /// The caller's role does not allow this, or the message is not theirs.
@@ -346,6 +353,16 @@ impl IntoResponse for Problem {
     }
 }
 
+impl Code {
+    fn of(sanction: SanctionKind) -> Self {
+        match sanction {
+            SanctionKind::Mute => Self::Muted,
+            SanctionKind::Suspend => Self::Suspended,
+            SanctionKind::Ban => Self::Banned,
+        }
+    }
+}
+
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let code = match error {
@@ -353,6 +370,7 @@ impl From<AuthError> for Problem {
             AuthError::Expired => Code::TokenExpired,
             AuthError::Invalid(_) => Code::TokenInvalid,
             AuthError::KeysUnavailable => Code::AuthUnavailable,
+            AuthError::Sanctioned(ref sanctioned) => Code::of(sanctioned.kind),
         };
         Self::new(code, error.to_string())
     }
@@ -368,6 +386,7 @@ impl From<Error> for Problem {
             Error::NotFound(_) => shown(Code::NotFound),
             Error::NotMember => shown(Code::NotAMember),
             Error::Forbidden(_) => shown(Code::Forbidden),
+            Error::Sanctioned(sanctioned) => shown(Code::of(sanctioned.kind)),
             Error::IdempotencyConflict(_) => shown(Code::ConflictIdempotency),
             Error::Conflict(_) => shown(Code::Conflict),
             Error::Media(MediaFault::NotReady) => shown(Code::MediaNotReady),

@@ -19,6 +19,8 @@ const CALLER: &[Code] = &[
     Unauthenticated,
     TokenExpired,
     TokenInvalid,
+    Suspended,
+    Banned,
     Internal,
     Overloaded,
     ShardUnavailable,
@@ -31,6 +33,8 @@ const CALLER: &[Code] = &[
 const BODY: &[Code] = &[RequestTimeout, BodyTooLarge, UnsupportedMediaType];
 /// On a conversation.
 const MEMBER: &[Code] = &[NotAMember];
+/// On what others see.
+const SPEECH: &[Code] = &[Muted];
 /// Where roles or authorship matter.
 const ROLE: &[Code] = &[Forbidden];
 /// On a message or a member.
@@ -73,10 +77,16 @@ sets! {
     OwnThing = CALLER THING;
     /// What only administrators may.
     Administer = CALLER BODY ROLE;
+    /// Reading what only administrators may.
+    ReadStaff = CALLER ROLE;
+    /// Lifting sanctions.
+    Lift = CALLER ROLE THING;
+    /// Imposing a sanction.
+    Sanction = CALLER BODY ROLE STATE;
     /// The same, asked for with a body.
     OwnBody = CALLER BODY MEMBER ARCHIVE;
     /// Starting a conversation.
-    Create = CALLER BODY MEMBER STATE IDEMPOTENT LIMITED;
+    Create = CALLER BODY SPEECH MEMBER STATE IDEMPOTENT LIMITED;
     /// Reading a conversation.
     Read = CALLER MEMBER;
     /// Reading its history.
@@ -86,9 +96,9 @@ sets! {
     /// Moving one's watermark.
     Mark = CALLER BODY MEMBER;
     /// Changing a conversation.
-    Write = CALLER BODY MEMBER ROLE STATE;
+    Write = CALLER BODY SPEECH MEMBER ROLE STATE;
     /// Adding members to it.
-    Add = CALLER BODY MEMBER ROLE STATE LIMITED;
+    Add = CALLER BODY SPEECH MEMBER ROLE STATE LIMITED;
     /// Changing a member of it.
     WriteTo = CALLER BODY MEMBER ROLE THING STATE;
     /// Deleting a conversation.
@@ -96,9 +106,9 @@ sets! {
     /// Removing a member of it.
     RemoveFrom = CALLER MEMBER ROLE THING STATE;
     /// Sending a message.
-    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED;
+    Send = CALLER BODY SPEECH MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED;
     /// Beginning to upload a file.
-    BeginMedia = CALLER BODY MEMBER DECLARED OBJECTS;
+    BeginMedia = CALLER BODY SPEECH MEMBER DECLARED OBJECTS;
     /// Going on with an upload.
     OwnMedia = CALLER MEMBER ROLE THING OBJECTS;
     /// Completing an upload.
@@ -110,9 +120,11 @@ sets! {
     /// Giving up a file.
     DeleteMedia = CALLER MEMBER ROLE THING UNUSED;
     /// Changing a message.
-    WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE;
+    WriteMessage = CALLER BODY SPEECH MEMBER ROLE THING STATE ARCHIVE;
     /// Changing a message without a body.
     TouchMessage = CALLER MEMBER ROLE THING STATE ARCHIVE;
+    /// Reacting to a message.
+    React = CALLER SPEECH MEMBER ROLE THING STATE ARCHIVE;
 }
 
 /// One response a status, with an example a code.

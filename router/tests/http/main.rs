@@ -20,5 +20,6 @@ mod notifications;
 mod operations;
 mod rejections;
 mod routes;
+mod sanctions;
 mod shutdown;
 mod tokens;

@@ -31,6 +31,7 @@ impl Store {
         id: MessageId,
         content: String,
     ) -> Result<Message> {
+        self.sanctions.may_speak(&caller.user)?;
         let limits = &self.settings().limits;
         check_content(&content, true, limits)?; // whether there are attachments is known later
         let kept = self.settings().limits.edits as usize;
@@ -111,6 +112,9 @@ impl Store {
         emoji: &str,
         add: bool,
     ) -> Result<Message> {
+        if add {
+            self.sanctions.may_speak(&caller.user)?;
+        }
         let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
         let limits = &self.settings().limits;
         self.change_message(By::Member(caller), id, |change, message| {

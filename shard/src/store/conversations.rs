@@ -56,6 +56,7 @@ impl Store {
         let title = patch.title.as_deref().map(check_title).transpose()?;
         let metadata = self.check_metadata(patch.metadata.as_ref())?;
         if title.is_some() || patch.metadata.is_some() {
+            self.sanctions.may_speak(&caller.user)?;
             let (title, metadata) = (
                 title.as_ref(),
                 patch.metadata.is_some().then_some(&metadata),

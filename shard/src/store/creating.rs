@@ -85,7 +85,7 @@ impl Store {
                 ConversationKind::Channel => Action::StartChannel,
                 ConversationKind::Direct | ConversationKind::Group => Action::Start,
             };
-            let charge = self.guard.act(action, &caller.user).await;
+            let charge = self.act(action, caller).await;
             let created = self.create(caller, &plan, charge.as_ref().err()).await;
             if let Ok(charge) = charge {
                 charge.settle(&created, |created| matches!(created, Created::New));

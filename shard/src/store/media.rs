@@ -34,6 +34,7 @@ impl Store {
         media: &Media,
         quota: MediaQuota,
     ) -> Result<()> {
+        self.sanctions.may_speak(&caller.user)?;
         let begin = |mut change: Change| async move {
             let used = media::usage(&mut change.rows, &media.uploader).await?;
             if used.files >= quota.files {

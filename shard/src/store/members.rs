@@ -94,7 +94,7 @@ impl Store {
                 "add them as member or admin; change the role afterwards",
             ));
         }
-        let charge = self.guard.act(Action::AddMembers, &caller.user).await;
+        let charge = self.act(Action::AddMembers, caller).await;
         let (users, role, refusal) = (&users, new.role, charge.as_ref().err());
         let add = |mut change: Change| async move {
             require_members_can_change(&change)?;

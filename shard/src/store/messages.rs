@@ -34,7 +34,7 @@ impl Store {
     /// [`idempotency`](crate::settings::LimitSettings::idempotency) says (INV-IDEM); later it may be a new message.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::RateLimited`], [`Error::Overloaded`],
+    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::Sanctioned`], [`Error::RateLimited`], [`Error::Overloaded`],
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn send(
         &self,
@@ -43,7 +43,7 @@ impl Store {
         message: NewMessage,
     ) -> Result<Sent> {
         let draft = Draft::check(message, id, &self.settings().limits)?;
-        match self.guard.act(Action::Send, &caller.user).await {
+        match self.act(Action::Send, caller).await {
             Ok(charge) => {
                 let sent = self.append_one(caller, id, draft).await;
                 charge.settle(&sent, |sent| sent.created);
@@ -69,7 +69,7 @@ impl Store {
         let places: Vec<Place> = checked
             .map(|checked| match checked {
                 Err(error) => Place::Refused(error),
-                Ok(draft) => match self.guard.charge(Action::Send, &caller.user) {
+                Ok(draft) => match self.charge(Action::Send, caller) {
                     Err(refusal) => Place::Beyond(draft, refusal),
                     Ok(charge) => {
                         charges.push(charge);

@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX IF NOT EXISTS sanctions_rev ON sanctions (rev)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS sanctions_user ON sanctions (user_id, id)
