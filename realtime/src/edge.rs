@@ -19,6 +19,8 @@ pub const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(10);
 pub struct Identity {
     /// The user.
     pub user: UserId,
+    /// When the token was issued, in seconds since 1970, if it says so.
+    pub issued_at: Option<u64>,
     /// When the token expires, in seconds since 1970.
     pub expires_at: u64,
     /// Which of the issuer's keys the token was signed with; none where there is only one, which does not change.

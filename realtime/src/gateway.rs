@@ -261,7 +261,8 @@ impl Gateway {
             return Err(Close::ShuttingDown);
         }
         // What was imposed since the token was checked: from here on the session is found when it changes.
-        let admitted = self.store.sanctions().admit(&session.user);
+        let sanctions = self.store.sanctions();
+        let admitted = sanctions.admit(&session.user, session.issued_at());
         admitted.map_err(|sanctioned| Close::of(&sanctioned))?;
         let whole = self.greet(&session, resumes, missed).await;
         let outcome = match (resumes, whole) {
@@ -403,7 +404,7 @@ async fn end_sanctioned(
     let mut changes = sanctions.changes();
     loop {
         for session in sessions.all() {
-            if let Err(sanctioned) = sanctions.admit(&session.user) {
+            if let Err(sanctioned) = sanctions.admit(&session.user, session.issued_at()) {
                 session.outbox.close(Close::of(&sanctioned));
             }
         }

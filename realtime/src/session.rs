@@ -36,6 +36,8 @@ pub struct Session {
     expires_at: AtomicI64,
     /// The key that its token was signed with, as [`Identity::key`]; 0 for none.
     token_key: AtomicU64,
+    /// In seconds since 1970.
+    issued_at: AtomicU64,
     /// When the client sent something last, in seconds since the node started.
     active_at: AtomicU32,
     /// When the client was asked for a sign of life that it has not given yet, in milliseconds since the node started; 0 when
@@ -90,6 +92,7 @@ impl Session {
             pinged,
             expires_at: AtomicI64::new(0),
             token_key: AtomicU64::new(0),
+            issued_at: AtomicU64::new(0),
             active_at: AtomicU32::new(now),
             probed_at: AtomicU64::new(0),
             commanded_at: AtomicU32::new(now),
@@ -105,6 +108,8 @@ impl Session {
     pub(crate) fn renew(&self, identity: &Identity) {
         let expires_at = i64::try_from(identity.expires_at).unwrap_or(i64::MAX);
         self.expires_at.store(expires_at, Ordering::Relaxed);
+        self.issued_at
+            .store(identity.issued_at.unwrap_or(0), Ordering::Relaxed);
         let key = identity.key.map_or(0, NonZeroU64::get);
         self.token_key.store(key, Ordering::Relaxed);
     }
@@ -121,6 +126,12 @@ impl Session {
         let at = Timestamp(self.expires_at().saturating_mul(1000));
         let remaining = at.0.saturating_sub(Timestamp::now().0);
         (at, u64::try_from(remaining).unwrap_or(0))
+    }
+
+    /// When the token was issued, in seconds since 1970; 1970 itself if it does not say so.
+    #[must_use]
+    pub(crate) fn issued_at(&self) -> Option<u64> {
+        Some(self.issued_at.load(Ordering::Relaxed))
     }
 
     /// The key that the token was signed with, as [`Identity::key`].
@@ -301,6 +312,7 @@ impl Session {
     pub(crate) fn test(user: &str) -> std::sync::Arc<Self> {
         let identity = Identity {
             user: UserId::new(user).expect("a user id"),
+            issued_at: None,
             expires_at: u64::MAX,
             key: None,
         };

@@ -39,6 +39,8 @@ pub struct Identity {
     pub user: UserId,
     /// Whether the token has the administrator's role.
     pub admin: bool,
+    /// When the token was issued, in seconds since 1970, if it says so.
+    pub issued_at: Option<u64>,
     /// When the token ends, in seconds since 1970.
     pub expires_at: u64,
     /// Which of the issuer's keys it was signed with, by its material; none for a shared secret.
@@ -154,7 +156,7 @@ impl Authenticator {
     pub async fn verify(&self, token: &str, deadline: Instant) -> Result<Identity, AuthError> {
         let identity = self.identify(token, deadline).await?;
         if let Some(sanctions) = &self.sanctions {
-            let admitted = sanctions.admit(&identity.user);
+            let admitted = sanctions.admit(&identity.user, identity.issued_at);
             admitted.map_err(AuthError::Sanctioned)?;
         }
         Ok(identity)
@@ -290,6 +292,7 @@ impl Authenticator {
         Ok(Identity {
             user,
             admin: self.is_admin(&decoded.claims),
+            issued_at: decoded.claims.get("iat").map(|at| seconds(Some(at))),
             expires_at: seconds(decoded.claims.get("exp")),
             key: key_id,
         })

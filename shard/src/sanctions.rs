@@ -9,6 +9,7 @@
 //! |---|---|
 //! | mute | whatever others would see: sending, editing, reacting, typing, starting conversations, adding members, files |
 //! | suspend, ban | everything: no request is answered, no connection stays open |
+//! | revoke | the same, with a token that was issued before: the user signs in again |
 //!
 //! A crash leaves nothing but what was committed. A node that starts while the directory is away knows none until it is back.
 
@@ -38,10 +39,12 @@ const REASON_MAX_CHARACTERS: usize = 500;
 /// Most sanctions of a user that are in force at once, and most that are listed: the newest.
 const OF_USER_MAX: usize = 100;
 
-/// What is imposed.
+/// What is imposed, from what is least grave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SanctionKind {
+    /// The user's tokens that were issued until now are refused: the user signs in again.
+    Revoke,
     /// The user reads, and does nothing that others would see.
     Mute,
     /// The user is shut out until a time.
@@ -51,7 +54,7 @@ pub enum SanctionKind {
 }
 
 impl SanctionKind {
-    const ALL: [Self; 3] = [Self::Mute, Self::Suspend, Self::Ban];
+    const ALL: [Self; 4] = [Self::Revoke, Self::Mute, Self::Suspend, Self::Ban];
 
     /// As stored, and in the API.
     #[must_use]
@@ -60,6 +63,7 @@ impl SanctionKind {
             Self::Mute => "mute",
             Self::Suspend => "suspend",
             Self::Ban => "ban",
+            Self::Revoke => "revoke",
         }
     }
 }
@@ -70,7 +74,7 @@ impl SanctionKind {
 pub struct NewSanction {
     /// What is imposed.
     pub kind: SanctionKind,
-    /// Until when, in the future. A suspension needs it, a ban has none; a mute without it holds until it is lifted.
+    /// Until when, in the future. A suspension needs it, a ban and a revocation have none; a mute without it holds until it is lifted.
     #[serde(default)]
     #[schema(nullable = false)]
     pub until: Option<Timestamp>,
@@ -94,6 +98,10 @@ impl NewSanction {
             (SanctionKind::Ban, Some(_)) => Err(Error::invalid(
                 "until",
                 "a ban has no end; to shut a user out until a time, impose a suspension",
+            )),
+            (SanctionKind::Revoke, Some(_)) => Err(Error::invalid(
+                "until",
+                "a revocation has no end; tokens that are issued after it are accepted",
             )),
             (_, Some(until)) if until <= now || until > Timestamp::MAX => {
                 Err(Error::invalid("until", "a time in the future"))
@@ -146,6 +154,7 @@ impl Sanctioned {
             SanctionKind::Mute => "you are muted",
             SanctionKind::Suspend => "you are suspended",
             SanctionKind::Ban => "you are banned",
+            SanctionKind::Revoke => "the token was revoked, get a new one",
         };
         let until = self.until.map(|until| format!(" until {until}"));
         format!("{what}{}: {}", until.unwrap_or_default(), self.reason)
@@ -176,12 +185,19 @@ impl Sanctions {
         self.router.directory()
     }
 
-    /// Whether `user` may ask for anything at all.
+    /// Whether `user` may ask for anything at all, with a token that was issued at a time, in seconds since 1970. Of a token that
+    /// does not tell, the worst is believed.
     ///
     /// # Errors
-    /// The suspension or ban that forbids it.
-    pub fn admit(&self, user: &UserId) -> Result<(), Sanctioned> {
-        let shuts_out = |kind| kind != SanctionKind::Mute;
+    /// The suspension, ban or revocation that forbids it.
+    pub fn admit(&self, user: &UserId, issued_at: Option<u64>) -> Result<(), Sanctioned> {
+        let shuts_out = |kind, imposed_at: Timestamp| match kind {
+            SanctionKind::Mute => false,
+            SanctionKind::Suspend | SanctionKind::Ban => true,
+            SanctionKind::Revoke => issued_at.is_none_or(|at| {
+                i64::try_from(at).unwrap_or(i64::MAX) <= imposed_at.0.div_euclid(1000)
+            }),
+        };
         self.held.find(user, Timestamp::now(), shuts_out)
     }
 
@@ -190,7 +206,8 @@ impl Sanctions {
     /// # Errors
     /// [`Error::Sanctioned`] with the sanction that forbids it.
     pub fn may_speak(&self, user: &UserId) -> Result<()> {
-        let found = self.held.find(user, Timestamp::now(), |_| true);
+        let forbids = |kind, _| kind != SanctionKind::Revoke;
+        let found = self.held.find(user, Timestamp::now(), forbids);
         found.map_err(|sanctioned| Error::Sanctioned(Box::new(sanctioned)))
     }
 

@@ -105,6 +105,7 @@ impl Close {
     pub fn of(sanctioned: &Sanctioned) -> Self {
         match sanctioned.kind {
             SanctionKind::Ban => Self::Banned,
+            SanctionKind::Revoke => Self::TokenInvalid,
             SanctionKind::Suspend | SanctionKind::Mute => Self::Suspended,
         }
     }

@@ -299,6 +299,7 @@ impl Edge for TestEdge {
                 let (name, lasts) = token.split_once('~').unwrap_or((token, "3600"));
                 Ok(Identity {
                     user: user(name),
+                    issued_at: Some(now),
                     expires_at: now.saturating_add_signed(lasts.parse().unwrap()),
                     key: (name == "withdrawn").then_some(NonZeroU64::MIN),
                 })

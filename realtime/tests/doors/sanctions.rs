@@ -12,9 +12,11 @@ use crate::client::Door;
 super::through_both_doors!(
     a_banned_user_is_gone_within_a_second,
     a_muted_user_stays_and_is_told_why,
+    a_user_whose_tokens_are_revoked_comes_back_with_a_new_one,
 );
 
-async fn impose(bed: &Bed, kind: SanctionKind, until: Option<Timestamp>) {
+/// Gives when it was imposed.
+async fn impose(bed: &Bed, kind: SanctionKind, until: Option<Timestamp>) -> Timestamp {
     let new = NewSanction {
         kind,
         until,
@@ -22,7 +24,7 @@ async fn impose(bed: &Bed, kind: SanctionKind, until: Option<Timestamp>) {
     };
     let (moderator, bob) = (user("moderator"), user("bob"));
     let imposed = bed.store.sanctions().impose(&moderator, &bob, &new);
-    imposed.await.unwrap();
+    imposed.await.unwrap().imposed_at
 }
 
 async fn a_banned_user_is_gone_within_a_second(door: Door) {
@@ -76,5 +78,19 @@ async fn a_muted_user_stays_and_is_told_why(door: Door) {
         assert_eq!(refused["message"], "you are muted: advertising");
     }
     bob.ask("mark_read", here).await.unwrap();
+    bed.close().await;
+}
+
+async fn a_user_whose_tokens_are_revoked_comes_back_with_a_new_one(door: Door) {
+    let bed = Bed::new().await;
+    let mut bob = bed.connect(door, "bob").await;
+    let revoked_at = impose(&bed, SanctionKind::Revoke, None).await;
+    assert_eq!(bob.end().await, "token_invalid");
+    // Tokens tell their time in seconds: one of the same second may have been issued before.
+    while Timestamp::now().0 / 1000 <= revoked_at.0 / 1000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut again = bed.connect(door, "bob").await;
+    again.ask("sync", json!({})).await.unwrap();
     bed.close().await;
 }

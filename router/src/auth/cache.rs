@@ -67,6 +67,7 @@ mod tests {
         Identity {
             user: UserId::new("ann").unwrap(),
             admin: false,
+            issued_at: None,
             expires_at,
             key: None,
         }

@@ -25,6 +25,7 @@ impl Edge for ServiceEdge {
         match self.0.verify(token, deadline).await {
             Ok(identity) => Ok(Identity {
                 user: identity.user,
+                issued_at: identity.issued_at,
                 expires_at: identity.expires_at,
                 key: identity.key,
             }),

@@ -359,6 +359,7 @@ impl Code {
             SanctionKind::Mute => Self::Muted,
             SanctionKind::Suspend => Self::Suspended,
             SanctionKind::Ban => Self::Banned,
+            SanctionKind::Revoke => Self::TokenInvalid,
         }
     }
 }

@@ -6,6 +6,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use backscroll_shard::ids::UserId;
+use backscroll_shard::model::Caller;
 use backscroll_shard::sanctions::{NewSanction, Sanction, SanctionKind};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -18,7 +19,9 @@ use super::problem_sets as problems;
 use super::state::App;
 
 pub(super) fn admin_routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list, impose, lift))
+    OpenApiRouter::new()
+        .routes(routes!(list, impose, lift))
+        .routes(routes!(revoke))
 }
 
 /// Sanctions of one user.
@@ -61,14 +64,58 @@ async fn impose(
     Path(user): Path<UserId>,
     Json(new): Json<NewSanction>,
 ) -> Result<(StatusCode, Answer<Sanction>), Problem> {
+    impose_on(&app, &caller, &user, &new).await
+}
+
+async fn impose_on(
+    app: &App,
+    caller: &Caller,
+    user: &UserId,
+    new: &NewSanction,
+) -> Result<(StatusCode, Answer<Sanction>), Problem> {
     let sanctions = app.store.sanctions();
-    let sanction = sanctions.impose(&caller.user, &user, &new).await?;
+    let sanction = sanctions.impose(&caller.user, user, new).await?;
     let (kind, until) = (
         sanction.kind.name(),
         sanction.until.map(|it| it.to_string()),
     );
     tracing::info!(target: "backscroll::audit", admin = ?caller.user, ?user, kind, until, reason = ?sanction.reason, "sanction imposed");
     Ok((StatusCode::CREATED, Answer(sanction)))
+}
+
+/// Why tokens are revoked.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Revocation {
+    /// For the user and for other moderators.
+    #[schema(nullable = false, min_length = 1, max_length = 500)]
+    reason: Option<String>,
+}
+
+/// Revoke a user's tokens
+///
+/// Those that were issued until now are refused, and connections that came with them are closed. Tokens that are issued from the next
+/// second on are accepted. It is a sanction of the kind `revoke`.
+#[utoipa::path(
+    post, path = "/admin/users/{userId}/revoke", tag = "staff", operation_id = "revokeTokens",
+    params(("userId" = UserId, Path)),
+    request_body(content = Revocation, example = json!({"reason": "The phone was stolen"})),
+    responses((status = 201, description = "The sanction", body = Sanction), problems::Sanction),
+)]
+async fn revoke(
+    Admin(caller): Admin,
+    State(app): State<Arc<App>>,
+    Path(user): Path<UserId>,
+    Json(revocation): Json<Revocation>,
+) -> Result<(StatusCode, Answer<Sanction>), Problem> {
+    let new = NewSanction {
+        kind: SanctionKind::Revoke,
+        until: None,
+        reason: revocation
+            .reason
+            .unwrap_or_else(|| "sign in again".to_owned()),
+    };
+    impose_on(&app, &caller, &user, &new).await
 }
 
 /// Which sanctions to lift.

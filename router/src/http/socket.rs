@@ -62,6 +62,7 @@ async fn credentials(
         let identity = app.auth.verify(bearer_token(headers)?, deadline).await?;
         return Ok(Credentials::Known(Identity {
             user: identity.user,
+            issued_at: identity.issued_at,
             expires_at: identity.expires_at,
             key: identity.key,
         }));

@@ -1,5 +1,7 @@
 //! Muting, suspending and banning users over HTTP.
 
+use std::time::{Duration, Instant};
+
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -122,4 +124,49 @@ async fn only_administrators_impose_and_only_what_is_a_sanction() {
         .problem(400, "invalid_request");
     let none = admin.get(OF_MALLORY).await.expect(200);
     assert_eq!(none["sanctions"], json!([]));
+}
+
+#[tokio::test]
+async fn revoked_tokens_are_refused_and_later_ones_are_not() {
+    let service = Service::start().await;
+    let (admin, old) = (service.admin("root"), service.user("mallory"));
+    old.get("/chat/conversations").await.expect(200);
+    let stolen = json!({"reason": "The phone was stolen"});
+    for _ in 0..2 {
+        let revoke = "/admin/users/mallory/revoke";
+        let revoked = admin.post(revoke, stolen.clone()).await.expect(201);
+        assert_eq!(revoked["kind"], "revoke");
+    }
+    let detail = old
+        .get("/chat/conversations")
+        .await
+        .problem(401, "token_invalid");
+    assert_eq!(
+        detail,
+        "the token was revoked, get a new one: The phone was stolen"
+    );
+    let begun = Instant::now();
+    // Tokens tell their time in seconds.
+    while service
+        .user("mallory")
+        .get("/chat/conversations")
+        .await
+        .status
+        != 200
+    {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "a new token is refused"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    old.get("/chat/conversations")
+        .await
+        .problem(401, "token_invalid");
+    let all = admin.get(OF_MALLORY).await.expect(200);
+    assert_eq!(all["sanctions"][0]["liftedAt"], json!(null));
+    assert_eq!(
+        all["sanctions"][1]["liftedBy"], "root",
+        "the newest says all"
+    );
 }

@@ -12,8 +12,22 @@ use crate::model::Timestamp;
 /// By user; a user without any has no entry.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    users: RwLock<HashMap<UserId, Vec<(i64, Sanctioned)>>>,
+    users: RwLock<HashMap<UserId, Vec<Entry>>>,
     rev: AtomicI64,
+}
+
+/// A sanction in force.
+#[derive(Debug)]
+struct Entry {
+    id: i64,
+    imposed_at: Timestamp,
+    sanctioned: Sanctioned,
+}
+
+impl Entry {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.sanctioned.until.is_none_or(|until| now < until)
+    }
 }
 
 impl Held {
@@ -22,20 +36,21 @@ impl Held {
         self.rev.load(Ordering::Acquire)
     }
 
-    /// The gravest sanction of `user` that is of such a kind and holds at `now`, as an error.
+    /// The gravest sanction of `user` that forbids what is asked for, by its kind and when it was imposed, and holds at `now`, as an error.
     pub(super) fn find(
         &self,
         user: &UserId,
         now: Timestamp,
-        is_such: impl Fn(SanctionKind) -> bool,
+        forbids: impl Fn(SanctionKind, Timestamp) -> bool,
     ) -> Result<(), Sanctioned> {
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         let Some(all) = users.get(user) else {
             return Ok(());
         };
-        let holds = |it: &&Sanctioned| is_such(it.kind) && it.until.is_none_or(|until| now < until);
-        let all = all.iter().map(|(_, sanctioned)| sanctioned);
-        let gravest = all.filter(holds).max_by_key(|it| it.kind);
+        let such = all
+            .iter()
+            .filter(|it| it.holds(now) && forbids(it.sanctioned.kind, it.imposed_at));
+        let gravest = such.map(|it| &it.sanctioned).max_by_key(|it| it.kind);
         gravest.map_or(Ok(()), |it| Err(it.clone()))
     }
 
@@ -44,14 +59,18 @@ impl Held {
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         for Change { rev, id, sanction } in changes {
             let all = users.entry(sanction.user_id.clone()).or_default();
-            all.retain(|(known, it)| *known != id && it.until.is_none_or(|until| now < until));
-            if sanction.lifted_at.is_none() && sanction.until.is_none_or(|until| now < until) {
-                let sanctioned = Sanctioned {
+            all.retain(|it| it.id != id && it.holds(now));
+            let entry = Entry {
+                id,
+                imposed_at: sanction.imposed_at,
+                sanctioned: Sanctioned {
                     kind: sanction.kind,
                     until: sanction.until,
                     reason: Arc::from(sanction.reason),
-                };
-                all.push((id, sanctioned));
+                },
+            };
+            if sanction.lifted_at.is_none() && entry.holds(now) {
+                all.push(entry);
             }
             if all.is_empty() {
                 users.remove(&sanction.user_id);
@@ -89,7 +108,7 @@ mod tests {
 
     fn found(held: &Held, now: i64) -> Option<String> {
         let user = UserId::new("mallory").unwrap();
-        let found = held.find(&user, Timestamp(now), |_| true);
+        let found = held.find(&user, Timestamp(now), |_, _| true);
         found.err().map(|it| it.reason.to_string())
     }
 
@@ -114,7 +133,7 @@ mod tests {
         assert_eq!(found(&held, 1999).as_deref(), Some("reason 2"));
         assert_eq!(found(&held, 2000), None);
         let user = UserId::new("somebody else").unwrap();
-        assert_eq!(held.find(&user, NOW, |_| true), Ok(()));
+        assert_eq!(held.find(&user, NOW, |_, _| true), Ok(()));
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub(super) async fn impose(
     (moderator, user): (&UserId, &UserId),
     new: &NewSanction,
 ) -> Result<Sanction> {
+    if new.kind == SanctionKind::Revoke {
+        // The newest says all.
+        lift(connection, (moderator, user), Some(new.kind)).await?;
+    }
     let rev = next_rev(connection).await?;
     if in_force(connection, user).await?.len() >= OF_USER_MAX {
         return Err(Error::LimitReached {

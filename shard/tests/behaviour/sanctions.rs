@@ -19,6 +19,7 @@ crate::on_every_backend!(
     each_is_kept_with_who_did_it_and_why,
     what_breaks_a_rule_is_refused,
     changes_at_the_same_time_are_all_heard_of,
+    tokens_that_were_issued_before_are_revoked,
 );
 
 fn new(kind: SanctionKind, until: Option<Timestamp>) -> NewSanction {
@@ -109,7 +110,7 @@ async fn a_muted_user_reads_and_does_nothing_that_others_see(bed: &Bed) {
         .await
         .unwrap();
     store.delete_message(&mallory, at(own.seq)).await.unwrap();
-    store.sanctions().admit(&user("mallory")).unwrap();
+    store.sanctions().admit(&user("mallory"), None).unwrap();
     // The others are not concerned, not even with the muted user.
     store.react(&bob, at(other.seq), "👍").await.unwrap();
     bed.say("bob", id, "still here").await;
@@ -147,7 +148,7 @@ async fn what_a_muted_user_has_sent_is_answered_again(bed: &Bed) {
 /// Waits until a node shuts `name` out, or does not.
 async fn until_admits(store: &Store, name: &str, admits: bool) {
     let begun = Instant::now();
-    while store.sanctions().admit(&user(name)).is_ok() != admits {
+    while store.sanctions().admit(&user(name), None).is_ok() != admits {
         assert!(begun.elapsed() < PATIENCE, "{name}: {admits}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -163,16 +164,19 @@ async fn a_node_hears_of_what_another_imposed(bed: &Bed) {
         .await
         .unwrap()
         .unwrap();
-    let error = another.sanctions().admit(&user("mallory")).unwrap_err();
+    let error = another
+        .sanctions()
+        .admit(&user("mallory"), None)
+        .unwrap_err();
     assert_eq!(error.kind, SanctionKind::Ban);
-    another.sanctions().admit(&user("bob")).unwrap();
+    another.sanctions().admit(&user("bob"), None).unwrap();
     lift(bed, "mallory", None).await.unwrap();
     until_admits(&another, "mallory", true).await;
     // A node that starts later knows what is in force then.
     impose(bed, "mallory", SanctionKind::Ban, None).await;
     let late = Bed::another(bed.store.settings()).await;
     late.sanctions().refresh().await.unwrap();
-    late.sanctions().admit(&user("mallory")).unwrap_err();
+    late.sanctions().admit(&user("mallory"), None).unwrap_err();
     for store in [another, late] {
         store.close(Instant::now() + PATIENCE).await;
     }
@@ -181,7 +185,11 @@ async fn a_node_hears_of_what_another_imposed(bed: &Bed) {
 async fn a_suspension_ends_by_itself(bed: &Bed) {
     let until = in_ms(700);
     impose(bed, "mallory", SanctionKind::Suspend, Some(until)).await;
-    let error = bed.store.sanctions().admit(&user("mallory")).unwrap_err();
+    let error = bed
+        .store
+        .sanctions()
+        .admit(&user("mallory"), None)
+        .unwrap_err();
     assert_eq!(
         (error.kind, error.until),
         (SanctionKind::Suspend, Some(until))
@@ -210,7 +218,11 @@ async fn sanctions_of_one_kind_are_lifted_alone(bed: &Bed) {
     .await;
     impose(bed, "mallory", SanctionKind::Ban, None).await;
     let sanctions = bed.store.sanctions();
-    let kind = || sanctions.admit(&user("mallory")).map_err(|it| it.kind);
+    let kind = || {
+        sanctions
+            .admit(&user("mallory"), None)
+            .map_err(|it| it.kind)
+    };
     assert_eq!(kind(), Err(SanctionKind::Ban));
     assert_eq!(
         lift(bed, "mallory", Some(SanctionKind::Ban)).await.unwrap(),
@@ -315,4 +327,37 @@ async fn changes_at_the_same_time_are_all_heard_of(bed: &Bed) {
         until_admits(&another, name, false).await;
     }
     another.close(Instant::now() + PATIENCE).await;
+}
+
+async fn tokens_that_were_issued_before_are_revoked(bed: &Bed) {
+    let sanctions = bed.store.sanctions();
+    let admits = |issued_at| {
+        sanctions
+            .admit(&user("mallory"), issued_at)
+            .map_err(|it| it.kind)
+    };
+    for _ in 0..2 {
+        let revoked = impose(bed, "mallory", SanctionKind::Revoke, None).await;
+        let second = u64::try_from(revoked.imposed_at.0 / 1000).unwrap();
+        assert_eq!(admits(Some(second)), Err(SanctionKind::Revoke));
+        assert_eq!(admits(Some(second + 1)), Ok(()));
+        assert_eq!(
+            admits(None),
+            Err(SanctionKind::Revoke),
+            "of a token that does not tell"
+        );
+    }
+    sanctions.may_speak(&user("mallory")).unwrap();
+    impose(bed, "mallory", SanctionKind::Ban, None).await;
+    assert_eq!(
+        admits(Some(0)),
+        Err(SanctionKind::Ban),
+        "the graver one is told"
+    );
+    assert_eq!(
+        lift(bed, "mallory", None).await.unwrap(),
+        2,
+        "one revocation is in force"
+    );
+    assert_eq!(admits(None), Ok(()));
 }
