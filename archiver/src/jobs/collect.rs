@@ -93,6 +93,7 @@ impl ArchiveJobs {
                     archive::believe_no_future(connection).await
                 })
                 .await?;
+                self.supersede_unnamed(&shard, lease).await?;
                 self.adopt(&shard, lease, &orphans.due, figures).await?;
                 figures.files = self.collect_files(&shard, Some(lease), now).await?;
                 figures.files += self.delete_file_orphans(&files, now).await?;
@@ -284,6 +285,33 @@ impl ArchiveJobs {
             }
         }
         Ok(false)
+    }
+
+    /// Segments that are registered as parts of the archive and that no row of the index names are none any more: they are collected
+    /// as if they had been written anew. There are none, unless something took their names away without saying so.
+    async fn supersede_unnamed(&self, shard: &Shard, lease: &Lease) -> Result<()> {
+        let mut after = None;
+        loop {
+            let mut connection = shard.reader(Instant::now() + STEP).await?;
+            let page = archive::segments_after(&mut connection, after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            let unnamed = archive::unnamed(&mut connection, after, last.id).await?;
+            after = Some(last.id);
+            drop(connection);
+            for id in unnamed {
+                tracing::warn!(shard = %shard.name(), segment = %id, "the index names nothing of a segment; it is collected");
+                transaction(shard, async |connection| {
+                    let now = check_lease(connection, lease).await?;
+                    if !archive::is_named(connection, id).await? {
+                        archive::supersede(connection, id, now).await?;
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+        }
     }
 
     /// Registers orphans on a shard as to be deleted.

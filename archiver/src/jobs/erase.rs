@@ -97,15 +97,16 @@ impl ArchiveJobs {
         Ok(outcomes)
     }
 
-    /// Segments that this shard names and another one has written anew. A range that moved has taken index rows with it, so that
-    /// both shards name its segments: as long as one of them does, the objects stay, with what the other one has erased. What a
-    /// shard that is away has written anew is found by a later job.
+    /// Segments that this shard names and one has written anew: another one, or this one before other conversations of the segment
+    /// came to it. A range that moved has taken index rows with it, so that both shards name its segments: as long as one of them
+    /// does, the objects stay, with what the other one has erased. What a shard that is away has written anew is found by a later job.
     async fn left_behind(&self, shard: &Shard) -> Vec<SegmentId> {
         let mut left = Vec::new();
-        let others = self.router.shards();
-        for other in others.filter(|other| other.name() != shard.name()) {
+        for other in self.router.shards() {
             left.extend(named_still(shard, other).await.unwrap_or_default());
         }
+        left.sort_unstable();
+        left.dedup();
         left
     }
 

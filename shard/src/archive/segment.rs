@@ -126,6 +126,9 @@ const BELIEVE: &str =
     "UPDATE archive_segments SET changed_at = {now} WHERE state = ? AND changed_at > {now} + ?";
 const FORGET: &str = "DELETE FROM archive_segments WHERE id = ? AND state = ?";
 const FORGET_SETTLED: &str = "DELETE FROM archive_segments WHERE id = ? AND state IN (?, ?)";
+/// By the primary key, and for each row by the index `archive_runs_segment`.
+const UNNAMED: &str = "SELECT s.id FROM archive_segments s WHERE s.id > ? AND s.id <= ? AND s.state IN (?, ?) AND NOT EXISTS \
+     (SELECT r.last_seq FROM archive_runs r {by archive_runs_segment} WHERE r.segment = s.id) ORDER BY s.id";
 /// By the index `archive_runs_segment`.
 const NAMED: &str = "SELECT last_seq FROM archive_runs WHERE segment = ? LIMIT 1";
 
@@ -377,6 +380,29 @@ pub async fn is_named(connection: &mut Connection, id: SegmentId) -> Result<bool
         .fetch_optional(NAMED, &values![id.as_bytes()])
         .await?
         .is_some())
+}
+
+/// The segments after `after`, up to `last`, that are registered as parts of the archive and that no row of the index names.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unnamed(
+    connection: &mut Connection,
+    after: Option<SegmentId>,
+    last: SegmentId,
+) -> Result<Vec<SegmentId>> {
+    let (published, settled) = (SegmentState::Published, SegmentState::Settled);
+    let after = after.map_or(Vec::new(), |id| id.as_bytes().to_vec());
+    let args = values![
+        after.as_slice(),
+        last.as_bytes(),
+        published.name(),
+        settled.name()
+    ];
+    let rows = connection.fetch_all(UNNAMED, &args).await?;
+    rows.iter()
+        .map(|row| SegmentId::from_bytes(&row.bytes(0)?))
+        .collect()
 }
 
 /// In a write transaction: forgets a segment whose object is deleted.

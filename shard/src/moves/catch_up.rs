@@ -5,6 +5,8 @@
 //! next time the rows with a greater one are read. Of the tables without a rev everything that the entities have is compared; one that has no rows of them on
 //! either side costs nothing ([`presence`]). A crash in between leaves older heads, and the same is done again.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::try_join;
 
 use super::copy::{self, Changes, Stretch};
@@ -231,9 +233,13 @@ fn there(batch: &Batch, part: &Part, scope: &Scope) -> Vec<Reading> {
 /// Makes what the target was found to have what the parts are.
 async fn write(target: &mut Connection, known: &[(&Batch, &Part, Vec<Record>)]) -> Result<()> {
     let mut all = Vec::new();
+    let mut unnamed = BTreeSet::new();
     for (_, part, there) in known {
         segments::arrive(target, &part.segments).await?;
         let changes = Changes::between(part.table, &part.records, there)?;
+        if !changes.gone.is_empty() {
+            unnamed.append(&mut segments::named(part.table, there)?);
+        }
         let numbered = copy::numbered(target, part.table, &changes.written).await?;
         all.push((changes, numbered));
     }
@@ -242,7 +248,8 @@ async fn write(target: &mut Connection, known: &[(&Batch, &Part, Vec<Record>)]) 
         .iter()
         .flat_map(|(changes, numbered)| changes.statements(dialect, numbered.as_deref()))
         .collect();
-    target.run_all(&statements).await.map(drop)
+    target.run_all(&statements).await?;
+    segments::depart(target, &unnamed).await
 }
 
 /// Copies an entity in as many transactions as it takes.

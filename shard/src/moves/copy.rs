@@ -6,7 +6,7 @@
 //! version is ordered by a rev is never replaced by an older one: that would mean that the source has lost something, and is
 //! an error that names the row. Nothing is merged and nothing ignored: a key that is taken fails the transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rows::{self, Cell, Record};
 use super::scope::Scope;
@@ -61,6 +61,7 @@ pub(crate) async fn equalise(target: &mut Connection, stretch: &Stretch<'_>) -> 
         .collect();
     let mut replaced: Vec<&Record> = Vec::new();
     let mut deleted = 0;
+    let mut unnamed = BTreeSet::new();
     let mut after = stretch.after.map(<[Cell]>::to_vec);
     let cut: Vec<Cell>;
     loop {
@@ -72,6 +73,9 @@ pub(crate) async fn equalise(target: &mut Connection, stretch: &Stretch<'_>) -> 
         replaced.extend(taken);
         rows::delete(target, table, &gone).await?;
         deleted += gone.len();
+        if !gone.is_empty() {
+            unnamed.append(&mut segments::named(table, &page)?);
+        }
         if !is_full || page.len() < found {
             break;
         }
@@ -91,6 +95,7 @@ pub(crate) async fn equalise(target: &mut Connection, stretch: &Stretch<'_>) -> 
     let written: Vec<&Record> = new.chain(replaced.iter().copied()).collect();
     let bytes = written.iter().map(|it| it.size() as u64).sum();
     write(target, table, &written).await?;
+    segments::depart(target, &unnamed).await?;
     Ok(Changed {
         written: written.len() as u64,
         bytes,

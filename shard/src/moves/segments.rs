@@ -3,8 +3,11 @@
 //! Objects stay where they are; their keys name no shard. What the index rows of a range name is registered on the target in the
 //! transaction that stores these rows, under the number of the source or a greater one, so that the target's next number is
 //! beyond it. Segments of the source that are no part of the archive any more, but whose objects may hold content that was
-//! erased, are registered on the target as superseded: its receipts wait for these objects, too. Collecting an object asks all
-//! shards whether they name it.
+//! erased, are superseded on the target, too: its receipts wait for these objects. They stay superseded when the target names them, as it
+//! may for other conversations, until its next job writes those anew. Collecting an object asks all shards whether they name it.
+//!
+//! A copy over rows that the target kept from earlier takes names away: what is named no longer is forgotten, as on a source whose
+//! rows are deleted.
 
 use std::collections::BTreeSet;
 
@@ -84,8 +87,9 @@ pub(crate) async fn not_gone(source: &mut Connection) -> Result<Vec<SegmentRecor
     Ok(all)
 }
 
-/// In a transaction on the target: registers segments of the source. What the target knows keeps the greater number, and is
-/// part of the archive again if it is that on the source; hot rows of a published one may have come with the range.
+/// In a transaction on the target: registers segments of the source. What the target knows keeps the greater number. What one of
+/// the two has superseded stays superseded, whoever names it: content of it was erased, and its receipts wait. Hot rows of a published
+/// one may have come with the range.
 ///
 /// # Errors
 /// When the database fails.
@@ -96,10 +100,11 @@ pub(crate) async fn arrive(target: &mut Connection, records: &[SegmentRecord]) -
         let Some(known) = known else { continue };
         let becomes = match (known.state, record.state) {
             (SegmentState::Settled, SegmentState::Published) => Some(SegmentState::Published),
-            (
-                SegmentState::Writing | SegmentState::Superseded | SegmentState::Deleting,
+            (SegmentState::Published | SegmentState::Settled, SegmentState::Superseded)
+            | (
+                SegmentState::Writing | SegmentState::Deleting,
                 SegmentState::Published | SegmentState::Settled,
-            ) => Some(record.state),
+            ) => Some(SegmentState::Superseded),
             _ => None,
         };
         if let Some(state) = becomes {
@@ -110,7 +115,7 @@ pub(crate) async fn arrive(target: &mut Connection, records: &[SegmentRecord]) -
 }
 
 /// In a transaction that deleted index rows: the shard forgets segments that it no longer names. Another shard names them, or
-/// has them in its registry as not collected yet.
+/// has them in its registry as not collected yet, or their objects are orphans, which are collected as such.
 ///
 /// # Errors
 /// When the database fails.

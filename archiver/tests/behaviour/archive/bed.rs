@@ -15,7 +15,7 @@ use backscroll_archiver::tier::Tier;
 use backscroll_shard::archive::Copies;
 use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::db::Connection;
-use backscroll_shard::ids::{ConversationId, MessageId, Seq, UserId};
+use backscroll_shard::ids::{ConversationId, MessageId, Seq, ShardName, UserId};
 use backscroll_shard::migrate::migrate_all;
 use backscroll_shard::model::{
     Caller, HistoryPage, HistoryRecord, Message, MessageType, Position, Timestamp,
@@ -270,6 +270,21 @@ impl Bed {
         }
     }
 
+    /// Erases on one shard alone.
+    pub(crate) async fn erase_on(&self, shard: &ShardName) {
+        let (order, progress) = (order_on(shard), Progress::default());
+        for outcome in self.archive.erase(&order, &progress).await.unwrap() {
+            assert_eq!(outcome.error, None, "{outcome:?}");
+        }
+    }
+
+    /// Collects on one shard alone.
+    pub(crate) async fn collect_on(&self, shard: &ShardName) {
+        for outcome in self.archive.collect(&order_on(shard), false).await.unwrap() {
+            assert_eq!(outcome.error, None, "{outcome:?}");
+        }
+    }
+
     /// Archives what is there, erases and collects, until nothing is left to do.
     pub(crate) async fn all_jobs(&self) {
         self.run().await;
@@ -475,6 +490,13 @@ pub(crate) fn order() -> Order {
         actor: "tester".into(),
         reason: "a test".into(),
         shard: None,
+    }
+}
+
+fn order_on(shard: &ShardName) -> Order {
+    Order {
+        shard: Some(shard.clone()),
+        ..order()
     }
 }
 

@@ -15,6 +15,8 @@ on_both!(
     archived_conversations_move,
     erased_content_leaves_every_object_after_a_move,
     segments_that_two_shards_share_are_clean_and_erased,
+    a_move_that_is_reversed_leaves_no_object_behind,
+    receipts_wait_for_a_segment_that_is_named_again,
 );
 
 /// Moves the range of a conversation to the other shard, and waits until its first one has no rows left.
@@ -31,22 +33,31 @@ async fn move_range(bed: &Bed, id: ConversationId, range: KeyRange) -> ShardName
     let from = router.map().locate(id.owner_key()).clone();
     let mut names = bed.settings.shards.iter().map(|shard| &shard.name);
     let to = names.find(|name| **name != from.shard).unwrap();
+    let mover = mover(bed, 0);
+    let order = order();
+    let job = mover.begin(range, to, &order).await.unwrap();
+    assert_eq!(mover.run(job.id).await.unwrap().state, MoveState::Done);
+    router.refresh(&router.map()).await.unwrap();
+    to.clone()
+}
+
+/// Moves ranges; their source keeps its rows for so many seconds.
+fn mover(bed: &Bed, keep: u64) -> Mover {
     let settings = RebalanceSettings {
-        keep: Span::secs(0),
+        keep: Span::secs(keep),
         load: 100,
         longest_freeze: Span::secs(4),
         freeze_budget: Span::secs(2),
         ..RebalanceSettings::default()
     };
-    let mover = Mover::new(Arc::clone(router), "test").with_settings(settings);
-    let order = Order {
+    Mover::new(Arc::clone(bed.store.router()), "test").with_settings(settings)
+}
+
+fn order() -> Order {
+    Order {
         actor: "test".into(),
         reason: "to see".into(),
-    };
-    let job = mover.begin(range, to, &order).await.unwrap();
-    assert_eq!(mover.run(job.id).await.unwrap().state, MoveState::Done);
-    router.refresh(&router.map()).await.unwrap();
-    to.clone()
+    }
 }
 
 async fn archived_conversations_move(backend: Backend) {
@@ -141,5 +152,82 @@ async fn segments_that_two_shards_share_are_clean_and_erased(backend: Backend) {
     assert!(receipts[0].erased_at.is_some(), "{receipts:?}");
     assert_eq!(bed.walk(staying).await, log);
     bed.assert_clean().await;
+    bed.close().await;
+}
+
+/// What was deleted is put down as erased only once no object has it any more.
+async fn assert_erased(bed: &Bed, id: ConversationId, text: &str) {
+    bed.all_jobs().await;
+    bed.collect().await;
+    let receipts = bed.archive.erasures(id).await.unwrap();
+    let is_erased = receipts.iter().all(|it| it.erased_at.is_some());
+    assert!(is_erased && !receipts.is_empty(), "{receipts:?}");
+    assert!(!bed.stored_text().await.contains(text));
+    bed.assert_clean().await;
+}
+
+/// The source keeps its rows, which name what the target writes anew; when the range comes back, they are replaced.
+async fn a_move_that_is_reversed_leaves_no_object_behind(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    warnings::expect(logged::LISTS_WAIT);
+    let id = bed.import("talk", 60).await;
+    bed.run().await;
+    let router = bed.store.router();
+    let home = router.map().locate(id.owner_key()).clone();
+    let mut names = bed.settings.shards.iter().map(|shard| &shard.name);
+    let away = names.find(|name| **name != home.shard).unwrap();
+    let mover = mover(&bed, 3600);
+    let job = mover.begin(home.range, away, &order()).await.unwrap();
+    let kept = mover.run(job.id).await.unwrap();
+    assert_eq!(kept.state, MoveState::Draining);
+    router.refresh(&router.map()).await.unwrap();
+    bed.delete(id, 7).await;
+    bed.erase_on(away).await;
+    let log = bed.walk(id).await;
+    let back = mover.reverse(job.id, &order()).await.unwrap();
+    mover.run(back.id).await.unwrap();
+    router.refresh(&router.map()).await.unwrap();
+    let receipts = bed.archive.erasures(id).await.unwrap();
+    assert_eq!(receipts[0].erased_at, None, "the object is there");
+    // What the shard from which it came back kept must not be needed for it.
+    bed.collect_on(&home.shard).await;
+    assert!(!bed.stored_text().await.contains("talk message 7 "));
+    assert_erased(&bed, id, "talk message 7 ").await;
+    assert_eq!(bed.walk(id).await, log);
+    bed.close().await;
+}
+
+/// One shard writes a segment anew without what was deleted; then a conversation comes to it that still needs the segment.
+async fn receipts_wait_for_a_segment_that_is_named_again(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    warnings::expect(logged::LISTS_WAIT);
+    let map = bed.store.router().map();
+    let id = bed.import("leaving", 30).await;
+    let home = map.locate(id.owner_key()).clone();
+    let names = (0..).map(|n| user(&format!("neighbour{n}")));
+    let mut neighbours = names.filter(|name| {
+        let key = KeyFunction::Hashed.key(name).unwrap();
+        key != id.owner_key() && home.range.contains(key)
+    });
+    let other = bed
+        .import_for(&neighbours.next().unwrap(), "following", 30)
+        .await;
+    bed.run().await;
+    let log = bed.walk(other).await;
+    let only = |id: ConversationId| {
+        let key = id.owner_key().0;
+        KeyRange::new(key, Some(key + 1)).unwrap()
+    };
+    let away = move_range(&bed, id, only(id)).await;
+    bed.delete(id, 7).await;
+    bed.erase_on(&away).await;
+    move_range(&bed, other, only(other)).await;
+    bed.assert_clean().await;
+    bed.collect_on(&away).await;
+    let receipts = bed.archive.erasures(id).await.unwrap();
+    let is_there = bed.stored_text().await.contains("leaving message 7 ");
+    assert!(is_there && receipts[0].erased_at.is_none(), "{receipts:?}");
+    assert_erased(&bed, id, "leaving message 7 ").await;
+    assert_eq!(bed.walk(other).await, log);
     bed.close().await;
 }
