@@ -99,6 +99,7 @@ impl Gateway {
             roster,
             Arc::clone(bus),
             Arc::clone(&store),
+            settings,
         );
         let commands = Commands::new(
             Arc::clone(&hub),
@@ -131,6 +132,11 @@ impl Gateway {
         self.tasks.supervise("presence", &self.closing, move || {
             Arc::clone(&presence).run(stop.clone())
         });
+        let (presence, stop) = (Arc::clone(&self.presence), self.closing.clone());
+        self.tasks
+            .supervise("presence-check", &self.closing, move || {
+                Arc::clone(&presence).run_checks(stop.clone())
+            });
         let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
         let (edge, interval) = (Arc::clone(&self.edge), self.settings.heartbeat.0);
         self.tasks.supervise("heartbeat", &self.closing, move || {

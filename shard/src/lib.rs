@@ -19,6 +19,7 @@
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`contacts`] | which users share a conversation |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`text`] | what a reader sees of a text; emoji in one form |
@@ -40,6 +41,7 @@ mod circuit;
 pub mod clock;
 pub mod cold_tier;
 pub mod commit_event;
+pub mod contacts;
 pub mod db;
 pub mod directory;
 pub mod dump;

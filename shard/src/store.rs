@@ -6,6 +6,7 @@
 mod attended;
 mod batches;
 mod changes;
+mod contacts;
 mod conversations;
 mod creating;
 mod dumps;

@@ -38,17 +38,16 @@ impl PresenceFanOut {
         }
     }
 
-    /// Lets `session` watch `user`.
-    pub(crate) async fn watch(&self, session: &Arc<Session>, user: UserId) {
+    /// Lets `session` watch `user`, whose presence it may be shown; says whether it did not before.
+    pub(crate) async fn watch(&self, session: &Arc<Session>, user: UserId) -> bool {
         let entry = self.topics.presence.open(user).await;
-        entry.lock().add(session);
+        entry.lock().add(session)
     }
 
-    /// Ends the watching of `user`.
-    pub(crate) fn unwatch(&self, session: &Arc<Session>, user: &UserId) {
-        if let Some(entry) = self.topics.presence.find(user) {
-            entry.lock().remove(session);
-        }
+    /// Ends the watching of `user`; says whether there was one.
+    pub(crate) fn unwatch(&self, session: &Arc<Session>, user: &UserId) -> bool {
+        let entry = self.topics.presence.find(user);
+        entry.is_some_and(|entry| entry.lock().remove(session))
     }
 
     /// The users that this node subscribes to.

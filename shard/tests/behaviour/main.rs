@@ -6,6 +6,7 @@
 
 mod bed;
 mod bounds;
+mod contacts;
 mod conversations;
 mod costs;
 mod creating;

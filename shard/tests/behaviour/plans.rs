@@ -221,6 +221,10 @@ async fn use_live(bed: &Bed) {
     assert!(!bed.store.heads(&[id], deadline).await.is_empty());
     assert!(!bed.store.list_revs(&users, deadline).await.is_empty());
     bed.store.changes(id, Rev(290), deadline).await.unwrap();
+    let others: Vec<_> = (0..200).map(|n| user(&format!("speaker{n}"))).collect();
+    let me = user("speaker1");
+    let contacts = bed.store.contacts_among(&me, &others, deadline).await;
+    assert!(!contacts.is_empty());
     bed.store
         .list_changes(&users[0], Rev(0), 10, deadline)
         .await
