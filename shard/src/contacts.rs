@@ -8,20 +8,25 @@
 //!
 //! Which conversations are asked about comes from the list, which may lag behind; whether both are members comes from the
 //! members' rows, as they are (INV-MEMBER).
+//!
+//! While one of two users blocks the other they are no contacts, whatever they share ([`crate::blocks`]).
 
 use std::collections::HashMap;
 
+use crate::blocks::Blockers;
 use crate::db::{Value, pad, placeholders, values};
 use crate::error::Result;
+use crate::head::kind_of;
 use crate::ids::{ConversationId, UserId, UserKey};
+use crate::model::ConversationKind;
 use crate::owned::OwnedReader;
 
 /// Most conversations of a user in which contacts are looked for, besides the direct ones.
 pub const CONVERSATIONS_MAX: i64 = 100;
 
 /// By the primary key.
-const SELECT_DIRECT: &str = "SELECT id, first_members FROM conversations {by PRIMARY} \
-     WHERE kind = 1 AND deleted_at IS NULL AND id IN (";
+const SELECT_DIRECT: &str =
+    "SELECT id, kind, first_members, blocked_by FROM conversations {by PRIMARY} WHERE id IN (";
 /// By the index `list_entries_activity`.
 const SELECT_LISTED: &str = "SELECT conversation_id FROM list_entries \
      WHERE user_key = ? AND user_id = ? AND relayed = 1 AND removed = 0 \
@@ -31,26 +36,42 @@ const SELECT_SHARING: &str = "SELECT DISTINCT o.user_id FROM members o {by PRIMA
      JOIN members m {by PRIMARY} ON m.conversation_id = o.conversation_id \
      WHERE m.user_id = ? AND m.role > 0 AND o.role > 0 AND o.conversation_id IN (";
 
-/// Those of the `users`, each with the id of their direct conversation with `user`, for whom it exists.
+/// What has the id of a direct conversation.
+pub(crate) enum Direct {
+    /// That of the user with this one, and who blocks whom.
+    Of(UserId, Blockers),
+    /// The conversation of others: a forged collision. That with this user has another id.
+    Taken(UserId),
+}
+
+/// The direct conversations of `user` with other users, each asked about by its id; those that are not there are absent.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn with_direct_conversation(
+pub(crate) async fn direct(
     rows: &mut OwnedReader<'_>,
     user: &UserId,
-    users: &HashMap<ConversationId, &UserId>,
-) -> Result<Vec<UserId>> {
-    let mut args: Vec<Value<'_>> = users.keys().map(Value::from).collect();
+    others: &HashMap<ConversationId, &UserId>,
+) -> Result<Vec<Direct>> {
+    let mut args: Vec<Value<'_>> = others.keys().map(Value::from).collect();
     pad(&mut args);
     let statement = format!("{SELECT_DIRECT}{})", placeholders(args.len()));
     let mut found = Vec::new();
     for row in rows.fetch_all(&statement, &args).await? {
         let mut columns = row.columns();
-        let other = users.get(&columns.conversation()?);
+        let Some(other) = others.get(&columns.conversation()?) else {
+            continue;
+        };
+        let other = (*other).clone();
+        let kind = kind_of(columns.int()?)?;
         let members: Vec<UserId> = serde_json::from_str(&columns.text()?).unwrap_or_default();
-        // Another pair's conversation may have the id (a forged collision).
-        let is_theirs = |other: &&&UserId| members.contains(user) && members.contains(**other);
-        found.extend(other.filter(is_theirs).map(|other| (*other).clone()));
+        let blockers = Blockers::parse(columns.opt_text()?.as_deref())?;
+        let is_theirs =
+            kind == ConversationKind::Direct && members.contains(user) && members.contains(&other);
+        found.push(match is_theirs {
+            true => Direct::Of(other, blockers),
+            false => Direct::Taken(other),
+        });
     }
     Ok(found)
 }

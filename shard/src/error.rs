@@ -37,6 +37,9 @@ pub enum Error {
     /// A member whose role, or whose relation to the message, does not allow this.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// One of two users blocks the other; which one is not said ([`crate::blocks`]).
+    #[error("this user does not accept it from you, or you block them")]
+    NotAccepted,
     /// This client message id or idempotency key was used before for something else; the text says for what.
     #[error("{0}")]
     IdempotencyConflict(&'static str),

@@ -19,7 +19,7 @@
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
-//! | [`contacts`] | which users share a conversation |
+//! | [`contacts`], [`blocks`] | which users share a conversation; who blocks whom |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`text`] | what a reader sees of a text; emoji in one form |
@@ -36,6 +36,7 @@
 //! and walk-throughs of a send, a cold page and a reconnect are in this crate's `README.md`.
 
 pub mod archive;
+pub mod blocks;
 pub mod change;
 mod circuit;
 pub mod clock;

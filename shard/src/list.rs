@@ -15,6 +15,7 @@ pub use entry::{Entry, EntryUpdate, ListOrder};
 
 use std::collections::HashMap;
 
+use crate::blocks;
 use crate::db::WRITE_ROWS;
 use crate::db::{Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
@@ -105,7 +106,7 @@ pub fn scope<'m>(map: &'m ShardMap, updates: &[EntryUpdate]) -> WriteScope<'m> {
 }
 
 /// In a transaction that may write the [users](scope) of `updates`: applies them to list entries; each that changes takes
-/// its user's next rev, none is left out. Gives the changed ones.
+/// its user's next rev, none is left out. Gives the changed ones. Whom their users block is listed with them.
 ///
 /// # Errors
 /// When the database fails.
@@ -124,6 +125,9 @@ pub async fn apply(
         let stored = stored
             .get(&(update.entry.conversation, &update.user))
             .map(|(_, entry)| entry);
+        if let Some(block) = update.block.as_ref().filter(|_| update.is_latest(stored)) {
+            blocks::list(transaction, (update.key, &update.user), block).await?;
+        }
         let Some(mut entry) = update.merge(stored) else {
             continue;
         };

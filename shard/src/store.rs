@@ -5,6 +5,7 @@
 
 mod attended;
 mod batches;
+mod blocks;
 mod changes;
 mod contacts;
 mod conversations;

@@ -33,6 +33,10 @@ const BODY: &[Code] = &[RequestTimeout, BodyTooLarge, UnsupportedMediaType];
 const MEMBER: &[Code] = &[NotAMember];
 /// Where roles or authorship matter.
 const ROLE: &[Code] = &[Forbidden];
+/// Between users of whom one may block the other.
+const ACCEPTED: &[Code] = &[NotAccepted];
+/// Where there is a limit on how many.
+const COUNTED: &[Code] = &[LimitReached];
 /// On a message or a member.
 const THING: &[Code] = &[NotFound];
 /// Where the conversation's state matters.
@@ -76,7 +80,9 @@ sets! {
     /// The same, asked for with a body.
     OwnBody = CALLER BODY MEMBER ARCHIVE;
     /// Starting a conversation.
-    Create = CALLER BODY MEMBER STATE IDEMPOTENT LIMITED;
+    Create = CALLER BODY MEMBER STATE IDEMPOTENT LIMITED ACCEPTED;
+    /// Blocking a user.
+    Block = CALLER COUNTED;
     /// Reading a conversation.
     Read = CALLER MEMBER;
     /// Reading its history.
@@ -88,7 +94,7 @@ sets! {
     /// Changing a conversation.
     Write = CALLER BODY MEMBER ROLE STATE;
     /// Adding members to it.
-    Add = CALLER BODY MEMBER ROLE STATE LIMITED;
+    Add = CALLER BODY MEMBER ROLE STATE LIMITED ACCEPTED;
     /// Changing a member of it.
     WriteTo = CALLER BODY MEMBER ROLE THING STATE;
     /// Deleting a conversation.
@@ -96,7 +102,7 @@ sets! {
     /// Removing a member of it.
     RemoveFrom = CALLER MEMBER ROLE THING STATE;
     /// Sending a message.
-    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED;
+    Send = CALLER BODY MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED ACCEPTED;
     /// Beginning to upload a file.
     BeginMedia = CALLER BODY MEMBER DECLARED OBJECTS;
     /// Going on with an upload.
@@ -110,9 +116,11 @@ sets! {
     /// Giving up a file.
     DeleteMedia = CALLER MEMBER ROLE THING UNUSED;
     /// Changing a message.
-    WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE;
+    WriteMessage = CALLER BODY MEMBER ROLE THING STATE ARCHIVE ACCEPTED;
     /// Changing a message without a body.
     TouchMessage = CALLER MEMBER ROLE THING STATE ARCHIVE;
+    /// Reacting to a message.
+    React = CALLER MEMBER ROLE THING STATE ARCHIVE ACCEPTED;
 }
 
 /// One response a status, with an example a code.

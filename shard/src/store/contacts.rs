@@ -1,6 +1,6 @@
 //! Which users are a user's contacts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,37 +24,22 @@ impl Store {
             return HashSet::new();
         };
         let me = (key, user);
-        let mut found = self.with_direct_conversation(me, others, deadline).await;
-        let rest = others.iter().filter(|other| !found.contains(*other));
-        let rest: Vec<UserId> = rest.cloned().collect();
-        if !rest.is_empty() {
-            found.extend(self.sharing_group(me, &rest, deadline).await);
+        let direct = self.direct_conversations(me, others, deadline).await;
+        if let Some(error) = &direct.failure {
+            tracing::warn!(%error, asked = direct.unknown.len(), "cannot tell with whom a user has direct conversations");
         }
-        found
-    }
-
-    async fn with_direct_conversation(
-        &self,
-        (key, user): (UserKey, &UserId),
-        others: &[UserId],
-        deadline: Instant,
-    ) -> HashSet<UserId> {
-        let direct = |other: &UserId| {
-            let id = ConversationId::direct((user, key), (other, self.key(other).ok()?), 0);
-            Some((id, other.clone()))
+        // Somebody may block the other, so those of whom it is not known are none.
+        let is_open = |other: &&UserId| {
+            !direct.found.contains_key(*other) && !direct.unknown.contains(*other)
         };
-        let asked: Vec<(ConversationId, UserId)> = others.iter().filter_map(direct).collect();
-        let owner = |(id, _): &(ConversationId, UserId)| Some(id.owner_key());
-        let ask = |shard: Arc<Shard>,
-                   assignment: Assignment,
-                   batch: Batch<(ConversationId, UserId)>| async move {
-            let mut rows = shard.read(&assignment, deadline).await?;
-            let asked: HashMap<ConversationId, &UserId> =
-                batch.iter().map(|(_, (id, other))| (*id, other)).collect();
-            contacts::with_direct_conversation(&mut rows, user, &asked).await
-        };
-        let answers = self.in_batches(&asked, owner, deadline, ask).await;
-        answered(answers).collect()
+        let rest: Vec<UserId> = others.iter().filter(is_open).cloned().collect();
+        let direct = direct.found.into_iter();
+        let direct = direct.filter(|(_, blockers)| blockers.is_empty());
+        let mut contacts: HashSet<UserId> = direct.map(|(other, _)| other).collect();
+        if !rest.is_empty() {
+            contacts.extend(self.sharing_group(me, &rest, deadline).await);
+        }
+        contacts
     }
 
     async fn sharing_group(
@@ -81,19 +66,12 @@ impl Store {
             contacts::sharing(&mut rows, &ids, (user, others)).await
         };
         let answers = self.in_batches(&ids, owner, deadline, ask).await;
-        answered(answers).collect()
-    }
-}
-
-/// The users of the answers that came.
-fn answered<T>(
-    answers: Vec<(Batch<T>, crate::error::Result<Vec<UserId>>)>,
-) -> impl Iterator<Item = UserId> {
-    let users = answers.into_iter().filter_map(|(batch, users)| {
-        let users = users.inspect_err(|error| {
-            tracing::warn!(%error, asked = batch.len(), "cannot tell with whom a user shares conversations");
+        let answers = answers.into_iter().filter_map(|(batch, users)| {
+            let users = users.inspect_err(|error| {
+                tracing::warn!(%error, asked = batch.len(), "cannot tell with whom a user shares conversations");
+            });
+            users.ok()
         });
-        users.ok()
-    });
-    users.flatten()
+        answers.flatten().collect()
+    }
 }

@@ -70,7 +70,8 @@ impl Store {
     /// Adds members; those who are members already stay as they are. Admins may; only owners may add admins.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::LimitReached`], [`Error::RateLimited`], and as [`Store::conversation`].
+    /// [`Error::Forbidden`], [`Error::NotAccepted`] when one of those who are no members blocks the caller, [`Error::LimitReached`],
+    /// [`Error::RateLimited`], and as [`Store::conversation`].
     pub async fn add_members(
         &self,
         caller: &Caller,
@@ -94,6 +95,7 @@ impl Store {
                 "add them as member or admin; change the role afterwards",
             ));
         }
+        let blockers = &self.blockers_among(caller, &users).await?;
         let charge = self.guard.act(Action::AddMembers, &caller.user).await;
         let (users, role, refusal) = (&users, new.role, charge.as_ref().err());
         let add = |mut change: Change| async move {
@@ -121,6 +123,9 @@ impl Store {
                 .collect();
             if joining.is_empty() {
                 return Ok(change.unchanged(false));
+            }
+            if joining.iter().any(|user| blockers.contains(*user)) {
+                return Err(Error::NotAccepted);
             }
             if let Some(refusal) = refusal {
                 return Err(refusal.clone());

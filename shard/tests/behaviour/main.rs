@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bed;
+mod blocks;
 mod bounds;
 mod contacts;
 mod conversations;

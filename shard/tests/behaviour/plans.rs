@@ -26,7 +26,8 @@ use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 20] = [
+pub(crate) const LARGE: [&str; 21] = [
+    "blocks",
     "copied_conversations",
     "media",
     "media_refs",
@@ -225,6 +226,11 @@ async fn use_live(bed: &Bed) {
     let me = user("speaker1");
     let contacts = bed.store.contacts_among(&me, &others, deadline).await;
     assert!(!contacts.is_empty());
+    let (me, other) = (caller("speaker1"), user("nobody"));
+    bed.store.block(&me, &other).await.unwrap();
+    let blocked = bed.store.blocked_users(&me, None, 10).await.unwrap();
+    assert_eq!(blocked.users, std::slice::from_ref(&other));
+    bed.store.unblock(&me, &other).await.unwrap();
     bed.store
         .list_changes(&users[0], Rev(0), 10, deadline)
         .await
