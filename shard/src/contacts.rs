@@ -2,9 +2,9 @@
 //!
 //! Two users are contacts when their direct conversation exists, or when both are members of one of the
 //! [`CONVERSATIONS_MAX`] conversations that stand first in the user's list, pinned ones and then those with the latest
-//! activity, among those whose lists the relay follows (`relay.max_members`). So the question costs the same however many
-//! conversations a user is in (INV-BOUND): the direct conversations by their ids, which follow from the two users; one page
-//! of the user's own list; and the members of what is on it, by primary keys.
+//! activity, if it has at most [`MEMBERS_MAX`] members. So the question has a bound however many conversations a user is in
+//! (INV-BOUND): the direct conversations by their ids, which follow from the two users; one page of the user's own list; and
+//! the members of what is on it.
 //!
 //! Which conversations are asked about comes from the list, which may lag behind; whether both are members comes from the
 //! members' rows, as they are (INV-MEMBER).
@@ -24,11 +24,14 @@ use crate::owned::OwnedReader;
 /// Most conversations of a user in which contacts are looked for, besides the direct ones.
 pub const CONVERSATIONS_MAX: i64 = 100;
 
+/// In larger conversations members are no contacts for that.
+pub const MEMBERS_MAX: i64 = 100;
+
 /// By the primary key.
 const SELECT_DIRECT: &str =
     "SELECT id, kind, first_members, blocked_by FROM conversations {by PRIMARY} WHERE id IN (";
 /// By the index `list_entries_activity`.
-const SELECT_LISTED: &str = "SELECT conversation_id FROM list_entries \
+const SELECT_LISTED: &str = "SELECT conversation_id, member_count FROM list_entries \
      WHERE user_key = ? AND user_id = ? AND relayed = 1 AND removed = 0 \
      ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?";
 /// By the primary key, on both sides.
@@ -87,8 +90,13 @@ pub(crate) async fn listed(
     let key = key.to_bytes();
     let args = values![&key, user, CONVERSATIONS_MAX];
     let found = rows.fetch_all(SELECT_LISTED, &args).await?;
-    let ids = found.iter().map(|row| row.columns().conversation());
-    ids.collect()
+    let mut ids = Vec::with_capacity(found.len());
+    for row in &found {
+        if row.int(1)? <= MEMBERS_MAX {
+            ids.push(row.conversation(0)?);
+        }
+    }
+    Ok(ids)
 }
 
 /// Those of `others` who are members of one of the conversations `ids`, of which `user` is a member too. Neither is empty.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::fan_out::PresenceFanOut;
@@ -43,6 +44,8 @@ const BATCH: usize = 500;
 /// Most sessions whose contacts are looked up again at once, and how many of them at the same time.
 const CHECKS: usize = 200;
 const CHECKS_AT_ONCE: usize = 8;
+/// Most look-ups of contacts at the same time, so that requests still find connections to the databases when everybody comes back.
+const LOOK_UPS_MAX: usize = 8;
 /// How long the store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,7 @@ pub(crate) struct PresenceKeeper {
     store: Arc<Store>,
     users: LocalUsers,
     visibility: Visibility,
+    look_ups: Semaphore,
     check_every: Duration,
     draining: AtomicBool,
 }
@@ -83,6 +87,7 @@ impl PresenceKeeper {
             store,
             users: LocalUsers::default(),
             visibility: settings.presence,
+            look_ups: Semaphore::new(LOOK_UPS_MAX),
             check_every: settings.presence_check.0,
             draining: AtomicBool::new(false),
         })
@@ -132,13 +137,18 @@ impl PresenceKeeper {
         shown
     }
 
-    /// Those of `users`, which are sorted, whose presence `watcher` may be shown.
+    /// Those of `users`, which are sorted, whose presence `watcher` may be shown; none but the watcher when there is no turn in time:
+    /// the next check has them.
     async fn visible_to(&self, watcher: &UserId, users: &[UserId]) -> Vec<UserId> {
         if self.visibility == Visibility::Anyone || users.is_empty() {
             return users.to_vec();
         }
         let deadline = Instant::now() + STORE_TIMEOUT;
-        let contacts = self.store.contacts_among(watcher, users, deadline).await;
+        let turn = tokio::time::timeout_at(deadline.into(), self.look_ups.acquire()).await;
+        let contacts = match turn {
+            Ok(_turn) => self.store.contacts_among(watcher, users, deadline).await,
+            Err(_) => HashSet::new(),
+        };
         let visible = users
             .iter()
             .filter(|user| *user == watcher || contacts.contains(*user));

@@ -172,6 +172,16 @@ async fn a_blocked_user_starts_nothing_with_the_blocker(bed: &Bed) {
     assert!(contacts("mallory").await.contains(&user("bob")));
     unblock(bed, "alice", "mallory").await;
     assert!(contacts("mallory").await.contains(&user("alice")));
+    // In a large conversation nobody is anybody's contact.
+    let crowd: Vec<String> = (0..100).map(|n| format!("erin{n}")).collect();
+    let crowd: Vec<&str> = crowd.iter().map(String::as_str).collect();
+    for (size, are_contacts) in [(99, true), (100, false)] {
+        let channel = bed.create("bob", ConversationKind::Channel, &crowd[100 - size..]);
+        channel.await.unwrap();
+        bed.settle().await;
+        let name = format!("erin{}", 100 - size);
+        assert_eq!(contacts(&name).await.contains(&user("bob")), are_contacts);
+    }
     bed.create("mallory", ConversationKind::Group, &["alice"])
         .await
         .unwrap();
