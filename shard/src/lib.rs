@@ -13,7 +13,7 @@
 //! | [`node`], `circuit` | one shard: its databases and their health |
 //! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
-//! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
+//! | [`head`], [`member`], `departure`, [`message`], [`latest_senders`] | the rows of a conversation's log |
 //! | [`media`] | files of conversations, and which messages use them |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
@@ -44,6 +44,7 @@ pub mod cold_tier;
 pub mod commit_event;
 pub mod contacts;
 pub mod db;
+mod departure;
 pub mod directory;
 pub mod dump;
 pub mod error;

@@ -59,6 +59,42 @@ async fn a_block_ends_what_two_users_can_do_in_private() {
 }
 
 #[tokio::test]
+async fn who_leaves_is_not_put_back() {
+    let service = Service::start().await;
+    let (victim, mallory) = (service.user("victim"), service.user("mallory"));
+    let group = mallory.group(json!(["victim"])).await;
+    let members = format!("/chat/conversations/{group}/members");
+    let (me, add) = (
+        format!("{members}/victim"),
+        json!({ "members": ["victim"] }),
+    );
+    victim.delete(&me).await.expect(204);
+    for _ in 0..3 {
+        mallory.post(&members, add.clone()).await.expect(202);
+        let left = victim.get(&members).await;
+        left.problem(403, "not_a_member");
+        let list = victim.get("/chat/conversations").await.expect(200);
+        assert_eq!(list["conversations"], json!([]));
+    }
+    let back = victim.post(&members, add.clone()).await.expect(200);
+    assert_eq!(back["memberCount"], 2);
+    let pushed = mallory.patch(&me, json!({ "role": "owner" })).await;
+    pushed.problem(409, "conflict");
+
+    let direct = json!({ "kind": "direct", "members": ["victim"] });
+    let started = mallory
+        .post("/chat/conversations", direct)
+        .await
+        .expect(201);
+    let id = started["id"].as_str().unwrap();
+    let own = format!("/chat/conversations/{id}/members/victim");
+    victim.delete(&own).await.expect(204);
+    let list = victim.get("/chat/conversations").await.expect(200);
+    assert_eq!(list["conversations"][0]["id"], json!(group));
+    assert_eq!(list["conversations"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_block_of_a_stranger_is_seen_by_nobody() {
     let service = Service::start().await;
     let (victim, mallory) = (service.user("victim"), service.user("mallory"));

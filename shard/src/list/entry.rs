@@ -298,7 +298,7 @@ impl EntryUpdate {
     }
 
     /// The entry to store where `stored` is, if that changes it: the greater rev and the greater watermark win, so updates
-    /// may come twice, late, and in any order. A past member is told of the removal once, and of nothing that happens
+    /// may come twice, late, and in any order. An entry that its user has put away comes back with the next rev. A past member is told of the removal once, and of nothing that happens
     /// afterwards (INV-MEMBER).
     pub(super) fn merge(&self, stored: Option<&Entry>) -> Option<Entry> {
         let mut entry = self.entry.clone();
@@ -314,7 +314,8 @@ impl EntryUpdate {
                 ..stored.clone()
             });
         }
-        if stored.conversation_rev > entry.conversation_rev {
+        let is_put_away = stored.removed && stored.conversation_rev == entry.conversation_rev;
+        if stored.conversation_rev > entry.conversation_rev || is_put_away {
             entry = stored.clone();
         }
         entry.read_seq = stored.read_seq.max(self.entry.read_seq);

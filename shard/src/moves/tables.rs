@@ -97,7 +97,7 @@ pub(crate) static MOVED: [Table; 18] = [
         key: 2,
         columns: columns!(
             bytes "conversation_id", bytes "user_id", int "role", int "read_seq", int "delivered_seq", int "rev",
-            int "joined_at",
+            int "joined_at", int "left_as",
         ),
         rev: None, // watermarks take none
         compared: Compared::Whole,

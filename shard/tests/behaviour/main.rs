@@ -16,6 +16,7 @@ mod fences;
 mod identity;
 mod imports;
 mod leases;
+mod leaving;
 mod limits;
 mod live;
 mod logged;

@@ -521,6 +521,16 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.remove_member(&me, id, &user("new2")).await.unwrap();
+    let new1 = caller("new1");
+    store.remove_member(&new1, id, &new1.user).await.unwrap();
+    let back = || NewMembers {
+        members: vec![user("new1")],
+        role: Role::Member,
+    };
+    store.add_members(&me, id, back()).await.unwrap();
+    store.add_members(&new1, id, back()).await.unwrap();
+    let pushed = store.change_role(&me, id, &user("new1"), Role::Owner).await;
+    assert!(pushed.is_err());
     store.members(&me, id, Some("speaker1"), 50).await.unwrap();
     let patch = ConversationPatch {
         title: Some("t".into()),
