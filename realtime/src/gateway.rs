@@ -100,6 +100,7 @@ impl Gateway {
             roster,
             Arc::clone(bus),
             Arc::clone(&store),
+            settings,
         );
         let commands = Commands::new(
             Arc::clone(&hub),
@@ -132,6 +133,11 @@ impl Gateway {
         self.tasks.supervise("presence", &self.closing, move || {
             Arc::clone(&presence).run(stop.clone())
         });
+        let (presence, stop) = (Arc::clone(&self.presence), self.closing.clone());
+        self.tasks
+            .supervise("presence-check", &self.closing, move || {
+                Arc::clone(&presence).run_checks(stop.clone())
+            });
         let (sessions, stop) = (Arc::clone(&self.sessions), self.closing.clone());
         let sanctions = Arc::clone(self.store.sanctions());
         self.tasks

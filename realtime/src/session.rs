@@ -47,6 +47,8 @@ pub struct Session {
     commanded_at: AtomicU32,
     /// Whether the client has named the users that it watches: then it receives nobody else's presence.
     names_watched: AtomicBool,
+    /// When it was looked up last whom of them the session may be shown, in seconds since the node started.
+    checked_at: AtomicU32,
     bucket: Bucket,
     state: Mutex<State>,
 }
@@ -97,6 +99,7 @@ impl Session {
             probed_at: AtomicU64::new(0),
             commanded_at: AtomicU32::new(now),
             names_watched: AtomicBool::new(false),
+            checked_at: AtomicU32::new(now),
             bucket: Bucket::default(),
             state: Mutex::default(),
         };
@@ -251,6 +254,26 @@ impl Session {
         self.names_watched.store(true, Ordering::Relaxed);
         let mut state = self.state();
         (!state.ended).then(|| std::mem::replace(&mut state.watched, users))
+    }
+
+    /// The users that the session watches.
+    pub(crate) fn watched(&self) -> Vec<UserId> {
+        self.state().watched.clone()
+    }
+
+    /// Whether the session watches `user`.
+    pub(crate) fn watches(&self, user: &UserId) -> bool {
+        self.state().watched.contains(user)
+    }
+
+    /// Notes that it is being looked up whom the session may be shown.
+    pub(crate) fn note_check(&self) {
+        self.checked_at.store(seconds(), Ordering::Relaxed);
+    }
+
+    /// How long ago that was, in seconds.
+    pub(crate) fn checked_for(&self) -> u32 {
+        seconds().saturating_sub(self.checked_at.load(Ordering::Relaxed))
     }
 
     /// Records that the user types; says whether the others have to be notified (again).

@@ -33,10 +33,24 @@ pub struct RealtimeSettings {
     pub heartbeat: Span,
     /// How long a node that stops takes to send its clients to other nodes. At most 10 min.
     pub drain_window: Span,
+    /// To whom a user's presence is shown.
+    pub presence: Visibility,
+    /// After how long it is looked up again whose presence a connection may be shown. 5 s to 1 h.
+    pub presence_check: Span,
     /// How often a node compares the changes that it delivered with the logs. 1 s to 10 min.
     pub audit_interval: Span,
     /// Whether Socket.IO's long polling is served. With several nodes it needs sticky sessions.
     pub long_polling: bool,
+}
+
+/// To whom a user's presence is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Visibility {
+    /// To users who share a conversation with them: [`backscroll_shard::contacts`].
+    Shared,
+    /// To every user who names them.
+    Anyone,
 }
 
 impl Default for RealtimeSettings {
@@ -53,6 +67,8 @@ impl Default for RealtimeSettings {
             queue_bytes: 1 << 20,
             heartbeat: Span::secs(25),
             drain_window: Span::secs(20),
+            presence: Visibility::Shared,
+            presence_check: Span::secs(120),
             audit_interval: Span::secs(10),
             long_polling: true,
         }
@@ -76,6 +92,12 @@ impl RealtimeSettings {
             self.drain_window,
             Span::secs(0),
             Span::secs(600),
+        );
+        check.within(
+            "presence_check",
+            self.presence_check,
+            Span::secs(5),
+            Span::secs(3600),
         );
         check.within(
             "audit_interval",

@@ -7,7 +7,7 @@
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
-//! | `conversations`, `members`, `messages`, `media`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `conversations`, `members`, `blocks`, `messages`, `media`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
 //! | `mounts` | the prefixes of the routes |
 //! | [`console`] | `/console/chat`, the chat page |
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
@@ -20,6 +20,7 @@
 //! own; INV-MEMBER and INV-IDEM are the store's. INV-BOUND is kept here for bodies, headers, connections and requests
 //! in flight ([`settings::ServerSettings`]).
 
+mod blocks;
 pub mod console;
 mod conversations;
 pub mod edge;
@@ -85,6 +86,7 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 pub(crate) fn chat_routes() -> ChatRoutes {
     let mut routes = conversations::routes();
     routes.extend(members::routes());
+    routes.extend(blocks::routes());
     routes.extend(messages::routes());
     routes.extend(media::routes());
     routes.extend(notifications::routes());

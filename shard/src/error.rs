@@ -41,6 +41,9 @@ pub enum Error {
     /// A moderator's sanction forbids this to the caller; the text says until when, and why.
     #[error("{0}")]
     Sanctioned(Box<Sanctioned>),
+    /// One of two users blocks the other; which one is not said ([`crate::blocks`]).
+    #[error("this user does not accept it from you, or you block them")]
+    NotAccepted,
     /// This client message id or idempotency key was used before for something else; the text says for what.
     #[error("{0}")]
     IdempotencyConflict(&'static str),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::blocks::Blockers;
 use crate::db::{
     Columns, Connection, Dialect, Value, WRITE_ROWS, pad, padded, placeholders, rows_of, values,
 };
@@ -60,6 +61,8 @@ pub struct Head {
     pub latest_senders: LatestSenders,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+    /// Which members of a direct conversation block the other one.
+    pub blockers: Blockers,
 }
 
 /// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
@@ -70,7 +73,7 @@ macro_rules! head_columns {
     ($of:literal) => {
         head_columns!(
             $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
-            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers
+            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers, blocked_by
         )
     };
     ($of:literal: $first:ident $(, $column:ident)*) => {
@@ -78,7 +81,7 @@ macro_rules! head_columns {
     };
 }
 pub(crate) use head_columns;
-pub(crate) const HEAD_COLUMN_COUNT: usize = 20;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 21;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -89,7 +92,7 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
-     writers = {new writers}";
+     writers = {new writers}, blocked_by = {new blocked_by}";
 /// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
 const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
      oldest_hot_at, marked, writers) VALUES ";
@@ -129,6 +132,7 @@ impl Head {
             marked: false,
             latest_senders: LatestSenders::default(),
             deleted_at: None,
+            blockers: Blockers::default(),
         }
     }
 
@@ -168,6 +172,7 @@ impl Head {
             marked: columns.opt_int()?.is_some(),
             members_rev: Rev::from_i64(columns.int()?),
             latest_senders: LatestSenders::parse(columns.opt_text()?.as_deref())?,
+            blockers: Blockers::parse(columns.opt_text()?.as_deref())?,
         })
     }
 
@@ -175,6 +180,24 @@ impl Head {
     #[must_use]
     pub fn complete(&self, membership: StoredMembership) -> Membership {
         membership.complete(&self.latest_senders)
+    }
+
+    /// The other member of a direct conversation that `user` is in.
+    #[must_use]
+    pub fn other_member(&self, user: &UserId) -> Option<&UserId> {
+        let mut members = self.first_members.iter();
+        members.find(|member| *member != user)
+    }
+
+    /// Before something is said in it: in a direct conversation neither member may block the other.
+    ///
+    /// # Errors
+    /// [`Error::NotAccepted`].
+    pub fn require_accepted(&self) -> Result<()> {
+        match self.blockers.is_empty() {
+            true => Ok(()),
+            false => Err(Error::NotAccepted),
+        }
     }
 
     /// Takes the next rev.
@@ -366,16 +389,15 @@ async fn write(
 ) -> Result<()> {
     transaction.require_conversations(heads.iter().map(|head| head.id))?;
     for chunk in heads.chunks(WRITE_ROWS) {
-        let json = |head: &&Head| {
-            (
-                first_members_json(&head.first_members),
-                head.latest_senders.to_json(),
-            )
+        let json = |head: &&Head| HeadTexts {
+            first_members: first_members_json(&head.first_members),
+            writers: head.latest_senders.to_json(),
+            blocked_by: head.blockers.to_json(),
         };
-        let texts: Vec<(String, Option<String>)> = padded(chunk).map(json).collect();
+        let texts: Vec<HeadTexts> = padded(chunk).map(json).collect();
         let mut args = Vec::with_capacity(texts.len() * HEAD_COLUMN_COUNT);
-        for (head, (first_members, senders)) in padded(chunk).zip(&texts) {
-            args.extend(head_values(head, first_members, senders.as_deref()));
+        for (head, texts) in padded(chunk).zip(&texts) {
+            args.extend(head_values(head, texts));
         }
         let rows = rows_of(texts.len(), HEAD_COLUMN_COUNT);
         transaction
@@ -385,11 +407,14 @@ async fn write(
     Ok(())
 }
 
-fn head_values<'a>(
-    head: &'a Head,
-    first_members: &'a str,
-    writers: Option<&'a str>,
-) -> [Value<'a>; HEAD_COLUMN_COUNT] {
+/// The columns of a head that are JSON.
+struct HeadTexts {
+    first_members: String,
+    writers: Option<String>,
+    blocked_by: Option<String>,
+}
+
+fn head_values<'a>(head: &'a Head, texts: &'a HeadTexts) -> [Value<'a>; HEAD_COLUMN_COUNT] {
     values![
         &head.id,
         kind_code(head.kind),
@@ -401,7 +426,7 @@ fn head_values<'a>(
         head.rev,
         i64::try_from(head.member_count).unwrap_or(i64::MAX),
         i64::from(head.relayed),
-        first_members,
+        texts.first_members.as_str(),
         head.last.as_ref().map(|last| &last.sender_id),
         head.last
             .as_ref()
@@ -412,7 +437,8 @@ fn head_values<'a>(
         head.deleted_at.map(|at| at.0),
         head.marked.then_some(1),
         head.members_rev,
-        writers,
+        texts.writers.as_deref(),
+        texts.blocked_by.as_deref(),
     ]
 }
 

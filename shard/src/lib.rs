@@ -13,12 +13,13 @@
 //! | [`node`], `circuit` | one shard: its databases and their health |
 //! | [`transaction`] | transactions that are run again after contention |
 //! | [`lane`] | write lanes: group commit of sends |
-//! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
+//! | [`head`], [`member`], `departure`, [`message`], [`latest_senders`] | the rows of a conversation's log |
 //! | [`media`] | files of conversations, and which messages use them |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`contacts`], [`blocks`] | which users share a conversation; who blocks whom |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
 //! | [`text`] | what a reader sees of a text; emoji in one form |
@@ -35,12 +36,15 @@
 //! and walk-throughs of a send, a cold page and a reconnect are in this crate's `README.md`.
 
 pub mod archive;
+pub mod blocks;
 pub mod change;
 mod circuit;
 pub mod clock;
 pub mod cold_tier;
 pub mod commit_event;
+pub mod contacts;
 pub mod db;
+mod departure;
 pub mod directory;
 pub mod dump;
 pub mod error;

@@ -15,6 +15,7 @@ pub use entry::{Entry, EntryUpdate, ListOrder};
 
 use std::collections::HashMap;
 
+use crate::blocks;
 use crate::db::WRITE_ROWS;
 use crate::db::{Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
@@ -87,6 +88,7 @@ const UNREAD: &str = concat!(
     " FROM list_entries WHERE user_key = ? AND user_id = ? AND relayed = 0 AND removed = 0 \
      ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?) e ON 1 = 1"
 );
+const SET_REMOVED: &str = "UPDATE list_entries SET removed = 1, rev = ? WHERE user_key = ? AND user_id = ? AND conversation_id = ?";
 const SET_FLAGS: &str = "UPDATE list_entries SET pinned = ?, muted = ?, rev = ? WHERE user_key = ? AND user_id = ? AND conversation_id = ?";
 
 /// Most large conversations of one user whose place in the list follows their latest activity, and whose unread messages are
@@ -105,7 +107,7 @@ pub fn scope<'m>(map: &'m ShardMap, updates: &[EntryUpdate]) -> WriteScope<'m> {
 }
 
 /// In a transaction that may write the [users](scope) of `updates`: applies them to list entries; each that changes takes
-/// its user's next rev, none is left out. Gives the changed ones.
+/// its user's next rev, none is left out. Gives the changed ones. Whom their users block is listed with them.
 ///
 /// # Errors
 /// When the database fails.
@@ -124,6 +126,9 @@ pub async fn apply(
         let stored = stored
             .get(&(update.entry.conversation, &update.user))
             .map(|(_, entry)| entry);
+        if let Some(block) = update.block.as_ref().filter(|_| update.is_latest(stored)) {
+            blocks::list(transaction, (update.key, &update.user), block).await?;
+        }
         let Some(mut entry) = update.merge(stored) else {
             continue;
         };
@@ -351,6 +356,30 @@ pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId))
         large,
         partial,
     })
+}
+
+/// In a write transaction: puts an entry away, until the conversation's next rev reaches it. None when it is away already, or there
+/// is none.
+///
+/// # Errors
+/// When the database fails.
+pub async fn put_away(
+    transaction: &mut OwnedTransaction<'_>,
+    (key, user): (UserKey, &UserId),
+    id: ConversationId,
+) -> Result<Option<Entry>> {
+    let revs = user_revs::add(transaction, &HashMap::from([(user, (key, 1))])).await?;
+    let entry = one(transaction, (key, user), id).await?;
+    let Some(mut entry) = entry.filter(|entry| !entry.removed) else {
+        user_revs::add(transaction, &HashMap::from([(user, (key, -1))])).await?;
+        return Ok(None);
+    };
+    entry.rev = Rev::from_i64(revs.get(user.as_str()).copied().unwrap_or(0) + 1);
+    entry.removed = true;
+    let key = key.to_bytes();
+    let args = values![entry.rev, &key, user, &id];
+    transaction.execute(SET_REMOVED, &args).await?;
+    Ok(Some(entry))
 }
 
 /// In a write transaction: sets what the user decides about their own entry.

@@ -13,7 +13,7 @@ use crate::db::{Columns, Value, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{MessagePreview, MessageType, Timestamp};
-use crate::owned::OwnedTransaction;
+use crate::owned::{OwnedReader, OwnedTransaction};
 
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
@@ -76,6 +76,8 @@ macro_rules! message_columns {
 pub(crate) use message_columns;
 const COLUMN_COUNT: usize = 15;
 
+/// By the unique key of client message ids, which begins with these two.
+const SENT_BY: &str = "SELECT seq FROM messages {by messages_client_msg_id} WHERE conversation_id = ? AND sender_id = ? LIMIT 1";
 /// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
 const LOCK_ROW: &str = concat!(
     "SELECT ",
@@ -284,6 +286,19 @@ pub async fn lock_row(
         .await?;
     row.map(|row| StoredMessage::read(&mut row.columns()))
         .transpose()
+}
+
+/// Whether `user` has sent one of the messages that have a hot row.
+///
+/// # Errors
+/// When the database fails.
+pub async fn has_sent(
+    rows: &mut OwnedReader<'_>,
+    id: ConversationId,
+    user: &UserId,
+) -> Result<bool> {
+    let row = rows.fetch_optional(SENT_BY, &values![&id, user]).await?;
+    Ok(row.is_some())
 }
 
 /// Inserts new messages, in as few statements as the sizes allow.

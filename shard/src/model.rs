@@ -3,6 +3,7 @@
 //! These types are the API's types: their JSON is what REST and WebSocket clients see (camelCase, RFC 3339 times in UTC
 //! with milliseconds, ids as strings), and the OpenAPI document is generated from them.
 
+mod block;
 mod caller;
 mod conversation;
 mod export;
@@ -14,6 +15,7 @@ mod schema;
 mod sync;
 mod time;
 
+pub use self::block::BlockList;
 pub use self::caller::Caller;
 pub use self::conversation::{
     Conversation, ConversationHead, ConversationKind, ConversationList, ConversationPatch,

@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use crate::blocks::Blockers;
 use crate::db::{Columns, Row, Value, in_rows, padded, values};
 use crate::error::{Error, Result};
 use crate::fence::{self, JOIN_READ_FENCE, READ_FENCE_COLUMNS};
@@ -30,11 +31,11 @@ const MEMBERSHIP_COLUMN_COUNT: usize = 6;
 
 /// All by the primary keys of all three tables.
 const SELECT: &str = concat!(
-    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.writers, ",
+    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.blocked_by, c.writers, ",
     membership_columns!(),
     ", "
 );
-const COLUMN_COUNT: usize = 10;
+const COLUMN_COUNT: usize = 11;
 const SELECT_WHOLE: &str = concat!(
     "SELECT ",
     head_columns!("c."),
@@ -52,6 +53,8 @@ pub(crate) struct Standing {
     pub(crate) user: UserId,
     pub(crate) access: Access,
     pub(crate) member_count: u64,
+    /// One of the two members blocks the other.
+    pub(crate) is_closed: bool,
     pub(crate) last: Option<MessagePreview>,
     pub(crate) last_at: Timestamp,
     pub(crate) read_seq: Seq,
@@ -66,6 +69,7 @@ impl Standing {
         let rev = Rev::from_i64(columns.int()?);
         let member_count = u64::try_from(columns.int()?).unwrap_or(0);
         let (last, last_at) = read_preview(columns, head_seq)?;
+        let blockers = Blockers::parse(columns.opt_text()?.as_deref())?;
         let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
         let member = StoredMembership::read(columns)?.complete(&latest_senders);
         Ok(Self {
@@ -78,6 +82,7 @@ impl Standing {
                 latest_senders,
             },
             member_count,
+            is_closed: !blockers.is_empty(),
             last,
             last_at,
             read_seq: member.read_seq,

@@ -5,7 +5,9 @@
 
 mod attended;
 mod batches;
+mod blocks;
 mod changes;
+mod contacts;
 mod conversations;
 mod creating;
 mod dumps;

@@ -11,6 +11,7 @@ import type { CommandAnswer, CommandData, CommandName } from "./protocol.js";
 import type { CommandOptions, Socket } from "./socket.js";
 import { pause } from "./timer.js";
 import type {
+  BlockList,
   Conversation,
   ConversationId,
   ConversationPatch,
@@ -27,13 +28,18 @@ import type {
   SyncRequest,
   UnreadCount,
   UnreadNotifications,
+  UserId,
   Watermarks,
 } from "./types.gen.js";
 
-/** Which page of the notifications; without a cursor, the first. `limit` from 1 to 100. */
-export interface NotificationPlace {
+/** Which page of a list; without a cursor, the first. `limit` from 1 to 100. */
+export interface ListPlace {
   readonly cursor?: string;
   readonly limit?: number;
+}
+
+/** Which page of the notifications. */
+export interface NotificationPlace extends ListPlace {
   readonly unread?: boolean;
 }
 
@@ -46,6 +52,12 @@ export interface LoadedPage {
 
 /** Which page of the history; without a place, the newest. */
 export type PagePlace = { before: Seq } | { after: Seq } | { around: Seq } | Record<string, never>;
+
+/** The query of a page's address. */
+function pageQuery(place: ListPlace): string {
+  const given = Object.entries(place).filter(([, value]) => value !== undefined);
+  return new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+}
 
 export class Calls {
   constructor(
@@ -102,9 +114,7 @@ export class Calls {
   }
 
   notifications(place: NotificationPlace): Promise<NotificationList> {
-    const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(place)) if (value !== undefined) query.set(name, String(value));
-    return this.http.repeated("GET", `/notifications?${query.toString()}`);
+    return this.http.repeated("GET", `/notifications?${pageQuery(place)}`);
   }
 
   unreadNotifications(): Promise<UnreadNotifications> {
@@ -117,6 +127,18 @@ export class Calls {
 
   markNotificationsRead(): Promise<unknown> {
     return this.either("mark_notifications_read", {}, "POST", "/notifications/read-all");
+  }
+
+  blocks(place: ListPlace): Promise<BlockList> {
+    return this.http.repeated("GET", `/blocks?${pageQuery(place)}`);
+  }
+
+  block(userId: UserId): Promise<void> {
+    return this.http.repeated("PUT", `/blocks/${encodeURIComponent(userId)}`);
+  }
+
+  unblock(userId: UserId): Promise<void> {
+    return this.http.repeated("DELETE", `/blocks/${encodeURIComponent(userId)}`);
   }
 
   /** A page of history, oldest first; `limit` from 1 to 200. */

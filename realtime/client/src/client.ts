@@ -4,7 +4,7 @@
  * It wires the parts together and upholds nothing but this: one client serves one user. What is true of messages is
  * upheld in `log.ts`, of sends in `outbox.ts`, of the list in `list.ts`.
  */
-import { Calls, type LoadedPage, type NotificationPlace } from "./calls.js";
+import { Calls, type ListPlace, type LoadedPage, type NotificationPlace } from "./calls.js";
 import { Connection } from "./connection.js";
 import { ConversationView } from "./conversation.js";
 import { dispatcher } from "./dispatch.js";
@@ -24,6 +24,7 @@ import { putWithFetch, putWithXhr } from "./upload-put.js";
 import { Uploads } from "./upload.js";
 import { TokenKeeper, userOf } from "./token.js";
 import type {
+  BlockList,
   Conversation,
   ConversationId,
   ConversationPatch,
@@ -235,6 +236,21 @@ export class ChatClient {
   /** The unread counts from the server; `conversations.unread` has the same, kept live. */
   unreadCount(): Promise<UnreadCount> {
     return this.calls.unreadCount();
+  }
+
+  /** A page of the users whom the user blocks, by id. */
+  blocks(place: ListPlace = {}): Promise<BlockList> {
+    return this.calls.blocks(place);
+  }
+
+  /** Blocks another user: the two cannot write to each other, and neither is shown the other's presence. */
+  block(userId: UserId): Promise<void> {
+    return this.calls.block(userId);
+  }
+
+  /** Ends a block. */
+  unblock(userId: UserId): Promise<void> {
+    return this.calls.unblock(userId);
   }
 
   /** A page of the user's notifications, the newest first. */

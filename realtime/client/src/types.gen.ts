@@ -26,6 +26,14 @@ export interface BegunMedia {
   upload: UploadInstructions;
 }
 
+/** A page of the users whom a user blocks, by id. */
+export interface BlockList {
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** Whom I block. */
+  users: UserId[];
+}
+
 /** Delivery between nodes. */
 export interface BusState {
   /** What this node publishes was received lately, and Redis refuses nothing. */
@@ -639,7 +647,7 @@ export interface Problem {
 }
 
 /** The kind of problem, for programs */
-export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "not_accepted" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
 
 /** `react`. */
 export interface React {
@@ -1073,6 +1081,7 @@ export const ERRORS = {
   media_type_not_allowed: "never",
   method_not_allowed: "never",
   not_a_member: "never",
+  not_accepted: "never",
   not_found: "never",
   object_store_unavailable: "later",
   overloaded: "later",

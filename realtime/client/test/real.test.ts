@@ -246,6 +246,21 @@ describe("over WebSocket", () => {
     expect(client.connection.get().state).toBe("closed");
   });
 
+  test("who is blocked is refused", async () => {
+    const [alice, bob] = [person("alice"), person("bob")];
+    await Promise.all([alice.client.connect(), bob.client.connect()]);
+    const { id } = await bob.client.createConversation({ kind: "direct", members: [alice.user] });
+    const view = bob.client.open(id);
+    await view.ready;
+    await view.send("hello").stored;
+    await alice.client.block(bob.user);
+    expect((await alice.client.blocks()).users).toEqual([bob.user]);
+    await expect(view.send("again").stored).rejects.toMatchObject({ code: "not_accepted" });
+    await alice.client.unblock(bob.user);
+    expect((await alice.client.blocks({ limit: 1 })).users).toEqual([]);
+    await view.send("and again").stored;
+  });
+
   test("one who is removed is told", async () => {
     const { views, id, alice, bob } = await together();
     const path = `${url}/chat/conversations/${id}/members/${encodeURIComponent(bob.user)}`;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::model::ConversationHead;
+use backscroll_shard::store::Standing;
 
 use super::feed::{Delivery, Feed};
 use super::topic_state::TopicState;
@@ -55,9 +56,10 @@ impl ConversationTopic {
         Some((self.feed.rev()?, self.newest))
     }
 
-    /// Takes the number of members, and sets the position of a feed that has none.
-    pub(crate) fn start_at(&mut self, head: &ConversationHead, member_count: u64) -> Delivery {
-        self.members.set_count(member_count);
+    /// Takes what is known of the members, and sets the position of a feed that has none.
+    pub(crate) fn start_at(&mut self, standing: &Standing) -> Delivery {
+        let head = &standing.head;
+        self.members.set_standing(standing);
         if !self.feed.start_at(head.rev) {
             return Delivery::default();
         }

@@ -207,7 +207,7 @@ impl Joiner {
         let head = standing.head;
         let delivery = {
             let mut state = entry.lock();
-            let mut delivery = state.start_at(&head, standing.member_count);
+            let mut delivery = state.start_at(&standing);
             delivery.gap |= state.feed.rev().is_some_and(|rev| rev < head.rev);
             delivery
         };

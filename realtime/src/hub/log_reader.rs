@@ -123,7 +123,7 @@ impl LogReader {
     ///
     /// # Errors
     /// [`Error::NotMember`]; [`Error::DeadlineExceeded`] when its shard does not answer.
-    pub(super) async fn standing(&self, id: ConversationId, user: &UserId) -> Result<Standing> {
+    pub(crate) async fn standing(&self, id: ConversationId, user: &UserId) -> Result<Standing> {
         let asked = self.standings.ask((id, user.clone()));
         let answer = tokio::time::timeout(BATCHED_TIMEOUT, asked).await;
         let answer = answer.ok().flatten().ok_or(Error::DeadlineExceeded)?;

@@ -38,17 +38,16 @@ impl PresenceFanOut {
         }
     }
 
-    /// Lets `session` watch `user`.
-    pub(crate) async fn watch(&self, session: &Arc<Session>, user: UserId) {
+    /// Lets `session` watch `user`, whose presence it may be shown; says whether it did not before.
+    pub(crate) async fn watch(&self, session: &Arc<Session>, user: UserId) -> bool {
         let entry = self.topics.presence.open(user).await;
-        entry.lock().add(session);
+        entry.lock().add(session)
     }
 
-    /// Ends the watching of `user`.
-    pub(crate) fn unwatch(&self, session: &Arc<Session>, user: &UserId) {
-        if let Some(entry) = self.topics.presence.find(user) {
-            entry.lock().remove(session);
-        }
+    /// Ends the watching of `user`; says whether there was one.
+    pub(crate) fn unwatch(&self, session: &Arc<Session>, user: &UserId) -> bool {
+        let entry = self.topics.presence.find(user);
+        entry.is_some_and(|entry| entry.lock().remove(session))
     }
 
     /// The users that this node subscribes to.
@@ -161,24 +160,30 @@ impl PresenceFanOut {
         Ok(ids)
     }
 
-    /// The members of a conversation may have changed: reads them again when there are onlookers.
+    /// The members of a conversation may have changed, or one of two blocks the other: reads them again when there are onlookers.
     pub(crate) fn members_changed(self: &Arc<Self>, entry: &Arc<Entry<ConversationTopic>>) {
-        let reader = {
-            let mut state = entry.lock();
-            let members = &mut state.members;
-            members.forget_expelled(entry.key);
-            let mut onlookers = members.onlookers().iter().filter(|_| members.is_small());
-            let reader = onlookers.next().map(|session| session.user.clone());
-            if reader.is_none() {
-                members.set_ids(None);
-            }
-            reader
+        let listener = {
+            let state = entry.lock();
+            let listener = state.feed.listeners().next();
+            let listener = listener.filter(|_| state.members.may_be_direct());
+            listener.map(|session| session.user.clone())
         };
-        let Some(reader) = reader else {
+        if listener.is_none() && reader(entry).is_none() {
             return;
-        };
+        }
         let (fan_out, entry) = (Arc::clone(self), Arc::clone(entry));
         let _ = self.follow_ups.spawn(async move {
+            if let Some(listener) = listener {
+                match fan_out.log.standing(entry.key, &listener).await {
+                    Ok(standing) => entry.lock().members.set_standing(&standing),
+                    Err(error) => {
+                        tracing::debug!(%error, "where a conversation stands cannot be read");
+                    }
+                }
+            }
+            let Some(reader) = reader(&entry) else {
+                return;
+            };
             let _one_reads = entry.reading.lock().await;
             if let Err(error) = fan_out.read_members(&entry, &reader).await {
                 tracing::debug!(%error, "the members of a conversation cannot be read");
@@ -201,4 +206,17 @@ impl PresenceFanOut {
         }
         entries.len()
     }
+}
+
+/// An onlooker of a small conversation; without one its members need not be known.
+fn reader(entry: &Entry<ConversationTopic>) -> Option<UserId> {
+    let mut state = entry.lock();
+    let members = &mut state.members;
+    members.forget_expelled(entry.key);
+    let mut onlookers = members.onlookers().iter().filter(|_| members.is_small());
+    let reader = onlookers.next().map(|session| session.user.clone());
+    if reader.is_none() {
+        members.set_ids(None);
+    }
+    reader
 }

@@ -5,6 +5,11 @@
 //! The roster forgets a node that does not renew its lease, so that the users of a dead node go offline. Each node compares what
 //! its watchers know with the roster every 15 s, and every 5 s while something is in doubt; a user whom the roster lacks is offline
 //! after three comparisons.
+//!
+//! A session is shown the presence of contacts only ([`backscroll_shard::contacts`]), unless `realtime.presence` says otherwise:
+//! any other user is answered as one who does not exist, and no event follows. Contacts come and go, so they are looked up again
+//! every `realtime.presence_check`, at most [`CHECKS`] sessions each [`RENEW_EVERY`]: on a node with more sessions that watch
+//! users it takes longer.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +19,7 @@ use std::time::{Duration, Instant};
 use backscroll_shard::ids::{ConversationId, UserId};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::fan_out::PresenceFanOut;
@@ -25,6 +31,7 @@ use crate::protocol::Presence;
 use crate::protocol::events::EventName;
 use crate::push::{Push, PushKind, Topic};
 use crate::session::Session;
+use crate::settings::{RealtimeSettings, Visibility};
 
 /// How often changes are published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +41,11 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 const COMPARE_EVERY: u32 = 3;
 /// Most users in one call of the roster.
 const BATCH: usize = 500;
+/// Most sessions whose contacts are looked up again at once, and how many of them at the same time.
+const CHECKS: usize = 200;
+const CHECKS_AT_ONCE: usize = 8;
+/// Most look-ups of contacts at the same time, so that requests still find connections to the databases when everybody comes back.
+const LOOK_UPS_MAX: usize = 8;
 /// How long the store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +65,9 @@ pub(crate) struct PresenceKeeper {
     bus: Arc<dyn Bus>,
     store: Arc<Store>,
     users: LocalUsers,
+    visibility: Visibility,
+    look_ups: Semaphore,
+    check_every: Duration,
     draining: AtomicBool,
 }
 
@@ -63,6 +78,7 @@ impl PresenceKeeper {
         roster: Arc<dyn Roster>,
         bus: Arc<dyn Bus>,
         store: Arc<Store>,
+        settings: &RealtimeSettings,
     ) -> Arc<Self> {
         Arc::new(Self {
             fan_out,
@@ -70,6 +86,9 @@ impl PresenceKeeper {
             bus,
             store,
             users: LocalUsers::default(),
+            visibility: settings.presence,
+            look_ups: Semaphore::new(LOOK_UPS_MAX),
+            check_every: settings.presence_check.0,
             draining: AtomicBool::new(false),
         })
     }
@@ -92,31 +111,115 @@ impl PresenceKeeper {
         })
     }
 
-    /// Makes `users`, which are sorted, those that `session` watches, and returns their presence.
+    /// Makes `users`, which are sorted, those that `session` watches, and returns their presence. One that the session may not be
+    /// shown is offline, like one who does not exist.
     pub(crate) async fn watch(&self, session: &Arc<Session>, users: Vec<UserId>) -> Vec<Presence> {
+        session.note_check();
+        let visible = self.visible_to(&session.user, &users).await;
         let Some(before) = session.watch(users.clone()) else {
             return Vec::new();
         };
         for user in before {
-            if users.binary_search(&user).is_err() {
+            if visible.binary_search(&user).is_err() {
                 self.fan_out.unwatch(session, &user);
             }
         }
-        // Watched first and looked up then, so that a change in between is delivered.
-        let watching = users
-            .iter()
-            .map(|user| self.fan_out.watch(session, user.clone()));
-        futures_util::future::join_all(watching).await;
-        if session.watch(users.clone()).is_none() {
-            for user in &users {
-                self.fan_out.unwatch(session, user); // the session has ended meanwhile
-            }
-        }
-        let users = self.look_up(&users).await;
-        for presence in &users {
+        self.show(session, &visible).await;
+        let mut shown = self.look_up(&visible).await;
+        for presence in &shown {
             self.fan_out.note_reply(presence);
         }
-        users
+        let hidden = users
+            .into_iter()
+            .filter(|user| visible.binary_search(user).is_err());
+        shown.extend(hidden.map(unknown));
+        shown.sort_by(|one, other| one.user_id.cmp(&other.user_id));
+        shown
+    }
+
+    /// Those of `users`, which are sorted, whose presence `watcher` may be shown; none but the watcher when there is no turn in time:
+    /// the next check has them.
+    async fn visible_to(&self, watcher: &UserId, users: &[UserId]) -> Vec<UserId> {
+        if self.visibility == Visibility::Anyone || users.is_empty() {
+            return users.to_vec();
+        }
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        let turn = tokio::time::timeout_at(deadline.into(), self.look_ups.acquire()).await;
+        let contacts = match turn {
+            Ok(_turn) => self.store.contacts_among(watcher, users, deadline).await,
+            Err(_) => HashSet::new(),
+        };
+        let visible = users
+            .iter()
+            .filter(|user| *user == watcher || contacts.contains(*user));
+        visible.cloned().collect()
+    }
+
+    /// Lets `session` watch `users`, as far as it still names them. Gives those that it did not watch before.
+    async fn show(&self, session: &Arc<Session>, users: &[UserId]) -> Vec<UserId> {
+        let watching = users.iter().cloned();
+        let watching = watching.map(|user| self.show_one(session, user));
+        let new = futures_util::future::join_all(watching).await;
+        for user in users.iter().filter(|user| !session.watches(user)) {
+            self.fan_out.unwatch(session, user); // the session has ended meanwhile, or names others
+        }
+        new.into_iter().flatten().collect()
+    }
+
+    /// Lets `session` watch `user`; gives the user if it did not before.
+    async fn show_one(&self, session: &Arc<Session>, user: UserId) -> Option<UserId> {
+        let is_new = self.fan_out.watch(session, user.clone()).await;
+        is_new.then_some(user)
+    }
+
+    /// Looks up again whom sessions may be shown, until `closing`.
+    pub(crate) async fn run_checks(self: Arc<Self>, closing: CancellationToken) {
+        if self.visibility == Visibility::Anyone {
+            return closing.cancelled().await;
+        }
+        let age = u32::try_from(self.check_every.as_secs()).unwrap_or(u32::MAX);
+        loop {
+            let pause = tokio::time::sleep(RENEW_EVERY);
+            if closing.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+            for sessions in self
+                .users
+                .take_unchecked(age, CHECKS)
+                .chunks(CHECKS_AT_ONCE)
+            {
+                let checks = sessions.iter().cloned();
+                let checks = checks.map(|session| self.check(session));
+                let checked = futures_util::future::join_all(checks);
+                if closing.run_until_cancelled(checked).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the watching of users whom `session` may no longer be shown, and begins that of those whom it may be shown now. For
+    /// its client the former go offline, and the latter come.
+    async fn check(&self, session: Arc<Session>) {
+        let users = session.watched();
+        let visible = self.visible_to(&session.user, &users).await;
+        for user in users
+            .iter()
+            .filter(|user| visible.binary_search(user).is_err())
+        {
+            if self.fan_out.unwatch(&session, user) {
+                let event = ClientEvent::new(EventName::UserOffline, &unknown(user.clone()));
+                session.outbox.put_event(&Arc::new(event));
+            }
+        }
+        let new = self.show(&session, &visible).await;
+        for presence in self.look_up(&new).await {
+            self.fan_out.note_reply(&presence);
+            if presence.status != Status::Offline {
+                let event = ClientEvent::new(EventName::UserOnline, &presence);
+                session.outbox.put_event(&Arc::new(event));
+            }
+        }
     }
 
     /// The presence of users: their status, and when offline ones were seen last.
@@ -323,6 +426,15 @@ impl PresenceKeeper {
         if self.bus.may_have_listeners(&topic) {
             self.bus.publish(&topic, push);
         }
+    }
+}
+
+/// The presence of a user who does not exist, or is hidden from the watcher.
+fn unknown(user_id: UserId) -> Presence {
+    Presence {
+        user_id,
+        status: Status::Offline,
+        last_seen: None,
     }
 }
 

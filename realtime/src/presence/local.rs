@@ -138,6 +138,21 @@ impl LocalUsers {
         }
     }
 
+    /// The sessions that watch users and were [checked](Session::note_check) at least `age` seconds ago: at most `most`, those
+    /// that wait longest. They count as checked from now on.
+    pub(super) fn take_unchecked(&self, age: u32, most: usize) -> Vec<Arc<Session>> {
+        let users = self.users();
+        let sessions = users.values().flat_map(|local| &local.sessions);
+        let due =
+            sessions.filter(|session| session.names_watched() && session.checked_for() >= age);
+        let mut due: Vec<Arc<Session>> = due.cloned().collect();
+        drop(users);
+        due.sort_by_key(|session| std::cmp::Reverse(session.checked_for()));
+        due.truncate(most);
+        due.iter().for_each(|session| session.note_check());
+        due
+    }
+
     /// Notes that the status of `user` may have changed.
     pub(crate) fn mark_changed(&self, user: &UserId) {
         self.changed().insert(user.clone());

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use backscroll_shard::ids::{ConversationId, UserId};
+use backscroll_shard::store::Standing;
 
 use crate::session::Session;
 
@@ -19,20 +20,28 @@ pub(crate) const SMALL_MEMBERS_MAX: u64 = 50;
 pub(crate) struct Members {
     /// How many there were when a session joined last.
     count: u64,
+    /// One of the two members of a direct conversation blocks the other: neither is shown the other's presence, or typing.
+    is_closed: bool,
     /// The members, once an onlooker needed them; none again when they may have changed.
     ids: Option<Arc<[UserId]>>,
     onlookers: Vec<Arc<Session>>,
 }
 
 impl Members {
-    /// Takes the number of members.
-    pub(crate) fn set_count(&mut self, count: u64) {
-        self.count = count;
+    /// Takes what a standing says of the members.
+    pub(crate) fn set_standing(&mut self, standing: &Standing) {
+        self.count = standing.member_count;
+        self.is_closed = standing.is_closed;
     }
 
-    /// Whether the conversation is small.
+    /// Whether the conversation is small, and no member blocks the other.
     pub(crate) fn is_small(&self) -> bool {
-        self.count <= SMALL_MEMBERS_MAX
+        self.count <= SMALL_MEMBERS_MAX && !self.is_closed
+    }
+
+    /// Whether the conversation may be a direct one.
+    pub(crate) fn may_be_direct(&self) -> bool {
+        self.count <= 2
     }
 
     /// The conversation is no longer small.

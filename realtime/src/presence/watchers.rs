@@ -16,7 +16,7 @@ use crate::session::Session;
 #[derive(Debug)]
 pub(crate) struct Watchers {
     user: UserId,
-    /// Sessions that named the user with `presence_subscribe`.
+    /// Sessions that named the user with `presence_subscribe`, and may be shown the user's presence.
     sessions: Vec<Arc<Session>>,
     /// Open conversations whose onlookers receive the user's presence, as the user is a member.
     conversations: Vec<ConversationId>,
@@ -66,15 +66,18 @@ impl TopicState for Watchers {
 }
 
 impl Watchers {
-    /// Adds a session.
-    pub(crate) fn add(&mut self, session: &Arc<Session>) {
-        self.remove(session);
+    /// Adds a session; says whether it is new.
+    pub(crate) fn add(&mut self, session: &Arc<Session>) -> bool {
+        let is_new = !self.remove(session);
         self.sessions.push(Arc::clone(session));
+        is_new
     }
 
-    /// Removes a session.
-    pub(crate) fn remove(&mut self, session: &Arc<Session>) {
+    /// Removes a session; says whether it was there.
+    pub(crate) fn remove(&mut self, session: &Arc<Session>) -> bool {
+        let before = self.sessions.len();
         self.sessions.retain(|other| !Arc::ptr_eq(other, session));
+        self.sessions.len() < before
     }
 
     /// Adds an open conversation.

@@ -149,6 +149,18 @@ impl Bed {
         created.unwrap().0.id
     }
 
+    pub(crate) async fn direct(&self, name: &str, other: &str) -> ConversationId {
+        let new = NewConversation {
+            kind: ConversationKind::Direct,
+            members: vec![user(other)],
+            title: None,
+            metadata: None,
+        };
+        let creator = caller(name);
+        let created = self.store.create_conversation(&creator, new, None).await;
+        created.unwrap().0.id
+    }
+
     /// Waits until the list of `name` has an entry; its rev.
     pub(crate) async fn listed(&self, name: &str) -> Rev {
         let begun = Instant::now();
@@ -326,6 +338,7 @@ impl Edge for TestEdge {
             Error::NotFound(_) => "not_found",
             Error::Forbidden(_) => "forbidden",
             Error::Sanctioned(_) => "muted",
+            Error::NotAccepted => "not_accepted",
             Error::IdempotencyConflict(_) => "conflict_idempotency",
             Error::LimitReached { .. } => "limit_reached",
             _ => "internal",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use backscroll_shard::ids::ConversationId;
 use backscroll_shard::model::{NewMembers, Role};
+use backscroll_shard::settings::Span;
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, caller, user};
@@ -19,6 +20,7 @@ super::through_both_doors!(
     edits_deletions_and_reactions_are_delivered,
     typing_is_delivered_to_the_other_members,
     typing_ends_with_the_connection,
+    a_block_ends_typing_and_presence_between_two,
     a_list_is_no_object,
     the_presence_of_an_open_conversation_s_members_is_delivered,
     a_session_that_names_users_receives_no_other_presence,
@@ -554,6 +556,47 @@ async fn a_send_that_is_repeated_is_stored_once(door: Door) {
     );
     bob.event("new_message").await;
     bob.receives_no("new_message").await;
+    bed.close().await;
+}
+
+async fn a_block_ends_typing_and_presence_between_two(door: Door) {
+    let bed = Bed::with(|settings| settings.presence_check = Span::secs(1)).await;
+    let id = bed.direct("alice", "bob").await;
+    let data = json!({"conversationId": id});
+    let mut alice = joined(&bed, door, "alice", id).await;
+    let mut bob = joined(&bed, door, "bob", id).await;
+    let mut watcher = bed.connect(door, "bob").await;
+    let watched = json!({"userIds": ["alice"]});
+    bed.shows("alice").await;
+    let shown = watcher.ask("presence_subscribe", watched).await.unwrap();
+    assert_eq!(shown["users"][0]["status"], "online");
+    bob.ask("typing_start", data.clone()).await.unwrap();
+    assert_eq!(alice.event("user_typing").await["isTyping"], true);
+    bob.ask("typing_stop", data.clone()).await.unwrap();
+    assert_eq!(alice.event("user_typing").await["isTyping"], false);
+
+    let (me, other) = (caller("alice"), user("bob"));
+    bed.store.block(&me, &other).await.unwrap();
+    tokio::time::sleep(QUIET).await;
+    for client in [&mut alice, &mut bob] {
+        client.ask("typing_start", data.clone()).await.unwrap();
+        let message = json!({"conversationId": id, "content": "hi"});
+        let code = client.fails("send_message", message).await;
+        assert_eq!(code, "not_accepted");
+    }
+    alice.receives_no("user_typing").await;
+    bob.receives_no("user_typing").await;
+    let gone = watcher.event("user_offline").await;
+    assert_eq!(gone, json!({"userId": "alice", "status": "offline"}));
+    let mut late = joined(&bed, door, "bob", id).await;
+    alice.ask("typing_start", data.clone()).await.unwrap();
+    late.receives_no("user_typing").await;
+
+    bed.store.unblock(&me, &other).await.unwrap();
+    tokio::time::sleep(QUIET).await;
+    alice.ask("typing_start", data).await.unwrap();
+    assert_eq!(late.event("user_typing").await["userId"], "alice");
+    assert_eq!(watcher.event("user_online").await["userId"], "alice");
     bed.close().await;
 }
 

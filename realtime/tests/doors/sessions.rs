@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use backscroll_realtime::push::{Push, PushKind, Topic};
+use backscroll_realtime::settings::{RealtimeSettings, Visibility};
 use backscroll_shard::guard::{GuardSettings, Mode, Rate};
 use backscroll_shard::ids::MediaId;
 use backscroll_shard::model::{
@@ -27,6 +28,8 @@ super::through_both_doors!(
     a_withdrawn_key_ends_the_connection,
     presence_is_delivered_to_watchers,
     a_change_is_delivered_even_if_a_later_watcher_received_another_presence,
+    strangers_are_shown_nobodys_presence,
+    a_watch_follows_the_conversations_that_are_shared,
     notifications_are_delivered_counted_and_read,
     a_processed_picture_is_told_to_its_uploader,
     a_flood_is_refused_and_then_closed,
@@ -151,6 +154,7 @@ async fn a_withdrawn_key_ends_the_connection(door: Door) {
 
 async fn presence_is_delivered_to_watchers(door: Door) {
     let bed = Bed::new().await;
+    bed.group("alice", &["bob"]).await;
     let mut alice = bed.connect(door, "alice").await;
     let watched = alice
         .ask("presence_subscribe", json!({"userIds": ["bob", "carol"]}))
@@ -187,6 +191,7 @@ async fn presence_is_delivered_to_watchers(door: Door) {
 /// A new watcher may learn a presence from its reply before the others receive the push.
 async fn a_change_is_delivered_even_if_a_later_watcher_received_another_presence(door: Door) {
     let bed = Bed::new().await;
+    bed.group("bob", &["alice", "carol"]).await;
     let watched = || json!({"userIds": ["bob"]});
     let mut alice = bed.connect(door, "alice").await;
     let offline = alice.ask("presence_subscribe", watched()).await.unwrap();
@@ -199,6 +204,63 @@ async fn a_change_is_delivered_even_if_a_later_watcher_received_another_presence
     for client in [&mut alice, &mut carol] {
         assert_eq!(client.event("user_online").await["userId"], "bob");
     }
+    bed.close().await;
+}
+
+async fn strangers_are_shown_nobodys_presence(door: Door) {
+    let bed = Bed::new().await;
+    bed.group("victim", &["friend"]).await;
+    let mut victim = bed.connect(door, "victim").await;
+    bed.shows("victim").await;
+    let seen = [("gone", Timestamp(1_700_000_000_000))];
+    let seen = seen.map(|(name, at)| (user(name), at));
+    let deadline = Instant::now() + PATIENCE;
+    bed.store.save_last_seen(&seen, deadline).await.unwrap();
+    let mut mallory = bed.connect(door, "mallory").await;
+    let mut friend = bed.connect(door, "friend").await;
+    let watched = json!({"userIds": ["victim", "nobody-at-all", "gone"]});
+    let shown = mallory.ask("presence_subscribe", watched.clone()).await;
+    let offline = |name: &str| json!({"userId": name, "status": "offline"});
+    let nothing = json!({"users": [offline("gone"), offline("nobody-at-all"), offline("victim")]});
+    assert_eq!(shown, Ok(nothing));
+    let shown = friend.ask("presence_subscribe", watched).await.unwrap();
+    assert_eq!(shown["users"][2]["status"], "online");
+    let busy = json!({"status": "busy"});
+    victim.ask("presence_update", busy).await.unwrap();
+    assert_eq!(friend.event("user_online").await["status"], "busy");
+    mallory.receives_no("user_online").await;
+    bed.close().await;
+
+    let anyone = |settings: &mut RealtimeSettings| settings.presence = Visibility::Anyone;
+    let bed = Bed::with(anyone).await;
+    let _victim = bed.connect(door, "victim").await;
+    bed.shows("victim").await;
+    let mut mallory = bed.connect(door, "mallory").await;
+    let watched = json!({"userIds": ["victim"]});
+    let shown = mallory.ask("presence_subscribe", watched).await.unwrap();
+    assert_eq!(shown["users"][0]["status"], "online");
+    bed.close().await;
+}
+
+async fn a_watch_follows_the_conversations_that_are_shared(door: Door) {
+    let bed = Bed::with(|settings| settings.presence_check = Span::secs(1)).await;
+    let mut bob = bed.connect(door, "bob").await;
+    bed.shows("bob").await;
+    let mut alice = bed.connect(door, "alice").await;
+    let watched = json!({"userIds": ["bob"]});
+    let shown = alice.ask("presence_subscribe", watched).await.unwrap();
+    assert_eq!(shown["users"][0]["status"], "offline");
+    let id = bed.group("carol", &["alice", "bob"]).await;
+    assert_eq!(alice.event("user_online").await["userId"], "bob");
+    let (carol, member) = (caller("carol"), user("bob"));
+    let removed = bed.store.remove_member(&carol, id, &member).await;
+    removed.unwrap();
+    let gone = alice.event("user_offline").await;
+    assert_eq!(gone, json!({"userId": "bob", "status": "offline"}));
+    let busy = json!({"status": "busy"});
+    bob.ask("presence_update", busy).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    alice.receives_no("user_online").await;
     bed.close().await;
 }
 

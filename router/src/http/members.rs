@@ -44,20 +44,30 @@ async fn list(
 
 /// Add members
 ///
-/// Those who are members already stay as they are.
+/// Those who are members already stay as they are. Leaving is final: those who have left are not added, but asked back, and may add
+/// themselves from then on (`members` with only the caller). Then the answer is 202 instead of 200.
 #[utoipa::path(
     post, path = "/conversations/{conversationId}/members", tag = "members", operation_id = "addMembers",
     params(("conversationId" = ConversationId, Path)),
     request_body(content = NewMembers, example = json!({"members": ["dave"]})),
-    responses((status = 200, description = "The conversation with them", body = Conversation), problems::Add),
+    responses(
+        (status = 200, description = "The conversation with them", body = Conversation),
+        (status = 202, description = "The conversation with those who had not left; the others are asked back", body = Conversation),
+        problems::Add,
+    ),
 )]
 async fn add(
     me: Bearer,
     State(app): State<Arc<App>>,
     Path(id): Path<ConversationId>,
     Json(new): Json<NewMembers>,
-) -> Result<Answer<Conversation>, Problem> {
-    Ok(Answer(app.store.add_members(&me.caller, id, new).await?))
+) -> Result<(StatusCode, Answer<Conversation>), Problem> {
+    let (conversation, asked) = app.store.add_members(&me.caller, id, new).await?;
+    let status = match asked {
+        true => StatusCode::ACCEPTED,
+        false => StatusCode::OK,
+    };
+    Ok((status, Answer(conversation)))
 }
 
 /// A member's new role.
@@ -70,7 +80,7 @@ pub(super) struct RoleChange {
 
 /// Change a member's role
 ///
-/// Only the owner can.
+/// Only the owner can. Who is made owner has written in the conversation.
 #[utoipa::path(
     patch, path = "/conversations/{conversationId}/members/{userId}", tag = "members", operation_id = "changeRole",
     params(("conversationId" = ConversationId, Path), ("userId" = UserId, Path)),
@@ -92,7 +102,7 @@ async fn change_role(
 
 /// Remove a member, or leave
 ///
-/// Removing oneself is leaving.
+/// Removing oneself is leaving. A direct conversation is put away by that: it is in one's list again with the next message.
 #[utoipa::path(
     delete, path = "/conversations/{conversationId}/members/{userId}", tag = "members", operation_id = "removeMember",
     params(("conversationId" = ConversationId, Path), ("userId" = UserId, Path)),

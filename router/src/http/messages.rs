@@ -213,7 +213,7 @@ async fn react(
 #[utoipa::path(
     delete, path = "/messages/{messageId}/reactions/{emoji}", tag = "messages", operation_id = "unreact",
     params(("messageId" = MessageId, Path), ("emoji" = String, Path, description = "An emoji or a short name: 1 to 64 bytes without spaces, percent-encoded", example = "👍", pattern = r"^[^\s\x00-\x1f\x7f-\x9f]{1,64}$")),
-    responses((status = 200, description = "The message after it", body = Message), problems::TouchMessage),
+    responses((status = 200, description = "The message after it", body = Message), problems::React),
 )]
 async fn unreact(
     me: Bearer,

@@ -105,6 +105,8 @@ codes! {
     NotAMember = "not_a_member", FORBIDDEN, "Not a member of the conversation", retry: None;
     /// The caller's role does not allow this, or the message is not theirs.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed", retry: None;
+    /// The other user does not accept this from the caller, or the caller blocks them. It is not said which.
+    NotAccepted = "not_accepted", FORBIDDEN, "The other user does not accept this", retry: None;
     /// The signed address was altered, or the request is not the one that it was signed for. Send it as it was given.
     AddressInvalid = "address_invalid", FORBIDDEN, "The signed address does not allow this", retry: None;
     /// The signed address was valid once. Ask for a new one.
@@ -388,6 +390,7 @@ impl From<Error> for Problem {
             Error::NotMember => shown(Code::NotAMember),
             Error::Forbidden(_) => shown(Code::Forbidden),
             Error::Sanctioned(sanctioned) => shown(Code::of(sanctioned.kind)),
+            Error::NotAccepted => shown(Code::NotAccepted),
             Error::IdempotencyConflict(_) => shown(Code::ConflictIdempotency),
             Error::Conflict(_) => shown(Code::Conflict),
             Error::Media(MediaFault::NotReady) => shown(Code::MediaNotReady),

@@ -37,6 +37,10 @@ const MEMBER: &[Code] = &[NotAMember];
 const SPEECH: &[Code] = &[Muted];
 /// Where roles or authorship matter.
 const ROLE: &[Code] = &[Forbidden];
+/// Between users of whom one may block the other.
+const ACCEPTED: &[Code] = &[NotAccepted];
+/// Where there is a limit on how many.
+const COUNTED: &[Code] = &[LimitReached];
 /// On a message or a member.
 const THING: &[Code] = &[NotFound];
 /// Where the conversation's state matters.
@@ -86,7 +90,9 @@ sets! {
     /// The same, asked for with a body.
     OwnBody = CALLER BODY MEMBER ARCHIVE;
     /// Starting a conversation.
-    Create = CALLER BODY SPEECH MEMBER STATE IDEMPOTENT LIMITED;
+    Create = CALLER BODY SPEECH MEMBER STATE IDEMPOTENT LIMITED ACCEPTED;
+    /// Blocking a user.
+    Block = CALLER COUNTED;
     /// Reading a conversation.
     Read = CALLER MEMBER;
     /// Reading its history.
@@ -98,7 +104,7 @@ sets! {
     /// Changing a conversation.
     Write = CALLER BODY SPEECH MEMBER ROLE STATE;
     /// Adding members to it.
-    Add = CALLER BODY SPEECH MEMBER ROLE STATE LIMITED;
+    Add = CALLER BODY SPEECH MEMBER ROLE STATE LIMITED ACCEPTED;
     /// Changing a member of it.
     WriteTo = CALLER BODY MEMBER ROLE THING STATE;
     /// Deleting a conversation.
@@ -106,7 +112,7 @@ sets! {
     /// Removing a member of it.
     RemoveFrom = CALLER MEMBER ROLE THING STATE;
     /// Sending a message.
-    Send = CALLER BODY SPEECH MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED;
+    Send = CALLER BODY SPEECH MEMBER ROLE THING STATE READY IDEMPOTENT ARCHIVE LIMITED ACCEPTED;
     /// Beginning to upload a file.
     BeginMedia = CALLER BODY SPEECH MEMBER DECLARED OBJECTS;
     /// Going on with an upload.
@@ -120,11 +126,11 @@ sets! {
     /// Giving up a file.
     DeleteMedia = CALLER MEMBER ROLE THING UNUSED;
     /// Changing a message.
-    WriteMessage = CALLER BODY SPEECH MEMBER ROLE THING STATE ARCHIVE;
+    WriteMessage = CALLER BODY SPEECH MEMBER ROLE THING STATE ARCHIVE ACCEPTED;
     /// Changing a message without a body.
     TouchMessage = CALLER MEMBER ROLE THING STATE ARCHIVE;
     /// Reacting to a message.
-    React = CALLER SPEECH MEMBER ROLE THING STATE ARCHIVE;
+    React = CALLER SPEECH MEMBER ROLE THING STATE ARCHIVE ACCEPTED;
 }
 
 /// One response a status, with an example a code.

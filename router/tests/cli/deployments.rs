@@ -139,6 +139,7 @@ fn use_it(sandbox: &Sandbox) {
             format!("/chat/conversations/{group}/messages"),
             json!({ "content": "re", "replyTo": format!("{group}-1") }),
         ),
+        ("silent", "PUT", "/chat/blocks/ben".to_owned(), Value::Null),
         (
             "admin",
             "POST",
@@ -199,7 +200,9 @@ fn seen(sandbox: &Sandbox) -> Vec<Value> {
             seen.push(json!([before, tiers.split_once('}').unwrap().1]));
         }
         seen.push(listed);
-        seen.push(users.ask(user, ("GET", "/chat/notifications"), &Value::Null));
+        for path in ["/chat/notifications", "/chat/blocks"] {
+            seen.push(users.ask(user, ("GET", path), &Value::Null));
+        }
     }
     server.stop();
     seen

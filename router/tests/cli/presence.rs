@@ -109,7 +109,8 @@ async fn presence_is_right_again_after_redis_was_away() {
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let sandbox = Sandbox::new()
         .on_databases(&databases.urls())
-        .with("BACKSCROLL_REDIS__URL", url);
+        .with("BACKSCROLL_REDIS__URL", url)
+        .with("BACKSCROLL_REALTIME__PRESENCE", "anyone");
     sandbox.run(&["migrate"]).exits(0);
     let (here, there) = (start(&sandbox), start(&sandbox));
     let users = ["bob", "carol"];

@@ -71,6 +71,11 @@ async fn a_creator_who_left_is_told_so() {
         created["id"].as_str().unwrap()
     );
     let owner = json!({ "role": "owner" });
+    let pushed = alice.patch(&format!("{path}/bob"), owner.clone()).await;
+    pushed.problem(409, "conflict");
+    let messages = path.replace("members", "messages");
+    let said = json!({ "content": "I take it over" });
+    bob.post(&messages, said).await.expect(201);
     alice.patch(&format!("{path}/bob"), owner).await.expect(200);
     bob.delete(&format!("{path}/alice")).await.expect(204);
     create(&alice, "k1", &new)

@@ -39,9 +39,11 @@ fn form_of(table: &Table, (name, kind): (&str, Kind)) -> Form {
         ("media", "state", _) => Form::Word(1, &["pending", "ready", "rejected", "removed"]),
         (_, name, Kind::Int) if name.ends_with("digest") => Form::Digest,
         (_, _, Kind::Int) => Form::Int,
-        (_, "metadata" | "first_members" | "writers", Kind::Text) => Form::Json,
+        (_, "metadata" | "first_members" | "writers" | "blocked_by", Kind::Text) => Form::Json,
         (_, _, Kind::Text) => Form::Text,
-        (_, "user_id" | "created_by" | "last_sender" | "uploader", Kind::Bytes) => Form::Name,
+        (_, "user_id" | "blocked_id" | "created_by" | "last_sender" | "uploader", Kind::Bytes) => {
+            Form::Name
+        }
         (_, _, Kind::Bytes) => Form::Hex,
     }
 }

@@ -197,6 +197,7 @@ impl<'a> Batch<'a> {
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
             return again(stored, id, draft);
         }
+        head.require_accepted()?;
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }

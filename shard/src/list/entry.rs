@@ -4,6 +4,7 @@
 //! merged by the conversation's revs, and give the same entry in any order. A removal is an update as well, at the rev of
 //! the removal, and leaves an entry even where there was none (INV-MEMBER).
 
+use crate::blocks::Listed;
 use crate::db::{Columns, Value, values};
 use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
@@ -41,6 +42,8 @@ pub struct EntryUpdate {
     pub(super) user: UserId,
     pub(super) key: UserKey,
     pub(super) entry: Entry,
+    /// Whether the user blocks the other member of a direct conversation in which somebody does, or did.
+    pub(super) block: Option<Listed>,
 }
 
 /// The columns of an entry after `user_key` and `user_id`, in the order that [`Entry::read`] reads them.
@@ -167,6 +170,11 @@ impl Entry {
         self.member_count = standing.member_count;
     }
 
+    /// Whether the list does not show it.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed
+    }
+
     /// Where it stands in the list.
     pub(crate) fn order(&self) -> ListOrder {
         ListOrder {
@@ -200,6 +208,17 @@ impl Entry {
             stale: self.stale,
         }
     }
+}
+
+/// Whether `user` blocks the other member, where that may have to be listed.
+fn block_of(head: &Head, user: &UserId) -> Option<Listed> {
+    let other = head
+        .other_member(user)
+        .filter(|_| head.blockers.are_known());
+    other.map(|other| Listed {
+        blocked: other.clone(),
+        is_blocked: head.blockers.include(user),
+    })
 }
 
 /// The order of a list: pinned first, then the latest activity first.
@@ -256,20 +275,30 @@ impl EntryUpdate {
     #[must_use]
     pub fn new(head: &Head, membership: StoredMembership, key: UserKey) -> Self {
         let member = head.complete(membership);
-        let entry = if member.is_active() && head.deleted_at.is_none() {
+        let mut entry = if member.is_active() && head.deleted_at.is_none() {
             Entry::of(head, &member)
         } else {
             Entry::removed(head, &member)
         };
+        let block = block_of(head, &member.user);
+        if head.head_seq == Seq(0) && block.as_ref().is_some_and(|block| block.is_blocked) {
+            entry.removed = true; // it was made for the block, or might as well have been
+        }
         Self {
             user: member.user,
             key,
             entry,
+            block,
         }
     }
 
+    /// Whether nothing that is stored is newer.
+    pub(super) fn is_latest(&self, stored: Option<&Entry>) -> bool {
+        stored.is_none_or(|stored| stored.conversation_rev <= self.entry.conversation_rev)
+    }
+
     /// The entry to store where `stored` is, if that changes it: the greater rev and the greater watermark win, so updates
-    /// may come twice, late, and in any order. A past member is told of the removal once, and of nothing that happens
+    /// may come twice, late, and in any order. An entry that its user has put away comes back with the next rev. A past member is told of the removal once, and of nothing that happens
     /// afterwards (INV-MEMBER).
     pub(super) fn merge(&self, stored: Option<&Entry>) -> Option<Entry> {
         let mut entry = self.entry.clone();
@@ -285,7 +314,8 @@ impl EntryUpdate {
                 ..stored.clone()
             });
         }
-        if stored.conversation_rev > entry.conversation_rev {
+        let is_put_away = stored.removed && stored.conversation_rev == entry.conversation_rev;
+        if stored.conversation_rev > entry.conversation_rev || is_put_away {
             entry = stored.clone();
         }
         entry.read_seq = stored.read_seq.max(self.entry.read_seq);

@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 17] = [
+pub(crate) static MOVED: [Table; 18] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -86,7 +86,7 @@ pub(crate) static MOVED: [Table; 17] = [
             bytes "id", int "kind", text "title", text "metadata", bytes "created_by", int "created_at", int "head_seq", int "rev",
             int "members_rev", int "member_count", int "relayed", text "first_members", bytes "last_sender", int "last_type",
             text "last_preview", int "last_at", int "oldest_hot_at", int "marked", int "deleted_at", text "writers",
-            int "request_digest",
+            int "request_digest", text "blocked_by",
         ),
         rev: None, // the relay and the archive change it without one
         compared: Compared::Without(17),
@@ -97,7 +97,7 @@ pub(crate) static MOVED: [Table; 17] = [
         key: 2,
         columns: columns!(
             bytes "conversation_id", bytes "user_id", int "role", int "read_seq", int "delivered_seq", int "rev",
-            int "joined_at",
+            int "joined_at", int "left_as",
         ),
         rev: None, // watermarks take none
         compared: Compared::Whole,
@@ -216,6 +216,14 @@ pub(crate) static MOVED: [Table; 17] = [
             int "rev",
         ),
         rev: Some(18),
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "blocks",
+        owner: Owner::User,
+        key: 3,
+        columns: columns!(bytes "user_key", bytes "user_id", bytes "blocked_id"),
+        rev: None,
         compared: Compared::Whole,
     },
     Table {

@@ -24,7 +24,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::LimitReached`] when the message with its earlier texts would be larger than
-    /// [`message_bytes`](crate::settings::LimitSettings::message_bytes), [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
+    /// [`message_bytes`](crate::settings::LimitSettings::message_bytes), [`Error::NotAccepted`], [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
     pub async fn edit_message(
         &self,
         caller: &Caller,
@@ -36,6 +36,7 @@ impl Store {
         check_content(&content, true, limits)?; // whether there are attachments is known later
         let kept = self.settings().limits.edits as usize;
         self.change_message(By::Member(caller), id, |change, message| {
+            change.head.require_accepted()?;
             if message.sender != caller.user {
                 return Err(Error::Forbidden("only the author can edit a message"));
             }
@@ -91,7 +92,7 @@ impl Store {
     /// Adds the caller's reaction; the same again changes nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no emoji, [`Error::LimitReached`], [`Error::Conflict`] for a deleted message, and as
+    /// [`Error::Invalid`] for what is no emoji, [`Error::LimitReached`], [`Error::NotAccepted`], [`Error::Conflict`] for a deleted message, and as
     /// [`Store::message`].
     pub async fn react(&self, caller: &Caller, id: MessageId, emoji: &str) -> Result<Message> {
         self.change_reaction(caller, id, emoji, true).await
@@ -118,6 +119,7 @@ impl Store {
         let emoji = text::emoji(emoji).ok_or_else(|| Error::invalid("emoji", EMOJI_RULE))?;
         let limits = &self.settings().limits;
         self.change_message(By::Member(caller), id, |change, message| {
+            change.head.require_accepted()?;
             if message.deleted_at.is_some() {
                 return Err(Error::Conflict("the message is deleted"));
             }

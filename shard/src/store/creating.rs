@@ -28,7 +28,7 @@ use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 /// Most members named when a conversation is created, or added at once.
 pub(super) const MEMBERS_AT_ONCE: usize = 1000;
 /// How many forged collisions a direct conversation's id steps over before it gives up.
-const PROBES: u64 = 16;
+pub(super) const PROBES: u64 = 16;
 
 /// Why a request is refused under a key that was used before.
 const OTHER_REQUEST: &str = "this Idempotency-Key was used before with another request (kind, members, title or metadata differ); \
@@ -38,10 +38,10 @@ const FORGOTTEN_REQUEST: &str = "this Idempotency-Key was used before; its first
 const DELETED: &str = "the conversation that was made under this Idempotency-Key is deleted; use a new key for a new one";
 
 /// A conversation that was checked and can be created.
-struct Plan {
-    head: Head,
+pub(super) struct Plan {
+    pub(super) head: Head,
     /// The creator first, then the others in order.
-    members: Vec<(UserId, Role)>,
+    pub(super) members: Vec<(UserId, Role)>,
     repeat: Repeat,
 }
 
@@ -58,7 +58,10 @@ enum Repeat {
 
 enum Created {
     New,
-    Existing,
+    Existing {
+        /// The relay has yet to tell the lists.
+        marked: bool,
+    },
     /// Another conversation has the id.
     Taken,
 }
@@ -69,7 +72,8 @@ impl Store {
     /// made, as it is now.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::LimitReached`]; [`Error::RateLimited`] for one that would be new;
+    /// [`Error::Invalid`], [`Error::LimitReached`]; [`Error::NotAccepted`] for a direct one while one of the two blocks the other, and
+    /// for a new one with a user who blocks the caller; [`Error::RateLimited`] for one that would be new;
     /// [`Error::IdempotencyConflict`] for another request under the key, or when its conversation is deleted; [`Error::NotMember`] when the caller has left it; [`Error::ShardUnavailable`],
     /// [`Error::DeadlineExceeded`].
     pub async fn create_conversation(
@@ -78,6 +82,7 @@ impl Store {
         new: NewConversation,
         idempotency_key: Option<&str>,
     ) -> Result<(Conversation, bool)> {
+        let not_accepted = self.refusal_by_members(caller, &new).await?;
         for probe in 0..PROBES {
             let plan = self.plan(caller, &new, idempotency_key, probe)?;
             let id = plan.head.id;
@@ -86,7 +91,8 @@ impl Store {
                 ConversationKind::Direct | ConversationKind::Group => Action::Start,
             };
             let charge = self.act(action, caller).await;
-            let created = self.create(caller, &plan, charge.as_ref().err()).await;
+            let refusal = not_accepted.as_ref().or(charge.as_ref().err());
+            let created = self.create(caller, &plan, refusal).await;
             if let Ok(charge) = charge {
                 charge.settle(&created, |created| matches!(created, Created::New));
             }
@@ -101,7 +107,12 @@ impl Store {
                     self.relay_now(caller, id).await;
                     return Ok((self.conversation(caller, id).await?, true));
                 }
-                Created::Existing => return Ok((self.conversation(caller, id).await?, false)),
+                Created::Existing { marked } => {
+                    if new.kind == ConversationKind::Direct && !marked {
+                        self.list_again(caller, id).await?;
+                    }
+                    return Ok((self.conversation(caller, id).await?, false));
+                }
                 Created::Taken => {}
             }
         }
@@ -111,7 +122,7 @@ impl Store {
     }
 
     /// Checks the input and chooses the id.
-    fn plan(
+    pub(super) fn plan(
         &self,
         caller: &Caller,
         new: &NewConversation,
@@ -207,16 +218,30 @@ impl Store {
         if let (Repeat::Never, Some(refusal)) = (plan.repeat, refusal) {
             return Err(refusal.clone());
         }
+        let create = |mut transaction: OwnedTransaction<'static>| async move {
+            create(&mut transaction, plan, refusal).await
+        };
+        self.write_planned(caller, plan.head.id, create).await
+    }
+
+    /// Makes a transaction in which a conversation may be created that is not there.
+    pub(super) async fn write_planned<T, F>(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        work: impl Fn(OwnedTransaction<'static>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let work = &work;
         let attempt = || {
             self.router.call(
-                plan.head.id.owner_key(),
+                id.owner_key(),
                 caller.deadline,
                 |shard, assignment| async move {
-                    let create = |mut transaction: OwnedTransaction<'static>| async move {
-                        create(&mut transaction, plan, refusal).await
-                    };
-                    let scope = WriteScope::conversation(&assignment, plan.head.id);
-                    shard.write(&scope, caller.deadline, create).await
+                    let scope = WriteScope::conversation(&assignment, id);
+                    shard.write(&scope, caller.deadline, work).await
                 },
             )
         };
@@ -244,21 +269,7 @@ async fn create(
     if let Some(refusal) = refusal {
         return Err(refusal.clone());
     }
-    let membership = |(user, role): &(UserId, Role)| Membership {
-        user: user.clone(),
-        role: Some(*role),
-        read_seq: Seq(0),
-        delivered_seq: Seq(0),
-        rev: plan.head.rev,
-        joined_at: plan.head.created_at,
-    };
-    let members: Vec<Membership> = plan.members.iter().map(membership).collect();
-    let digest = match plan.repeat {
-        Repeat::SameRequest(digest) => Some(digest),
-        Repeat::Never | Repeat::SamePair => None,
-    };
-    head::insert(transaction, &plan.head, digest).await?;
-    member::save(transaction, id, &members).await?;
+    insert(transaction, plan, &plan.head).await?;
     Ok(Created::New)
 }
 
@@ -266,12 +277,12 @@ async fn create(
 async fn recognise(rows: &mut OwnedReader<'_>, stored: &Head, plan: &Plan) -> Result<Created> {
     let same = match plan.repeat {
         Repeat::Never => false,
-        // A forged collision must not open a stranger's conversation.
         Repeat::SamePair => {
-            let users: Vec<&UserId> = plan.members.iter().map(|(user, _)| user).collect();
-            stored.kind == ConversationKind::Direct
-                && stored.member_count == users.len() as u64
-                && member::some(rows, stored.id, &users).await?.len() == users.len()
+            let same = is_same_pair(rows, stored, plan).await?;
+            if same {
+                stored.require_accepted()?;
+            }
+            same
         }
         Repeat::SameRequest(digest) => {
             require_same_request(rows, stored, (plan, digest)).await?;
@@ -279,10 +290,48 @@ async fn recognise(rows: &mut OwnedReader<'_>, stored: &Head, plan: &Plan) -> Re
         }
     };
     Ok(if same {
-        Created::Existing
+        Created::Existing {
+            marked: stored.marked,
+        }
     } else {
         Created::Taken
     })
+}
+
+/// Whether a stored conversation is the direct one of the planned pair. A forged collision must not open a stranger's
+/// conversation.
+pub(super) async fn is_same_pair(
+    rows: &mut OwnedReader<'_>,
+    stored: &Head,
+    plan: &Plan,
+) -> Result<bool> {
+    let users: Vec<&UserId> = plan.members.iter().map(|(user, _)| user).collect();
+    Ok(stored.kind == ConversationKind::Direct
+        && stored.member_count == users.len() as u64
+        && member::some(rows, stored.id, &users).await?.len() == users.len())
+}
+
+/// Writes a conversation that is new, with its members.
+pub(super) async fn insert(
+    transaction: &mut OwnedTransaction<'_>,
+    plan: &Plan,
+    head: &Head,
+) -> Result<()> {
+    let membership = |(user, role): &(UserId, Role)| Membership {
+        user: user.clone(),
+        role: Some(*role),
+        read_seq: Seq(0),
+        delivered_seq: Seq(0),
+        rev: head.rev,
+        joined_at: head.created_at,
+    };
+    let members: Vec<Membership> = plan.members.iter().map(membership).collect();
+    let digest = match plan.repeat {
+        Repeat::SameRequest(digest) => Some(digest),
+        Repeat::Never | Repeat::SamePair => None,
+    };
+    head::insert(transaction, head, digest).await?;
+    member::save(transaction, head.id, &members).await
 }
 
 /// Whether the stored conversation was made by the same request.

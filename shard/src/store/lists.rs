@@ -329,6 +329,25 @@ impl Store {
         entries
     }
 
+    /// Takes a direct conversation out of the caller's list, until something is said in it.
+    pub(super) async fn put_away(&self, caller: &Caller, id: ConversationId) -> Result<()> {
+        let key = self.key(&caller.user)?;
+        self.relay_now(caller, id).await; // what was said before does not bring it back
+        let put_away = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let me = (key, &caller.user);
+            let put = |mut rows: OwnedTransaction<'static>| async move {
+                list::put_away(&mut rows, me, id).await
+            };
+            let scope = WriteScope::users(&assignment, [me]);
+            shard.write(&scope, caller.deadline, put).await
+        };
+        let entry = self.router.call(key, caller.deadline, put_away).await?;
+        let changed = entry.map(|entry| (caller.user.clone(), entry));
+        self.listener
+            .committed(relay::list_events(changed.into_iter().collect()));
+        Ok(())
+    }
+
     /// Pins or mutes one of the caller's conversations in their own list.
     pub(super) async fn set_list_flags(
         &self,

@@ -33,6 +33,8 @@ pub struct Standing {
     pub head: ConversationHead,
     /// How many members it has.
     pub member_count: u64,
+    /// One of the two members of a direct conversation blocks the other.
+    pub is_closed: bool,
     /// Up to where the member's devices have received.
     pub delivered_seq: Seq,
 }
@@ -62,6 +64,7 @@ impl Store {
                         let standing = Standing {
                             head: found.access.head(found.id),
                             member_count: found.member_count,
+                            is_closed: found.is_closed,
                             delivered_seq: found.delivered_seq,
                         };
                         ((found.id, found.user), Some(standing))

@@ -1,21 +1,41 @@
 //! Members: listing, adding, roles, leaving.
+//!
+//! Leaving is final: a member who left is not added by others, who can only ask; the member comes back by adding themselves.
+//! A member who was removed is added like anybody else. And nobody is made owner who has written nothing: an owner cannot leave
+//! before there is another.
 
 use std::collections::BTreeSet;
 
-use super::Store;
 use super::creating::MEMBERS_AT_ONCE;
+use super::{By, Store};
 use crate::change::{Change, ListsToMark};
 use crate::commit_event::{CommitEvent, Left};
+use crate::departure::{self, Departure};
 use crate::error::{Error, Result};
 use crate::guard::Action;
 use crate::head::FIRST_MEMBERS;
 use crate::history;
 use crate::ids::{ConversationId, UserId};
 use crate::member::{self, Membership, StoredMembership};
+use crate::message;
 use crate::model::{
     Caller, Conversation, ConversationKind, Member, MemberList, NewMembers, Role, Timestamp,
 };
 use crate::owned::OwnedReader;
+
+/// What came of adding members.
+#[derive(Clone, Copy, Debug, Default)]
+struct Added {
+    joined: bool,
+    /// Somebody has left, and was asked back.
+    asked: bool,
+}
+
+/// What came of removing a member.
+enum Removal {
+    Removed,
+    PutAway,
+}
 
 /// Most members in a page.
 const MEMBERS_PAGE_MAX: u32 = 200;
@@ -67,16 +87,18 @@ impl Store {
         })
     }
 
-    /// Adds members; those who are members already stay as they are. Admins may; only owners may add admins.
+    /// Adds members; those who are members already stay as they are, and those who have left are asked back: says whether there
+    /// are any. They come back by adding themselves. Admins may; only owners may add admins.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::LimitReached`], [`Error::RateLimited`], and as [`Store::conversation`].
+    /// [`Error::Forbidden`], [`Error::NotAccepted`] when one of those who are no members blocks the caller,
+    /// [`Error::LimitReached`], [`Error::RateLimited`], and as [`Store::conversation`].
     pub async fn add_members(
         &self,
         caller: &Caller,
         id: ConversationId,
         new: NewMembers,
-    ) -> Result<Conversation> {
+    ) -> Result<(Conversation, bool)> {
         let users: BTreeSet<UserId> = new.members.into_iter().collect();
         if users.is_empty() || users.len() > MEMBERS_AT_ONCE {
             return Err(Error::invalid(
@@ -94,6 +116,11 @@ impl Store {
                 "add them as member or admin; change the role afterwards",
             ));
         }
+        if users.len() == 1 && users.contains(&caller.user) && new.role == Role::Member {
+            self.come_back(caller, id).await?;
+            return Ok((self.conversation(caller, id).await?, false));
+        }
+        let blockers = &self.blockers_among(caller, &users).await?;
         let charge = self.act(Action::AddMembers, caller).await;
         let (users, role, refusal) = (&users, new.role, charge.as_ref().err());
         let add = |mut change: Change| async move {
@@ -115,55 +142,101 @@ impl Store {
                 .filter(|m| m.is_active())
                 .map(|m| &m.user)
                 .collect();
-            let joining: Vec<&UserId> = asked
+            let mut joining: Vec<&UserId> = asked
                 .into_iter()
                 .filter(|user| !active.contains(user))
                 .collect();
             if joining.is_empty() {
-                return Ok(change.unchanged(false));
+                return Ok(change.unchanged(Added::default()));
+            }
+            if joining.iter().any(|user| blockers.contains(*user)) {
+                return Err(Error::NotAccepted);
             }
             if let Some(refusal) = refusal {
                 return Err(refusal.clone());
             }
-            self.settings().limits.check_members(
-                change.head.kind,
-                change.head.member_count + joining.len() as u64,
-            )?;
-            let rev = change.head.change_members();
-            let head_seq = change.head.head_seq; // nothing is unread for those who join now
-            let membership = |user: &&UserId| Membership {
-                user: (*user).clone(),
-                role: Some(role),
-                read_seq: head_seq,
-                delivered_seq: head_seq,
-                rev,
-                joined_at: Timestamp::now(),
+            let departed = departure::of(&mut change.rows, id, &joining).await?;
+            for (user, how) in &departed {
+                if *how == Departure::Left {
+                    let asked_back = Some(Departure::AskedBack);
+                    departure::set(&mut change.rows, (id, user), asked_back).await?;
+                }
+            }
+            joining.retain(|user| !departed.iter().any(|(departed, _)| departed == *user));
+            let added = Added {
+                joined: !joining.is_empty(),
+                asked: !departed.is_empty(),
             };
-            let memberships: Vec<Membership> = joining.iter().map(membership).collect();
-            member::save(&mut change.rows, id, &memberships).await?;
-            change.head.member_count += joining.len() as u64;
-            let joined = joining.into_iter().cloned().collect();
-            self.members_changed(&mut change, joined).await?;
-            change.events.push(CommitEvent::ConversationChanged {
-                conversation: id,
-                rev,
-                left: Left::Nobody,
-            });
-            change.save(true).await
+            if joining.is_empty() {
+                return Ok(change.unchanged(added));
+            }
+            self.join(&mut change, &joining, role).await?;
+            change.save(added).await
         };
         let added = self.change(caller, id, add).await;
         if let Ok(charge) = charge {
-            charge.settle(&added, |added| *added);
+            charge.settle(&added, |added| added.joined || added.asked);
         }
-        added?;
+        let asked = added?.asked;
         self.relay_now(caller, id).await;
-        self.conversation(caller, id).await
+        Ok((self.conversation(caller, id).await?, asked))
     }
 
-    /// Gives a member another role. Owners may; a conversation keeps at least one owner.
+    /// Makes the caller a member again, who has left and was asked back since. A member stays as they are.
+    async fn come_back(&self, caller: &Caller, id: ConversationId) -> Result<()> {
+        let join = |mut change: Change| async move {
+            let me = &caller.user;
+            let member = member::one(&mut change.rows, id, me).await?;
+            if member.is_some_and(|member| member.is_active()) {
+                return Ok(change.unchanged(()));
+            }
+            let departed = departure::of(&mut change.rows, id, &[me]).await?;
+            if !departed.contains(&(me.clone(), Departure::AskedBack)) {
+                return Err(Error::NotMember);
+            }
+            self.join(&mut change, &[me], Role::Member).await?;
+            change.save(()).await
+        };
+        let server = By::Server(caller.deadline); // the caller is no member
+        self.change_by(server, id, join).await?;
+        self.relay_now(caller, id).await;
+        Ok(())
+    }
+
+    /// Takes users who are no members into a conversation.
+    async fn join(&self, change: &mut Change, users: &[&UserId], role: Role) -> Result<()> {
+        let id = change.head.id;
+        let count = change.head.member_count + users.len() as u64;
+        let limits = &self.settings().limits;
+        limits.check_members(change.head.kind, count)?;
+        let rev = change.head.change_members();
+        let head_seq = change.head.head_seq; // nothing is unread for those who join now
+        let membership = |user: &&UserId| Membership {
+            user: (*user).clone(),
+            role: Some(role),
+            read_seq: head_seq,
+            delivered_seq: head_seq,
+            rev,
+            joined_at: Timestamp::now(),
+        };
+        let memberships: Vec<Membership> = users.iter().map(membership).collect();
+        member::save(&mut change.rows, id, &memberships).await?;
+        change.head.member_count = count;
+        let joined = users.iter().map(|user| (*user).clone()).collect();
+        self.members_changed(change, joined).await?;
+        change.events.push(CommitEvent::ConversationChanged {
+            conversation: id,
+            rev,
+            left: Left::Nobody,
+        });
+        Ok(())
+    }
+
+    /// Gives a member another role. Owners may; a conversation keeps at least one owner, and who is made owner has written in it.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner, [`Error::NotFound`] for a user that is no member.
+    /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner and for a new one who has written nothing, [`Error::NotFound`] for
+    /// a user that is no member.
     pub async fn change_role(
         &self,
         caller: &Caller,
@@ -183,6 +256,9 @@ impl Store {
             if membership.role == Some(Role::Owner) {
                 require_another_owner(&mut change.rows, id, user).await?;
             }
+            if role == Role::Owner {
+                require_writer(&mut change, user).await?;
+            }
             membership.role = Some(role);
             membership.rev = change.head.change_members();
             member::save(&mut change.rows, id, std::slice::from_ref(&membership)).await?;
@@ -196,7 +272,8 @@ impl Store {
         self.change(caller, id, set).await
     }
 
-    /// Removes a member, or leaves. Admins may remove members, owners anybody.
+    /// Removes a member, or leaves. Admins may remove members, owners anybody. Leaving a direct conversation puts it away: it is in
+    /// the caller's list again with its next message.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::Conflict`] for the last owner while others remain, [`Error::NotFound`].
@@ -207,6 +284,9 @@ impl Store {
         user: &UserId,
     ) -> Result<()> {
         let remove = |mut change: Change| async move {
+            if change.head.kind == ConversationKind::Direct && *user == caller.user {
+                return Ok(change.unchanged(Removal::PutAway));
+            }
             require_members_can_change(&change)?;
             let mut membership = active(&mut change, user).await?;
             let leaving = *user == caller.user;
@@ -223,6 +303,8 @@ impl Store {
             membership.role = None;
             membership.rev = change.head.change_members();
             member::save(&mut change.rows, id, std::slice::from_ref(&membership)).await?;
+            let how = leaving.then_some(Departure::Left);
+            departure::set(&mut change.rows, (id, user), how).await?;
             change.head.member_count = change.head.member_count.saturating_sub(1);
             self.members_changed(&mut change, vec![user.clone()])
                 .await?;
@@ -231,10 +313,12 @@ impl Store {
                 rev: membership.rev,
                 left: Left::One(user.clone()),
             });
-            change.save(()).await
+            change.save(Removal::Removed).await
         };
-        self.change(caller, id, remove).await?;
-        self.relay_now(caller, id).await;
+        match self.change(caller, id, remove).await? {
+            Removal::Removed => self.relay_now(caller, id).await,
+            Removal::PutAway => self.put_away(caller, id).await?,
+        }
         Ok(())
     }
 
@@ -265,6 +349,19 @@ fn require_members_can_change(change: &Change) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Nobody is made owner who has written nothing: not in the messages that are not archived.
+async fn require_writer(change: &mut Change, user: &UserId) -> Result<()> {
+    let id = change.head.id;
+    if change.head.latest_senders.newest_of(user).is_some()
+        || message::has_sent(&mut change.rows, id, user).await?
+    {
+        return Ok(());
+    }
+    Err(Error::Conflict(
+        "only a member who has written in the conversation can be made owner",
+    ))
 }
 
 async fn active(change: &mut Change, user: &UserId) -> Result<Membership> {

@@ -34,7 +34,7 @@ impl Store {
     /// [`idempotency`](crate::settings::LimitSettings::idempotency) says (INV-IDEM); later it may be a new message.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::IdempotencyConflict`], [`Error::Sanctioned`], [`Error::RateLimited`], [`Error::Overloaded`],
+    /// [`Error::Invalid`], [`Error::NotMember`], [`Error::NotAccepted`], [`Error::IdempotencyConflict`], [`Error::Sanctioned`], [`Error::RateLimited`], [`Error::Overloaded`],
     /// [`Error::ShardUnavailable`], [`Error::DeadlineExceeded`].
     pub async fn send(
         &self,

@@ -158,6 +158,14 @@ async fn roles_say_who_may_what(bed: &Bed) {
         .change_role(&caller("owner"), id, &user("owner"), Role::Member)
         .await;
     assert!(matches!(demote, Err(Error::Conflict(_))));
+    let pushed = store
+        .change_role(&caller("owner"), id, &user("admin"), Role::Owner)
+        .await;
+    assert!(
+        matches!(pushed, Err(Error::Conflict(_))),
+        "has written nothing"
+    );
+    bed.say("admin", id, "I take it over").await;
     store
         .change_role(&caller("owner"), id, &user("admin"), Role::Owner)
         .await
@@ -190,7 +198,7 @@ async fn members_come_and_go(bed: &Bed) {
         .add_members(&caller("alice"), id, add(&["carol", "bob"]))
         .await
         .unwrap();
-    assert_eq!(with_carol.member_count, 3);
+    assert_eq!(with_carol.0.member_count, 3);
     let carol = bed.store.conversation(&caller("carol"), id).await.unwrap();
     assert_eq!(carol.unread_count, 0, "nothing is unread for who joins");
     assert_eq!(ids(bed, "carol").await, [id]);

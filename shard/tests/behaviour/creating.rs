@@ -122,6 +122,7 @@ async fn the_same_request_finds_its_conversation_whatever_became_of_it(bed: &Bed
         assert_eq!(members.collect::<Vec<_>>(), ["alice", "carol", "dave"]);
     }
     // A past member is told so.
+    bed.say("dave", first.id, "I take it over").await;
     bed.store
         .change_role(&caller("alice"), first.id, &user("dave"), Role::Owner)
         .await

@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bed;
+mod blocks;
 mod bounds;
+mod contacts;
 mod conversations;
 mod costs;
 mod creating;
@@ -14,6 +16,7 @@ mod fences;
 mod identity;
 mod imports;
 mod leases;
+mod leaving;
 mod limits;
 mod live;
 mod logged;

@@ -150,6 +150,13 @@ pub(super) async fn fill(bed: &Bed) -> Vec<ConversationId> {
             .unwrap();
         bed.say("alice", id, "hello").await;
     }
+    for troll in ["troll1", "troll2"] {
+        store.block(&caller("alice"), &user(troll)).await.unwrap();
+    }
+    store
+        .unblock(&caller("alice"), &user("troll2"))
+        .await
+        .unwrap();
     let users = vec![user("alice"), user("bob"), user("friend1")];
     for n in 0..4 {
         let new = NewNotification {

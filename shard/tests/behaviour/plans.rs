@@ -26,7 +26,8 @@ use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 20] = [
+pub(crate) const LARGE: [&str; 21] = [
+    "blocks",
     "copied_conversations",
     "media",
     "media_refs",
@@ -221,6 +222,15 @@ async fn use_live(bed: &Bed) {
     assert!(!bed.store.heads(&[id], deadline).await.is_empty());
     assert!(!bed.store.list_revs(&users, deadline).await.is_empty());
     bed.store.changes(id, Rev(290), deadline).await.unwrap();
+    let others: Vec<_> = (0..200).map(|n| user(&format!("speaker{n}"))).collect();
+    let me = user("speaker1");
+    let contacts = bed.store.contacts_among(&me, &others, deadline).await;
+    assert!(!contacts.is_empty());
+    let (me, other) = (caller("speaker1"), user("nobody"));
+    bed.store.block(&me, &other).await.unwrap();
+    let blocked = bed.store.blocked_users(&me, None, 10).await.unwrap();
+    assert_eq!(blocked.users, std::slice::from_ref(&other));
+    bed.store.unblock(&me, &other).await.unwrap();
     bed.store
         .list_changes(&users[0], Rev(0), 10, deadline)
         .await
@@ -511,6 +521,16 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.remove_member(&me, id, &user("new2")).await.unwrap();
+    let new1 = caller("new1");
+    store.remove_member(&new1, id, &new1.user).await.unwrap();
+    let back = || NewMembers {
+        members: vec![user("new1")],
+        role: Role::Member,
+    };
+    store.add_members(&me, id, back()).await.unwrap();
+    store.add_members(&new1, id, back()).await.unwrap();
+    let pushed = store.change_role(&me, id, &user("new1"), Role::Owner).await;
+    assert!(pushed.is_err());
     store.members(&me, id, Some("speaker1"), 50).await.unwrap();
     let patch = ConversationPatch {
         title: Some("t".into()),

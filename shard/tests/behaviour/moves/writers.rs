@@ -80,6 +80,12 @@ async fn write(bed: &Bed, ids: &[ConversationId], round: usize) {
         .save_last_seen(&seen, Instant::now() + PATIENCE)
         .await
         .unwrap();
+    let (me, troll) = (caller("alice"), user(&format!("troll{}", round / 2)));
+    if round.is_multiple_of(2) {
+        store.block(&me, &troll).await.unwrap();
+    } else {
+        store.unblock(&me, &troll).await.unwrap();
+    }
     let created = bed.group("alice", &[&format!("new{round}")]).await;
     bed.say("alice", created, "a new one").await;
     bed.settle().await;
