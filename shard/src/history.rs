@@ -177,10 +177,7 @@ pub async fn page(
         Cut::empty(range)
     } else {
         let seen = (assignment, access.rev);
-        match replica_rows(shard, seen, id, (range, room), deadline).await {
-            Some(hot) => hot,
-            None => message::rows(&mut rows, id, range, room).await?,
-        }
+        hot_rows(shard, seen, &mut rows, id, (range, room), deadline).await?
     };
     let progress = progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
     let stretch = Stretch {
@@ -251,6 +248,24 @@ pub async fn progress(
     let members = members.into_iter();
     let members = members.map(|member| member.complete(latest_senders));
     Ok(Progress::of(members.collect()))
+}
+
+/// The hot rows of a stretch, from a replica where one is as current as `rows`, on which `rev` was read.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn hot_rows(
+    shard: &Shard,
+    seen: (&Assignment, Rev),
+    rows: &mut OwnedReader<'_>,
+    id: ConversationId,
+    (range, room): ((Seq, Seq), Room),
+    deadline: Instant,
+) -> Result<Cut<Shown>> {
+    match replica_rows(shard, seen, id, (range, room), deadline).await {
+        Some(hot) => Ok(hot),
+        None => message::rows(rows, id, range, room).await,
+    }
 }
 
 /// The hot rows of a stretch from a replica, if it has seen everything up to `rev`, and that its shard owns the range at the map's

@@ -17,6 +17,7 @@
 //! | [`media`] | files of conversations, and which messages use them |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
+//! | [`search`] | finding messages by their words, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`notification`] | what users are told apart from messages |
@@ -72,6 +73,7 @@ pub mod range;
 pub mod relay;
 pub mod routing;
 mod schema;
+pub mod search;
 pub mod seen;
 pub mod settings;
 mod standing;

@@ -19,6 +19,7 @@ mod notifications;
 mod operator;
 mod processing;
 mod relaying;
+mod search;
 
 pub use live::Standing;
 pub use media::MediaQuota;
@@ -45,6 +46,7 @@ use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::routing::Router;
+use crate::search::SearchTurns;
 use crate::settings::StoreSettings;
 use crate::tasks::{Supervisor, TaskGroup};
 use crate::turns::Turns;
@@ -64,6 +66,7 @@ pub struct Store {
     listener: Arc<dyn CommitListener>,
     followed: followed::Followed,
     turns: Arc<Turns>,
+    searches: SearchTurns,
     guard: Guard,
     writers: TaskGroup,
     background: TaskGroup,
@@ -91,6 +94,8 @@ impl By<'_> {
 impl Store {
     /// Sets the gauges of the shards; to be called when metrics are asked for.
     pub fn measure(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        metrics::SEARCHES.set(self.searches.number() as f64);
         for shard in self.router.shards() {
             let name = shard.name().to_string();
             let (open, idle) = shard.primary().connections();
@@ -162,6 +167,7 @@ impl Store {
             listener,
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
+            searches: SearchTurns::new(settings.search.at_once),
             guard: Guard::new(&settings.guard),
             writers,
             background,

@@ -24,6 +24,7 @@ mod notifications;
 mod outages;
 mod owners;
 mod plans;
+mod search;
 mod sync;
 mod tasks;
 mod watermarks;
