@@ -22,6 +22,8 @@ import type {
   Notification,
   NotificationId,
   NotificationList,
+  SearchPage,
+  SearchRequest,
   Seq,
   SyncPage,
   SyncRequest,
@@ -102,9 +104,7 @@ export class Calls {
   }
 
   notifications(place: NotificationPlace): Promise<NotificationList> {
-    const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(place)) if (value !== undefined) query.set(name, String(value));
-    return this.http.repeated("GET", `/notifications?${query.toString()}`);
+    return this.http.repeated("GET", `/notifications?${queryOf(place)}`);
   }
 
   unreadNotifications(): Promise<UnreadNotifications> {
@@ -127,6 +127,11 @@ export class Calls {
     const page = await this.http.repeated<HistoryPage>("GET", `/conversations/${conversationId}/messages?${query.toString()}`);
     this.pageLoaded({ conversationId, page, tookMs: performance.now() - askedAt });
     return page;
+  }
+
+  /** Over REST, since a connection's commands wait for each other. */
+  search(request: SearchRequest): Promise<SearchPage> {
+    return this.http.repeated("GET", `/search?${queryOf(request)}`);
   }
 
   conversation(conversationId: ConversationId): Promise<Conversation> {
@@ -164,4 +169,11 @@ export class Calls {
     }
     return this.http.repeated<T>(method, path, body);
   }
+}
+
+/** The parameters of a request that are given. */
+function queryOf(given: object): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(given)) if (value !== undefined && value !== null) query.set(name, String(value));
+  return query.toString();
 }

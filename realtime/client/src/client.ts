@@ -37,6 +37,8 @@ import type {
   NotificationList,
   NotificationsRead,
   Resume,
+  SearchPage,
+  SearchRequest,
   UnreadCount,
   UnreadNotifications,
   UserId,
@@ -235,6 +237,14 @@ export class ChatClient {
   /** The unread counts from the server; `conversations.unread` has the same, kept live. */
   unreadCount(): Promise<UnreadCount> {
     return this.calls.unreadCount();
+  }
+
+  /**
+   * Messages that contain words, out of one conversation or all of the user's. While the answer has a `cursor` there is more to look
+   * at, also when it has no hits: pass it to go on.
+   */
+  search(request: SearchRequest): Promise<SearchPage> {
+    return this.calls.search(request);
   }
 
   /** A page of the user's notifications, the newest first. */

@@ -19,6 +19,7 @@ mod hostile;
 mod native_door;
 mod node;
 mod plain;
+mod searching;
 mod sessions;
 mod socket_io_door;
 

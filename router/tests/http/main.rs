@@ -20,5 +20,6 @@ mod notifications;
 mod operations;
 mod rejections;
 mod routes;
+mod searching;
 mod shutdown;
 mod tokens;
