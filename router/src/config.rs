@@ -39,7 +39,7 @@ use tree::Tree;
 const EMBEDDED_SHARDS: u32 = 4;
 
 /// The top-level keys, in the order of `config dump`.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "data_dir",
     "server",
     "auth",
@@ -51,6 +51,7 @@ const KEYS: [&str; 18] = [
     "relay",
     "limits",
     "guard",
+    "search",
     "object_store",
     "archive",
     "media",
@@ -69,7 +70,7 @@ pub struct Config {
     pub server: ServerSettings,
     /// Who is let in.
     pub auth: AuthSettings,
-    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`, `guard`, `rebalance`.
+    /// The store: `keyspace`, `directory`, `shards`, `pool`, `write`, `relay`, `limits`, `guard`, `search`, `rebalance`.
     #[serde(flatten)]
     pub store: StoreSettings,
     /// Where archived messages are.
@@ -217,6 +218,7 @@ impl Config {
             relay: tree.take("relay", problems),
             limits: tree.take("limits", problems),
             guard: tree.take("guard", problems),
+            search: tree.take("search", problems),
             rebalance: tree.take("rebalance", problems),
         };
         if !shards_given {

@@ -7,7 +7,7 @@
 //! | `observe` | what surrounds every request |
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
-//! | `conversations`, `members`, `blocks`, `messages`, `media`, `notifications`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `conversations`, `members`, `blocks`, `messages`, `media`, `notifications`, `search`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
 //! | `mounts` | the prefixes of the routes |
 //! | [`console`] | `/console/chat`, the chat page |
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
@@ -37,6 +37,7 @@ mod operations;
 pub mod problem;
 mod problem_sets;
 mod sanctions;
+mod search;
 pub mod settings;
 mod socket;
 pub mod state;
@@ -90,6 +91,7 @@ pub(crate) fn chat_routes() -> ChatRoutes {
     routes.extend(messages::routes());
     routes.extend(media::routes());
     routes.extend(notifications::routes());
+    routes.extend(search::routes());
     routes.extend(sync::routes());
     routes
 }

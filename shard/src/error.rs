@@ -67,6 +67,9 @@ pub enum Error {
     /// The shard's write queue is full, or too much waits for the owner of a range that moves; nothing was queued. Retry later.
     #[error("shard {0} has more to write than it can take just now")]
     Overloaded(ShardName),
+    /// So many searches wait on this node that this one cannot. Retry later.
+    #[error("too many searches at once; try again later")]
+    SearchesFull,
     /// The shard's database cannot do it now, whatever the reason; its words are in the log. A write may or may not have
     /// happened; repeating it with its client message id is safe. Retry later.
     #[error("shard {0} is unavailable")]
@@ -139,6 +142,7 @@ impl Error {
             self,
             Self::RateLimited(_)
                 | Self::Overloaded(_)
+                | Self::SearchesFull
                 | Self::ShardUnavailable(_)
                 | Self::Interrupted(_)
                 | Self::DeadlineExceeded

@@ -231,10 +231,7 @@ pub async fn page(
         Cut::empty(range)
     } else {
         let seen = (assignment, access.rev);
-        match replica_rows(shard, seen, id, (range, room), deadline).await {
-            Some(hot) => hot,
-            None => message::rows(&mut rows, id, range, room).await?,
-        }
+        hot_rows(shard, seen, &mut rows, id, (range, room), deadline).await?
     };
     let stretch = Stretch {
         shard,
@@ -303,6 +300,24 @@ pub async fn progress(
     let members = member::page(rows, id, &[], everybody).await?;
     let watermarks = members.into_iter().map(StoredWatermarks::from);
     Ok(Progress::of(watermarks, latest_senders))
+}
+
+/// The hot rows of a stretch, from a replica where one is as current as `rows`, on which `rev` was read.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn hot_rows(
+    shard: &Shard,
+    seen: (&Assignment, Rev),
+    rows: &mut OwnedReader<'_>,
+    id: ConversationId,
+    (range, room): ((Seq, Seq), Room),
+    deadline: Instant,
+) -> Result<Cut<Shown>> {
+    match replica_rows(shard, seen, id, (range, room), deadline).await {
+        Some(hot) => Ok(hot),
+        None => message::rows(rows, id, range, room).await,
+    }
 }
 
 /// The hot rows of a stretch from a replica, if it has seen everything up to `rev`, and that its shard owns the range at the map's

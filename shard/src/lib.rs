@@ -17,6 +17,7 @@
 //! | [`media`] | files of conversations, and which messages use them |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
+//! | [`search`] | finding messages by their words, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`contacts`], [`blocks`] | which users share a conversation; who blocks whom |
@@ -77,6 +78,7 @@ pub mod relay;
 pub mod routing;
 pub mod sanctions;
 mod schema;
+pub mod search;
 pub mod seen;
 pub mod settings;
 mod standing;

@@ -17,10 +17,11 @@ use std::collections::HashMap;
 
 use crate::blocks;
 use crate::db::WRITE_ROWS;
-use crate::db::{Value, in_rows, padded, rows_of, values};
+use crate::db::{Row, Value, in_rows, padded, rows_of, values};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Rev, UserId, UserKey};
 use crate::map::ShardMap;
+use crate::model::Timestamp;
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 use crate::user_revs;
 use entry::{ENTRY_COLUMN_COUNT, entry_columns};
@@ -89,6 +90,9 @@ const UNREAD: &str = concat!(
      ORDER BY pinned DESC, last_at DESC, conversation_id DESC LIMIT ?) e ON 1 = 1"
 );
 const SET_REMOVED: &str = "UPDATE list_entries SET removed = 1, rev = ? WHERE user_key = ? AND user_id = ? AND conversation_id = ?";
+/// By the primary key.
+const ACTIVITIES: &str = "SELECT conversation_id, last_at FROM list_entries {by PRIMARY} WHERE user_key = ? AND user_id = ? AND removed = 0 \
+     ORDER BY last_at DESC, conversation_id DESC LIMIT ?";
 const SET_FLAGS: &str = "UPDATE list_entries SET pinned = ?, muted = ?, rev = ? WHERE user_key = ? AND user_id = ? AND conversation_id = ?";
 
 /// Most large conversations of one user whose place in the list follows their latest activity, and whose unread messages are
@@ -315,6 +319,26 @@ pub async fn one(
         .await?;
     row.map(|row| Entry::read(&mut row.columns_from(1)))
         .transpose()
+}
+
+/// The user's conversations with the latest activity of each as its entry has it, the latest first; at most `limit`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn activities(
+    rows: &mut OwnedReader<'_>,
+    (key, user): (UserKey, &UserId),
+    limit: usize,
+) -> Result<Vec<(ConversationId, Timestamp)>> {
+    let key = key.to_bytes();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let args = values![&key, user, limit];
+    let found = rows.fetch_all(ACTIVITIES, &args).await?;
+    let activity = |row: &Row| {
+        let mut columns = row.columns();
+        Ok((columns.conversation()?, Timestamp(columns.int()?)))
+    };
+    found.iter().map(activity).collect()
 }
 
 /// Unread messages of a user.

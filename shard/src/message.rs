@@ -15,6 +15,7 @@ use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::model::{MessagePreview, MessageType, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction};
 
+pub(crate) use attachments::has_attachment;
 pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
 pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};

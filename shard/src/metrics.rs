@@ -63,6 +63,13 @@ crate::metric_table! {
         "Seconds that this node's moves waited because of a brake: `load`, `replica_lag` or `latency`.";
     Counter STORED_VALUES_LEFT_OUT = "backscroll_stored_values_left_out_total" [field] Count,
         "Values of messages, conversations and notifications that were left out of answers because they do not have the form that their field must have; an import of an older version may have stored them.";
+    Counter SEARCHED_MESSAGES = "backscroll_searched_messages_total" [] Count,
+        "Messages that searches have looked at.";
+    Counter SEARCHED_BYTES = "backscroll_searched_bytes_total" [] Bytes,
+        "Bytes of the texts that searches have looked at.";
+    Gauge SEARCHES = "backscroll_searches" [] Count,
+        "Searches that are worked on, and those that wait for that.",
+        alert "a long time far above `search.at_once`: raise it, or add nodes";
     Counter ARCHIVE_DAMAGED_READS = "backscroll_archive_damaged_reads_total" [] Count,
         "Reads that needed archived messages which are damaged.",
         alert "any rise: run `backscroll archive verify`";

@@ -12,6 +12,7 @@ mod media;
 mod message;
 mod notification;
 mod schema;
+mod search;
 mod sync;
 mod time;
 
@@ -36,6 +37,9 @@ pub use self::message::{
 pub use self::notification::{
     NewNotification, Notification, NotificationFilter, NotificationList, NotificationPriority,
     NotificationRecord, UnreadNotifications,
+};
+pub use self::search::{
+    Scanned, SearchHas, SearchHit, SearchPage, SearchRequest, SearchedTo, Unsearched,
 };
 pub use self::sync::{ConversationChanges, SyncPage, SyncRequest};
 pub use self::time::Timestamp;

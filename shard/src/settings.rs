@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::guard::GuardSettings;
 use crate::ids::{KeyFunction, ShardName};
 use crate::model::ConversationKind;
+use crate::search::SearchSettings;
 
 /// A span of time in the configuration: `"250ms"`, `"5s"`, `"10 minutes"`, `"30 days"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +139,8 @@ pub struct StoreSettings {
     pub limits: LimitSettings,
     /// Rate limits.
     pub guard: GuardSettings,
+    /// Bounds on searches.
+    pub search: SearchSettings,
     /// Moves of ranges between shards.
     pub rebalance: RebalanceSettings,
 }
@@ -171,6 +174,7 @@ impl StoreSettings {
             relay: RelaySettings::default(),
             limits: LimitSettings::default(),
             guard: GuardSettings::off(),
+            search: SearchSettings::default(),
             rebalance: RebalanceSettings::default(),
         }
     }
@@ -461,39 +465,4 @@ impl Default for LimitSettings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        let url = DatabaseUrl("mysql://bs:p@ss:word@db1:3306/chat".into());
-        assert_eq!(url.redacted(), "mysql://bs:***@db1:3306/chat");
-        assert!(!format!("{url:?}").contains("word"));
-        assert_eq!(
-            DatabaseUrl("sqlite://a.db".into()).redacted(),
-            "sqlite://a.db"
-        );
-    }
-
-    #[test]
-    fn spans_are_written_as_people_write_them() {
-        let read = |text: &str| serde_json::from_value::<Span>(text.into());
-        assert_eq!(read("5s").unwrap(), Span::secs(5));
-        assert_eq!(read("250 ms").unwrap(), Span::millis(250));
-        assert_eq!(read("30 days").unwrap(), Span::secs(30 * 86_400));
-        assert!(read("soon").is_err() && read("-5s").is_err() && read("1 month").is_err());
-        let bare = serde_json::from_value::<Span>(5.into()).unwrap_err();
-        assert_eq!(
-            bare.to_string(),
-            "invalid type: integer `5`, expected a duration with its unit, as \"5s\" or \"30 days\""
-        );
-        assert_eq!(
-            serde_json::to_string(&Span::millis(1500)).unwrap(),
-            "\"1s 500ms\""
-        );
-        for (secs, text) in [(86_400, "1 day"), (30 * 86_400, "30 days"), (90_000, "25h")] {
-            assert_eq!(Span::secs(secs).to_string(), text);
-            assert_eq!(read(text).unwrap(), Span::secs(secs));
-        }
-    }
-}
+mod tests;

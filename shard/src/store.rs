@@ -21,6 +21,7 @@ mod notifications;
 mod operator;
 mod processing;
 mod relaying;
+mod search;
 
 pub use live::Standing;
 pub use media::MediaQuota;
@@ -48,6 +49,7 @@ use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
 use crate::routing::Router;
 use crate::sanctions::Sanctions;
+use crate::search::SearchTurns;
 use crate::settings::StoreSettings;
 use crate::tasks::{Supervisor, TaskGroup};
 use crate::turns::Turns;
@@ -68,6 +70,7 @@ pub struct Store {
     followed: followed::Followed,
     turns: Arc<Turns>,
     sanctions: Arc<Sanctions>,
+    searches: SearchTurns,
     guard: Guard,
     writers: TaskGroup,
     background: TaskGroup,
@@ -95,6 +98,8 @@ impl By<'_> {
 impl Store {
     /// Sets the gauges of the shards; to be called when metrics are asked for.
     pub fn measure(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        metrics::SEARCHES.set(self.searches.number() as f64);
         for shard in self.router.shards() {
             let name = shard.name().to_string();
             let (open, idle) = shard.primary().connections();
@@ -174,6 +179,7 @@ impl Store {
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
             sanctions,
+            searches: SearchTurns::new(settings.search.at_once),
             guard: Guard::new(&settings.guard),
             writers,
             background,

@@ -17,4 +17,5 @@ mod moves;
 mod receipts;
 mod repairs;
 mod repeats;
+mod search;
 mod syncing;

@@ -23,6 +23,8 @@ import type {
   Notification,
   NotificationId,
   NotificationList,
+  SearchPage,
+  SearchRequest,
   Seq,
   SyncPage,
   SyncRequest,
@@ -52,12 +54,6 @@ export interface LoadedPage {
 
 /** Which page of the history; without a place, the newest. */
 export type PagePlace = { before: Seq } | { after: Seq } | { around: Seq } | Record<string, never>;
-
-/** The query of a page's address. */
-function pageQuery(place: ListPlace): string {
-  const given = Object.entries(place).filter(([, value]) => value !== undefined);
-  return new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
-}
 
 export class Calls {
   constructor(
@@ -114,7 +110,7 @@ export class Calls {
   }
 
   notifications(place: NotificationPlace): Promise<NotificationList> {
-    return this.http.repeated("GET", `/notifications?${pageQuery(place)}`);
+    return this.http.repeated("GET", `/notifications?${queryOf(place)}`);
   }
 
   unreadNotifications(): Promise<UnreadNotifications> {
@@ -130,7 +126,7 @@ export class Calls {
   }
 
   blocks(place: ListPlace): Promise<BlockList> {
-    return this.http.repeated("GET", `/blocks?${pageQuery(place)}`);
+    return this.http.repeated("GET", `/blocks?${queryOf(place)}`);
   }
 
   block(userId: UserId): Promise<void> {
@@ -149,6 +145,11 @@ export class Calls {
     const page = await this.http.repeated<HistoryPage>("GET", `/conversations/${conversationId}/messages?${query.toString()}`);
     this.pageLoaded({ conversationId, page, tookMs: performance.now() - askedAt });
     return page;
+  }
+
+  /** Over REST, since a connection's commands wait for each other. */
+  search(request: SearchRequest): Promise<SearchPage> {
+    return this.http.repeated("GET", `/search?${queryOf(request)}`);
   }
 
   conversation(conversationId: ConversationId): Promise<Conversation> {
@@ -186,4 +187,11 @@ export class Calls {
     }
     return this.http.repeated<T>(method, path, body);
   }
+}
+
+/** The parameters of a request that are given. */
+function queryOf(given: object): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(given)) if (value !== undefined && value !== null) query.set(name, String(value));
+  return query.toString();
 }

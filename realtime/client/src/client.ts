@@ -38,6 +38,8 @@ import type {
   NotificationList,
   NotificationsRead,
   Resume,
+  SearchPage,
+  SearchRequest,
   UnreadCount,
   UnreadNotifications,
   UserId,
@@ -251,6 +253,14 @@ export class ChatClient {
   /** Ends a block. */
   unblock(userId: UserId): Promise<void> {
     return this.calls.unblock(userId);
+  }
+
+  /**
+   * Messages that contain words, out of one conversation or all of the user's. While the answer has a `cursor` there is more to look
+   * at, also when it has no hits: pass it to go on.
+   */
+  search(request: SearchRequest): Promise<SearchPage> {
+    return this.calls.search(request);
   }
 
   /** A page of the user's notifications, the newest first. */

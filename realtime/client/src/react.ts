@@ -26,6 +26,7 @@ import type { ConnectionInfo } from "./status.js";
 import { newestSeq } from "./position.js";
 import type { ConversationId, ListEntry, Message, MessageId, Presence as UserPresence, Seq, UnreadCount, UserId } from "./types.gen.js";
 
+export { useSearch, type Search } from "./react-search.js";
 export { useUpload, type UploadControls } from "./react-upload.js";
 
 const ChatContext = createContext<ChatClient | undefined>(undefined);

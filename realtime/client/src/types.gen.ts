@@ -746,6 +746,86 @@ export interface RoleChange {
   role: Role;
 }
 
+/** What was looked at. */
+export interface Scanned {
+  /** Bytes of their texts. */
+  bytes: number;
+  /** Messages. */
+  messages: number;
+}
+
+/** What a message may carry beside its text. */
+export type SearchHas = "link" | "image" | "voice" | "file";
+
+/** A message that was found. */
+export interface SearchHit {
+  /** The message as it is now. */
+  message: Message;
+  /**
+   * Where in its text the words are: `[start, end]` each, end excluded, in UTF-16 units as JavaScript counts them, in order and
+   * without overlap; at most 64. None where only filters were asked for.
+   */
+  ranges: number[][];
+}
+
+/**
+ * A part of the answer to a search. Within a conversation the newest hits come first. Conversations come one after the other:
+ * those of the caller's list by their latest activity, the latest first; those that the request names by their ids.
+ */
+export interface SearchPage {
+  /**
+   * Everything asked for has been looked at, and nothing passed over: by this request, and by those before it whose cursors led
+   * here.
+   */
+  complete: boolean;
+  /** Pass it to go on; absent when there is nothing more to look at. */
+  cursor?: string | null;
+  /** Messages that were passed over because their text is encrypted. In this version no message is. */
+  encryptedSkipped: number;
+  /** The messages found. There may be none although there are more further on: a request looks at so many messages at most. */
+  hits: SearchHit[];
+  /** What this request has looked at. */
+  scanned: Scanned;
+  /** How far this request has come; absent when it has looked at no message. */
+  searchedTo?: SearchedTo | null;
+  /** Stretches that could not be read just now, and were passed over; after any, `complete` stays false. */
+  unsearched?: Unsearched[];
+}
+
+/** What to look for, and where. */
+export interface SearchRequest {
+  /** Only messages from this day or time on. */
+  after?: string | null;
+  /** Only messages from before this day or time: `2026-01-31` (in UTC), or RFC 3339. */
+  before?: string | null;
+  /** Only in this conversation; without it, and without `in:`, in all of the caller's. */
+  conversationId?: ConversationId | null;
+  /** From the last answer, to go on where it ended. */
+  cursor?: string | null;
+  /** Only messages of this user. */
+  from?: UserId | null;
+  /** Only messages with this. */
+  has?: SearchHas | null;
+  /** Most hits, 1 to 100; 20 by default. */
+  limit?: number | null;
+  /**
+   * Words, all of which a message has to contain, also as parts of words; `"a phrase"`; and filters: `from:USER`,
+   * `in:CONVERSATION`, `before:DAY`, `after:DAY`, `has:link|image|voice|file`. Everything else is literal. Case, accents and
+   * width do not count. At most 1,024 bytes.
+   */
+  q?: string;
+}
+
+/** The oldest message that was looked at last: all newer ones of its conversation have been looked at, too. */
+export interface SearchedTo {
+  /** Its conversation. */
+  conversationId: ConversationId;
+  /** When it was stored. */
+  createdAt: Timestamp;
+  /** Its place there. */
+  seq: Seq;
+}
+
 /** `send_message`. */
 export interface SendMessage {
   /** At most 10 objects, 8 KiB together. */
@@ -888,6 +968,16 @@ export interface UnreadNotifications {
   total: number;
 }
 
+/** Messages that could not be read just now. Search for them later, in their conversation. */
+export interface Unsearched {
+  /** The conversation. */
+  conversationId: ConversationId;
+  /** The first of them; 1 is the beginning of the conversation. */
+  fromSeq: Seq;
+  /** The last of them; absent for all of the conversation. */
+  toSeq?: Seq | null;
+}
+
 /** Users who were not sent it. */
 export interface Unsent {
   /** Why: a code of the problems. */
@@ -986,6 +1076,8 @@ export interface Commands {
   react: [React, Message];
   /** Replace the token */
   refresh_token: [RefreshToken, Refreshed];
+  /** Search messages */
+  search: [SearchRequest, SearchPage];
   /** Send a message */
   send_message: [SendMessage, Message];
   /** Read the changes since a position */

@@ -167,6 +167,17 @@ describe("over WebSocket", () => {
     expect((await client.notifications({ unread: true })).notifications).toEqual([]);
   });
 
+  test("finds messages by their words", async () => {
+    const { alice, views } = await together();
+    for (const content of ["Crème brûlée", "hay", "two BRULEES"]) await views.alice.send(content).stored;
+    const request = { q: "brulee", conversationId: views.alice.id, limit: 1 };
+    const first = await alice.client.search(request);
+    expect(first.hits).toMatchObject([{ message: { content: "two BRULEES" }, ranges: [[4, 10]] }]);
+    expect(first.complete).toBe(false);
+    const second = await alice.client.search({ ...request, cursor: first.cursor ?? "" });
+    expect(second.hits).toMatchObject([{ message: { content: "Crème brûlée" }, ranges: [[6, 12]] }]);
+  });
+
   test("tells of presence", async () => {
     const { alice, bob } = await together();
     alice.client.presence.watch([bob.user, `nobody-${run}`]);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use backscroll_shard::error::{Error, Result as StoreResult};
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{
-    Caller, ConversationHead, Message, NewMessage, Notification, SyncPage, SyncRequest,
-    UnreadCount, UnreadNotifications, Watermarks,
+    Caller, ConversationHead, Message, NewMessage, Notification, SearchPage, SearchRequest,
+    SyncPage, SyncRequest, UnreadCount, UnreadNotifications, Watermarks,
 };
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::OneShots;
@@ -134,6 +134,12 @@ impl<'a> Invocation<'a> {
         }
         let sent = sent.into_iter().map(|sent| self.answer(sent));
         sent.map(|sent| Ok(sent?.message)).collect()
+    }
+
+    /// Most bytes of messages in an answer to this session.
+    fn most_bytes(&self) -> usize {
+        let queue_bytes = self.services.settings.queue_bytes;
+        answer_bytes(queue_bytes, self.store().settings().limits.answer_bytes)
     }
 
     /// Typing is published for sessions that have the conversation open, and so are members'.
@@ -277,9 +283,14 @@ impl CommandHandler for Invocation<'_> {
         let store = self.store();
         let turn = store.turns().wait(&self.caller.user).await;
         let _turn = turn.ok_or_else(too_many_reads)?;
-        let queue_bytes = self.services.settings.queue_bytes;
-        let bytes = answer_bytes(queue_bytes, store.settings().limits.answer_bytes);
+        let bytes = self.most_bytes();
         self.answer(store.sync_within(&self.caller, data, bytes).await)
+    }
+
+    async fn search(&self, data: SearchRequest) -> Result<SearchPage, Failure> {
+        let bytes = self.most_bytes();
+        let page = self.store().search_within(&self.caller, data, bytes);
+        self.answer(page.await)
     }
 
     async fn watch(&self, data: PresenceSubscribe) -> Result<Watched, Failure> {

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use backscroll_shard::model::{
-    ConversationHead, Message, Notification, RawJson, SyncPage, SyncRequest, UnreadCount,
-    UnreadNotifications, Watermarks, from_object,
+    ConversationHead, Message, Notification, RawJson, SearchPage, SearchRequest, SyncPage,
+    SyncRequest, UnreadCount, UnreadNotifications, Watermarks, from_object,
 };
 use futures_util::FutureExt as _;
 use serde::Serialize;
@@ -117,6 +117,8 @@ commands! {
     MarkDelivered, mark_delivered = "mark_delivered": MarkDelivered => Watermarks;
     /// Read the changes since a position
     Sync, sync = "sync": SyncRequest => SyncPage;
+    /// Search messages
+    Search, search = "search": SearchRequest => SearchPage;
     /// Watch the presence of users
     Watch, watch = "presence_subscribe": PresenceSubscribe => Watched;
     /// Choose the status to show

@@ -20,6 +20,7 @@ mod native_door;
 mod node;
 mod plain;
 mod sanctions;
+mod searching;
 mod sessions;
 mod socket_io_door;
 

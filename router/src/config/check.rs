@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.media.check(),
         config.realtime.check(),
         config.store.guard.check(),
+        config.store.search.check(),
         config.redis.check(),
         config.telemetry.check(),
     ];

@@ -445,6 +445,8 @@ fn values_must_fit_together() {
         ("[rebalance]\nfreeze_lease = \"1s\"".into(), "rebalance.freeze_lease"),
         ("[limits]\nmessage_characters = 0".into(), "limits.message_characters"),
         ("[limits]\nreads_at_once = 0".into(), "limits.reads_at_once"),
+        ("[search]\nat_once = 0".into(), "search.at_once"),
+        ("[search]\ntime = \"1ms\"".into(), "search.time"),
         ("[telemetry]\nlog = \"\"".into(), "telemetry.log"),
         ("data_dir = \"a?mode=ro\"".into(), "data_dir"),
         (format!("{no_objects}{}", shard("a", "mysql://h/a")), "object_store.path"),

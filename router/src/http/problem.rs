@@ -404,6 +404,7 @@ impl From<Error> for Problem {
                 Code::Overloaded,
                 "there is more to write than can be taken just now; nothing was written",
             ),
+            Error::SearchesFull => shown(Code::Overloaded),
             Error::ShardUnavailable(_)
             | Error::WrongDatabase(_)
             | Error::NotOwner(_)

@@ -97,6 +97,8 @@ sets! {
     Read = CALLER MEMBER;
     /// Reading its history.
     ReadArchived = CALLER MEMBER ARCHIVE;
+    /// Searching what one may read.
+    Search = CALLER MEMBER ARCHIVE;
     /// Reading a message.
     ReadMessage = CALLER MEMBER THING ARCHIVE;
     /// Moving one's watermark.

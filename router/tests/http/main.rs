@@ -22,5 +22,6 @@ mod operations;
 mod rejections;
 mod routes;
 mod sanctions;
+mod searching;
 mod shutdown;
 mod tokens;

@@ -133,6 +133,22 @@ pub(super) fn preview(attachments: &str, message_type: MessageType) -> String {
     }
 }
 
+/// Whether one of the attachments of a message of this type is of this kind. Of a text, one that says no kind is a file.
+pub(crate) fn has_attachment(
+    attachments: &str,
+    message_type: MessageType,
+    wanted: MediaKind,
+) -> bool {
+    let attachments = serde_json::from_str::<Vec<&RawValue>>(attachments).unwrap_or_default();
+    attachments.into_iter().any(|raw| {
+        let known = serde_json::from_str::<Known>(raw.get()).ok();
+        match known.and_then(|known| known.kind) {
+            Some(kind) => kind == wanted,
+            None => message_type == MessageType::Text && wanted == MediaKind::File,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,6 +70,11 @@ impl Shown {
         &self.0.sender
     }
 
+    /// Its parts, to be looked at; not to be shown where it is deleted.
+    pub(crate) fn stored(&self) -> &StoredMessage {
+        &self.0
+    }
+
     /// What was sent under its client message id.
     pub(crate) fn body_digest(&self) -> Option<i64> {
         self.0.body_digest

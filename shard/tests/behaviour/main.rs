@@ -28,6 +28,7 @@ mod outages;
 mod owners;
 mod plans;
 mod sanctions;
+mod search;
 mod sync;
 mod tasks;
 mod watermarks;

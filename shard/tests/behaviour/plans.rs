@@ -14,8 +14,8 @@ use backscroll_shard::media;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageType,
-    NewConversation, NewMembers, NewNotification, NotificationFilter, Position, Role, SyncRequest,
-    Timestamp,
+    NewConversation, NewMembers, NewNotification, NotificationFilter, Position, Role,
+    SearchRequest, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
@@ -548,6 +548,12 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.unread_count(&caller("speaker1")).await.unwrap();
+    let words = SearchRequest {
+        q: "message".into(),
+        ..SearchRequest::default()
+    };
+    let found = store.search(&caller("speaker1"), words).await.unwrap();
+    assert!(!found.hits.is_empty());
     let known = std::collections::BTreeMap::from([(id, backscroll_shard::ids::Rev(1))]);
     let synced = store
         .sync(

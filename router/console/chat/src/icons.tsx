@@ -30,6 +30,12 @@ export const Close = () => (
     <path d="m5.5 5.5 9 9m0-9-9 9" />
   </Icon>
 );
+export const Find = () => (
+  <Icon>
+    <circle cx="8.8" cy="8.8" r="4.8" />
+    <path d="m12.4 12.4 4 4" />
+  </Icon>
+);
 export const Down = () => (
   <Icon>
     <path d="M10 4v11.5m-4.5-4.5L10 15.5l4.5-4.5" />

@@ -4,9 +4,10 @@ import type { ChatClient, ChatMessage, ListEntry } from "@backscroll/client";
 import { useChat, usePresence, type Chat } from "@backscroll/client/react";
 import { Avatar } from "./avatar.js";
 import { Composer, type Answering } from "./composer.js";
-import { Back, Close } from "./icons.js";
+import { Back, Close, Find } from "./icons.js";
 import type { MessageActions } from "./message.js";
 import { Rail } from "./rail.js";
+import { SearchPanel } from "./search.js";
 import { count, dayOf, lastSeen, nameOf, namesOf, partnerOf, seqOf, titleOf } from "./text.js";
 import { Timeline, type Target } from "./timeline.js";
 import { tierOf, useTiers, type Stretch } from "./tiers.js";
@@ -26,6 +27,7 @@ export function Room({ client, id, entry, me, back, leave }: Props) {
   const [seen, setSeen] = useState<Seen>({ seq: 0, at: "", atEnd: true, dayShown: false });
   const [target, setTarget] = useState<Target>();
   const [answering, setAnswering] = useState<Answering>();
+  const [searching, setSearching] = useState(false);
   const newFrom = useFirstUnread(entry, chat);
   const latest = useRef(chat);
   latest.current = chat;
@@ -60,8 +62,9 @@ export function Room({ client, id, entry, me, back, leave }: Props) {
   const behind = entry ? Math.max(0, entry.headSeq - Math.max(entry.readSeq, 0)) : 0;
   return (
     <div class="room">
-      <Head client={client} entry={entry} me={me} chat={chat} back={back} tier={tierOf(tiers, seen.seq)} {...(leave && { leave })} />
+      <Head client={client} entry={entry} me={me} chat={chat} back={back} tier={tierOf(tiers, seen.seq)} search={() => setSearching(!searching)} {...(leave && { leave })} />
       <div class="stage">
+        {searching && <SearchPanel client={client} id={id} show={(seq) => void jump(seq)} leave={() => setSearching(false)} />}
         <Timeline
           client={client}
           chat={chat}
@@ -138,9 +141,10 @@ function useRead(chat: Chat, seen: Seen): void {
 interface HeadProps extends Omit<Props, "id"> {
   chat: Chat;
   tier: Stretch | undefined;
+  search: () => void;
 }
 
-function Head({ client, entry, me, chat, back, leave, tier }: HeadProps) {
+function Head({ client, entry, me, chat, back, leave, tier, search }: HeadProps) {
   const presence = usePresence(client);
   const partner = entry && partnerOf(entry, me);
   const there = partner === undefined ? undefined : presence.get(partner);
@@ -185,6 +189,9 @@ function Head({ client, entry, me, chat, back, leave, tier }: HeadProps) {
         </p>
       </div>
       {tier && <Tier tier={tier} />}
+      <button type="button" class="round" onClick={search} aria-label="Search this conversation" title="Search this conversation">
+        <Find />
+      </button>
       {leave && (
         <button type="button" class="round leave" onClick={leave} aria-label={`Close ${nameOf(me)}'s half`} title="Close this half">
           <Close />

@@ -180,6 +180,30 @@ test("the keyboard is enough", async () => {
   await stage.done(page);
 });
 
+test("a conversation is searched, and a hit is shown in its place", async () => {
+  const page = await stage.page();
+  await openRoom(left(page), "workshop");
+  await say(left(page), "Crème brûlée for all");
+  await page.getByRole("button", { name: "Search this conversation" }).click();
+  const words = page.getByRole("searchbox", { name: "Search this conversation" });
+  const hits = page.locator(".search li");
+  await words.fill("BRULEE");
+  await hits.first().waitFor();
+  assert.deepEqual(await hits.locator("mark").allTextContents(), ["brûlée"]);
+  await words.fill("from:ines the");
+  await page.getByRole("button", { name: "Search on" }).waitFor();
+  await accessible(page, "the search");
+  const last = hits.last();
+  const text = await last.locator("span").textContent();
+  await last.locator("button").click();
+  await left(page).locator(".message", { hasText: text.slice(2, 40).trim() }).first().waitFor();
+  await words.fill("nothing has these words");
+  await page.getByText("0 messages").waitFor();
+  await page.keyboard.press("Escape");
+  await eventually(async () => assert.equal(await page.locator(".search").count(), 0));
+  await stage.done(page);
+});
+
 test("pictures, files and voice messages are uploaded, sent, seen and heard", async () => {
   const page = await twoPeople();
   const [alice, ben] = [left(page), right(page)];
