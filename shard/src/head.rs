@@ -13,7 +13,7 @@ use crate::fence::{self, LockingColumns};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::member::{Membership, StoredMembership};
-use crate::message::{StoredMessage, left_out, message_type_code, read_preview};
+use crate::message::{StoredMessage, left_out, preview_values, read_preview};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
@@ -390,6 +390,7 @@ fn head_values<'a>(
     first_members: &'a str,
     writers: Option<&'a str>,
 ) -> [Value<'a>; HEAD_COLUMN_COUNT] {
+    let [sender, message_type, content] = preview_values(head.last.as_ref());
     values![
         &head.id,
         kind_code(head.kind),
@@ -402,11 +403,9 @@ fn head_values<'a>(
         i64::try_from(head.member_count).unwrap_or(i64::MAX),
         i64::from(head.relayed),
         first_members,
-        head.last.as_ref().map(|last| &last.sender_id),
-        head.last
-            .as_ref()
-            .map(|last| message_type_code(last.message_type)),
-        head.last.as_ref().map(|last| last.content.as_str()),
+        sender,
+        message_type,
+        content,
         head.last_at.0,
         head.oldest_hot_at.map(|at| at.0),
         head.deleted_at.map(|at| at.0),
@@ -420,14 +419,14 @@ fn appended_values<'a>(
     head: &'a Head,
     writers: Option<&'a str>,
 ) -> [Value<'a>; APPENDED_COLUMN_COUNT] {
-    let last = head.last.as_ref();
+    let [sender, message_type, content] = preview_values(head.last.as_ref());
     values![
         &head.id,
         head.head_seq,
         head.rev,
-        last.map(|last| &last.sender_id),
-        last.map(|last| message_type_code(last.message_type)),
-        last.map(|last| last.content.as_str()),
+        sender,
+        message_type,
+        content,
         head.last_at.0,
         head.oldest_hot_at.map(|at| at.0),
         head.marked.then_some(1),

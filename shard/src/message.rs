@@ -107,24 +107,35 @@ const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?,
      edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
 
 /// Reads the next columns of a row, which are the sender, type, preview and time of the newest message, `last_seq`, of a
-/// head or of a list's entry: the preview, and the time.
+/// head or of a list's entry: the preview, and the time. A deleted message has a sender and no preview.
 pub(crate) fn read_preview(
     columns: &mut Columns<'_>,
     last_seq: Seq,
 ) -> Result<(Option<MessagePreview>, Timestamp)> {
     let (sender, code, content) = (columns.opt_user()?, columns.opt_int()?, columns.opt_text()?);
     let created_at = Timestamp(columns.int()?);
-    let (Some(sender_id), Some(code), Some(content)) = (sender, code, content) else {
+    let (Some(sender_id), Some(code)) = (sender, code) else {
         return Ok((None, created_at));
     };
     let preview = MessagePreview {
         seq: last_seq,
         sender_id,
-        content,
+        deleted: content.is_none(),
+        content: content.unwrap_or_default(),
         message_type: message_type_of(code)?,
         created_at,
     };
     Ok((Some(preview), created_at))
+}
+
+/// The sender, type and preview of the newest message as [`read_preview`] reads them.
+pub(crate) fn preview_values(last: Option<&MessagePreview>) -> [Value<'_>; 3] {
+    let content = last.filter(|last| !last.deleted);
+    values![
+        last.map(|last| &last.sender_id),
+        last.map(|last| message_type_code(last.message_type)),
+        content.map(|last| last.content.as_str()),
+    ]
 }
 
 impl StoredMessage {

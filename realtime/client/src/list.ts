@@ -75,17 +75,21 @@ export class ConversationListStore {
     this.publish();
   }
 
-  /** A new message in an open conversation: large conversations cause no other event. */
+  /** A new message in an open conversation, or a change of its newest one: large conversations cause no other event. */
   sawMessage(message: Message): void {
     const held = this.held.get(message.conversationId);
-    if (!held || message.seq <= held.entry.headSeq) return;
+    if (!held || message.seq < held.entry.headSeq) return;
+    const isKnown = message.seq === held.entry.headSeq;
+    if (isKnown && message.rev <= held.entry.rev) return;
     const { seq, senderId, content, messageType, createdAt } = message;
-    const preview = [...content].slice(0, PREVIEW_CHARACTERS).join("");
+    const deleted = message.deletedAt !== undefined;
+    const named = isKnown && content === "" && !deleted ? (held.entry.lastMessage?.content ?? "") : content;
+    const preview = [...named].slice(0, PREVIEW_CHARACTERS).join("");
     this.put({
       ...held.entry,
       headSeq: seq,
       rev: Math.max(held.entry.rev, message.rev),
-      lastMessage: { seq, senderId, content: preview, messageType, createdAt },
+      lastMessage: { seq, senderId, content: preview, messageType, createdAt, ...(deleted && { deleted }) },
       lastActivityAt: createdAt,
     });
     this.publish();

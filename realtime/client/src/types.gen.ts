@@ -442,10 +442,15 @@ export type MessageId = string;
 
 /** The newest message of a conversation, shortened for a list. */
 export interface MessagePreview {
-  /** The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name. */
+  /**
+   * The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name.
+   * Empty once deleted.
+   */
   content: string;
   /** When. */
   createdAt: Timestamp;
+  /** It was deleted. A message that was deleted by a version without this mark has only an empty `content`. */
+  deleted?: boolean;
   /** What it carries. */
   messageType: MessageType;
   /** Who sent it. */

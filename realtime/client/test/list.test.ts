@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { ConversationListStore } from "../src/list.js";
-import type { ListEntry, SyncPage } from "../src/types.gen.js";
+import type { ListEntry, Message, SyncPage } from "../src/types.gen.js";
 import { connected, pass, useFakeTime } from "./setup.js";
 
 useFakeTime();
@@ -77,6 +77,33 @@ test("it is bounded, and what was left goes", () => {
   expect(ids(list)).toEqual(["c", "b"]);
   list.applyEvent(entry("c", { ...at(3), removed: true, rev: 6 }), "2");
   expect(ids(list)).toEqual(["b"]);
+});
+
+test("a deleted newest message is marked at once, also where the server tells no entry", () => {
+  const list = new ConversationListStore(2);
+  list.applySync(page([entry("a", { headSeq: 3, rev: 5 })], "1"), 0);
+  const last = () => list.get("a")?.lastMessage;
+  const message = (changes: Partial<Message>): Message => ({
+    id: "a-4",
+    conversationId: "a",
+    seq: 4,
+    rev: 6,
+    senderId: "bob",
+    content: "secret",
+    messageType: "text",
+    attachments: [],
+    reactions: {},
+    metadata: {},
+    createdAt: "2026-01-01T00:00:00.000Z",
+    status: "sent",
+    ...changes,
+  });
+  list.sawMessage(message({}));
+  expect(last()).toMatchObject({ seq: 4, content: "secret" });
+  list.sawMessage(message({ rev: 8, content: "", deletedAt: "2026-01-01T00:00:01.000Z" }));
+  expect(last()).toMatchObject({ seq: 4, content: "", deleted: true });
+  list.sawMessage(message({ rev: 7, content: "older" }));
+  expect(last()).toMatchObject({ deleted: true });
 });
 
 test("it is live, also for conversations that are not open", async () => {

@@ -88,6 +88,7 @@ async fn write(
 ) -> Result<()> {
     message.rev = head.next_rev();
     head.touch(&message);
+    head.marked |= message.seq == head.head_seq;
     if is_hot {
         message::update(rows, head.id, &message).await?;
     } else {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::{Membership, StoredMembership};
-use crate::message::{left_out, message_type_code, read_preview};
+use crate::message::{left_out, preview_values, read_preview};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
 use crate::standing::Standing;
 
@@ -85,6 +85,7 @@ impl Entry {
     }
 
     pub(super) fn values(&self) -> [Value<'_>; ENTRY_COLUMN_COUNT] {
+        let [sender, message_type, content] = preview_values(self.last.as_ref());
         values![
             &self.conversation,
             kind_code(self.kind),
@@ -94,11 +95,9 @@ impl Entry {
             self.head_seq,
             self.conversation_rev,
             self.read_seq,
-            self.last.as_ref().map(|last| &last.sender_id),
-            self.last
-                .as_ref()
-                .map(|last| message_type_code(last.message_type)),
-            self.last.as_ref().map(|last| last.content.as_str()),
+            sender,
+            message_type,
+            content,
             self.last_at.0,
             i64::from(self.relayed),
             i64::from(self.pinned),

@@ -74,6 +74,7 @@ impl StoredMessage {
             },
             message_type: self.message_type,
             created_at: self.created_at,
+            deleted: self.deleted_at.is_some(),
         }
     }
 }

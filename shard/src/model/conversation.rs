@@ -155,11 +155,15 @@ pub struct MessagePreview {
     /// Who sent it.
     pub sender_id: UserId,
     /// The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name.
+    /// Empty once deleted.
     pub content: String,
     /// What it carries.
     pub message_type: MessageType,
     /// When.
     pub created_at: Timestamp,
+    /// It was deleted. A message that was deleted by a version without this mark has only an empty `content`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }
 
 /// A page of a user's conversations.

@@ -24,6 +24,7 @@ mod notifications;
 mod outages;
 mod owners;
 mod plans;
+mod previews;
 mod sync;
 mod tasks;
 mod watermarks;
