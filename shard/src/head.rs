@@ -60,6 +60,8 @@ pub struct Head {
     pub latest_senders: LatestSenders,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+    /// Whether every member may pin messages, not its admins only.
+    pub members_pin: bool,
 }
 
 /// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
@@ -70,7 +72,8 @@ macro_rules! head_columns {
     ($of:literal) => {
         head_columns!(
             $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
-            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers
+            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers,
+            members_pin
         )
     };
     ($of:literal: $first:ident $(, $column:ident)*) => {
@@ -78,7 +81,7 @@ macro_rules! head_columns {
     };
 }
 pub(crate) use head_columns;
-pub(crate) const HEAD_COLUMN_COUNT: usize = 20;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 21;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -89,7 +92,7 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
-     writers = {new writers}";
+     writers = {new writers}, members_pin = {new members_pin}";
 /// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
 const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
      oldest_hot_at, marked, writers) VALUES ";
@@ -129,6 +132,7 @@ impl Head {
             marked: false,
             latest_senders: LatestSenders::default(),
             deleted_at: None,
+            members_pin: false,
         }
     }
 
@@ -168,6 +172,7 @@ impl Head {
             marked: columns.opt_int()?.is_some(),
             members_rev: Rev::from_i64(columns.int()?),
             latest_senders: LatestSenders::parse(columns.opt_text()?.as_deref())?,
+            members_pin: columns.opt_int()?.is_some(),
         })
     }
 
@@ -412,6 +417,7 @@ fn head_values<'a>(
         head.marked.then_some(1),
         head.members_rev,
         writers,
+        head.members_pin.then_some(1),
     ]
 }
 

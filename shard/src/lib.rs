@@ -15,6 +15,7 @@
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
 //! | [`media`] | files of conversations, and which messages use them |
+//! | [`pins`] | which messages of a conversation are pinned |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
@@ -68,6 +69,7 @@ pub mod moves;
 pub mod node;
 pub mod notification;
 pub mod owned;
+pub mod pins;
 pub mod range;
 pub mod relay;
 pub mod routing;

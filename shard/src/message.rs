@@ -21,6 +21,15 @@ pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
 pub(crate) use shown::{left_out, stored_json, stored_reactions};
 
+/// That a message is pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Since when.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: UserId,
+}
+
 /// A message as its row (or its line in the archive) holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMessage {
@@ -54,6 +63,8 @@ pub struct StoredMessage {
     pub edited_at: Option<Timestamp>,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+    /// Whether it is pinned.
+    pub pin: Option<Pin>,
 }
 
 /// What is selected of a message, in the order that [`StoredMessage::read`] reads it; `shown` without its earlier versions.
@@ -69,12 +80,12 @@ macro_rules! message_columns {
             "seq, rev, sender_id, COALESCE(client_msg_id, archived_client_msg_id), body_digest, message_type, content, \
              reply_to, attachments, reactions, metadata, ",
             $edits,
-            ", created_at, edited_at, deleted_at"
+            ", created_at, edited_at, deleted_at, pinned_at, pinned_by"
         )
     };
 }
 pub(crate) use message_columns;
-const COLUMN_COUNT: usize = 15;
+const COLUMN_COUNT: usize = 17;
 
 /// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
 const LOCK_ROW: &str = concat!(
@@ -90,12 +101,12 @@ const INSERT_ROWS: usize = 128;
 const INSERT_BYTES: usize = 2 << 20;
 
 const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
-     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
+     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by) VALUES ";
 
 /// For messages that were archived: their client message ids do not stand in the way of newer messages under the same id,
 /// and sends do not find them.
 const INSERT_AGAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, archived_client_msg_id, body_digest, message_type, \
-     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
+     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by) VALUES ";
 
 /// For messages that have nothing but text, which most are when they are sent: half as many values.
 const INSERT_PLAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
@@ -104,7 +115,7 @@ const PLAIN_COLUMN_COUNT: usize = 9;
 
 /// By the primary key.
 const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
-     edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
+     edit_history = ?, edited_at = ?, deleted_at = ?, pinned_at = ?, pinned_by = ? WHERE conversation_id = ? AND seq = ?";
 
 /// Reads the next columns of a row, which are the sender, type, preview and time of the newest message, `last_seq`, of a
 /// head or of a list's entry: the preview, and the time. A deleted message has a sender and no preview.
@@ -153,7 +164,9 @@ impl StoredMessage {
             &self.metadata,
             &self.edit_history,
         ];
-        let is_empty = self.content.is_empty() && parts.iter().all(|part| part.is_none());
+        let is_empty = self.content.is_empty()
+            && self.pin.is_none()
+            && parts.iter().all(|part| part.is_none());
         self.deleted_at.is_some() && is_empty
     }
 
@@ -163,6 +176,7 @@ impl StoredMessage {
         self.reactions = None;
         self.metadata = None;
         self.edit_history = None;
+        self.pin = None;
     }
 
     /// Reads the next columns of a row, which are those of a message.
@@ -190,6 +204,7 @@ impl StoredMessage {
             created_at: Timestamp(columns.int()?),
             edited_at: columns.opt_int()?.map(Timestamp),
             deleted_at: columns.opt_int()?.map(Timestamp),
+            pin: read_pin(columns)?,
         })
     }
 
@@ -211,6 +226,8 @@ impl StoredMessage {
             self.created_at.0,
             self.edited_at.map(|at| at.0),
             self.deleted_at.map(|at| at.0),
+            self.pin.as_ref().map(|pin| pin.at.0),
+            self.pin.as_ref().map(|pin| &pin.by),
         ]
     }
 
@@ -243,6 +260,7 @@ impl StoredMessage {
             && self.reply_to.is_none()
             && self.edited_at.is_none()
             && self.deleted_at.is_none()
+            && self.pin.is_none()
     }
 
     fn plain_values<'a>(
@@ -261,6 +279,14 @@ impl StoredMessage {
             self.created_at.0,
         ]
     }
+}
+
+fn read_pin(columns: &mut Columns<'_>) -> Result<Option<Pin>> {
+    let (at, by) = (columns.opt_int()?, columns.opt_user()?);
+    Ok(at.zip(by).map(|(at, by)| Pin {
+        at: Timestamp(at),
+        by,
+    }))
 }
 
 /// `rows` in batches for one statement each: at most [`INSERT_ROWS`] rows and, unless one alone is larger, [`INSERT_BYTES`].
@@ -370,6 +396,8 @@ pub(crate) async fn update(
         message.edit_history.as_deref(),
         message.edited_at.map(|at| at.0),
         message.deleted_at.map(|at| at.0),
+        message.pin.as_ref().map(|pin| pin.at.0),
+        message.pin.as_ref().map(|pin| &pin.by),
         &conversation,
         message.seq,
     ];
@@ -431,6 +459,7 @@ mod tests {
                 created_at: Timestamp(1),
                 edited_at: None,
                 deleted_at: None,
+                pin: None,
             };
             (ConversationId::new(UserKey(1), 1), message)
         };

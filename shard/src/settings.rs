@@ -398,6 +398,8 @@ pub struct LimitSettings {
     pub reactions: u32,
     /// Most reactions of one user on one message.
     pub reactions_per_user: u32,
+    /// Most pinned messages of one conversation.
+    pub pins: u32,
     /// Most earlier contents kept of one message; the oldest go first.
     pub edits: u32,
     /// Most bytes that one message holds with its earlier contents, reactions and metadata. A change beyond it is refused.
@@ -447,6 +449,7 @@ impl Default for LimitSettings {
             metadata_bytes: 4096,
             reactions: 1000,
             reactions_per_user: 20,
+            pins: 100,
             edits: 20,
             message_bytes: 256 << 10,
             answer_bytes: 1 << 20,
@@ -461,39 +464,4 @@ impl Default for LimitSettings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        let url = DatabaseUrl("mysql://bs:p@ss:word@db1:3306/chat".into());
-        assert_eq!(url.redacted(), "mysql://bs:***@db1:3306/chat");
-        assert!(!format!("{url:?}").contains("word"));
-        assert_eq!(
-            DatabaseUrl("sqlite://a.db".into()).redacted(),
-            "sqlite://a.db"
-        );
-    }
-
-    #[test]
-    fn spans_are_written_as_people_write_them() {
-        let read = |text: &str| serde_json::from_value::<Span>(text.into());
-        assert_eq!(read("5s").unwrap(), Span::secs(5));
-        assert_eq!(read("250 ms").unwrap(), Span::millis(250));
-        assert_eq!(read("30 days").unwrap(), Span::secs(30 * 86_400));
-        assert!(read("soon").is_err() && read("-5s").is_err() && read("1 month").is_err());
-        let bare = serde_json::from_value::<Span>(5.into()).unwrap_err();
-        assert_eq!(
-            bare.to_string(),
-            "invalid type: integer `5`, expected a duration with its unit, as \"5s\" or \"30 days\""
-        );
-        assert_eq!(
-            serde_json::to_string(&Span::millis(1500)).unwrap(),
-            "\"1s 500ms\""
-        );
-        for (secs, text) in [(86_400, "1 day"), (30 * 86_400, "30 days"), (90_000, "25h")] {
-            assert_eq!(Span::secs(secs).to_string(), text);
-            assert_eq!(read(text).unwrap(), Span::secs(secs));
-        }
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ mod members;
 mod messages;
 mod notifications;
 mod operator;
+mod pins;
 mod processing;
 mod relaying;
 

@@ -14,6 +14,7 @@ mod logged;
 mod matrix;
 mod mends;
 mod moves;
+mod pins;
 mod previews;
 mod receipts;
 mod repairs;

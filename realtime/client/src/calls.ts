@@ -22,6 +22,7 @@ import type {
   Notification,
   NotificationId,
   NotificationList,
+  PinList,
   Seq,
   SyncPage,
   SyncRequest,
@@ -30,10 +31,14 @@ import type {
   Watermarks,
 } from "./types.gen.js";
 
-/** Which page of the notifications; without a cursor, the first. `limit` from 1 to 100. */
-export interface NotificationPlace {
+/** Which page of a list; without a cursor, the first. `limit` from 1 to 100. */
+export interface ListPlace {
   readonly cursor?: string;
   readonly limit?: number;
+}
+
+/** Which page of the notifications. */
+export interface NotificationPlace extends ListPlace {
   readonly unread?: boolean;
 }
 
@@ -89,6 +94,15 @@ export class Calls {
     return this.either("react", { messageId, emoji, ...(remove && { remove }) }, remove ? "DELETE" : "PUT", path);
   }
 
+  pin(messageId: MessageId, remove: boolean): Promise<Message> {
+    return this.http.repeated(remove ? "DELETE" : "PUT", `/messages/${messageId}/pin`);
+  }
+
+  /** A page of pinned messages, the newest first. */
+  pins(conversationId: ConversationId, place: ListPlace): Promise<PinList> {
+    return this.http.repeated("GET", `/conversations/${conversationId}/pins?${queryOf(place)}`);
+  }
+
   markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {
     return this.either("mark_read", { conversationId, seq }, "PATCH", `/conversations/${conversationId}/read`, { seq });
   }
@@ -102,9 +116,7 @@ export class Calls {
   }
 
   notifications(place: NotificationPlace): Promise<NotificationList> {
-    const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(place)) if (value !== undefined) query.set(name, String(value));
-    return this.http.repeated("GET", `/notifications?${query.toString()}`);
+    return this.http.repeated("GET", `/notifications?${queryOf(place)}`);
   }
 
   unreadNotifications(): Promise<UnreadNotifications> {
@@ -164,4 +176,10 @@ export class Calls {
     }
     return this.http.repeated<T>(method, path, body);
   }
+}
+
+function queryOf(place: ListPlace): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(place)) if (value !== undefined) query.set(name, String(value));
+  return query.toString();
 }

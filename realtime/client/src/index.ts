@@ -1,7 +1,7 @@
 /**
  * `@backscroll/client`: see README.md.
  */
-export type { LoadedPage, NotificationPlace } from "./calls.js";
+export type { ListPlace, LoadedPage, NotificationPlace } from "./calls.js";
 export { ChatClient, type ChatEvents } from "./client.js";
 export type { ChatMessage, ConversationState, ConversationView } from "./conversation.js";
 export type { Listener, Observable, Unsubscribe } from "./emitter.js";

@@ -56,6 +56,8 @@ export interface Conversation {
   memberCount: number;
   /** The first few members, by id. */
   members: Member[];
+  /** Whether every member may pin messages, or its admins only. In direct conversations both may. */
+  membersMayPin: boolean;
   /** As set by its admins. */
   metadata: { [key: string]: unknown };
   /** Up to where I have read. */
@@ -113,6 +115,8 @@ export interface ConversationList {
 
 /** A change to a conversation; what is absent stays. */
 export interface ConversationPatch {
+  /** Whether every member may pin messages, or its admins only. Not of direct conversations, where both may. */
+  membersMayPin?: boolean | null;
   /** A new object in place of the old, at most 4 KiB. */
   metadata?: { [key: string]: unknown } | null;
   /** Count it, but do not alert me; shown in my list. */
@@ -409,6 +413,10 @@ export interface Message {
   messageType: MessageType;
   /** An object, as the sender gave it. */
   metadata: { [key: string]: unknown };
+  /** When it was pinned; absent while it is not. */
+  pinnedAt?: Timestamp | null;
+  /** Who pinned it. */
+  pinnedBy?: UserId | null;
   /** Emoji to the ids of those who reacted with it. */
   reactions: { [key: string]: string[] };
   /** The message it answers. */
@@ -591,6 +599,18 @@ export interface Notified {
   failed: Unsent[];
   /** To whom it was sent. */
   sent: Sent[];
+}
+
+/** A page of a conversation's pinned messages, the newest message first. */
+export interface PinList {
+  /** Pinned messages of this page that are archived and cannot be read just now. */
+  archiveUnavailable?: MessageId[];
+  /** The messages. */
+  messages: Message[];
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** The conversation's latest change when the page was begun: it has at least that. */
+  rev: Rev;
 }
 
 /** The presence of a user: `user_online`, `user_offline`, and an entry of the answer to `presence_subscribe`. */

@@ -12,6 +12,7 @@ use crate::ids::ConversationId;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::OwnedTransaction;
+use crate::pins;
 
 /// In a job's transaction: gives a hot row the content of an archived copy that is newer, and says whether it did. Nothing
 /// is done when the row is not older any more, or the conversation is deleted.
@@ -87,6 +88,7 @@ async fn write(
     (mut message, is_hot): (StoredMessage, bool),
 ) -> Result<()> {
     message.rev = head.next_rev();
+    pins::follow(rows, head.id, &message).await?;
     head.touch(&message);
     head.marked |= message.seq == head.head_seq;
     if is_hot {

@@ -13,6 +13,7 @@ use crate::media;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::{OwnedReader, OwnedTransaction};
+use crate::pins;
 
 /// By the primary key.
 const HOT_REVS: &str =
@@ -125,7 +126,7 @@ pub async fn hot_count(
 }
 
 /// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them. When there are none,
-/// removes its files and the texts from its head, and gives `false`.
+/// removes its files, its pins and the texts from its head, and gives `false`.
 ///
 /// # Errors
 /// When the database fails.
@@ -141,6 +142,7 @@ pub async fn purge_rows(
         let args = values![&conversation];
         connection.execute(EMPTY_HEAD, &args).await?;
         media::remove_all(connection, conversation, Timestamp::now()).await?;
+        pins::remove_all(connection, conversation).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));

@@ -133,6 +133,7 @@ impl Draft {
             created_at: now,
             edited_at: None,
             deleted_at: None,
+            pin: None,
         }
     }
 }

@@ -70,6 +70,12 @@ impl Shown {
         &self.0.sender
     }
 
+    /// Whether it is pinned.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.0.pin.is_some()
+    }
+
     /// What was sent under its client message id.
     pub(crate) fn body_digest(&self) -> Option<i64> {
         self.0.body_digest
@@ -341,6 +347,7 @@ mod tests {
             created_at: Timestamp(1),
             edited_at: None,
             deleted_at: None,
+            pin: None,
         })
     }
 

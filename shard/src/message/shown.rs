@@ -51,6 +51,8 @@ impl StoredMessage {
             created_at: this.created_at,
             edited_at: this.edited_at,
             deleted_at: this.deleted_at,
+            pinned_at: this.pin.as_ref().map(|pin| pin.at),
+            pinned_by: this.pin.map(|pin| pin.by),
             status,
             edit_history: None,
         }

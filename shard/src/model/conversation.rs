@@ -58,6 +58,9 @@ pub struct ConversationPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+    /// Whether every member may pin messages, or its admins only. Not of direct conversations, where both may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_may_pin: Option<bool>,
     /// Keep it at the top of my list; shown there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
@@ -80,6 +83,8 @@ pub struct Conversation {
     /// As set by its admins.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
+    /// Whether every member may pin messages, or its admins only. In direct conversations both may.
+    pub members_may_pin: bool,
     /// Who created it.
     pub created_by: UserId,
     /// When.

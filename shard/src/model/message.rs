@@ -77,6 +77,12 @@ pub struct Message {
     /// When it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<Timestamp>,
+    /// When it was pinned; absent while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_at: Option<Timestamp>,
+    /// Who pinned it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_by: Option<UserId>,
     /// How far it has come.
     pub status: DeliveryStatus,
     /// Earlier contents, oldest first; only where a single message is asked for.
@@ -165,6 +171,22 @@ pub struct HistoryPage {
     /// A part that is archived and cannot be read just now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive_unavailable: Option<SeqRange>,
+}
+
+/// A page of a conversation's pinned messages, the newest message first.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinList {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The conversation's latest change when the page was begun: it has at least that.
+    pub rev: Rev,
+    /// Pinned messages of this page that are archived and cannot be read just now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archive_unavailable: Vec<MessageId>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// How many messages of a page came from where.

@@ -23,6 +23,7 @@ mod moves;
 mod notifications;
 mod outages;
 mod owners;
+mod pins;
 mod plans;
 mod previews;
 mod sync;

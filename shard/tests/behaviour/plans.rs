@@ -19,6 +19,7 @@ use backscroll_shard::model::{
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
+use backscroll_shard::pins;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::MediaQuota;
 
@@ -26,10 +27,12 @@ use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 20] = [
+pub(crate) const LARGE: [&str; 22] = [
     "copied_conversations",
     "media",
     "media_refs",
+    "pins",
+    "p",
     "messages",
     "members",
     "conversations",
@@ -447,6 +450,8 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         let record = archive::segment(connection, *segment).await?.unwrap();
         assert!(archive::begin_deletion(connection, &record, now).await?);
         archive::forget_segment(connection, *segment).await?;
+        let mut rows = OwnedTransaction::for_job(connection);
+        pins::remove_archived(&mut rows, *id, (Seq(1), Seq(9))).await?;
         archive::purge_rows(connection, *id, 10).await?;
     }
     connection.commit().await
@@ -492,6 +497,8 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.react(&me, first.id, "👍").await.unwrap();
+    store.pin_message(&me, first.id).await.unwrap();
+    store.pins(&me, id, Some("9"), 5).await.unwrap();
     store.delete_message(&me, first.id).await.unwrap();
     store
         .mark_read(&caller("speaker1"), id, None)

@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use backscroll_shard::message::Pin;
+
 use super::*;
 
 /// Stored JSON, and what should never have been stored as such. Boxed, as is what is made of it: unboxed, the strategies
@@ -40,6 +42,7 @@ prop_compose! {
         (attachments, reactions, metadata, edit_history) in (json(), json(), json(), json()),
         created_at in prop_oneof![any::<i64>(), 1_500_000_000_000..1_500_000_100_000i64],
         (edited_at, deleted_at) in any::<(Option<i64>, Option<i64>)>(),
+        pin in option::of((any::<i64>(), "[^\\x00-\\x1f\\x7f-\\u{9f}]{1,16}")),
     ) -> (bool, StoredMessage) {
         let kinds = [MessageType::Text, MessageType::Image, MessageType::Voice, MessageType::File, MessageType::System];
         (next_rev, StoredMessage {
@@ -58,6 +61,7 @@ prop_compose! {
             created_at: Timestamp(created_at),
             edited_at: edited_at.map(Timestamp),
             deleted_at: deleted_at.map(Timestamp),
+            pin: pin.map(|(at, by)| Pin { at: Timestamp(at), by: UserId::new(by).unwrap() }),
         })
     }
 }

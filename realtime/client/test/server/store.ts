@@ -194,6 +194,7 @@ export class Store {
       id,
       kind: "group",
       metadata: {},
+      membersMayPin: false,
       createdBy: "somebody",
       createdAt: new Date(EPOCH).toISOString(),
       headSeq: entry.headSeq,
