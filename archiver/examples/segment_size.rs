@@ -97,6 +97,7 @@ fn read_messages() -> Result<Conversations, Failure> {
             edited_at: record.edited_at.map(Timestamp),
             deleted_at: record.deleted_at.map(Timestamp),
             pin: None,
+            mentions: None,
         });
     }
     Ok(conversations)

@@ -62,6 +62,8 @@ pub struct Head {
     pub deleted_at: Option<Timestamp>,
     /// Whether every member may pin messages, not its admins only.
     pub members_pin: bool,
+    /// The newest message that mentions members; it stays the newest that did when that is deleted.
+    pub last_mention: Option<Seq>,
 }
 
 /// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
@@ -73,7 +75,7 @@ macro_rules! head_columns {
         head_columns!(
             $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
             last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers,
-            members_pin
+            members_pin, last_mention
         )
     };
     ($of:literal: $first:ident $(, $column:ident)*) => {
@@ -81,7 +83,7 @@ macro_rules! head_columns {
     };
 }
 pub(crate) use head_columns;
-pub(crate) const HEAD_COLUMN_COUNT: usize = 21;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 22;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -92,14 +94,16 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
-     writers = {new writers}, members_pin = {new members_pin}";
+     writers = {new writers}, members_pin = {new members_pin}, \
+     last_mention = {new last_mention}";
 /// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
 const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
-     oldest_hot_at, marked, writers) VALUES ";
-const APPENDED_COLUMN_COUNT: usize = 10;
+     oldest_hot_at, marked, writers, last_mention) VALUES ";
+const APPENDED_COLUMN_COUNT: usize = 11;
 const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
-     oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}";
+     oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}, \
+     last_mention = {new last_mention}";
 /// By the primary key. The digest is not one of the head's columns, because only the creation of a conversation reads it.
 const SET_REQUEST_DIGEST: &str = "UPDATE conversations SET request_digest = ? WHERE id = ?";
 const REQUEST_DIGEST: &str = "SELECT request_digest FROM conversations WHERE id = ?";
@@ -133,6 +137,7 @@ impl Head {
             latest_senders: LatestSenders::default(),
             deleted_at: None,
             members_pin: false,
+            last_mention: None,
         }
     }
 
@@ -173,6 +178,7 @@ impl Head {
             members_rev: Rev::from_i64(columns.int()?),
             latest_senders: LatestSenders::parse(columns.opt_text()?.as_deref())?,
             members_pin: columns.opt_int()?.is_some(),
+            last_mention: columns.opt_int()?.map(Seq::from_i64),
         })
     }
 
@@ -201,6 +207,9 @@ impl Head {
         self.oldest_hot_at = self.oldest_hot_at.or(Some(message.created_at));
         self.last_at = message.created_at;
         self.last = Some(message.preview());
+        if message.mentions.is_some() {
+            self.last_mention = Some(message.seq);
+        }
     }
 
     /// Takes in a change to a message that is stored already.
@@ -418,6 +427,7 @@ fn head_values<'a>(
         head.members_rev,
         writers,
         head.members_pin.then_some(1),
+        head.last_mention,
     ]
 }
 
@@ -437,6 +447,7 @@ fn appended_values<'a>(
         head.oldest_hot_at.map(|at| at.0),
         head.marked.then_some(1),
         writers,
+        head.last_mention,
     ]
 }
 

@@ -15,6 +15,7 @@
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`head`], [`member`], [`message`], [`latest_senders`] | the rows of a conversation's log |
 //! | [`media`] | files of conversations, and which messages use them |
+//! | [`mentions`] | which messages mention which members, and which of these are unread |
 //! | [`pins`] | which messages of a conversation are pinned |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
@@ -61,6 +62,7 @@ pub mod list_marks;
 pub mod map;
 pub mod media;
 pub mod member;
+pub mod mentions;
 pub mod message;
 pub mod metrics;
 pub mod migrate;

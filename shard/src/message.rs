@@ -19,7 +19,7 @@ pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
 pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
-pub(crate) use shown::{left_out, stored_json, stored_reactions};
+pub(crate) use shown::{left_out, stored_json, stored_mentions, stored_reactions};
 
 /// That a message is pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct StoredMessage {
     pub reactions: Option<String>,
     /// A JSON object.
     pub metadata: Option<String>,
+    /// A JSON list of the ids of the members that it mentions.
+    pub mentions: Option<String>,
     /// A JSON list of earlier contents.
     pub edit_history: Option<String>,
     /// When it was stored, or for imported messages sent.
@@ -80,12 +82,12 @@ macro_rules! message_columns {
             "seq, rev, sender_id, COALESCE(client_msg_id, archived_client_msg_id), body_digest, message_type, content, \
              reply_to, attachments, reactions, metadata, ",
             $edits,
-            ", created_at, edited_at, deleted_at, pinned_at, pinned_by"
+            ", created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions"
         )
     };
 }
 pub(crate) use message_columns;
-const COLUMN_COUNT: usize = 17;
+const COLUMN_COUNT: usize = 18;
 
 /// By the primary key. A row that is locked does not leave for the archive until it is changed or the transaction ends.
 const LOCK_ROW: &str = concat!(
@@ -101,12 +103,12 @@ const INSERT_ROWS: usize = 128;
 const INSERT_BYTES: usize = 2 << 20;
 
 const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
-     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by) VALUES ";
+     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions) VALUES ";
 
 /// For messages that were archived: their client message ids do not stand in the way of newer messages under the same id,
 /// and sends do not find them.
 const INSERT_AGAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, archived_client_msg_id, body_digest, message_type, \
-     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by) VALUES ";
+     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions) VALUES ";
 
 /// For messages that have nothing but text, which most are when they are sent: half as many values.
 const INSERT_PLAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
@@ -115,7 +117,7 @@ const PLAIN_COLUMN_COUNT: usize = 9;
 
 /// By the primary key.
 const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
-     edit_history = ?, edited_at = ?, deleted_at = ?, pinned_at = ?, pinned_by = ? WHERE conversation_id = ? AND seq = ?";
+     edit_history = ?, edited_at = ?, deleted_at = ?, pinned_at = ?, pinned_by = ?, mentions = ? WHERE conversation_id = ? AND seq = ?";
 
 /// Reads the next columns of a row, which are the sender, type, preview and time of the newest message, `last_seq`, of a
 /// head or of a list's entry: the preview, and the time. A deleted message has a sender and no preview.
@@ -162,6 +164,7 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
         let is_empty = self.content.is_empty()
@@ -175,6 +178,7 @@ impl StoredMessage {
         self.attachments = None;
         self.reactions = None;
         self.metadata = None;
+        self.mentions = None;
         self.edit_history = None;
         self.pin = None;
     }
@@ -205,6 +209,7 @@ impl StoredMessage {
             edited_at: columns.opt_int()?.map(Timestamp),
             deleted_at: columns.opt_int()?.map(Timestamp),
             pin: read_pin(columns)?,
+            mentions: columns.opt_text()?,
         })
     }
 
@@ -228,6 +233,7 @@ impl StoredMessage {
             self.deleted_at.map(|at| at.0),
             self.pin.as_ref().map(|pin| pin.at.0),
             self.pin.as_ref().map(|pin| &pin.by),
+            self.mentions.as_deref(),
         ]
     }
 
@@ -242,6 +248,7 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
         let texts = texts.into_iter().flatten().map(String::len);
@@ -254,6 +261,7 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
         texts.iter().all(|text| text.is_none())
@@ -398,6 +406,7 @@ pub(crate) async fn update(
         message.deleted_at.map(|at| at.0),
         message.pin.as_ref().map(|pin| pin.at.0),
         message.pin.as_ref().map(|pin| &pin.by),
+        message.mentions.as_deref(),
         &conversation,
         message.seq,
     ];
@@ -460,6 +469,7 @@ mod tests {
                 edited_at: None,
                 deleted_at: None,
                 pin: None,
+                mentions: None,
             };
             (ConversationId::new(UserKey(1), 1), message)
         };

@@ -78,6 +78,7 @@ impl RowsDigest {
             message.metadata.as_deref(),
             message.edit_history.as_deref(),
             message.pin.as_ref().map(|pin| pin.by.as_str()),
+            message.mentions.as_deref(),
         ];
         for text in texts {
             buffer.push(u8::from(text.is_some()));

@@ -21,6 +21,7 @@ use backscroll_shard::clock;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::media;
+use backscroll_shard::mentions;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
@@ -279,7 +280,8 @@ impl ArchiveJobs {
                 let mut rows = OwnedTransaction::for_job(connection);
                 let stretch = (run.first_seq, run.last_seq);
                 media::release_archived(&mut rows, *id, stretch, now).await?;
-                pins::remove_archived(&mut rows, *id, stretch).await
+                pins::remove_archived(&mut rows, *id, stretch).await?;
+                mentions::remove_up_to(&mut rows, *id, run.last_seq).await
             })
             .await?;
         }

@@ -244,6 +244,7 @@ mod tests {
             edited_at: None,
             deleted_at: None,
             pin: None,
+            mentions: None,
         }
     }
 

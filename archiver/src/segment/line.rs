@@ -92,6 +92,10 @@ pub(super) struct MessageLine<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     metadata_text: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    mentions: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    mentions_text: Option<Cow<'a, str>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -194,6 +198,7 @@ fn line_of(message: &StoredMessage) -> MessageLine<'_> {
     let (edits, edits_text) = value_or_text(message.edit_history.as_deref());
     let (reactions, reactions_text) = value_or_text(message.reactions.as_deref());
     let (metadata, metadata_text) = value_or_text(message.metadata.as_deref());
+    let (mentions, mentions_text) = value_or_text(message.mentions.as_deref());
     MessageLine {
         seq: None,
         at: None,
@@ -219,6 +224,8 @@ fn line_of(message: &StoredMessage) -> MessageLine<'_> {
         reactions_text,
         metadata,
         metadata_text,
+        mentions,
+        mentions_text,
     }
 }
 
@@ -261,6 +268,7 @@ fn to_message(line: MessageLine<'_>, place: Cursor) -> Result<StoredMessage, Str
         attachments: text_of(line.attachments, line.attachments_text),
         reactions: text_of(line.reactions, line.reactions_text),
         metadata: text_of(line.metadata, line.metadata_text),
+        mentions: text_of(line.mentions, line.mentions_text),
         edit_history: text_of(line.edits, line.edits_text),
         created_at: Timestamp(place.at),
         edited_at: line.edited_at.map(Timestamp),

@@ -48,6 +48,7 @@ fn message(seq: u64, by: &str, text: &str) -> StoredMessage {
         edited_at: None,
         deleted_at: None,
         pin: None,
+        mentions: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod jobs;
 mod logged;
 mod matrix;
 mod mends;
+mod mentions;
 mod moves;
 mod pins;
 mod previews;

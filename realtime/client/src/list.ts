@@ -21,7 +21,7 @@ export class ConversationListStore {
   /** Pinned first, then the latest activity first. Immutable: a change makes a new array. */
   readonly entries = new Observable<readonly ListEntry[]>([]);
   /** Over the conversations in the list. */
-  readonly unread = new Observable<UnreadCount>({ total: 0, conversations: 0 });
+  readonly unread = new Observable<UnreadCount>({ total: 0, conversations: 0, mentions: 0 });
   /** Why the list cannot be loaded, while that is tried again; its message says what to do. */
   readonly error = new Observable<ChatError | undefined>(undefined);
   private readonly held = new Map<ConversationId, Held>();
@@ -117,7 +117,8 @@ export class ConversationListStore {
 
   private put(entry: ListEntry): void {
     const unreadCount = Math.max(0, entry.headSeq - entry.readSeq);
-    this.held.set(entry.id, { entry: { ...entry, unreadCount }, touchedAt: ++this.changes });
+    const unreadMentions = unreadCount === 0 ? 0 : entry.unreadMentions;
+    this.held.set(entry.id, { entry: { ...entry, unreadCount, unreadMentions }, touchedAt: ++this.changes });
   }
 
   private publish(): void {
@@ -126,8 +127,10 @@ export class ConversationListStore {
     this.entries.set(sorted);
     const total = sorted.reduce((sum, entry) => sum + entry.unreadCount, 0);
     const conversations = sorted.filter((entry) => entry.unreadCount > 0).length;
+    const mentions = sorted.reduce((sum, entry) => sum + entry.unreadMentions, 0);
     const before = this.unread.get();
-    if (before.total !== total || before.conversations !== conversations) this.unread.set({ total, conversations });
+    const isSame = before.total === total && before.conversations === conversations && before.mentions === mentions;
+    if (!isSame) this.unread.set({ total, conversations, mentions });
   }
 }
 

@@ -269,6 +269,8 @@ export interface ListEntry {
   title?: string | null;
   /** `headSeq - readSeq`: messages that were deleted before they were read count as well. */
   unreadCount: number;
+  /** Unread messages that mention me, without deleted ones; at most 100 are counted. */
+  unreadMentions: number;
 }
 
 /** `mark_delivered`. */
@@ -409,6 +411,8 @@ export interface Message {
   editedAt?: Timestamp | null;
   /** `<conversationId>-<seq>`. */
   id: MessageId;
+  /** The members that it mentions; absent where it mentions nobody. */
+  mentions?: UserId[];
   /** What it carries. */
   messageType: MessageType;
   /** An object, as the sender gave it. */
@@ -517,6 +521,8 @@ export interface NewMessage {
   clientMsgId?: string | null;
   /** The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL. */
   content: string;
+  /** Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited. */
+  mentions?: UserId[];
   /** What it carries. */
   messageType?: MessageType;
   /** An object of at most 4 KiB. */
@@ -776,6 +782,8 @@ export interface SendMessage {
   content: string;
   /** The conversation. */
   conversationId: ConversationId;
+  /** Members that it mentions, at most 20 (a setting). */
+  mentions?: UserId[];
   /** The type of the message. */
   messageType?: MessageType;
   /** An object of at most 4 KiB. */
@@ -893,6 +901,8 @@ export interface TokenKeys {
 export interface UnreadCount {
   /** Conversations with at least one. */
   conversations: number;
+  /** Unread messages that mention me. */
+  mentions: number;
   /** There may be more: the user is in more than 100 large conversations, of which 100 are counted. */
   partial?: boolean;
   /** Messages. */

@@ -13,6 +13,7 @@ function entry(id: string, given: Partial<ListEntry> = {}): ListEntry {
     rev: 5,
     readSeq: 2,
     unreadCount: 3,
+    unreadMentions: 0,
     memberCount: 2,
     members: [],
     lastActivityAt: "2026-01-01T00:00:00.000Z",
@@ -33,7 +34,7 @@ test("pinned first, then the latest", () => {
   const list = new ConversationListStore(10);
   list.applySync(page([entry("old"), entry("new", { lastActivityAt: "2026-02-01T00:00:00.000Z" }), entry("pinned", { pinned: true })], "3"), 0);
   expect(ids(list)).toEqual(["pinned", "new", "old"]);
-  expect(list.unread.get()).toEqual({ total: 9, conversations: 3 });
+  expect(list.unread.get()).toEqual({ total: 9, conversations: 3, mentions: 0 });
 });
 
 test("an entry goes neither back in rev nor in what was read", () => {
@@ -115,15 +116,15 @@ test("it is live, also for conversations that are not open", async () => {
     { id: "other", unreadCount: 1, lastMessage: { content: "hello" } },
     { id: "r", unreadCount: 2 },
   ]);
-  expect(client.conversations.unread.get()).toEqual({ total: 3, conversations: 2 });
+  expect(client.conversations.unread.get()).toEqual({ total: 3, conversations: 2, mentions: 0 });
   const counting = client.unreadCount();
   await pass(100);
-  expect(await counting).toEqual({ total: 3, conversations: 2 });
+  expect(await counting).toEqual({ total: 3, conversations: 2, mentions: 0 });
   network.cut();
   hub.store.send("bob", "r", { content: "while away" });
   await pass(2_000);
   expect(ids(client.conversations)).toEqual(["r", "other"]);
   hub.store.mark("alice", "r", "messages_read"); // on another device
   await pass(100);
-  expect(client.conversations.unread.get()).toEqual({ total: 1, conversations: 1 });
+  expect(client.conversations.unread.get()).toEqual({ total: 1, conversations: 1, mentions: 0 });
 });

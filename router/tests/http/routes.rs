@@ -119,7 +119,15 @@ async fn a_conversation_can_be_listed_changed_and_deleted() {
         );
     }
 
-    say(&alice, &id, "hello").await;
+    let messages = format!("{path}/messages");
+    let mentioning = json!({ "content": "hello", "mentions": ["bob"] });
+    let sent = alice.post(&messages, mentioning).await.expect(201);
+    assert_eq!(sent["mentions"], json!(["bob"]));
+    let mentioning = json!({ "content": "hello", "mentions": ["eve"] });
+    alice
+        .post(&messages, mentioning)
+        .await
+        .problem(400, "invalid_request");
     // Lists follow the conversations with a short delay.
     let entry = loop {
         let list = bob.get("/chat/conversations?limit=10").await.expect(200);
@@ -133,13 +141,14 @@ async fn a_conversation_can_be_listed_changed_and_deleted() {
         (
             &entry["id"],
             &entry["unreadCount"],
+            &entry["unreadMentions"],
             &entry["lastMessage"]["content"]
         ),
-        (&json!(id), &json!(1), &json!("hello"))
+        (&json!(id), &json!(1), &json!(1), &json!("hello"))
     );
     assert_eq!(
         bob.get("/chat/unread-count").await.expect(200),
-        json!({ "total": 1, "conversations": 1 })
+        json!({ "total": 1, "conversations": 1, "mentions": 1 })
     );
 
     bob.delete(&path).await.problem(403, "forbidden");

@@ -9,6 +9,7 @@ use crate::db::Connection;
 use crate::error::Result;
 use crate::head::{self, Head};
 use crate::ids::ConversationId;
+use crate::mentions;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::OwnedTransaction;
@@ -66,6 +67,8 @@ pub async fn delete_again(
     if message.deleted_at.is_some() || is_held(rows, conversation).await? {
         return Ok(false);
     }
+    let mentioned = message::stored_mentions(message.mentions.as_deref());
+    mentions::remove(rows, (conversation, message.seq), &mentioned).await?;
     message.mark_deleted(now);
     erasure::erase_anew(rows, conversation, message.seq, now).await?;
     write(rows, head, (message, is_hot)).await?;

@@ -9,6 +9,7 @@ use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::mentions;
 use crate::message::{self, Cut, Room, StoredMessage};
 use crate::model::Timestamp;
 use crate::moves::rows::{self, Cell, Record};
@@ -158,6 +159,7 @@ async fn take_messages(
         }
         if end.is_some() && message.deleted_at.is_some() {
             archive::erase_message(transaction, part.id, message.seq).await?;
+            mentions::remove_one(transaction, part.id, message.seq).await?;
         }
     }
     message::insert(transaction, &new).await?;

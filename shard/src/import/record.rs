@@ -40,6 +40,7 @@ pub(super) fn to_stored(
         edited_at: record.edited_at.map(Timestamp),
         deleted_at: record.deleted_at.map(Timestamp),
         pin: None,
+        mentions: None,
     })
 }
 

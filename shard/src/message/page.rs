@@ -168,7 +168,12 @@ impl StoredMessage {
         if self.deleted_at.is_some() {
             return SHOWN_OVERHEAD;
         }
-        let json = [&self.attachments, &self.reactions, &self.metadata];
+        let json = [
+            &self.attachments,
+            &self.reactions,
+            &self.metadata,
+            &self.mentions,
+        ];
         let json: usize = json.into_iter().flatten().map(String::len).sum();
         SHOWN_OVERHEAD + json_bytes(&self.content) + json
     }
@@ -348,6 +353,7 @@ mod tests {
             edited_at: None,
             deleted_at: None,
             pin: None,
+            mentions: None,
         })
     }
 

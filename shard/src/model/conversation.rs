@@ -129,6 +129,8 @@ pub struct ListEntry {
     pub read_seq: Seq,
     /// `headSeq - readSeq`: messages that were deleted before they were read count as well.
     pub unread_count: u64,
+    /// Unread messages that mention me, without deleted ones; at most 100 are counted.
+    pub unread_mentions: u64,
     /// How many members it has.
     pub member_count: u64,
     /// The ids of the first few members.
@@ -235,6 +237,8 @@ pub struct UnreadCount {
     pub total: u64,
     /// Conversations with at least one.
     pub conversations: u64,
+    /// Unread messages that mention me.
+    pub mentions: u64,
     /// There may be more: the user is in more than 100 large conversations, of which 100 are counted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,

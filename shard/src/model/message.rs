@@ -69,6 +69,9 @@ pub struct Message {
     /// An object, as the sender gave it.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
+    /// The members that it mentions; absent where it mentions nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<UserId>,
     /// When it was stored (imported messages: when it was sent).
     pub created_at: Timestamp,
     /// When its content changed last.
@@ -125,6 +128,9 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+    /// Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<UserId>,
 }
 
 /// The outcome of a send.

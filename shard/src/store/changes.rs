@@ -13,6 +13,7 @@ use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
+use crate::mentions;
 use crate::message::{self, EMOJI_RULE, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
 use crate::owned::OwnedTransaction;
@@ -237,6 +238,7 @@ async fn change_stored(
         }
     };
     let was_pinned = stored.pin.is_some();
+    let mut mentioned = message::stored_mentions(stored.mentions.as_deref());
     let touched = work(&mut change, &mut stored)?;
     let head = (change.head.kind, &change.head.latest_senders);
     let progress = history::progress(&mut change.rows, conversation, head).await?;
@@ -247,6 +249,9 @@ async fn change_stored(
     }
     if touched == Touched::Deleted {
         delete_everywhere(&mut change.rows, id).await?;
+        mentions::remove(&mut change.rows, (conversation, id.seq), &mentioned).await?;
+    } else {
+        mentioned.clear();
     }
     if stored.pin.is_some() != was_pinned {
         pins::follow(&mut change.rows, conversation, &stored).await?;
@@ -265,6 +270,8 @@ async fn change_stored(
     }
     if stored.seq == change.head.head_seq {
         change.lists = ListsToMark::Members;
+    } else if !mentioned.is_empty() && change.head.relayed {
+        change.lists = ListsToMark::Users(mentioned); // they have one unread mention less
     }
     change.head.touch(&stored);
     let message = stored.into_message(conversation, status);

@@ -18,6 +18,7 @@ mod limits;
 mod live;
 mod logged;
 mod media;
+mod mentions;
 mod messages;
 mod moves;
 mod notifications;

@@ -420,6 +420,7 @@ async fn stored(connection: &mut Connection, id: ConversationId) -> StoredMessag
         edited_at: None,
         deleted_at: None,
         pin: None,
+        mentions: None,
     }
 }
 

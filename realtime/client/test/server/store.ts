@@ -259,6 +259,7 @@ export class Store {
       rev: room.rev,
       readSeq,
       unreadCount: room.messages.length - readSeq,
+      unreadMentions: 0,
       memberCount: room.members.size,
       members: [...room.members.keys()],
       ...(last && {

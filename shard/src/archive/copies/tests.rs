@@ -75,6 +75,7 @@ fn message(seq: Seq, rev: Rev) -> StoredMessage {
         edited_at: None,
         deleted_at: None,
         pin: None,
+        mentions: None,
     }
 }
 
