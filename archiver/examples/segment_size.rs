@@ -96,6 +96,8 @@ fn read_messages() -> Result<Conversations, Failure> {
             created_at: Timestamp(record.at),
             edited_at: record.edited_at.map(Timestamp),
             deleted_at: record.deleted_at.map(Timestamp),
+            pin: None,
+            mentions: None,
         });
     }
     Ok(conversations)

@@ -14,7 +14,7 @@ use crate::fence::{self, LockingColumns};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::member::{Membership, StoredMembership};
-use crate::message::{StoredMessage, left_out, message_type_code, read_preview};
+use crate::message::{StoredMessage, left_out, preview_values, read_preview};
 use crate::model::{ConversationKind, MessagePreview, Timestamp};
 use crate::owned::{OwnedReader, OwnedTransaction, WriteScope};
 
@@ -63,6 +63,10 @@ pub struct Head {
     pub deleted_at: Option<Timestamp>,
     /// Which members of a direct conversation block the other one.
     pub blockers: Blockers,
+    /// Whether every member may pin messages, not its admins only.
+    pub members_pin: bool,
+    /// The newest message that mentions members; it stays the newest that did when that is deleted.
+    pub last_mention: Option<Seq>,
 }
 
 /// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
@@ -73,7 +77,8 @@ macro_rules! head_columns {
     ($of:literal) => {
         head_columns!(
             $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
-            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers, blocked_by
+            last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers,
+            blocked_by, members_pin, last_mention
         )
     };
     ($of:literal: $first:ident $(, $column:ident)*) => {
@@ -81,7 +86,7 @@ macro_rules! head_columns {
     };
 }
 pub(crate) use head_columns;
-pub(crate) const HEAD_COLUMN_COUNT: usize = 21;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 23;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -92,14 +97,16 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      first_members = {new first_members}, last_sender = {new last_sender}, last_type = {new last_type}, \
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
-     writers = {new writers}, blocked_by = {new blocked_by}";
+     writers = {new writers}, blocked_by = {new blocked_by}, members_pin = {new members_pin}, \
+     last_mention = {new last_mention}";
 /// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
 const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
-     oldest_hot_at, marked, writers) VALUES ";
-const APPENDED_COLUMN_COUNT: usize = 10;
+     oldest_hot_at, marked, writers, last_mention) VALUES ";
+const APPENDED_COLUMN_COUNT: usize = 11;
 const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
-     oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}";
+     oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}, \
+     last_mention = {new last_mention}";
 /// By the primary key. The digest is not one of the head's columns, because only the creation of a conversation reads it.
 const SET_REQUEST_DIGEST: &str = "UPDATE conversations SET request_digest = ? WHERE id = ?";
 const REQUEST_DIGEST: &str = "SELECT request_digest FROM conversations WHERE id = ?";
@@ -133,6 +140,8 @@ impl Head {
             latest_senders: LatestSenders::default(),
             deleted_at: None,
             blockers: Blockers::default(),
+            members_pin: false,
+            last_mention: None,
         }
     }
 
@@ -173,6 +182,8 @@ impl Head {
             members_rev: Rev::from_i64(columns.int()?),
             latest_senders: LatestSenders::parse(columns.opt_text()?.as_deref())?,
             blockers: Blockers::parse(columns.opt_text()?.as_deref())?,
+            members_pin: columns.opt_int()?.is_some(),
+            last_mention: columns.opt_int()?.map(Seq::from_i64),
         })
     }
 
@@ -219,6 +230,9 @@ impl Head {
         self.oldest_hot_at = self.oldest_hot_at.or(Some(message.created_at));
         self.last_at = message.created_at;
         self.last = Some(message.preview());
+        if message.mentions.is_some() {
+            self.last_mention = Some(message.seq);
+        }
     }
 
     /// Takes in a change to a message that is stored already.
@@ -415,6 +429,7 @@ struct HeadTexts {
 }
 
 fn head_values<'a>(head: &'a Head, texts: &'a HeadTexts) -> [Value<'a>; HEAD_COLUMN_COUNT] {
+    let [sender, message_type, content] = preview_values(head.last.as_ref());
     values![
         &head.id,
         kind_code(head.kind),
@@ -427,11 +442,9 @@ fn head_values<'a>(head: &'a Head, texts: &'a HeadTexts) -> [Value<'a>; HEAD_COL
         i64::try_from(head.member_count).unwrap_or(i64::MAX),
         i64::from(head.relayed),
         texts.first_members.as_str(),
-        head.last.as_ref().map(|last| &last.sender_id),
-        head.last
-            .as_ref()
-            .map(|last| message_type_code(last.message_type)),
-        head.last.as_ref().map(|last| last.content.as_str()),
+        sender,
+        message_type,
+        content,
         head.last_at.0,
         head.oldest_hot_at.map(|at| at.0),
         head.deleted_at.map(|at| at.0),
@@ -439,6 +452,8 @@ fn head_values<'a>(head: &'a Head, texts: &'a HeadTexts) -> [Value<'a>; HEAD_COL
         head.members_rev,
         texts.writers.as_deref(),
         texts.blocked_by.as_deref(),
+        head.members_pin.then_some(1),
+        head.last_mention,
     ]
 }
 
@@ -446,18 +461,19 @@ fn appended_values<'a>(
     head: &'a Head,
     writers: Option<&'a str>,
 ) -> [Value<'a>; APPENDED_COLUMN_COUNT] {
-    let last = head.last.as_ref();
+    let [sender, message_type, content] = preview_values(head.last.as_ref());
     values![
         &head.id,
         head.head_seq,
         head.rev,
-        last.map(|last| &last.sender_id),
-        last.map(|last| message_type_code(last.message_type)),
-        last.map(|last| last.content.as_str()),
+        sender,
+        message_type,
+        content,
         head.last_at.0,
         head.oldest_hot_at.map(|at| at.0),
         head.marked.then_some(1),
         writers,
+        head.last_mention,
     ]
 }
 

@@ -15,6 +15,8 @@
 //! | [`lane`] | write lanes: group commit of sends |
 //! | [`head`], [`member`], `departure`, [`message`], [`latest_senders`] | the rows of a conversation's log |
 //! | [`media`] | files of conversations, and which messages use them |
+//! | [`mentions`] | which messages mention which members, and which of these are unread |
+//! | [`pins`] | which messages of a conversation are pinned |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
 //! | [`search`] | finding messages by their words, out of both tiers |
@@ -65,6 +67,7 @@ pub mod list_marks;
 pub mod map;
 pub mod media;
 pub mod member;
+pub mod mentions;
 pub mod message;
 pub mod metrics;
 pub mod migrate;
@@ -73,6 +76,7 @@ pub mod moves;
 pub mod node;
 pub mod notification;
 pub mod owned;
+pub mod pins;
 pub mod range;
 pub mod relay;
 pub mod routing;

@@ -41,7 +41,8 @@ const SAVE_UPDATE: &str = " {on_duplicate user_key, user_id, conversation_id} ti
      member_count = {new member_count}, first_members = {new first_members}, head_seq = {new head_seq}, \
      conversation_rev = {new conversation_rev}, read_seq = {new read_seq}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, relayed = {new relayed}, \
-     pinned = {new pinned}, muted = {new muted}, removed = {new removed}, rev = {new rev}";
+     pinned = {new pinned}, muted = {new muted}, removed = {new removed}, rev = {new rev}, \
+     mentions = {new mentions}";
 /// The entries of a page, in list order: relayed ones as far as the page goes, and those that are not relayed, the first of
 /// all and as many after the cursor. One statement, so that an entry whose conversation becomes large or small meanwhile
 /// comes once. By the index `list_entries_activity`.
@@ -81,8 +82,9 @@ const SELECT_CHANGED: &str = concat!(
 /// The sums over the relayed entries, and beside them the first entries that are not relayed, or NULLs; one statement for
 /// the same reason. By the index `list_entries_activity`.
 const UNREAD: &str = concat!(
-    "SELECT s.messages, s.conversations, e.* FROM (SELECT CAST(COALESCE(SUM(CASE WHEN head_seq > read_seq THEN head_seq - read_seq ELSE 0 END), 0) AS {signed}) \
-     AS messages, COUNT(CASE WHEN head_seq > read_seq THEN 1 END) AS conversations FROM list_entries \
+    "SELECT s.messages, s.conversations, s.mentions, e.* FROM (SELECT CAST(COALESCE(SUM(CASE WHEN head_seq > read_seq THEN head_seq - read_seq ELSE 0 END), 0) AS {signed}) \
+     AS messages, COUNT(CASE WHEN head_seq > read_seq THEN 1 END) AS conversations, \
+     CAST(COALESCE(SUM(1 + LENGTH(mentions) - LENGTH(REPLACE(mentions, ',', ''))), 0) AS {signed}) AS mentions FROM list_entries \
      WHERE user_key = ? AND user_id = ? AND relayed = 1 AND removed = 0) s \
      LEFT JOIN (SELECT ",
     entry_columns!(),
@@ -206,10 +208,12 @@ async fn save(
         let keys: Vec<[u8; 8]> = padded(chunk)
             .map(|(update, _)| update.key.to_bytes())
             .collect();
+        let mentions = padded(chunk).map(|(_, entry)| entry.mentions.to_stored());
+        let mentions: Vec<Option<String>> = mentions.collect();
         let mut args = Vec::with_capacity(keys.len() * (ENTRY_COLUMN_COUNT + 2));
-        for ((update, entry), key) in padded(chunk).zip(&keys) {
+        for (((update, entry), key), mentions) in padded(chunk).zip(&keys).zip(&mentions) {
             args.extend(values![key, &update.user]);
-            args.extend(entry.values());
+            args.extend(entry.values(mentions.as_deref()));
         }
         let rows = rows_of(keys.len(), ENTRY_COLUMN_COUNT + 2);
         transaction
@@ -348,6 +352,8 @@ pub struct Unread {
     pub messages: u64,
     /// Conversations that have any, over the relayed entries.
     pub conversations: u64,
+    /// Those that mention the user, over the relayed entries.
+    pub mentions: u64,
     /// The first [`FOLLOWED_MAX`] entries that are not relayed, whose heads are to be asked for.
     pub large: Vec<Entry>,
     /// There are more of them.
@@ -368,8 +374,8 @@ pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId))
     let count = |value: i64| u64::try_from(value).unwrap_or(0);
     let mut large = Vec::with_capacity(found.len());
     for row in &found {
-        if row.opt_bytes(2)?.is_some() {
-            large.push(Entry::read(&mut row.columns_from(2))?);
+        if row.opt_bytes(3)?.is_some() {
+            large.push(Entry::read(&mut row.columns_from(3))?);
         }
     }
     let partial = large.len() > FOLLOWED_MAX;
@@ -377,6 +383,7 @@ pub async fn unread(rows: &mut OwnedReader<'_>, (key, user): (UserKey, &UserId))
     Ok(Unread {
         messages: count(sums.int(0)?),
         conversations: count(sums.int(1)?),
+        mentions: count(sums.int(2)?),
         large,
         partial,
     })

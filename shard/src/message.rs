@@ -20,7 +20,16 @@ pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{check_attachments, check_content, check_object};
 pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
-pub(crate) use shown::{left_out, stored_json, stored_reactions};
+pub(crate) use shown::{left_out, stored_json, stored_mentions, stored_reactions};
+
+/// That a message is pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Since when.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: UserId,
+}
 
 /// A message as its row (or its line in the archive) holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +56,8 @@ pub struct StoredMessage {
     pub reactions: Option<String>,
     /// A JSON object.
     pub metadata: Option<String>,
+    /// A JSON list of the ids of the members that it mentions.
+    pub mentions: Option<String>,
     /// A JSON list of earlier contents.
     pub edit_history: Option<String>,
     /// When it was stored, or for imported messages sent.
@@ -55,6 +66,8 @@ pub struct StoredMessage {
     pub edited_at: Option<Timestamp>,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+    /// Whether it is pinned.
+    pub pin: Option<Pin>,
 }
 
 /// What is selected of a message, in the order that [`StoredMessage::read`] reads it; `shown` without its earlier versions.
@@ -70,12 +83,12 @@ macro_rules! message_columns {
             "seq, rev, sender_id, COALESCE(client_msg_id, archived_client_msg_id), body_digest, message_type, content, \
              reply_to, attachments, reactions, metadata, ",
             $edits,
-            ", created_at, edited_at, deleted_at"
+            ", created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions"
         )
     };
 }
 pub(crate) use message_columns;
-const COLUMN_COUNT: usize = 15;
+const COLUMN_COUNT: usize = 18;
 
 /// By the unique key of client message ids, which begins with these two.
 const SENT_BY: &str = "SELECT seq FROM messages {by messages_client_msg_id} WHERE conversation_id = ? AND sender_id = ? LIMIT 1";
@@ -93,12 +106,12 @@ const INSERT_ROWS: usize = 128;
 const INSERT_BYTES: usize = 2 << 20;
 
 const INSERT: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
-     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
+     reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions) VALUES ";
 
 /// For messages that were archived: their client message ids do not stand in the way of newer messages under the same id,
 /// and sends do not find them.
 const INSERT_AGAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, archived_client_msg_id, body_digest, message_type, \
-     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at) VALUES ";
+     content, reply_to, attachments, reactions, metadata, edit_history, created_at, edited_at, deleted_at, pinned_at, pinned_by, mentions) VALUES ";
 
 /// For messages that have nothing but text, which most are when they are sent: half as many values.
 const INSERT_PLAIN: &str = "INSERT INTO messages (conversation_id, seq, rev, sender_id, client_msg_id, body_digest, message_type, content, \
@@ -107,27 +120,38 @@ const PLAIN_COLUMN_COUNT: usize = 9;
 
 /// By the primary key.
 const UPDATE: &str = "UPDATE messages SET rev = ?, content = ?, attachments = ?, reactions = ?, metadata = ?, \
-     edit_history = ?, edited_at = ?, deleted_at = ? WHERE conversation_id = ? AND seq = ?";
+     edit_history = ?, edited_at = ?, deleted_at = ?, pinned_at = ?, pinned_by = ?, mentions = ? WHERE conversation_id = ? AND seq = ?";
 
 /// Reads the next columns of a row, which are the sender, type, preview and time of the newest message, `last_seq`, of a
-/// head or of a list's entry: the preview, and the time.
+/// head or of a list's entry: the preview, and the time. A deleted message has a sender and no preview.
 pub(crate) fn read_preview(
     columns: &mut Columns<'_>,
     last_seq: Seq,
 ) -> Result<(Option<MessagePreview>, Timestamp)> {
     let (sender, code, content) = (columns.opt_user()?, columns.opt_int()?, columns.opt_text()?);
     let created_at = Timestamp(columns.int()?);
-    let (Some(sender_id), Some(code), Some(content)) = (sender, code, content) else {
+    let (Some(sender_id), Some(code)) = (sender, code) else {
         return Ok((None, created_at));
     };
     let preview = MessagePreview {
         seq: last_seq,
         sender_id,
-        content,
+        deleted: content.is_none(),
+        content: content.unwrap_or_default(),
         message_type: message_type_of(code)?,
         created_at,
     };
     Ok((Some(preview), created_at))
+}
+
+/// The sender, type and preview of the newest message as [`read_preview`] reads them.
+pub(crate) fn preview_values(last: Option<&MessagePreview>) -> [Value<'_>; 3] {
+    let content = last.filter(|last| !last.deleted);
+    values![
+        last.map(|last| &last.sender_id),
+        last.map(|last| message_type_code(last.message_type)),
+        content.map(|last| last.content.as_str()),
+    ]
 }
 
 impl StoredMessage {
@@ -143,9 +167,12 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
-        let is_empty = self.content.is_empty() && parts.iter().all(|part| part.is_none());
+        let is_empty = self.content.is_empty()
+            && self.pin.is_none()
+            && parts.iter().all(|part| part.is_none());
         self.deleted_at.is_some() && is_empty
     }
 
@@ -154,7 +181,9 @@ impl StoredMessage {
         self.attachments = None;
         self.reactions = None;
         self.metadata = None;
+        self.mentions = None;
         self.edit_history = None;
+        self.pin = None;
     }
 
     /// Reads the next columns of a row, which are those of a message.
@@ -182,6 +211,8 @@ impl StoredMessage {
             created_at: Timestamp(columns.int()?),
             edited_at: columns.opt_int()?.map(Timestamp),
             deleted_at: columns.opt_int()?.map(Timestamp),
+            pin: read_pin(columns)?,
+            mentions: columns.opt_text()?,
         })
     }
 
@@ -203,6 +234,9 @@ impl StoredMessage {
             self.created_at.0,
             self.edited_at.map(|at| at.0),
             self.deleted_at.map(|at| at.0),
+            self.pin.as_ref().map(|pin| pin.at.0),
+            self.pin.as_ref().map(|pin| &pin.by),
+            self.mentions.as_deref(),
         ]
     }
 
@@ -217,6 +251,7 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
         let texts = texts.into_iter().flatten().map(String::len);
@@ -229,12 +264,14 @@ impl StoredMessage {
             &self.attachments,
             &self.reactions,
             &self.metadata,
+            &self.mentions,
             &self.edit_history,
         ];
         texts.iter().all(|text| text.is_none())
             && self.reply_to.is_none()
             && self.edited_at.is_none()
             && self.deleted_at.is_none()
+            && self.pin.is_none()
     }
 
     fn plain_values<'a>(
@@ -253,6 +290,14 @@ impl StoredMessage {
             self.created_at.0,
         ]
     }
+}
+
+fn read_pin(columns: &mut Columns<'_>) -> Result<Option<Pin>> {
+    let (at, by) = (columns.opt_int()?, columns.opt_user()?);
+    Ok(at.zip(by).map(|(at, by)| Pin {
+        at: Timestamp(at),
+        by,
+    }))
 }
 
 /// `rows` in batches for one statement each: at most [`INSERT_ROWS`] rows and, unless one alone is larger, [`INSERT_BYTES`].
@@ -375,6 +420,9 @@ pub(crate) async fn update(
         message.edit_history.as_deref(),
         message.edited_at.map(|at| at.0),
         message.deleted_at.map(|at| at.0),
+        message.pin.as_ref().map(|pin| pin.at.0),
+        message.pin.as_ref().map(|pin| &pin.by),
+        message.mentions.as_deref(),
         &conversation,
         message.seq,
     ];
@@ -436,6 +484,8 @@ mod tests {
                 created_at: Timestamp(1),
                 edited_at: None,
                 deleted_at: None,
+                pin: None,
+                mentions: None,
             };
             (ConversationId::new(UserKey(1), 1), message)
         };

@@ -32,6 +32,7 @@ use crate::list::{self, Entry, EntryUpdate};
 use crate::list_marks::{self, Mark};
 use crate::map::ShardMap;
 use crate::member::{self, StoredMembership};
+use crate::mentions::{self, Unread};
 use crate::node::Shard;
 use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::routing::Router;
@@ -235,6 +236,7 @@ pub async fn apply_within_request(
             return Ok(true);
         }
         let own = member::pairs(&mut marked.source, &[(id, user)]).await?;
+        let own = mentions::beside(&mut marked.source, &marked.heads, own).await?;
         deliver(&mut applied, targets, &marked.heads, own, deadline).await?;
         Ok(false)
     };
@@ -311,6 +313,7 @@ async fn apply_to(
         .collect();
     for pairs in pairs.chunks(PASS_MEMBERS) {
         let members = member::pairs(&mut source, pairs).await?;
+        let members = mentions::beside(&mut source, &heads, members).await?;
         deliver(applied, targets, &heads, members, deadline).await?;
     }
     let marked: Vec<&Head> = heads.values().filter(|head| head.marked).collect();
@@ -319,6 +322,7 @@ async fn apply_to(
         .partition(|head| head.member_count <= PASS_MEMBERS as u64);
     for ids in chunks_by_members(&small) {
         let members = member::of_conversations(&mut source, &ids).await?;
+        let members = mentions::beside(&mut source, &heads, members).await?;
         deliver(applied, targets, &heads, members, deadline).await?;
     }
     for head in large {
@@ -368,6 +372,7 @@ async fn deliver_large(
         };
         after = last.user.as_str().as_bytes().to_vec();
         let members = page.into_iter().map(|member| (id, member)).collect();
+        let members = mentions::beside(source, heads, members).await?;
         deliver(applied, targets, heads, members, deadline).await?;
     }
 }
@@ -380,13 +385,13 @@ async fn deliver(
     applied: &mut Applied,
     targets: Targets<'_>,
     heads: &HashMap<ConversationId, Head>,
-    members: Vec<(ConversationId, StoredMembership)>,
+    members: Vec<(ConversationId, StoredMembership, Unread)>,
     deadline: Instant,
 ) -> Result<()> {
     let (router, _) = targets;
     let mut by_shard: BTreeMap<ShardName, Vec<EntryUpdate>> = BTreeMap::new();
     let map = router.map();
-    for (id, member) in members {
+    for (id, member, mentions) in members {
         let Some(head) = heads.get(&id) else { continue };
         let key = router.key(&member.user)?;
         let shard = &map.locate(key).shard;
@@ -394,7 +399,7 @@ async fn deliver(
             applied.failed.insert(id);
             continue;
         }
-        let update = EntryUpdate::new(head, member, key);
+        let update = EntryUpdate::new(head, member, mentions, key);
         by_shard.entry(shard.clone()).or_default().push(update);
     }
     let deliveries = by_shard.iter().map(async |(name, updates)| {

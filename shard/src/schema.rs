@@ -35,6 +35,8 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0025_conversations_request_digest", "0026_fences_job", "0027_move_marks", "0028_arrivals", "0029_import_batches",
     "0030_arrivals_beat", "0031_media", "0032_media_refs", "0033_copied_conversations", "0034_media_variants",
     "0034_media_variants_due", "0035_conversations_blocked_by", "0036_blocks", "0036_members_left",
+    "0037_messages_pinned", "0038_conversations_members_pin", "0038_pins",
+    "0039_messages_mentions", "0040_conversations_last_mention", "0040_list_entries_mentions", "0040_mentions",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -50,6 +52,9 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0031_media_uploader", "0032_media_refs", "0032_media_refs_media", "0033_copied_conversations", "0034_media_large_key",
     "0034_media_process_at", "0034_media_process_at_due", "0034_media_small_key", "0034_media_variants",
     "0035_conversations_blocked_by", "0036_blocks", "0036_members_left",
+    "0037_messages_pinned_at",
+    "0037_messages_pinned_by", "0038_conversations_members_pin", "0038_pins", "0039_messages_mentions",
+    "0040_conversations_last_mention", "0040_list_entries_mentions", "0040_mentions",
 );
 
 /// Which schema a database has.

@@ -402,6 +402,10 @@ pub struct LimitSettings {
     pub reactions: u32,
     /// Most reactions of one user on one message.
     pub reactions_per_user: u32,
+    /// Most members that one message mentions.
+    pub mentions: u32,
+    /// Most pinned messages of one conversation.
+    pub pins: u32,
     /// Most earlier contents kept of one message; the oldest go first.
     pub edits: u32,
     /// Most bytes that one message holds with its earlier contents, reactions and metadata. A change beyond it is refused.
@@ -451,6 +455,8 @@ impl Default for LimitSettings {
             metadata_bytes: 4096,
             reactions: 1000,
             reactions_per_user: 20,
+            mentions: 20,
+            pins: 100,
             edits: 20,
             message_bytes: 256 << 10,
             answer_bytes: 1 << 20,

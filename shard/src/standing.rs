@@ -17,6 +17,7 @@ use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
 use crate::member::{Membership, StoredMembership};
+use crate::mentions::{self, Unread};
 use crate::message::read_preview;
 use crate::model::{MessagePreview, Timestamp};
 use crate::node::Shard;
@@ -31,11 +32,11 @@ const MEMBERSHIP_COLUMN_COUNT: usize = 6;
 
 /// All by the primary keys of all three tables.
 const SELECT: &str = concat!(
-    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.blocked_by, c.writers, ",
+    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.blocked_by, c.writers, c.last_mention, ",
     membership_columns!(),
     ", "
 );
-const COLUMN_COUNT: usize = 11;
+const COLUMN_COUNT: usize = 12;
 const SELECT_WHOLE: &str = concat!(
     "SELECT ",
     head_columns!("c."),
@@ -59,6 +60,10 @@ pub(crate) struct Standing {
     pub(crate) last_at: Timestamp,
     pub(crate) read_seq: Seq,
     pub(crate) delivered_seq: Seq,
+    /// The newest message that mentions members.
+    last_mention: Option<Seq>,
+    /// Empty until they were [added](add_mentions).
+    pub(crate) mentions: Unread,
 }
 
 impl Standing {
@@ -71,6 +76,7 @@ impl Standing {
         let (last, last_at) = read_preview(columns, head_seq)?;
         let blockers = Blockers::parse(columns.opt_text()?.as_deref())?;
         let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
+        let last_mention = columns.opt_int()?.map(Seq::from_i64);
         let member = StoredMembership::read(columns)?.complete(&latest_senders);
         Ok(Self {
             id,
@@ -87,6 +93,8 @@ impl Standing {
             last_at,
             read_seq: member.read_seq,
             delivered_seq: member.delivered_seq,
+            last_mention,
+            mentions: Unread::default(),
         })
     }
 }
@@ -106,6 +114,25 @@ pub(crate) async fn of_pairs(
     let (reader, rows) = fetch(shard, assignment, of, pairs, deadline).await?;
     let standings = rows.iter().map(|row| Standing::read(&mut row.columns()));
     Ok((reader, standings.collect::<Result<_>>()?))
+}
+
+/// Reads the unread mentions of standings that `rows` has read before; where nobody has any, no statement.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn add_mentions(
+    rows: &mut OwnedReader<'_>,
+    standings: &mut [Standing],
+) -> Result<()> {
+    let may_have = |it: &&Standing| it.last_mention.is_some_and(|last| last > it.read_seq);
+    let place = |it: &Standing| (it.id, it.user.clone(), it.read_seq, it.access.head_seq);
+    let places: Vec<_> = standings.iter().filter(may_have).map(place).collect();
+    let mut found = mentions::unread(rows, &places).await?;
+    for standing in standings {
+        let unread = found.remove(&(standing.id, standing.user.clone()));
+        standing.mentions = unread.unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The whole head of a conversation, and the membership of `user`; and the reader of its rows.

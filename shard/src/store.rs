@@ -19,6 +19,7 @@ mod members;
 mod messages;
 mod notifications;
 mod operator;
+mod pins;
 mod processing;
 mod relaying;
 mod search;

@@ -63,6 +63,7 @@ impl RowsDigest {
             Some(message.created_at.0),
             message.edited_at.map(|at| at.0),
             message.deleted_at.map(|at| at.0),
+            message.pin.as_ref().map(|pin| pin.at.0),
         ];
         for number in numbers {
             buffer.push(u8::from(number.is_some()));
@@ -76,6 +77,8 @@ impl RowsDigest {
             message.reactions.as_deref(),
             message.metadata.as_deref(),
             message.edit_history.as_deref(),
+            message.pin.as_ref().map(|pin| pin.by.as_str()),
+            message.mentions.as_deref(),
         ];
         for text in texts {
             buffer.push(u8::from(text.is_some()));

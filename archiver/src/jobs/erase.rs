@@ -21,9 +21,11 @@ use backscroll_shard::clock;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{COUNTER_MAX, ConversationId, Seq};
 use backscroll_shard::media;
+use backscroll_shard::mentions;
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
+use backscroll_shard::pins;
 use serde::Serialize;
 
 use super::rewrite::{Rewritten, Without, runs_of};
@@ -255,7 +257,7 @@ impl ArchiveJobs {
                 continue; // placed under a hold meanwhile
             }
             figures.dropped_runs += runs.len() as u64;
-            self.release_files(shard, lease, &runs).await?;
+            self.release(shard, lease, &runs).await?;
             let without = Without {
                 runs,
                 ..Without::default()
@@ -265,8 +267,9 @@ impl ArchiveJobs {
         }
         Ok(())
     }
-    /// The files that only messages of these runs use go before them: a job that dies in between finds the runs again.
-    async fn release_files(
+    /// The files that only messages of these runs use, and their pins, go before them: a job that dies in between finds the runs
+    /// again.
+    async fn release(
         &self,
         shard: &Shard,
         lease: &Lease,
@@ -277,7 +280,9 @@ impl ArchiveJobs {
                 let now = check_lease(connection, lease).await?;
                 let mut rows = OwnedTransaction::for_job(connection);
                 let stretch = (run.first_seq, run.last_seq);
-                media::release_archived(&mut rows, *id, stretch, now).await
+                media::release_archived(&mut rows, *id, stretch, now).await?;
+                pins::remove_archived(&mut rows, *id, stretch).await?;
+                mentions::remove_up_to(&mut rows, *id, run.last_seq).await
             })
             .await?;
         }

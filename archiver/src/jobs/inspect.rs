@@ -243,6 +243,8 @@ mod tests {
             created_at: Timestamp(1),
             edited_at: None,
             deleted_at: None,
+            pin: None,
+            mentions: None,
         }
     }
 

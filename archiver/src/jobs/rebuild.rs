@@ -2,7 +2,7 @@
 //!
 //! Every segment in the bucket is read frame by frame. Its runs are put into the index of the shard that owns their
 //! conversation now, and a conversation that is not there is made again from what the segment tells of it: kind, title,
-//! members, and its newest archived message as its head. What was hot is lost with the database; a conversation goes on
+//! members, and its newest archived message as its head; what is pinned is found again by its newest copy. What was hot is lost with the database; a conversation goes on
 //! after its newest archived message.
 //!
 //! Segments do not hold the digest of the request that made a conversation under an Idempotency-Key. A repeat of that
@@ -23,6 +23,8 @@ use backscroll_shard::archive::{
 };
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::node::Shard;
+use backscroll_shard::owned::OwnedTransaction;
+use backscroll_shard::pins;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -153,6 +155,7 @@ impl ArchiveJobs {
             });
         }
         figures.conversations = self.recreate(leases, told.traces).await?;
+        self.pin_again(leases, told.pinned).await?;
         self.erase_again(leases, told.deleted).await
     }
 
@@ -289,6 +292,30 @@ impl ArchiveJobs {
         Ok(())
     }
 
+    /// Pins what its newest copy says is pinned.
+    async fn pin_again(
+        &self,
+        leases: &[(Arc<Shard>, Lease)],
+        pinned: BTreeSet<(ConversationId, Seq)>,
+    ) -> Result<()> {
+        let map = self.router.map();
+        for (id, seq) in pinned {
+            let name = &map.locate(id.owner_key()).shard;
+            let Some((shard, lease)) = leases.iter().find(|(shard, _)| shard.name() == name) else {
+                continue;
+            };
+            for message in self.archived(shard, id, (seq, seq)).await? {
+                transaction(shard, async |connection| {
+                    check_lease(connection, lease).await?;
+                    let mut rows = OwnedTransaction::for_job(connection);
+                    pins::follow(&mut rows, id, &message).await
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn recreate(
         &self,
         leases: &[(Arc<Shard>, Lease)],
@@ -331,6 +358,8 @@ struct Told {
     traces: BTreeMap<ConversationId, Traces>,
     /// Messages of which there is the copy of their deletion.
     deleted: BTreeSet<(ConversationId, Seq)>,
+    /// Messages of which there is a copy that is pinned.
+    pinned: BTreeSet<(ConversationId, Seq)>,
 }
 
 impl Told {
@@ -340,6 +369,8 @@ impl Told {
         let deleted = run.messages.iter().filter(|it| it.deleted_at.is_some());
         self.deleted
             .extend(deleted.map(|message| (id, message.seq)));
+        let pinned = run.messages.iter().filter(|it| it.pin.is_some());
+        self.pinned.extend(pinned.map(|message| (id, message.seq)));
         let mut messages = run.messages.iter();
         let Some(first) = messages.next() else { return };
         let known = self

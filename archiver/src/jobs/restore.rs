@@ -89,7 +89,7 @@ impl ArchiveJobs {
     }
 
     /// The newest archived copies of messages. None is archived or dropped meanwhile, since the job holds the lease.
-    async fn archived(
+    pub(super) async fn archived(
         &self,
         shard: &Shard,
         conversation: ConversationId,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use backscroll_shard::archive::About;
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserId};
-use backscroll_shard::message::StoredMessage;
+use backscroll_shard::message::{Pin, StoredMessage};
 use backscroll_shard::model::{MessageType, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -72,6 +72,10 @@ pub(super) struct MessageLine<'a> {
     edited_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deleted_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned_at: Option<i64>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pinned_by: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     attachments: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,10 @@ pub(super) struct MessageLine<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     metadata_text: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    mentions: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    mentions_text: Option<Cow<'a, str>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -190,6 +198,7 @@ fn line_of(message: &StoredMessage) -> MessageLine<'_> {
     let (edits, edits_text) = value_or_text(message.edit_history.as_deref());
     let (reactions, reactions_text) = value_or_text(message.reactions.as_deref());
     let (metadata, metadata_text) = value_or_text(message.metadata.as_deref());
+    let (mentions, mentions_text) = value_or_text(message.mentions.as_deref());
     MessageLine {
         seq: None,
         at: None,
@@ -205,6 +214,8 @@ fn line_of(message: &StoredMessage) -> MessageLine<'_> {
             .map(|digest| format!("{digest:016x}").into()),
         edited_at: message.edited_at.map(|at| at.0),
         deleted_at: message.deleted_at.map(|at| at.0),
+        pinned_at: message.pin.as_ref().map(|pin| pin.at.0),
+        pinned_by: message.pin.as_ref().map(|pin| pin.by.as_str().into()),
         attachments,
         attachments_text,
         edits,
@@ -213,6 +224,8 @@ fn line_of(message: &StoredMessage) -> MessageLine<'_> {
         reactions_text,
         metadata,
         metadata_text,
+        mentions,
+        mentions_text,
     }
 }
 
@@ -236,6 +249,13 @@ fn to_message(line: MessageLine<'_>, place: Cursor) -> Result<StoredMessage, Str
             .map(u64::cast_signed)
             .map_err(|_| format!("bodyDigest {text:?}"))
     };
+    let pin = |(at, by): (i64, Cow<'_, str>)| {
+        let by = UserId::new(by).map_err(|error| error.to_string())?;
+        Ok::<_, String>(Pin {
+            at: Timestamp(at),
+            by,
+        })
+    };
     Ok(StoredMessage {
         seq: place.seq,
         rev: Rev(place.rev),
@@ -248,10 +268,12 @@ fn to_message(line: MessageLine<'_>, place: Cursor) -> Result<StoredMessage, Str
         attachments: text_of(line.attachments, line.attachments_text),
         reactions: text_of(line.reactions, line.reactions_text),
         metadata: text_of(line.metadata, line.metadata_text),
+        mentions: text_of(line.mentions, line.mentions_text),
         edit_history: text_of(line.edits, line.edits_text),
         created_at: Timestamp(place.at),
         edited_at: line.edited_at.map(Timestamp),
         deleted_at: line.deleted_at.map(Timestamp),
+        pin: line.pinned_at.zip(line.pinned_by).map(pin).transpose()?,
     })
 }
 

@@ -47,6 +47,8 @@ fn message(seq: u64, by: &str, text: &str) -> StoredMessage {
         created_at: Timestamp(1_507_466_702_000 + i64::try_from(seq).unwrap() * 1000),
         edited_at: None,
         deleted_at: None,
+        pin: None,
+        mentions: None,
     }
 }
 

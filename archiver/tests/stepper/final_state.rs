@@ -11,8 +11,10 @@ use backscroll_shard::model::Timestamp;
 use crate::deployment::Process;
 
 /// The tables on which later answers and jobs depend.
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 8] = [
     "messages",
+    "mentions",
+    "pins",
     "conversations",
     "archive_runs",
     "archive_segments",

@@ -223,6 +223,7 @@ pub(crate) struct Change {
 
 /// An answer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub(crate) enum Read {
     /// Messages before this one, or the newest; at most so many.
     Page(Option<Seq>, u64, Result<HistoryPage>),

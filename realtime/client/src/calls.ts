@@ -23,6 +23,7 @@ import type {
   Notification,
   NotificationId,
   NotificationList,
+  PinList,
   SearchPage,
   SearchRequest,
   Seq,
@@ -95,6 +96,15 @@ export class Calls {
   react(messageId: MessageId, emoji: string, remove: boolean): Promise<Message> {
     const path = `/messages/${messageId}/reactions/${encodeURIComponent(emoji)}`;
     return this.either("react", { messageId, emoji, ...(remove && { remove }) }, remove ? "DELETE" : "PUT", path);
+  }
+
+  pin(messageId: MessageId, remove: boolean): Promise<Message> {
+    return this.http.repeated(remove ? "DELETE" : "PUT", `/messages/${messageId}/pin`);
+  }
+
+  /** A page of pinned messages, the newest first. */
+  pins(conversationId: ConversationId, place: ListPlace): Promise<PinList> {
+    return this.http.repeated("GET", `/conversations/${conversationId}/pins?${queryOf(place)}`);
   }
 
   markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {

@@ -37,6 +37,7 @@ import type {
   NotificationId,
   NotificationList,
   NotificationsRead,
+  PinList,
   Resume,
   SearchPage,
   SearchRequest,
@@ -225,12 +226,22 @@ export class ChatClient {
     return this.answered(await this.calls.react(messageId, emoji, remove));
   }
 
+  /** Pins a message for all members, or takes its pin away. */
+  async pin(messageId: MessageId, { remove = false } = {}): Promise<Message> {
+    return this.answered(await this.calls.pin(messageId, remove));
+  }
+
+  /** A page of a conversation's pinned messages, the newest message first. */
+  pins(conversationId: ConversationId, place: ListPlace = {}): Promise<PinList> {
+    return this.calls.pins(conversationId, place);
+  }
+
   /** Starts a conversation; `direct` gives the one that is there. */
   createConversation(conversation: NewConversation): Promise<Conversation> {
     return this.calls.createConversation(conversation).finally(() => this.fallback.hurry());
   }
 
-  /** Renames, pins, mutes. */
+  /** Renames, decides who may pin messages, pins to the list, mutes. */
   changeConversation(conversationId: ConversationId, patch: ConversationPatch): Promise<Conversation> {
     return this.calls.changeConversation(conversationId, patch).finally(() => this.fallback.hurry());
   }

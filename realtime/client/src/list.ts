@@ -21,7 +21,7 @@ export class ConversationListStore {
   /** Pinned first, then the latest activity first. Immutable: a change makes a new array. */
   readonly entries = new Observable<readonly ListEntry[]>([]);
   /** Over the conversations in the list. */
-  readonly unread = new Observable<UnreadCount>({ total: 0, conversations: 0 });
+  readonly unread = new Observable<UnreadCount>({ total: 0, conversations: 0, mentions: 0 });
   /** Why the list cannot be loaded, while that is tried again; its message says what to do. */
   readonly error = new Observable<ChatError | undefined>(undefined);
   private readonly held = new Map<ConversationId, Held>();
@@ -75,17 +75,21 @@ export class ConversationListStore {
     this.publish();
   }
 
-  /** A new message in an open conversation: large conversations cause no other event. */
+  /** A new message in an open conversation, or a change of its newest one: large conversations cause no other event. */
   sawMessage(message: Message): void {
     const held = this.held.get(message.conversationId);
-    if (!held || message.seq <= held.entry.headSeq) return;
+    if (!held || message.seq < held.entry.headSeq) return;
+    const isKnown = message.seq === held.entry.headSeq;
+    if (isKnown && message.rev <= held.entry.rev) return;
     const { seq, senderId, content, messageType, createdAt } = message;
-    const preview = [...content].slice(0, PREVIEW_CHARACTERS).join("");
+    const deleted = message.deletedAt !== undefined;
+    const named = isKnown && content === "" && !deleted ? (held.entry.lastMessage?.content ?? "") : content;
+    const preview = [...named].slice(0, PREVIEW_CHARACTERS).join("");
     this.put({
       ...held.entry,
       headSeq: seq,
       rev: Math.max(held.entry.rev, message.rev),
-      lastMessage: { seq, senderId, content: preview, messageType, createdAt },
+      lastMessage: { seq, senderId, content: preview, messageType, createdAt, ...(deleted && { deleted }) },
       lastActivityAt: createdAt,
     });
     this.publish();
@@ -113,7 +117,8 @@ export class ConversationListStore {
 
   private put(entry: ListEntry): void {
     const unreadCount = Math.max(0, entry.headSeq - entry.readSeq);
-    this.held.set(entry.id, { entry: { ...entry, unreadCount }, touchedAt: ++this.changes });
+    const unreadMentions = unreadCount === 0 ? 0 : entry.unreadMentions;
+    this.held.set(entry.id, { entry: { ...entry, unreadCount, unreadMentions }, touchedAt: ++this.changes });
   }
 
   private publish(): void {
@@ -122,8 +127,10 @@ export class ConversationListStore {
     this.entries.set(sorted);
     const total = sorted.reduce((sum, entry) => sum + entry.unreadCount, 0);
     const conversations = sorted.filter((entry) => entry.unreadCount > 0).length;
+    const mentions = sorted.reduce((sum, entry) => sum + entry.unreadMentions, 0);
     const before = this.unread.get();
-    if (before.total !== total || before.conversations !== conversations) this.unread.set({ total, conversations });
+    const isSame = before.total === total && before.conversations === conversations && before.mentions === mentions;
+    if (!isSame) this.unread.set({ total, conversations, mentions });
   }
 }
 

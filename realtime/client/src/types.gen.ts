@@ -64,6 +64,8 @@ export interface Conversation {
   memberCount: number;
   /** The first few members, by id. */
   members: Member[];
+  /** Whether every member may pin messages, or its admins only. In direct conversations both may. */
+  membersMayPin: boolean;
   /** As set by its admins. */
   metadata: { [key: string]: unknown };
   /** Up to where I have read. */
@@ -121,6 +123,8 @@ export interface ConversationList {
 
 /** A change to a conversation; what is absent stays. */
 export interface ConversationPatch {
+  /** Whether every member may pin messages, or its admins only. Not of direct conversations, where both may. */
+  membersMayPin?: boolean | null;
   /** A new object in place of the old, at most 4 KiB. */
   metadata?: { [key: string]: unknown } | null;
   /** Count it, but do not alert me; shown in my list. */
@@ -273,6 +277,8 @@ export interface ListEntry {
   title?: string | null;
   /** `headSeq - readSeq`: messages that were deleted before they were read count as well. */
   unreadCount: number;
+  /** Unread messages that mention me, without deleted ones; at most 100 are counted. */
+  unreadMentions: number;
 }
 
 /** `mark_delivered`. */
@@ -413,10 +419,16 @@ export interface Message {
   editedAt?: Timestamp | null;
   /** `<conversationId>-<seq>`. */
   id: MessageId;
+  /** The members that it mentions; absent where it mentions nobody. */
+  mentions?: UserId[];
   /** What it carries. */
   messageType: MessageType;
   /** An object, as the sender gave it. */
   metadata: { [key: string]: unknown };
+  /** When it was pinned; absent while it is not. */
+  pinnedAt?: Timestamp | null;
+  /** Who pinned it. */
+  pinnedBy?: UserId | null;
   /** Emoji to the ids of those who reacted with it. */
   reactions: { [key: string]: string[] };
   /** The message it answers. */
@@ -450,10 +462,15 @@ export type MessageId = string;
 
 /** The newest message of a conversation, shortened for a list. */
 export interface MessagePreview {
-  /** The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name. */
+  /**
+   * The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name.
+   * Empty once deleted.
+   */
   content: string;
   /** When. */
   createdAt: Timestamp;
+  /** It was deleted. A message that was deleted by a version without this mark has only an empty `content`. */
+  deleted?: boolean;
   /** What it carries. */
   messageType: MessageType;
   /** Who sent it. */
@@ -512,6 +529,8 @@ export interface NewMessage {
   clientMsgId?: string | null;
   /** The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL. */
   content: string;
+  /** Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited. */
+  mentions?: UserId[];
   /** What it carries. */
   messageType?: MessageType;
   /** An object of at most 4 KiB. */
@@ -594,6 +613,18 @@ export interface Notified {
   failed: Unsent[];
   /** To whom it was sent. */
   sent: Sent[];
+}
+
+/** A page of a conversation's pinned messages, the newest message first. */
+export interface PinList {
+  /** Pinned messages of this page that are archived and cannot be read just now. */
+  archiveUnavailable?: MessageId[];
+  /** The messages. */
+  messages: Message[];
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** The conversation's latest change when the page was begun: it has at least that. */
+  rev: Rev;
 }
 
 /** The presence of a user: `user_online`, `user_offline`, and an entry of the answer to `presence_subscribe`. */
@@ -839,6 +870,8 @@ export interface SendMessage {
   content: string;
   /** The conversation. */
   conversationId: ConversationId;
+  /** Members that it mentions, at most 20 (a setting). */
+  mentions?: UserId[];
   /** The type of the message. */
   messageType?: MessageType;
   /** An object of at most 4 KiB. */
@@ -956,6 +989,8 @@ export interface TokenKeys {
 export interface UnreadCount {
   /** Conversations with at least one. */
   conversations: number;
+  /** Unread messages that mention me. */
+  mentions: number;
   /** There may be more: the user is in more than 100 large conversations, of which 100 are counted. */
   partial?: boolean;
   /** Messages. */

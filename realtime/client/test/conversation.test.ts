@@ -197,7 +197,7 @@ describe("receipts", () => {
     const { view, hub, client } = await connected({ autoDelivered: false }, 10);
     for (let seq = 1; seq <= 10; seq++) view.markRead(seq);
     view.markRead(4);
-    expect(client.conversations.unread.get()).toEqual({ total: 0, conversations: 0 });
+    expect(client.conversations.unread.get()).toEqual({ total: 0, conversations: 0, mentions: 0 });
     await pass(1_000);
     expect(commands(hub, "mark_read")).toEqual([{ conversationId: "r", seq: 10 }]);
     view.markRead();

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { ConversationListStore } from "../src/list.js";
-import type { ListEntry, SyncPage } from "../src/types.gen.js";
+import type { ListEntry, Message, SyncPage } from "../src/types.gen.js";
 import { connected, pass, useFakeTime } from "./setup.js";
 
 useFakeTime();
@@ -13,6 +13,7 @@ function entry(id: string, given: Partial<ListEntry> = {}): ListEntry {
     rev: 5,
     readSeq: 2,
     unreadCount: 3,
+    unreadMentions: 0,
     memberCount: 2,
     members: [],
     lastActivityAt: "2026-01-01T00:00:00.000Z",
@@ -33,7 +34,7 @@ test("pinned first, then the latest", () => {
   const list = new ConversationListStore(10);
   list.applySync(page([entry("old"), entry("new", { lastActivityAt: "2026-02-01T00:00:00.000Z" }), entry("pinned", { pinned: true })], "3"), 0);
   expect(ids(list)).toEqual(["pinned", "new", "old"]);
-  expect(list.unread.get()).toEqual({ total: 9, conversations: 3 });
+  expect(list.unread.get()).toEqual({ total: 9, conversations: 3, mentions: 0 });
 });
 
 test("an entry goes neither back in rev nor in what was read", () => {
@@ -79,6 +80,33 @@ test("it is bounded, and what was left goes", () => {
   expect(ids(list)).toEqual(["b"]);
 });
 
+test("a deleted newest message is marked at once, also where the server tells no entry", () => {
+  const list = new ConversationListStore(2);
+  list.applySync(page([entry("a", { headSeq: 3, rev: 5 })], "1"), 0);
+  const last = () => list.get("a")?.lastMessage;
+  const message = (changes: Partial<Message>): Message => ({
+    id: "a-4",
+    conversationId: "a",
+    seq: 4,
+    rev: 6,
+    senderId: "bob",
+    content: "secret",
+    messageType: "text",
+    attachments: [],
+    reactions: {},
+    metadata: {},
+    createdAt: "2026-01-01T00:00:00.000Z",
+    status: "sent",
+    ...changes,
+  });
+  list.sawMessage(message({}));
+  expect(last()).toMatchObject({ seq: 4, content: "secret" });
+  list.sawMessage(message({ rev: 8, content: "", deletedAt: "2026-01-01T00:00:01.000Z" }));
+  expect(last()).toMatchObject({ seq: 4, content: "", deleted: true });
+  list.sawMessage(message({ rev: 7, content: "older" }));
+  expect(last()).toMatchObject({ deleted: true });
+});
+
 test("it is live, also for conversations that are not open", async () => {
   const { client, hub, network } = await connected({}, 2);
   hub.store.room("other", ["alice", "bob"]);
@@ -88,15 +116,15 @@ test("it is live, also for conversations that are not open", async () => {
     { id: "other", unreadCount: 1, lastMessage: { content: "hello" } },
     { id: "r", unreadCount: 2 },
   ]);
-  expect(client.conversations.unread.get()).toEqual({ total: 3, conversations: 2 });
+  expect(client.conversations.unread.get()).toEqual({ total: 3, conversations: 2, mentions: 0 });
   const counting = client.unreadCount();
   await pass(100);
-  expect(await counting).toEqual({ total: 3, conversations: 2 });
+  expect(await counting).toEqual({ total: 3, conversations: 2, mentions: 0 });
   network.cut();
   hub.store.send("bob", "r", { content: "while away" });
   await pass(2_000);
   expect(ids(client.conversations)).toEqual(["r", "other"]);
   hub.store.mark("alice", "r", "messages_read"); // on another device
   await pass(100);
-  expect(client.conversations.unread.get()).toEqual({ total: 1, conversations: 1 });
+  expect(client.conversations.unread.get()).toEqual({ total: 1, conversations: 1, mentions: 0 });
 });

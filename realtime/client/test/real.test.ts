@@ -193,13 +193,13 @@ describe("over WebSocket", () => {
     const { views, alice, bob } = await together();
     await views.alice.send("hello").stored;
     await within(() => expect(message(views.alice, 0).status).toBe("delivered"));
-    await within(() => expect(bob.client.conversations.unread.get()).toEqual({ total: 1, conversations: 1 }));
+    await within(() => expect(bob.client.conversations.unread.get()).toEqual({ total: 1, conversations: 1, mentions: 0 }));
     // The client counts by itself; the server's lists follow the conversations.
-    await within(async () => expect(await bob.client.unreadCount()).toEqual({ total: 1, conversations: 1 }));
+    await within(async () => expect(await bob.client.unreadCount()).toEqual({ total: 1, conversations: 1, mentions: 0 }));
     views.bob.markRead();
     await within(() => expect(message(views.alice, 0).status).toBe("read"));
     expect(views.alice.state.get().watermarks.get(bob.user)?.readSeq).toBe(1);
-    expect(bob.client.conversations.unread.get()).toEqual({ total: 0, conversations: 0 });
+    expect(bob.client.conversations.unread.get()).toEqual({ total: 0, conversations: 0, mentions: 0 });
     await within(() => expect(alice.client.conversations.entries.get()).toMatchObject([{ headSeq: 1, title: "Real" }]));
   });
 
@@ -292,7 +292,7 @@ describe("over HTTP alone", () => {
     await Promise.all([sent.ready, received.ready]);
     for (const content of ["1", "2", "3"]) sent.send(content);
     await within(() => expect(contents(received)).toEqual(["1", "2", "3"]));
-    await within(() => expect(bob.client.conversations.unread.get()).toEqual({ total: 3, conversations: 1 }));
+    await within(() => expect(bob.client.conversations.unread.get()).toEqual({ total: 3, conversations: 1, mentions: 0 }));
     await alice.client.edit(`${id}-1`, "changed");
     await alice.client.delete(`${id}-2`);
     await bob.client.react(`${id}-3`, "🎉");

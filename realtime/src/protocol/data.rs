@@ -126,6 +126,9 @@ pub struct SendMessage {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+    /// Members that it mentions, at most 20 (a setting).
+    #[serde(default)]
+    pub mentions: Vec<UserId>,
 }
 
 impl SendMessage {
@@ -138,6 +141,7 @@ impl SendMessage {
             reply_to: self.reply_to,
             attachments: self.attachments,
             metadata: self.metadata,
+            mentions: self.mentions,
         };
         (self.conversation_id, message)
     }

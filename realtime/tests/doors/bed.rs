@@ -183,6 +183,7 @@ impl Bed {
             reply_to: None,
             attachments: None,
             metadata: None,
+            mentions: Vec::new(),
         };
         let sent = self.store.send(&caller(name), id, message).await;
         sent.unwrap().message

@@ -366,11 +366,29 @@ async fn changes_of_the_list_are_delivered_without_joining(door: Door) {
     let received = bob.event("conversation_updated").await;
     assert_eq!(received["conversation"]["id"], json!(id));
     assert!(received["cursor"].is_string());
-    bed.say("alice", id, "hello").await;
+    let message = bed.say("alice", id, "hello").await;
     let received = bob.event("conversation_updated").await;
     assert_eq!(received["conversation"]["unreadCount"], 1);
     assert_eq!(received["conversation"]["lastMessage"]["content"], "hello");
     bob.receives_no("new_message").await;
+    // Read on one device, nothing is unread on the other.
+    let mut phone = bed.connect(door, "bob").await;
+    let data = json!({"conversationId": id});
+    phone.ask("mark_read", data).await.unwrap();
+    for device in [&mut bob, &mut phone] {
+        let received = device.event("conversation_updated").await;
+        assert_eq!(received["conversation"]["unreadCount"], 0, "{received}");
+    }
+    bed.store
+        .delete_message(&caller("alice"), message.id)
+        .await
+        .unwrap();
+    let received = bob.event("conversation_updated").await;
+    let last = &received["conversation"]["lastMessage"];
+    assert_eq!(
+        (&last["deleted"], &last["content"]),
+        (&json!(true), &json!(""))
+    );
     bed.close().await;
 }
 

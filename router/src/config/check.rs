@@ -361,6 +361,8 @@ fn check_limits(check: &mut Check, limits: &LimitSettings) {
         1,
         1000,
     );
+    check.within("limits.mentions", limits.mentions, 0, 100);
+    check.within("limits.pins", limits.pins, 1, 1000);
     check.within("limits.edits", limits.edits, 0, 1000);
     check.within(
         "limits.message_bytes",

@@ -128,7 +128,7 @@ async fn one(
 
 /// Change a conversation
 ///
-/// Title and metadata are everybody's, and need the role `admin` or `owner`. `pinned` and `muted` are
+/// Title, metadata and `membersMayPin` are everybody's, and need the role `admin` or `owner`. `pinned` and `muted` are
 /// mine: they show in my list.
 #[utoipa::path(
     patch, path = "/conversations/{conversationId}", tag = "conversations", operation_id = "changeConversation",

@@ -7,11 +7,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{HistoryPage, Message, NewMessage, Position};
+use backscroll_shard::model::{HistoryPage, Message, NewMessage, PinList, Position};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
+use super::conversations::ListQuery;
 use super::extract::{Bearer, Json, Path, Query, idempotency_key, page_limit};
 use super::mounts::ChatRoutes;
 use super::problem::Problem;
@@ -23,6 +24,8 @@ pub(super) fn routes() -> ChatRoutes {
         routes!(history, send),
         routes!(one, edit, delete),
         routes!(react, unreact),
+        routes!(pin, unpin),
+        routes!(pins),
     ]
 }
 
@@ -221,4 +224,57 @@ async fn unreact(
     Path((id, emoji)): Path<(MessageId, String)>,
 ) -> Result<Answer<Message>, Problem> {
     Ok(Answer(app.store.unreact(&me.caller, id, &emoji).await?))
+}
+
+/// Pin a message
+///
+/// For all members. Admins may, in direct conversations both members, and every member where the conversation has
+/// `membersMayPin`. A message that is pinned already stays as it is. A conversation has at most 100 pinned messages (a setting,
+/// `limits.pins`).
+#[utoipa::path(
+    put, path = "/messages/{messageId}/pin", tag = "messages", operation_id = "pinMessage",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "The message after it", body = Message), problems::React),
+)]
+async fn pin(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.pin_message(&me.caller, id).await?))
+}
+
+/// Take a pin away
+///
+/// Whoever may pin may. Of a message that is not pinned it changes nothing.
+#[utoipa::path(
+    delete, path = "/messages/{messageId}/pin", tag = "messages", operation_id = "unpinMessage",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "The message after it", body = Message), problems::React),
+)]
+async fn unpin(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<Message>, Problem> {
+    Ok(Answer(app.store.unpin_message(&me.caller, id).await?))
+}
+
+/// Pinned messages
+///
+/// The newest message first, wherever the messages are kept. Those that are archived and cannot be read just now are named in
+/// `archiveUnavailable`.
+#[utoipa::path(
+    get, path = "/conversations/{conversationId}/pins", tag = "messages", operation_id = "listPins",
+    params(("conversationId" = ConversationId, Path), ListQuery),
+    responses((status = 200, description = "A page of them", body = PinList), problems::ReadArchived),
+)]
+async fn pins(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<ConversationId>,
+    Query(query): Query<ListQuery>,
+) -> Result<Answer<PinList>, Problem> {
+    let (cursor, limit) = query.checked()?;
+    Ok(Answer(app.store.pins(&me.caller, id, cursor, limit).await?))
 }

@@ -141,6 +141,24 @@ fn use_it(sandbox: &Sandbox) {
         ),
         ("silent", "PUT", "/chat/blocks/ben".to_owned(), Value::Null),
         (
+            "ann",
+            "POST",
+            format!("/chat/conversations/{group}/messages"),
+            json!({ "content": "look", "mentions": ["ben", "silent"] }),
+        ),
+        (
+            "ann",
+            "PATCH",
+            format!("/chat/conversations/{group}"),
+            json!({ "membersMayPin": true }),
+        ),
+        (
+            "silent",
+            "PUT",
+            format!("/chat/messages/{group}-3/pin"),
+            Value::Null,
+        ),
+        (
             "admin",
             "POST",
             "/admin/notifications".to_owned(),
@@ -252,6 +270,9 @@ async fn a_used_deployment_moves_to_another_database_and_back() {
         "\"role\":\"left\"",
         "{\"notifications\":",
         "\"pinned\":1",
+        "\"pinnedBy\":\"silent\"",
+        "\"membersPin\":1",
+        "\"mentions\":[\"ben\",\"silent\"]",
         "{\"importedChannel\":",
         "\"clientMsgId\":\"one\"",
         "\"edits\":[",
@@ -271,7 +292,7 @@ async fn a_used_deployment_moves_to_another_database_and_back() {
     let packed = target.write("packed.zst", packed);
     let import = ["import", packed.to_str().unwrap(), "--json"];
     let first = target.run(&import).exits(0).json();
-    assert_eq!(first["messages"], 300 + 1 + 8, "{first:#}");
+    assert_eq!(first["messages"], 300 + 1 + 9, "{first:#}");
     assert_same(&everything, &export(&target, &[]));
     let again = target.run(&import).exits(0).json();
     assert_eq!(
@@ -279,7 +300,7 @@ async fn a_used_deployment_moves_to_another_database_and_back() {
         (&json!(0), &json!(0)),
         "{again:#}"
     );
-    assert_eq!(again["alreadyStored"], 309);
+    assert_eq!(again["alreadyStored"], 310);
     assert!(seen(&source) == seen(&target), "users see the same");
 
     // A longer history of an imported channel goes to the same conversation, and the way back is the same.

@@ -119,7 +119,15 @@ async fn a_conversation_can_be_listed_changed_and_deleted() {
         );
     }
 
-    say(&alice, &id, "hello").await;
+    let messages = format!("{path}/messages");
+    let mentioning = json!({ "content": "hello", "mentions": ["bob"] });
+    let sent = alice.post(&messages, mentioning).await.expect(201);
+    assert_eq!(sent["mentions"], json!(["bob"]));
+    let mentioning = json!({ "content": "hello", "mentions": ["eve"] });
+    alice
+        .post(&messages, mentioning)
+        .await
+        .problem(400, "invalid_request");
     // Lists follow the conversations with a short delay.
     let entry = loop {
         let list = bob.get("/chat/conversations?limit=10").await.expect(200);
@@ -133,13 +141,14 @@ async fn a_conversation_can_be_listed_changed_and_deleted() {
         (
             &entry["id"],
             &entry["unreadCount"],
+            &entry["unreadMentions"],
             &entry["lastMessage"]["content"]
         ),
-        (&json!(id), &json!(1), &json!("hello"))
+        (&json!(id), &json!(1), &json!(1), &json!("hello"))
     );
     assert_eq!(
         bob.get("/chat/unread-count").await.expect(200),
-        json!({ "total": 1, "conversations": 1 })
+        json!({ "total": 1, "conversations": 1, "mentions": 1 })
     );
 
     bob.delete(&path).await.problem(403, "forbidden");
@@ -379,6 +388,54 @@ async fn messages_are_edited_deleted_and_reacted_to() {
         (&json!(""), true, &json!([]))
     );
     assert_eq!(bob.get(&path).await.expect(200)["content"], "");
+}
+
+#[tokio::test]
+async fn messages_are_pinned_by_those_who_may() {
+    let service = Service::start().await;
+    let (alice, bob, eve) = (
+        service.user("alice"),
+        service.user("bob"),
+        service.user("eve"),
+    );
+    let id = alice.group(json!(["bob"])).await;
+    for text in ["a", "b", "c"] {
+        say(&alice, &id, text).await;
+    }
+    let conversation = format!("/chat/conversations/{id}");
+    let pins = format!("{conversation}/pins");
+    let pin = |seq: u64| format!("/chat/messages/{id}-{seq}/pin");
+    bob.put(&pin(1)).await.problem(403, "forbidden");
+    eve.put(&pin(1)).await.problem(403, "not_a_member");
+    eve.get(&pins).await.problem(403, "not_a_member");
+    let pinned = alice.put(&pin(1)).await.expect(200);
+    assert_eq!(
+        (&pinned["pinnedBy"], pinned["pinnedAt"].is_string()),
+        (&json!("alice"), true)
+    );
+    bob.patch(&conversation, json!({ "membersMayPin": true }))
+        .await
+        .problem(403, "forbidden");
+    let changed = alice.patch(&conversation, json!({ "membersMayPin": true }));
+    assert_eq!(changed.await.expect(200)["membersMayPin"], json!(true));
+    bob.put(&pin(3)).await.expect(200);
+    let first = bob.get(&format!("{pins}?limit=1")).await.expect(200);
+    assert_eq!(first["messages"][0]["content"], "c");
+    let cursor = first["nextCursor"].as_str().unwrap();
+    let second = bob.get(&format!("{pins}?limit=1&cursor={cursor}")).await;
+    let second = second.expect(200);
+    assert_eq!(second["messages"], json!([pinned]));
+    assert!(second["nextCursor"].is_null(), "{second}");
+    bob.get(&format!("{pins}?cursor=x"))
+        .await
+        .problem(400, "invalid_request");
+    let unpinned = bob.delete(&pin(1)).await.expect(200);
+    assert!(unpinned["pinnedAt"].is_null(), "{unpinned}");
+    alice
+        .delete(&format!("/chat/messages/{id}-3"))
+        .await
+        .expect(200);
+    assert_eq!(bob.get(&pins).await.expect(200)["messages"], json!([]));
 }
 
 #[tokio::test]

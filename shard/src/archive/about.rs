@@ -28,6 +28,9 @@ pub struct About {
     /// A JSON object, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
+    /// Whether every member may pin messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub members_pin: bool,
     /// Who created it.
     pub created_by: UserId,
     /// When, in milliseconds since 1970.
@@ -65,6 +68,7 @@ pub async fn describe(
             kind: head.kind,
             title: head.title,
             metadata: head.metadata,
+            members_pin: head.members_pin,
             created_by: head.created_by,
             created_at: head.created_at.0,
             members: members.remove(&head.id).unwrap_or_default(),
@@ -129,6 +133,7 @@ pub async fn recreate(
     head.metadata = about
         .and_then(|about| about.metadata.clone())
         .filter(|text| RawJson::parse(text.clone()).is_ok());
+    head.members_pin = about.is_some_and(|about| about.members_pin);
     head.head_seq = traces.last.seq;
     head.rev = traces.rev;
     let rev = head.change_members();

@@ -9,9 +9,11 @@ use crate::db::Connection;
 use crate::error::Result;
 use crate::head::{self, Head};
 use crate::ids::ConversationId;
+use crate::mentions;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::OwnedTransaction;
+use crate::pins;
 
 /// In a job's transaction: gives a hot row the content of an archived copy that is newer, and says whether it did. Nothing
 /// is done when the row is not older any more, or the conversation is deleted.
@@ -65,6 +67,8 @@ pub async fn delete_again(
     if message.deleted_at.is_some() || is_held(rows, conversation).await? {
         return Ok(false);
     }
+    let mentioned = message::stored_mentions(message.mentions.as_deref());
+    mentions::remove(rows, (conversation, message.seq), &mentioned).await?;
     message.mark_deleted(now);
     erasure::erase_anew(rows, conversation, message.seq, now).await?;
     write(rows, head, (message, is_hot)).await?;
@@ -87,7 +91,9 @@ async fn write(
     (mut message, is_hot): (StoredMessage, bool),
 ) -> Result<()> {
     message.rev = head.next_rev();
+    pins::follow(rows, head.id, &message).await?;
     head.touch(&message);
+    head.marked |= message.seq == head.head_seq;
     if is_hot {
         message::update(rows, head.id, &message).await?;
     } else {

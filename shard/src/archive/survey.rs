@@ -8,11 +8,13 @@ use super::SegmentId;
 use crate::db::{Connection, Row, values};
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
-use crate::ids::{ConversationId, Rev, Seq};
+use crate::ids::{COUNTER_MAX, ConversationId, Rev, Seq};
 use crate::media;
+use crate::mentions;
 use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::{OwnedReader, OwnedTransaction};
+use crate::pins;
 
 /// By the primary key.
 const HOT_REVS: &str =
@@ -125,7 +127,7 @@ pub async fn hot_count(
 }
 
 /// In a job's transaction: deletes the first hot rows of a deleted conversation, about `limit` of them. When there are none,
-/// removes its files and the texts from its head, and gives `false`.
+/// removes its files, its pins and the texts from its head, and gives `false`.
 ///
 /// # Errors
 /// When the database fails.
@@ -141,6 +143,9 @@ pub async fn purge_rows(
         let args = values![&conversation];
         connection.execute(EMPTY_HEAD, &args).await?;
         media::remove_all(connection, conversation, Timestamp::now()).await?;
+        pins::remove_all(connection, conversation).await?;
+        let mut rows = OwnedTransaction::for_job(connection);
+        mentions::remove_up_to(&mut rows, conversation, Seq(COUNTER_MAX)).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));

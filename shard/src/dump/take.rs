@@ -9,12 +9,14 @@ use crate::db::values;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
+use crate::mentions;
 use crate::message::{self, Cut, Room, StoredMessage};
 use crate::model::Timestamp;
 use crate::moves::rows::{self, Cell, Record};
 use crate::moves::scope::Scope;
 use crate::moves::tables::{Owner, Table};
 use crate::owned::{Entity, OwnedTransaction};
+use crate::pins;
 use crate::settings::StoreSettings;
 
 /// By the primary key.
@@ -143,6 +145,7 @@ async fn take_messages(
             Some(stored) if stored.rev >= message.rev => {}
             Some(_) => {
                 message::update(transaction, part.id, message).await?;
+                pins::follow(transaction, part.id, message).await?;
                 replaced += 1;
             }
             None => {
@@ -156,10 +159,16 @@ async fn take_messages(
         }
         if end.is_some() && message.deleted_at.is_some() {
             archive::erase_message(transaction, part.id, message.seq).await?;
+            mentions::remove_one(transaction, part.id, message.seq).await?;
         }
     }
     message::insert(transaction, &new).await?;
     message::insert_again(transaction, &old).await?;
+    for (id, message) in new.iter().chain(&old) {
+        if message.pin.is_some() || end.is_some_and(|end| message.seq <= end) {
+            pins::follow(transaction, *id, message).await?;
+        }
+    }
     Ok(replaced + (new.len() + old.len()) as u64)
 }
 
@@ -333,7 +342,7 @@ pub(crate) async fn delete_copy(
 
 async fn delete_part(transaction: &mut OwnedTransaction<'_>, id: ConversationId) -> Result<bool> {
     let scope = Scope::entity(&Entity::Conversation(id));
-    let others = ["messages", "archive_runs"].map(Table::named);
+    let others = ["messages", "pins", "archive_runs"].map(Table::named);
     for table in exported(Owner::Conversation).chain(others.into_iter().flatten()) {
         let found = rows::read(transaction, table, &scope, None, DELETED_ROWS).await?;
         let keys: Vec<&[Cell]> = found.iter().map(|record| record.key(table)).collect();

@@ -39,6 +39,8 @@ pub(super) fn to_stored(
         created_at: Timestamp(record.at),
         edited_at: record.edited_at.map(Timestamp),
         deleted_at: record.deleted_at.map(Timestamp),
+        pin: None,
+        mentions: None,
     })
 }
 

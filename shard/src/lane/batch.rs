@@ -13,6 +13,7 @@ use crate::ids::{ConversationId, MediaId, Seq, UserId};
 use crate::list_marks;
 use crate::media;
 use crate::member::{self, Membership, StoredMembership};
+use crate::mentions;
 use crate::message::{self, Draft, Shown, StoredMessage, attachments, message_columns};
 use crate::model::{DeliveryStatus, Media, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
@@ -62,6 +63,9 @@ impl Committed {
     }
 }
 
+/// Most mentioned users looked up in one statement.
+const MENTIONED_AT_ONCE: usize = 500;
+
 type MemberKey<'a> = (ConversationId, &'a UserId);
 type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
 
@@ -77,6 +81,10 @@ pub(super) struct Batch<'a> {
     media: HashMap<(ConversationId, MediaId), Media>,
     /// Which of the new messages use which files.
     refs: Vec<(ConversationId, Seq, MediaId)>,
+    /// Those of the users whom the messages mention that are members.
+    mentioned: HashSet<(ConversationId, UserId)>,
+    /// How far members have read, of conversations in which they may have unread mentions.
+    read: HashMap<MemberKey<'a>, Seq>,
     new: Vec<(ConversationId, StoredMessage)>,
     changed: HashSet<ConversationId>,
     moved: HashSet<MemberKey<'a>>,
@@ -114,6 +122,7 @@ impl<'a> Batch<'a> {
             HashMap::new()
         };
         let media = media_of(&mut transaction, jobs).await?;
+        let mentioned = mentioned_members(&mut transaction, jobs).await?;
         Ok(Self {
             transaction,
             heads,
@@ -121,6 +130,8 @@ impl<'a> Batch<'a> {
             known,
             media,
             refs: Vec::new(),
+            mentioned,
+            read: HashMap::new(),
             new: Vec::new(),
             changed: HashSet::new(),
             moved: HashSet::new(),
@@ -137,6 +148,10 @@ impl<'a> Batch<'a> {
         let transaction = &mut self.transaction;
         message::insert(transaction, &self.new).await?;
         media::refer(transaction, &self.refs).await?;
+        mentions::insert(transaction, &self.new).await?;
+        for (place, seq) in &self.read {
+            mentions::remove_read(transaction, *place, *seq).await?;
+        }
         let changed: Vec<&Head> = self
             .heads
             .values()
@@ -201,6 +216,11 @@ impl<'a> Batch<'a> {
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
+        let is_member = |user: &UserId| self.mentioned.contains(&(id, user.clone()));
+        if let Some(user) = draft.mentions.iter().find(|user| !is_member(user)) {
+            let rule = format!("`{user}` is no member of the conversation");
+            return Err(Error::invalid("mentions", rule));
+        }
         let filled = filled(&self.media, id, &job.user, draft)?;
         // The time of this node's clock, whatever the times of the messages before: the order is that of the seqs.
         let mut stored =
@@ -259,6 +279,10 @@ impl<'a> Batch<'a> {
             delivered_seq: member.delivered_seq,
             unread_count: head.head_seq.0.saturating_sub(member.read_seq.0),
         };
+        if head.last_mention.is_some_and(|last| last > before.0) && member.read_seq > before.0 {
+            let place = (job.conversation, &job.user);
+            self.read.insert(place, member.read_seq);
+        }
         if before != (member.read_seq, member.delivered_seq) {
             self.moved.insert((job.conversation, &job.user));
             self.events.push(CommitEvent::WatermarksMoved {
@@ -290,6 +314,26 @@ async fn media_of(
     Ok(found
         .map(|media| ((media.conversation, media.id), media))
         .collect())
+}
+
+/// Those of the users whom the jobs' messages mention that are members; no statement where they mention nobody.
+async fn mentioned_members(
+    rows: &mut OwnedReader<'_>,
+    jobs: &[Job],
+) -> Result<HashSet<(ConversationId, UserId)>> {
+    let named = jobs.iter().flat_map(|job| {
+        let users = job.drafts().iter().flat_map(|draft| &draft.mentions);
+        users.map(|user| (job.conversation, user))
+    });
+    let named: HashSet<(ConversationId, &UserId)> = named.collect();
+    let named: Vec<(ConversationId, &UserId)> = named.into_iter().collect();
+    let mut members = HashSet::with_capacity(named.len());
+    for named in named.chunks(MENTIONED_AT_ONCE) {
+        let found = member::pairs(rows, named).await?.into_iter();
+        let found = found.filter(|(_, member)| member.is_active());
+        members.extend(found.map(|(id, member)| (id, member.user)));
+    }
+    Ok(members)
 }
 
 /// The attachments of a message that names files.

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::head::{Head, first_members_json, kind_code, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId, UserKey};
 use crate::member::{Membership, StoredMembership};
-use crate::message::{left_out, message_type_code, read_preview};
+use crate::mentions::Unread;
+use crate::message::{left_out, preview_values, read_preview};
 use crate::model::{ConversationKind, ListEntry, MessagePreview, Timestamp};
 use crate::standing::Standing;
 
@@ -32,6 +33,8 @@ pub struct Entry {
     pub(crate) muted: bool,
     pub(crate) removed: bool,
     pub(crate) rev: Rev,
+    /// The messages that mention the user, as of `conversation_rev`, that are not read.
+    pub(crate) mentions: Unread,
     /// It is not of now: the conversation's shard does not answer. Not stored.
     pub(crate) stale: bool,
 }
@@ -50,11 +53,11 @@ pub struct EntryUpdate {
 macro_rules! entry_columns {
     () => {
         "conversation_id, kind, title, member_count, first_members, head_seq, conversation_rev, read_seq, last_sender, \
-         last_type, last_preview, last_at, relayed, pinned, muted, removed, rev"
+         last_type, last_preview, last_at, relayed, pinned, muted, removed, rev, mentions"
     };
 }
 pub(super) use entry_columns;
-pub(super) const ENTRY_COLUMN_COUNT: usize = 17;
+pub(super) const ENTRY_COLUMN_COUNT: usize = 18;
 
 impl Entry {
     pub(super) fn read(columns: &mut Columns<'_>) -> Result<Self> {
@@ -83,11 +86,17 @@ impl Entry {
             muted: columns.int()? != 0,
             removed: columns.int()? != 0,
             rev: Rev::from_i64(columns.int()?),
+            mentions: Unread::stored(columns.opt_text()?.as_deref(), read_seq),
             stale: false,
         })
     }
 
-    pub(super) fn values(&self) -> [Value<'_>; ENTRY_COLUMN_COUNT] {
+    /// `mentions` as they are [stored](Unread::to_stored).
+    pub(super) fn values<'a>(
+        &'a self,
+        mentions: Option<&'a str>,
+    ) -> [Value<'a>; ENTRY_COLUMN_COUNT] {
+        let [sender, message_type, content] = preview_values(self.last.as_ref());
         values![
             &self.conversation,
             kind_code(self.kind),
@@ -97,22 +106,21 @@ impl Entry {
             self.head_seq,
             self.conversation_rev,
             self.read_seq,
-            self.last.as_ref().map(|last| &last.sender_id),
-            self.last
-                .as_ref()
-                .map(|last| message_type_code(last.message_type)),
-            self.last.as_ref().map(|last| last.content.as_str()),
+            sender,
+            message_type,
+            content,
             self.last_at.0,
             i64::from(self.relayed),
             i64::from(self.pinned),
             i64::from(self.muted),
             i64::from(self.removed),
             self.rev,
+            mentions,
         ]
     }
 
     /// The entry of a member.
-    fn of(head: &Head, member: &Membership) -> Self {
+    fn of(head: &Head, member: &Membership, mentions: Unread) -> Self {
         Self {
             conversation: head.id,
             kind: head.kind,
@@ -129,6 +137,7 @@ impl Entry {
             muted: false,
             removed: false,
             rev: Rev(0),
+            mentions,
             stale: false,
         }
     }
@@ -156,6 +165,7 @@ impl Entry {
             muted: false,
             removed: true,
             rev: Rev(0),
+            mentions: Unread::default(),
             stale: false,
         }
     }
@@ -168,6 +178,7 @@ impl Entry {
         self.last_at = standing.last_at;
         self.read_seq = standing.read_seq;
         self.member_count = standing.member_count;
+        self.mentions.clone_from(&standing.mentions);
     }
 
     /// Whether the list does not show it.
@@ -198,6 +209,7 @@ impl Entry {
             rev: self.conversation_rev,
             read_seq: self.read_seq,
             unread_count: self.head_seq.0.saturating_sub(self.read_seq.0),
+            unread_mentions: self.mentions.count(),
             member_count: self.member_count,
             members,
             last_message: self.last,
@@ -271,12 +283,12 @@ impl EntryUpdate {
         self.entry.conversation
     }
 
-    /// What `head` means for the list of a member whose membership was read after it.
+    /// What `head` means for the list of a member whose membership, and then unread mentions, were read after it.
     #[must_use]
-    pub fn new(head: &Head, membership: StoredMembership, key: UserKey) -> Self {
+    pub fn new(head: &Head, membership: StoredMembership, mentions: Unread, key: UserKey) -> Self {
         let member = head.complete(membership);
         let mut entry = if member.is_active() && head.deleted_at.is_none() {
-            Entry::of(head, &member)
+            Entry::of(head, &member, mentions)
         } else {
             Entry::removed(head, &member)
         };
@@ -310,6 +322,7 @@ impl EntryUpdate {
             return (!told).then(|| Entry {
                 removed: true,
                 last: None,
+                mentions: Unread::default(),
                 conversation_rev: entry.conversation_rev,
                 ..stored.clone()
             });
@@ -319,6 +332,7 @@ impl EntryUpdate {
             entry = stored.clone();
         }
         entry.read_seq = stored.read_seq.max(self.entry.read_seq);
+        entry.mentions.read_up_to(entry.read_seq);
         (entry.pinned, entry.muted, entry.rev) = (stored.pinned, stored.muted, stored.rev);
         (entry != *stored).then_some(entry)
     }
@@ -401,7 +415,7 @@ mod tests {
             let mut stored: Option<Entry> = None;
             for (head, member) in told {
                 let Some(member) = states[member].1.clone() else { continue };
-                let update = EntryUpdate::new(&states[head].0, member, UserKey(3));
+                let update = EntryUpdate::new(&states[head].0, member, Unread::default(), UserKey(3));
                 stored = update.merge(stored.as_ref()).or(stored);
             }
             let stored = stored.unwrap();

@@ -1,5 +1,7 @@
 //! What may be sent: checked against the limits, with its digest.
 
+use std::collections::HashSet;
+
 use twox_hash::XxHash3_64;
 
 use super::{StoredMessage, attachments, message_type_code};
@@ -24,6 +26,8 @@ pub struct Draft {
     /// The files that the attachments name.
     pub(crate) media: Vec<MediaId>,
     pub(crate) metadata: Option<String>,
+    /// Each once.
+    pub(crate) mentions: Vec<UserId>,
     pub(crate) body_digest: Option<i64>,
 }
 
@@ -32,7 +36,9 @@ impl Draft {
     pub(crate) fn bytes(&self) -> usize {
         let texts = [&self.attachments, &self.metadata];
         let texts = texts.into_iter().flatten().map(String::len);
-        size_of::<Self>() + self.content.len() + texts.sum::<usize>()
+        let mentions = self.mentions.iter().map(|user| user.as_str().len());
+        let texts = texts.sum::<usize>() + mentions.sum::<usize>();
+        size_of::<Self>() + self.content.len() + texts
     }
 
     /// Checks `new` against the limits and the conversation it goes to.
@@ -61,6 +67,7 @@ impl Draft {
             .map(|json| check_object("metadata", &json, limits.metadata_bytes))
             .transpose()?
             .flatten();
+        let mentions = check_mentions(new.mentions, limits)?;
         let reply_to = match new.reply_to {
             Some(id) if id.conversation != conversation => {
                 return Err(Error::invalid(
@@ -85,6 +92,7 @@ impl Draft {
                 .unwrap_or_default(),
             attachments,
             metadata,
+            mentions,
             body_digest: None,
         };
         draft.body_digest = draft.client_msg_id.is_some().then(|| draft.digest());
@@ -104,6 +112,10 @@ impl Draft {
             let text = part.map_or("", String::as_str);
             body.extend_from_slice(&(text.len() as u64).to_le_bytes());
             body.extend_from_slice(text.as_bytes());
+        }
+        for user in &self.mentions {
+            body.extend_from_slice(&(user.as_str().len() as u64).to_le_bytes());
+            body.extend_from_slice(user.as_str().as_bytes());
         }
         XxHash3_64::oneshot(&body).cast_signed()
     }
@@ -133,6 +145,9 @@ impl Draft {
             created_at: now,
             edited_at: None,
             deleted_at: None,
+            pin: None,
+            mentions: (!self.mentions.is_empty())
+                .then(|| RawJson::of(&self.mentions).get().to_owned()),
         }
     }
 }
@@ -166,6 +181,22 @@ pub(crate) fn check_content(
         ));
     }
     Ok(())
+}
+
+/// The mentioned users, each once.
+///
+/// # Errors
+/// When there are too many.
+fn check_mentions(mut mentions: Vec<UserId>, limits: &LimitSettings) -> Result<Vec<UserId>> {
+    let mut seen = HashSet::new();
+    mentions.retain(|user| seen.insert(user.clone()));
+    match mentions.len() > limits.mentions as usize {
+        true => Err(Error::invalid(
+            "mentions",
+            format!("at most {} members", limits.mentions),
+        )),
+        false => Ok(mentions),
+    }
 }
 
 fn check_client_msg_id(id: &str) -> Result<()> {

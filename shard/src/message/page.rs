@@ -75,6 +75,12 @@ impl Shown {
         &self.0
     }
 
+    /// Whether it is pinned.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.0.pin.is_some()
+    }
+
     /// What was sent under its client message id.
     pub(crate) fn body_digest(&self) -> Option<i64> {
         self.0.body_digest
@@ -167,7 +173,12 @@ impl StoredMessage {
         if self.deleted_at.is_some() {
             return SHOWN_OVERHEAD;
         }
-        let json = [&self.attachments, &self.reactions, &self.metadata];
+        let json = [
+            &self.attachments,
+            &self.reactions,
+            &self.metadata,
+            &self.mentions,
+        ];
         let json: usize = json.into_iter().flatten().map(String::len).sum();
         SHOWN_OVERHEAD + json_bytes(&self.content) + json
     }
@@ -346,6 +357,8 @@ mod tests {
             created_at: Timestamp(1),
             edited_at: None,
             deleted_at: None,
+            pin: None,
+            mentions: None,
         })
     }
 

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 
 use super::{Reactions, StoredMessage, attachments};
-use crate::ids::{ConversationId, MessageId};
+use crate::ids::{ConversationId, MessageId, UserId};
 use crate::metrics;
 use crate::model::{AnyObject, DeliveryStatus, Edit, Message, MessagePreview, RawJson};
 
@@ -48,9 +48,12 @@ impl StoredMessage {
             attachments: stored_json::<Vec<AnyObject>>("attachments", this.attachments, "[]"),
             reactions: stored_reactions(this.reactions.as_deref()).to_json(),
             metadata: stored_json::<AnyObject>("metadata", this.metadata, "{}"),
+            mentions: stored_mentions(this.mentions.as_deref()),
             created_at: this.created_at,
             edited_at: this.edited_at,
             deleted_at: this.deleted_at,
+            pinned_at: this.pin.as_ref().map(|pin| pin.at),
+            pinned_by: this.pin.map(|pin| pin.by),
             status,
             edit_history: None,
         }
@@ -74,6 +77,7 @@ impl StoredMessage {
             },
             message_type: self.message_type,
             created_at: self.created_at,
+            deleted: self.deleted_at.is_some(),
         }
     }
 }
@@ -89,6 +93,15 @@ pub(crate) fn stored_reactions(json: Option<&str>) -> Reactions {
         left_out("reactions");
     }
     reactions
+}
+
+/// The users that a stored message mentions; where the list does not have its form, nobody.
+pub(crate) fn stored_mentions(json: Option<&str>) -> Vec<UserId> {
+    let Some(json) = json else { return Vec::new() };
+    serde_json::from_str(json).unwrap_or_else(|_| {
+        left_out("mentions");
+        Vec::new()
+    })
 }
 
 /// A stored value does not have the form that it must have, and is left out of what is shown.

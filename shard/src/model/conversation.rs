@@ -58,6 +58,9 @@ pub struct ConversationPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+    /// Whether every member may pin messages, or its admins only. Not of direct conversations, where both may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_may_pin: Option<bool>,
     /// Keep it at the top of my list; shown there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
@@ -80,6 +83,8 @@ pub struct Conversation {
     /// As set by its admins.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
+    /// Whether every member may pin messages, or its admins only. In direct conversations both may.
+    pub members_may_pin: bool,
     /// Who created it.
     pub created_by: UserId,
     /// When.
@@ -124,6 +129,8 @@ pub struct ListEntry {
     pub read_seq: Seq,
     /// `headSeq - readSeq`: messages that were deleted before they were read count as well.
     pub unread_count: u64,
+    /// Unread messages that mention me, without deleted ones; at most 100 are counted.
+    pub unread_mentions: u64,
     /// How many members it has.
     pub member_count: u64,
     /// The ids of the first few members.
@@ -155,11 +162,15 @@ pub struct MessagePreview {
     /// Who sent it.
     pub sender_id: UserId,
     /// The first 100 characters. Of a message without text, what it carries: "Photo", "Voice message 0:12", or a file's name.
+    /// Empty once deleted.
     pub content: String,
     /// What it carries.
     pub message_type: MessageType,
     /// When.
     pub created_at: Timestamp,
+    /// It was deleted. A message that was deleted by a version without this mark has only an empty `content`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }
 
 /// A page of a user's conversations.
@@ -226,6 +237,8 @@ pub struct UnreadCount {
     pub total: u64,
     /// Conversations with at least one.
     pub conversations: u64,
+    /// Unread messages that mention me.
+    pub mentions: u64,
     /// There may be more: the user is in more than 100 large conversations, of which 100 are counted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,

@@ -69,6 +69,9 @@ pub struct Message {
     /// An object, as the sender gave it.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
+    /// The members that it mentions; absent where it mentions nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<UserId>,
     /// When it was stored (imported messages: when it was sent).
     pub created_at: Timestamp,
     /// When its content changed last.
@@ -77,6 +80,12 @@ pub struct Message {
     /// When it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<Timestamp>,
+    /// When it was pinned; absent while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_at: Option<Timestamp>,
+    /// Who pinned it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned_by: Option<UserId>,
     /// How far it has come.
     pub status: DeliveryStatus,
     /// Earlier contents, oldest first; only where a single message is asked for.
@@ -119,6 +128,9 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
+    /// Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<UserId>,
 }
 
 /// The outcome of a send.
@@ -165,6 +177,22 @@ pub struct HistoryPage {
     /// A part that is archived and cannot be read just now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive_unavailable: Option<SeqRange>,
+}
+
+/// A page of a conversation's pinned messages, the newest message first.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinList {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The conversation's latest change when the page was begun: it has at least that.
+    pub rev: Rev,
+    /// Pinned messages of this page that are archived and cannot be read just now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archive_unavailable: Vec<MessageId>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// How many messages of a page came from where.

@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 18] = [
+pub(crate) static MOVED: [Table; 20] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -86,7 +86,7 @@ pub(crate) static MOVED: [Table; 18] = [
             bytes "id", int "kind", text "title", text "metadata", bytes "created_by", int "created_at", int "head_seq", int "rev",
             int "members_rev", int "member_count", int "relayed", text "first_members", bytes "last_sender", int "last_type",
             text "last_preview", int "last_at", int "oldest_hot_at", int "marked", int "deleted_at", text "writers",
-            int "request_digest", text "blocked_by",
+            int "request_digest", text "blocked_by", int "members_pin", int "last_mention",
         ),
         rev: None, // the relay and the archive change it without one
         compared: Compared::Without(17),
@@ -110,8 +110,25 @@ pub(crate) static MOVED: [Table; 18] = [
             bytes "conversation_id", int "seq", int "rev", bytes "sender_id", bytes "client_msg_id", int "body_digest",
             int "message_type", text "content", int "reply_to", text "attachments", text "reactions", text "metadata",
             text "edit_history", int "created_at", int "edited_at", int "deleted_at", bytes "archived_client_msg_id",
+            int "pinned_at", bytes "pinned_by", text "mentions",
         ),
         rev: Some(2),
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "pins",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(bytes "conversation_id", int "seq"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "mentions",
+        owner: Owner::Conversation,
+        key: 3,
+        columns: columns!(bytes "conversation_id", bytes "user_id", int "seq"),
+        rev: None,
         compared: Compared::Whole,
     },
     Table {
@@ -213,7 +230,7 @@ pub(crate) static MOVED: [Table; 18] = [
             bytes "user_key", bytes "user_id", bytes "conversation_id", int "kind", text "title", int "member_count",
             text "first_members", int "head_seq", int "conversation_rev", int "read_seq", bytes "last_sender",
             int "last_type", text "last_preview", int "last_at", int "relayed", int "pinned", int "muted", int "removed",
-            int "rev",
+            int "rev", text "mentions",
         ),
         rev: Some(18),
         compared: Compared::Whole,

@@ -141,6 +141,8 @@ mod tests {
             created_at: Timestamp(1_000),
             edited_at: None,
             deleted_at: None,
+            pin: None,
+            mentions: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Changing messages: edits, deletions, reactions; of archived ones too.
+//! Changing messages: edits, deletions, reactions, pins; of archived ones too.
 //!
 //! A change locks the head, then the hot row, so that no job takes the row away from under it (INV-ACK). A message that is
 //! archived is read before the transaction and becomes a hot row again in it ("thaw"), if the index still says then that what
@@ -13,9 +13,11 @@ use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ids::MessageId;
+use crate::mentions;
 use crate::message::{self, EMOJI_RULE, StoredMessage, check_content};
 use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
 use crate::owned::OwnedTransaction;
+use crate::pins;
 use crate::stretch;
 use crate::text;
 
@@ -159,7 +161,8 @@ impl Store {
         id: MessageId,
         work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
     ) -> Result<Message> {
-        let most = self.settings().limits.message_bytes;
+        let limits = &self.settings().limits;
+        let (most, most_pins) = (limits.message_bytes, limits.pins);
         let work = |change: &mut Change, message: &mut StoredMessage| {
             let before = message.content_bytes();
             let touched = work(change, message)?;
@@ -177,7 +180,9 @@ impl Store {
         let mut read: Option<Thawed> = None;
         for _ in 0..THAW_ATTEMPTS {
             let archived = read.as_ref();
-            let change = |change| async move { change_stored(change, id, archived, work).await };
+            let change = |change| async move {
+                change_stored(change, id, archived, (work, most_pins)).await
+            };
             match self.change_by(by, id.conversation, change).await? {
                 Attempt::Done(message) => return Ok(*message),
                 Attempt::Archived(plan) => {
@@ -209,7 +214,10 @@ async fn change_stored(
     mut change: Change,
     id: MessageId,
     archived: Option<&Thawed>,
-    work: impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+    (work, most_pins): (
+        impl Fn(&mut Change, &mut StoredMessage) -> Result<Touched>,
+        u32,
+    ),
 ) -> Result<Changed<Attempt>> {
     let conversation = id.conversation;
     if id.seq > change.head.head_seq {
@@ -235,6 +243,8 @@ async fn change_stored(
             }
         }
     };
+    let was_pinned = stored.pin.is_some();
+    let mut mentioned = message::stored_mentions(stored.mentions.as_deref());
     let touched = work(&mut change, &mut stored)?;
     let head = (change.head.kind, &change.head.latest_senders);
     let progress = history::progress(&mut change.rows, conversation, head).await?;
@@ -245,6 +255,16 @@ async fn change_stored(
     }
     if touched == Touched::Deleted {
         delete_everywhere(&mut change.rows, id).await?;
+        mentions::remove(&mut change.rows, (conversation, id.seq), &mentioned).await?;
+    } else {
+        mentioned.clear();
+    }
+    if stored.pin.is_some() != was_pinned {
+        pins::follow(&mut change.rows, conversation, &stored).await?;
+        let pins = pins::count(&mut change.rows, conversation).await?;
+        if !was_pinned {
+            limit("pinned messages", pins, most_pins)?;
+        }
     }
     if is_hot {
         message::update(&mut change.rows, conversation, &stored).await?;
@@ -256,6 +276,8 @@ async fn change_stored(
     }
     if stored.seq == change.head.head_seq {
         change.lists = ListsToMark::Members;
+    } else if !mentioned.is_empty() && change.head.relayed {
+        change.lists = ListsToMark::Users(mentioned); // they have one unread mention less
     }
     change.head.touch(&stored);
     let message = stored.into_message(conversation, status);

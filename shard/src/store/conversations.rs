@@ -43,7 +43,7 @@ impl Store {
         Ok(view(head, &me, members))
     }
 
-    /// Renames it or replaces its metadata (admins), pins or mutes it (each for themselves).
+    /// Renames it, replaces its metadata or changes who may pin messages (admins), pins or mutes it (each for themselves).
     ///
     /// # Errors
     /// [`Error::Forbidden`], and as [`Store::conversation`].
@@ -55,7 +55,8 @@ impl Store {
     ) -> Result<Conversation> {
         let title = patch.title.as_deref().map(check_title).transpose()?;
         let metadata = self.check_metadata(patch.metadata.as_ref())?;
-        if title.is_some() || patch.metadata.is_some() {
+        let members_pin = patch.members_may_pin;
+        if title.is_some() || patch.metadata.is_some() || members_pin.is_some() {
             self.sanctions.may_speak(&caller.user)?;
             let (title, metadata) = (
                 title.as_ref(),
@@ -64,12 +65,12 @@ impl Store {
             let rename = |mut change: Change| async move {
                 if change.head.kind == ConversationKind::Direct {
                     return Err(Error::Forbidden(
-                        "a direct conversation has no title or metadata of its own",
+                        "a direct conversation has no title, metadata or rules of its own",
                     ));
                 }
                 if !change.has(Role::Admin) {
                     return Err(Error::Forbidden(
-                        "only admins can rename a conversation or change its metadata",
+                        "only admins can rename a conversation or change its metadata or rules",
                     ));
                 }
                 if title.is_some() {
@@ -78,6 +79,7 @@ impl Store {
                 if let Some(metadata) = metadata {
                     change.head.metadata.clone_from(metadata);
                 }
+                change.head.members_pin = members_pin.unwrap_or(change.head.members_pin);
                 let rev = change.head.next_rev();
                 change.lists = ListsToMark::All;
                 change.events.push(CommitEvent::ConversationChanged {
@@ -154,6 +156,7 @@ fn view(head: Head, me: &Membership, members: Vec<StoredMembership>) -> Conversa
         kind: head.kind,
         title: head.title,
         metadata: stored_json::<AnyObject>("metadata", head.metadata, "{}"),
+        members_may_pin: head.members_pin || head.kind == ConversationKind::Direct,
         created_by: head.created_by,
         created_at: head.created_at,
         head_seq: head.head_seq,

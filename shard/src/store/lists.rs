@@ -92,14 +92,17 @@ impl Store {
             })
             .await?;
         let (mut total, mut conversations) = (relayed.messages, relayed.conversations);
+        let mut mentions = relayed.mentions;
         for entry in self.follow(caller, relayed.large).await {
             let unread = entry.head_seq.0.saturating_sub(entry.read_seq.0);
             total += unread;
             conversations += u64::from(unread > 0);
+            mentions += entry.mentions.count();
         }
         Ok(UnreadCount {
             total,
             conversations,
+            mentions,
             partial: relayed.partial,
         })
     }
@@ -303,7 +306,9 @@ impl Store {
         let deadline = caller.deadline.min(Instant::now() + FOLLOW);
         let ask = |shard: Arc<Shard>, assignment: Assignment, batch: Batch<ConversationId>| async move {
             let mine: Vec<_> = batch.iter().map(|(_, id)| (*id, &caller.user)).collect();
-            let (_, standings) = standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
+            let (mut rows, mut standings) =
+                standing::of_pairs(&shard, &assignment, &mine, deadline).await?;
+            standing::add_mentions(&mut rows, &mut standings).await?;
             Ok(standings)
         };
         let mut current: HashMap<ConversationId, Standing> = HashMap::new();

@@ -42,6 +42,7 @@ async fn what_is_sent_is_read_back(bed: &Bed) {
             RawJson::parse(r#"[{"url":"https://x/1.png","width":3}]"#.into()).unwrap(),
         ),
         metadata: Some(RawJson::parse(r#"{"mood":"good"}"#.into()).unwrap()),
+        mentions: Vec::new(),
     };
     let second = bed
         .store

@@ -11,14 +11,16 @@ use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::media;
+use backscroll_shard::mentions;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageType,
-    NewConversation, NewMembers, NewNotification, NotificationFilter, Position, Role,
+    NewConversation, NewMembers, NewMessage, NewNotification, NotificationFilter, Position, Role,
     SearchRequest, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
+use backscroll_shard::pins;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::MediaQuota;
 
@@ -26,11 +28,14 @@ use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 21] = [
+pub(crate) const LARGE: [&str; 24] = [
     "blocks",
     "copied_conversations",
     "media",
     "media_refs",
+    "mentions",
+    "pins",
+    "p",
     "messages",
     "members",
     "conversations",
@@ -457,6 +462,9 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         let record = archive::segment(connection, *segment).await?.unwrap();
         assert!(archive::begin_deletion(connection, &record, now).await?);
         archive::forget_segment(connection, *segment).await?;
+        let mut rows = OwnedTransaction::for_job(connection);
+        pins::remove_archived(&mut rows, *id, (Seq(1), Seq(9))).await?;
+        mentions::remove_up_to(&mut rows, *id, Seq(9)).await?;
         archive::purge_rows(connection, *id, 10).await?;
     }
     connection.commit().await
@@ -502,6 +510,16 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.react(&me, first.id, "👍").await.unwrap();
+    let mentioning = NewMessage {
+        mentions: vec![user("speaker1"), user("speaker2")],
+        ..text_as("mentions", "hello")
+    };
+    let mentioning = store.send(&me, id, mentioning).await.unwrap().message;
+    bed.settle().await;
+    store.unread_count(&caller("speaker1")).await.unwrap();
+    store.delete_message(&me, mentioning.id).await.unwrap();
+    store.pin_message(&me, first.id).await.unwrap();
+    store.pins(&me, id, Some("9"), 5).await.unwrap();
     store.delete_message(&me, first.id).await.unwrap();
     store
         .mark_read(&caller("speaker1"), id, None)

@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use backscroll_shard::message::Pin;
+
 use super::*;
 
 /// Stored JSON, and what should never have been stored as such. Boxed, as is what is made of it: unboxed, the strategies
@@ -37,9 +39,10 @@ prop_compose! {
         kind in 0..5usize,
         content in prop_oneof![".{0,60}", "(?s).{0,60}", Just("a\0b\n\"\\".to_owned())].boxed(),
         reply_to in option::of(1..i64::MAX as u64),
-        (attachments, reactions, metadata, edit_history) in (json(), json(), json(), json()),
+        (attachments, reactions, metadata, edit_history, mentions) in (json(), json(), json(), json(), json()),
         created_at in prop_oneof![any::<i64>(), 1_500_000_000_000..1_500_000_100_000i64],
         (edited_at, deleted_at) in any::<(Option<i64>, Option<i64>)>(),
+        pin in option::of((any::<i64>(), "[^\\x00-\\x1f\\x7f-\\u{9f}]{1,16}")),
     ) -> (bool, StoredMessage) {
         let kinds = [MessageType::Text, MessageType::Image, MessageType::Voice, MessageType::File, MessageType::System];
         (next_rev, StoredMessage {
@@ -55,9 +58,11 @@ prop_compose! {
             reactions,
             metadata,
             edit_history,
+            mentions,
             created_at: Timestamp(created_at),
             edited_at: edited_at.map(Timestamp),
             deleted_at: deleted_at.map(Timestamp),
+            pin: pin.map(|(at, by)| Pin { at: Timestamp(at), by: UserId::new(by).unwrap() }),
         })
     }
 }

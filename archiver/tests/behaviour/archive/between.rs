@@ -419,6 +419,8 @@ async fn stored(connection: &mut Connection, id: ConversationId) -> StoredMessag
         created_at: sent_at(7),
         edited_at: None,
         deleted_at: None,
+        pin: None,
+        mentions: None,
     }
 }
 

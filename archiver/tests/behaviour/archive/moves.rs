@@ -20,7 +20,7 @@ on_both!(
 );
 
 /// Moves the range of a conversation to the other shard, and waits until its first one has no rows left.
-async fn move_away(bed: &Bed, id: ConversationId) -> ShardName {
+pub(super) async fn move_away(bed: &Bed, id: ConversationId) -> ShardName {
     let router = bed.store.router();
     router.refresh(&router.map()).await.unwrap();
     let range = router.map().locate(id.owner_key()).range;

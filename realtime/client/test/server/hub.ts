@@ -318,7 +318,7 @@ export class Hub {
 
   private unread(user: string) {
     const unread = this.store.list(user).map((entry) => entry.unreadCount);
-    return { total: unread.reduce((a, b) => a + b, 0), conversations: unread.filter((count) => count > 0).length };
+    return { total: unread.reduce((a, b) => a + b, 0), conversations: unread.filter((count) => count > 0).length, mentions: 0 };
   }
 
   private pushAll(id: string, event: string, data: unknown): void {

@@ -194,6 +194,7 @@ export class Store {
       id,
       kind: "group",
       metadata: {},
+      membersMayPin: false,
       createdBy: "somebody",
       createdAt: new Date(EPOCH).toISOString(),
       headSeq: entry.headSeq,
@@ -258,6 +259,7 @@ export class Store {
       rev: room.rev,
       readSeq,
       unreadCount: room.messages.length - readSeq,
+      unreadMentions: 0,
       memberCount: room.members.size,
       members: [...room.members.keys()],
       ...(last && {

@@ -138,12 +138,12 @@ const Row = memo(function Row({ entry, me, selected, status, open }: RowProps) {
 const KINDS: Record<string, string> = { image: "Photo", voice: "Voice message", file: "File" };
 
 function Preview({ message, me, direct }: { message: MessagePreview; me: string; direct: boolean }) {
-  const { senderId, content, messageType } = message;
+  const { senderId, content, messageType, deleted } = message;
   const sender = senderId === me ? "You: " : direct ? "" : `${nameOf(senderId)}: `;
   return (
     <>
       {sender}
-      {content || KINDS[messageType] || "Deleted message"}
+      {deleted ? "Deleted message" : content || KINDS[messageType]}
     </>
   );
 }

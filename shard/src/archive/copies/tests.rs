@@ -74,6 +74,8 @@ fn message(seq: Seq, rev: Rev) -> StoredMessage {
         created_at: Timestamp(0),
         edited_at: None,
         deleted_at: None,
+        pin: None,
+        mentions: None,
     }
 }
 

@@ -1,0 +1,2 @@
+-- The newest message that mentions members; NULL: none does.
+ALTER TABLE conversations ADD COLUMN last_mention BIGINT NULL
