@@ -557,6 +557,16 @@ export interface NewNotification {
   userIds: UserId[];
 }
 
+/** A sanction to be imposed. */
+export interface NewSanction {
+  /** What is imposed. */
+  kind: SanctionKind;
+  /** Why, for the user and for other moderators. 1 to 500 characters. */
+  reason: string;
+  /** Until when, in the future. A suspension needs it, a ban and a revocation have none; a mute without it holds until it is lifted. */
+  until?: Timestamp;
+}
+
 /** What a user is told apart from messages. */
 export interface Notification {
   /** What to open: an address, or a path of one's own. */
@@ -678,7 +688,7 @@ export interface Problem {
 }
 
 /** The kind of problem, for programs */
-export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "not_a_member" | "forbidden" | "not_accepted" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "muted" | "suspended" | "banned" | "not_a_member" | "forbidden" | "not_accepted" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
 
 /** `react`. */
 export interface React {
@@ -768,6 +778,12 @@ export interface Resync {
 /** A change's number in its conversation; it only grows */
 export type Rev = number;
 
+/** Why tokens are revoked. */
+export interface Revocation {
+  /** For the user and for other moderators. */
+  reason?: string;
+}
+
 /** What a member may do. */
 export type Role = "member" | "admin" | "owner";
 
@@ -775,6 +791,35 @@ export type Role = "member" | "admin" | "owner";
 export interface RoleChange {
   /** The role. */
   role: Role;
+}
+
+/** A sanction, in force or not any more. */
+export interface Sanction {
+  /** When, by the directory's clock. */
+  imposedAt: Timestamp;
+  /** The moderator that imposed it. */
+  imposedBy: UserId;
+  /** What was imposed. */
+  kind: SanctionKind;
+  /** When it was lifted, by the directory's clock. */
+  liftedAt?: Timestamp | null;
+  /** The moderator that lifted it. */
+  liftedBy?: UserId | null;
+  /** Why. */
+  reason: string;
+  /** Until when; none: until it is lifted. */
+  until?: Timestamp | null;
+  /** The user on whom it was imposed. */
+  userId: UserId;
+}
+
+/** What is imposed, from what is least grave. */
+export type SanctionKind = "revoke" | "mute" | "suspend" | "ban";
+
+/** Sanctions of one user. */
+export interface SanctionList {
+  /** Newest first, at most 100. */
+  sanctions: Sanction[];
 }
 
 /** What was looked at. */
@@ -1183,6 +1228,8 @@ export const CLOSINGS = {
   4503: {"comesBack":"never","name":"invalid_frame"},
   4504: {"comesBack":"never","name":"frame_too_large"},
   4505: {"comesBack":"later","name":"too_many_connections"},
+  4506: {"comesBack":"later","name":"suspended"},
+  4507: {"comesBack":"never","name":"banned"},
 } as const;
 
 /** When the same may be tried again after each error. */
@@ -1192,6 +1239,7 @@ export const ERRORS = {
   archive_damaged: "never",
   archive_unavailable: "later",
   auth_unavailable: "later",
+  banned: "never",
   body_too_large: "never",
   conflict: "never",
   conflict_idempotency: "never",
@@ -1207,6 +1255,7 @@ export const ERRORS = {
   media_too_large: "never",
   media_type_not_allowed: "never",
   method_not_allowed: "never",
+  muted: "never",
   not_a_member: "never",
   not_accepted: "never",
   not_found: "never",
@@ -1218,6 +1267,7 @@ export const ERRORS = {
   scanner_unavailable: "later",
   shard_unavailable: "later",
   shutting_down: "later",
+  suspended: "later",
   token_expired: "with a new token",
   token_invalid: "with a new token",
   unauthenticated: "with a new token",
