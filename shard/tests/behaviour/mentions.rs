@@ -236,14 +236,18 @@ async fn any_sequence_of_changes_leaves_the_mentions_that_the_log_has(bed: &Bed)
             8..=9 => drop(bed.store.mark_read(&me, id, Some(target.seq)).await),
             10 if who > 0 => drop(bed.store.remove_member(&me, id, &user(names[who])).await),
             _ => {
-                let new = NewMembers {
-                    members: names.iter().map(|name| user(name)).collect(),
-                    role: Role::Member,
+                let join = async |by: &str, members: &[&str]| {
+                    let new = NewMembers {
+                        members: members.iter().map(|name| user(name)).collect(),
+                        role: Role::Member,
+                    };
+                    bed.store.add_members(&caller(by), id, new).await.unwrap();
                 };
-                bed.store
-                    .add_members(&caller("alice"), id, new)
-                    .await
-                    .unwrap();
+                join("alice", &names).await;
+                // Whoever has left is asked back only, and comes by themselves.
+                for name in names {
+                    join(name, &[name]).await;
+                }
             }
         }
         for name in names {
