@@ -5,7 +5,7 @@
 //! messages, in whatever tier they are: a row for each, written in the transaction that changes the message. It is made again
 //! from the messages where they come from elsewhere: from an export, or from the archive when the databases are lost.
 //!
-//! A page of pins is read as of one moment out of both tiers, like a [stretch](crate::stretch) whose messages are far apart;
+//! A page of pins is read as of one moment out of both tiers, like a [stretch] whose messages are far apart;
 //! the archive is read after the connection was given back. A row whose message does not say that it is pinned shows nothing.
 
 use std::collections::BTreeSet;

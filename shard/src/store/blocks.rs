@@ -45,7 +45,7 @@ enum Outcome {
 }
 
 impl Store {
-    /// Makes the caller block `user`; what that means is in [`blocks`](crate::blocks). The same again changes nothing.
+    /// Makes the caller block `user`; what that means is in [`crate::blocks`]. The same again changes nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::LimitReached`] beyond [`BLOCKS_MAX`], [`Error::ShardUnavailable`],

@@ -12,7 +12,7 @@ use crate::map::Assignment;
 use crate::node::Shard;
 
 impl Store {
-    /// Those of `others` who are [contacts](contacts) of `user`. At most two statements a range of keys, and one more. A user
+    /// Those of `others` who are [contacts] of `user`. At most two statements a range of keys, and one more. A user
     /// whose shard does not answer is none.
     pub async fn contacts_among(
         &self,

@@ -121,9 +121,9 @@ mod tests {
         let mut buffer = vec![0; turns * TURN_BYTES];
         let sent = buffer.clone();
         let start = Instant::now();
-        let writing = tokio::spawn(async move { far.write_all(&sent).await });
-        near.read_exact(&mut buffer).await.unwrap();
-        writing.await.unwrap().unwrap();
+        let (read, written) = tokio::join!(near.read_exact(&mut buffer), far.write_all(&sent));
+        read.unwrap();
+        written.unwrap();
         start.elapsed()
     }
 
