@@ -5,6 +5,9 @@
 //! that is as new, or another segment has a copy that counts as much (INV-COPY); where the index cannot tell, the other
 //! copies are read. A copy that cannot be read supersedes nothing.
 //!
+//! Rows of ranges that have moved away, which a source keeps for a while, do not count: what their owner has erased since would be
+//! written anew, into a segment that the owner does not know. A move that is reversed copies them again.
+//!
 //! A crash leaves an intent that is collected later, or both objects with one of them named.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +18,11 @@ use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Lease, SegmentId, SegmentState, check_lease,
 };
 use backscroll_shard::cold_tier::ColdTier as _;
+use backscroll_shard::fence;
 use backscroll_shard::ids::{ConversationId, Rev, Seq};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::node::Shard;
+use backscroll_shard::range::KeyRange;
 
 use super::draft::{Batch, Draft, Written};
 use super::run::RunFigures;
@@ -94,7 +99,14 @@ impl ArchiveJobs {
         without: &Without,
     ) -> Result<Kept> {
         let mut runs = runs_of(shard, old).await?;
-        runs.retain(|run| !without.conversations.contains(&run.0) && !without.runs.contains(run));
+        let served = served_by(shard).await?;
+        let is_served =
+            |id: ConversationId| served.iter().any(|range| range.contains(id.owner_key()));
+        runs.retain(|run| {
+            is_served(run.0)
+                && !without.conversations.contains(&run.0)
+                && !without.runs.contains(run)
+        });
         // In the order of the file, so that each frame is read once.
         runs.sort_by_key(|(id, run)| (run.offset, *id, run.first_seq));
         let mut kept = Kept::default();
@@ -249,6 +261,15 @@ impl Elsewhere {
 
 fn seqs(run: &ArchivedRun) -> impl Iterator<Item = Seq> {
     (run.first_seq.0..=run.last_seq.0).map(Seq)
+}
+
+/// The ranges that the shard serves by its own fences: the map may not know yet what has come to it. None of them leaves while the
+/// job holds its lease.
+async fn served_by(shard: &Shard) -> Result<Vec<KeyRange>> {
+    let mut connection = shard.reader(Instant::now() + STEP).await?;
+    let fences = fence::all(&mut connection).await?.into_iter();
+    let served = fences.filter(|fence| fence.state.takes_reads());
+    Ok(served.map(|fence| fence.range).collect())
 }
 
 /// All runs that name a segment.

@@ -1,8 +1,10 @@
 //! Ranges move between shards with their archived messages: objects stay, index rows move, and nothing of it shows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use backscroll_shard::ids::{ConversationId, KeyFunction, ShardName};
+use backscroll_shard::ids::{ConversationId, KeyFunction, MessageId, Seq, ShardName};
+use backscroll_shard::model::Caller;
 use backscroll_shard::moves::{MoveState, Mover, Order};
 use backscroll_shard::range::KeyRange;
 use backscroll_shard::settings::{RebalanceSettings, Span};
@@ -17,6 +19,7 @@ on_both!(
     segments_that_two_shards_share_are_clean_and_erased,
     a_move_that_is_reversed_leaves_no_object_behind,
     receipts_wait_for_a_segment_that_is_named_again,
+    what_a_source_keeps_is_not_written_anew,
 );
 
 /// Moves the range of a conversation to the other shard, and waits until its first one has no rows left.
@@ -229,5 +232,53 @@ async fn receipts_wait_for_a_segment_that_is_named_again(backend: Backend) {
     assert!(is_there && receipts[0].erased_at.is_none(), "{receipts:?}");
     assert_erased(&bed, id, "leaving message 7 ").await;
     assert_eq!(bed.walk(other).await, log);
+    bed.close().await;
+}
+
+/// A source keeps the rows of what has moved away beside those of a conversation that stays, in one segment. It writes the segment
+/// anew without the former.
+async fn what_a_source_keeps_is_not_written_anew(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    warnings::expect(logged::LISTS_WAIT);
+    let map = bed.store.router().map();
+    let id = bed.import("leaving", 30).await;
+    let home = map.locate(id.owner_key()).clone();
+    let names = (0..).map(|n| user(&format!("neighbour{n}")));
+    let mut neighbours = names.filter(|name| {
+        let key = KeyFunction::Hashed.key(name).unwrap();
+        key != id.owner_key() && home.range.contains(key)
+    });
+    let neighbour = neighbours.next().unwrap();
+    let staying = bed.import_for(&neighbour, "staying", 30).await;
+    bed.run().await;
+    let mut names = bed.settings.shards.iter().map(|shard| &shard.name);
+    let away = names.find(|name| **name != home.shard).unwrap();
+    let key = id.owner_key().0;
+    let range = KeyRange::new(key, Some(key + 1)).unwrap();
+    let leaving = mover(&bed, 1);
+    let job = leaving.begin(range, away, &order()).await.unwrap();
+    let kept = leaving.run(job.id).await.unwrap();
+    let router = bed.store.router();
+    router.refresh(&router.map()).await.unwrap();
+    assert_eq!(kept.state, MoveState::Draining);
+    let neighbour = Caller::new(neighbour, Duration::from_secs(20));
+    let third = MessageId {
+        conversation: staying,
+        seq: Seq(3),
+    };
+    bed.store.delete_message(&neighbour, third).await.unwrap();
+    bed.erase_on(&home.shard).await;
+    let log = bed.walk(staying).await;
+    // The kept rows go, and with them the last that names what was written of them.
+    while leaving.run(job.id).await.unwrap().state != MoveState::Done {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bed.delete(id, 7).await;
+    let (all, gone) = ("leaving message 7 ", "staying message 3 ");
+    bed.all_jobs().await;
+    let text = bed.stored_text().await;
+    assert!(!text.contains(all) && !text.contains(gone));
+    assert_erased(&bed, id, all).await;
+    assert_eq!(bed.walk(staying).await, log);
     bed.close().await;
 }
