@@ -2,8 +2,8 @@
 //!
 //! Messages are numbered without a hole, so `before = 501, limit = 50` is exactly 451–500, wherever they are. A seq that
 //! no hot row holds is archived; [`crate::stretch`] reads both tiers.
-//! The membership, the fence, the head and the watermarks are read in one statement before the page (INV-MEMBER, INV-OWNER):
-//! the page is current as of then. Its rows are a statement of their own: the database takes longer to plan both in one.
+//! The membership, the fence and the head are read in one statement before the page (INV-MEMBER, INV-OWNER): the page is
+//! current as of then.
 //!
 //! A replica is used for the page only when its copy of the conversation is at the same `rev` as the primary's, and its fence says that the
 //! shard owns the range at the map's epoch.
@@ -13,14 +13,14 @@ use std::time::Instant;
 
 use crate::archive;
 use crate::cold_tier::ColdTier;
-use crate::db::{Columns, Connection, values};
+use crate::db::{Connection, values};
 use crate::error::{Error, Result};
-use crate::fence::{self, ReadPermit};
+use crate::fence;
 use crate::head::{self, kind_of};
 use crate::ids::{ConversationId, Rev, Seq, UserId};
 use crate::latest_senders::LatestSenders;
 use crate::map::Assignment;
-use crate::member::{self, Progress, StoredWatermarks, role_of};
+use crate::member::{self, Progress, role_of};
 use crate::message::{self, Cut, Room, Shown};
 use crate::model::{ConversationHead, ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
@@ -34,15 +34,6 @@ pub const PAGE_MAX: u32 = 200;
 const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, f.range_end, f.epoch, f.state \
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
-/// The same, in a row for each watermark that tells how far messages have come; channels have none. The latest senders,
-/// which are larger than all the rest, are in the reader's own row only.
-const ACCESS_AND_WATERMARKS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, \
-     CASE WHEN p.user_id IS NULL OR p.user_id = m.user_id THEN c.writers END, f.range_end, f.epoch, f.state, \
-     p.user_id, p.read_seq, p.delivered_seq \
-     FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
-     LEFT JOIN fences f ON f.range_start = ? \
-     LEFT JOIN members p {by PRIMARY} ON p.conversation_id = c.id AND p.role > 0 AND c.kind <> 3 \
-     WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
 /// Two look-ups by primary keys.
 const REPLICA_REV: &str = "SELECT c.rev, f.range_end, f.epoch, f.state FROM conversations c LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ?";
 
@@ -90,57 +81,13 @@ pub async fn access(
         fence::permit_read(&mut connection, shard.name(), assignment).await?;
         return Err(Error::NotMember);
     };
-    let (permit, access) = read_access(&mut row.columns(), shard, assignment)?;
-    Ok((OwnedReader::permitted(connection, permit), access))
-}
-
-/// The same, and the watermarks that tell how far messages have come.
-///
-/// # Errors
-/// As [`access`].
-pub async fn access_and_progress(
-    shard: &Shard,
-    assignment: &Assignment,
-    (id, user): (ConversationId, &UserId),
-    deadline: Instant,
-) -> Result<(OwnedReader<'static>, Access, Progress)> {
-    let mut connection = shard.reader(deadline).await?;
-    let start = fence::read_fence_start(assignment);
-    let found = connection
-        .fetch_all(ACCESS_AND_WATERMARKS, &values![user, &start, &id])
-        .await?;
-    let mut own = None;
-    let mut watermarks = Vec::with_capacity(found.len());
-    for row in &found {
-        let mut columns = row.columns();
-        let (permit, access) = read_access(&mut columns, shard, assignment)?;
-        let member = StoredWatermarks::read(&mut columns)?;
-        if member.as_ref().is_none_or(|member| member.is_of(user)) {
-            own = Some((permit, access));
-        }
-        watermarks.extend(member);
-    }
-    let Some((permit, access)) = own else {
-        fence::permit_read(&mut connection, shard.name(), assignment).await?;
-        return Err(Error::NotMember);
-    };
-    let progress = Progress::of(watermarks, &access.latest_senders);
-    let rows = OwnedReader::permitted(connection, permit);
-    Ok((rows, access, progress))
-}
-
-/// Reads the next columns of a row, which are those of [`ACCESS`].
-fn read_access(
-    columns: &mut Columns<'_>,
-    shard: &Shard,
-    assignment: &Assignment,
-) -> Result<(ReadPermit, Access)> {
+    let mut columns = row.columns();
     let kind = kind_of(columns.int()?)?;
     let head_seq = Seq::from_i64(columns.int()?);
     let rev = Rev::from_i64(columns.int()?);
     let role = role_of(columns.int()?)?;
     let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
-    let permit = fence::permit_read_of_row(columns, shard.name(), assignment)?;
+    let permit = fence::permit_read_of_row(&mut columns, shard.name(), assignment)?;
     role.ok_or(Error::NotMember)?;
     let access = Access {
         kind,
@@ -148,7 +95,7 @@ fn read_access(
         rev,
         latest_senders,
     };
-    Ok((permit, access))
+    Ok((OwnedReader::permitted(connection, permit), access))
 }
 
 /// The same for a node that serves several of the conversation's members; that they are members is asked separately.
@@ -218,8 +165,7 @@ pub async fn page(
     (position, limit, bytes): (Position, u32, usize),
     deadline: Instant,
 ) -> Result<HistoryPage> {
-    let (mut rows, access, progress) =
-        access_and_progress(shard, assignment, (id, user), deadline).await?;
+    let (mut rows, access) = access(shard, assignment, (id, user), deadline).await?;
     let range = bounds(position, limit, access.head_seq);
     let is_empty = range.0 > range.1;
     let anchor = match is_empty {
@@ -233,6 +179,7 @@ pub async fn page(
         let seen = (assignment, access.rev);
         hot_rows(shard, seen, &mut rows, id, (range, room), deadline).await?
     };
+    let progress = progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
     let stretch = Stretch {
         shard,
         assignment,
@@ -298,8 +245,9 @@ pub async fn progress(
     }
     let everybody = usize::from(u16::MAX);
     let members = member::page(rows, id, &[], everybody).await?;
-    let watermarks = members.into_iter().map(StoredWatermarks::from);
-    Ok(Progress::of(watermarks, latest_senders))
+    let members = members.into_iter();
+    let members = members.map(|member| member.complete(latest_senders));
+    Ok(Progress::of(members.collect()))
 }
 
 /// The hot rows of a stretch, from a replica where one is as current as `rows`, on which `rev` was read.

@@ -51,13 +51,6 @@ impl LatestSenders {
         fallen
     }
 
-    /// The watermarks of `user`, who has these in the row that was read after the head or with it: read and delivered.
-    #[must_use]
-    pub(crate) fn complete(&self, user: &UserId, (read, delivered): (Seq, Seq)) -> (Seq, Seq) {
-        let sent = self.newest_of(user).unwrap_or(Seq(0));
-        (read.max(sent), delivered.max(sent))
-    }
-
     /// The newest message of `user`, a latest sender.
     #[must_use]
     pub(crate) fn newest_of(&self, user: &UserId) -> Option<Seq> {

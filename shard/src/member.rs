@@ -78,13 +78,12 @@ impl StoredMembership {
     /// conversation's head, which was read before the row.
     #[must_use]
     pub fn complete(self, latest_senders: &LatestSenders) -> Membership {
-        let stored = (self.read_seq, self.delivered_seq);
-        let (read_seq, delivered_seq) = latest_senders.complete(&self.user, stored);
+        let sent = latest_senders.newest_of(&self.user).unwrap_or(Seq(0));
         Membership {
             user: self.user,
             role: self.role,
-            read_seq,
-            delivered_seq,
+            read_seq: self.read_seq.max(sent),
+            delivered_seq: self.delivered_seq.max(sent),
             rev: self.rev,
             joined_at: self.joined_at,
         }
@@ -368,45 +367,6 @@ pub(crate) fn role_of(code: i64) -> Result<Option<Role>> {
     })
 }
 
-/// A member's watermarks as stored; like a [`StoredMembership`], they tell nothing without the head's latest senders.
-#[derive(Debug)]
-pub(crate) struct StoredWatermarks {
-    user: UserId,
-    /// Read and delivered.
-    seqs: (Seq, Seq),
-}
-
-impl StoredWatermarks {
-    /// Reads the next columns of a row, which are a member's id and watermarks, or NULLs.
-    ///
-    /// # Errors
-    /// When a stored value does not have its form.
-    pub(crate) fn read(columns: &mut Columns<'_>) -> Result<Option<Self>> {
-        let Some(user) = columns.opt_user()? else {
-            return Ok(None);
-        };
-        let read = Seq::from_i64(columns.int()?);
-        let delivered = Seq::from_i64(columns.int()?);
-        let seqs = (read, delivered);
-        Ok(Some(Self { user, seqs }))
-    }
-
-    /// Whether they are this user's.
-    #[must_use]
-    pub(crate) fn is_of(&self, user: &UserId) -> bool {
-        self.user == *user
-    }
-}
-
-impl From<StoredMembership> for StoredWatermarks {
-    fn from(member: StoredMembership) -> Self {
-        Self {
-            user: member.user,
-            seqs: (member.read_seq, member.delivered_seq),
-        }
-    }
-}
-
 /// How far messages have come, from the watermarks of everybody but the sender.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -414,19 +374,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// From the active members of a direct conversation or a group, and the latest senders of the head, which was read before
-    /// them or with them. Without members, everything is `sent`.
+    /// From the active members of a direct conversation or a group. Without members, everything is `sent`.
     #[must_use]
-    pub(crate) fn of(
-        members: impl IntoIterator<Item = StoredWatermarks>,
-        latest_senders: &LatestSenders,
-    ) -> Self {
-        let complete = |member: StoredWatermarks| {
-            let (read, delivered) = latest_senders.complete(&member.user, member.seqs);
-            (member.user, read, delivered)
-        };
+    pub fn of(members: Vec<Membership>) -> Self {
         Self {
-            members: members.into_iter().map(complete).collect(),
+            members: members
+                .into_iter()
+                .map(|m| (m.user, m.read_seq, m.delivered_seq))
+                .collect(),
         }
     }
 

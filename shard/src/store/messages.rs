@@ -230,14 +230,19 @@ impl Store {
         let (conversation, seq) = (id.conversation, id.seq);
         let read = |shard: Arc<Shard>, assignment: Assignment| async move {
             let (me, deadline) = ((conversation, &caller.user), caller.deadline);
-            let (mut rows, access, progress) =
-                history::access_and_progress(&shard, &assignment, me, deadline).await?;
+            let (mut rows, access) = history::access(&shard, &assignment, me, deadline).await?;
             if seq > access.head_seq {
                 return Err(Error::NotFound("message"));
             }
             let range = (seq, seq);
             let room = Room::of_all(range);
             let hot = message::rows(&mut rows, conversation, range, room).await?;
+            let progress = history::progress(
+                &mut rows,
+                conversation,
+                (access.kind, &access.latest_senders),
+            )
+            .await?;
             let stretch = Stretch {
                 shard: &shard,
                 assignment: &assignment,

@@ -54,12 +54,12 @@ async fn counted(bed: Bed) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_and_a_page_cost_so_many_statements_on_sqlite() {
-    assert_eq!(counted(Bed::sqlite_with(quiet).await).await, (500, 200));
+    assert_eq!(counted(Bed::sqlite_with(quiet).await).await, (500, 300));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_send_and_a_page_cost_so_many_statements_on_server() {
-    assert_eq!(counted(Bed::server_with(quiet).await).await, (400, 200));
+    assert_eq!(counted(Bed::server_with(quiet).await).await, (400, 300));
 }
 
 /// A change of a conversation with many members writes no list but the caller's within the request; the others are the
