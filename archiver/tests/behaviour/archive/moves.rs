@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backscroll_shard::ids::{ConversationId, KeyFunction, MessageId, Seq, ShardName};
+use backscroll_shard::ids::{ConversationId, KeyFunction, MessageId, Seq, ShardName, UserId};
 use backscroll_shard::model::Caller;
 use backscroll_shard::moves::{MoveState, Mover, Order};
 use backscroll_shard::range::KeyRange;
@@ -61,6 +61,22 @@ fn order() -> Order {
         actor: "test".into(),
         reason: "to see".into(),
     }
+}
+
+/// Archives two conversations of one range and of different keys into one segment: `leaving`, and `other`, which the user owns.
+async fn in_one_segment(bed: &Bed, other: &str) -> (ConversationId, ConversationId, UserId) {
+    let map = bed.store.router().map();
+    let id = bed.import("leaving", 30).await;
+    let range = map.locate(id.owner_key()).range;
+    let mut names = (0..).map(|n| user(&format!("neighbour{n}")));
+    let is_near = |name: &UserId| {
+        let key = KeyFunction::Hashed.key(name).unwrap();
+        key != id.owner_key() && range.contains(key)
+    };
+    let neighbour = names.find(is_near).unwrap();
+    let other = bed.import_for(&neighbour, other, 30).await;
+    bed.run().await;
+    (id, other, neighbour)
 }
 
 async fn archived_conversations_move(backend: Backend) {
@@ -130,18 +146,7 @@ async fn erased_content_leaves_every_object_after_a_move(backend: Backend) {
 async fn segments_that_two_shards_share_are_clean_and_erased(backend: Backend) {
     let bed = Bed::open(backend).await;
     warnings::expect(logged::LISTS_WAIT);
-    let map = bed.store.router().map();
-    let id = bed.import("leaving", 30).await;
-    let home = map.locate(id.owner_key()).clone();
-    let names = (0..).map(|n| user(&format!("neighbour{n}")));
-    let mut neighbours = names.filter(|name| {
-        let key = KeyFunction::Hashed.key(name).unwrap();
-        key != id.owner_key() && home.range.contains(key)
-    });
-    let staying = bed
-        .import_for(&neighbours.next().unwrap(), "staying", 30)
-        .await;
-    bed.run().await;
+    let (id, staying, _) = in_one_segment(&bed, "staying").await;
     let log = bed.walk(staying).await;
     let key = id.owner_key().0;
     move_range(&bed, id, KeyRange::new(key, Some(key + 1)).unwrap()).await;
@@ -204,18 +209,7 @@ async fn a_move_that_is_reversed_leaves_no_object_behind(backend: Backend) {
 async fn receipts_wait_for_a_segment_that_is_named_again(backend: Backend) {
     let bed = Bed::open(backend).await;
     warnings::expect(logged::LISTS_WAIT);
-    let map = bed.store.router().map();
-    let id = bed.import("leaving", 30).await;
-    let home = map.locate(id.owner_key()).clone();
-    let names = (0..).map(|n| user(&format!("neighbour{n}")));
-    let mut neighbours = names.filter(|name| {
-        let key = KeyFunction::Hashed.key(name).unwrap();
-        key != id.owner_key() && home.range.contains(key)
-    });
-    let other = bed
-        .import_for(&neighbours.next().unwrap(), "following", 30)
-        .await;
-    bed.run().await;
+    let (id, other, _) = in_one_segment(&bed, "following").await;
     let log = bed.walk(other).await;
     let only = |id: ConversationId| {
         let key = id.owner_key().0;
@@ -240,17 +234,8 @@ async fn receipts_wait_for_a_segment_that_is_named_again(backend: Backend) {
 async fn what_a_source_keeps_is_not_written_anew(backend: Backend) {
     let bed = Bed::open(backend).await;
     warnings::expect(logged::LISTS_WAIT);
-    let map = bed.store.router().map();
-    let id = bed.import("leaving", 30).await;
-    let home = map.locate(id.owner_key()).clone();
-    let names = (0..).map(|n| user(&format!("neighbour{n}")));
-    let mut neighbours = names.filter(|name| {
-        let key = KeyFunction::Hashed.key(name).unwrap();
-        key != id.owner_key() && home.range.contains(key)
-    });
-    let neighbour = neighbours.next().unwrap();
-    let staying = bed.import_for(&neighbour, "staying", 30).await;
-    bed.run().await;
+    let (id, staying, neighbour) = in_one_segment(&bed, "staying").await;
+    let home = bed.store.router().map().locate(id.owner_key()).clone();
     let mut names = bed.settings.shards.iter().map(|shard| &shard.name);
     let away = names.find(|name| **name != home.shard).unwrap();
     let key = id.owner_key().0;
