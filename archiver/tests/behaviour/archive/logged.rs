@@ -10,6 +10,8 @@ pub(crate) const DAMAGED_FRAME: &str = "an archived frame";
 pub(crate) const DAMAGED_PAGE: &str = "archived messages cannot be read";
 /// `verify` has found a fault.
 pub(crate) const VERIFY_FINDS: &str = "the archive is not as it should be";
+/// A segment is registered as a part of the archive, and no row of the index names it.
+pub(crate) const UNNAMED: &str = "the index names nothing of a segment";
 /// The object store does not answer a read.
 pub(crate) const ARCHIVE_AWAY: &str = "the archive cannot be read";
 /// A shard's database does not answer.

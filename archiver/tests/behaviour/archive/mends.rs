@@ -15,6 +15,7 @@ on_both!(
     content_of_a_deleted_message_is_put_down_for_erasure,
     what_objects_do_not_hold_is_left,
     a_restoration_of_nothing_is_an_error,
+    what_nothing_names_is_collected,
 );
 
 /// Repairs, and adds up what was done; first a dry run, which has to see the same.
@@ -191,5 +192,19 @@ async fn a_restoration_of_nothing_is_an_error(backend: Backend) {
     bed.run().await;
     assert_eq!(bed.restore(id).await, 10);
     assert_eq!(bed.restore(id).await, 0, "all of it is hot already");
+    bed.close().await;
+}
+
+/// Earlier versions left segments registered as parts of the archive whose names a move had taken away.
+async fn what_nothing_names_is_collected(backend: Backend) {
+    warnings::expect(logged::UNNAMED);
+    let bed = Bed::open(backend).await;
+    let id = bed.import("talk", 60).await;
+    bed.run().await;
+    assert!(bed.stored_text().await.contains("talk message 7 "));
+    bed.execute(id, "DELETE FROM archive_runs").await;
+    bed.collect().await;
+    bed.collect().await;
+    assert!(!bed.stored_text().await.contains("talk message"));
     bed.close().await;
 }
