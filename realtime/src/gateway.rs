@@ -268,7 +268,7 @@ impl Gateway {
         }
         // What was imposed since the token was checked: from here on the session is found when it changes.
         let sanctions = self.store.sanctions();
-        let admitted = sanctions.admit(&session.user, session.issued_at());
+        let admitted = sanctions.admit(&session.user, Some(session.issued_at()));
         admitted.map_err(|sanctioned| Close::of(&sanctioned))?;
         let whole = self.greet(&session, resumes, missed).await;
         let outcome = match (resumes, whole) {
@@ -410,7 +410,7 @@ async fn end_sanctioned(
     let mut changes = sanctions.changes();
     loop {
         for session in sessions.all() {
-            if let Err(sanctioned) = sanctions.admit(&session.user, session.issued_at()) {
+            if let Err(sanctioned) = sanctions.admit(&session.user, Some(session.issued_at())) {
                 session.outbox.close(Close::of(&sanctioned));
             }
         }

@@ -133,8 +133,8 @@ impl Session {
 
     /// When the token was issued, in seconds since 1970; 1970 itself if it does not say so.
     #[must_use]
-    pub(crate) fn issued_at(&self) -> Option<u64> {
-        Some(self.issued_at.load(Ordering::Relaxed))
+    pub(crate) fn issued_at(&self) -> u64 {
+        self.issued_at.load(Ordering::Relaxed)
     }
 
     /// The key that the token was signed with, as [`Identity::key`].
