@@ -7,11 +7,11 @@ help: ## list the targets
 .PHONY: test
 test: ## run all tests, with a MariaDB and a Redis started for them
 	.ci/install node:nodejs npm:npm faketime:faketime
-	.ci/servers mariadb redis -- cargo test --workspace --locked
+	.ci/servers mariadb redis -- cargo test --workspace --locked --no-fail-fast
 
 .PHONY: test-mysql
 test-mysql: ## run the SQL behaviour suites against MySQL 9
-	.ci/servers mysql redis -- cargo test --workspace --locked --test behaviour
+	.ci/servers mysql redis -- cargo test --workspace --locked --no-fail-fast --test behaviour
 
 .PHONY: test-client
 test-client: ## check and test the TypeScript client, also against a real server, and the chat page in a browser

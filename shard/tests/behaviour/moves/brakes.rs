@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use backscroll_shard::db::Value;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::moves::{Move, MoveState, Mover, Reason, Step};
 use backscroll_shard::settings::{RebalanceSettings, Span};
 
-use super::{another_shard, contents, dying_at, fill, finish, home, mover, order, quick};
+use super::{another_shard, connect, contents, dying_at, fill, finish, home, mover, order, quick};
 use crate::bed::{Bed, PATIENCE};
 
 crate::on_every_backend!(
@@ -29,6 +30,18 @@ async fn until_told(mover: &Mover, job: &Move, name: &str) -> Reason {
         assert!(Instant::now() < until, "{reason:?} instead of {name}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What the end of a dead runner's lease leaves: none, however long it still was.
+async fn end_lease(bed: &Bed, job: &Move) {
+    connect(bed, &bed.settings.directory.url)
+        .await
+        .execute(
+            "UPDATE moves SET runner_until = 0 WHERE id = ?",
+            &[Value::Bytes(job.id.as_bytes())],
+        )
+        .await
+        .unwrap();
 }
 
 async fn put_down(bed: &Bed) -> (Move, ShardName) {
@@ -208,11 +221,11 @@ async fn there_is_always_one_reason(bed: &Bed) {
         (Step::Compared, "comparing"),
         (Step::Frozen, "frozen"),
     ] {
-        until_told(&patient, &job, "no_runner").await; // its lease has ended
+        until_told(&patient, &job, "no_runner").await;
         let dying = mover(
             bed,
             RebalanceSettings {
-                lease: Span::secs(2),
+                lease: Span::secs(3600),
                 ..quick()
             },
         )
@@ -222,6 +235,7 @@ async fn there_is_always_one_reason(bed: &Bed) {
             "{step:?}"
         );
         until_told(&patient, &job, name).await;
+        end_lease(bed, &job).await;
         patient.settle().await.unwrap();
     }
     assert_eq!(
