@@ -1,6 +1,7 @@
 //! Databases that cannot do it now: whatever they say, it is no fault of the data or of this program, and nothing that was
 //! acknowledged is lost.
 
+mod cut_off;
 mod failover;
 mod numbers;
 mod replicas;

@@ -1,35 +1,32 @@
 //! A deployment of a test's own: shards, object store, store, archive.
 
+mod deeds;
+mod looks;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backscroll_archiver::jobs::collect::CollectFigures;
-use backscroll_archiver::jobs::run::RunFigures;
-use backscroll_archiver::jobs::verify::{VerifyOptions, VerifyReport};
-use backscroll_archiver::jobs::{ArchiveJobs, Hook, Order, Progress, ShardOutcome};
+use backscroll_archiver::jobs::{ArchiveJobs, Hook, Order};
+use backscroll_archiver::object_store::ObjectStore;
 use backscroll_archiver::object_store::faults::Faults;
-use backscroll_archiver::object_store::{KeyPrefix, ObjectStore, transfer};
 use backscroll_archiver::settings::ArchiveSettings;
 use backscroll_archiver::tier::Tier;
-use backscroll_shard::archive::Copies;
 use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::db::Connection;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq, ShardName, UserId};
 use backscroll_shard::migrate::migrate_all;
-use backscroll_shard::model::{
-    Caller, HistoryPage, HistoryRecord, Message, MessageType, Position, Timestamp,
-};
+use backscroll_shard::model::{Caller, HistoryRecord, MessageType, Timestamp};
 use backscroll_shard::node::Shard;
 use backscroll_shard::settings::{DatabaseUrl, Span, StoreSettings};
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::{Proxy, TestDatabases, socket_address, warnings};
-use futures_util::TryStreamExt as _;
 
 use crate::beds;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 /// 2020-01-01T00:00:00Z
 const LONG_AGO: i64 = 1_577_836_800_000;
 
@@ -178,310 +175,6 @@ impl Bed {
     /// Another archive on the same deployment, that tells of its steps.
     pub(crate) fn archive_with(&self, hook: Hook) -> ArchiveJobs {
         self.archive.clone().with_hook(hook)
-    }
-
-    /// A channel of messages of long ago, a minute after one another, by two users in turn.
-    pub(crate) async fn import(&self, channel: &str, count: u64) -> ConversationId {
-        self.import_after(channel, count, 0).await
-    }
-
-    /// The same for another owner.
-    pub(crate) async fn import_for(
-        &self,
-        owner: &UserId,
-        channel: &str,
-        count: u64,
-    ) -> ConversationId {
-        self.import_records(owner, channel, (1..=count).map(|n| record(channel, n)))
-            .await
-    }
-
-    /// The same, so many milliseconds later.
-    pub(crate) async fn import_after(
-        &self,
-        channel: &str,
-        count: u64,
-        later: i64,
-    ) -> ConversationId {
-        let record = |n| {
-            let usual = record(channel, n);
-            let at = usual.at + later;
-            HistoryRecord { at, ..usual }
-        };
-        self.import_records(&user("alice"), channel, (1..=count).map(record))
-            .await
-    }
-
-    async fn import_records(
-        &self,
-        owner: &UserId,
-        channel: &str,
-        records: impl Iterator<Item = HistoryRecord>,
-    ) -> ConversationId {
-        let (id, stored) = self.store.import_begin(channel, owner).await.unwrap();
-        assert_eq!(stored, 0);
-        let records: Vec<HistoryRecord> = records.collect();
-        for (chunk, position) in records.chunks(500).zip((0u64..).step_by(500)) {
-            self.store.import_append(id, position, chunk).await.unwrap();
-        }
-        id
-    }
-
-    /// A cursor that is at the end of alice's list.
-    pub(crate) async fn cursor(&self) -> String {
-        let users = [user("alice")];
-        let deadline = Instant::now() + PATIENCE;
-        let revs = self.store.list_revs(&users, deadline).await;
-        revs.get(&users[0]).map_or(0, |rev| rev.0).to_string()
-    }
-
-    /// Archives everything that is there.
-    pub(crate) async fn run(&self) -> Vec<ShardOutcome<RunFigures>> {
-        let outcomes = self.run_before(Timestamp(Timestamp::now().0 + 1)).await;
-        for outcome in &outcomes {
-            assert_eq!(outcome.error, None, "{outcome:?}");
-        }
-        outcomes
-    }
-
-    pub(crate) async fn run_before(&self, cutoff: Timestamp) -> Vec<ShardOutcome<RunFigures>> {
-        let progress = Progress::default();
-        self.archive.run(&order(), cutoff, &progress).await.unwrap()
-    }
-
-    pub(crate) async fn collect(&self) -> CollectFigures {
-        let mut all = CollectFigures::default();
-        for outcome in self.archive.collect(&order(), false).await.unwrap() {
-            assert_eq!(outcome.error, None, "{outcome:?}");
-            all.abandoned += outcome.figures.abandoned;
-            all.superseded += outcome.figures.superseded;
-            all.orphans += outcome.figures.orphans;
-            all.deleted += outcome.figures.deleted;
-            all.erased += outcome.figures.erased;
-        }
-        all
-    }
-
-    /// Erases what is put down, and drops what is too old.
-    pub(crate) async fn erase(&self) {
-        let (order, progress) = (order(), Progress::default());
-        for outcome in self.archive.erase(&order, &progress).await.unwrap() {
-            assert_eq!(outcome.error, None, "{outcome:?}");
-        }
-    }
-
-    /// Erases on one shard alone.
-    pub(crate) async fn erase_on(&self, shard: &ShardName) {
-        let (order, progress) = (order_on(shard), Progress::default());
-        for outcome in self.archive.erase(&order, &progress).await.unwrap() {
-            assert_eq!(outcome.error, None, "{outcome:?}");
-        }
-    }
-
-    /// Collects on one shard alone.
-    pub(crate) async fn collect_on(&self, shard: &ShardName) {
-        for outcome in self.archive.collect(&order_on(shard), false).await.unwrap() {
-            assert_eq!(outcome.error, None, "{outcome:?}");
-        }
-    }
-
-    /// Archives what is there, erases and collects, until nothing is left to do.
-    pub(crate) async fn all_jobs(&self) {
-        self.run().await;
-        self.erase().await;
-        self.collect().await;
-        self.collect().await;
-    }
-
-    /// Brings a conversation back, and says how many messages that were.
-    pub(crate) async fn restore(&self, id: ConversationId) -> u64 {
-        let (order, progress) = (order(), Progress::default());
-        let outcome = self.archive.restore(&order, id, &progress).await.unwrap();
-        assert_eq!(outcome.error, None);
-        outcome.figures.messages
-    }
-
-    /// Makes the index anew.
-    pub(crate) async fn rebuild(&self) {
-        let (order, progress) = (order(), Progress::default());
-        let outcome = self.archive.rebuild(&order, &progress).await.unwrap();
-        assert_eq!((outcome.error, outcome.figures.problems), (None, vec![]));
-    }
-
-    /// Alice edits one of her messages, which are those with even numbers.
-    pub(crate) async fn edit(&self, id: ConversationId, seq: u64, content: &str) -> Message {
-        let (alice, message) = (caller("alice"), message(id, seq));
-        let edited = self.store.edit_message(&alice, message, content.into());
-        edited.await.unwrap()
-    }
-
-    /// Alice, who owns every channel, deletes a message.
-    pub(crate) async fn delete(&self, id: ConversationId, seq: u64) {
-        let (alice, message) = (caller("alice"), message(id, seq));
-        self.store.delete_message(&alice, message).await.unwrap();
-    }
-
-    /// Bob reacts to a message.
-    pub(crate) async fn react(&self, id: ConversationId, seq: u64) -> Message {
-        let (bob, message) = (caller("bob"), message(id, seq));
-        self.store.react(&bob, message, "👍").await.unwrap()
-    }
-
-    pub(crate) async fn verify(&self) -> VerifyReport {
-        let progress = Progress::default();
-        let options = VerifyOptions::default();
-        self.archive
-            .verify(&order(), options, &progress)
-            .await
-            .unwrap()
-    }
-
-    pub(crate) async fn assert_clean(&self) {
-        let report = self.verify().await;
-        assert!(report.is_clean(), "{report:#?}");
-    }
-
-    /// The conversation page by page, from the newest to the oldest, as clients see it.
-    pub(crate) async fn walk(&self, id: ConversationId) -> Vec<Message> {
-        let mut log: Vec<Message> = Vec::new();
-        let mut position = Position::Latest;
-        loop {
-            let page = self.page(id, position, 50).await;
-            if let Some(first) = page.messages.first() {
-                position = Position::Before(first.seq);
-            }
-            log.splice(0..0, page.messages);
-            if !page.has_more_before {
-                return log;
-            }
-        }
-    }
-
-    pub(crate) async fn page(
-        &self,
-        id: ConversationId,
-        position: Position,
-        limit: u32,
-    ) -> HistoryPage {
-        self.store
-            .history(&caller("alice"), id, position, limit)
-            .await
-            .unwrap()
-    }
-
-    /// The shard of a conversation.
-    pub(crate) fn shard(&self, id: ConversationId) -> Arc<Shard> {
-        let map = self.store.map();
-        let name = &map.locate(id.owner_key()).shard;
-        self.store.router().shard(name).unwrap().clone()
-    }
-
-    /// Runs a statement on the shard of a conversation: to craft what another program, or another clock, left behind.
-    pub(crate) async fn execute(&self, id: ConversationId, statement: &str) {
-        let mut connection = begin(&self.shard(id)).await;
-        connection.execute(statement, &[]).await.unwrap();
-        connection.commit().await.unwrap();
-    }
-
-    /// The number that a statement on the shard of a conversation gives.
-    pub(crate) async fn number(&self, id: ConversationId, statement: &str) -> i64 {
-        let shard = self.shard(id);
-        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let row = connection.fetch_optional(statement, &[]).await.unwrap();
-        row.unwrap().int(0).unwrap()
-    }
-
-    /// Waits until a transaction on the conversation's shard waits for another's lock. SQLite has one writer at a time,
-    /// which waits before it reads anything.
-    pub(crate) async fn until_somebody_waits_for(&self, id: ConversationId) {
-        const MARIADB: &str = "SELECT COUNT(*) FROM information_schema.innodb_trx t \
-             JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
-             WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
-        // Of MySQL, both of these tables give an error while a statement runs that has bytes which are no text.
-        const MYSQL: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
-             JOIN performance_schema.threads t ON t.thread_id = w.requesting_thread_id \
-             WHERE t.processlist_db = DATABASE()";
-        let flavor = std::env::var("BACKSCROLL_TEST_SQL_FLAVOR");
-        let waiting = match flavor.as_deref() {
-            Ok("mysql") => MYSQL,
-            _ => MARIADB,
-        };
-        if self.proxy.is_none() {
-            return;
-        }
-        let shard = self.shard(id);
-        loop {
-            let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-            let row = connection.fetch_optional(waiting, &[]).await.unwrap();
-            if row.unwrap().int(0).unwrap() > 0 {
-                return;
-            }
-            drop(connection);
-            // InnoDB shows what it has shown before to who asks again within 100 ms, whoever asked; a few tests do.
-            tokio::time::sleep(Duration::from_millis(400)).await;
-        }
-    }
-
-    pub(crate) async fn hot_rows(&self, id: ConversationId) -> u64 {
-        let shard = self.shard(id);
-        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let all = (Seq(1), Seq(i64::MAX.cast_unsigned()));
-        backscroll_shard::archive::hot_count(&mut connection, id, all)
-            .await
-            .unwrap()
-    }
-
-    /// Where the archived run begins that has message `seq`.
-    pub(crate) async fn first_of_run(&self, id: ConversationId, seq: Seq) -> Seq {
-        let shard = self.shard(id);
-        let mut connection = shard.reader(Instant::now() + PATIENCE).await.unwrap();
-        let copies = Copies::find(&mut connection, id, (seq, seq)).await.unwrap();
-        let parts = copies.plan(&[seq].into()).parts();
-        parts[0].run().first_seq
-    }
-
-    /// The text of every object, unpacked.
-    pub(crate) async fn stored_text(&self) -> String {
-        let mut text = String::new();
-        for key in self.keys().await {
-            let (_, content) = transfer::get_stream(self.objects.as_ref(), &key)
-                .await
-                .unwrap();
-            let bytes: Vec<u8> = content.try_collect::<Vec<_>>().await.unwrap().concat();
-            let plain = zstd::decode_all(bytes.as_slice()).unwrap();
-            text.push_str(std::str::from_utf8(&plain).unwrap());
-        }
-        text
-    }
-
-    pub(crate) async fn keys(&self) -> Vec<backscroll_archiver::object_store::ObjectKey> {
-        let prefix = KeyPrefix::default();
-        let listed = transfer::list(self.objects.as_ref(), &prefix);
-        listed.map_ok(|meta| meta.key).try_collect().await.unwrap()
-    }
-
-    /// Waits until the shards are as they were before their server went away: no pool has a dead connection left.
-    pub(crate) async fn shards_come_back(&self) {
-        for shard in self.store.router().shards() {
-            let mut answers = 0;
-            while answers < 10 {
-                let deadline = Instant::now() + PATIENCE;
-                let asked = async {
-                    shard
-                        .reader(deadline)
-                        .await?
-                        .fetch_optional("SELECT 1", &[])
-                        .await
-                };
-                answers = if asked.await.is_ok() { answers + 1 } else { 0 };
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-
-    /// Waits until the leases of jobs that died are over.
-    pub(crate) async fn leases_end(&self) {
-        tokio::time::sleep(self.archive_settings.lease.0 * 2).await;
     }
 }
 

@@ -20,7 +20,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::bed::{Bed, path};
-use super::{declare, limits, photo};
+use super::samples::photo;
+use super::{declare, limits};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 

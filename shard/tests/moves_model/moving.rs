@@ -1,33 +1,26 @@
-//! A model of a move between two shards, searched through every interleaving (INV-OWNER, INV-ACK).
-//!
-//! Two writers with maps of their own, two processes that may run the move, die and be overtaken between any two statements, a
-//! process that settles what others left, an operator who gives the move up, and the directory's clock. Each step is one
-//! statement or one transaction of `shard/src/moves`; what a process remembers in between may be out of date.
-//!
-//! The model begins when all rows are copied: from there on the order of the steps decides. The range is one conversation, its
-//! log is the number of its changes.
-//!
-//! Each flaw of [`Flaw`] is a mistake that the protocol avoids; with it the search has to find a history that breaks a promise,
-//! so the model can fail.
+//! The steps: what may happen next in a moment, and what it makes of it.
 
-use stateright::{Checker, Model, Property};
+use stateright::{Model, Property};
+
+use crate::world::{At, Database, Directory, Fence, IDLE, Job, Process, Shard, World};
 
 /// How long a freeze lasts, and a runner's lease, in ticks of the directory's clock.
 const FREEZE: u8 = 2;
+
 const LEASE: u8 = 1;
 
 /// How far everything is searched.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
-    ticks: u8,
-    writes: u8,
-    attempts: u8,
-    runs: u8,
+pub(crate) struct Bounds {
+    pub(crate) ticks: u8,
+    pub(crate) writes: u8,
+    pub(crate) attempts: u8,
+    pub(crate) runs: u8,
 }
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flaw {
+pub(crate) enum Flaw {
     None,
     /// The commit does not ask whether the freeze still holds.
     CommitsLate,
@@ -50,132 +43,7 @@ enum Flaw {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Shard {
-    Source,
-    Target,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Fence {
-    None,
-    Open,
-    Moving,
-    Frozen { attempt: u8 },
-    Gone { attempt: u8 },
-}
-
-impl Fence {
-    fn takes_writes(self) -> bool {
-        matches!(self, Self::Open | Self::Moving)
-    }
-
-    fn answers(self) -> bool {
-        !matches!(self, Self::None | Self::Gone { .. })
-    }
-}
-
-/// States of the directory's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Job {
-    CatchingUp,
-    Frozen,
-    Committed,
-    Draining,
-    Aborting,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Directory {
-    now: u8,
-    job: Job,
-    attempt: u8,
-    frozen_until: u8,
-    runner: u8,
-    runner_until: u8,
-    owner: Shard,
-}
-
-/// A shard's database.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Database {
-    fence: Fence,
-    /// Changes of the conversation that are stored.
-    log: u8,
-    /// The token of its mark.
-    mark: Option<u8>,
-    /// The runner that may store rows, in `arrivals`.
-    arrival: Option<u8>,
-}
-
-/// Where a process is: what it does next. It remembers what it read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum At {
-    /// It does nothing; it may take the move over, or settle it.
-    Idle,
-    BeginWork,
-    ReadMark,
-    ReadRow {
-        token: u8,
-    },
-    /// Of the flaw only.
-    ReadMarkLate {
-        log: u8,
-    },
-    Store {
-        token: u8,
-        log: u8,
-    },
-    Clear {
-        token: u8,
-    },
-    NoteFreeze,
-    Freeze,
-    GiveUp,
-    Commit,
-    Open,
-    Drain,
-    /// Ends a freeze in the directory.
-    EndFreeze,
-    /// Ends it at the source.
-    Unfreeze,
-    Reopen,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Process {
-    at: At,
-    /// Its number, when it took the move over.
-    runner: u8,
-    /// The attempt that it knows of.
-    attempt: u8,
-    /// It has frozen the range.
-    has_frozen: bool,
-}
-
-const IDLE: Process = Process {
-    at: At::Idle,
-    runner: 0,
-    attempt: 0,
-    has_frozen: false,
-};
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct World {
-    directory: Directory,
-    source: Database,
-    target: Database,
-    /// Where each router believes the range to be.
-    routers: [Shard; 2],
-    processes: [Process; 2],
-    /// Changes that were acknowledged.
-    acknowledged: u8,
-    /// A write that was acknowledged by one shard while the other one has others.
-    has_forked: bool,
-    tokens: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Action {
+pub(crate) enum Action {
     Tick,
     Write(usize),
     Refresh(usize),
@@ -188,60 +56,13 @@ enum Action {
     Abort,
 }
 
-struct Moving {
-    flaw: Flaw,
-    bounds: Bounds,
-}
-
-impl World {
-    fn database(&mut self, shard: Shard) -> &mut Database {
-        match shard {
-            Shard::Source => &mut self.source,
-            Shard::Target => &mut self.target,
-        }
-    }
-
-    /// What a process that settles does first, by the directory's row.
-    fn remedy(&self) -> Option<At> {
-        let directory = &self.directory;
-        match directory.job {
-            Job::CatchingUp => Some(At::Unfreeze),
-            Job::Frozen if directory.frozen_until <= directory.now => Some(At::EndFreeze),
-            Job::Committed => Some(At::Open),
-            Job::Aborting => Some(At::Reopen),
-            Job::Frozen | Job::Draining => None,
-        }
-    }
-
-    fn is_served(&self) -> bool {
-        self.source.fence.takes_writes() || self.target.fence.takes_writes()
-    }
-
-    /// Whether one process that settles makes the range take writes once every lease has ended.
-    fn recovers(&self, model: &Moving) -> bool {
-        let mut world = self.clone();
-        world.directory.now = u8::MAX;
-        world.processes = [IDLE; 2];
-        for _ in 0..6 {
-            if world.is_served() {
-                return true;
-            }
-            let Some(remedy) = world.remedy() else { break };
-            world.processes[0] = Process {
-                at: remedy,
-                attempt: world.directory.attempt,
-                ..IDLE
-            };
-            while world.processes[0].at != At::Idle {
-                model.step(&mut world, 0);
-            }
-        }
-        world.is_served()
-    }
+pub(crate) struct Moving {
+    pub(crate) flaw: Flaw,
+    pub(crate) bounds: Bounds,
 }
 
 impl Moving {
-    fn write(&self, world: &mut World, router: usize) {
+    pub(crate) fn write(&self, world: &mut World, router: usize) {
         let is_marking = self.flaw != Flaw::DoesNotMark;
         let unasked = self.flaw == Flaw::WritesUnasked;
         let (token, shard) = (world.tokens, world.routers[router]);
@@ -262,7 +83,7 @@ impl Moving {
     }
 
     /// The next step of a process.
-    fn step(&self, world: &mut World, n: usize) {
+    pub(crate) fn step(&self, world: &mut World, n: usize) {
         let flaw = self.flaw;
         let World {
             directory,
@@ -575,62 +396,5 @@ impl Model for Moving {
                     && matches!(world.source.fence, Fence::Gone { .. })
             }),
         ]
-    }
-}
-
-fn search(flaw: Flaw, bounds: Bounds) -> impl Checker<Moving> {
-    let model = Moving { flaw, bounds };
-    model.checker().threads(2).spawn_bfs().join()
-}
-
-/// Every history within bounds that are a few of everything.
-#[test]
-fn a_move_keeps_its_promises_whatever_happens_when() {
-    let bounds = Bounds {
-        ticks: 3,
-        writes: 2,
-        attempts: 2,
-        runs: 3,
-    };
-    let checker = search(Flaw::None, bounds);
-    checker.assert_properties();
-    println!("{} states", checker.unique_state_count());
-    assert!(
-        checker.unique_state_count() > 100_000,
-        "the search is too small to say anything"
-    );
-}
-
-#[test]
-fn each_mistake_is_found() {
-    let bounds = Bounds {
-        ticks: 3,
-        writes: 2,
-        attempts: 2,
-        runs: 2,
-    };
-    for flaw in [
-        Flaw::CommitsLate,
-        Flaw::CommitsForOthers,
-        Flaw::GivesUpLate,
-        Flaw::UnfreezesFirst,
-        Flaw::ClearsNewMarks,
-        Flaw::ReadsRowFirst,
-        Flaw::StoresForOthers,
-        Flaw::DoesNotMark,
-        Flaw::WritesUnasked,
-    ] {
-        let checker = search(flaw, bounds);
-        let broken: Vec<&str> = checker
-            .discoveries()
-            .into_keys()
-            .filter(|name| {
-                !["the target serves", "a second attempt", "a move is given"]
-                    .iter()
-                    .any(|some| name.starts_with(some))
-            })
-            .collect();
-        println!("{flaw:?}: {broken:?}");
-        assert!(!broken.is_empty(), "{flaw:?} breaks nothing");
     }
 }
