@@ -46,6 +46,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a proxy may take to name its client.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the system keeps of a connection's answers for a client that does not read. By itself it takes several MiB, which no
+/// deadline of this process sees. A client reads at most so much in a round trip: 2.5 MiB/s at 100 ms.
+const SEND_BUFFER: usize = 256 << 10;
 /// Longest wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a connection that is to give way may take, before another is asked.
@@ -204,6 +207,7 @@ where
         };
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
         if !self.proxy_protocol {
             if self.admit(address) {
                 task.spawn(self.serve(stream, address, place));

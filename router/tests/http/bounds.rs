@@ -9,7 +9,7 @@ use backscroll_shard::settings::Span;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::harness::{Answer, Service, User, shared_secret};
 
@@ -79,11 +79,13 @@ async fn a_client_that_does_not_read_is_cut_off() {
         "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
         alice.token
     );
-    let mut stream = TcpStream::connect(service.address()).await.unwrap();
-    stream
-        .write_all(request.repeat(30).as_bytes())
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket
+        .connect(service.address().parse().unwrap())
         .await
         .unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
     closed(stream).await;
     alice.get(&path).await.expect(200);
 }
