@@ -3,6 +3,7 @@
 //! One [`ClientEvent`] is shared by all sessions that receive it, and each door encodes it once, when the first of its
 //! sessions sends it.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::ws::Utf8Bytes;
@@ -20,7 +21,7 @@ use crate::socket_io::packet;
 /// An event for clients.
 #[derive(Debug)]
 pub struct ClientEvent {
-    name: &'static str,
+    name: Cow<'static, str>,
     data: Arc<RawJson>,
     state_of: Option<StateKey>,
     subject: Option<Subject>,
@@ -46,9 +47,9 @@ impl ClientEvent {
 
     /// The same under a name that the protocol does not have, for older front-ends.
     #[must_use]
-    pub(crate) fn named(name: &'static str, data: Arc<RawJson>) -> Self {
+    pub(crate) fn named(name: impl Into<Cow<'static, str>>, data: Arc<RawJson>) -> Self {
         Self {
-            name,
+            name: name.into(),
             data,
             state_of: None,
             subject: None,
@@ -60,6 +61,10 @@ impl ClientEvent {
     /// The event that carries `push`; none for a push that is no event for clients.
     #[must_use]
     pub fn of(topic: &Topic, push: &Push) -> Option<Self> {
+        if let Some(name) = &push.name {
+            let name = name.as_str().to_owned();
+            return Some(Self::named(name, Arc::clone(&push.data)));
+        }
         let name = event_name(push.kind)?;
         let user = push.user.as_ref().map_or("", |user| user.as_str());
         let state_of = push.kind.is_state().then(|| StateKey {
@@ -95,8 +100,13 @@ impl ClientEvent {
 
     /// Its name.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it is an event of the deployment's own back end, and no part of the protocol.
+    pub(crate) fn is_custom(&self) -> bool {
+        matches!(self.name, Cow::Owned(_))
     }
 
     /// Its data as JSON text.
@@ -118,7 +128,7 @@ impl ClientEvent {
     /// The native door's frame: `{"event": name, "data": data}`.
     pub fn frame(&self) -> Utf8Bytes {
         let encode = || {
-            let (name, data) = (self.name, self.data.get());
+            let (name, data) = (&self.name, self.data.get());
             Utf8Bytes::from(format!(r#"{{"event":"{name}","data":{data}}}"#))
         };
         self.frame.get_or_init(encode).clone()
@@ -126,7 +136,7 @@ impl ClientEvent {
 
     /// The Socket.IO door's packet, in the namespace of the API.
     pub fn packet(&self) -> Str {
-        let encode = || packet::event(packet::NAMESPACE, self.name, self.data.get()).into();
+        let encode = || packet::event(packet::NAMESPACE, &self.name, self.data.get()).into();
         self.packet.get_or_init(encode).clone()
     }
 }
@@ -134,7 +144,7 @@ impl ClientEvent {
 /// The event that carries pushes of `kind`. A change of a conversation reaches its members through their lists instead.
 fn event_name(kind: PushKind) -> Option<EventName> {
     Some(match kind {
-        PushKind::ConversationChanged => return None,
+        PushKind::ConversationChanged | PushKind::Custom => return None,
         PushKind::NewMessage => EventName::NewMessage,
         PushKind::MessageUpdated => EventName::MessageUpdated,
         PushKind::MessageDeleted => EventName::MessageDeleted,

@@ -17,15 +17,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::error::Error;
+use backscroll_shard::ids::UserId;
 use backscroll_shard::sanctions::Sanctions;
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::{OneShots, TaskGroup};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, ConnectionPermit, Refused, Token};
-use crate::bus::{Bus, Problem, Roster};
+use crate::bus::{Bus, BusUnavailable, Problem, Roster, SILENCE_MAX, Status};
 use crate::client_event::ClientEvent;
 use crate::command::{Commands, WATCHED_MAX};
+use crate::custom_event::CustomEvent;
 use crate::edge::{self, Edge, Identity};
 use crate::heartbeat;
 use crate::hub::Hub;
@@ -33,7 +35,8 @@ use crate::metrics;
 use crate::presence::keeper::PresenceKeeper;
 use crate::presence::local::AllAlive;
 use crate::protocol::events::EventName;
-use crate::protocol::{Close, Failure, Hello, Reconnect, Resume, SessionLimits};
+use crate::protocol::{Close, Failure, Hello, Presence, Reconnect, Resume, SessionLimits};
+use crate::push::{Push, Topic};
 use crate::resume::{Resumed, join_later, resume};
 use crate::session::{Ended, Session};
 use crate::sessions::Sessions;
@@ -189,6 +192,43 @@ impl Gateway {
     #[must_use]
     pub fn bus_problem(&self) -> Option<Problem> {
         self.bus.problem()
+    }
+
+    /// Whether pushes reach the sessions of all nodes, as far as it is known.
+    #[must_use]
+    pub fn bus_works(&self) -> bool {
+        let silence = self.bus.silence();
+        self.bus.problem().is_none() && silence.is_none_or(|silence| silence < SILENCE_MAX)
+    }
+
+    /// Pushes an event of the deployment's own back end to every session of `users`, at most once each, and gives those of the users
+    /// who are connected. This does not authorize: callers check for the role of an administrator.
+    ///
+    /// # Errors
+    /// When the bus does not work now: nothing was pushed.
+    pub async fn push(
+        &self,
+        users: &[UserId],
+        event: CustomEvent,
+    ) -> Result<Vec<UserId>, BusUnavailable> {
+        if !self.bus_works() {
+            let why = self.bus.problem().map(|problem| problem.to_string());
+            return Err(BusUnavailable(why.unwrap_or_else(|| "it is silent".into())));
+        }
+        let push = Push::custom(event);
+        for user in users {
+            self.bus.publish(&Topic::User(user.clone()), &push);
+        }
+        let statuses = self.presence.statuses(users).await;
+        let is_online =
+            |user: &&UserId| statuses.get(user).is_some_and(|it| *it != Status::Offline);
+        Ok(users.iter().filter(is_online).cloned().collect())
+    }
+
+    /// The presence of users, on any node, whoever they are; without the roster, as this node knows it. This does not authorize:
+    /// callers check for the role of an administrator.
+    pub async fn presence_of(&self, users: &[UserId]) -> Vec<Presence> {
+        self.presence.look_up(users).await
     }
 
     /// How many connections there are.

@@ -41,6 +41,7 @@ pub mod admission;
 pub mod bus;
 pub mod client_event;
 mod command;
+pub mod custom_event;
 mod door;
 pub mod edge;
 pub mod gateway;

@@ -7,6 +7,8 @@ use backscroll_shard::ids::{ConversationId, MessageId, Rev, UserId};
 use backscroll_shard::model::{RawJson, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::custom_event::{CustomEvent, CustomName};
+
 /// A topic: the unit of subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
@@ -81,6 +83,8 @@ pub enum PushKind {
     MediaReady,
     /// A picture that a user uploaded could not be decoded: the file.
     MediaFailed,
+    /// An event of the deployment's own back end, under [`Push::name`].
+    Custom,
 }
 
 impl PushKind {
@@ -136,6 +140,9 @@ pub struct Push {
     /// What it tells whole; absent where an earlier change may not be left out for it.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
+    /// The name of an event of the deployment's own back end; absent in all other pushes.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<CustomName>,
     /// When it was published, by the publishing node's clock.
     #[serde(rename = "t", with = "milliseconds")]
     pub at: Timestamp,
@@ -153,6 +160,7 @@ impl Push {
             rev,
             user: None,
             subject: None,
+            name: None,
             at: Timestamp::now(),
             data: Arc::new(RawJson::of(data)),
         }
@@ -164,6 +172,20 @@ impl Push {
         Self {
             subject: Some(subject),
             ..self
+        }
+    }
+
+    /// An event of the deployment's own back end.
+    #[must_use]
+    pub fn custom(event: CustomEvent) -> Self {
+        Self {
+            kind: PushKind::Custom,
+            rev: Rev(0),
+            user: None,
+            subject: None,
+            name: Some(event.name),
+            at: Timestamp::now(),
+            data: Arc::new(event.data),
         }
     }
 

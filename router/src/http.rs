@@ -20,6 +20,7 @@
 //! own; INV-MEMBER and INV-IDEM are the store's. INV-BOUND is kept here for bodies, headers, connections and requests
 //! in flight ([`settings::ServerSettings`]).
 
+mod back_ends;
 mod blocks;
 pub mod console;
 mod conversations;
@@ -150,6 +151,7 @@ pub(crate) fn single_routes() -> OpenApiRouter<Arc<App>> {
     operations::routes()
         .merge(notifications::admin_routes())
         .merge(sanctions::admin_routes())
+        .merge(back_ends::admin_routes())
 }
 
 /// Every route, and the patterns by which observations name them.

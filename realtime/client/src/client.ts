@@ -60,8 +60,18 @@ export interface ChatEvents {
   notification: Notification;
   /** The user has read those from the one id to the other, on whatever device. */
   notificationsRead: NotificationsRead;
+  /** An event of the deployment's own back end, under a name that it chose. Once at most: nothing is kept for who is not connected. */
+  custom: CustomEvent;
   /** A failure that no call could report. */
   error: ChatError;
+}
+
+/** An event of the deployment's own back end. */
+export interface CustomEvent {
+  /** Its name: one that the protocol does not have. */
+  readonly name: string;
+  /** Any JSON. */
+  readonly data: unknown;
 }
 
 export class ChatClient {
@@ -366,6 +376,7 @@ export class ChatClient {
       left: (id) => this.events.emit("left", id),
       notification: (notification) => this.events.emit("notification", notification),
       notificationsRead: (range) => this.events.emit("notificationsRead", range),
+      custom: (name, data) => this.events.emit("custom", { name, data }),
       failed: (error) => this.report(error),
     });
   }

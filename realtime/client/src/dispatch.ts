@@ -2,7 +2,7 @@
  * Hands each event to those it concerns.
  *
  * Invariants: everything happens on the caller's stack, so that events take effect in the order in which they came. An
- * event that is not as the protocol has it, or that is not known, changes nothing and stops nothing.
+ * event that is not as the protocol has it changes nothing and stops nothing; one that is not the protocol's is the application's.
  */
 import type { ConversationView } from "./conversation.js";
 import { ChatError } from "./errors.js";
@@ -24,16 +24,23 @@ export interface Listeners {
   left(id: ConversationId): void;
   notification(notification: Notification): void;
   notificationsRead(range: NotificationsRead): void;
+  custom(name: string, data: unknown): void;
   failed(error: ChatError): void;
 }
 
-type Handlers = { readonly [Name in keyof ServerEvents]?: (data: ServerEvents[Name]) => void };
+type Handlers = { readonly [Name in keyof ServerEvents]: (data: ServerEvents[Name]) => void };
+
+/** What the connection or a call has seen already. */
+const seen = () => {};
 
 /** A function that takes every event. */
 export function dispatcher(listeners: Listeners): (name: string, data: unknown) => void {
   const handlers = handlersFor(listeners) as Record<string, ((data: unknown) => void) | undefined>;
   return (name, data) => {
-    if (!Object.hasOwn(handlers, name)) return;
+    if (!Object.hasOwn(handlers, name)) {
+      listeners.custom(name, data);
+      return;
+    }
     try {
       handlers[name]?.(data);
     } catch (thrown) {
@@ -80,6 +87,10 @@ function handlersFor(listeners: Listeners): Handlers {
       list.distrust();
       syncer.request();
     },
+    hello: seen,
+    reconnect: seen,
+    media_ready: seen,
+    media_failed: seen,
     error: (failure) => listeners.failed(ChatError.fromFailure(failure)),
   };
 }

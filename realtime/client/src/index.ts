@@ -2,7 +2,7 @@
  * `@backscroll/client`: see README.md.
  */
 export type { ListPlace, LoadedPage, NotificationPlace } from "./calls.js";
-export { ChatClient, type ChatEvents } from "./client.js";
+export { ChatClient, type ChatEvents, type CustomEvent } from "./client.js";
 export type { ChatMessage, ConversationState, ConversationView } from "./conversation.js";
 export type { Listener, Observable, Unsubscribe } from "./emitter.js";
 export { ChatError, type CloseName, type ComesBack, type ErrorCode } from "./errors.js";

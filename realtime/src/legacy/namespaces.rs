@@ -205,6 +205,10 @@ impl Dialect for Namespace {
     }
 
     fn write(&self, event: &ClientEvent, user: &UserId) -> Option<String> {
+        if event.is_custom() {
+            let namespace = self.words.namespace;
+            return Some(packet::event(namespace, event.name(), event.data()));
+        }
         let mut events = self.words.events.iter();
         let (_, form) = events.find(|(name, _)| *name == event.name())?;
         let (name, data) = match form {

@@ -104,7 +104,7 @@ impl PresenceKeeper {
     }
 
     /// The statuses of users, on any node; an absent user is offline. Without the roster, those of this node's users.
-    async fn statuses(&self, users: &[UserId]) -> HashMap<UserId, Status> {
+    pub(crate) async fn statuses(&self, users: &[UserId]) -> HashMap<UserId, Status> {
         self.roster.look_up(users).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the presence of users on other nodes is not known");
             self.users.published_of(users)
@@ -223,7 +223,7 @@ impl PresenceKeeper {
     }
 
     /// The presence of users: their status, and when offline ones were seen last.
-    async fn look_up(&self, users: &[UserId]) -> Vec<Presence> {
+    pub(crate) async fn look_up(&self, users: &[UserId]) -> Vec<Presence> {
         let statuses = self.statuses(users).await;
         let status = |user: &UserId| statuses.get(user).copied().unwrap_or_default();
         let offline = users.iter().filter(|user| status(user) == Status::Offline);

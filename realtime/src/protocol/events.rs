@@ -27,6 +27,15 @@ macro_rules! events {
         }
 
         impl EventName {
+            /// The event that clients call `name`.
+            #[must_use]
+            pub fn parse(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$event),)+
+                    _ => None,
+                }
+            }
+
             /// The name that clients use.
             #[must_use]
             pub fn name(self) -> &'static str {

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `bed` | a server of a test's own |
 //! | `client` | one client with two codecs: native, and Socket.IO written by hand |
-//! | `sessions`, `conversations`, `endings` | behaviour of both doors, each test through each door |
+//! | `sessions`, `conversations`, `presence`, `endings` | behaviour of both doors, each test through each door |
 //! | `native_door`, `socket_io_door` | behaviour of one door |
+//! | `custom` | events of a back end |
 //! | `plain` | front-ends with a plain WebSocket |
 //! | `hostile` | clients that break the protocol, at the native door |
 //! | `node` | the client library of Socket.IO, and the protocol's own test suite; needs Node.js |
@@ -14,11 +15,13 @@
 mod bed;
 mod client;
 mod conversations;
+mod custom;
 mod endings;
 mod hostile;
 mod native_door;
 mod node;
 mod plain;
+mod presence;
 mod sanctions;
 mod searching;
 mod sessions;

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::IntoResponse;
-use backscroll_realtime::bus::SILENCE_MAX;
 use backscroll_shard::store::{DependencyHealth, Health, ShardHealth};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -178,7 +177,7 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Answer<Ready>) {
     let keys_ok = app.auth.failure().is_none();
     let silence = app.gateway.bus_silence();
     let bus_problem = app.gateway.bus_problem();
-    let bus_ok = bus_problem.is_none() && silence.is_none_or(|silence| silence < SILENCE_MAX);
+    let bus_ok = app.gateway.bus_works();
     let down = app.store.supervisor().down();
     let has_map = !app.store.map().assignments().is_empty();
     let status = if app.is_draining() {

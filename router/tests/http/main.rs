@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod back_ends;
 mod blocks;
 mod bodies;
 mod bounds;

@@ -53,6 +53,21 @@ impl Store {
         }
     }
 
+    /// The same for a caller that answers for how often its users send: rate limits count nothing.
+    ///
+    /// # Errors
+    /// As [`Store::send`], but for [`Error::RateLimited`].
+    pub async fn send_uncounted(
+        &self,
+        caller: &Caller,
+        id: ConversationId,
+        message: NewMessage,
+    ) -> Result<Sent> {
+        let draft = Draft::check(message, id, &self.settings().limits)?;
+        self.sanctions.may_speak(&caller.user)?;
+        self.append_one(caller, id, draft).await
+    }
+
     /// Appends messages in their order, as [`Store::send`] does one. Up to [`TOGETHER_MAX`] of them cost hardly more than
     /// one, since they share its transaction. Each has an outcome of its own: what one is refused for does not keep the
     /// others back.
