@@ -8,6 +8,7 @@
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
 //! | `conversations`, `members`, `blocks`, `messages`, `media`, `notifications`, `search`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `sanctions`, `audit` | routes of administrators |
 //! | `mounts` | the prefixes of the routes |
 //! | [`console`] | `/console/chat`, the chat page |
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
@@ -20,6 +21,7 @@
 //! own; INV-MEMBER and INV-IDEM are the store's. INV-BOUND is kept here for bodies, headers, connections and requests
 //! in flight ([`settings::ServerSettings`]).
 
+mod audit;
 mod blocks;
 pub mod console;
 mod conversations;
@@ -150,6 +152,7 @@ pub(crate) fn single_routes() -> OpenApiRouter<Arc<App>> {
     operations::routes()
         .merge(notifications::admin_routes())
         .merge(sanctions::admin_routes())
+        .merge(audit::admin_routes())
 }
 
 /// Every route, and the patterns by which observations name them.

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::change::{Change, Changed};
 use crate::cold_tier::ColdTier;
 use crate::commit_event::CommitListener;
@@ -71,6 +72,7 @@ pub struct Store {
     followed: followed::Followed,
     turns: Arc<Turns>,
     sanctions: Arc<Sanctions>,
+    audit: Audit,
     searches: SearchTurns,
     guard: Guard,
     writers: TaskGroup,
@@ -172,6 +174,7 @@ impl Store {
         background.supervise("sanctions", &closing, move || {
             watched.clone().watch(interval, stop.clone())
         });
+        let audit = Audit::new(&router);
         Ok(Arc::new(Self {
             router,
             attended,
@@ -180,6 +183,7 @@ impl Store {
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
             sanctions,
+            audit,
             searches: SearchTurns::new(settings.search.at_once),
             guard: Guard::new(&settings.guard),
             writers,
@@ -230,6 +234,12 @@ impl Store {
     #[must_use]
     pub fn sanctions(&self) -> &Arc<Sanctions> {
         &self.sanctions
+    }
+
+    /// Who did what to whom.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Charges an action to its user's budgets, and waits for its time when that is near.

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod audit;
 mod blocks;
 mod bodies;
 mod bounds;
