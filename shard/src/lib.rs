@@ -23,6 +23,7 @@
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
 //! | [`audit`] | who did what to whom, in a chain of hashes |
+//! | [`reports`] | what readers report to moderators |
 //! | [`contacts`], [`blocks`] | which users share a conversation; who blocks whom |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
@@ -81,6 +82,7 @@ pub mod owned;
 pub mod pins;
 pub mod range;
 pub mod relay;
+pub mod reports;
 pub mod routing;
 pub mod sanctions;
 mod schema;

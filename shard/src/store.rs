@@ -22,6 +22,7 @@ mod operator;
 mod pins;
 mod processing;
 mod relaying;
+mod reports;
 mod search;
 
 pub use live::Standing;
@@ -49,6 +50,7 @@ use crate::metrics;
 use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
+use crate::reports::Reports;
 use crate::routing::Router;
 use crate::sanctions::Sanctions;
 use crate::search::SearchTurns;
@@ -73,6 +75,7 @@ pub struct Store {
     turns: Arc<Turns>,
     sanctions: Arc<Sanctions>,
     audit: Audit,
+    reports: Arc<Reports>,
     searches: SearchTurns,
     guard: Guard,
     writers: TaskGroup,
@@ -175,6 +178,11 @@ impl Store {
             watched.clone().watch(interval, stop.clone())
         });
         let audit = Audit::new(&router);
+        let reports = Arc::new(Reports::new(&router));
+        let (kept, stop) = (reports.clone(), closing.clone());
+        background.supervise("report-evidence", &closing, move || {
+            kept.clone().forget_in_time(stop.clone())
+        });
         Ok(Arc::new(Self {
             router,
             attended,
@@ -184,6 +192,7 @@ impl Store {
             turns: Turns::new(settings.limits.reads_at_once as usize),
             sanctions,
             audit,
+            reports,
             searches: SearchTurns::new(settings.search.at_once),
             guard: Guard::new(&settings.guard),
             writers,
@@ -240,6 +249,12 @@ impl Store {
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// What readers reported to moderators.
+    #[must_use]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     /// Charges an action to its user's budgets, and waits for its time when that is near.

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Admin, LIST_MAX, Query, page_limit};
+use super::extract::{LIST_MAX, Query, Staff, page_limit};
 use super::problem::Problem;
 use super::problem_sets as problems;
 use super::state::App;
@@ -73,7 +73,7 @@ struct AuditQuery {
     responses((status = 200, description = "A page of records", body = AuditPage), problems::ReadStaff),
 )]
 async fn list(
-    Admin(_): Admin,
+    Staff(_): Staff,
     State(app): State<Arc<App>>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Answer<AuditPage>, Problem> {

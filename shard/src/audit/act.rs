@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::ids::{ConversationId, ShardName, UserId};
+use crate::ids::{ConversationId, ReportId, ShardName, UserId};
 use crate::moves::MoveId;
 
 /// Longest reference, in bytes.
@@ -79,6 +79,8 @@ actions! {
     LeaseClear = "lease.clear";
     /// Messages are about to be read by somebody who is no member.
     ContentRead = "content.read";
+    /// A report was resolved.
+    ReportResolve = "report.resolve";
     /// A node has started.
     NodeStart = "node.start";
     /// What named a person was erased from records.
@@ -118,6 +120,12 @@ impl Reference {
     #[must_use]
     pub fn conversation(id: ConversationId) -> Self {
         Self::of("conversation", id)
+    }
+
+    /// A report.
+    #[must_use]
+    pub fn report(id: ReportId) -> Self {
+        Self::of("report", id)
     }
 
     /// A move.

@@ -31,6 +31,7 @@ mod owners;
 mod pins;
 mod plans;
 mod previews;
+mod reports;
 mod sanctions;
 mod search;
 mod sync;
