@@ -7,10 +7,12 @@
 //! | `flights` | one fetch for callers that want the same at the same time |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
 //! | [`jobs`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
+//! | [`audit_heads`] | heads of the audit log, out of the directory's reach |
 //! | [`media`] | files of conversations: uploads, and what is checked of them |
 //! | [`metrics`] | the metrics of this crate |
 //! | [`settings`] | the configuration's section `archive` |
 
+pub mod audit_heads;
 mod flights;
 pub mod jobs;
 pub mod media;

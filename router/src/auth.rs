@@ -7,6 +7,7 @@
 mod cache;
 mod jwks;
 pub mod settings;
+mod staff;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use jwks::KeySource;
 
 use crate::metrics;
 pub use settings::{AuthSettings, Secret, TokenAlgorithm};
+pub use staff::{StaffRole, StaffRoles};
 
 /// Longest token that is looked at, in bytes.
 pub const TOKEN_MAX_BYTES: usize = 8192;
@@ -37,8 +39,8 @@ pub const TOKEN_MAX_BYTES: usize = 8192;
 pub struct Identity {
     /// The token's subject.
     pub user: UserId,
-    /// Whether the token has the administrator's role.
-    pub admin: bool,
+    /// The roles of the staff that the token has.
+    pub staff: StaffRoles,
     /// When the token was issued, in seconds since 1970, if it says so.
     pub issued_at: Option<u64>,
     /// When the token ends, in seconds since 1970.
@@ -76,6 +78,7 @@ pub struct Authenticator {
     user_claim: String,
     role_claim: String,
     admin_role: String,
+    moderator_role: String,
     sanctions: Option<Arc<Sanctions>>,
 }
 
@@ -132,6 +135,7 @@ impl Authenticator {
             user_claim: settings.user_claim.clone(),
             role_claim: settings.role_claim.clone(),
             admin_role: settings.admin_role.clone(),
+            moderator_role: settings.moderator_role.clone(),
             sanctions: None,
         })
     }
@@ -291,21 +295,27 @@ impl Authenticator {
         let user = user_named(claim(&decoded.claims, &self.user_claim))?;
         Ok(Identity {
             user,
-            admin: self.is_admin(&decoded.claims),
+            staff: self.staff_roles(&decoded.claims),
             issued_at: decoded.claims.get("iat").map(|at| seconds(Some(at))),
             expires_at: seconds(decoded.claims.get("exp")),
             key: key_id,
         })
     }
 
-    fn is_admin(&self, claims: &Value) -> bool {
-        match claim(claims, &self.role_claim) {
-            Some(Value::String(role)) => *role == self.admin_role,
-            Some(Value::Array(roles)) => roles
-                .iter()
-                .any(|role| role.as_str() == Some(&self.admin_role)),
-            _ => false,
-        }
+    fn staff_roles(&self, claims: &Value) -> StaffRoles {
+        let roles = match claim(claims, &self.role_claim) {
+            Some(Value::Array(roles)) => roles.as_slice(),
+            Some(role) => std::slice::from_ref(role),
+            None => &[],
+        };
+        let has = |role: &StaffRole| {
+            let name = match role {
+                StaffRole::Admin => &self.admin_role,
+                StaffRole::Moderator => &self.moderator_role,
+            };
+            !name.is_empty() && roles.iter().any(|role| role.as_str() == Some(name))
+        };
+        StaffRole::ALL.into_iter().filter(has).collect()
     }
 }
 
@@ -468,7 +478,8 @@ mod tests {
             .verify(&token, Instant::now())
             .await
             .unwrap()
-            .admin
+            .staff
+            .include_any(&[StaffRole::Admin])
     }
 
     #[tokio::test]
@@ -526,12 +537,18 @@ mod tests {
             };
             let authenticator = Authenticator::open(&settings).await.unwrap();
             let user = UserId::new("日本 '\"").unwrap();
-            for (role, admin) in [(Some("admin"), true), (Some("user"), false), (None, false)] {
+            let of = |role| StaffRoles::from_iter([role]);
+            for (role, staff) in [
+                (Some("admin"), of(StaffRole::Admin)),
+                (Some("moderator"), of(StaffRole::Moderator)),
+                (Some("user"), StaffRoles::default()),
+                (None, StaffRoles::default()),
+            ] {
                 let token = mint_token(&settings, &user, role, Duration::from_secs(60)).unwrap();
                 let identity = authenticator.verify(&token, Instant::now()).await.unwrap();
                 assert_eq!(
-                    (&identity.user, identity.admin),
-                    (&user, admin),
+                    (&identity.user, identity.staff),
+                    (&user, staff),
                     "{role_claim} {role:?}"
                 );
                 let now = SystemTime::now()

@@ -21,7 +21,7 @@ use crate::deployment::Deployment;
 use crate::http::console::Console;
 use crate::http::listen::ListenAddress;
 use crate::in_use::InUse;
-use crate::{doctor, failpoint, private, server, signals, telemetry};
+use crate::{doctor, failpoint, private, server, signals, start_record, telemetry};
 
 /// How long a command that is done waits for the store to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -69,6 +69,13 @@ pub async fn serve(
     tell(&config, address, &deployment);
     let preflight = OneShots::new("preflight", 1);
     let _ = preflight.spawn(doctor::preflight(config.clone()));
+    let recording = OneShots::new("start-record", 1);
+    let (recorded, stopping) = (Arc::clone(&deployment.store), stop.clone());
+    let act = start_record::act(&config, address);
+    let _ = recording.spawn(async move {
+        let record = start_record::record(&recorded, &act);
+        stopping.run_until_cancelled(record).await
+    });
 
     let store = Arc::clone(&deployment.store);
     let ready = async {

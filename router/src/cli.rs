@@ -4,6 +4,7 @@
 //! A reader that goes away early (`| head`) ends a command quietly.
 
 mod archive;
+mod audit;
 mod config;
 mod doctor;
 mod export;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use backscroll_shard::model::Timestamp;
 use backscroll_shard::tasks::panic_text;
 use clap::{Parser, Subcommand};
 
@@ -76,6 +78,9 @@ enum Command {
     /// The archive: messages that left the databases for the object store
     #[command(subcommand)]
     Archive(archive::Command),
+    /// The audit log: who did what to whom
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Files of conversations on the object store
     #[command(subcommand)]
     Media(media::Command),
@@ -142,6 +147,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
+        Command::Audit(command) => audit::run(load()?, command).await,
         Command::Media(command) => media::run(load()?, command).await,
         Command::MediaWorker(args) => media_worker::run(&args),
         Command::Lease(command) => lease::run(load()?, command).await,
@@ -159,6 +165,14 @@ fn load(file: Option<&std::path::Path>) -> Result<Config, ConfigError> {
         file,
         std::env::vars_os().map(|(name, value)| (text(name), text(value))),
     )
+}
+
+/// A time of the command line.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let time: jiff::Timestamp = text.parse().map_err(
+        |_| "write a time with its zone, as 2026-11-29T22:00:00Z or 2026-11-29T23:00:00+01:00",
+    )?;
+    Ok(Timestamp(time.as_millisecond()))
 }
 
 /// Starts logging for a command that is not a service: what needs attention, for people, unless the configuration asks

@@ -8,6 +8,9 @@
 //! | `extract` | what goes in: caller, path, query, body |
 //! | [`problem`], `problem_sets` | what comes out instead of a result: the table of error codes, and which an operation has |
 //! | `conversations`, `members`, `blocks`, `messages`, `media`, `notifications`, `search`, `sync` | the routes, at `/chat` and, identically, at `/api/chat` |
+//! | `sanctions`, `audit` | routes of administrators |
+//! | `staff` | which staff may call which route of `/admin` |
+//! | `reports` | reporting messages, and the reports for administrators |
 //! | `mounts` | the prefixes of the routes |
 //! | [`console`] | `/console/chat`, the chat page |
 //! | `objects` | `/media/objects`, where clients put and read objects of the disk store |
@@ -20,6 +23,7 @@
 //! own; INV-MEMBER and INV-IDEM are the store's. INV-BOUND is kept here for bodies, headers, connections and requests
 //! in flight ([`settings::ServerSettings`]).
 
+mod audit;
 mod back_ends;
 mod blocks;
 pub mod console;
@@ -37,10 +41,12 @@ mod observe;
 mod operations;
 pub mod problem;
 mod problem_sets;
+mod reports;
 mod sanctions;
 mod search;
 pub mod settings;
 mod socket;
+mod staff;
 pub mod state;
 mod sync;
 pub(crate) mod unread;
@@ -75,10 +81,11 @@ const COMPRESS_ABOVE_BYTES: u64 = 1024;
 /// The routes of the documentation's pages.
 const DOCS: [&str; 3] = ["/docs", "/docs/", "/docs/{*rest}"];
 /// The request headers of this interface.
-const OWN_HEADERS: [HeaderName; 4] = [
+const OWN_HEADERS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     extract::IDEMPOTENCY_KEY,
+    extract::AUDIT_REASON,
     observe::REQUEST_ID,
 ];
 /// How long a browser may remember what CORS allows.
@@ -92,6 +99,7 @@ pub(crate) fn chat_routes() -> ChatRoutes {
     routes.extend(messages::routes());
     routes.extend(media::routes());
     routes.extend(notifications::routes());
+    routes.extend(reports::routes());
     routes.extend(search::routes());
     routes.extend(sync::routes());
     routes
@@ -152,6 +160,8 @@ pub(crate) fn single_routes() -> OpenApiRouter<Arc<App>> {
         .merge(notifications::admin_routes())
         .merge(sanctions::admin_routes())
         .merge(back_ends::admin_routes())
+        .merge(audit::admin_routes())
+        .merge(reports::admin_routes())
 }
 
 /// Every route, and the patterns by which observations name them.

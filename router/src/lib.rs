@@ -10,6 +10,7 @@
 //! | [`openapi`], [`asyncapi`] | the documents that describe it, generated from the same types |
 //! | [`server`] | connections, start and graceful stop |
 //! | [`signals`] | SIGTERM and SIGINT, and the longest that a stop may take |
+//! | `start_record` | what the audit log says of a node that starts |
 //! | [`telemetry`] | logs and metrics |
 //! | [`metrics`] | the metrics of this crate, and the list of all |
 //! | [`process`] | what the process takes of its machine |
@@ -36,4 +37,5 @@ pub mod private;
 pub mod process;
 pub mod server;
 pub mod signals;
+mod start_record;
 pub mod telemetry;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::body::Bytes;
+use backscroll_archiver::audit_heads;
 use backscroll_archiver::jobs::schedule;
 use backscroll_archiver::media::processing::{self, Queue};
 use backscroll_archiver::media::settings::MediaSettings;
@@ -92,6 +93,7 @@ pub async fn serve(
     app.auth.maintain(&background, &stop_background);
     let archive = deployment.archive.clone().stopped_by(stop.clone());
     schedule::start(&archive, &jobs, &stop);
+    audit_heads::start(&deployment.store, &deployment.objects, &jobs, &stop);
     moves::start(deployment.store.router(), &node_name(), &jobs, &stop);
 
     let address = listener

@@ -8,6 +8,8 @@
 //! The tables of the directory are here, with what [`crate::identity`] reads and writes of them: the first map is written
 //! when the deployment is made.
 
+mod transaction;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -39,6 +39,8 @@ pub enum Rule {
     Channels,
     /// Requests of one user that add members to conversations.
     Additions,
+    /// Messages that one user reports.
+    Reports,
 }
 
 impl Rule {
@@ -51,6 +53,7 @@ impl Rule {
             Self::Conversations => "conversations",
             Self::Channels => "channels",
             Self::Additions => "additions",
+            Self::Reports => "reports",
         }
     }
 }
@@ -113,6 +116,8 @@ pub struct GuardSettings {
     pub channels: Rate,
     /// [`Rule::Additions`].
     pub additions: Rate,
+    /// [`Rule::Reports`].
+    pub reports: Rate,
 }
 
 impl Default for GuardSettings {
@@ -127,6 +132,7 @@ impl Default for GuardSettings {
             conversations: Rate::new(30, Span::secs(3600), 30),
             channels: Rate::new(5, Span::secs(3600), 5),
             additions: Rate::new(20, Span::secs(3600), 20),
+            reports: Rate::new(20, Span::secs(3600), 20),
         }
     }
 }
@@ -148,6 +154,7 @@ impl GuardSettings {
             Rule::Conversations => self.conversations,
             Rule::Channels => self.channels,
             Rule::Additions => self.additions,
+            Rule::Reports => self.reports,
         }
     }
 
@@ -179,6 +186,8 @@ pub(crate) enum Action {
     StartChannel,
     /// Adding members.
     AddMembers,
+    /// Reporting a message.
+    Report,
 }
 
 /// Most rules of one action.
@@ -191,6 +200,7 @@ impl Action {
             Self::Start => &[Rule::Conversations],
             Self::StartChannel => &[Rule::Channels],
             Self::AddMembers => &[Rule::Additions],
+            Self::Report => &[Rule::Reports],
         }
     }
 }

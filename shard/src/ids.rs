@@ -7,6 +7,7 @@ mod conversation;
 mod counter;
 mod media;
 mod notification;
+mod report;
 mod shard;
 mod user;
 
@@ -14,6 +15,7 @@ pub use conversation::{ConversationId, MessageId};
 pub use counter::{COUNTER_MAX, Epoch, Incarnation, Rev, Seq};
 pub use media::MediaId;
 pub use notification::NotificationId;
+pub use report::ReportId;
 pub use shard::ShardName;
 pub use user::{KeyFunction, USER_ID_MAX_BYTES, UserId, UserKey};
 

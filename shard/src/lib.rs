@@ -22,6 +22,8 @@
 //! | [`search`] | finding messages by their words, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
+//! | [`audit`] | who did what to whom, in a chain of hashes |
+//! | [`reports`] | what readers report to moderators |
 //! | [`contacts`], [`blocks`] | which users share a conversation; who blocks whom |
 //! | [`notification`] | what users are told apart from messages |
 //! | [`moves`] | moving ranges between shards while they are written to |
@@ -39,6 +41,7 @@
 //! and walk-throughs of a send, a cold page and a reconnect are in this crate's `README.md`.
 
 pub mod archive;
+pub mod audit;
 pub mod blocks;
 pub mod change;
 mod circuit;
@@ -79,6 +82,7 @@ pub mod owned;
 pub mod pins;
 pub mod range;
 pub mod relay;
+pub mod reports;
 pub mod routing;
 pub mod sanctions;
 mod schema;

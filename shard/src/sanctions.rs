@@ -11,6 +11,8 @@
 //! | suspend, ban | everything: no request is answered, no connection stays open |
 //! | revoke | the same, with a token that was issued before: the user signs in again |
 //!
+//! Each change is recorded in the audit log, in its own transaction ([`crate::audit`]).
+//!
 //! A crash leaves nothing but what was committed. A node that starts while the directory is away knows none until it is back.
 
 mod held;
@@ -20,11 +22,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use self::held::Held;
+use crate::audit::{self, Act, Action, Reference};
 use crate::db::Connection;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -234,7 +238,14 @@ impl Sanctions {
             return Err(Error::invalid("userId", rule));
         }
         let mut connection = self.begin().await?;
-        let imposed = rows::impose(&mut connection, (moderator, user), new).await;
+        let imposing = async {
+            let sanction = rows::impose(&mut connection, (moderator, user), new).await?;
+            let act = act(moderator, Action::SanctionImpose, user).because(&new.reason);
+            let act = act.with(json!({ "kind": new.kind, "until": new.until }));
+            audit::append(&mut connection, &act).await?;
+            Ok(sanction)
+        };
+        let imposed = imposing.await;
         let sanction = finish(connection, imposed).await?;
         self.refresh_now().await;
         Ok(sanction)
@@ -252,7 +263,17 @@ impl Sanctions {
         kind: Option<SanctionKind>,
     ) -> Result<Vec<Sanction>> {
         let mut connection = self.begin().await?;
-        let lifted = rows::lift(&mut connection, (moderator, user), kind).await;
+        let lifting = async {
+            let lifted = rows::lift(&mut connection, (moderator, user), kind).await?;
+            if !lifted.is_empty() {
+                let kinds: Vec<SanctionKind> = lifted.iter().map(|it| it.kind).collect();
+                let act = act(moderator, Action::SanctionLift, user);
+                let act = act.with(json!({ "kinds": kinds }));
+                audit::append(&mut connection, &act).await?;
+            }
+            Ok(lifted)
+        };
+        let lifted = lifting.await;
         let lifted = finish(connection, lifted).await?;
         if lifted.is_empty() {
             return Err(Error::NotFound("sanction in force"));
@@ -329,6 +350,15 @@ impl Sanctions {
             }
         }
     }
+}
+
+/// What a moderator does to a user.
+fn act(moderator: &UserId, action: Action, user: &UserId) -> Act {
+    Act::new(
+        Reference::user(moderator),
+        action,
+        Some(Reference::user(user)),
+    )
 }
 
 /// Commits what was done, or undoes it.

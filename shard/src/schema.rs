@@ -18,13 +18,16 @@ macro_rules! migrations {
     };
 }
 
-const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0005_identity", "0006_moves", "0007_move_events", "0008_imported_channels", "0009_moves_figures", "0010_moves_waits", "0011_sanctions");
+const DIRECTORY_MYSQL: &[Migration] = migrations!("directory/mysql": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0005_identity", "0006_moves", "0007_move_events", "0008_imported_channels", "0009_moves_figures", "0010_moves_waits", "0011_sanctions", "0012_audit", "0013_reports");
 const DIRECTORY_SQLITE: &[Migration] = migrations!(
     "directory/sqlite": "0001_shards", "0002_ranges", "0003_properties", "0004_shards_state", "0004_shards_state_incarnation",
     "0005_identity", "0006_moves", "0006_moves_state", "0007_move_events", "0008_imported_channels",
     "0009_moves_figures", "0009_moves_figures_freeze",
     "0010_moves_expected_rows", "0010_moves_expected_rows_bytes", "0010_moves_throttle", "0010_moves_waits",
     "0011_sanctions", "0011_sanctions_rev", "0011_sanctions_user",
+    "0012_audit", "0012_audit_action", "0012_audit_actor", "0012_audit_at", "0012_audit_subject",
+    "0013_reports", "0013_reports_conversation", "0013_reports_forget", "0013_reports_message", "0013_reports_reporter",
+    "0013_reports_sender", "0013_reports_state",
 );
 const SHARD_MYSQL: &[Migration] = migrations!(
     "shard/mysql": "0001_fences", "0002_conversations", "0003_members", "0004_messages", "0005_list_marks", "0006_users",

@@ -22,6 +22,7 @@ mod operator;
 mod pins;
 mod processing;
 mod relaying;
+mod reports;
 mod search;
 
 pub use live::Standing;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::change::{Change, Changed};
 use crate::cold_tier::ColdTier;
 use crate::commit_event::CommitListener;
@@ -48,6 +50,7 @@ use crate::metrics;
 use crate::model::Caller;
 use crate::node::Shard;
 use crate::owned::{OwnedTransaction, WriteScope};
+use crate::reports::Reports;
 use crate::routing::Router;
 use crate::sanctions::Sanctions;
 use crate::search::SearchTurns;
@@ -71,6 +74,8 @@ pub struct Store {
     followed: followed::Followed,
     turns: Arc<Turns>,
     sanctions: Arc<Sanctions>,
+    audit: Audit,
+    reports: Arc<Reports>,
     searches: SearchTurns,
     guard: Guard,
     writers: TaskGroup,
@@ -172,6 +177,12 @@ impl Store {
         background.supervise("sanctions", &closing, move || {
             watched.clone().watch(interval, stop.clone())
         });
+        let audit = Audit::new(&router);
+        let reports = Arc::new(Reports::new(&router));
+        let (kept, stop) = (reports.clone(), closing.clone());
+        background.supervise("report-evidence", &closing, move || {
+            kept.clone().forget_in_time(stop.clone())
+        });
         Ok(Arc::new(Self {
             router,
             attended,
@@ -180,6 +191,8 @@ impl Store {
             followed: followed::Followed::default(),
             turns: Turns::new(settings.limits.reads_at_once as usize),
             sanctions,
+            audit,
+            reports,
             searches: SearchTurns::new(settings.search.at_once),
             guard: Guard::new(&settings.guard),
             writers,
@@ -230,6 +243,18 @@ impl Store {
     #[must_use]
     pub fn sanctions(&self) -> &Arc<Sanctions> {
         &self.sanctions
+    }
+
+    /// Who did what to whom.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// What readers reported to moderators.
+    #[must_use]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     /// Charges an action to its user's budgets, and waits for its time when that is near.

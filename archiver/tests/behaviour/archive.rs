@@ -20,5 +20,6 @@ mod previews;
 mod receipts;
 mod repairs;
 mod repeats;
+mod reports;
 mod search;
 mod syncing;

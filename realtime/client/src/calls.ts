@@ -20,10 +20,12 @@ import type {
   MessageId,
   NewConversation,
   NewMessage,
+  NewReport,
   Notification,
   NotificationId,
   NotificationList,
   PinList,
+  Reported,
   SearchPage,
   SearchRequest,
   Seq,
@@ -100,6 +102,11 @@ export class Calls {
 
   pin(messageId: MessageId, remove: boolean): Promise<Message> {
     return this.http.repeated(remove ? "DELETE" : "PUT", `/messages/${messageId}/pin`);
+  }
+
+  /** Repeating it gives the first report. */
+  report(messageId: MessageId, report: NewReport): Promise<Reported> {
+    return this.http.repeated("POST", `/messages/${messageId}/report`, report);
   }
 
   /** A page of pinned messages, the newest first. */

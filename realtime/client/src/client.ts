@@ -33,11 +33,13 @@ import type {
   MessageId,
   NewConversation,
   NewMessage,
+  NewReport,
   Notification,
   NotificationId,
   NotificationList,
   NotificationsRead,
   PinList,
+  Reported,
   Resume,
   SearchPage,
   SearchRequest,
@@ -121,7 +123,7 @@ export class ChatClient {
     );
     this.conversations = new ConversationListStore(settings.bounds.conversationsListed);
     this.presence = new Presence(this.calls, settings);
-    this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.report(error));
+    this.syncer = new Syncer(this.calls, this.conversations, () => this.opened, settings, (error) => this.fail(error));
     this.marks = new OwnMarks(this.calls, settings, () => this.reachable);
     this.outbox = new Outbox(this.outboxHandlers(), settings, options.storage, options.storageKey ?? "backscroll");
     const put = typeof XMLHttpRequest === "undefined" || options.fetch ? putWithFetch(fetcher) : putWithXhr;
@@ -261,6 +263,11 @@ export class ChatClient {
     return this.calls.unreadCount();
   }
 
+  /** Reports a message of another user to the moderators, with what it says now. Reporting it again gives the first report. */
+  report(messageId: MessageId, report: NewReport): Promise<Reported> {
+    return this.calls.report(messageId, report);
+  }
+
   /** A page of the users whom the user blocks, by id. */
   blocks(place: ListPlace = {}): Promise<BlockList> {
     return this.calls.blocks(place);
@@ -377,7 +384,7 @@ export class ChatClient {
       notification: (notification) => this.events.emit("notification", notification),
       notificationsRead: (range) => this.events.emit("notificationsRead", range),
       custom: (name, data) => this.events.emit("custom", { name, data }),
-      failed: (error) => this.report(error),
+      failed: (error) => this.fail(error),
     });
   }
 
@@ -484,7 +491,7 @@ export class ChatClient {
     this.refused = true;
     this.deactivate();
     this.setInfo({ ...CLOSED, error });
-    this.report(error);
+    this.fail(error);
   }
 
   private deactivate(): void {
@@ -509,7 +516,7 @@ export class ChatClient {
     this.events.emit("connection", info);
   }
 
-  private report(error: ChatError): void {
+  private fail(error: ChatError): void {
     this.events.emit("error", error);
   }
 

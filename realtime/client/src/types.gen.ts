@@ -6,6 +6,36 @@ export interface Alive {
   status: string;
 }
 
+/** Some records. */
+export interface AuditPage {
+  /** What to ask for the next page with; none at the end. */
+  nextCursor?: string;
+  /** The newest first. */
+  records: AuditRecord[];
+}
+
+/** A record of the log. */
+export interface AuditRecord {
+  /** What was done, or was about to be. */
+  action: string;
+  /** Who did it: `user/`, `operator/` or `node/` and a name. */
+  actor?: string;
+  /** When, by the directory's clock; never before the record before. */
+  at: Timestamp;
+  /** What else there is to know of it. */
+  details?: { [key: string]: unknown };
+  /** Whether what named people was erased: actor, subject, reason and details. */
+  erased: boolean;
+  /** Its hash, which the next record's is made of. */
+  hash: string;
+  /** 1, 2, 3 … */
+  number: number;
+  /** Why. */
+  reason?: string;
+  /** To whom or to what. */
+  subject?: string;
+}
+
 /** `authenticate`: the first frame, where no header gave the token. */
 export interface Authenticate {
   /** The position from which to resume. */
@@ -179,6 +209,20 @@ export interface EditMessage {
   content: string;
   /** The message. */
   messageId: MessageId;
+}
+
+/** A message as its reporter was shown it. */
+export interface Evidence {
+  /** As in messages. */
+  attachments: { [key: string]: unknown }[];
+  /** The text. */
+  content: string;
+  /** When it was stored. */
+  createdAt: Timestamp;
+  /** When its content changed last. */
+  editedAt?: Timestamp | null;
+  /** What it carries. */
+  messageType: MessageType;
 }
 
 /** Why a command was not carried out. */
@@ -557,6 +601,14 @@ export interface NewNotification {
   userIds: UserId[];
 }
 
+/** A report to be made. */
+export interface NewReport {
+  /** What else there is to say. 1 to 500 characters. */
+  note?: string;
+  /** Why. */
+  reason: ReportReason;
+}
+
 /** A sanction to be imposed. */
 export interface NewSanction {
   /** What is imposed. */
@@ -757,6 +809,73 @@ export interface Refreshed {
   expiresAt: Timestamp;
   /** The same in milliseconds from now, for clients whose clock is wrong. */
   expiresInMs: number;
+}
+
+/** A report, for moderators. */
+export interface Report {
+  /** The conversation. */
+  conversationId: ConversationId;
+  /** The message as it was reported; absent 90 days after the report was resolved. */
+  evidence?: Evidence;
+  /** Its number. */
+  id: ReportId;
+  /** The message. */
+  messageId: MessageId;
+  /** What else the reporter says. */
+  note?: string;
+  /** Why. */
+  reason: ReportReason;
+  /** When, by the directory's clock. */
+  reportedAt: Timestamp;
+  /** Who reported it. */
+  reporterId: UserId;
+  /** Why, as the moderator says. */
+  resolution?: string | null;
+  /** When, by the directory's clock. */
+  resolvedAt?: Timestamp | null;
+  /** Who decided. */
+  resolvedBy?: UserId | null;
+  /** The rev at which the message was reported. */
+  rev: Rev;
+  /** Who sent the message. */
+  senderId: UserId;
+  /** Whether it is decided. */
+  state: ReportState;
+  /** What was decided. */
+  verdict?: Verdict | null;
+}
+
+/** A report's number: 1, 2, 3 … */
+export type ReportId = string;
+
+/** Some reports. */
+export interface ReportPage {
+  /** What to ask for the next page with; none at the end. */
+  nextCursor?: string;
+  /** The newest first. */
+  reports: Report[];
+}
+
+/** Why a message is reported. */
+export type ReportReason = "spam" | "harassment" | "hate" | "violence" | "sexual" | "illegal" | "other";
+
+/** How far a report is. */
+export type ReportState = "open" | "resolved";
+
+/** What came of a report. */
+export interface Reported {
+  /** The report. */
+  reportId: ReportId;
+  /** When the message was reported. */
+  reportedAt: Timestamp;
+}
+
+/** What becomes of a report. */
+export interface Resolution {
+  /** Why, for other moderators. 1 to 500 characters. */
+  note?: string;
+  /** What was decided. */
+  verdict: Verdict;
 }
 
 /** The position up to which a client received changes on its last connection. */
@@ -1101,6 +1220,9 @@ export interface UserTyping {
 
 /** A smaller form of a picture. */
 export type VariantName = "small" | "large";
+
+/** What a moderator decided. */
+export type Verdict = "dismissed" | "warned" | "deleted" | "sanctioned";
 
 /** The answer to `presence_subscribe`. */
 export interface Watched {

@@ -272,6 +272,14 @@ describe("over WebSocket", () => {
     await view.send("and again").stored;
   });
 
+  test("a message is reported once", async () => {
+    const { views, alice, bob } = await together();
+    const said = await views.bob.send("buy this").stored;
+    const first = await alice.client.report(said.id, { reason: "spam", note: "the third time" });
+    expect(await alice.client.report(said.id, { reason: "other" })).toEqual(first);
+    await expect(bob.client.report(said.id, { reason: "spam" })).rejects.toMatchObject({ code: "invalid_request" });
+  });
+
   test("one who is removed is told", async () => {
     const { views, id, alice, bob } = await together();
     const path = `${url}/chat/conversations/${id}/members/${encodeURIComponent(bob.user)}`;

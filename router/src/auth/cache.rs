@@ -66,7 +66,7 @@ mod tests {
     fn identity(expires_at: u64) -> Identity {
         Identity {
             user: UserId::new("ann").unwrap(),
-            admin: false,
+            staff: crate::auth::StaffRoles::default(),
             issued_at: None,
             expires_at,
             key: None,

@@ -50,6 +50,8 @@ pub struct AuthSettings {
     pub role_claim: String,
     /// The role that opens `/admin`.
     pub admin_role: String,
+    /// The role that opens what moderators need of `/admin`; empty: no role does.
+    pub moderator_role: String,
     /// Most valid tokens that are kept, so that they are not checked again until they end or the keys are read anew; 0
     /// for none.
     pub token_cache: usize,
@@ -70,6 +72,7 @@ impl Default for AuthSettings {
             user_claim: SUBJECT.into(),
             role_claim: "role".into(),
             admin_role: "admin".into(),
+            moderator_role: "moderator".into(),
             token_cache: 10_000,
         }
     }
@@ -152,6 +155,11 @@ impl AuthSettings {
             "token_cache",
             self.token_cache <= 1_000_000,
             "at most 1000000",
+        );
+        check.require(
+            "moderator_role",
+            self.moderator_role != self.admin_role,
+            "must not be the administrators' role",
         );
         check.require(
             "admin_role",

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use backscroll_archiver::jobs::{Order, Progress as Jobs, ShardOutcome};
+use backscroll_shard::audit::{Action, Reference};
 use backscroll_shard::ids::{IdError, ShardName};
 use backscroll_shard::tasks::Supervisor;
+use serde_json::{Value, json};
 
 use crate::boot;
 use crate::config::Config;
@@ -28,7 +30,7 @@ use crate::signals;
 pub(super) use collect::Args as CollectArgs;
 
 use super::progress::Progress;
-use super::{log_for_people, out};
+use super::{audit, log_for_people, out};
 
 /// How long a command may take to stop.
 const LONGEST_STOP: Duration = Duration::from_secs(60);
@@ -94,7 +96,12 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     let mut deployment = opened.context(STOPPED)??;
     deployment.archive = deployment.archive.stopped_by(stop.clone());
     let is_job = command.is_job();
-    let work = command.execute(&deployment);
+    let work = async {
+        if let Some(act) = command.act() {
+            audit::record(&deployment.store, act.0, &act.1, act.2).await?;
+        }
+        command.execute(&deployment).await
+    };
     let outcome = if is_job {
         work.await // it stops by itself
     } else {
@@ -128,6 +135,52 @@ impl Command {
             _ => None,
         };
         require_shard(config, scope.and_then(|scope| scope.shard.as_ref()))
+    }
+
+    /// What is recorded of it before it is done: what, to what, why, and what else there is to know. Nothing of what only looks.
+    fn act(&self) -> Option<((Action, Option<Reference>), String, Value)> {
+        let of = |scope: &Scope| scope.shard.as_ref().map(Reference::shard);
+        let (action, subject, reason, details) = match self {
+            Self::Run(args) if !args.dry_run => {
+                let older_than = args.older_than.map(|age| age.to_string());
+                let details = json!({ "olderThan": older_than });
+                (
+                    Action::ArchiveRun,
+                    of(&args.scope),
+                    &args.why.reason,
+                    details,
+                )
+            }
+            Self::Repair(args) if !args.dry_run => {
+                let shard = of(&args.scope);
+                (Action::ArchiveRepair, shard, &args.why.reason, json!({}))
+            }
+            Self::Gc(args) if !args.dry_run => {
+                let shard = of(&args.scope);
+                (Action::ArchiveCollect, shard, &args.why.reason, json!({}))
+            }
+            Self::Restore(args) => {
+                let conversation = Some(Reference::conversation(args.conversation));
+                (
+                    Action::ArchiveRestore,
+                    conversation,
+                    &args.why.reason,
+                    json!({}),
+                )
+            }
+            Self::RebuildIndex(args) => (Action::ArchiveRebuild, None, &args.why.reason, json!({})),
+            Self::Hold(args) => {
+                let action = if args.lift {
+                    Action::HoldLift
+                } else {
+                    Action::HoldPlace
+                };
+                let conversation = Some(Reference::conversation(args.conversation));
+                (action, conversation, &args.reason, json!({}))
+            }
+            _ => return None,
+        };
+        Some(((action, subject), reason.clone(), details))
     }
 
     async fn execute(self, deployment: &Deployment) -> anyhow::Result<()> {

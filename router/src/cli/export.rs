@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use backscroll_shard::audit::{Action, Reference};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::model::Timestamp;
 use backscroll_shard::store::Store;
@@ -16,8 +17,8 @@ use serde_json::json;
 use crate::boot;
 use crate::config::Config;
 
-use super::out;
 use super::progress::{Progress, Tally};
+use super::{audit, out, time};
 use all::Written;
 
 /// Messages read from the store at a time.
@@ -57,6 +58,9 @@ pub(super) struct Args {
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Why; kept in the audit log
+    #[arg(long, value_name = "TEXT", default_value = "by hand")]
+    reason: String,
     /// Compress with zstd
     #[arg(long)]
     zstd: bool,
@@ -65,19 +69,22 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
-    let time: jiff::Timestamp = text.parse().map_err(
-        |_| "write a time with its zone, as 2026-11-29T22:00:00Z or 2026-11-29T23:00:00+01:00",
-    )?;
-    Ok(Timestamp(time.as_millisecond()))
-}
-
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     super::log_for_people(&config)?;
     let deployment = boot::open_existing(&config, &Supervisor::default()).await?;
-    let outcome = export(&deployment.store, &args).await;
+    let outcome = recorded(&deployment.store, &args).await;
     boot::close(&deployment).await;
     outcome
+}
+
+/// What is exported was read by somebody who is no member.
+async fn recorded(store: &Store, args: &Args) -> anyhow::Result<()> {
+    let subject = args.conversation.map(Reference::conversation);
+    let details =
+        json!({ "export": if args.all { "all" } else { "conversation" }, "since": args.since });
+    let act = (Action::ContentRead, subject);
+    audit::record(store, act, &args.reason, details).await?;
+    export(store, args).await
 }
 
 async fn export(store: &Store, args: &Args) -> anyhow::Result<()> {

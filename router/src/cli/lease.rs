@@ -1,15 +1,17 @@
 //! `backscroll lease`
 
 use backscroll_shard::archive::HeldLease;
+use backscroll_shard::audit::{Action, Reference};
 use backscroll_shard::ids::ShardName;
 use backscroll_shard::tasks::Supervisor;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::boot;
 use crate::config::Config;
 
 use super::archive::{Why, order, parse_reason, parse_shard, require_shard};
-use super::out;
+use super::{audit, out};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -53,10 +55,14 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         reason: args.reason,
     };
     let deployment = boot::open_existing(&config, &Supervisor::default()).await?;
-    let cleared = deployment
-        .archive
-        .clear_leases(&order(args.shard, why))
-        .await;
+    let clearing = async {
+        let subject = args.shard.as_ref().map(Reference::shard);
+        let act = (Action::LeaseClear, subject);
+        audit::record(&deployment.store, act, &why.reason, json!({})).await?;
+        let order = order(args.shard, why);
+        anyhow::Ok(deployment.archive.clear_leases(&order).await?)
+    };
+    let cleared = clearing.await;
     boot::close(&deployment).await;
     let cleared: Vec<Cleared> = cleared?
         .into_iter()

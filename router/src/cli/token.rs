@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// Who the token is for
     #[arg(long, value_name = "USER")]
     user: UserId,
-    /// A role; the one named by auth.admin_role opens /admin
+    /// A role; those named by auth.admin_role and auth.moderator_role open /admin, or part of it
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
     /// How long it is valid, as 90s, 1h or "30 days"

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Admin, Json, Query};
+use super::extract::{Json, Query, Staff};
 use super::problem::{Code, Problem};
 use super::problem_sets as problems;
 use super::state::App;
@@ -77,7 +77,7 @@ struct Reached {
     responses((status = 200, description = "Who was reached", body = Reached), problems::Administer),
 )]
 async fn push(
-    Admin(_): Admin,
+    Staff(_): Staff,
     State(app): State<Arc<App>>,
     Json(new): Json<NewEvent>,
 ) -> Result<Answer<Reached>, Problem> {
@@ -117,7 +117,7 @@ struct PresenceList {
     responses((status = 200, description = "Their presence", body = PresenceList), problems::ReadStaff),
 )]
 async fn presence(
-    Admin(_): Admin,
+    Staff(_): Staff,
     State(app): State<Arc<App>>,
     Query(whose): Query<Whose>,
 ) -> Result<Answer<PresenceList>, Problem> {
@@ -181,7 +181,7 @@ fn take<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Res
     ),
 )]
 async fn speak(
-    Admin(admin): Admin,
+    Staff(admin): Staff,
     State(app): State<Arc<App>>,
     Json(new): Json<SpokenMessage>,
 ) -> Result<(StatusCode, Answer<Message>), Problem> {

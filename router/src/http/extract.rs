@@ -8,7 +8,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -20,6 +20,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, Problem};
+use super::staff;
 use super::state::App;
 use crate::auth::AuthError;
 
@@ -35,6 +36,11 @@ const FIRST_BYTES: usize = 4096;
 
 /// The header that makes a repeated POST safe.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header that says why content is read.
+pub(super) const AUDIT_REASON: HeaderName = HeaderName::from_static("x-audit-reason");
+/// Longest reason, in characters.
+const AUDIT_REASON_CHARACTERS: usize = 500;
 
 /// Until when a request is to be answered.
 #[derive(Clone, Copy)]
@@ -90,26 +96,49 @@ impl FromRequestParts<Arc<App>> for Bearer {
     }
 }
 
-/// An administrator with a valid token.
-pub(super) struct Admin(pub(super) Caller);
+/// Somebody with a valid token whose role may call the route.
+pub(super) struct Staff(pub(super) Caller);
 
-impl FromRequestParts<Arc<App>> for Admin {
+impl FromRequestParts<Arc<App>> for Staff {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let deadline = Deadline::of(parts, app);
         let token = bearer_token(&parts.headers)?;
         let identity = app.auth.verify(token, deadline).await?;
-        if !identity.admin {
+        let path = parts.extensions.get::<MatchedPath>();
+        let path = path.map_or("", MatchedPath::as_str);
+        if !staff::admits(identity.staff, &parts.method, path) {
             return Err(Problem::new(
                 Code::Forbidden,
-                "this is for administrators only",
+                "this is for staff whose role allows it",
             ));
         }
         Ok(Self(Caller {
             user: identity.user,
             deadline,
         }))
+    }
+}
+
+/// Why an administrator reads content: the header `X-Audit-Reason`.
+pub(super) struct AuditReason(pub(super) String);
+
+impl FromRequestParts<Arc<App>> for AuditReason {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &Arc<App>) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all(AUDIT_REASON).iter();
+        let value = values.next().filter(|_| values.next().is_none());
+        let text = value.and_then(|it| std::str::from_utf8(it.as_bytes()).ok());
+        let text = text.map(str::trim);
+        let text = text.filter(|it| (1..=AUDIT_REASON_CHARACTERS).contains(&it.chars().count()));
+        let rule = || {
+            Problem::invalid(format!(
+                "X-Audit-Reason: say in this header, once, why this is read; 1 to {AUDIT_REASON_CHARACTERS} characters"
+            ))
+        };
+        Ok(Self(text.ok_or_else(rule)?.to_owned()))
     }
 }
 

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Admin, Bearer, Json, LIST_MAX, Path, Query, page_limit};
+use super::extract::{Bearer, Json, LIST_MAX, Path, Query, Staff, page_limit};
 use super::mounts::{ChatRoutes, also_by_post_and_put};
 use super::problem::{Code, Problem};
 use super::problem_sets as problems;
@@ -160,7 +160,7 @@ struct Unsent {
     responses((status = 200, description = "To whom it was sent", body = Notified), problems::Administer),
 )]
 async fn send(
-    Admin(caller): Admin,
+    Staff(caller): Staff,
     State(app): State<Arc<App>>,
     Json(new): Json<NewNotification>,
 ) -> Result<Answer<Notified>, Problem> {

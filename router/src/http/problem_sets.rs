@@ -83,6 +83,8 @@ sets! {
     Administer = CALLER BODY ROLE;
     /// Reading what only administrators may.
     ReadStaff = CALLER ROLE;
+    /// Resolving a report.
+    Resolve = CALLER BODY ROLE THING STATE;
     /// Lifting sanctions.
     Lift = CALLER ROLE THING;
     /// Imposing a sanction.
@@ -127,6 +129,8 @@ sets! {
     ReadConversationThing = CALLER MEMBER THING;
     /// Giving up a file.
     DeleteMedia = CALLER MEMBER ROLE THING UNUSED;
+    /// Reporting a message.
+    Report = CALLER BODY MEMBER THING STATE ARCHIVE LIMITED;
     /// Changing a message.
     WriteMessage = CALLER BODY SPEECH MEMBER ROLE THING STATE ARCHIVE ACCEPTED;
     /// Changing a message without a body.

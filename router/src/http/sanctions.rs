@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Admin, Json, Path, Query};
+use super::extract::{Json, Path, Query, Staff};
 use super::problem::Problem;
 use super::problem_sets as problems;
 use super::state::App;
@@ -40,7 +40,7 @@ struct SanctionList {
     responses((status = 200, description = "The sanctions", body = SanctionList), problems::ReadStaff),
 )]
 async fn list(
-    Admin(_): Admin,
+    Staff(_): Staff,
     State(app): State<Arc<App>>,
     Path(user): Path<UserId>,
 ) -> Result<Answer<SanctionList>, Problem> {
@@ -59,7 +59,7 @@ async fn list(
     responses((status = 201, description = "The sanction", body = Sanction), problems::Sanction),
 )]
 async fn impose(
-    Admin(caller): Admin,
+    Staff(caller): Staff,
     State(app): State<Arc<App>>,
     Path(user): Path<UserId>,
     Json(new): Json<NewSanction>,
@@ -103,7 +103,7 @@ struct Revocation {
     responses((status = 201, description = "The sanction", body = Sanction), problems::Sanction),
 )]
 async fn revoke(
-    Admin(caller): Admin,
+    Staff(caller): Staff,
     State(app): State<Arc<App>>,
     Path(user): Path<UserId>,
     Json(revocation): Json<Revocation>,
@@ -137,7 +137,7 @@ struct LiftQuery {
     responses((status = 200, description = "The sanctions that were lifted", body = SanctionList), problems::Lift),
 )]
 async fn lift(
-    Admin(caller): Admin,
+    Staff(caller): Staff,
     State(app): State<Arc<App>>,
     Path(user): Path<UserId>,
     Query(query): Query<LiftQuery>,

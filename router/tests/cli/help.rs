@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 45] = [
+const COMMANDS: [&[&str]; 49] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -24,6 +24,10 @@ const COMMANDS: [&[&str]; 45] = [
     &["archive", "hold"],
     &["archive", "holds"],
     &["archive", "erasures"],
+    &["audit"],
+    &["audit", "list"],
+    &["audit", "verify"],
+    &["audit", "erase"],
     &["media"],
     &["media", "verify"],
     &["media", "gc"],

@@ -5,6 +5,7 @@
 )]
 
 mod adding;
+mod audit;
 mod clocks;
 mod config;
 mod crash;

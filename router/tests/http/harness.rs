@@ -169,7 +169,7 @@ impl Service {
         self.user_with(name, Some("admin"))
     }
 
-    fn user_with(&self, name: &str, role: Option<&str>) -> User<'_> {
+    pub(crate) fn user_with(&self, name: &str, role: Option<&str>) -> User<'_> {
         let id = UserId::new(name).unwrap();
         let token = mint_token(&self.auth, &id, role, Duration::from_secs(600)).unwrap();
         User {

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod audit;
 mod back_ends;
 mod blocks;
 mod bodies;
@@ -21,8 +22,10 @@ mod metrics;
 mod notifications;
 mod operations;
 mod rejections;
+mod reports;
 mod routes;
 mod sanctions;
 mod searching;
 mod shutdown;
+mod staff;
 mod tokens;

@@ -84,4 +84,4 @@ macro_rules! wrapper_values {
     };
 }
 
-wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId, crate::ids::Incarnation; crate::ids::ConversationId, crate::ids::MediaId, crate::ids::UserId);
+wrapper_values!(crate::ids::Seq, crate::ids::Rev, crate::ids::Epoch, crate::ids::NotificationId, crate::ids::ReportId, crate::ids::Incarnation; crate::ids::ConversationId, crate::ids::MediaId, crate::ids::UserId);

@@ -14,12 +14,14 @@
 //! After a crash nothing is served until it is run again, which begins anew.
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::assessment::Assessment;
 use super::making::{Hook, Making, Step, in_transaction, mark_anew, writer};
 use super::rules::foreign;
 use super::survey::{Found, Kind, Survey};
 use crate::archive::{begin_job, end_job};
+use crate::audit::{self, Act, Action, Reference};
 use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Entries, Member, MemberState};
@@ -140,7 +142,10 @@ pub async fn adopt(
         hook(Step::ShardMarked)?;
         in_transaction(&mut directory, async |connection| {
             directory::lock(connection, settings).await?;
-            directory::set_member(connection, shard, member(MemberState::Joined)).await
+            directory::set_member(connection, shard, member(MemberState::Joined)).await?;
+            let by = (actor, reason);
+            let act = act(by, Action::ShardAdopt, (shard, adoption.incarnation));
+            audit::append(connection, &act).await
         })
         .await?;
         hook(Step::Joined)
@@ -149,6 +154,21 @@ pub async fn adopt(
     directory.close().await;
     database.close().await;
     outcome.map(|()| adoption)
+}
+
+/// What is recorded of making a database a shard's.
+pub(super) fn act(
+    (actor, reason): (&str, &str),
+    action: Action,
+    (shard, incarnation): (&ShardName, Incarnation),
+) -> Act {
+    let act = Act::new(
+        Reference::operator(actor),
+        action,
+        Some(Reference::shard(shard)),
+    );
+    act.because(reason)
+        .with(json!({ "incarnation": incarnation }))
 }
 
 /// Who did it, and why, for the history of jobs.

@@ -13,11 +13,12 @@
 
 use serde::Serialize;
 
-use super::adoption::{described, put_down};
+use super::adoption::{act, described, put_down};
 use super::deployed::Stage;
 use super::making::{self, Hook, Step, in_transaction, mark_anew, writer};
 use super::rules::foreign;
 use super::survey::{Found, Kind};
+use crate::audit::{self, Action};
 use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::db::{Connection, Database};
 use crate::directory::{self, Entries, Member, MemberState};
@@ -186,12 +187,21 @@ pub async fn join(
             incarnation: member.incarnation,
         };
         directory.begin().await?;
-        let finished = finish(&mut directory, settings, (shard, member), async {
-            mark(&mut connection, &identity, (actor, reason)).await?;
-            hook(Step::ShardMarked)
-        });
-        match finished.await {
-            Ok(()) => directory.commit().await?,
+        let finishing = async {
+            let marking = async {
+                mark(&mut connection, &identity, (actor, reason)).await?;
+                hook(Step::ShardMarked)
+            };
+            finish(&mut directory, settings, (shard, member), marking).await?;
+            let act = act(
+                (actor, reason),
+                Action::ShardAdd,
+                (shard, member.incarnation),
+            );
+            audit::append(&mut directory, &act).await
+        };
+        match finishing.await {
+            Ok(_) => directory.commit().await?,
             Err(error) => {
                 directory.rollback().await;
                 return Err(error);

@@ -3,7 +3,7 @@
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Timestamp;
-use crate::ids::{ConversationId, MediaId, MessageId, NotificationId, Rev, Seq, UserId};
+use crate::ids::{ConversationId, MediaId, MessageId, NotificationId, ReportId, Rev, Seq, UserId};
 
 macro_rules! string_schema {
     ($type:ty, $description:literal, $pattern:literal) => {
@@ -38,6 +38,11 @@ string_schema!(
 string_schema!(
     NotificationId,
     "A notification's number among its user's: 1, 2, 3 …",
+    "^[1-9][0-9]{0,18}$"
+);
+string_schema!(
+    ReportId,
+    "A report's number: 1, 2, 3 …",
     "^[1-9][0-9]{0,18}$"
 );
 string_schema!(

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use super::move_id::MoveId;
 
 use super::reason::Reason;
+use crate::audit::{Act, Action, Reference};
 use crate::db::{Connection, Row, Statement, values};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardName, UserKey};
@@ -272,6 +273,14 @@ pub struct Order {
     pub actor: String,
     /// Why.
     pub reason: String,
+}
+
+impl Order {
+    /// What is recorded of doing `action` to a move.
+    pub(super) fn act(&self, action: Action, id: MoveId) -> Act {
+        let actor = Reference::operator(&self.actor);
+        Act::new(actor, action, Some(Reference::moving(id))).because(&self.reason)
+    }
 }
 
 /// Something that happened to a move.

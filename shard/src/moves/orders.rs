@@ -1,8 +1,11 @@
-//! Asking for moves, and what can be done with one that is under way.
+//! Asking for moves, and what can be done with one that is under way. Each is recorded in the audit log, in its own transaction.
+
+use serde_json::json;
 
 use super::job::{self, Move, MoveId, MoveState, Order};
 use super::mover::Mover;
 use super::{figures, serving};
+use crate::audit::{self, Action};
 use crate::db::Connection;
 use crate::directory::{self, MemberState};
 use crate::error::{Error, Result};
@@ -94,7 +97,11 @@ impl Mover {
             "{} from {} to {target}: {}",
             part.range, part.shard, order.reason
         );
-        job::note(connection, id, &order.actor, ("copying", &words)).await
+        job::note(connection, id, &order.actor, ("copying", &words)).await?;
+        let act = order.act(Action::MoveBegin, id).with(json!({
+            "range": part.range, "from": part.shard, "to": target,
+        }));
+        audit::append(connection, &act).await.map(drop)
     }
 
     /// Gives a move up that is not committed. The source serves its range again at once; the copied rows are deleted by
@@ -108,7 +115,8 @@ impl Mover {
             if !job::abort(it, &job).await? {
                 return Err(Error::Conflict("only a move that is not committed can be given up; a committed one can be reversed"));
             }
-            job::note(it, id, &order.actor, ("aborting", &order.reason)).await
+            job::note(it, id, &order.actor, ("aborting", &order.reason)).await?;
+            audit::append(it, &order.act(Action::MoveAbort, id)).await
         });
         aborted.await?;
         let job = self.find(id).await?;
@@ -134,6 +142,8 @@ impl Mover {
             }
             let words = format!("by move {back}: {}", order.reason);
             job::note(it, id, &order.actor, ("reversed", &words)).await?;
+            let act = order.act(Action::MoveReverse, id);
+            audit::append(it, &act.with(json!({ "by": back }))).await?;
             self.put_down(it, back, (old.range, &old.source), order)
                 .await
         })
@@ -156,8 +166,12 @@ impl Mover {
                     false => "the move is not paused",
                 }));
             }
-            let event = if paused { "paused" } else { "resumed" };
-            job::note(it, id, &order.actor, (event, &order.reason)).await
+            let (event, action) = match paused {
+                true => ("paused", Action::MovePause),
+                false => ("resumed", Action::MoveResume),
+            };
+            job::note(it, id, &order.actor, (event, &order.reason)).await?;
+            audit::append(it, &order.act(action, id)).await
         })
         .await?;
         self.find(id).await
@@ -181,7 +195,9 @@ impl Mover {
                 Some(rows) => format!("{rows} rows a second: {}", order.reason),
                 None => format!("no limit: {}", order.reason),
             };
-            job::note(it, id, &order.actor, ("throttled", &words)).await
+            job::note(it, id, &order.actor, ("throttled", &words)).await?;
+            let act = order.act(Action::MoveThrottle, id);
+            audit::append(it, &act.with(json!({ "rowsPerSecond": rows }))).await
         })
         .await?;
         self.find(id).await

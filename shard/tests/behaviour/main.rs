@@ -4,6 +4,7 @@
 //! or with `make test-mysql` MySQL). Tests share nothing, so they run side by side.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod audit;
 mod bed;
 mod blocks;
 mod bounds;
@@ -30,6 +31,7 @@ mod owners;
 mod pins;
 mod plans;
 mod previews;
+mod reports;
 mod sanctions;
 mod search;
 mod sync;

@@ -19,9 +19,9 @@ Examples:
 pub(in crate::cli) struct Args {
     /// Only say what would be deleted
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     #[command(flatten)]
-    why: Why,
+    pub(super) why: Why,
     #[command(flatten)]
     pub(super) scope: Scope,
 }

@@ -23,13 +23,13 @@ Examples:
 pub(in crate::cli) struct HoldArgs {
     /// The conversation's id
     #[arg(long, value_name = "ID")]
-    conversation: ConversationId,
+    pub(super) conversation: ConversationId,
     /// Why; kept with the hold
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
-    reason: String,
+    pub(super) reason: String,
     /// Lift it
     #[arg(long)]
-    lift: bool,
+    pub(super) lift: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,

@@ -23,11 +23,11 @@ Examples:
 pub(in crate::cli) struct Args {
     /// Change nothing; print what would be put right
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) scope: Scope,
     #[command(flatten)]
-    why: Why,
+    pub(super) why: Why,
 }
 
 pub(super) async fn run(archive: &ArchiveJobs, args: Args) -> anyhow::Result<()> {

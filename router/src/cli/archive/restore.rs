@@ -16,9 +16,9 @@ use super::{Why, order, out, require_all, watch};
 pub(in crate::cli) struct RestoreArgs {
     /// The conversation's id
     #[arg(long, value_name = "ID")]
-    conversation: ConversationId,
+    pub(super) conversation: ConversationId,
     #[command(flatten)]
-    why: Why,
+    pub(super) why: Why,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -52,7 +52,7 @@ pub(super) async fn restore(archive: &ArchiveJobs, args: RestoreArgs) -> anyhow:
 )]
 pub(in crate::cli) struct RebuildArgs {
     #[command(flatten)]
-    why: Why,
+    pub(super) why: Why,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,

@@ -29,12 +29,12 @@ Examples:
 pub(in crate::cli) struct Args {
     /// Only say what would be done: conversations, messages, bytes, objects, time
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Archive what is older than this, as 6months, 90days or 1year, instead of archive.after; at least limits.idempotency
     #[arg(long, value_name = "AGE")]
-    older_than: Option<Age>,
+    pub(super) older_than: Option<Age>,
     #[command(flatten)]
-    why: Why,
+    pub(super) why: Why,
     #[command(flatten)]
     pub(super) scope: Scope,
 }

@@ -2,7 +2,8 @@
 
 use backscroll_shard::moves::{Merged, Mover};
 
-use super::out;
+use super::{order, out};
+use crate::cli::archive::Why;
 
 /// Make neighbouring ranges of one shard one
 ///
@@ -13,18 +14,20 @@ use super::out;
 #[command(after_help = "\
 Examples:
   backscroll rebalance merge --dry-run
-  backscroll rebalance merge")]
+  backscroll rebalance merge --reason 'after the move of db4'")]
 pub(in crate::cli) struct Args {
     /// Only say which ranges
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    why: Why,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(mover: &Mover, args: &Args) -> anyhow::Result<()> {
-    let merged = mover.merge(args.dry_run).await?;
+    let merged = mover.merge(args.dry_run, &order(&args.why.reason)).await?;
     if args.json {
         return out::json(&merged);
     }

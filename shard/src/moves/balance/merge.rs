@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::archive::held_leases;
+use crate::audit::{self, Act, Action, Reference};
 use crate::directory;
 use crate::error::Result;
 use crate::fence;
 use crate::ids::ShardName;
 use crate::map::{Assignment, ShardMap};
 use crate::moves::mover::Mover;
-use crate::moves::{Step, fences, job, shard_of};
+use crate::moves::{Order, Step, fences, job, shard_of};
 use crate::node::Shard;
 use crate::range::KeyRange;
 use crate::transaction::Transaction;
@@ -40,11 +42,11 @@ pub struct Merged {
 
 impl Mover {
     /// Makes neighbouring ranges of one shard one, except those that a move has, and those of shards on which an archive job works. With
-    /// `dry_run`, only says which.
+    /// `dry_run`, only says which. What is merged is recorded in the audit log.
     ///
     /// # Errors
     /// When the directory is away, or a shard that would be changed.
-    pub async fn merge(&self, dry_run: bool) -> Result<Vec<Merged>> {
+    pub async fn merge(&self, dry_run: bool, order: &Order) -> Result<Vec<Merged>> {
         let map = self.current_map().await?;
         let moving = self.unfinished().await?;
         let mut groups = Vec::new();
@@ -64,13 +66,20 @@ impl Mover {
         self.in_directory(async |it| {
             directory::lock(it, self.router().settings()).await?;
             let moving = job::unfinished(it).await?;
+            let mut ranges = Vec::new();
             for group in &groups {
                 if moving
                     .iter()
                     .all(|job| group.iter().all(|it| !job.range.overlaps(&it.range)))
                 {
                     directory::merge(it, group).await?;
+                    ranges.push(self::merged(group).range);
                 }
+            }
+            if !ranges.is_empty() {
+                let act = Act::new(Reference::operator(&order.actor), Action::RangeMerge, None);
+                let act = act.because(&order.reason).with(json!({ "ranges": ranges }));
+                audit::append(it, &act).await?;
             }
             Ok(())
         })

@@ -261,7 +261,7 @@ async fn neighbours_become_one(bed: &Bed) {
     let keeping = mover(bed, keeps);
     let job = keeping.begin(only, &to, &order()).await.unwrap();
     finish(&keeping, job.id).await.unwrap();
-    let merged = keeping.merge(true).await.unwrap();
+    let merged = keeping.merge(true, &order()).await.unwrap();
     assert!(
         merged.iter().all(|it| it.range != whole.range),
         "{merged:?}"
@@ -273,7 +273,10 @@ async fn neighbours_become_one(bed: &Bed) {
 
     // The process dies when the map is changed; another one makes the fences follow.
     let dying = mover(bed, quick()).with_hook(dying_at(Step::MapMerged));
-    assert!(matches!(dying.merge(false).await, Err(Error::Closing)));
+    assert!(matches!(
+        dying.merge(false, &order()).await,
+        Err(Error::Closing)
+    ));
     home(bed).await; // this process knows the map, and its requests wait
     let settling = mover(bed, quick());
     let sent = async { bed.say("alice", ids[0], "while they become one").await };
@@ -289,7 +292,10 @@ async fn neighbours_become_one(bed: &Bed) {
         let words = fence::disagreements(&bed.store.map(), &shard.name, &fences);
         assert!(words.is_empty(), "{words:?}");
     }
-    assert_eq!(mover(bed, quick()).merge(false).await.unwrap(), []);
+    assert_eq!(
+        mover(bed, quick()).merge(false, &order()).await.unwrap(),
+        []
+    );
     bed.settle().await;
     let count = contents(bed).await.count();
     assert_eq!(count, before.count() + 1);

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS audit_action ON audit (action, number)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS audit_actor ON audit (actor, number)

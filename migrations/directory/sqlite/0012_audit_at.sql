@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS audit_at ON audit (at)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS audit_subject ON audit (subject, number)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS reports_forget ON reports (forget_at)

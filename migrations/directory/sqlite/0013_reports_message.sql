@@ -1,0 +1,1 @@
+CREATE UNIQUE INDEX IF NOT EXISTS reports_message ON reports (conversation_id, seq, reporter)

@@ -1,0 +1,1 @@
+CREATE INDEX IF NOT EXISTS reports_reporter ON reports (reporter, state)
