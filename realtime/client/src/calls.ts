@@ -85,8 +85,9 @@ export class Calls {
     return this.http.once("POST", `/conversations/${conversationId}/messages`, message);
   }
 
-  edit(messageId: MessageId, content: string): Promise<Message> {
-    return this.either("edit_message", { messageId, content }, "PATCH", `/messages/${messageId}`, { content });
+  edit(messageId: MessageId, content: string, mentions?: UserId[]): Promise<Message> {
+    const edit = mentions ? { content, mentions } : { content };
+    return this.either("edit_message", { messageId, ...edit }, "PATCH", `/messages/${messageId}`, edit);
   }
 
   delete(messageId: MessageId): Promise<Message> {

@@ -213,8 +213,8 @@ export class ChatClient {
     this.outbox.discard(clientMsgId);
   }
 
-  async edit(messageId: MessageId, content: string): Promise<Message> {
-    return this.answered(await this.calls.edit(messageId, content));
+  async edit(messageId: MessageId, content: string, mentions?: UserId[]): Promise<Message> {
+    return this.answered(await this.calls.edit(messageId, content, mentions));
   }
 
   async delete(messageId: MessageId): Promise<Message> {

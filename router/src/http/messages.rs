@@ -7,9 +7,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{HistoryPage, Message, NewMessage, PinList, Position};
+use backscroll_shard::model::{HistoryPage, Message, MessageEdit, NewMessage, PinList, Position};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use super::conversations::ListQuery;
@@ -152,17 +152,10 @@ async fn one(
     Ok(Answer(app.store.message(&me.caller, id).await?))
 }
 
-/// A message's new content.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MessageEdit {
-    /// The text in place of the old, which is kept in the edit history.
-    content: String,
-}
-
 /// Edit a message
 ///
-/// Only its author can. Earlier contents are kept.
+/// Only its author can. Earlier contents are kept. With `mentions` it mentions these members instead of those that it mentioned
+/// before.
 #[utoipa::path(
     patch, path = "/messages/{messageId}", tag = "messages", operation_id = "editMessage",
     params(("messageId" = MessageId, Path)),
@@ -175,9 +168,7 @@ async fn edit(
     Path(id): Path<MessageId>,
     Json(edit): Json<MessageEdit>,
 ) -> Result<Answer<Message>, Problem> {
-    Ok(Answer(
-        app.store.edit_message(&me.caller, id, edit.content).await?,
-    ))
+    Ok(Answer(app.store.edit(&me.caller, id, edit).await?))
 }
 
 /// Delete a message

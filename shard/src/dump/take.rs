@@ -143,8 +143,12 @@ async fn take_messages(
         match here.get(&message.seq) {
             Some(stored) if !is_same(stored, message) => return Err(OTHER_MESSAGE),
             Some(stored) if stored.rev >= message.rev => {}
-            Some(_) => {
+            Some(stored) => {
                 message::update(transaction, part.id, message).await?;
+                let mut gone = message::stored_mentions(stored.mentions.as_deref());
+                let kept = message::stored_mentions(message.mentions.as_deref());
+                gone.retain(|user| !kept.contains(user));
+                mentions::remove(transaction, (part.id, message.seq), &gone).await?;
                 pins::follow(transaction, part.id, message).await?;
                 replaced += 1;
             }

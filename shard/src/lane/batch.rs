@@ -15,7 +15,7 @@ use crate::media;
 use crate::member::{self, Membership, StoredMembership};
 use crate::mentions;
 use crate::message::{self, Draft, Shown, StoredMessage, attachments, message_columns};
-use crate::model::{DeliveryStatus, Media, Sent, Timestamp, Watermarks};
+use crate::model::{DeliveryStatus, Media, Role, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
 
 /// Why a repeat is refused that is none.
@@ -216,7 +216,12 @@ impl<'a> Batch<'a> {
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
-        let is_member = |user: &UserId| self.mentioned.contains(&(id, user.clone()));
+        if let Some(most) = draft.mention_all {
+            mentions::check_everybody(head, member.has(Role::Admin), most)?;
+        }
+        let is_member = |user: &UserId| {
+            mentions::is_everybody(user) || self.mentioned.contains(&(id, user.clone()))
+        };
         if let Some(user) = draft.mentions.iter().find(|user| !is_member(user)) {
             let rule = format!("`{user}` is no member of the conversation");
             return Err(Error::invalid("mentions", rule));
@@ -323,6 +328,7 @@ async fn mentioned_members(
 ) -> Result<HashSet<(ConversationId, UserId)>> {
     let named = jobs.iter().flat_map(|job| {
         let users = job.drafts().iter().flat_map(|draft| &draft.mentions);
+        let users = users.filter(|user| !mentions::is_everybody(user));
         users.map(|user| (job.conversation, user))
     });
     let named: HashSet<(ConversationId, &UserId)> = named.collect();

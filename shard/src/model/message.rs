@@ -69,7 +69,7 @@ pub struct Message {
     /// An object, as the sender gave it.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
-    /// The members that it mentions; absent where it mentions nobody.
+    /// The members that it mentions, `@all` for all of them; absent where it mentions nobody.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<UserId>,
     /// When it was stored (imported messages: when it was sent).
@@ -128,9 +128,22 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
-    /// Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited.
+    /// Members that it mentions, at most 20 (a setting). `@all` mentions all members: admins may, in conversations of at most
+    /// 1,000 members (a setting).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<UserId>,
+}
+
+/// A message's new content.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MessageEdit {
+    /// The text in place of the old, which is kept in the edit history.
+    pub content: String,
+    /// The members that it mentions from now on; without it they stay as they are.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub mentions: Option<Vec<UserId>>,
 }
 
 /// The outcome of a send.
