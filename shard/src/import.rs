@@ -26,6 +26,7 @@ use crate::model::{ConversationKind, HistoryRecord, Role, Timestamp};
 use crate::owned::OwnedTransaction;
 use crate::pins;
 use crate::settings::StoreSettings;
+use crate::threads;
 
 pub(crate) use batches::batches;
 pub use batches::{ImportedBatch, digest};
@@ -227,6 +228,8 @@ pub(crate) async fn append(
     }
     message::insert(transaction, &rows).await?;
     mentions::insert(transaction, &rows).await?;
+    let messages = rows.iter().map(|(id, message)| (*id, message));
+    threads::insert_of(transaction, messages).await?;
     pin(transaction, id, &rows, settings).await?;
     head.marked |= head.relayed;
     head::save(transaction, &[&head]).await?;

@@ -23,6 +23,7 @@ mod pins;
 mod processing;
 mod relaying;
 mod search;
+mod threads;
 
 pub use live::Standing;
 pub use media::MediaQuota;

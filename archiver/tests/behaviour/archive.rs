@@ -22,3 +22,4 @@ mod repairs;
 mod repeats;
 mod search;
 mod syncing;
+mod threads;

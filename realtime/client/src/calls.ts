@@ -24,6 +24,7 @@ import type {
   NotificationId,
   NotificationList,
   PinList,
+  ReplyList,
   SearchPage,
   SearchRequest,
   Seq,
@@ -106,6 +107,11 @@ export class Calls {
   /** A page of pinned messages, the newest first. */
   pins(conversationId: ConversationId, place: ListPlace): Promise<PinList> {
     return this.http.repeated("GET", `/conversations/${conversationId}/pins?${queryOf(place)}`);
+  }
+
+  /** A page of the replies of a message, the oldest first. */
+  replies(messageId: MessageId, place: ListPlace): Promise<ReplyList> {
+    return this.http.repeated("GET", `/messages/${messageId}/replies?${queryOf(place)}`);
   }
 
   markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {

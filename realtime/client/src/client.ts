@@ -38,6 +38,7 @@ import type {
   NotificationList,
   NotificationsRead,
   PinList,
+  ReplyList,
   Resume,
   SearchPage,
   SearchRequest,
@@ -234,6 +235,11 @@ export class ChatClient {
   /** A page of a conversation's pinned messages, the newest message first. */
   pins(conversationId: ConversationId, place: ListPlace = {}): Promise<PinList> {
     return this.calls.pins(conversationId, place);
+  }
+
+  /** A page of the replies of a message, the oldest first. */
+  replies(messageId: MessageId, place: ListPlace = {}): Promise<ReplyList> {
+    return this.calls.replies(messageId, place);
   }
 
   /** Starts a conversation; `direct` gives the one that is there. */

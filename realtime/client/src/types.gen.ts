@@ -177,6 +177,8 @@ export interface Edit {
 export interface EditMessage {
   /** The new text. */
   content: string;
+  /** The members that it mentions from now on; without it they stay as they are. */
+  mentions?: UserId[] | null;
   /** The message. */
   messageId: MessageId;
 }
@@ -419,7 +421,9 @@ export interface Message {
   editedAt?: Timestamp | null;
   /** `<conversationId>-<seq>`. */
   id: MessageId;
-  /** The members that it mentions; absent where it mentions nobody. */
+  /** When the newest of them was sent. */
+  lastReplyAt?: Timestamp | null;
+  /** The members that it mentions, `@all` for all of them; absent where it mentions nobody. */
   mentions?: UserId[];
   /** What it carries. */
   messageType: MessageType;
@@ -431,6 +435,8 @@ export interface Message {
   pinnedBy?: UserId | null;
   /** Emoji to the ids of those who reacted with it. */
   reactions: { [key: string]: string[] };
+  /** How many messages answer it, deleted ones not counted; absent where none does, and in hits of a search. */
+  replyCount?: number;
   /** The message it answers. */
   replyTo?: MessageId | null;
   /** The change that touched it last. */
@@ -441,12 +447,19 @@ export interface Message {
   seq: Seq;
   /** How far it has come. */
   status: DeliveryStatus;
+  /**
+   * Of a reply that comes as a change (in an event, in `sync`, as the answer to its sender): what the message that it answers
+   * shows of its replies from now on.
+   */
+  thread?: Thread | null;
 }
 
 /** A message's new content. */
 export interface MessageEdit {
   /** The text in place of the old, which is kept in the edit history. */
   content: string;
+  /** The members that it mentions from now on; without it they stay as they are. */
+  mentions?: UserId[];
 }
 
 /** `new_message`, `message_updated`, `message_deleted`. */
@@ -529,7 +542,10 @@ export interface NewMessage {
   clientMsgId?: string | null;
   /** The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL. */
   content: string;
-  /** Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited. */
+  /**
+   * Members that it mentions, at most 20 (a setting). `@all` mentions all members: admins may, in conversations of at most
+   * 1,000 members (a setting).
+   */
   mentions?: UserId[];
   /** What it carries. */
   messageType?: MessageType;
@@ -759,6 +775,18 @@ export interface Refreshed {
   expiresInMs: number;
 }
 
+/** A page of the replies of a message, the oldest first; deleted ones are not among them. */
+export interface ReplyList {
+  /** Replies of this page that are archived and cannot be read just now. */
+  archiveUnavailable?: MessageId[];
+  /** The messages. */
+  messages: Message[];
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** The conversation's latest change when the page was begun: it has at least that. */
+  rev: Rev;
+}
+
 /** The position up to which a client received changes on its last connection. */
 export interface Resume {
   /** Open conversations, each with the rev up to which the client has all changes. */
@@ -915,7 +943,7 @@ export interface SendMessage {
   content: string;
   /** The conversation. */
   conversationId: ConversationId;
-  /** Members that it mentions, at most 20 (a setting). */
+  /** Members that it mentions, at most 20 (a setting); `@all` for all of them. */
   mentions?: UserId[];
   /** The type of the message. */
   messageType?: MessageType;
@@ -1011,6 +1039,14 @@ export interface TaskStates {
   down: string[];
   /** All of them run. */
   ok: boolean;
+}
+
+/** What a message shows of its replies. */
+export interface Thread {
+  /** When the newest of them was sent; absent where there is none. */
+  lastReplyAt?: Timestamp | null;
+  /** How many there are, deleted ones not counted. */
+  replyCount: number;
 }
 
 /** How many messages of a page came from where. */

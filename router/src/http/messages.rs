@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{HistoryPage, Message, MessageEdit, NewMessage, PinList, Position};
+use backscroll_shard::model::{
+    HistoryPage, Message, MessageEdit, NewMessage, PinList, Position, ReplyList,
+};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
@@ -26,6 +28,7 @@ pub(super) fn routes() -> ChatRoutes {
         routes!(react, unreact),
         routes!(pin, unpin),
         routes!(pins),
+        routes!(replies),
     ]
 }
 
@@ -268,4 +271,25 @@ async fn pins(
 ) -> Result<Answer<PinList>, Problem> {
     let (cursor, limit) = query.checked()?;
     Ok(Answer(app.store.pins(&me.caller, id, cursor, limit).await?))
+}
+
+/// The replies of a message
+///
+/// Those that answer it (`replyTo`), the oldest first, wherever they are kept; deleted ones are not among them. Those that are
+/// archived and cannot be read just now are named in `archiveUnavailable`.
+#[utoipa::path(
+    get, path = "/messages/{messageId}/replies", tag = "messages", operation_id = "listReplies",
+    params(("messageId" = MessageId, Path), ListQuery),
+    responses((status = 200, description = "A page of them", body = ReplyList), problems::ReadMessage),
+)]
+async fn replies(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+    Query(query): Query<ListQuery>,
+) -> Result<Answer<ReplyList>, Problem> {
+    let (cursor, limit) = query.checked()?;
+    Ok(Answer(
+        app.store.replies(&me.caller, id, cursor, limit).await?,
+    ))
 }

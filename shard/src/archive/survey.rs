@@ -15,6 +15,7 @@ use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::pins;
+use crate::threads;
 
 /// By the primary key.
 const HOT_REVS: &str =
@@ -146,6 +147,7 @@ pub async fn purge_rows(
         pins::remove_all(connection, conversation).await?;
         let mut rows = OwnedTransaction::for_job(connection);
         mentions::remove_up_to(&mut rows, conversation, Seq(COUNTER_MAX)).await?;
+        threads::remove_up_to(&mut rows, conversation, Seq(COUNTER_MAX)).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));

@@ -72,6 +72,17 @@ pub struct Message {
     /// The members that it mentions, `@all` for all of them; absent where it mentions nobody.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<UserId>,
+    /// How many messages answer it, deleted ones not counted; absent where none does, and in hits of a search.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(default = 0)]
+    pub reply_count: u64,
+    /// When the newest of them was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reply_at: Option<Timestamp>,
+    /// Of a reply that comes as a change (in an event, in `sync`, as the answer to its sender): what the message that it answers
+    /// shows of its replies from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Thread>,
     /// When it was stored (imported messages: when it was sent).
     pub created_at: Timestamp,
     /// When its content changed last.
@@ -102,6 +113,22 @@ pub struct Edit {
     pub content: String,
     /// When the edit replaced it.
     pub replaced_at: Timestamp,
+}
+
+/// What a message shows of its replies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Thread {
+    /// How many there are, deleted ones not counted.
+    pub reply_count: u64,
+    /// When the newest of them was sent; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reply_at: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A message to send.
@@ -201,6 +228,22 @@ pub struct PinList {
     /// The conversation's latest change when the page was begun: it has at least that.
     pub rev: Rev,
     /// Pinned messages of this page that are archived and cannot be read just now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archive_unavailable: Vec<MessageId>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// A page of the replies of a message, the oldest first; deleted ones are not among them.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplyList {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The conversation's latest change when the page was begun: it has at least that.
+    pub rev: Rev,
+    /// Replies of this page that are archived and cannot be read just now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub archive_unavailable: Vec<MessageId>,
     /// Pass it as `cursor` for the next page; absent on the last.

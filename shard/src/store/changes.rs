@@ -23,6 +23,7 @@ use crate::owned::OwnedTransaction;
 use crate::pins;
 use crate::stretch;
 use crate::text;
+use crate::threads;
 
 impl Store {
     /// [Edits](Self::edit) a message, whose mentions stay.
@@ -279,12 +280,16 @@ async fn change_stored(
     let head = (change.head.kind, &change.head.latest_senders);
     let progress = history::progress(&mut change.rows, conversation, head).await?;
     let status = progress.status(&stored.sender, id.seq);
+    let place = (conversation, change.head.threaded);
     if touched == Touched::Unchanged {
-        let message = stored.into_message(conversation, status);
+        let mut message = [stored.into_message(conversation, status)];
+        threads::attach(&mut change.rows, place, &mut message).await?;
+        let [message] = message;
         return Ok(change.unchanged(Attempt::Done(Box::new(message))));
     }
     if touched == Touched::Deleted {
         delete_everywhere(&mut change.rows, id).await?;
+        threads::follow(&mut change.rows, conversation, &stored).await?;
     }
     let mentioned = follow_mentions(&mut change, &stored, before).await?;
     if stored.pin.is_some() != was_pinned {
@@ -310,7 +315,9 @@ async fn change_stored(
         change.lists = ListsToMark::Users(mentioned); // they have one unread mention more or less
     }
     change.head.touch(&stored);
-    let message = stored.into_message(conversation, status);
+    let mut message = [stored.into_message(conversation, status)];
+    threads::attach(&mut change.rows, place, &mut message).await?;
+    let [message] = message;
     change.events.push(match touched {
         Touched::Deleted => CommitEvent::MessageDeleted(message.clone()),
         _ => CommitEvent::MessageUpdated(message.clone()),

@@ -34,6 +34,7 @@ mod sanctions;
 mod search;
 mod sync;
 mod tasks;
+mod threads;
 mod watermarks;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`]; with a function that adjusts its settings.

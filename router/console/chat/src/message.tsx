@@ -62,6 +62,7 @@ export const MessageRow = memo(function MessageRow(props: Props) {
   const name = own ? "You" : nameOf(message.senderId);
   const meta = (
     <span class="meta">
+      {stored?.replyCount ? <span>{stored.replyCount === 1 ? "1 reply" : `${stored.replyCount} replies`}</span> : null}
       {stored?.pinnedAt && !deleted && <span>pinned</span>}
       {stored?.editedAt && !deleted && <span>edited</span>}
       <time dateTime={message.createdAt} title={fullTime(message.createdAt)}>
