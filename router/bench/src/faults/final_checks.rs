@@ -235,7 +235,7 @@ impl FinalChecks {
     /// # Errors
     /// When a command cannot be run.
     async fn compare(&self) -> Result<()> {
-        out::progress("comparing exports, changes, lists, mentions, pins and watermarks");
+        out::progress("comparing exports, changes, lists, mentions, pins, threads and watermarks");
         let count = self.context().ledger().conversations.len();
         for position in (0..count).step_by(count.div_ceil(EXPORTED)) {
             if !export(&self.commands, position, 0).await? {
@@ -249,6 +249,7 @@ impl FinalChecks {
         }
         for position in 0..count {
             self.compare_pins(position).await;
+            self.compare_threads(position).await;
         }
         Ok(())
     }

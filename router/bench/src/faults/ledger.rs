@@ -84,6 +84,7 @@ impl Ledger {
             token,
             padding,
             mentions: None,
+            answers: None,
         }
     }
 

@@ -1,15 +1,16 @@
-//! What lists show at the end of a run: conversations with their heads, watermarks and unread mentions, and pins, each held
-//! against the ledger's messages.
+//! What lists show at the end of a run: conversations with their heads, watermarks and unread mentions, pins, and replies, each
+//! held against the ledger's messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use crate::faults::conversation::Conversation;
+use crate::faults::conversation::{Conversation, Finding};
 use crate::faults::final_checks::{FinalChecks, PATIENCE};
 use crate::faults::ledger::user_name;
+use crate::faults::message::Message;
 use crate::faults::observed::Observed;
 use crate::faults::operation::{Answer, parse};
 use crate::faults::transport::HttpClient;
@@ -35,7 +36,7 @@ struct Entry {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Pins {
+struct Listed {
     messages: Vec<Observed>,
     #[serde(default)]
     archive_unavailable: Vec<String>,
@@ -158,30 +159,103 @@ impl FinalChecks {
         }
     }
 
+    /// Reads the replies of a conversation's messages until they are correct.
+    pub(super) async fn compare_threads(&self, position: usize) {
+        let (id, user, roots) = {
+            let known = &self.context().ledger().conversations[position];
+            let roots = known.messages.values().filter_map(Message::answers);
+            let roots: BTreeSet<u64> = roots.collect();
+            (known.id.clone(), known.members[0], roots)
+        };
+        let mut client = HttpClient::default();
+        let give_up_at = Instant::now() + PATIENCE;
+        for root in roots {
+            loop {
+                let place = (position, id.as_str());
+                let Err((seq, problem)) = self.read_thread(&mut client, place, (user, root)).await
+                else {
+                    break;
+                };
+                if Instant::now() > give_up_at {
+                    self.context().report(&id, &(seq, problem), "threads");
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    async fn read_thread(
+        &self,
+        client: &mut HttpClient,
+        (position, id): (usize, &str),
+        (user, root): (usize, u64),
+    ) -> Result<(), Finding> {
+        let asked = Instant::now();
+        let path = format!("/chat/messages/{id}-{root}");
+        let shown: Observed = self
+            .get(client, user, &path)
+            .await
+            .map_err(|problem| (root, problem))?;
+        let listed = self
+            .read_pages(client, user, &format!("{path}/replies"))
+            .await?;
+        if shown.reply_count != listed.len() as u64 {
+            let (shown, listed) = (shown.reply_count, listed.len());
+            return Err((root, format!("{shown} replies counted, {listed} listed")));
+        }
+        let mut ledger = self.context().ledger();
+        for observed in listed.values() {
+            ledger.observe(observed, Some(asked))?;
+            if observed.deleted_at.is_some() || observed.reply_to != Some(format!("{id}-{root}")) {
+                let problem = format!("listed and no reply: {}", observed.brief());
+                return Err((observed.seq, problem));
+            }
+        }
+        for (seq, message) in &ledger.conversations[position].messages {
+            let is_alive = message.answers() == Some(root) && message.deletion.is_none();
+            if is_alive && !listed.contains_key(seq) {
+                return Err((*seq, format!("a reply to {root} that is not listed")));
+            }
+        }
+        Ok(())
+    }
+
+    /// All messages of a list that has a cursor.
+    async fn read_pages(
+        &self,
+        client: &mut HttpClient,
+        user: usize,
+        path: &str,
+    ) -> Result<BTreeMap<u64, Observed>, Finding> {
+        let mut listed = BTreeMap::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("{path}?limit=100{cursor}");
+            let page: Listed = self
+                .get(client, user, &path)
+                .await
+                .map_err(|problem| (0, problem))?;
+            if !page.archive_unavailable.is_empty() {
+                return Err((0, format!("{path} without {:?}", page.archive_unavailable)));
+            }
+            listed.extend(page.messages.into_iter().map(|it| (it.seq, it)));
+            match page.next_cursor {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(listed),
+            }
+        }
+    }
+
     async fn read_pins(
         &self,
         client: &mut HttpClient,
         (position, id): (usize, &str),
         user: usize,
-    ) -> Result<(), (u64, String)> {
+    ) -> Result<(), Finding> {
         let asked = Instant::now();
-        let mut listed = BTreeMap::new();
-        let mut cursor = String::new();
-        loop {
-            let path = format!("/chat/conversations/{id}/pins?limit=100{cursor}");
-            let pins: Pins = self
-                .get(client, user, &path)
-                .await
-                .map_err(|problem| (0, problem))?;
-            if !pins.archive_unavailable.is_empty() {
-                return Err((0, format!("pins without {:?}", pins.archive_unavailable)));
-            }
-            listed.extend(pins.messages.into_iter().map(|it| (it.seq, it)));
-            match pins.next_cursor {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
+        let path = format!("/chat/conversations/{id}/pins");
+        let listed = self.read_pages(client, user, &path).await?;
         let mut ledger = self.context().ledger();
         for observed in listed.values() {
             ledger.observe(observed, Some(asked))?;

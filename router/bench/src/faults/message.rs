@@ -132,6 +132,14 @@ impl Message {
                 "expected the client's id {mine:?}, observed {other:?}"
             ));
         }
+        let first = self.texts.first();
+        let answered = first.and_then(|text| text.value.answered(&observed.conversation_id));
+        if observed.reply_to != answered {
+            let other = &observed.reply_to;
+            return Err(format!(
+                "expected a reply to {answered:?}, observed {other:?}"
+            ));
+        }
         let least = asked.map_or(0, |asked| self.rev.at(asked));
         if observed.rev < least {
             let brief = observed.brief();
@@ -226,6 +234,12 @@ impl Message {
             return Err(format!("expected pinned {last:?}, observed {}", brief()));
         }
         self.check_reactions(observed, asked)
+    }
+
+    /// The seq of the message that it answers.
+    #[must_use]
+    pub fn answers(&self) -> Option<u64> {
+        self.texts.first().and_then(|text| text.value.answers)
     }
 
     /// The names of the users whom it mentions while it is not deleted: edits keep them.

@@ -29,6 +29,8 @@ pub struct Text {
     pub padding: u16,
     /// The position of the user whom a message that is sent with it mentions.
     pub mentions: Option<usize>,
+    /// The seq of the message that a message that is sent with it answers.
+    pub answers: Option<u64>,
 }
 
 impl Text {
@@ -52,6 +54,12 @@ impl Text {
     #[must_use]
     pub fn mentioned(self) -> Vec<String> {
         self.mentions.map(user_name).into_iter().collect()
+    }
+
+    /// The id of the message that a message that is sent with it in this conversation answers.
+    #[must_use]
+    pub fn answered(self, conversation: &str) -> Option<String> {
+        self.answers.map(|seq| format!("{conversation}-{seq}"))
     }
 }
 
@@ -90,7 +98,11 @@ pub struct Observed {
     message_type: String,
     /// The sender's id for it.
     pub client_msg_id: Option<String>,
-    reply_to: Option<String>,
+    /// The message that it answers.
+    pub reply_to: Option<String>,
+    /// The number of its replies.
+    #[serde(default)]
+    pub reply_count: u64,
     attachments: Value,
     /// The users who reacted, by emoji.
     pub reactions: BTreeMap<String, Vec<String>>,
@@ -145,6 +157,7 @@ impl Observed {
             message_type: String::new(),
             client_msg_id: None,
             reply_to: None,
+            reply_count: 0,
             attachments: Value::Null,
             reactions: record.reactions,
             metadata: Value::Null,
@@ -209,6 +222,7 @@ mod tests {
             token: 0xfeed_0000_1234_abcd,
             padding: 35,
             mentions: None,
+            answers: None,
         };
         let rendered = text.render();
         assert_eq!(rendered.len(), MARK.len() + DIGITS + 1 + 35);
@@ -218,6 +232,7 @@ mod tests {
             token: 7,
             padding: 0,
             mentions: None,
+            answers: None,
         }
         .render();
         let bytes = format!("{{\"text\":\"{rendered}\"}} tk!{other}");

@@ -202,6 +202,7 @@ impl Operation {
             | Action::Clash { client_id, text } => {
                 let body = json!({
                     "content": text.render(), "clientMsgId": client_id, "mentions": text.mentioned(),
+                    "replyTo": text.answered(id),
                 });
                 let path = format!("/chat/conversations/{id}/messages");
                 ("POST", path, Some(body.to_string()))
@@ -252,7 +253,7 @@ impl Operation {
             | Action::Clash { client_id, text } => {
                 let data = json!({
                     "conversationId": id, "content": text.render(), "clientMsgId": client_id,
-                    "mentions": text.mentioned(),
+                    "mentions": text.mentioned(), "replyTo": text.answered(id),
                 });
                 ("send_message", data)
             }

@@ -117,6 +117,7 @@ mod tests {
             token,
             padding: 9,
             mentions: None,
+            answers: None,
         });
         let lines = format!("{}\n{}\n", kept.render(), gone.render());
         let object = zstd::encode_all(lines.as_bytes(), 1).unwrap();

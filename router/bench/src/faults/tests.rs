@@ -248,7 +248,7 @@ fn pins_are_as_they_were_acknowledged() {
     };
     let found = fixture.read(&with_pin(2, &fixture));
     assert_finds(found, "expected pinned None");
-    let pinned = with_pin(2, &fixture);
+    let pinned = with_pin(3, &fixture);
     let refused = shown(1, 2, &fixture.first.render());
     assert_finds(
         fixture.perform(&pin(true), 200, &refused),
@@ -257,12 +257,12 @@ fn pins_are_as_they_were_acknowledged() {
     assert_eq!(fixture.perform(&pin(true), 200, &pinned), None);
     let message = &fixture.ledger.conversations[0].messages[&1];
     assert_eq!(message.is_pinned(Instant::now()), Some(true));
-    let found = fixture.read(&shown(1, 3, &fixture.first.render()));
+    let found = fixture.read(&shown(1, 4, &fixture.first.render()));
     assert_finds(found, "expected pinned Some(true)");
     fixture.ledger.begin(&pin(false));
     let message = &fixture.ledger.conversations[0].messages[&1];
     assert_eq!(message.is_pinned(Instant::now()), None);
-    assert_eq!(fixture.read(&with_pin(4, &fixture)), None);
+    assert_eq!(fixture.read(&with_pin(5, &fixture)), None);
 }
 
 #[test]
@@ -284,6 +284,24 @@ fn mentions_are_those_of_the_send_until_the_message_is_deleted() {
         .begin(&operation(0, Action::Delete { seq: 2 }));
     assert_finds(fixture.read(&leaking), "not empty");
     assert_eq!(fixture.read(&deleted(2, 4)), None);
+}
+
+#[test]
+fn a_reply_answers_what_it_was_sent_for() {
+    let mut fixture = Fixture::new();
+    let text = Text {
+        answers: Some(1),
+        ..fixture.ledger.text(4)
+    };
+    let mut second = shown(2, 2, &text.render());
+    let found = fixture.send(2, text, 201, &second);
+    assert_finds(found, "expected a reply to Some(\"c-1\")");
+    second["replyTo"] = json!("c-1");
+    assert_eq!(fixture.send(2, text, 201, &second), None);
+    assert_eq!(
+        fixture.ledger.conversations[0].messages[&2].answers(),
+        Some(1)
+    );
 }
 
 #[test]

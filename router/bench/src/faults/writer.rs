@@ -23,6 +23,8 @@ const TRIES: usize = 12;
 const GIVEN_UP: u32 = 6;
 /// One of this many messages mentions a member.
 const MENTIONING: u32 = 4;
+/// One of this many messages answers another one.
+const ANSWERING: u32 = 3;
 /// The number of messages of a conversation that are ever pinned, below what a conversation may have.
 const PINNED_MAX: usize = 90;
 /// The longest pause between two attempts.
@@ -170,7 +172,13 @@ fn plan(
             0..40 => {
                 let client_id = client_id.to_owned();
                 let mentions = random.random_ratio(1, MENTIONING).then_some(member);
-                let text = Text { mentions, ..text };
+                let answers = random.random_ratio(1, ANSWERING);
+                let answered = answers.then(|| some_message(conversation, random));
+                let text = Text {
+                    mentions,
+                    answers: answered.flatten().map(|(seq, _)| seq),
+                    ..text
+                };
                 Some((user, Action::Send { client_id, text }))
             }
             40..48 => repetition(conversation, random, &name, choice == 47, text)
