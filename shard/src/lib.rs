@@ -18,6 +18,7 @@
 //! | [`mentions`] | which messages mention which members, and which of these are unread |
 //! | [`pins`] | which messages of a conversation are pinned |
 //! | [`threads`] | the replies of messages: how many, and where they are |
+//! | [`receipts`] | when members received and read messages |
 //! | [`change`] | the transaction of a single change to a conversation |
 //! | [`history`], [`sync`], [`stretch`], `scattered` | reading it, by `seq` and by `rev`, and messages far apart, out of both tiers |
 //! | [`search`] | finding messages by their words, out of both tiers |
@@ -79,6 +80,7 @@ pub mod notification;
 pub mod owned;
 pub mod pins;
 pub mod range;
+pub mod receipts;
 pub mod relay;
 pub mod routing;
 pub mod sanctions;

@@ -32,7 +32,7 @@ pub use self::media::{
 };
 pub use self::message::{
     DeliveryStatus, Edit, HistoryPage, Message, MessageEdit, MessageType, NewMessage, PinList,
-    Position, ReplyList, Sent, SeqRange, Thread, Tiers,
+    Position, Receipt, ReceiptList, ReplyList, Sent, SeqRange, Thread, Tiers,
 };
 pub use self::notification::{
     NewNotification, Notification, NotificationFilter, NotificationList, NotificationPriority,

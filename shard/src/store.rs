@@ -21,6 +21,7 @@ mod notifications;
 mod operator;
 mod pins;
 mod processing;
+mod receipts;
 mod relaying;
 mod search;
 mod threads;

@@ -24,6 +24,7 @@ import type {
   NotificationId,
   NotificationList,
   PinList,
+  ReceiptList,
   ReplyList,
   SearchPage,
   SearchRequest,
@@ -112,6 +113,10 @@ export class Calls {
   /** A page of the replies of a message, the oldest first. */
   replies(messageId: MessageId, place: ListPlace): Promise<ReplyList> {
     return this.http.repeated("GET", `/messages/${messageId}/replies?${queryOf(place)}`);
+  }
+
+  receipts(messageId: MessageId): Promise<ReceiptList> {
+    return this.http.repeated("GET", `/messages/${messageId}/receipts`);
   }
 
   markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {

@@ -38,6 +38,7 @@ import type {
   NotificationList,
   NotificationsRead,
   PinList,
+  ReceiptList,
   ReplyList,
   Resume,
   SearchPage,
@@ -240,6 +241,11 @@ export class ChatClient {
   /** A page of the replies of a message, the oldest first. */
   replies(messageId: MessageId, place: ListPlace = {}): Promise<ReplyList> {
     return this.calls.replies(messageId, place);
+  }
+
+  /** Who of the other members received and read a message, and between which times. */
+  receipts(messageId: MessageId): Promise<ReceiptList> {
+    return this.calls.receipts(messageId);
   }
 
   /** Starts a conversation; `direct` gives the one that is there. */

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{
-    HistoryPage, Message, MessageEdit, NewMessage, PinList, Position, ReplyList,
+    HistoryPage, Message, MessageEdit, NewMessage, PinList, Position, ReceiptList, ReplyList,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -29,6 +29,7 @@ pub(super) fn routes() -> ChatRoutes {
         routes!(pin, unpin),
         routes!(pins),
         routes!(replies),
+        routes!(receipts),
     ]
 }
 
@@ -292,4 +293,22 @@ async fn replies(
     Ok(Answer(
         app.store.replies(&me.caller, id, cursor, limit).await?,
     ))
+}
+
+/// Who received and read a message
+///
+/// And when: not later than `at`, and later than `after`. Of the members who were there when it was sent, without its sender.
+/// Times are kept for 30 days, at most 48 a member, and in steps of 10 s; a member who answered has read what came before. In channels, and in
+/// conversations of more than 100 members, 409 `conflict`.
+#[utoipa::path(
+    get, path = "/messages/{messageId}/receipts", tag = "messages", operation_id = "getReceipts",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "Both lists", body = ReceiptList), problems::Receipts),
+)]
+async fn receipts(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<ReceiptList>, Problem> {
+    Ok(Answer(app.store.receipts(&me.caller, id).await?))
 }

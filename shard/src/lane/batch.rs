@@ -18,6 +18,7 @@ use crate::mentions;
 use crate::message::{self, Draft, Shown, StoredMessage, attachments};
 use crate::model::{DeliveryStatus, Media, Role, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
+use crate::receipts;
 use crate::threads::{self, NewReply, Threads};
 
 /// What a transaction did.
@@ -168,6 +169,11 @@ impl<'a> Batch<'a> {
         let fallen = self.fallen.iter().map(|(id, member)| (*id, member));
         let moved: Vec<(ConversationId, &Membership)> = moved.chain(fallen).collect();
         member::save_watermarks(transaction, &moved).await?;
+        let heads = &self.heads;
+        let followed = |key: &&MemberKey<'_>| heads.get(&key.0).is_some_and(receipts::are_kept);
+        let moved = self.moved.iter().filter(followed);
+        let moved = moved.filter_map(|key| Some((key.0, self.members.get(key)?)));
+        receipts::record(transaction, &moved.collect::<Vec<_>>(), now).await?;
         list_marks::mark(transaction, &own_marks).await?;
         let relayed = changed.iter().filter(|head| head.relayed);
         let mut marked: HashSet<ConversationId> = relayed.map(|head| head.id).collect();

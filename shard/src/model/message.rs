@@ -251,6 +251,30 @@ pub struct ReplyList {
     pub next_cursor: Option<String>,
 }
 
+/// Who of the other members received and read a message, of those who were members when it was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptList {
+    /// Those on whose devices it is.
+    pub delivered: Vec<Receipt>,
+    /// Those who have read it.
+    pub read: Vec<Receipt>,
+}
+
+/// A member who received or read a message, not later than `at` and later than `after`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The member.
+    pub user_id: UserId,
+    /// When that is known to have happened; absent where it is too long ago to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// When it had not happened yet; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Timestamp>,
+}
+
 /// How many messages of a page came from where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Tiers {

@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 22] = [
+pub(crate) static MOVED: [Table; 23] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -144,6 +144,14 @@ pub(crate) static MOVED: [Table; 22] = [
         owner: Owner::Conversation,
         key: 2,
         columns: columns!(bytes "conversation_id", int "root", int "replies", int "last_at"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "receipts",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(bytes "conversation_id", bytes "user_id", text "steps"),
         rev: None,
         compared: Compared::Whole,
     },

@@ -30,6 +30,7 @@ mod owners;
 mod pins;
 mod plans;
 mod previews;
+mod receipts;
 mod sanctions;
 mod search;
 mod sync;

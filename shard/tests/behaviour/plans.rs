@@ -29,7 +29,7 @@ use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 26] = [
+pub(crate) const LARGE: [&str; 27] = [
     "blocks",
     "copied_conversations",
     "media",
@@ -37,6 +37,7 @@ pub(crate) const LARGE: [&str; 26] = [
     "mentions",
     "pins",
     "p",
+    "receipts",
     "replies",
     "threads",
     "messages",
@@ -536,6 +537,7 @@ async fn use_everything(bed: &Bed) {
         .await
         .unwrap();
     store.history(&me, id, Position::Latest, 5).await.unwrap();
+    store.receipts(&me, mentioning.id).await.unwrap();
     let edit = MessageEdit {
         content: "edited".into(),
         mentions: Some(vec![user("speaker3"), user("@all")]),
