@@ -214,7 +214,7 @@ async fn fill_room(
         let read = Seq((records.len() as u64).saturating_sub(unread));
         store.mark_read(&caller(user)?, id, Some(read)).await?;
     }
-    say(store, id, room.name, today).await?;
+    say(store, id, (room.name, room.members), today).await?;
     Ok((id, position + today.len() as u64))
 }
 
@@ -238,15 +238,22 @@ async fn talk(store: &Arc<Store>, small: &Small) -> anyhow::Result<u64> {
     let (conversation, _) = store
         .create_conversation(&caller(creator)?, new, key)
         .await?;
-    say(store, conversation.id, "small", small.lines).await?;
+    say(
+        store,
+        conversation.id,
+        ("small", small.members),
+        small.lines,
+    )
+    .await?;
     Ok(small.lines.len() as u64)
 }
 
-/// Sends `lines` in order, reacts to the first, and answers with the last.
+/// Sends `lines` in order, which mention the members that they name; the first of the members pins the first line, somebody reacts
+/// to it, and the last line answers it.
 async fn say(
     store: &Arc<Store>,
     id: ConversationId,
-    name: &str,
+    (name, members): (&str, &[&str]),
     lines: &[(&str, &str)],
 ) -> anyhow::Result<()> {
     let mut first = None;
@@ -256,12 +263,14 @@ async fn say(
             content: (*text).to_owned(),
             client_msg_id: Some(format!("demo-{name}-{number}")),
             reply_to: first.filter(|_| is_last),
+            mentions: history::mentioned(members, user, text)?,
             ..NewMessage::default()
         };
         let sent = store.send(&caller(user)?, id, message).await?;
         if number == 1 {
             let first = first.context("there is a first line")?;
             store.react(&caller(user)?, first, "👍").await?;
+            store.pin_message(&caller(members[0])?, first).await?;
         }
         first = first.or(Some(sent.message.id));
     }

@@ -31,10 +31,12 @@ pub(crate) use read::{begin, changed_since, first_changed, rows_of_conversation}
 pub(crate) use take::{delete_copy, take, take_users};
 
 /// Tables that are no part of an export, and why.
-const LEFT_OUT: [(&str, &str); 7] = [
+const LEFT_OUT: [(&str, &str); 9] = [
     ("conversations", "the head: it closes the conversation"),
     ("messages", "written from both tiers"),
     ("pins", "messages say themselves that they are pinned"),
+    ("replies", "messages say themselves which they answer"),
+    ("threads", "made from the replies"),
     (
         "list_marks",
         "the relay's, which has done them when the lists are read",

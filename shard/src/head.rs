@@ -67,6 +67,8 @@ pub struct Head {
     pub members_pin: bool,
     /// The newest message that mentions members; it stays the newest that did when that is deleted.
     pub last_mention: Option<Seq>,
+    /// Whether messages of it are answered, or were.
+    pub threaded: bool,
 }
 
 /// The columns of a head, in the order that [`Head::read`] reads them; each with `$of` before it.
@@ -78,7 +80,7 @@ macro_rules! head_columns {
         head_columns!(
             $of: id, kind, title, metadata, created_by, created_at, head_seq, rev, member_count, relayed, first_members,
             last_sender, last_type, last_preview, last_at, oldest_hot_at, deleted_at, marked, members_rev, writers,
-            blocked_by, members_pin, last_mention
+            blocked_by, members_pin, last_mention, threaded
         )
     };
     ($of:literal: $first:ident $(, $column:ident)*) => {
@@ -86,7 +88,7 @@ macro_rules! head_columns {
     };
 }
 pub(crate) use head_columns;
-pub(crate) const HEAD_COLUMN_COUNT: usize = 23;
+pub(crate) const HEAD_COLUMN_COUNT: usize = 24;
 
 const SELECT_HEADS: &str = concat!("SELECT ", head_columns!());
 /// Uses the primary key; locks in id order.
@@ -98,15 +100,15 @@ const SAVE_HEADS_UPDATE: &str = " {on_duplicate id} title = {new title}, metadat
      last_preview = {new last_preview}, last_at = {new last_at}, oldest_hot_at = {new oldest_hot_at}, \
      deleted_at = {new deleted_at}, marked = {new marked}, members_rev = {new members_rev}, \
      writers = {new writers}, blocked_by = {new blocked_by}, members_pin = {new members_pin}, \
-     last_mention = {new last_mention}";
+     last_mention = {new last_mention}, threaded = {new threaded}";
 /// What [`Head::append`] changes. The rows are there, so what is left out has its default in no row.
 const SAVE_APPENDED: &str = "INSERT INTO conversations (id, head_seq, rev, last_sender, last_type, last_preview, last_at, \
-     oldest_hot_at, marked, writers, last_mention) VALUES ";
-const APPENDED_COLUMN_COUNT: usize = 11;
+     oldest_hot_at, marked, writers, last_mention, threaded) VALUES ";
+const APPENDED_COLUMN_COUNT: usize = 12;
 const SAVE_HEADS_APPENDED: &str = " {on_duplicate id} head_seq = {new head_seq}, rev = {new rev}, last_sender = {new last_sender}, \
      last_type = {new last_type}, last_preview = {new last_preview}, last_at = {new last_at}, \
      oldest_hot_at = {new oldest_hot_at}, marked = {new marked}, writers = {new writers}, \
-     last_mention = {new last_mention}";
+     last_mention = {new last_mention}, threaded = {new threaded}";
 /// By the primary key. The digest is not one of the head's columns, because only the creation of a conversation reads it.
 const SET_REQUEST_DIGEST: &str = "UPDATE conversations SET request_digest = ? WHERE id = ?";
 const REQUEST_DIGEST: &str = "SELECT request_digest FROM conversations WHERE id = ?";
@@ -142,6 +144,7 @@ impl Head {
             blockers: Blockers::default(),
             members_pin: false,
             last_mention: None,
+            threaded: false,
         }
     }
 
@@ -184,6 +187,7 @@ impl Head {
             blockers: Blockers::parse(columns.opt_text()?.as_deref())?,
             members_pin: columns.opt_int()?.is_some(),
             last_mention: columns.opt_int()?.map(Seq::from_i64),
+            threaded: columns.opt_int()?.is_some(),
         })
     }
 
@@ -233,6 +237,7 @@ impl Head {
         if message.mentions.is_some() {
             self.last_mention = Some(message.seq);
         }
+        self.threaded |= message.reply_to.is_some();
     }
 
     /// Takes in a change to a message that is stored already.
@@ -454,6 +459,7 @@ fn head_values<'a>(head: &'a Head, texts: &'a HeadTexts) -> [Value<'a>; HEAD_COL
         texts.blocked_by.as_deref(),
         head.members_pin.then_some(1),
         head.last_mention,
+        head.threaded.then_some(1),
     ]
 }
 
@@ -474,6 +480,7 @@ fn appended_values<'a>(
         head.marked.then_some(1),
         writers,
         head.last_mention,
+        head.threaded.then_some(1),
     ]
 }
 

@@ -26,12 +26,13 @@ use crate::model::{ConversationHead, ConversationKind, HistoryPage, Position};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
 use crate::stretch::{Merged, Stretch};
+use crate::threads;
 
 /// Most messages in a page.
 pub const PAGE_MAX: u32 = 200;
 
 /// By the primary keys of all three tables.
-const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, f.range_end, f.epoch, f.state \
+const ACCESS: &str = "SELECT c.kind, c.head_seq, c.rev, m.role, c.writers, c.threaded, f.range_end, f.epoch, f.state \
      FROM conversations c JOIN members m ON m.conversation_id = c.id AND m.user_id = ? \
      LEFT JOIN fences f ON f.range_start = ? WHERE c.id = ? AND c.deleted_at IS NULL AND m.role > 0";
 /// Two look-ups by primary keys.
@@ -48,6 +49,8 @@ pub struct Access {
     pub rev: Rev,
     /// The latest senders, each of whom has read up to their own newest message.
     pub latest_senders: LatestSenders,
+    /// Whether messages of it are answered, or were.
+    pub is_threaded: bool,
 }
 
 impl Access {
@@ -87,6 +90,7 @@ pub async fn access(
     let rev = Rev::from_i64(columns.int()?);
     let role = role_of(columns.int()?)?;
     let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
+    let is_threaded = columns.opt_int()?.is_some();
     let permit = fence::permit_read_of_row(&mut columns, shard.name(), assignment)?;
     role.ok_or(Error::NotMember)?;
     let access = Access {
@@ -94,6 +98,7 @@ pub async fn access(
         head_seq,
         rev,
         latest_senders,
+        is_threaded,
     };
     Ok((OwnedReader::permitted(connection, permit), access))
 }
@@ -117,6 +122,7 @@ pub async fn access_without_membership_check(
         head_seq: head.head_seq,
         rev: head.rev,
         latest_senders: head.latest_senders,
+        is_threaded: head.threaded,
     };
     Ok((rows, access))
 }
@@ -180,6 +186,7 @@ pub async fn page(
         hot_rows(shard, seen, &mut rows, id, (range, room), deadline).await?
     };
     let progress = progress(&mut rows, id, (access.kind, &access.latest_senders)).await?;
+    let threads = threads::of_range(&mut rows, (id, access.is_threaded), range).await?;
     let stretch = Stretch {
         shard,
         assignment,
@@ -217,7 +224,9 @@ pub async fn page(
     }
     let to_message = |shown: Shown| {
         let status = progress.status(shown.sender(), shown.seq());
-        shown.into_message(id, status)
+        let mut message = shown.into_message(id, status);
+        threads::show(&mut message, &threads);
+        message
     };
     Ok(HistoryPage {
         messages: merged.messages.into_iter().map(to_message).collect(),

@@ -20,10 +20,13 @@ use crate::head::{self, FIRST_MEMBERS, Head};
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::list_marks;
 use crate::member::{self, Membership};
-use crate::message;
+use crate::mentions;
+use crate::message::{self, StoredMessage};
 use crate::model::{ConversationKind, HistoryRecord, Role, Timestamp};
 use crate::owned::OwnedTransaction;
+use crate::pins;
 use crate::settings::StoreSettings;
+use crate::threads;
 
 pub(crate) use batches::batches;
 pub use batches::{ImportedBatch, digest};
@@ -224,6 +227,10 @@ pub(crate) async fn append(
         rows.push((id, message));
     }
     message::insert(transaction, &rows).await?;
+    mentions::insert(transaction, &rows).await?;
+    let messages = rows.iter().map(|(id, message)| (*id, message));
+    threads::insert_of(transaction, messages).await?;
+    pin(transaction, id, &rows, settings).await?;
     head.marked |= head.relayed;
     head::save(transaction, &[&head]).await?;
     transaction
@@ -241,6 +248,31 @@ pub(crate) async fn append(
     mark_lists(transaction, &head, &joined).await?;
     watermarks::save(transaction, id, (records, first_seq)).await?;
     Ok(end)
+}
+
+/// Enters the pins of the messages, which are stored.
+async fn pin(
+    transaction: &mut OwnedTransaction<'_>,
+    id: ConversationId,
+    rows: &[(ConversationId, StoredMessage)],
+    settings: &StoreSettings,
+) -> Result<()> {
+    let mut pinned = rows.iter().filter(|(_, message)| message.pin.is_some());
+    let Some((_, first)) = pinned.next() else {
+        return Ok(());
+    };
+    pins::follow(transaction, id, first).await?;
+    for (_, message) in pinned {
+        pins::follow(transaction, id, message).await?;
+    }
+    let max = settings.limits.pins;
+    match pins::count(transaction, id).await? > max as usize {
+        true => Err(Error::LimitReached {
+            what: "pinned messages",
+            max: u64::from(max),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Lists of large conversations are told of new members one by one.

@@ -21,6 +21,7 @@
 mod batch;
 mod cache;
 mod gather;
+mod repeats;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub(crate) use batch::repetition;
+pub(crate) use repeats::repetition;
 
 use batch::{Batch, Committed};
 use cache::{Asked, MembershipCache};

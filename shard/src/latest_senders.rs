@@ -51,6 +51,11 @@ impl LatestSenders {
         fallen
     }
 
+    /// The latest senders with their newest messages.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(UserId, Seq)> {
+        self.0.iter()
+    }
+
     /// The newest message of `user`, a latest sender.
     #[must_use]
     pub(crate) fn newest_of(&self, user: &UserId) -> Option<Seq> {

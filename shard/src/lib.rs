@@ -17,8 +17,10 @@
 //! | [`media`] | files of conversations, and which messages use them |
 //! | [`mentions`] | which messages mention which members, and which of these are unread |
 //! | [`pins`] | which messages of a conversation are pinned |
+//! | [`threads`] | the replies of messages: how many, and where they are |
+//! | [`receipts`] | when members received and read messages |
 //! | [`change`] | the transaction of a single change to a conversation |
-//! | [`history`], [`sync`], [`stretch`] | reading it, by `seq` and by `rev`, out of both tiers |
+//! | [`history`], [`sync`], [`stretch`], `scattered` | reading it, by `seq` and by `rev`, and messages far apart, out of both tiers |
 //! | [`search`] | finding messages by their words, out of both tiers |
 //! | `standing` | where conversations stand for users, in one statement |
 //! | [`list`], [`user_revs`], [`list_marks`], [`relay`] | a user's conversation list, and how it follows the conversations |
@@ -81,10 +83,12 @@ pub mod notification;
 pub mod owned;
 pub mod pins;
 pub mod range;
+pub mod receipts;
 pub mod relay;
 pub mod reports;
 pub mod routing;
 pub mod sanctions;
+mod scattered;
 mod schema;
 pub mod search;
 pub mod seen;
@@ -97,6 +101,7 @@ pub mod stretch;
 pub mod sync;
 pub mod tasks;
 pub mod text;
+pub mod threads;
 pub mod transaction;
 pub mod turns;
 pub mod user_revs;

@@ -5,23 +5,30 @@
 //! else, written in the transaction of the message. It goes when the message is deleted, or soon after the member has read
 //! it; a row that is not above the member's watermark counts for nothing.
 //!
+//! A message may mention all members ([`EVERYBODY`]): that is one row, whatever their number, and stays until the message is
+//! deleted; of each conversation the newest [`COUNTED_MAX`] are kept.
+//!
 //! The head says which message mentioned members last, so a conversation without unread mentions costs no statement. What of
 //! them a list entry shows is read after the head and the membership, which the relay reads anyway; an entry keeps the seqs,
 //! not their number, so updates that come in any order give the same entry ([`Unread`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::db::{Value, in_rows, padded, placeholders, rows_of, values};
 use crate::db::{WRITE_ROWS, pad};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::ids::{ConversationId, Seq, UserId};
 use crate::member::StoredMembership;
 use crate::message::{StoredMessage, stored_mentions};
+use crate::model::ConversationKind;
 use crate::owned::{OwnedReader, OwnedTransaction};
 
 /// Most unread mentions of a member in a conversation that are counted: the newest.
 pub const COUNTED_MAX: usize = 100;
+
+/// What a message mentions when it mentions all members. A user with this id cannot be mentioned alone.
+pub const EVERYBODY: &str = "@all";
 
 /// By the primary key.
 const INSERT: &str = "INSERT INTO mentions (conversation_id, user_id, seq) VALUES ";
@@ -31,6 +38,9 @@ const REMOVE: &str = "DELETE FROM mentions WHERE conversation_id = ? AND seq = ?
 /// By the primary key.
 const REMOVE_READ: &str =
     "DELETE FROM mentions WHERE conversation_id = ? AND user_id = ? AND seq <= ?";
+/// By the primary key, backwards.
+const SURPLUS: &str = "SELECT seq FROM mentions WHERE conversation_id = ? AND user_id = ? \
+     ORDER BY seq DESC LIMIT 1 OFFSET ?";
 /// By the primary key's first column, of one conversation.
 const REMOVE_ONE: &str = "DELETE FROM mentions WHERE conversation_id = ? AND seq = ?";
 /// By the primary key's first column, of one conversation.
@@ -89,6 +99,17 @@ pub(crate) async fn insert(
         let others = mentioned.filter(|user| *user != message.sender);
         all.extend(others.map(|user| (*id, user, message.seq)));
     }
+    add(rows, &all).await
+}
+
+/// In a transaction that changes these messages: remembers that they mention these users, or all members.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn add(
+    rows: &mut OwnedTransaction<'_>,
+    all: &[(ConversationId, UserId, Seq)],
+) -> Result<()> {
     rows.require_conversations(all.iter().map(|(id, _, _)| *id))?;
     for chunk in all.chunks(WRITE_ROWS) {
         let args: Vec<Value<'_>> = padded(chunk)
@@ -96,6 +117,40 @@ pub(crate) async fn insert(
             .collect();
         let statement = format!("{INSERT}{}{INSERT_AGAIN}", rows_of(args.len() / 3, 3));
         rows.execute(&statement, &args).await?;
+    }
+    let of_everybody = all.iter().filter(|(_, user, _)| is_everybody(user));
+    let of_everybody: BTreeMap<ConversationId, &UserId> =
+        of_everybody.map(|(id, user, _)| (*id, user)).collect();
+    for (id, everybody) in of_everybody {
+        let kept = i64::try_from(COUNTED_MAX).unwrap_or(i64::MAX);
+        let args = values![&id, everybody, kept];
+        if let Some(row) = rows.fetch_optional(SURPLUS, &args).await? {
+            let last = Seq::from_i64(row.int(0)?);
+            remove_read(rows, (id, everybody), last).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a message that mentions `user` mentions all members.
+pub(crate) fn is_everybody(user: &UserId) -> bool {
+    user.as_str() == EVERYBODY
+}
+
+/// Whether a member may mention all members of a conversation: its admins, and both members of a direct conversation; not
+/// where there are more than `most`.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::Invalid`].
+pub(crate) fn check_everybody(head: &Head, is_admin: bool, most: u32) -> Result<()> {
+    if !is_admin && head.kind != ConversationKind::Direct {
+        return Err(Error::Forbidden(
+            "only admins can mention all members of a conversation",
+        ));
+    }
+    if head.member_count > u64::from(most) {
+        let rule = format!("`{EVERYBODY}` only where there are at most {most} members");
+        return Err(Error::invalid("mentions", rule));
     }
     Ok(())
 }
@@ -206,9 +261,18 @@ pub(crate) async fn unread(
     if places.is_empty() {
         return Ok(found);
     }
-    let args: Vec<Value<'_>> = padded(places)
-        .flat_map(|(id, user, _, _)| values![id, user])
-        .collect();
+    let everybody = Value::from(EVERYBODY.as_bytes());
+    let mut keys: Vec<[Value<'_>; 2]> = Vec::with_capacity(places.len() + 1);
+    let mut conversations: BTreeMap<ConversationId, Vec<&UserId>> = BTreeMap::new();
+    for (id, user, _, _) in places {
+        keys.push(values![id, user]);
+        let users = conversations.entry(*id).or_default();
+        if users.is_empty() {
+            keys.push([Value::from(id), everybody]);
+        }
+        users.push(user);
+    }
+    let args: Vec<Value<'_>> = padded(&keys).copied().flatten().collect();
     let condition = in_rows(["conversation_id", "user_id"], args.len() / 2);
     let statement = format!("{UNREAD}{condition} ORDER BY conversation_id, user_id, seq");
     let bounds: HashMap<(ConversationId, &str), (Seq, Seq)> = places
@@ -219,12 +283,22 @@ pub(crate) async fn unread(
         let mut columns = row.columns();
         let (id, user) = (columns.conversation()?, columns.user()?);
         let seq = Seq::from_i64(columns.int()?);
-        let bounds = bounds.get(&(id, user.as_str()));
-        if bounds.is_some_and(|(read, end)| seq > *read && seq <= *end) {
-            found.entry((id, user)).or_default().0.push(seq);
+        let own = [&user];
+        let mentioned: &[&UserId] = match is_everybody(&user) {
+            true => conversations.get(&id).map_or(&[], Vec::as_slice),
+            false => &own,
+        };
+        for user in mentioned {
+            let bounds = bounds.get(&(id, user.as_str()));
+            if bounds.is_some_and(|(read, end)| seq > *read && seq <= *end) {
+                let place = (id, (*user).clone());
+                found.entry(place).or_default().0.push(seq);
+            }
         }
     }
     for Unread(seqs) in found.values_mut() {
+        seqs.sort_unstable();
+        seqs.dedup();
         let surplus = seqs.len().saturating_sub(COUNTED_MAX);
         seqs.drain(..surplus);
     }

@@ -404,6 +404,8 @@ pub struct LimitSettings {
     pub reactions_per_user: u32,
     /// Most members that one message mentions.
     pub mentions: u32,
+    /// Most members of a conversation in which a message may mention all of them.
+    pub mention_all_members: u32,
     /// Most pinned messages of one conversation.
     pub pins: u32,
     /// Most earlier contents kept of one message; the oldest go first.
@@ -456,6 +458,7 @@ impl Default for LimitSettings {
             reactions: 1000,
             reactions_per_user: 20,
             mentions: 20,
+            mention_all_members: 1000,
             pins: 100,
             edits: 20,
             message_bytes: 256 << 10,

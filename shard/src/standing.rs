@@ -32,11 +32,11 @@ const MEMBERSHIP_COLUMN_COUNT: usize = 6;
 
 /// All by the primary keys of all three tables.
 const SELECT: &str = concat!(
-    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.blocked_by, c.writers, c.last_mention, ",
+    "SELECT c.id, c.kind, c.head_seq, c.rev, c.member_count, c.last_sender, c.last_type, c.last_preview, c.last_at, c.blocked_by, c.writers, c.threaded, c.last_mention, ",
     membership_columns!(),
     ", "
 );
-const COLUMN_COUNT: usize = 12;
+const COLUMN_COUNT: usize = 13;
 const SELECT_WHOLE: &str = concat!(
     "SELECT ",
     head_columns!("c."),
@@ -76,6 +76,7 @@ impl Standing {
         let (last, last_at) = read_preview(columns, head_seq)?;
         let blockers = Blockers::parse(columns.opt_text()?.as_deref())?;
         let latest_senders = LatestSenders::parse(columns.opt_text()?.as_deref())?;
+        let is_threaded = columns.opt_int()?.is_some();
         let last_mention = columns.opt_int()?.map(Seq::from_i64);
         let member = StoredMembership::read(columns)?.complete(&latest_senders);
         Ok(Self {
@@ -86,6 +87,7 @@ impl Standing {
                 head_seq,
                 rev,
                 latest_senders,
+                is_threaded,
             },
             member_count,
             is_closed: !blockers.is_empty(),

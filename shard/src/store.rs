@@ -21,9 +21,11 @@ mod notifications;
 mod operator;
 mod pins;
 mod processing;
+mod receipts;
 mod relaying;
 mod reports;
 mod search;
+mod threads;
 
 pub use live::Standing;
 pub use media::MediaQuota;

@@ -32,6 +32,7 @@ use crate::model::{ConversationChanges, ConversationHead, Message};
 use crate::node::Shard;
 use crate::owned::OwnedReader;
 use crate::stretch;
+use crate::threads;
 
 /// Most conversations whose rev a client may send at once.
 pub const CONVERSATIONS_MAX: usize = 200;
@@ -129,6 +130,7 @@ pub async fn delta(
                 Some(changed) => messages = changed,
                 None => return Ok(Delta::Resync(head)),
             }
+            rows = shard.read(assignment, deadline).await?;
         }
     }
     let (fitting, mut bytes) = room.fitting(&messages);
@@ -149,10 +151,12 @@ pub async fn delta(
         let status = progress.status(shown.sender(), shown.seq());
         shown.into_message(id, status)
     };
+    let mut messages: Vec<Message> = messages.into_iter().map(to_message).collect();
+    threads::attach(&mut rows, (id, access.is_threaded), &mut messages).await?;
     let changes = ConversationChanges {
         conversation_id: id,
         conversation: None,
-        messages: messages.into_iter().map(to_message).collect(),
+        messages,
         members: members
             .into_iter()
             .map(|member| member.complete(&access.latest_senders).into_member())

@@ -26,6 +26,7 @@ use backscroll_shard::model::Timestamp;
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
 use backscroll_shard::pins;
+use backscroll_shard::threads;
 use serde::Serialize;
 
 use super::rewrite::{Rewritten, Without, runs_of};
@@ -282,7 +283,8 @@ impl ArchiveJobs {
                 let stretch = (run.first_seq, run.last_seq);
                 media::release_archived(&mut rows, *id, stretch, now).await?;
                 pins::remove_archived(&mut rows, *id, stretch).await?;
-                mentions::remove_up_to(&mut rows, *id, run.last_seq).await
+                mentions::remove_up_to(&mut rows, *id, run.last_seq).await?;
+                threads::remove_up_to(&mut rows, *id, run.last_seq).await
             })
             .await?;
         }

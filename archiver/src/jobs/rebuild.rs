@@ -21,10 +21,12 @@ use std::time::Instant;
 use backscroll_shard::archive::{
     self, ArchivedRun, Copies, Lease, SegmentId, SegmentRecord, SegmentState, Traces, check_lease,
 };
+use backscroll_shard::head;
 use backscroll_shard::ids::{ConversationId, Seq, ShardName};
 use backscroll_shard::node::Shard;
 use backscroll_shard::owned::OwnedTransaction;
 use backscroll_shard::pins;
+use backscroll_shard::threads;
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -155,7 +157,7 @@ impl ArchiveJobs {
             });
         }
         figures.conversations = self.recreate(leases, told.traces).await?;
-        self.pin_again(leases, told.pinned).await?;
+        self.follow_again(leases, told.followed).await?;
         self.erase_again(leases, told.deleted).await
     }
 
@@ -292,14 +294,14 @@ impl ArchiveJobs {
         Ok(())
     }
 
-    /// Pins what its newest copy says is pinned.
-    async fn pin_again(
+    /// Enters the pins and replies of messages, as their newest copies say.
+    async fn follow_again(
         &self,
         leases: &[(Arc<Shard>, Lease)],
-        pinned: BTreeSet<(ConversationId, Seq)>,
+        followed: BTreeSet<(ConversationId, Seq)>,
     ) -> Result<()> {
         let map = self.router.map();
-        for (id, seq) in pinned {
+        for (id, seq) in followed {
             let name = &map.locate(id.owner_key()).shard;
             let Some((shard, lease)) = leases.iter().find(|(shard, _)| shard.name() == name) else {
                 continue;
@@ -308,7 +310,13 @@ impl ArchiveJobs {
                 transaction(shard, async |connection| {
                     check_lease(connection, lease).await?;
                     let mut rows = OwnedTransaction::for_job(connection);
-                    pins::follow(&mut rows, id, &message).await
+                    head::lock(&mut rows, &[id]).await?; // replies are counted under it
+                    pins::follow(&mut rows, id, &message).await?;
+                    threads::follow(&mut rows, id, &message).await?;
+                    match message.reply_to {
+                        Some(_) => threads::note(connection, id).await,
+                        None => Ok(()),
+                    }
                 })
                 .await?;
             }
@@ -358,8 +366,8 @@ struct Told {
     traces: BTreeMap<ConversationId, Traces>,
     /// Messages of which there is the copy of their deletion.
     deleted: BTreeSet<(ConversationId, Seq)>,
-    /// Messages of which there is a copy that is pinned.
-    pinned: BTreeSet<(ConversationId, Seq)>,
+    /// Messages that answer another one, or of which there is a copy that is pinned: tables are made from them.
+    followed: BTreeSet<(ConversationId, Seq)>,
 }
 
 impl Told {
@@ -369,8 +377,10 @@ impl Told {
         let deleted = run.messages.iter().filter(|it| it.deleted_at.is_some());
         self.deleted
             .extend(deleted.map(|message| (id, message.seq)));
-        let pinned = run.messages.iter().filter(|it| it.pin.is_some());
-        self.pinned.extend(pinned.map(|message| (id, message.seq)));
+        let messages = run.messages.iter();
+        let followed = messages.filter(|it| it.pin.is_some() || it.reply_to.is_some());
+        self.followed
+            .extend(followed.map(|message| (id, message.seq)));
         let mut messages = run.messages.iter();
         let Some(first) = messages.next() else { return };
         let known = self

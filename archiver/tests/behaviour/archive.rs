@@ -23,3 +23,4 @@ mod repeats;
 mod reports;
 mod search;
 mod syncing;
+mod threads;

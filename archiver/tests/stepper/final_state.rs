@@ -11,10 +11,12 @@ use backscroll_shard::model::Timestamp;
 use crate::deployment::Process;
 
 /// The tables on which later answers and jobs depend.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 10] = [
     "messages",
     "mentions",
     "pins",
+    "replies",
+    "threads",
     "conversations",
     "archive_runs",
     "archive_segments",

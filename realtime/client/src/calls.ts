@@ -26,6 +26,8 @@ import type {
   NotificationList,
   PinList,
   Reported,
+  ReceiptList,
+  ReplyList,
   SearchPage,
   SearchRequest,
   Seq,
@@ -87,8 +89,9 @@ export class Calls {
     return this.http.once("POST", `/conversations/${conversationId}/messages`, message);
   }
 
-  edit(messageId: MessageId, content: string): Promise<Message> {
-    return this.either("edit_message", { messageId, content }, "PATCH", `/messages/${messageId}`, { content });
+  edit(messageId: MessageId, content: string, mentions?: UserId[]): Promise<Message> {
+    const edit = mentions ? { content, mentions } : { content };
+    return this.either("edit_message", { messageId, ...edit }, "PATCH", `/messages/${messageId}`, edit);
   }
 
   delete(messageId: MessageId): Promise<Message> {
@@ -112,6 +115,15 @@ export class Calls {
   /** A page of pinned messages, the newest first. */
   pins(conversationId: ConversationId, place: ListPlace): Promise<PinList> {
     return this.http.repeated("GET", `/conversations/${conversationId}/pins?${queryOf(place)}`);
+  }
+
+  /** A page of the replies of a message, the oldest first. */
+  replies(messageId: MessageId, place: ListPlace): Promise<ReplyList> {
+    return this.http.repeated("GET", `/messages/${messageId}/replies?${queryOf(place)}`);
+  }
+
+  receipts(messageId: MessageId): Promise<ReceiptList> {
+    return this.http.repeated("GET", `/messages/${messageId}/receipts`);
   }
 
   markRead(conversationId: ConversationId, seq: Seq): Promise<Watermarks> {

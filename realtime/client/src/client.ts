@@ -40,6 +40,8 @@ import type {
   NotificationsRead,
   PinList,
   Reported,
+  ReceiptList,
+  ReplyList,
   Resume,
   SearchPage,
   SearchRequest,
@@ -225,8 +227,8 @@ export class ChatClient {
     this.outbox.discard(clientMsgId);
   }
 
-  async edit(messageId: MessageId, content: string): Promise<Message> {
-    return this.answered(await this.calls.edit(messageId, content));
+  async edit(messageId: MessageId, content: string, mentions?: UserId[]): Promise<Message> {
+    return this.answered(await this.calls.edit(messageId, content, mentions));
   }
 
   async delete(messageId: MessageId): Promise<Message> {
@@ -246,6 +248,16 @@ export class ChatClient {
   /** A page of a conversation's pinned messages, the newest message first. */
   pins(conversationId: ConversationId, place: ListPlace = {}): Promise<PinList> {
     return this.calls.pins(conversationId, place);
+  }
+
+  /** A page of the replies of a message, the oldest first. */
+  replies(messageId: MessageId, place: ListPlace = {}): Promise<ReplyList> {
+    return this.calls.replies(messageId, place);
+  }
+
+  /** Who of the other members received and read a message, and between which times. */
+  receipts(messageId: MessageId): Promise<ReceiptList> {
+    return this.calls.receipts(messageId);
   }
 
   /** Starts a conversation; `direct` gives the one that is there. */

@@ -1,7 +1,8 @@
 /**
  * The kept part of a conversation's log: a window of seqs, ordered, bounded.
  *
- * Invariants: of two versions of a seq the greater rev is kept. The list that is handed out is never changed; a change
+ * Invariants: of two versions of a seq the greater rev is kept. What a message shows of its replies takes no rev: it is as
+ * of the latest page or change that told it, and a change comes again after a page that was read before it. The list that is handed out is never changed; a change
  * makes a new one. At most `kept` messages are held. Messages outside the window are not taken in, so that the window
  * has no holes but those that lost pushes leave, and {@link Timeline.holes} names them.
  */
@@ -143,12 +144,23 @@ export class Timeline {
     let last = this.list.at(-1)?.seq ?? 0;
     for (const message of messages) {
       const known = bySeq.get(message.seq);
-      if (known && !supersedes(message, known)) continue;
+      if (known && !supersedes(message, known)) {
+        if (message.rev !== known.rev || hasThread(known, message)) continue;
+        changed = true;
+        bySeq.set(message.seq, withThread(known, message));
+        continue;
+      }
       changed = true;
       bySeq.set(message.seq, { ...message, state: "sent" });
       if (known) continue;
       ordered &&= message.seq > last;
       last = Math.max(last, message.seq);
+    }
+    for (const { replyTo, thread } of messages) {
+      const root = replyTo && bySeq.get(Number(replyTo.slice(replyTo.lastIndexOf("-") + 1)));
+      if (!root || !thread || hasThread(root, thread)) continue;
+      changed = true;
+      bySeq.set(root.seq, withThread(root, thread));
     }
     if (!changed) return;
     const next = [...bySeq.values()];
@@ -159,6 +171,18 @@ export class Timeline {
     this.list = this.list.slice(-this.kept);
     this.lowest = this.list[0]?.seq ?? this.from;
   }
+}
+
+type Thread = Pick<Message, "replyCount" | "lastReplyAt">;
+
+function hasThread(message: Thread, thread: Thread): boolean {
+  const isSameTime = (message.lastReplyAt ?? undefined) === (thread.lastReplyAt ?? undefined);
+  return isSameTime && (message.replyCount ?? 0) === (thread.replyCount ?? 0);
+}
+
+function withThread(message: StoredMessage, { replyCount = 0, lastReplyAt }: Thread): StoredMessage {
+  const { lastReplyAt: _, ...rest } = message;
+  return { ...rest, replyCount, ...(lastReplyAt && { lastReplyAt }) };
 }
 
 /** The greater rev; of the same, the one that has come further. */

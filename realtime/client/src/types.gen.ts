@@ -6,36 +6,6 @@ export interface Alive {
   status: string;
 }
 
-/** Some records. */
-export interface AuditPage {
-  /** What to ask for the next page with; none at the end. */
-  nextCursor?: string;
-  /** The newest first. */
-  records: AuditRecord[];
-}
-
-/** A record of the log. */
-export interface AuditRecord {
-  /** What was done, or was about to be. */
-  action: string;
-  /** Who did it: `user/`, `operator/` or `node/` and a name. */
-  actor?: string;
-  /** When, by the directory's clock; never before the record before. */
-  at: Timestamp;
-  /** What else there is to know of it. */
-  details?: { [key: string]: unknown };
-  /** Whether what named people was erased: actor, subject, reason and details. */
-  erased: boolean;
-  /** Its hash, which the next record's is made of. */
-  hash: string;
-  /** 1, 2, 3 … */
-  number: number;
-  /** Why. */
-  reason?: string;
-  /** To whom or to what. */
-  subject?: string;
-}
-
 /** `authenticate`: the first frame, where no header gave the token. */
 export interface Authenticate {
   /** The position from which to resume. */
@@ -207,22 +177,10 @@ export interface Edit {
 export interface EditMessage {
   /** The new text. */
   content: string;
+  /** The members that it mentions from now on; without it they stay as they are. */
+  mentions?: UserId[] | null;
   /** The message. */
   messageId: MessageId;
-}
-
-/** A message as its reporter was shown it. */
-export interface Evidence {
-  /** As in messages. */
-  attachments: { [key: string]: unknown }[];
-  /** The text. */
-  content: string;
-  /** When it was stored. */
-  createdAt: Timestamp;
-  /** When its content changed last. */
-  editedAt?: Timestamp | null;
-  /** What it carries. */
-  messageType: MessageType;
 }
 
 /** Why a command was not carried out. */
@@ -463,7 +421,9 @@ export interface Message {
   editedAt?: Timestamp | null;
   /** `<conversationId>-<seq>`. */
   id: MessageId;
-  /** The members that it mentions; absent where it mentions nobody. */
+  /** When the newest of them was sent. */
+  lastReplyAt?: Timestamp | null;
+  /** The members that it mentions, `@all` for all of them; absent where it mentions nobody. */
   mentions?: UserId[];
   /** What it carries. */
   messageType: MessageType;
@@ -475,6 +435,8 @@ export interface Message {
   pinnedBy?: UserId | null;
   /** Emoji to the ids of those who reacted with it. */
   reactions: { [key: string]: string[] };
+  /** How many messages answer it, deleted ones not counted; absent where none does, and in hits of a search. */
+  replyCount?: number;
   /** The message it answers. */
   replyTo?: MessageId | null;
   /** The change that touched it last. */
@@ -485,12 +447,19 @@ export interface Message {
   seq: Seq;
   /** How far it has come. */
   status: DeliveryStatus;
+  /**
+   * Of a reply that comes as a change (in an event, in `sync`, as the answer to its sender): what the message that it answers
+   * shows of its replies from now on.
+   */
+  thread?: Thread | null;
 }
 
 /** A message's new content. */
 export interface MessageEdit {
   /** The text in place of the old, which is kept in the edit history. */
   content: string;
+  /** The members that it mentions from now on; without it they stay as they are. */
+  mentions?: UserId[];
 }
 
 /** `new_message`, `message_updated`, `message_deleted`. */
@@ -573,7 +542,10 @@ export interface NewMessage {
   clientMsgId?: string | null;
   /** The text; may be empty only with attachments. At most 5,000 characters (a setting), no NUL. */
   content: string;
-  /** Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited. */
+  /**
+   * Members that it mentions, at most 20 (a setting). `@all` mentions all members: admins may, in conversations of at most
+   * 1,000 members (a setting).
+   */
   mentions?: UserId[];
   /** What it carries. */
   messageType?: MessageType;
@@ -599,14 +571,6 @@ export interface NewNotification {
   type: string;
   /** To whom: 1 to 100 users. */
   userIds: UserId[];
-}
-
-/** A report to be made. */
-export interface NewReport {
-  /** What else there is to say. 1 to 500 characters. */
-  note?: string;
-  /** Why. */
-  reason: ReportReason;
 }
 
 /** A sanction to be imposed. */
@@ -811,71 +775,16 @@ export interface Refreshed {
   expiresInMs: number;
 }
 
-/** A report, for moderators. */
-export interface Report {
-  /** The conversation. */
-  conversationId: ConversationId;
-  /** The message as it was reported; absent 90 days after the report was resolved. */
-  evidence?: Evidence;
-  /** Its number. */
-  id: ReportId;
-  /** The message. */
-  messageId: MessageId;
-  /** What else the reporter says. */
-  note?: string;
-  /** Why. */
-  reason: ReportReason;
-  /** When, by the directory's clock. */
-  reportedAt: Timestamp;
-  /** Who reported it. */
-  reporterId: UserId;
-  /** Why, as the moderator says. */
-  resolution?: string | null;
-  /** When, by the directory's clock. */
-  resolvedAt?: Timestamp | null;
-  /** Who decided. */
-  resolvedBy?: UserId | null;
-  /** The rev at which the message was reported. */
+/** A page of the replies of a message, the oldest first; deleted ones are not among them. */
+export interface ReplyList {
+  /** Replies of this page that are archived and cannot be read just now. */
+  archiveUnavailable?: MessageId[];
+  /** The messages. */
+  messages: Message[];
+  /** Pass it as `cursor` for the next page; absent on the last. */
+  nextCursor?: string | null;
+  /** The conversation's latest change when the page was begun: it has at least that. */
   rev: Rev;
-  /** Who sent the message. */
-  senderId: UserId;
-  /** Whether it is decided. */
-  state: ReportState;
-  /** What was decided. */
-  verdict?: Verdict | null;
-}
-
-/** A report's number: 1, 2, 3 … */
-export type ReportId = string;
-
-/** Some reports. */
-export interface ReportPage {
-  /** What to ask for the next page with; none at the end. */
-  nextCursor?: string;
-  /** The newest first. */
-  reports: Report[];
-}
-
-/** Why a message is reported. */
-export type ReportReason = "spam" | "harassment" | "hate" | "violence" | "sexual" | "illegal" | "other";
-
-/** How far a report is. */
-export type ReportState = "open" | "resolved";
-
-/** What came of a report. */
-export interface Reported {
-  /** The report. */
-  reportId: ReportId;
-  /** When the message was reported. */
-  reportedAt: Timestamp;
-}
-
-/** What becomes of a report. */
-export interface Resolution {
-  /** Why, for other moderators. 1 to 500 characters. */
-  note?: string;
-  /** What was decided. */
-  verdict: Verdict;
 }
 
 /** The position up to which a client received changes on its last connection. */
@@ -1034,7 +943,7 @@ export interface SendMessage {
   content: string;
   /** The conversation. */
   conversationId: ConversationId;
-  /** Members that it mentions, at most 20 (a setting). */
+  /** Members that it mentions, at most 20 (a setting); `@all` for all of them. */
   mentions?: UserId[];
   /** The type of the message. */
   messageType?: MessageType;
@@ -1132,6 +1041,14 @@ export interface TaskStates {
   ok: boolean;
 }
 
+/** What a message shows of its replies. */
+export interface Thread {
+  /** When the newest of them was sent; absent where there is none. */
+  lastReplyAt?: Timestamp | null;
+  /** How many there are, deleted ones not counted. */
+  replyCount: number;
+}
+
 /** How many messages of a page came from where. */
 export interface Tiers {
   /** From the archive. */
@@ -1220,9 +1137,6 @@ export interface UserTyping {
 
 /** A smaller form of a picture. */
 export type VariantName = "small" | "large";
-
-/** What a moderator decided. */
-export type Verdict = "dismissed" | "warned" | "deleted" | "sanctioned";
 
 /** The answer to `presence_subscribe`. */
 export interface Watched {

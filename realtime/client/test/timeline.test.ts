@@ -95,6 +95,28 @@ describe("the window", () => {
     expect(seqs(timeline)).toEqual([1]);
   });
 
+  test("a reply tells what the message that it answers shows, and so does a page", () => {
+    const timeline = atHead();
+    const at = "2026-01-02T00:00:00.000Z";
+    const reply = (seq: number, replyCount: number): Message => ({
+      ...message(seq),
+      replyTo: "c-95",
+      thread: { replyCount, lastReplyAt: at },
+    });
+    const shown = () => [timeline.messages[4]?.replyCount, timeline.messages[4]?.lastReplyAt];
+    timeline.put(reply(101, 1));
+    timeline.put(reply(102, 2));
+    expect(shown()).toEqual([2, at]);
+    // A page from before, and then the change after it again.
+    timeline.addInside(page(91, 100));
+    expect(shown()).toEqual([0, undefined]);
+    timeline.put(reply(102, 2));
+    expect(shown()).toEqual([2, at]);
+    expect(timeline.messages[4]?.content).toBe("95@95");
+    timeline.put({ ...reply(102, 1), rev: 103, deletedAt: at });
+    expect(shown()).toEqual([1, at]);
+  });
+
   test("a list that was handed out does not change", () => {
     const timeline = atHead();
     const before = timeline.messages;

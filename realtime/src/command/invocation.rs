@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use backscroll_shard::error::{Error, Result as StoreResult};
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
 use backscroll_shard::model::{
-    Caller, ConversationHead, Message, NewMessage, Notification, SearchPage, SearchRequest,
-    SyncPage, SyncRequest, UnreadCount, UnreadNotifications, Watermarks,
+    Caller, ConversationHead, Message, MessageEdit, NewMessage, Notification, SearchPage,
+    SearchRequest, SyncPage, SyncRequest, UnreadCount, UnreadNotifications, Watermarks,
 };
 use backscroll_shard::store::Store;
 use backscroll_shard::tasks::OneShots;
@@ -225,12 +225,12 @@ impl CommandHandler for Invocation<'_> {
     }
 
     async fn edit(&self, data: EditMessage) -> Result<Message, Failure> {
+        let edit = MessageEdit {
+            content: data.content,
+            mentions: data.mentions,
+        };
         let store = self.store();
-        self.answer(
-            store
-                .edit_message(&self.caller, data.message_id, data.content)
-                .await,
-        )
+        self.answer(store.edit(&self.caller, data.message_id, edit).await)
     }
 
     async fn delete(&self, data: DeleteMessage) -> Result<Message, Failure> {

@@ -126,7 +126,7 @@ pub struct SendMessage {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
-    /// Members that it mentions, at most 20 (a setting).
+    /// Members that it mentions, at most 20 (a setting); `@all` for all of them.
     #[serde(default)]
     pub mentions: Vec<UserId>,
 }
@@ -155,6 +155,9 @@ pub struct EditMessage {
     pub message_id: MessageId,
     /// The new text.
     pub content: String,
+    /// The members that it mentions from now on; without it they stay as they are.
+    #[serde(default)]
+    pub mentions: Option<Vec<UserId>>,
 }
 
 /// `delete_message`.

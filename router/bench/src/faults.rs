@@ -16,7 +16,7 @@
 //! | [`commands`], [`operator`], [`jobs`] | operators' commands as processes, and what all jobs did |
 //! | [`observed`], [`lower_bound`], [`message`], [`page`], [`conversation`], [`ledger`] | the model |
 //! | [`context`] | what all tasks share: ledger, log of faults, violations |
-//! | [`final_checks`], [`residue`] | the comparison after the last fault; deleted texts in objects and rows |
+//! | [`final_checks`], [`lists`], [`residue`] | the comparison after the last fault; lists and pins; deleted texts in objects and rows |
 
 pub mod commands;
 pub mod context;
@@ -29,6 +29,7 @@ pub mod injector;
 pub mod jobs;
 pub mod kill_matrix;
 pub mod ledger;
+pub mod lists;
 pub mod lower_bound;
 pub mod message;
 pub mod moves;

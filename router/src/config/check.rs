@@ -362,6 +362,12 @@ fn check_limits(check: &mut Check, limits: &LimitSettings) {
         1000,
     );
     check.within("limits.mentions", limits.mentions, 0, 100);
+    check.within(
+        "limits.mention_all_members",
+        limits.mention_all_members,
+        0,
+        1_000_000,
+    );
     check.within("limits.pins", limits.pins, 1, 1000);
     check.within("limits.edits", limits.edits, 0, 1000);
     check.within(

@@ -344,9 +344,12 @@ fn record(
     let shortly_after = message.at + rng.random_range(5_000..4 * MINUTE);
     let edited = rng.random_ratio(1, 120);
     let deleted = !edited && rng.random_ratio(1, 700);
+    let user = UserId::new(message.user)?;
+    let mentions = mentioned(room.members, message.user, &message.text)?;
+    let pinned = !deleted && rng.random_ratio(1, 1500);
     Ok(HistoryRecord {
         channel: room.name.to_owned(),
-        user: UserId::new(message.user)?,
+        user: user.clone(),
         at: message.at,
         text: if deleted { String::new() } else { message.text },
         message_type: MessageType::Text,
@@ -354,11 +357,26 @@ fn record(
         attachments: None,
         reactions: message.reactions.filter(|_| !deleted),
         metadata: None,
+        mentions: if deleted { Vec::new() } else { mentions },
+        pinned_at: pinned.then_some(shortly_after),
+        pinned_by: pinned.then_some(user),
         edited_at: edited.then_some(shortly_after),
         deleted_at: deleted.then_some(shortly_after),
         to: None,
         status: None,
     })
+}
+
+/// The others of `members` whose name stands in the text of `user`.
+///
+/// # Errors
+/// When a member's name is no user id.
+pub(super) fn mentioned(members: &[&str], user: &str, text: &str) -> anyhow::Result<Vec<UserId>> {
+    let text = text.to_lowercase();
+    let words: Vec<&str> = text.split(|letter: char| !letter.is_alphabetic()).collect();
+    let others = members.iter().filter(|member| **member != user);
+    let named = others.filter(|member| words.contains(member));
+    named.map(|member| Ok(UserId::new(*member)?)).collect()
 }
 
 #[cfg(test)]
@@ -449,6 +467,14 @@ mod tests {
             records
                 .iter()
                 .filter(|record| record.deleted_at.is_some())
+                .count(),
+            records
+                .iter()
+                .filter(|record| !record.mentions.is_empty())
+                .count(),
+            records
+                .iter()
+                .filter(|record| record.pinned_at.is_some())
                 .count(),
         ] {
             assert!(found > 10, "{found}");

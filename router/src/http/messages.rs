@@ -7,9 +7,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use backscroll_shard::history::PAGE_MAX;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq};
-use backscroll_shard::model::{HistoryPage, Message, NewMessage, PinList, Position};
+use backscroll_shard::model::{
+    HistoryPage, Message, MessageEdit, NewMessage, PinList, Position, ReceiptList, ReplyList,
+};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use super::conversations::ListQuery;
@@ -26,6 +28,8 @@ pub(super) fn routes() -> ChatRoutes {
         routes!(react, unreact),
         routes!(pin, unpin),
         routes!(pins),
+        routes!(replies),
+        routes!(receipts),
     ]
 }
 
@@ -152,17 +156,10 @@ async fn one(
     Ok(Answer(app.store.message(&me.caller, id).await?))
 }
 
-/// A message's new content.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MessageEdit {
-    /// The text in place of the old, which is kept in the edit history.
-    content: String,
-}
-
 /// Edit a message
 ///
-/// Only its author can. Earlier contents are kept.
+/// Only its author can. Earlier contents are kept. With `mentions` it mentions these members instead of those that it mentioned
+/// before.
 #[utoipa::path(
     patch, path = "/messages/{messageId}", tag = "messages", operation_id = "editMessage",
     params(("messageId" = MessageId, Path)),
@@ -175,9 +172,7 @@ async fn edit(
     Path(id): Path<MessageId>,
     Json(edit): Json<MessageEdit>,
 ) -> Result<Answer<Message>, Problem> {
-    Ok(Answer(
-        app.store.edit_message(&me.caller, id, edit.content).await?,
-    ))
+    Ok(Answer(app.store.edit(&me.caller, id, edit).await?))
 }
 
 /// Delete a message
@@ -277,4 +272,43 @@ async fn pins(
 ) -> Result<Answer<PinList>, Problem> {
     let (cursor, limit) = query.checked()?;
     Ok(Answer(app.store.pins(&me.caller, id, cursor, limit).await?))
+}
+
+/// The replies of a message
+///
+/// Those that answer it (`replyTo`), the oldest first, wherever they are kept; deleted ones are not among them. Those that are
+/// archived and cannot be read just now are named in `archiveUnavailable`.
+#[utoipa::path(
+    get, path = "/messages/{messageId}/replies", tag = "messages", operation_id = "listReplies",
+    params(("messageId" = MessageId, Path), ListQuery),
+    responses((status = 200, description = "A page of them", body = ReplyList), problems::ReadMessage),
+)]
+async fn replies(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+    Query(query): Query<ListQuery>,
+) -> Result<Answer<ReplyList>, Problem> {
+    let (cursor, limit) = query.checked()?;
+    Ok(Answer(
+        app.store.replies(&me.caller, id, cursor, limit).await?,
+    ))
+}
+
+/// Who received and read a message
+///
+/// And when: not later than `at`, and later than `after`. Of the members who were there when it was sent, without its sender.
+/// Times are kept for 30 days, at most 48 a member, and in steps of 10 s; a member who answered has read what came before. In channels, and in
+/// conversations of more than 100 members, 409 `conflict`.
+#[utoipa::path(
+    get, path = "/messages/{messageId}/receipts", tag = "messages", operation_id = "getReceipts",
+    params(("messageId" = MessageId, Path)),
+    responses((status = 200, description = "Both lists", body = ReceiptList), problems::Receipts),
+)]
+async fn receipts(
+    me: Bearer,
+    State(app): State<Arc<App>>,
+    Path(id): Path<MessageId>,
+) -> Result<Answer<ReceiptList>, Problem> {
+    Ok(Answer(app.store.receipts(&me.caller, id).await?))
 }

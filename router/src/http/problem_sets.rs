@@ -103,6 +103,8 @@ sets! {
     Search = CALLER MEMBER ARCHIVE;
     /// Reading a message.
     ReadMessage = CALLER MEMBER THING ARCHIVE;
+    /// Reading who received a message.
+    Receipts = CALLER MEMBER THING STATE ARCHIVE;
     /// Moving one's watermark.
     Mark = CALLER BODY MEMBER;
     /// Changing a conversation.

@@ -396,5 +396,5 @@ async fn every_documented_operation_is_served_at_both_mounts() {
                 .problem(401, "unauthenticated");
         }
     }
-    assert_eq!(chat_operations, 38);
+    assert_eq!(chat_operations, 40);
 }

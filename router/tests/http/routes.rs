@@ -391,6 +391,51 @@ async fn messages_are_edited_deleted_and_reacted_to() {
 }
 
 #[tokio::test]
+async fn replies_are_counted_and_listed_and_mentions_edited() {
+    let service = Service::start().await;
+    let (alice, bob, eve) = (
+        service.user("alice"),
+        service.user("bob"),
+        service.user("eve"),
+    );
+    let id = alice.group(json!(["bob"])).await;
+    say(&alice, &id, "a question").await;
+    let messages = format!("/chat/conversations/{id}/messages");
+    let answer = json!({ "content": "an answer", "replyTo": format!("{id}-1") });
+    let reply = bob.post(&messages, answer.clone()).await.expect(201);
+    assert_eq!(reply["thread"]["replyCount"], json!(1));
+    bob.post(&messages, answer).await.expect(201);
+    let root = alice
+        .get(&format!("/chat/messages/{id}-1"))
+        .await
+        .expect(200);
+    assert_eq!(root["replyCount"], json!(2));
+    assert!(root["lastReplyAt"].is_string(), "{root}");
+    let replies = format!("/chat/messages/{id}-1/replies");
+    let first = alice.get(&format!("{replies}?limit=1")).await.expect(200);
+    assert_eq!(first["messages"][0]["id"], reply["id"]);
+    assert_eq!(first["nextCursor"], json!("2"));
+    let second = alice.get(&format!("{replies}?cursor=2")).await.expect(200);
+    assert_eq!(second["messages"][0]["seq"], json!(3));
+    eve.get(&replies).await.problem(403, "not_a_member");
+    alice
+        .get(&format!("{replies}?cursor=x"))
+        .await
+        .problem(400, "invalid_request");
+    let message = format!("/chat/messages/{id}-1");
+    let edit = json!({ "content": "a question", "mentions": ["@all"] });
+    let edited = alice.patch(&message, edit).await.expect(200);
+    assert_eq!(
+        (&edited["mentions"], &edited["replyCount"]),
+        (&json!(["@all"]), &json!(2))
+    );
+    let edit = json!({ "content": "mine", "mentions": ["@all"] });
+    bob.patch(&format!("/chat/messages/{id}-2"), edit)
+        .await
+        .problem(403, "forbidden");
+}
+
+#[tokio::test]
 async fn messages_are_pinned_by_those_who_may() {
     let service = Service::start().await;
     let (alice, bob, eve) = (

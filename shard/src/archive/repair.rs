@@ -14,6 +14,7 @@ use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::OwnedTransaction;
 use crate::pins;
+use crate::threads;
 
 /// In a job's transaction: gives a hot row the content of an archived copy that is newer, and says whether it did. Nothing
 /// is done when the row is not older any more, or the conversation is deleted.
@@ -92,6 +93,7 @@ async fn write(
 ) -> Result<()> {
     message.rev = head.next_rev();
     pins::follow(rows, head.id, &message).await?;
+    threads::follow(rows, head.id, &message).await?;
     head.touch(&message);
     head.marked |= message.seq == head.head_seq;
     if is_hot {

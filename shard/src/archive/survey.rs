@@ -15,6 +15,8 @@ use crate::message::{self, StoredMessage};
 use crate::model::Timestamp;
 use crate::owned::{OwnedReader, OwnedTransaction};
 use crate::pins;
+use crate::receipts;
+use crate::threads;
 
 /// By the primary key.
 const HOT_REVS: &str =
@@ -144,8 +146,10 @@ pub async fn purge_rows(
         connection.execute(EMPTY_HEAD, &args).await?;
         media::remove_all(connection, conversation, Timestamp::now()).await?;
         pins::remove_all(connection, conversation).await?;
+        receipts::remove_all(connection, conversation).await?;
         let mut rows = OwnedTransaction::for_job(connection);
         mentions::remove_up_to(&mut rows, conversation, Seq(COUNTER_MAX)).await?;
+        threads::remove_up_to(&mut rows, conversation, Seq(COUNTER_MAX)).await?;
         return Ok(false);
     };
     let last = Seq(Seq::from_i64(row.int(0)?).0.saturating_add(limit));

@@ -18,6 +18,7 @@ use crate::moves::tables::{Owner, Table};
 use crate::owned::{Entity, OwnedTransaction};
 use crate::pins;
 use crate::settings::StoreSettings;
+use crate::threads;
 
 /// By the primary key.
 const COPIED: &str = "SELECT rev, head_rev FROM copied_conversations WHERE conversation_id = ?";
@@ -143,9 +144,14 @@ async fn take_messages(
         match here.get(&message.seq) {
             Some(stored) if !is_same(stored, message) => return Err(OTHER_MESSAGE),
             Some(stored) if stored.rev >= message.rev => {}
-            Some(_) => {
+            Some(stored) => {
                 message::update(transaction, part.id, message).await?;
+                let mut gone = message::stored_mentions(stored.mentions.as_deref());
+                let kept = message::stored_mentions(message.mentions.as_deref());
+                gone.retain(|user| !kept.contains(user));
+                mentions::remove(transaction, (part.id, message.seq), &gone).await?;
                 pins::follow(transaction, part.id, message).await?;
+                threads::follow(transaction, part.id, message).await?;
                 replaced += 1;
             }
             None => {
@@ -164,11 +170,18 @@ async fn take_messages(
     }
     message::insert(transaction, &new).await?;
     message::insert_again(transaction, &old).await?;
+    let mut unknown = Vec::new();
     for (id, message) in new.iter().chain(&old) {
-        if message.pin.is_some() || end.is_some_and(|end| message.seq <= end) {
+        let is_archived = end.is_some_and(|end| message.seq <= end);
+        if message.pin.is_some() || is_archived {
             pins::follow(transaction, *id, message).await?;
         }
+        match is_archived {
+            true => threads::follow(transaction, *id, message).await?,
+            false => unknown.push((*id, message)),
+        }
     }
+    threads::insert_of(transaction, unknown.into_iter()).await?;
     Ok(replaced + (new.len() + old.len()) as u64)
 }
 
@@ -227,7 +240,11 @@ async fn finish(
     let [greatest, oldest] = numbers;
     // A message may have been changed while the export was written.
     let rev = row.int("rev").max(greatest).unwrap_or(0);
+    let is_threaded = threads::any(transaction, id).await?;
     let mut row = row.clone();
+    if is_threaded {
+        row.set("threaded", Cell::Int(1));
+    }
     row.set("rev", Cell::Int(rev));
     row.set("oldest_hot_at", oldest.map_or(Cell::Null, Cell::Int));
     let key = row.record.key(row.table);
@@ -342,7 +359,7 @@ pub(crate) async fn delete_copy(
 
 async fn delete_part(transaction: &mut OwnedTransaction<'_>, id: ConversationId) -> Result<bool> {
     let scope = Scope::entity(&Entity::Conversation(id));
-    let others = ["messages", "pins", "archive_runs"].map(Table::named);
+    let others = ["messages", "pins", "replies", "threads", "archive_runs"].map(Table::named);
     for table in exported(Owner::Conversation).chain(others.into_iter().flatten()) {
         let found = rows::read(transaction, table, &scope, None, DELETED_ROWS).await?;
         let keys: Vec<&[Cell]> = found.iter().map(|record| record.key(table)).collect();

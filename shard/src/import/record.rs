@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::ids::Seq;
 use crate::message::{
-    self, Reactions, Shown, StoredMessage, check_attachments, check_object, stored_json,
+    self, Pin, Reactions, Shown, StoredMessage, check_attachments, check_mentions, check_object,
+    mentions_json, stored_json,
 };
 use crate::model::{AnyObject, HistoryRecord, MessageType, RawJson, Timestamp};
 use crate::settings::LimitSettings;
@@ -22,6 +23,8 @@ pub(super) fn to_stored(
         attachments,
         reactions,
         metadata,
+        mentions,
+        pin,
     } = Content::of(record, limits)?;
     Ok(StoredMessage {
         seq: head.head_seq.next(),
@@ -39,8 +42,8 @@ pub(super) fn to_stored(
         created_at: Timestamp(record.at),
         edited_at: record.edited_at.map(Timestamp),
         deleted_at: record.deleted_at.map(Timestamp),
-        pin: None,
-        mentions: None,
+        pin,
+        mentions,
     })
 }
 
@@ -52,6 +55,8 @@ struct Content<'a> {
     attachments: Option<String>,
     reactions: Option<String>,
     metadata: Option<String>,
+    mentions: Option<String>,
+    pin: Option<Pin>,
 }
 
 impl<'a> Content<'a> {
@@ -71,12 +76,29 @@ impl<'a> Content<'a> {
         let reactions = reactions.map(|json| Reactions::check(json, limits.reactions));
         let metadata = record.metadata.as_ref();
         let metadata = metadata.map(|json| check_object("metadata", json, limits.metadata_bytes));
+        let mentions = check_mentions(record.mentions.clone(), limits)?;
         Ok(Self {
             text: &record.text,
             attachments: attachments.transpose()?.flatten(),
             reactions: reactions.transpose()?.and_then(Reactions::into_stored),
             metadata: metadata.transpose()?.flatten(),
+            mentions: mentions_json(&mentions),
+            pin: pin_of(record)?,
         })
+    }
+}
+
+fn pin_of(record: &HistoryRecord) -> Result<Option<Pin>> {
+    match (record.pinned_at, &record.pinned_by) {
+        (None, None) => Ok(None),
+        (Some(at), Some(by)) => Ok(Some(Pin {
+            at: Timestamp(at),
+            by: by.clone(),
+        })),
+        _ => Err(Error::invalid(
+            "pinnedAt",
+            "write it together with `pinnedBy`, or neither",
+        )),
     }
 }
 
@@ -129,12 +151,18 @@ pub fn check_record(record: &HistoryRecord, number: u64, limits: &LimitSettings)
     for (field, at) in [
         ("editedAt", record.edited_at),
         ("deletedAt", record.deleted_at),
+        ("pinnedAt", record.pinned_at),
     ] {
         at.map_or(Ok(()), |at| check_time(field, at, now))?;
     }
     check_channel(&record.channel)?;
-    let user = record.user.check_new();
-    user.map_err(|error| Error::invalid("user", error))?;
+    let users = [("user", &record.user)].into_iter();
+    let users = users.chain(record.pinned_by.iter().map(|user| ("pinnedBy", user)));
+    let users = users.chain(record.mentions.iter().map(|user| ("mentions", user)));
+    for (field, user) in users {
+        let checked = user.check_new();
+        checked.map_err(|error| Error::invalid(field, error))?;
+    }
     if let Some(Seq(answered)) = record.reply_to
         && !(1..number).contains(&answered)
     {
@@ -160,6 +188,7 @@ pub(crate) fn to_record(message: Shown, channel: &str) -> (Seq, HistoryRecord) {
     let metadata = message.metadata;
     let metadata = metadata.map(|json| stored_json::<AnyObject>("metadata", Some(json), "{}"));
     let reactions = message::stored_reactions(message.reactions.as_deref());
+    let (pinned_at, pinned_by) = message.pin.map(|pin| (pin.at.0, pin.by)).unzip();
     let record = HistoryRecord {
         channel: channel.to_owned(),
         user: message.sender,
@@ -174,6 +203,9 @@ pub(crate) fn to_record(message: Shown, channel: &str) -> (Seq, HistoryRecord) {
         attachments: attachments.and_then(compact),
         reactions: (reactions.count() > 0).then(|| reactions.to_json()),
         metadata: metadata.and_then(compact),
+        mentions: message::stored_mentions(message.mentions.as_deref()),
+        pinned_at,
+        pinned_by,
         edited_at: message.edited_at.map(|at| at.0),
         deleted_at: message.deleted_at.map(|at| at.0),
         to: None,

@@ -1,12 +1,13 @@
 //! The transaction of a write lane: fences and heads locked, memberships and repeated messages looked up, the jobs applied in
 //! their order, and everything they changed written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::cache::MembershipCache;
+use super::repeats::{MessageKey, again, find_known};
 use super::{Job, Outcome, Work};
 use crate::commit_event::CommitEvent;
-use crate::db::{Connection, Value, in_rows, padded, values};
+use crate::db::Connection;
 use crate::error::{Error, Result};
 use crate::head::{self, Head};
 use crate::ids::{ConversationId, MediaId, Seq, UserId};
@@ -14,13 +15,11 @@ use crate::list_marks;
 use crate::media;
 use crate::member::{self, Membership, StoredMembership};
 use crate::mentions;
-use crate::message::{self, Draft, Shown, StoredMessage, attachments, message_columns};
-use crate::model::{DeliveryStatus, Media, Sent, Timestamp, Watermarks};
+use crate::message::{self, Draft, Shown, StoredMessage, attachments};
+use crate::model::{DeliveryStatus, Media, Role, Sent, Timestamp, Watermarks};
 use crate::owned::{Entity, OwnedReader, OwnedTransaction, WriteScope};
-
-/// Why a repeat is refused that is none.
-const OTHER_BODY: &str =
-    "this client message id was used before with another body; use a new id for a new message";
+use crate::receipts;
+use crate::threads::{self, NewReply, Threads};
 
 /// What a transaction did.
 pub(super) struct Committed {
@@ -67,7 +66,6 @@ impl Committed {
 const MENTIONED_AT_ONCE: usize = 500;
 
 type MemberKey<'a> = (ConversationId, &'a UserId);
-type MessageKey<'a> = (ConversationId, &'a UserId, &'a str);
 
 /// One transaction's view of the rows its jobs need.
 pub(super) struct Batch<'a> {
@@ -81,6 +79,9 @@ pub(super) struct Batch<'a> {
     media: HashMap<(ConversationId, MediaId), Media>,
     /// Which of the new messages use which files.
     refs: Vec<(ConversationId, Seq, MediaId)>,
+    /// What the messages show of their replies that are answered, as of the messages so far.
+    threads: Threads,
+    replies: Vec<NewReply>,
     /// Those of the users whom the messages mention that are members.
     mentioned: HashSet<(ConversationId, UserId)>,
     /// How far members have read, of conversations in which they may have unread mentions.
@@ -121,6 +122,8 @@ impl<'a> Batch<'a> {
         } else {
             HashMap::new()
         };
+        let roots = roots_of(jobs, &known);
+        let threads = threads::read(&mut transaction, &roots).await?;
         let media = media_of(&mut transaction, jobs).await?;
         let mentioned = mentioned_members(&mut transaction, jobs).await?;
         Ok(Self {
@@ -130,6 +133,8 @@ impl<'a> Batch<'a> {
             known,
             media,
             refs: Vec::new(),
+            threads,
+            replies: Vec::new(),
             mentioned,
             read: HashMap::new(),
             new: Vec::new(),
@@ -149,6 +154,7 @@ impl<'a> Batch<'a> {
         message::insert(transaction, &self.new).await?;
         media::refer(transaction, &self.refs).await?;
         mentions::insert(transaction, &self.new).await?;
+        threads::insert(transaction, &self.replies, &self.threads).await?;
         for (place, seq) in &self.read {
             mentions::remove_read(transaction, *place, *seq).await?;
         }
@@ -163,6 +169,11 @@ impl<'a> Batch<'a> {
         let fallen = self.fallen.iter().map(|(id, member)| (*id, member));
         let moved: Vec<(ConversationId, &Membership)> = moved.chain(fallen).collect();
         member::save_watermarks(transaction, &moved).await?;
+        let heads = &self.heads;
+        let followed = |key: &&MemberKey<'_>| heads.get(&key.0).is_some_and(receipts::are_kept);
+        let moved = self.moved.iter().filter(followed);
+        let moved = moved.filter_map(|key| Some((key.0, self.members.get(key)?)));
+        receipts::record(transaction, &moved.collect::<Vec<_>>(), now).await?;
         list_marks::mark(transaction, &own_marks).await?;
         let relayed = changed.iter().filter(|head| head.relayed);
         let mut marked: HashSet<ConversationId> = relayed.map(|head| head.id).collect();
@@ -210,13 +221,18 @@ impl<'a> Batch<'a> {
             .as_deref()
             .map(|client_msg_id| (id, &job.user, client_msg_id));
         if let Some(stored) = key.and_then(|key| self.known.get(&key)) {
-            return again(stored, id, draft);
+            return again(stored, id, (draft, &self.threads));
         }
         head.require_accepted()?;
         if draft.reply_to.is_some_and(|seq| seq > head.head_seq) {
             return Err(Error::invalid("replyTo", "there is no such message"));
         }
-        let is_member = |user: &UserId| self.mentioned.contains(&(id, user.clone()));
+        if let Some(most) = draft.mention_all {
+            mentions::check_everybody(head, member.has(Role::Admin), most)?;
+        }
+        let is_member = |user: &UserId| {
+            mentions::is_everybody(user) || self.mentioned.contains(&(id, user.clone()))
+        };
         if let Some(user) = draft.mentions.iter().find(|user| !is_member(user)) {
             let rule = format!("`{user}` is no member of the conversation");
             return Err(Error::invalid("mentions", rule));
@@ -242,7 +258,18 @@ impl<'a> Batch<'a> {
             self.fallen.push((id, fallen));
         }
         self.changed.insert(id);
-        let message = stored.clone().into_message(id, DeliveryStatus::Sent);
+        let mut message = stored.clone().into_message(id, DeliveryStatus::Sent);
+        if let Some(root) = stored.reply_to {
+            let thread = self.threads.entry((id, root)).or_default();
+            thread.add(stored.created_at);
+            message.thread = Some(*thread);
+            self.replies.push(NewReply {
+                conversation: id,
+                root,
+                seq: stored.seq,
+                sent_at: stored.created_at,
+            });
+        }
         self.events
             .push(CommitEvent::MessageCreated(message.clone()));
         if let Some(key) = key {
@@ -296,6 +323,19 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The messages that those of the jobs answer, and repeated messages.
+fn roots_of(
+    jobs: &[Job],
+    known: &HashMap<MessageKey<'_>, Shown>,
+) -> BTreeSet<(ConversationId, Seq)> {
+    let answered = jobs.iter().flat_map(|job| {
+        let answered = job.drafts().iter().filter_map(|draft| draft.reply_to);
+        answered.map(|seq| (job.conversation, seq))
+    });
+    let repeated = known.iter().map(|((id, ..), shown)| (*id, shown.seq()));
+    answered.chain(repeated).collect()
+}
+
 /// The files that the jobs' messages name, locked; no statement where they name none.
 async fn media_of(
     rows: &mut OwnedTransaction<'_>,
@@ -323,6 +363,7 @@ async fn mentioned_members(
 ) -> Result<HashSet<(ConversationId, UserId)>> {
     let named = jobs.iter().flat_map(|job| {
         let users = job.drafts().iter().flat_map(|draft| &draft.mentions);
+        let users = users.filter(|user| !mentions::is_everybody(user));
         users.map(|user| (job.conversation, user))
     });
     let named: HashSet<(ConversationId, &UserId)> = named.collect();
@@ -402,75 +443,4 @@ async fn members_of<'a>(
         }
     }
     Ok(members)
-}
-
-/// The answer to a message that is stored already.
-fn again(stored: &Shown, id: ConversationId, draft: &Draft) -> Result<Sent> {
-    if stored.body_digest() != draft.body_digest {
-        return Err(Error::IdempotencyConflict(OTHER_BODY));
-    }
-    Ok(Sent {
-        message: stored.clone().into_message(id, DeliveryStatus::Sent),
-        created: false,
-    })
-}
-
-/// The stored message that `draft` of `user` repeats, if it repeats one (INV-IDEM).
-///
-/// # Errors
-/// [`Error::IdempotencyConflict`], and those of the database.
-pub(crate) async fn repetition(
-    rows: &mut OwnedReader<'_>,
-    (id, user): (ConversationId, &UserId),
-    draft: &Draft,
-) -> Result<Option<Sent>> {
-    let key = draft.client_msg_id.as_deref().map(|key| (id, user, key));
-    let known = find_known(rows, key.into_iter().collect()).await?;
-    let stored = key.and_then(|key| known.get(&key));
-    stored.map(|stored| again(stored, id, draft)).transpose()
-}
-
-/// By the unique index `messages_client_msg_id`.
-const KNOWN: &str = concat!(
-    "SELECT conversation_id, ",
-    message_columns!(shown),
-    " FROM messages {by messages_client_msg_id} WHERE "
-);
-
-async fn find_known<'a>(
-    rows: &mut OwnedReader<'_>,
-    keys: HashSet<MessageKey<'a>>,
-) -> Result<HashMap<MessageKey<'a>, Shown>> {
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let keys: Vec<MessageKey<'a>> = keys.into_iter().collect();
-    let args: Vec<Value<'_>> = padded(&keys)
-        .flat_map(|(id, user, key)| values![id, *user, key.as_bytes()])
-        .collect();
-    let columns = ["conversation_id", "sender_id", "client_msg_id"];
-    let condition = in_rows(columns, args.len() / 3);
-    let mut stored: HashMap<(ConversationId, UserId, String), Shown> = HashMap::new();
-    for row in rows
-        .fetch_all(&format!("{KNOWN}{condition}"), &args)
-        .await?
-    {
-        let message = Shown::read(&mut row.columns_from(1))?;
-        let client_msg_id = message.client_msg_id().unwrap_or_default().to_owned();
-        stored.insert(
-            (
-                row.conversation(0)?,
-                message.sender().clone(),
-                client_msg_id,
-            ),
-            message,
-        );
-    }
-    let found = keys.into_iter().filter_map(|key| {
-        Some((
-            key,
-            stored.remove(&(key.0, key.1.clone(), key.2.to_owned()))?,
-        ))
-    });
-    Ok(found.collect())
 }

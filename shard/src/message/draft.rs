@@ -7,6 +7,7 @@ use twox_hash::XxHash3_64;
 use super::{StoredMessage, attachments, message_type_code};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, MediaId, Rev, Seq, UserId};
+use crate::mentions;
 use crate::model::{AnyObject, MessageType, NewMessage, RawJson, Timestamp};
 use crate::settings::LimitSettings;
 use crate::text;
@@ -28,6 +29,8 @@ pub struct Draft {
     pub(crate) metadata: Option<String>,
     /// Each once.
     pub(crate) mentions: Vec<UserId>,
+    /// Where it mentions all members: most members that the conversation may have.
+    pub(crate) mention_all: Option<u32>,
     pub(crate) body_digest: Option<i64>,
 }
 
@@ -92,6 +95,10 @@ impl Draft {
                 .unwrap_or_default(),
             attachments,
             metadata,
+            mention_all: mentions
+                .iter()
+                .any(mentions::is_everybody)
+                .then_some(limits.mention_all_members),
             mentions,
             body_digest: None,
         };
@@ -146,8 +153,7 @@ impl Draft {
             edited_at: None,
             deleted_at: None,
             pin: None,
-            mentions: (!self.mentions.is_empty())
-                .then(|| RawJson::of(&self.mentions).get().to_owned()),
+            mentions: mentions_json(&self.mentions),
         }
     }
 }
@@ -187,7 +193,10 @@ pub(crate) fn check_content(
 ///
 /// # Errors
 /// When there are too many.
-fn check_mentions(mut mentions: Vec<UserId>, limits: &LimitSettings) -> Result<Vec<UserId>> {
+pub(crate) fn check_mentions(
+    mut mentions: Vec<UserId>,
+    limits: &LimitSettings,
+) -> Result<Vec<UserId>> {
     let mut seen = HashSet::new();
     mentions.retain(|user| seen.insert(user.clone()));
     match mentions.len() > limits.mentions as usize {
@@ -197,6 +206,11 @@ fn check_mentions(mut mentions: Vec<UserId>, limits: &LimitSettings) -> Result<V
         )),
         false => Ok(mentions),
     }
+}
+
+/// As stored: a JSON list; none for nobody.
+pub(crate) fn mentions_json(mentions: &[UserId]) -> Option<String> {
+    (!mentions.is_empty()).then(|| RawJson::of(&mentions).get().to_owned())
 }
 
 fn check_client_msg_id(id: &str) -> Result<()> {

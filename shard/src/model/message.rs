@@ -69,9 +69,20 @@ pub struct Message {
     /// An object, as the sender gave it.
     #[schema(value_type = Object)]
     pub metadata: RawJson,
-    /// The members that it mentions; absent where it mentions nobody.
+    /// The members that it mentions, `@all` for all of them; absent where it mentions nobody.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<UserId>,
+    /// How many messages answer it, deleted ones not counted; absent where none does, and in hits of a search.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(default = 0)]
+    pub reply_count: u64,
+    /// When the newest of them was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reply_at: Option<Timestamp>,
+    /// Of a reply that comes as a change (in an event, in `sync`, as the answer to its sender): what the message that it answers
+    /// shows of its replies from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Thread>,
     /// When it was stored (imported messages: when it was sent).
     pub created_at: Timestamp,
     /// When its content changed last.
@@ -104,6 +115,22 @@ pub struct Edit {
     pub replaced_at: Timestamp,
 }
 
+/// What a message shows of its replies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Thread {
+    /// How many there are, deleted ones not counted.
+    pub reply_count: u64,
+    /// When the newest of them was sent; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reply_at: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A message to send.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -128,9 +155,22 @@ pub struct NewMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<RawJson>,
-    /// Members that it mentions, at most 20 (a setting). They stay as they are when the text is edited.
+    /// Members that it mentions, at most 20 (a setting). `@all` mentions all members: admins may, in conversations of at most
+    /// 1,000 members (a setting).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<UserId>,
+}
+
+/// A message's new content.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MessageEdit {
+    /// The text in place of the old, which is kept in the edit history.
+    pub content: String,
+    /// The members that it mentions from now on; without it they stay as they are.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub mentions: Option<Vec<UserId>>,
 }
 
 /// The outcome of a send.
@@ -193,6 +233,46 @@ pub struct PinList {
     /// Pass it as `cursor` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// A page of the replies of a message, the oldest first; deleted ones are not among them.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplyList {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The conversation's latest change when the page was begun: it has at least that.
+    pub rev: Rev,
+    /// Replies of this page that are archived and cannot be read just now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub archive_unavailable: Vec<MessageId>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Who of the other members received and read a message, of those who were members when it was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptList {
+    /// Those on whose devices it is.
+    pub delivered: Vec<Receipt>,
+    /// Those who have read it.
+    pub read: Vec<Receipt>,
+}
+
+/// A member who received or read a message, not later than `at` and later than `after`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// The member.
+    pub user_id: UserId,
+    /// When that is known to have happened; absent where it is too long ago to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// When it had not happened yet; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Timestamp>,
 }
 
 /// How many messages of a page came from where.

@@ -77,7 +77,7 @@ macro_rules! columns {
 }
 
 /// The tables that move, in the order in which they are copied.
-pub(crate) static MOVED: [Table; 20] = [
+pub(crate) static MOVED: [Table; 23] = [
     Table {
         name: "conversations",
         owner: Owner::Conversation,
@@ -86,7 +86,7 @@ pub(crate) static MOVED: [Table; 20] = [
             bytes "id", int "kind", text "title", text "metadata", bytes "created_by", int "created_at", int "head_seq", int "rev",
             int "members_rev", int "member_count", int "relayed", text "first_members", bytes "last_sender", int "last_type",
             text "last_preview", int "last_at", int "oldest_hot_at", int "marked", int "deleted_at", text "writers",
-            int "request_digest", text "blocked_by", int "members_pin", int "last_mention",
+            int "request_digest", text "blocked_by", int "members_pin", int "last_mention", int "threaded",
         ),
         rev: None, // the relay and the archive change it without one
         compared: Compared::Without(17),
@@ -128,6 +128,30 @@ pub(crate) static MOVED: [Table; 20] = [
         owner: Owner::Conversation,
         key: 3,
         columns: columns!(bytes "conversation_id", bytes "user_id", int "seq"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "replies",
+        owner: Owner::Conversation,
+        key: 3,
+        columns: columns!(bytes "conversation_id", int "root", int "seq", int "sent_at"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "threads",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(bytes "conversation_id", int "root", int "replies", int "last_at"),
+        rev: None,
+        compared: Compared::Whole,
+    },
+    Table {
+        name: "receipts",
+        owner: Owner::Conversation,
+        key: 2,
+        columns: columns!(bytes "conversation_id", bytes "user_id", text "steps"),
         rev: None,
         compared: Compared::Whole,
     },

@@ -12,30 +12,50 @@ use crate::change::{Change, Changed, ListsToMark};
 use crate::commit_event::CommitEvent;
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ids::MessageId;
+use crate::ids::{MessageId, UserId};
+use crate::member::{self, Membership, StoredMembership};
 use crate::mentions;
-use crate::message::{self, EMOJI_RULE, StoredMessage, check_content};
-use crate::model::{Caller, Edit, Message, RawJson, Role, Timestamp};
+use crate::message::{
+    self, EMOJI_RULE, StoredMessage, check_content, check_mentions, mentions_json,
+};
+use crate::model::{Caller, Edit, Message, MessageEdit, RawJson, Role, Timestamp};
 use crate::owned::OwnedTransaction;
 use crate::pins;
 use crate::stretch;
 use crate::text;
+use crate::threads;
 
 impl Store {
-    /// Replaces the text of one's own message; the earlier text goes into its edit history.
+    /// [Edits](Self::edit) a message, whose mentions stay.
     ///
     /// # Errors
-    /// [`Error::LimitReached`] when the message with its earlier texts would be larger than
-    /// [`message_bytes`](crate::settings::LimitSettings::message_bytes), [`Error::NotAccepted`], [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
+    /// As [`Store::edit`].
     pub async fn edit_message(
         &self,
         caller: &Caller,
         id: MessageId,
         content: String,
     ) -> Result<Message> {
+        let edit = MessageEdit {
+            content,
+            mentions: None,
+        };
+        self.edit(caller, id, edit).await
+    }
+
+    /// Replaces the text of one's own message, and if they are given its mentions; the earlier text goes into its edit history.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for mentions of others than members, [`Error::Forbidden`] for `@all` by others than admins,
+    /// [`Error::LimitReached`] when the message with its earlier texts would be larger than
+    /// [`message_bytes`](crate::settings::LimitSettings::message_bytes), [`Error::NotAccepted`], [`Error::Forbidden`] for another's message, [`Error::Conflict`] for a deleted one, and as [`Store::message`].
+    pub async fn edit(&self, caller: &Caller, id: MessageId, edit: MessageEdit) -> Result<Message> {
         self.sanctions.may_speak(&caller.user)?;
         let limits = &self.settings().limits;
+        let MessageEdit { content, mentions } = edit;
         check_content(&content, true, limits)?; // whether there are attachments is known later
+        let named = mentions.map(|users| check_mentions(users, limits));
+        let named = named.transpose()?;
         let kept = self.settings().limits.edits as usize;
         self.change_message(By::Member(caller), id, |change, message| {
             change.head.require_accepted()?;
@@ -46,10 +66,23 @@ impl Store {
                 return Err(Error::Conflict("the message is deleted"));
             }
             check_content(&content, message.attachments.is_some(), limits)?;
-            if content == message.content {
+            let before = message.mentions.clone();
+            if let Some(named) = &named {
+                message.mentions = mentions_json(named);
+                if named.iter().any(mentions::is_everybody) && message.mentions != before {
+                    let is_admin = change.has(Role::Admin);
+                    mentions::check_everybody(&change.head, is_admin, limits.mention_all_members)?;
+                }
+            }
+            if content == message.content && message.mentions == before {
                 return Ok(Touched::Unchanged);
             }
             let now = Timestamp::now();
+            message.edited_at = Some(now);
+            message.rev = change.head.next_rev();
+            if content == message.content {
+                return Ok(Touched::Updated);
+            }
             let mut edits: Vec<Edit> = match &message.edit_history {
                 Some(json) => serde_json::from_str(json).unwrap_or_else(|_| {
                     message::left_out("edits");
@@ -63,8 +96,6 @@ impl Store {
             });
             let surplus = edits.len().saturating_sub(kept);
             message.edit_history = Some(RawJson::of(&&edits[surplus..]).get().to_owned());
-            message.edited_at = Some(now);
-            message.rev = change.head.next_rev();
             Ok(Touched::Updated)
         })
         .await
@@ -244,21 +275,23 @@ async fn change_stored(
         }
     };
     let was_pinned = stored.pin.is_some();
-    let mut mentioned = message::stored_mentions(stored.mentions.as_deref());
+    let before = message::stored_mentions(stored.mentions.as_deref());
     let touched = work(&mut change, &mut stored)?;
     let head = (change.head.kind, &change.head.latest_senders);
     let progress = history::progress(&mut change.rows, conversation, head).await?;
     let status = progress.status(&stored.sender, id.seq);
+    let place = (conversation, change.head.threaded);
     if touched == Touched::Unchanged {
-        let message = stored.into_message(conversation, status);
+        let mut message = [stored.into_message(conversation, status)];
+        threads::attach(&mut change.rows, place, &mut message).await?;
+        let [message] = message;
         return Ok(change.unchanged(Attempt::Done(Box::new(message))));
     }
     if touched == Touched::Deleted {
         delete_everywhere(&mut change.rows, id).await?;
-        mentions::remove(&mut change.rows, (conversation, id.seq), &mentioned).await?;
-    } else {
-        mentioned.clear();
+        threads::follow(&mut change.rows, conversation, &stored).await?;
     }
+    let mentioned = follow_mentions(&mut change, &stored, before).await?;
     if stored.pin.is_some() != was_pinned {
         pins::follow(&mut change.rows, conversation, &stored).await?;
         let pins = pins::count(&mut change.rows, conversation).await?;
@@ -276,16 +309,63 @@ async fn change_stored(
     }
     if stored.seq == change.head.head_seq {
         change.lists = ListsToMark::Members;
+    } else if mentioned.iter().any(mentions::is_everybody) {
+        change.lists = ListsToMark::Members;
     } else if !mentioned.is_empty() && change.head.relayed {
-        change.lists = ListsToMark::Users(mentioned); // they have one unread mention less
+        change.lists = ListsToMark::Users(mentioned); // they have one unread mention more or less
     }
     change.head.touch(&stored);
-    let message = stored.into_message(conversation, status);
+    let mut message = [stored.into_message(conversation, status)];
+    threads::attach(&mut change.rows, place, &mut message).await?;
+    let [message] = message;
     change.events.push(match touched {
         Touched::Deleted => CommitEvent::MessageDeleted(message.clone()),
         _ => CommitEvent::MessageUpdated(message.clone()),
     });
     change.save(Attempt::Done(Box::new(message))).await
+}
+
+/// Of a changed message that mentioned `before`: the table follows. Gives whose mention came or went.
+async fn follow_mentions(
+    change: &mut Change,
+    message: &StoredMessage,
+    before: Vec<UserId>,
+) -> Result<Vec<UserId>> {
+    let id = change.head.id;
+    let after = message::stored_mentions(message.mentions.as_deref());
+    let is_new = |user: &&UserId| !before.contains(*user);
+    let (everybody, new): (Vec<&UserId>, Vec<&UserId>) = after
+        .iter()
+        .filter(is_new)
+        .partition(|user| mentions::is_everybody(user));
+    let members = match new.is_empty() {
+        true => Vec::new(),
+        false => member::some(&mut change.rows, id, &new).await?,
+    };
+    let members = members.into_iter().filter(StoredMembership::is_active);
+    let members: Vec<Membership> = members.map(|it| change.head.complete(it)).collect();
+    if let Some(stranger) = new
+        .iter()
+        .find(|user| !members.iter().any(|member| member.user == ***user))
+    {
+        let rule = format!("`{stranger}` is no member of the conversation");
+        return Err(Error::invalid("mentions", rule));
+    }
+    let unread = members
+        .into_iter()
+        .filter(|member| member.read_seq < message.seq && member.user != message.sender);
+    let unread = unread.map(|member| member.user);
+    let mut changed: Vec<UserId> = unread.chain(everybody.into_iter().cloned()).collect();
+    let rows = changed.iter().map(|user| (id, user.clone(), message.seq));
+    mentions::add(&mut change.rows, &rows.collect::<Vec<_>>()).await?;
+    if !changed.is_empty() {
+        change.head.last_mention = change.head.last_mention.max(Some(message.seq));
+    }
+    let gone = before.into_iter().filter(|user| !after.contains(user));
+    let gone: Vec<UserId> = gone.collect();
+    mentions::remove(&mut change.rows, (id, message.seq), &gone).await?;
+    changed.extend(gone);
+    Ok(changed)
 }
 
 /// Nothing is deleted under a legal hold.

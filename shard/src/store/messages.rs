@@ -13,6 +13,7 @@ use crate::message::{self, Draft, Room, StoredMessage};
 use crate::model::{Caller, HistoryPage, Message, NewMessage, Position, Sent, Watermarks};
 use crate::node::Shard;
 use crate::stretch::{Merged, Stretch};
+use crate::threads;
 
 /// A lane's answer does not fit the question.
 fn not_one_each() -> Error {
@@ -258,6 +259,8 @@ impl Store {
                 (access.kind, &access.latest_senders),
             )
             .await?;
+            let place = (conversation, access.is_threaded);
+            let threads = threads::of_range(&mut rows, place, range).await?;
             let stretch = Stretch {
                 shard: &shard,
                 assignment: &assignment,
@@ -275,9 +278,11 @@ impl Store {
                 .ok_or(Error::NotFound("message"))?;
             let edit_history = stored.edits();
             let status = progress.status(&stored.sender, stored.seq);
+            let mut message = stored.into_message(conversation, status);
+            threads::show(&mut message, &threads);
             Ok(Message {
                 edit_history,
-                ..stored.into_message(conversation, status)
+                ..message
             })
         };
         self.router

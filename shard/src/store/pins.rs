@@ -11,7 +11,8 @@ use crate::map::Assignment;
 use crate::message::Pin;
 use crate::model::{Caller, ConversationKind, Message, PinList, Role, Timestamp};
 use crate::node::Shard;
-use crate::pins::{self, PinsPage};
+use crate::pins;
+use crate::scattered;
 
 impl Store {
     /// Pins a message for all members; one that is pinned stays as it is. Admins may, in direct conversations both members, and
@@ -56,7 +57,7 @@ impl Store {
         .await
     }
 
-    /// A page of a conversation's pinned messages, the newest message first: at most [`pins::PAGE_MAX`], and about
+    /// A page of a conversation's pinned messages, the newest message first: at most 100, and about
     /// [`answer_bytes`](crate::settings::LimitSettings::answer_bytes) of them.
     ///
     /// # Errors
@@ -69,11 +70,8 @@ impl Store {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<PinList> {
-        let page = PinsPage {
-            before: cursor.map(PinsPage::parse_cursor).transpose()?,
-            limit,
-            bytes: self.answer_bytes(),
-        };
+        let before = cursor.map(scattered::parse_cursor).transpose()?;
+        let page = (before, limit, self.answer_bytes());
         let read = |shard: Arc<Shard>, assignment: Assignment| async move {
             let tiers = (&*shard, &assignment, self.cold.as_ref());
             pins::page(tiers, (id, &caller.user), page, caller.deadline).await

@@ -25,6 +25,7 @@ crate::on_every_backend!(
     a_channel_is_known_by_its_name,
     of_two_imports_at_once_one_is_refused,
     what_an_older_version_imported_is_gone_on_with,
+    pins_and_mentions_come_out_as_they_went_in,
 );
 
 const LONG_AGO: i64 = 1_507_466_702_000;
@@ -42,6 +43,9 @@ fn record(channel: &str, n: i64) -> HistoryRecord {
         attachments: None,
         reactions: None,
         metadata: None,
+        mentions: Vec::new(),
+        pinned_at: None,
+        pinned_by: None,
         edited_at: None,
         deleted_at: None,
         to: None,
@@ -527,5 +531,67 @@ async fn what_an_older_version_imported_is_gone_on_with(bed: &Bed) {
             .map(|it| it.reply_to.map(|id| id.seq.0))
             .collect::<Vec<_>>(),
         [None, None, None, None, None, Some(2), Some(2)]
+    );
+}
+
+async fn pins_and_mentions_come_out_as_they_went_in(bed: &Bed) {
+    let with = |n: i64, mentions: &[&str], pinned: bool| HistoryRecord {
+        user: user(if n == 1 { "bob" } else { "alice" }),
+        mentions: mentions.iter().map(|name| user(name)).collect(),
+        pinned_at: pinned.then_some(LONG_AGO + 60_000),
+        pinned_by: pinned.then(|| user("carol")),
+        ..record("marked", n)
+    };
+    let mut deleted = with(6, &["bob"], true);
+    deleted.deleted_at = Some(LONG_AGO + 70_000);
+    let records = [
+        with(1, &[], false),
+        with(2, &["bob", "carol"], true),
+        with(3, &["alice"], false),
+        with(4, &["bob"], true),
+        deleted,
+    ];
+    let id = import(bed, &records).await;
+    let exported = bed.store.export(id, Seq(0), 10).await.unwrap();
+    let exported: Vec<HistoryRecord> = exported.into_iter().map(|(_, record)| record).collect();
+    assert_eq!(exported[..4], records[..4]);
+    assert!(exported[4].mentions.is_empty() && exported[4].pinned_at.is_none());
+    let pins = bed.store.pins(&caller("bob"), id, None, 10).await.unwrap();
+    let pinned: Vec<Seq> = pins.messages.iter().map(|message| message.seq).collect();
+    assert_eq!(pinned, [Seq(4), Seq(2)]);
+    assert_eq!(pins.messages[0].pinned_by, Some(user("carol")));
+    let list = bed.store.list_conversations(&caller("bob"), None, 10).await;
+    assert_eq!(list.unwrap().conversations[0].unread_mentions, 2);
+
+    // What an import may not bring.
+    let (id, _) = bed
+        .store
+        .import_begin("wrong", &user("alice"))
+        .await
+        .unwrap();
+    let mut half = record("wrong", 1);
+    half.pinned_at = Some(LONG_AGO);
+    let mut future = half.clone();
+    future.pinned_at = Some(YEAR_2447);
+    let mut many = record("wrong", 1);
+    many.mentions = (0..21).map(|n| user(&format!("user{n}"))).collect();
+    for (wrong, field) in [
+        (half, "pinnedAt: write"),
+        (future, "pinnedAt: "),
+        (many, "mentions: at most 20"),
+    ] {
+        let refused = bed.store.import_append(id, 0, &[wrong]).await.unwrap_err();
+        assert!(refused.to_string().starts_with(field), "{refused}");
+    }
+    let pinned = |n| HistoryRecord {
+        pinned_at: Some(LONG_AGO),
+        pinned_by: Some(user("alice")),
+        ..record("wrong", n)
+    };
+    let records: Vec<HistoryRecord> = (1..=101).map(pinned).collect();
+    let refused = bed.store.import_append(id, 0, &records).await.unwrap_err();
+    assert!(
+        matches!(refused, Error::LimitReached { max: 100, .. }),
+        "{refused}"
     );
 }

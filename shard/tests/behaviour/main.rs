@@ -31,11 +31,13 @@ mod owners;
 mod pins;
 mod plans;
 mod previews;
+mod receipts;
 mod reports;
 mod sanctions;
 mod search;
 mod sync;
 mod tasks;
+mod threads;
 mod watermarks;
 
 /// Makes a test for every backend out of functions that take a [`bed::Bed`]; with a function that adjusts its settings.

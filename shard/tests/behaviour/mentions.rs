@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use backscroll_shard::db::Connection;
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, MessageId, Seq, UserId};
-use backscroll_shard::model::{ListEntry, NewMembers, NewMessage, Role};
+use backscroll_shard::model::{ListEntry, MessageEdit, NewMembers, NewMessage, Role};
 use backscroll_shard::settings::StoreSettings;
 
 use crate::bed::{Bed, PATIENCE, caller, text, text_as, user};
@@ -16,11 +16,14 @@ crate::on_every_backend!(with small_conversations:
     large_conversations_have_mentions_too,
     any_sequence_of_changes_leaves_the_mentions_that_the_log_has,
     a_mention_costs_rows_of_the_mentioned_only,
+    an_edit_may_change_whom_a_message_mentions,
+    admins_mention_all_members_with_one_row,
 );
 
 fn small_conversations(settings: &mut StoreSettings) {
     settings.relay.max_members = 5;
     settings.limits.mentions = 3;
+    settings.limits.mention_all_members = 6;
 }
 
 fn mentioning(content: &str, users: &[&str]) -> NewMessage {
@@ -189,6 +192,126 @@ async fn a_mention_costs_rows_of_the_mentioned_only(bed: &Bed) {
     assert_eq!(rows.unwrap().unwrap().int(0).unwrap(), 1, "read ones go");
 }
 
+async fn edit(bed: &Bed, name: &str, id: MessageId, users: &[&str]) -> Result<(), Error> {
+    let edit = MessageEdit {
+        content: "edited".into(),
+        mentions: Some(users.iter().map(|name| user(name)).collect()),
+    };
+    let edited = bed.store.edit(&caller(name), id, edit).await?;
+    let expected: Vec<UserId> = users.iter().map(|name| user(name)).collect();
+    assert_eq!(edited.mentions, expected);
+    Ok(())
+}
+
+async fn an_edit_may_change_whom_a_message_mentions(bed: &Bed) {
+    let id = bed.group("alice", &["bob", "carol", "dave"]).await;
+    let message = say(bed, "alice", id, &["bob", "carol"]).await;
+    bed.say("alice", id, "later").await;
+    let rev = |message: &backscroll_shard::model::Message| message.rev;
+    let before = bed.store.message(&caller("bob"), message).await.unwrap();
+    bed.store
+        .mark_read(&caller("dave"), id, Some(message.seq))
+        .await
+        .unwrap();
+    edit(bed, "alice", message, &["carol", "dave"])
+        .await
+        .unwrap();
+    let names = ["alice", "bob", "carol", "dave"];
+    let mut counts = [0; 4];
+    for (count, name) in counts.iter_mut().zip(names) {
+        *count = unread(bed, name, id).await;
+    }
+    assert_eq!(counts, [0, 0, 1, 0], "bob is not mentioned, dave has read");
+    // Only the mentions change: that is a change as well, and no earlier text.
+    edit(bed, "alice", message, &["bob"]).await.unwrap();
+    assert_eq!(
+        (unread(bed, "bob", id).await, unread(bed, "carol", id).await),
+        (1, 0)
+    );
+    let after = bed.store.message(&caller("bob"), message).await.unwrap();
+    assert!(rev(&after) > rev(&before));
+    let edits: Vec<serde_json::Value> =
+        serde_json::from_str(after.edit_history.as_ref().unwrap().get()).unwrap();
+    assert_eq!(edits.len(), 1);
+    edit(bed, "alice", message, &["bob"]).await.unwrap();
+    let same = bed.store.message(&caller("bob"), message).await.unwrap();
+    assert_eq!(rev(&same), rev(&after), "nothing has changed");
+    for (name, users, problem) in [
+        ("alice", &["eve"][..], "mentions: `eve`"),
+        (
+            "alice",
+            &["alice", "bob", "carol", "dave"],
+            "mentions: at most 3",
+        ),
+        ("bob", &["bob"], "only the author"),
+    ] {
+        let refused = edit(bed, name, message, users).await;
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains(problem), "{told}");
+    }
+    assert_eq!(unread(bed, "bob", id).await, 1, "a refusal changes nothing");
+}
+
+async fn admins_mention_all_members_with_one_row(bed: &Bed) {
+    let id = bed.group("alice", &["bob", "carol", "dave"]).await;
+    let first = say(bed, "alice", id, &["@all", "bob"]).await;
+    let mut counts = [0; 4];
+    for (count, name) in counts.iter_mut().zip(["alice", "bob", "carol", "dave"]) {
+        *count = unread(bed, name, id).await;
+    }
+    assert_eq!(counts, [0, 1, 1, 1], "once, and not one's own");
+    let count = "SELECT COUNT(*) FROM mentions";
+    let rows = connection(bed, id).await.fetch_optional(count, &[]).await;
+    assert_eq!(rows.unwrap().unwrap().int(0).unwrap(), 2);
+    let refused = bed
+        .store
+        .send(&caller("bob"), id, mentioning("hi", &["@all"]))
+        .await;
+    assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
+    let own = bed.say("bob", id, "mine").await;
+    let refused = edit(bed, "bob", own.id, &["@all"]).await;
+    assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
+    bed.store
+        .mark_read(&caller("carol"), id, None)
+        .await
+        .unwrap();
+    assert_eq!(
+        (unread(bed, "carol", id).await, total(bed, "dave").await),
+        (0, 1)
+    );
+    bed.store
+        .delete_message(&caller("alice"), first)
+        .await
+        .unwrap();
+    assert_eq!((total(bed, "bob").await, total(bed, "dave").await), (0, 0));
+    // The newest hundred are kept.
+    for _ in 0..105 {
+        say(bed, "alice", id, &["@all"]).await;
+    }
+    assert_eq!(unread(bed, "dave", id).await, 100);
+    let rows = connection(bed, id).await.fetch_optional(count, &[]).await;
+    assert_eq!(rows.unwrap().unwrap().int(0).unwrap(), 100);
+    let large = bed
+        .group("alice", &["bob", "carol", "dave", "erin", "frank"])
+        .await;
+    say(bed, "alice", large, &["@all"]).await;
+    assert_eq!(
+        (
+            unread(bed, "frank", large).await,
+            unread(bed, "alice", large).await
+        ),
+        (1, 0)
+    );
+    let larger = ["bob", "carol", "dave", "erin", "frank", "gus"];
+    let larger = bed.group("alice", &larger).await;
+    let refused = bed
+        .store
+        .send(&caller("alice"), larger, mentioning("hi", &["@all"]))
+        .await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("at most 6 members"), "{told}");
+}
+
 /// What a recount of the log gives.
 async fn recount(bed: &Bed, name: &str, id: ConversationId) -> u64 {
     let me: UserId = user(name);
@@ -199,7 +322,7 @@ async fn recount(bed: &Bed, name: &str, id: ConversationId) -> u64 {
     let unread = log.filter(|message| {
         message.seq > conversation.read_seq
             && message.sender_id != me
-            && message.mentions.contains(&me)
+            && (message.mentions.contains(&me) || message.mentions.contains(&user("@all")))
     });
     unread.count() as u64
 }
@@ -217,7 +340,7 @@ async fn any_sequence_of_changes_leaves_the_mentions_that_the_log_has(bed: &Bed)
     };
     let mut head = 0;
     let mut told: BTreeMap<&str, u64> = BTreeMap::new();
-    for _ in 0..120 {
+    for _ in 0..160 {
         let who = usize::try_from(below(4)).unwrap();
         let me = caller(names[who]);
         let target = MessageId {
@@ -226,13 +349,25 @@ async fn any_sequence_of_changes_leaves_the_mentions_that_the_log_has(bed: &Bed)
         };
         match below(12) {
             0..=5 => {
-                let users: Vec<&str> = names.into_iter().filter(|_| below(3) == 0).collect();
+                let everybody = Some("@all").filter(|_| below(4) == 0);
+                let named = everybody.into_iter().chain(names);
+                let users: Vec<&str> = named.filter(|_| below(3) == 0).collect();
                 let users = &users[..users.len().min(3)];
                 let sent = bed.store.send(&me, id, mentioning("hello", users)).await;
                 head = sent.map_or(head, |sent| sent.message.seq.0);
             }
             6 => drop(bed.store.delete_message(&me, target).await),
-            7 => drop(bed.store.edit_message(&me, target, format!("{head}")).await),
+            7 => {
+                let named = ["@all", "bob", "carol", "dave"].into_iter();
+                let users = named.filter(|_| below(3) == 0).take(3).map(user);
+                let mentions = Some(users.collect()).filter(|_| below(4) > 0);
+                let content = format!("{head}");
+                drop(
+                    bed.store
+                        .edit(&me, target, MessageEdit { content, mentions })
+                        .await,
+                );
+            }
             8..=9 => drop(bed.store.mark_read(&me, id, Some(target.seq)).await),
             10 if who > 0 => drop(bed.store.remove_member(&me, id, &user(names[who])).await),
             _ => {

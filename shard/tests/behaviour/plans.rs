@@ -14,7 +14,7 @@ use backscroll_shard::media;
 use backscroll_shard::mentions;
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{
-    ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageType,
+    ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageEdit, MessageType,
     NewConversation, NewMembers, NewMessage, NewNotification, NotificationFilter, Position, Role,
     SearchRequest, SyncRequest, Timestamp,
 };
@@ -23,12 +23,13 @@ use backscroll_shard::owned::OwnedTransaction;
 use backscroll_shard::pins;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::MediaQuota;
+use backscroll_shard::threads;
 
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
-pub(crate) const LARGE: [&str; 24] = [
+pub(crate) const LARGE: [&str; 27] = [
     "blocks",
     "copied_conversations",
     "media",
@@ -36,6 +37,9 @@ pub(crate) const LARGE: [&str; 24] = [
     "mentions",
     "pins",
     "p",
+    "receipts",
+    "replies",
+    "threads",
     "messages",
     "members",
     "conversations",
@@ -186,6 +190,9 @@ async fn fill(bed: &Bed) {
             attachments: None,
             reactions: None,
             metadata: None,
+            mentions: Vec::new(),
+            pinned_at: None,
+            pinned_by: None,
             edited_at: None,
             deleted_at: None,
             to: None,
@@ -465,6 +472,8 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         let mut rows = OwnedTransaction::for_job(connection);
         pins::remove_archived(&mut rows, *id, (Seq(1), Seq(9))).await?;
         mentions::remove_up_to(&mut rows, *id, Seq(9)).await?;
+        threads::remove_up_to(&mut rows, *id, Seq(9)).await?;
+        threads::note(connection, *id).await?;
         archive::purge_rows(connection, *id, 10).await?;
     }
     connection.commit().await
@@ -518,6 +527,23 @@ async fn use_everything(bed: &Bed) {
     bed.settle().await;
     store.unread_count(&caller("speaker1")).await.unwrap();
     store.delete_message(&me, mentioning.id).await.unwrap();
+    let reply = NewMessage {
+        reply_to: Some(mentioning.id),
+        ..text_as("reply", "an answer")
+    };
+    let reply = store.send(&me, id, reply).await.unwrap().message;
+    store
+        .replies(&me, mentioning.id, Some("1"), 5)
+        .await
+        .unwrap();
+    store.history(&me, id, Position::Latest, 5).await.unwrap();
+    store.receipts(&me, mentioning.id).await.unwrap();
+    let edit = MessageEdit {
+        content: "edited".into(),
+        mentions: Some(vec![user("speaker3"), user("@all")]),
+    };
+    store.edit(&me, reply.id, edit).await.unwrap();
+    store.delete_message(&me, reply.id).await.unwrap();
     store.pin_message(&me, first.id).await.unwrap();
     store.pins(&me, id, Some("9"), 5).await.unwrap();
     store.delete_message(&me, first.id).await.unwrap();

@@ -103,6 +103,17 @@ impl Conversation {
         [send.place, send.second_place].contains(&Some((seq, true)))
     }
 
+    /// The position of the member who may do everything.
+    #[must_use]
+    pub fn owner(&self) -> Option<usize> {
+        match self.messages.get(&1) {
+            Some(first) if first.client_id.is_none() => {
+                first.sender.strip_prefix("user")?.parse().ok()
+            }
+            _ => self.members.first().copied(),
+        }
+    }
+
     /// Whether it was made by an import.
     #[must_use]
     pub fn is_imported(&self) -> bool {

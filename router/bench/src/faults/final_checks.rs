@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -14,7 +13,7 @@ use crate::faults::commands::{CommandOutcome, Commands};
 use crate::faults::context::{Phase, RunContext};
 use crate::faults::follower::Follower;
 use crate::faults::history::export;
-use crate::faults::operation::{Answer, parse};
+use crate::faults::operation::Answer;
 use crate::faults::operator::TWO_HOURS;
 use crate::faults::page::Position;
 use crate::faults::reader::{Progress, Reader};
@@ -23,7 +22,7 @@ use crate::faults::transport::HttpClient;
 use crate::out;
 
 /// The longest time until everything works again after the last fault.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// After this time no earlier request can take effect any more.
 const LATE_EFFECTS: Duration = Duration::from_secs(15);
 /// The longest time until followers have received the remaining events.
@@ -45,7 +44,7 @@ pub struct FinalChecks {
 }
 
 impl FinalChecks {
-    fn context(&self) -> &Arc<RunContext> {
+    pub(super) fn context(&self) -> &Arc<RunContext> {
         &self.commands.context
     }
 
@@ -231,12 +230,12 @@ impl FinalChecks {
         connected
     }
 
-    /// Compares `sync` from the beginning, exports, lists and watermarks.
+    /// Compares `sync` from the beginning, exports, lists, unread mentions, pins and watermarks.
     ///
     /// # Errors
     /// When a command cannot be run.
     async fn compare(&self) -> Result<()> {
-        out::progress("comparing exports, changes, lists and watermarks");
+        out::progress("comparing exports, changes, lists, mentions, pins, threads and watermarks");
         let count = self.context().ledger().conversations.len();
         for position in (0..count).step_by(count.div_ceil(EXPORTED)) {
             if !export(&self.commands, position, 0).await? {
@@ -246,7 +245,11 @@ impl FinalChecks {
         let mut reader = Reader::new(Arc::clone(self.context()), self.seed, Duration::ZERO);
         for user in 0..self.context().users.len() {
             self.sync(&mut reader, user).await;
-            self.lists(user).await?;
+            self.compare_list(user).await;
+        }
+        for position in 0..count {
+            self.compare_pins(position).await;
+            self.compare_threads(position).await;
         }
         Ok(())
     }
@@ -275,76 +278,6 @@ impl FinalChecks {
                 return;
             }
         }
-    }
-
-    /// Reads a user's list until it is correct.
-    async fn lists(&self, user: usize) -> Result<()> {
-        let mut client = HttpClient::default();
-        let give_up_at = Instant::now() + PATIENCE;
-        loop {
-            let wrong = self.look_at_list(&mut client, user).await;
-            if wrong.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > give_up_at {
-                for (id, problem) in wrong {
-                    self.context().report(&id, &(0, problem), "list");
-                }
-                return Ok(());
-            }
-            sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    async fn look_at_list(&self, client: &mut HttpClient, user: usize) -> Vec<(String, String)> {
-        let context = self.context();
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let path = format!("/chat/conversations?limit=100{cursor}");
-            let request = ("GET", path.as_str(), None);
-            let reply = client
-                .ask(context, user % 2, &context.users[user], request)
-                .await;
-            let Answer::Done { body, .. } = reply.answer else {
-                return vec![(
-                    String::new(),
-                    format!("the list is answered with {:?}", reply.answer),
-                )];
-            };
-            let list: List = match parse(&body) {
-                Ok(list) => list,
-                Err(problem) => return vec![(String::new(), problem)],
-            };
-            entries.extend(list.conversations);
-            match list.next_cursor {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        let ledger = context.ledger();
-        let mut wrong = Vec::new();
-        let mine = ledger
-            .conversations
-            .iter()
-            .filter(|it| it.members.contains(&user));
-        for known in mine {
-            let head = known.head.now();
-            let read = known
-                .reads
-                .get(&user)
-                .map_or(0, |floor| floor.acknowledged());
-            let entry = entries.iter().find(|entry| entry.id == known.id);
-            let is_right =
-                entry.is_some_and(|entry| entry.head_seq == head && entry.read_seq >= read);
-            if !is_right {
-                wrong.push((
-                    known.id.clone(),
-                    format!("expected head {head}, read {read}, listed {entry:?}"),
-                ));
-            }
-        }
-        wrong
     }
 
     /// Checks that `archive verify` finds nothing.
@@ -446,21 +379,6 @@ impl FinalChecks {
         }
         Ok(deleted.len())
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct List {
-    conversations: Vec<Entry>,
-    next_cursor: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    id: String,
-    head_seq: u64,
-    read_seq: u64,
 }
 
 /// Reads one conversation from its end to its beginning, until every page was answered.

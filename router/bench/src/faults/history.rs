@@ -17,7 +17,7 @@ use crate::faults::conversation::{Conversation, Finding};
 use crate::faults::deployment::{Deployment, SHARDS};
 use crate::faults::ledger::{Ledger, user_name};
 use crate::faults::message::{Change, Message};
-use crate::faults::observed::{Observed, Text};
+use crate::faults::observed::{Observed, Record, Text};
 use crate::population;
 
 /// The number of members of a conversation.
@@ -158,17 +158,6 @@ pub fn shard_of(id: &str) -> Result<usize> {
     conversation.shard(SHARDS)
 }
 
-/// A line of an export.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    user: String,
-    text: String,
-    #[serde(default)]
-    reactions: BTreeMap<String, Vec<String>>,
-    deleted_at: Option<i64>,
-}
-
 /// Exports a conversation and checks the export. Returns whether there was one.
 ///
 /// # Errors
@@ -207,12 +196,7 @@ fn check(conversation: &Conversation, ended: &CommandOutcome) -> (u64, Vec<Findi
         let outcome = serde_json::from_slice::<Record>(line)
             .map_err(|error| format!("not a record: {error}"))
             .and_then(|record| {
-                let observed = Observed::exported(
-                    seq,
-                    (record.user, record.text),
-                    record.reactions,
-                    record.deleted_at,
-                );
+                let observed = Observed::exported(seq, record);
                 match conversation.messages.get(&seq) {
                     Some(message) => message.check_exported(&observed, ended.began),
                     None if conversation.has_sent(&observed.content) => Ok(()),

@@ -80,7 +80,12 @@ impl Ledger {
         token = (token ^ (token >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         token = (token ^ (token >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let token = token ^ (token >> 31);
-        Text { token, padding }
+        Text {
+            token,
+            padding,
+            mentions: None,
+            answers: None,
+        }
     }
 
     /// Adds a conversation, and returns its position.
@@ -172,6 +177,7 @@ impl Ledger {
                 let changes = message.reactions.entry(register).or_default();
                 changes.push(Change::requested(*add));
             }
+            Action::Pin { add, .. } => message.pins.push(Change::requested(*add)),
             _ => {}
         }
     }
@@ -269,7 +275,10 @@ impl Ledger {
         let clash = matches!(operation.action, Action::Clash { .. });
         let expected = match (&operation.action, refusal.code.as_str()) {
             (Action::Clash { .. }, "conflict_idempotency") => true,
-            (Action::Edit { seq, .. } | Action::React { seq, .. }, "conflict") => {
+            (
+                Action::Edit { seq, .. } | Action::React { seq, .. } | Action::Pin { seq, .. },
+                "conflict",
+            ) => {
                 let messages = &self.conversations[operation.conversation].messages;
                 messages
                     .get(seq)
@@ -358,6 +367,11 @@ fn acknowledge_change(
             last.into_iter()
                 .for_each(|it| it.acknowledge(at, at_first_attempt));
         }
+        Action::Pin { .. } => {
+            let last = message.pins.last_mut();
+            last.into_iter()
+                .for_each(|it| it.acknowledge(at, at_first_attempt));
+        }
         _ => return,
     }
     message.busy = false;
@@ -373,6 +387,7 @@ fn reflects(operation: &Operation, observed: &Observed) -> Result<(), String> {
             let user = user_name(operation.user);
             users.is_some_and(|users| users.contains(&user)) == *add
         }
+        Action::Pin { add, .. } => observed.pinned_at.is_some() == *add,
         _ => true,
     };
     match reflected {

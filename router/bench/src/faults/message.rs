@@ -80,6 +80,8 @@ pub struct Message {
     pub deletion: Option<Change<()>>,
     /// The reaction of each emoji and user.
     pub reactions: BTreeMap<(String, String), Vec<Change<bool>>>,
+    /// Whether it is pinned.
+    pub pins: Vec<Change<bool>>,
     /// Its rev.
     pub rev: LowerBound,
     /// Whether a change is under way.
@@ -105,6 +107,7 @@ impl Message {
             texts: vec![text],
             deletion: None,
             reactions: BTreeMap::new(),
+            pins: Vec::new(),
             rev: LowerBound::default(),
             busy: false,
             versions: BTreeMap::new(),
@@ -127,6 +130,14 @@ impl Message {
             let (mine, other) = (&self.client_id, &observed.client_msg_id);
             return Err(format!(
                 "expected the client's id {mine:?}, observed {other:?}"
+            ));
+        }
+        let first = self.texts.first();
+        let answered = first.and_then(|text| text.value.answered(&observed.conversation_id));
+        if observed.reply_to != answered {
+            let other = &observed.reply_to;
+            return Err(format!(
+                "expected a reply to {answered:?}, observed {other:?}"
             ));
         }
         let least = asked.map_or(0, |asked| self.rev.at(asked));
@@ -200,9 +211,7 @@ impl Message {
         }
         match (&observed.deleted_at, &self.deletion) {
             (Some(_), None) => return Err(format!("deleted without a request: {}", brief())),
-            (Some(_), Some(_))
-                if !observed.content.is_empty() || !observed.reactions.is_empty() =>
-            {
+            (Some(_), Some(_)) if !observed.is_empty() => {
                 return Err(format!("deleted, but not empty: {}", brief()));
             }
             (Some(_), Some(_)) => return Ok(()),
@@ -212,7 +221,44 @@ impl Message {
             (None, _) => {}
         }
         self.check_text(observed, asked)?;
+        if observed.mentions != self.mentioned() {
+            let expected = self.mentioned();
+            return Err(format!(
+                "expected mentions of {expected:?}, observed {}",
+                brief()
+            ));
+        }
+        let is_pinned = observed.pinned_at.is_some();
+        if !may_be(&self.pins, is_pinned, asked) {
+            let last = self.pins.last().map(|change| change.value);
+            return Err(format!("expected pinned {last:?}, observed {}", brief()));
+        }
         self.check_reactions(observed, asked)
+    }
+
+    /// The seq of the message that it answers.
+    #[must_use]
+    pub fn answers(&self) -> Option<u64> {
+        self.texts.first().and_then(|text| text.value.answers)
+    }
+
+    /// The names of the users whom it mentions while it is not deleted: edits keep them.
+    #[must_use]
+    pub fn mentioned(&self) -> Vec<String> {
+        let first = self.texts.first();
+        first.map_or_else(Vec::new, |text| text.value.mentioned())
+    }
+
+    /// Whether it certainly is pinned, or certainly is not, for a request that is sent at `asked`; `None` when both may be.
+    #[must_use]
+    pub fn is_pinned(&self, asked: Instant) -> Option<bool> {
+        let both = [false, true].map(|value| may_be(&self.pins, value, Some(asked)));
+        let may_be_deleted = self.deletion.is_some();
+        match both {
+            [true, false] => Some(false),
+            [false, true] if !may_be_deleted => Some(true),
+            _ => None,
+        }
     }
 
     fn check_text(&self, observed: &Observed, asked: Option<Instant>) -> Result<(), String> {
@@ -243,14 +289,10 @@ impl Message {
                 .get(emoji)
                 .is_some_and(|users| users.contains(user));
             shown += usize::from(is_there);
-            let done =
-                |change: &Change<bool>| asked.is_some_and(|asked| change.was_in_effect(asked));
-            let baseline = changes.iter().rposition(done);
-            let before = baseline.is_some_and(|n| changes[n].value);
-            let mut later = changes[baseline.map_or(0, |n| n + 1)..].iter();
-            if is_there != before && !later.any(|change| change.value == is_there) {
+            if !may_be(changes, is_there, asked) {
                 return Err(format!(
-                    "expected {emoji} of {user}: {before}, observed {}",
+                    "expected {emoji} of {user}: {}, observed {}",
+                    !is_there,
                     observed.brief()
                 ));
             }
@@ -290,6 +332,7 @@ impl Message {
         let mut reactions = self.reactions.values().flatten();
         texts
             && reactions.all(|change| change.was_in_effect(asked))
+            && self.pins.iter().all(|change| change.was_in_effect(asked))
             && self
                 .deletion
                 .iter()
@@ -302,4 +345,14 @@ impl Message {
         let (rev, version) = self.versions.last_key_value()?;
         Some((*rev, version.digest))
     }
+}
+
+/// Whether a register that is `false` at first may have this value for a request that was sent at `asked`: that of its last
+/// change in effect by then, or of one after it.
+fn may_be(changes: &[Change<bool>], value: bool, asked: Option<Instant>) -> bool {
+    let done = |change: &Change<bool>| asked.is_some_and(|asked| change.was_in_effect(asked));
+    let baseline = changes.iter().rposition(done);
+    let before = baseline.is_some_and(|n| changes[n].value);
+    let mut later = changes[baseline.map_or(0, |n| n + 1)..].iter();
+    value == before || later.any(|change| change.value == value)
 }

@@ -11,6 +11,8 @@ use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::faults::ledger::user_name;
+
 /// The beginning of every text; the token follows.
 const MARK: &str = "tk";
 /// The number of hexadecimal digits of a token.
@@ -25,6 +27,10 @@ pub struct Text {
     pub token: u64,
     /// Characters of padding.
     pub padding: u16,
+    /// The position of the user whom a message that is sent with it mentions.
+    pub mentions: Option<usize>,
+    /// The seq of the message that a message that is sent with it answers.
+    pub answers: Option<u64>,
 }
 
 impl Text {
@@ -42,6 +48,18 @@ impl Text {
             word >>= 6;
         }
         text
+    }
+
+    /// The names of the users whom a message that is sent with it mentions.
+    #[must_use]
+    pub fn mentioned(self) -> Vec<String> {
+        self.mentions.map(user_name).into_iter().collect()
+    }
+
+    /// The id of the message that a message that is sent with it in this conversation answers.
+    #[must_use]
+    pub fn answered(self, conversation: &str) -> Option<String> {
+        self.answers.map(|seq| format!("{conversation}-{seq}"))
     }
 }
 
@@ -80,11 +98,21 @@ pub struct Observed {
     message_type: String,
     /// The sender's id for it.
     pub client_msg_id: Option<String>,
-    reply_to: Option<String>,
+    /// The message that it answers.
+    pub reply_to: Option<String>,
+    /// The number of its replies.
+    #[serde(default)]
+    pub reply_count: u64,
     attachments: Value,
     /// The users who reacted, by emoji.
     pub reactions: BTreeMap<String, Vec<String>>,
     metadata: Value,
+    /// The users whom it mentions.
+    #[serde(default)]
+    pub mentions: Vec<String>,
+    /// Since when it is pinned.
+    pub pinned_at: Option<String>,
+    pinned_by: Option<String>,
     created_at: String,
     /// The time of its latest edit.
     pub edited_at: Option<String>,
@@ -101,30 +129,44 @@ pub struct Earlier {
     pub content: String,
 }
 
+/// A line of an export.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    user: String,
+    text: String,
+    #[serde(default)]
+    reactions: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    mentions: Vec<String>,
+    pinned_at: Option<i64>,
+    pinned_by: Option<String>,
+    deleted_at: Option<i64>,
+}
+
 impl Observed {
     /// A line of an export, which has no rev.
     #[must_use]
-    pub fn exported(
-        seq: u64,
-        (user, text): (String, String),
-        reactions: BTreeMap<String, Vec<String>>,
-        deleted_at: Option<i64>,
-    ) -> Self {
+    pub fn exported(seq: u64, record: Record) -> Self {
         Self {
             conversation_id: String::new(),
             seq,
             rev: 0,
-            sender_id: user,
-            content: text,
+            sender_id: record.user,
+            content: record.text,
             message_type: String::new(),
             client_msg_id: None,
             reply_to: None,
+            reply_count: 0,
             attachments: Value::Null,
-            reactions,
+            reactions: record.reactions,
             metadata: Value::Null,
+            mentions: record.mentions,
+            pinned_at: record.pinned_at.map(|at| at.to_string()),
+            pinned_by: record.pinned_by,
             created_at: String::new(),
             edited_at: None,
-            deleted_at: deleted_at.map(|at| at.to_string()),
+            deleted_at: record.deleted_at.map(|at| at.to_string()),
             edit_history: None,
         }
     }
@@ -136,8 +178,18 @@ impl Observed {
         (&self.sender_id, &self.content, &self.message_type).hash(&mut hasher);
         (&self.client_msg_id, &self.reply_to, &self.reactions).hash(&mut hasher);
         (&self.created_at, &self.edited_at, &self.deleted_at).hash(&mut hasher);
+        (&self.mentions, &self.pinned_at, &self.pinned_by).hash(&mut hasher);
         (self.attachments.to_string(), self.metadata.to_string()).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Whether nothing of its content is there, as of a deleted message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.content.is_empty()
+            && self.reactions.is_empty()
+            && self.mentions.is_empty()
+            && self.pinned_at.is_none()
     }
 
     /// A short description for reports.
@@ -150,7 +202,13 @@ impl Observed {
             ""
         };
         let reactions: Vec<&String> = self.reactions.keys().collect();
-        format!("rev {} `{text}`{deleted} {reactions:?}", self.rev)
+        let pinned = if self.pinned_at.is_some() {
+            ", pinned"
+        } else {
+            ""
+        };
+        let (rev, mentions) = (self.rev, &self.mentions);
+        format!("rev {rev} `{text}`{deleted}{pinned} {reactions:?} mentions {mentions:?}")
     }
 }
 
@@ -163,6 +221,8 @@ mod tests {
         let text = Text {
             token: 0xfeed_0000_1234_abcd,
             padding: 35,
+            mentions: None,
+            answers: None,
         };
         let rendered = text.render();
         assert_eq!(rendered.len(), MARK.len() + DIGITS + 1 + 35);
@@ -171,6 +231,8 @@ mod tests {
         let other = Text {
             token: 7,
             padding: 0,
+            mentions: None,
+            answers: None,
         }
         .render();
         let bytes = format!("{{\"text\":\"{rendered}\"}} tk!{other}");

@@ -77,6 +77,13 @@ pub enum Action {
         /// Whether it is added.
         add: bool,
     },
+    /// Pins a message or takes its pin away.
+    Pin {
+        /// The message's seq.
+        seq: u64,
+        /// Whether it is pinned.
+        add: bool,
+    },
     /// Moves the user's read watermark.
     Read {
         /// The message's seq.
@@ -174,9 +181,10 @@ impl Operation {
     #[must_use]
     pub fn target(&self) -> Option<u64> {
         match self.action {
-            Action::Edit { seq, .. } | Action::Delete { seq } | Action::React { seq, .. } => {
-                Some(seq)
-            }
+            Action::Edit { seq, .. }
+            | Action::Delete { seq }
+            | Action::React { seq, .. }
+            | Action::Pin { seq, .. } => Some(seq),
             _ => None,
         }
     }
@@ -192,7 +200,10 @@ impl Operation {
             }
             | Action::RepeatLate { client_id, text }
             | Action::Clash { client_id, text } => {
-                let body = json!({"content": text.render(), "clientMsgId": client_id});
+                let body = json!({
+                    "content": text.render(), "clientMsgId": client_id, "mentions": text.mentioned(),
+                    "replyTo": text.answered(id),
+                });
                 let path = format!("/chat/conversations/{id}/messages");
                 ("POST", path, Some(body.to_string()))
             }
@@ -213,6 +224,10 @@ impl Operation {
                     None,
                 )
             }
+            Action::Pin { seq, add } => {
+                let method = if *add { "PUT" } else { "DELETE" };
+                (method, format!("/chat/messages/{id}-{seq}/pin"), None)
+            }
             Action::Read { seq } => {
                 let body = json!({"seq": seq}).to_string();
                 (
@@ -224,21 +239,22 @@ impl Operation {
         }
     }
 
-    /// The socket command and its data.
+    /// The socket command and its data; none for what clients do over HTTP only.
     #[must_use]
-    pub fn command(&self) -> (&'static str, Value) {
+    pub fn command(&self) -> Option<(&'static str, Value)> {
         let id = &self.id;
         let message = |seq: &u64| format!("{id}-{seq}");
-        match &self.action {
+        Some(match &self.action {
             Action::Send { client_id, text }
             | Action::Repeat {
                 client_id, text, ..
             }
             | Action::RepeatLate { client_id, text }
             | Action::Clash { client_id, text } => {
-                let content = text.render();
-                let data =
-                    json!({"conversationId": id, "content": content, "clientMsgId": client_id});
+                let data = json!({
+                    "conversationId": id, "content": text.render(), "clientMsgId": client_id,
+                    "mentions": text.mentioned(), "replyTo": text.answered(id),
+                });
                 ("send_message", data)
             }
             Action::Edit { seq, text } => {
@@ -250,8 +266,9 @@ impl Operation {
                 let data = json!({"messageId": message(seq), "emoji": emoji, "remove": !add});
                 ("react", data)
             }
+            Action::Pin { .. } => return None,
             Action::Read { seq } => ("mark_read", json!({"conversationId": id, "seq": seq})),
-        }
+        })
     }
 }
 

@@ -113,7 +113,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let below = folder.path().join("ab");
         std::fs::create_dir(&below).unwrap();
-        let [kept, gone] = [1, 2].map(|token| Text { token, padding: 9 });
+        let [kept, gone] = [1, 2].map(|token| Text {
+            token,
+            padding: 9,
+            mentions: None,
+            answers: None,
+        });
         let lines = format!("{}\n{}\n", kept.render(), gone.render());
         let object = zstd::encode_all(lines.as_bytes(), 1).unwrap();
         std::fs::write(below.join("x.jsonl.zst"), object).unwrap();

@@ -237,6 +237,74 @@ fn reactions_are_as_they_were_acknowledged() {
 }
 
 #[test]
+fn pins_are_as_they_were_acknowledged() {
+    let mut fixture = Fixture::new();
+    let pin = |add| operation(0, Action::Pin { seq: 1, add });
+    let with_pin = |rev, fixture: &Fixture| {
+        let mut pinned = shown(1, rev, &fixture.first.render());
+        pinned["pinnedAt"] = json!("2026-01-02T00:00:00.000Z");
+        pinned["pinnedBy"] = json!("user0");
+        pinned
+    };
+    let found = fixture.read(&with_pin(2, &fixture));
+    assert_finds(found, "expected pinned None");
+    let pinned = with_pin(3, &fixture);
+    let refused = shown(1, 2, &fixture.first.render());
+    assert_finds(
+        fixture.perform(&pin(true), 200, &refused),
+        "acknowledged with",
+    );
+    assert_eq!(fixture.perform(&pin(true), 200, &pinned), None);
+    let message = &fixture.ledger.conversations[0].messages[&1];
+    assert_eq!(message.is_pinned(Instant::now()), Some(true));
+    let found = fixture.read(&shown(1, 4, &fixture.first.render()));
+    assert_finds(found, "expected pinned Some(true)");
+    fixture.ledger.begin(&pin(false));
+    let message = &fixture.ledger.conversations[0].messages[&1];
+    assert_eq!(message.is_pinned(Instant::now()), None);
+    assert_eq!(fixture.read(&with_pin(5, &fixture)), None);
+}
+
+#[test]
+fn mentions_are_those_of_the_send_until_the_message_is_deleted() {
+    let mut fixture = Fixture::new();
+    let text = Text {
+        mentions: Some(1),
+        ..fixture.ledger.text(4)
+    };
+    let mut second = shown(2, 2, &text.render());
+    second["mentions"] = json!(["user1"]);
+    assert_eq!(fixture.send(2, text, 201, &second), None);
+    let found = fixture.read(&shown(2, 3, &text.render()));
+    assert_finds(found, "expected mentions of [\"user1\"]");
+    let mut leaking = deleted(2, 4);
+    leaking["mentions"] = json!(["user1"]);
+    fixture
+        .ledger
+        .begin(&operation(0, Action::Delete { seq: 2 }));
+    assert_finds(fixture.read(&leaking), "not empty");
+    assert_eq!(fixture.read(&deleted(2, 4)), None);
+}
+
+#[test]
+fn a_reply_answers_what_it_was_sent_for() {
+    let mut fixture = Fixture::new();
+    let text = Text {
+        answers: Some(1),
+        ..fixture.ledger.text(4)
+    };
+    let mut second = shown(2, 2, &text.render());
+    let found = fixture.send(2, text, 201, &second);
+    assert_finds(found, "expected a reply to Some(\"c-1\")");
+    second["replyTo"] = json!("c-1");
+    assert_eq!(fixture.send(2, text, 201, &second), None);
+    assert_eq!(
+        fixture.ledger.conversations[0].messages[&2].answers(),
+        Some(1)
+    );
+}
+
+#[test]
 fn a_message_is_there_once() {
     let mut fixture = Fixture::new();
     let mut again = shown(2, 3, &fixture.first.render());

@@ -172,7 +172,9 @@ impl SocketClient {
         let Some((socket, _)) = &mut self.open else {
             bail!("there is no socket");
         };
-        let (command, data) = operation.command();
+        let Some((command, data)) = operation.command() else {
+            bail!("sockets have no command for {:?}", operation.action);
+        };
         let number = self.next_ack;
         self.next_ack += 1;
         socket.command(command, &data.to_string(), number).await?;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::faults::context::{Phase, RunContext};
 use crate::faults::conversation::Conversation;
 use crate::faults::ledger::{Ledger, user_name};
-use crate::faults::message::Message;
+use crate::faults::message::{Change, Message};
 use crate::faults::observed::Text;
 use crate::faults::operation::{Action, Answer, Operation, Reply};
 use crate::faults::transport::{HttpClient, SocketClient};
@@ -21,6 +21,12 @@ use crate::realtime::door::Door;
 const TRIES: usize = 12;
 /// One of this many operations without an answer is given up after an attempt.
 const GIVEN_UP: u32 = 6;
+/// One of this many messages mentions a member.
+const MENTIONING: u32 = 4;
+/// One of this many messages answers another one.
+const ANSWERING: u32 = 3;
+/// The number of messages of a conversation that are ever pinned, below what a conversation may have.
+const PINNED_MAX: usize = 90;
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The longest padding of a short text, and of a long one.
@@ -165,6 +171,14 @@ fn plan(
         let action = match choice {
             0..40 => {
                 let client_id = client_id.to_owned();
+                let mentions = random.random_ratio(1, MENTIONING).then_some(member);
+                let answers = random.random_ratio(1, ANSWERING);
+                let answered = answers.then(|| some_message(conversation, random));
+                let text = Text {
+                    mentions,
+                    answers: answered.flatten().map(|(seq, _)| seq),
+                    ..text
+                };
                 Some((user, Action::Send { client_id, text }))
             }
             40..48 => repetition(conversation, random, &name, choice == 47, text)
@@ -174,6 +188,7 @@ fn plan(
                 let read = |seq| (user, Action::Read { seq });
                 (head > 0).then(|| read(random.random_range(1..=head)))
             }
+            56..61 if only.is_none() => pin(conversation, random),
             _ => change(conversation, random, (choice, only, user), text),
         };
         if let Some((user, action)) = action {
@@ -215,6 +230,21 @@ fn repetition(
         text: send.text,
         seq,
     })
+}
+
+/// Pins a random message or takes its pin away, as the owner.
+fn pin(conversation: &Conversation, random: &mut SmallRng) -> Option<(usize, Action)> {
+    let (seq, message) = some_message(conversation, random)?;
+    let was_settled = message.pins.last().is_none_or(Change::is_settled);
+    if message.busy || message.deletion.is_some() || !was_settled {
+        return None;
+    }
+    let add = message.pins.last().is_none_or(|change| !change.value);
+    let messages = conversation.messages.values();
+    let pinned = messages.filter(|message| !message.pins.is_empty()).count();
+    let is_full = add && message.pins.is_empty() && pinned >= PINNED_MAX;
+    let action = Action::Pin { seq, add };
+    (!is_full).then_some((conversation.owner()?, action))
 }
 
 /// A change of a random message, and the user who makes it.

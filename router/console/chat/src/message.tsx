@@ -44,6 +44,7 @@ export const MessageRow = memo(function MessageRow(props: Props) {
   const deleted = stored?.deletedAt != null;
   const files = deleted ? [] : message.attachments.flatMap((attachment) => attachmentOf(attachment) ?? []);
   const bare = !deleted && files.length === 0 && !message.replyTo && isOnlyEmoji(message.content);
+  const mentioned = !own && (stored?.mentions ?? []).some((user) => user === me || user === "@all");
   const onlyFiles = files.length > 0 && message.content === "";
   const classes = [
     "message",
@@ -55,11 +56,14 @@ export const MessageRow = memo(function MessageRow(props: Props) {
     flashed && "flashed",
     bare && "bare",
     deleted && "deleted",
+    mentioned && "mentioned",
     message.state,
   ];
   const name = own ? "You" : nameOf(message.senderId);
   const meta = (
     <span class="meta">
+      {stored?.replyCount ? <span>{stored.replyCount === 1 ? "1 reply" : `${stored.replyCount} replies`}</span> : null}
+      {stored?.pinnedAt && !deleted && <span>pinned</span>}
       {stored?.editedAt && !deleted && <span>edited</span>}
       <time dateTime={message.createdAt} title={fullTime(message.createdAt)}>
         {timeOf(message.createdAt)}

@@ -396,6 +396,9 @@ impl Foreign {
                 .filter(|_| !is_deleted)
                 .map(|from| raw(&json!({ "forwardedFrom": from })))
                 .transpose()?,
+            mentions: Vec::new(),
+            pinned_at: None,
+            pinned_by: None,
             edited_at: message.edited_at,
             deleted_at: message.deleted_at,
             to: None,

@@ -43,7 +43,7 @@ impl Bed {
             .await
     }
 
-    async fn import_records(
+    pub(crate) async fn import_records(
         &self,
         owner: &UserId,
         channel: &str,
