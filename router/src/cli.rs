@@ -15,6 +15,7 @@ mod migrate;
 mod out;
 mod progress;
 mod rebalance;
+mod search;
 mod serve;
 mod shards;
 mod token;
@@ -76,6 +77,9 @@ enum Command {
     /// The archive: messages that left the databases for the object store
     #[command(subcommand)]
     Archive(archive::Command),
+    /// What searches use
+    #[command(subcommand)]
+    Search(search::Command),
     /// Files of conversations on the object store
     #[command(subcommand)]
     Media(media::Command),
@@ -142,6 +146,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::run(load()?, args).await,
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
+        Command::Search(command) => search::run(load()?, command).await,
         Command::Media(command) => media::run(load()?, command).await,
         Command::MediaWorker(args) => media_worker::run(&args),
         Command::Lease(command) => lease::run(load()?, command).await,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 45] = [
+const COMMANDS: [&[&str]; 50] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -24,6 +24,11 @@ const COMMANDS: [&[&str]; 45] = [
     &["archive", "hold"],
     &["archive", "holds"],
     &["archive", "erasures"],
+    &["search"],
+    &["search", "index"],
+    &["search", "index", "build"],
+    &["search", "index", "verify"],
+    &["search", "index", "drop"],
     &["media"],
     &["media", "verify"],
     &["media", "gc"],
