@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Reads JSON Lines as `backscroll import` does (`channel`, `user`, `at`, `text` …) from standard input. "Page" is the
-//! time to get one page of history out of a frame that was fetched: digest, unpack, parse.
+//! time to get one page of history out of a frame that was fetched: digest, unpack, parse. The last lines are of the terms of a
+//! segment with these messages, which searches use.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,7 +17,9 @@ use backscroll_archiver::object_store::ObjectKey;
 use backscroll_archiver::segment::reader::Frame;
 use backscroll_archiver::segment::writer::{FinishedFrame, SegmentOptions, SegmentWriter};
 use backscroll_archiver::segment::{IndexEntry, SegmentHeader};
-use backscroll_shard::archive::Generation;
+use backscroll_archiver::terms::reader::{Directory, Section};
+use backscroll_archiver::terms::writer::TermsWriter;
+use backscroll_shard::archive::{Generation, SegmentId};
 use backscroll_shard::ids::{ConversationId, Rev, Seq, UserKey};
 use backscroll_shard::message::StoredMessage;
 use backscroll_shard::model::{HistoryRecord, RawJson, Timestamp};
@@ -70,7 +73,75 @@ fn main() -> Result<(), Failure> {
             measured.frames,
         )?;
     }
+    let options = SegmentOptions::default();
+    let (segment, terms) = (
+        measure(&conversations, options)?,
+        measure_terms(&conversations, options)?,
+    );
+    let micros = |time: Duration| time.as_secs_f64() * 1e6 / to_f64(messages);
+    writeln!(
+        out,
+        "terms: {:.2} B/message, {:.2} us/message beside {:.2} for the segment; {} sections, {} terms",
+        per(terms.bytes, messages),
+        micros(terms.writing),
+        micros(segment.writing),
+        terms.sections,
+        terms.terms,
+    )?;
     Ok(())
+}
+
+struct MeasuredTerms {
+    bytes: usize,
+    sections: usize,
+    terms: usize,
+    writing: Duration,
+}
+
+fn measure_terms(
+    conversations: &Conversations,
+    options: SegmentOptions,
+) -> Result<MeasuredTerms, Failure> {
+    let header = SegmentHeader {
+        name: ObjectKey::new("measured.jsonl.zst")?,
+        generation: Generation(1),
+        created_at: Timestamp::now(),
+    };
+    let id = SegmentId::random();
+    let mut segment = SegmentWriter::new(&header, options)?;
+    let mut terms = TermsWriter::new(id)?;
+    let mut writing = Duration::ZERO;
+    for (low, messages) in (0..).zip(conversations.values()) {
+        let conversation = ConversationId::new(UserKey(0x9e37_79b9_7f4a_7c15), low);
+        for message in messages {
+            let frame = segment.push(conversation, message)?;
+            let begun = Instant::now();
+            terms.add(message);
+            if let Some(entry) = frame.as_ref().and_then(|frame| frame.entries.first()) {
+                terms.end_frame(entry.frame.offset)?;
+            }
+            writing += begun.elapsed();
+        }
+    }
+    let last = segment.finish()?;
+    let begun = Instant::now();
+    if let Some(entry) = last.entries.first() {
+        terms.end_frame(entry.frame.offset)?;
+    }
+    let bytes = terms.finish()?;
+    writing += begun.elapsed();
+    let directory = Directory::read(id, &bytes[..Directory::size(id, &bytes)?])?;
+    let mut count = 0;
+    for entry in directory.sections() {
+        let range = usize::try_from(entry.range().start)?..usize::try_from(entry.range().end)?;
+        count += Section::read(id, entry, &bytes[range])?.terms().count();
+    }
+    Ok(MeasuredTerms {
+        bytes: bytes.len(),
+        sections: directory.sections().len(),
+        terms: count,
+        writing,
+    })
 }
 
 fn read_messages() -> Result<Conversations, Failure> {

@@ -14,6 +14,7 @@
 //! | [`schedule`] | the jobs of a running service |
 //! | `source`, `settle` | of the archive job: the rows that it reads, and taking away those that are published |
 //! | `error`, `step`, `progress` | why a job ended early; the steps that tests see; how far a job is |
+//! | [`terms`] | the index of terms that searches use |
 //! | `draft`, `rewrite` | writing one segment; writing one anew without what must go or is superseded |
 //! | `inspect` | what is wrong with a segment, or with a conversation's copies |
 //! | `throttle`, `others` | waiting for the database to be less busy; whether anybody else uses it |
@@ -24,7 +25,7 @@
 //!
 //! 1. lease of the shard's ranges;
 //! 2. intent row, with the segment's unique name and the next number;
-//! 3. rows read, digested, compressed and uploaded, in one stream;
+//! 3. rows read, digested, compressed and uploaded, in one stream; then their terms ([`crate::terms`]);
 //! 4. everything read back, decoded and compared with the digest of the rows;
 //! 5. published: index rows and registry, one transaction;
 //! 6. hot rows deleted in bounded batches, those only that are still at an archived rev;
@@ -53,6 +54,7 @@ mod settle;
 mod source;
 pub mod status;
 mod step;
+pub mod terms;
 mod throttle;
 pub mod verify;
 
@@ -148,6 +150,7 @@ impl ArchiveJobs {
     ) -> Self {
         let own_cache = ArchiveSettings {
             cache_bytes: JOBS_CACHE_BYTES,
+            terms_cache_bytes: 0,
             ..settings.clone()
         };
         Self {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`object_store`] | named byte strings that are created once and never changed: on disk or in S3 |
 //! | [`segment`] | the files of archived messages: written, read, checked |
+//! | [`terms`] | which frames of a segment have which words, for searches |
 //! | `flights` | one fetch for callers that want the same at the same time |
 //! | [`tier`] | cold reads: a page's archived part, cached and shared |
 //! | [`jobs`] | the operators' jobs: archiving, erasing, verifying, restoring, collecting, rebuilding |
@@ -20,4 +21,5 @@ pub mod metrics;
 pub mod object_store;
 pub mod segment;
 pub mod settings;
+pub mod terms;
 pub mod tier;

@@ -39,6 +39,10 @@ backscroll_shard::metric_table! {
         "Time to fetch and unpack frames that lie side by side.";
     Gauge CACHE_BYTES = "backscroll_archive_cache_bytes" [] Bytes,
         "Size of the unpacked frames that are kept.";
+    Counter TERMS_READS = "backscroll_archive_terms_reads_total" [from] Count,
+        "Parts of terms of segments wanted by searches, by where they came from: `cache`, `store`, or `directory` (the directory of a segment's terms was read).";
+    Gauge TERMS_CACHE_BYTES = "backscroll_archive_terms_cache_bytes" [] Bytes,
+        "Size of the unpacked terms that are kept.";
     Counter MEDIA_CHECKED = "backscroll_media_checked_total" [outcome] Count,
         "Uploads that were checked, by outcome: `ready`, or the reason for which they were rejected.";
     Counter MEDIA_SCANNED = "backscroll_media_scanned_total" [outcome] Count,

@@ -165,6 +165,9 @@ pub struct ArchiveSettings {
     /// Most memory for frames that were read, in bytes.
     #[serde(with = "size")]
     pub cache_bytes: u64,
+    /// Most memory for terms of segments that searches have read, in bytes.
+    #[serde(with = "size")]
+    pub terms_cache_bytes: u64,
     /// Most frames fetched and unpacked at once for readers; who comes then waits.
     pub max_reads: usize,
 }
@@ -190,6 +193,7 @@ impl Default for ArchiveSettings {
             max_latency: Span::millis(50),
             lease: Span::secs(60),
             cache_bytes: 64 << 20,
+            terms_cache_bytes: 32 << 20,
             max_reads: 16,
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backscroll_shard::archive::{ArchivedRun, Copies, SegmentId};
-use backscroll_shard::cold_tier::{ColdPart, ColdTier};
+use backscroll_shard::cold_tier::{ColdPart, ColdTier, Pieces};
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::message::StoredMessage;
@@ -36,6 +36,7 @@ use crate::object_store::{ErrorKind, ObjectStore, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::{FrameDigest, FrameLocation, object_key};
 use crate::settings::ArchiveSettings;
+use crate::terms::index::TermsIndex;
 
 /// How many fetches may wait for each one under way.
 const WAITING: usize = 16;
@@ -77,6 +78,7 @@ pub struct Tier(Arc<Inner>);
 
 struct Inner {
     objects: Arc<dyn ObjectStore>,
+    terms: TermsIndex,
     cache: Cache<FrameId, Arc<Frame>, FrameWeight>,
     flights: Flights<FrameId, Outcome>,
     most_flights: usize,
@@ -113,8 +115,10 @@ impl Tier {
             .max(16);
         let most_flights = settings.max_reads * (1 + WAITING);
         let most_ahead = (settings.max_reads / AHEAD).max(1);
+        let terms = TermsIndex::new(Arc::clone(&objects), settings.terms_cache_bytes);
         Self(Arc::new(Inner {
             objects,
+            terms,
             cache: Cache::with_weighter(frames, settings.cache_bytes, FrameWeight),
             flights: Flights::default(),
             most_flights,
@@ -345,6 +349,26 @@ impl ColdTier for Tier {
             messages_of(&frame, conversation, part)
         };
         parts.iter().map(read).collect()
+    }
+
+    async fn ruled_out(
+        &self,
+        runs: &[ArchivedRun],
+        pieces: &Pieces,
+        deadline: Instant,
+    ) -> Vec<bool> {
+        self.0.terms.ruled_out(runs, pieces, deadline).await
+    }
+
+    fn read_soon(&self, runs: &[ArchivedRun]) {
+        let Ok(place) = self.0.ahead.reserve() else {
+            return; // who reads now goes first
+        };
+        let (tier, places) = (self.clone(), runs.iter().filter_map(place_of).collect());
+        place.spawn(async move {
+            let deadline = Instant::now() + AHEAD_DEADLINE;
+            tier.frames(places, deadline).await;
+        });
     }
 
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq) {

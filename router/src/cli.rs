@@ -16,6 +16,7 @@ mod migrate;
 mod out;
 mod progress;
 mod rebalance;
+mod search;
 mod serve;
 mod shards;
 mod token;
@@ -81,6 +82,9 @@ enum Command {
     /// The audit log: who did what to whom
     #[command(subcommand)]
     Audit(audit::Command),
+    /// What searches use
+    #[command(subcommand)]
+    Search(search::Command),
     /// Files of conversations on the object store
     #[command(subcommand)]
     Media(media::Command),
@@ -148,6 +152,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Export(args) => export::run(load()?, args).await,
         Command::Archive(command) => archive::run(load()?, command).await,
         Command::Audit(command) => audit::run(load()?, command).await,
+        Command::Search(command) => search::run(load()?, command).await,
         Command::Media(command) => media::run(load()?, command).await,
         Command::MediaWorker(args) => media_worker::run(&args),
         Command::Lease(command) => lease::run(load()?, command).await,

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-pub use crate::archive::ColdPart;
+pub use crate::archive::{ArchivedRun, ColdPart};
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, Seq};
 use crate::message::StoredMessage;
 use crate::node::Shard;
+pub use crate::search::terms::Pieces;
 
 /// Reads messages that no hot row holds any more (INV-TIER).
 #[async_trait]
@@ -23,6 +24,20 @@ pub trait ColdTier: Send + Sync {
         parts: &[ColdPart],
         deadline: Instant,
     ) -> Vec<Result<Vec<StoredMessage>>>;
+
+    /// Which of `runs` have no message with all of these pieces, as far as their terms tell and can be read before `deadline`.
+    /// Of a run that is not ruled out nothing is known.
+    async fn ruled_out(
+        &self,
+        runs: &[ArchivedRun],
+        _pieces: &Pieces,
+        _deadline: Instant,
+    ) -> Vec<bool> {
+        vec![false; runs.len()]
+    }
+
+    /// A hint: the messages of these few runs are read soon. It must not block.
+    fn read_soon(&self, _runs: &[ArchivedRun]) {}
 
     /// A hint: a reader walks backwards and will soon want the message before `before`. It must not block.
     fn read_ahead(&self, shard: &Arc<Shard>, conversation: ConversationId, before: Seq);

@@ -20,7 +20,7 @@ pub use draft::{CLIENT_MSG_ID_MAX_BYTES, Draft};
 pub(crate) use draft::{
     check_attachments, check_content, check_mentions, check_object, mentions_json,
 };
-pub use page::{Cut, MessageRow, PAGE, Room, Shown, rows};
+pub use page::{Cut, MessageRow, PAGE, Room, Shown, latest_seqs, rows};
 pub(crate) use reactions::{EMOJI_RULE, Reactions};
 pub(crate) use shown::{left_out, stored_json, stored_mentions, stored_reactions};
 

@@ -67,6 +67,8 @@ crate::metric_table! {
         "Messages that searches have looked at.";
     Counter SEARCHED_BYTES = "backscroll_searched_bytes_total" [] Bytes,
         "Bytes of the texts that searches have looked at.";
+    Counter SEARCH_RULED_OUT = "backscroll_search_ruled_out_messages_total" [] Count,
+        "Archived messages that searches did not have to read, because an index of terms rules them out.";
     Gauge SEARCHES = "backscroll_searches" [] Count,
         "Searches that are worked on, and those that wait for that.",
         alert "a long time far above `search.at_once`: raise it, or add nodes";

@@ -1,7 +1,7 @@
 //! Collecting objects that nothing names (INV-OBJECT).
 //!
 //! Three sorts of them: segments whose job died before they were published, segments that were superseded, and objects
-//! that no shard has ever heard of. Each is kept for a grace period: `archive.gc_grace`, and for the first two, which may
+//! that no shard has ever heard of. Terms go with their segment, before it. Each is kept for a grace period: `archive.gc_grace`, and for the first two, which may
 //! hold what was deleted since, at most half of `archive.erase_within`. Then, under the lease of a shard, its registry row is
 //! first taken out of every state in which it could be published (the step that can still be refused), then the object
 //! is deleted, then the row. A crash in between leaves a row that says `deleting`, and the next collection goes on.
@@ -26,6 +26,7 @@ use super::{ArchiveJobs, Order, Result, STEP, ShardOutcome, Step, transaction};
 use crate::metrics;
 use crate::object_store::{ErrorKind, KeyPrefix, ObjectKey, transfer};
 use crate::segment::{KEY_PREFIX, object_key, segment_of};
+use crate::terms::segment_of_terms;
 
 /// Most segments looked up at once.
 const PAGE: usize = 1000;
@@ -75,7 +76,7 @@ impl ArchiveJobs {
             if dry_run {
                 let mut figures = CollectFigures::default();
                 self.due(&shard, now, &mut figures).await?;
-                figures.orphans = orphans.due.len() as u64;
+                figures.orphans = (orphans.due.len() + orphans.terms.len()) as u64;
                 figures.in_grace += orphans.in_grace + files.in_grace;
                 figures.files = self.collect_files(&shard, None, now).await?;
                 figures.files += files.due.len() as u64;
@@ -95,6 +96,11 @@ impl ArchiveJobs {
                 .await?;
                 self.supersede_unnamed(&shard, lease).await?;
                 self.adopt(&shard, lease, &orphans.due, figures).await?;
+                for id in &orphans.terms {
+                    self.delete_terms(*id).await?;
+                    figures.orphans += 1;
+                    figures.deleted += 1;
+                }
                 figures.files = self.collect_files(&shard, Some(lease), now).await?;
                 figures.files += self.delete_file_orphans(&files, now).await?;
                 self.collect_shard(&shard, lease, now, figures).await
@@ -207,6 +213,7 @@ impl ArchiveJobs {
             return Ok(false);
         }
         self.passed(Step::DeletionBegun);
+        self.delete_terms(record.id).await?;
         self.objects.delete(&object_key(record.id)).await?;
         self.passed(Step::ObjectDeleted);
         transaction(shard, async |connection| {
@@ -243,14 +250,23 @@ impl ArchiveJobs {
         while let Some(object) = listing.try_next().await? {
             orphans.listed += 1;
             orphans.bytes += object.size;
-            let Some(id) = segment_of(&object.key) else {
+            let terms_of = segment_of_terms(&object.key);
+            let Some(id) = segment_of(&object.key).or(terms_of) else {
                 orphans.foreign += 1;
                 continue;
             };
+            orphans.of_terms += u64::from(terms_of.is_some());
             if registered.contains(&id) || self.is_known(id).await? {
                 continue;
             }
-            if object.created_at.0 <= now.0 - self.grace() {
+            if terms_of.is_some() {
+                // They may be of what was deleted since, and are built again where they are not.
+                if object.created_at.0 <= now.0 - self.known_grace() {
+                    orphans.terms.push(id);
+                } else {
+                    orphans.in_grace += 1;
+                }
+            } else if object.created_at.0 <= now.0 - self.grace() {
                 orphans.due.push((id, object.size));
             } else {
                 orphans.in_grace += 1;
@@ -350,10 +366,14 @@ pub(super) struct Orphans {
     pub(super) listed: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// Objects whose keys are not those of segments.
+    /// Those of them that are terms of segments.
+    pub(super) of_terms: u64,
+    /// Objects whose keys are neither those of segments nor of their terms.
     pub(super) foreign: u64,
     /// Segments that nobody knows, beyond their grace period, with their sizes.
     pub(super) due: Vec<(SegmentId, u64)>,
+    /// Segments that nobody knows and that have terms, beyond their grace period.
+    pub(super) terms: Vec<SegmentId>,
     /// Those that are within it.
     pub(super) in_grace: u64,
 }

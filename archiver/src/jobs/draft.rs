@@ -1,4 +1,4 @@
-//! Writing one segment: intent, rows in, object out, everything read back.
+//! Writing one segment: intent, rows in, object out, and its terms; everything read back.
 
 use std::hash::Hasher as _;
 use std::io;
@@ -25,6 +25,8 @@ use crate::object_store::{ObjectKey, StoreError, transfer};
 use crate::segment::reader::Frame;
 use crate::segment::writer::{FinishedFrame, SegmentWriter};
 use crate::segment::{FrameLocation, IndexEntry, SegmentError, SegmentHeader, object_key};
+use crate::terms::TermsError;
+use crate::terms::writer::TermsWriter;
 
 /// Frames that wait to be uploaded.
 const FRAMES_WAITING: usize = 4;
@@ -108,11 +110,54 @@ pub(super) struct Draft {
     key: ObjectKey,
     generation: Generation,
     /// Away while a batch is being compressed.
-    writer: Option<Box<(SegmentWriter, RowsDigest)>>,
+    writing: Option<Box<Writing>>,
     entries: Vec<IndexEntry>,
     written: Vec<WrittenFrame>,
     frames: mpsc::Sender<Bytes>,
     upload: Upload,
+}
+
+/// What is made of the messages.
+struct Writing {
+    segment: SegmentWriter,
+    terms: TermsWriter,
+    /// Of the frame that is being written.
+    rows: RowsDigest,
+}
+
+impl Writing {
+    /// Ends a frame, and gives the digest of its rows.
+    fn end_frame(&mut self, frame: &FinishedFrame) -> Result<u64, TermsError> {
+        if let Some(entry) = frame.entries.first() {
+            self.terms.end_frame(entry.frame.offset)?;
+        }
+        Ok(self.rows.finish())
+    }
+
+    fn push(&mut self, batch: Batch) -> Result<Vec<(FinishedFrame, u64)>> {
+        let mut frames = Vec::new();
+        for (conversation, about) in batch.abouts {
+            self.segment.describe(conversation, about);
+        }
+        for (conversation, message) in &batch.rows {
+            self.rows.add(*conversation, message);
+            self.terms.add(message);
+            if let Some(frame) = self.segment.push(*conversation, message)? {
+                let rows = self.end_frame(&frame)?;
+                frames.push((frame, rows));
+            }
+        }
+        Ok(frames)
+    }
+
+    /// The last frame of the segment, the digest of its rows, and the terms.
+    fn finish(mut self) -> Result<(FinishedFrame, u64, Bytes)> {
+        let last = self.segment.finish()?;
+        if let Some(entry) = last.entries.first() {
+            self.terms.end_frame(entry.frame.offset)?;
+        }
+        Ok((last, self.rows.finish(), self.terms.finish()?))
+    }
 }
 
 /// A frame, and the digest of the rows that are in it.
@@ -155,7 +200,12 @@ impl Draft {
             generation,
             created_at: now,
         };
-        let writer = SegmentWriter::new(&header, archive.settings.segment_options())?;
+        let options = archive.settings.segment_options();
+        let writing = Writing {
+            segment: SegmentWriter::new(&header, options)?,
+            terms: TermsWriter::new(id)?,
+            rows: RowsDigest::default(),
+        };
         let (frames, received) = mpsc::channel::<Bytes>(FRAMES_WAITING);
         let content = stream::unfold(received, |mut received| async move {
             received
@@ -171,7 +221,7 @@ impl Draft {
             id,
             key,
             generation,
-            writer: Some(Box::new((writer, RowsDigest::default()))),
+            writing: Some(Box::new(writing)),
             entries: Vec::new(),
             written: Vec::new(),
             frames,
@@ -181,30 +231,21 @@ impl Draft {
 
     /// Compressed bytes so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.writer.as_ref().map_or(0, |writer| writer.0.bytes())
+        let writing = self.writing.as_ref();
+        writing.map_or(0, |writing| writing.segment.bytes())
     }
 
     /// Adds messages; those of a conversation come in order. What is told of conversations goes before their messages.
     pub(super) async fn push(&mut self, batch: Batch) -> Result<()> {
-        let Some(mut state) = self.writer.take() else {
+        let Some(mut writing) = self.writing.take() else {
             return Err(ArchiveError::Stopped);
         };
         let task = tokio::task::spawn_blocking(move || {
-            let (writer, digest) = &mut *state;
-            let mut frames: Vec<(FinishedFrame, u64)> = Vec::new();
-            for (conversation, about) in batch.abouts {
-                writer.describe(conversation, about);
-            }
-            for (conversation, message) in &batch.rows {
-                digest.add(*conversation, message);
-                if let Some(frame) = writer.push(*conversation, message)? {
-                    frames.push((frame, digest.finish()));
-                }
-            }
-            Ok::<_, SegmentError>((state, frames))
+            let frames = writing.push(batch)?;
+            Ok::<_, ArchiveError>((writing, frames))
         });
-        let (state, frames) = task.await.map_err(|_| ArchiveError::Stopped)??;
-        self.writer = Some(state);
+        let (writing, frames) = task.await.map_err(|_| ArchiveError::Stopped)??;
+        self.writing = Some(writing);
         for (frame, rows) in frames {
             self.upload(frame, rows).await?;
         }
@@ -232,14 +273,13 @@ impl Draft {
         archive: &ArchiveJobs,
         throttle: Option<&Throttle<'_>>,
     ) -> Result<Written> {
-        let Some(state) = self.writer.take() else {
+        let Some(writing) = self.writing.take() else {
             return Err(ArchiveError::Stopped);
         };
-        let (writer, mut digest) = *state;
-        let messages = writer.messages();
-        let last = tokio::task::spawn_blocking(move || writer.finish()).await;
-        let last = last.map_err(|_| ArchiveError::Stopped)??;
-        self.upload(last, digest.finish()).await?;
+        let messages = writing.segment.messages();
+        let last = tokio::task::spawn_blocking(move || writing.finish()).await;
+        let (last, rows, terms) = last.map_err(|_| ArchiveError::Stopped)??;
+        self.upload(last, rows).await?;
         let Self {
             id,
             key,
@@ -253,6 +293,7 @@ impl Draft {
         drop(frames); // ends the object
         let bytes = (&mut upload.0).await.map_err(|_| ArchiveError::Stopped)??;
         archive.passed(Step::Uploaded);
+        archive.put_terms(id, terms).await?;
         read_back((archive, throttle), &key, &written).await?;
         archive.passed(Step::ReadBack);
         let run = |entry: &IndexEntry| (entry.conversation, entry.to_run(id, generation));

@@ -5,6 +5,7 @@ use backscroll_shard::tasks::Full;
 
 use crate::object_store::StoreError;
 use crate::segment::SegmentError;
+use crate::terms::TermsError;
 
 /// A job did not get to its end. What it had committed stays, and the next one goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum ArchiveError {
     /// A segment cannot be written or read.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// The terms of a segment cannot be read or written.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
     /// What was read back is not what was to be stored; it was not published.
     #[error(
         "segment {0}: what was read back is not what was written; nothing was published or deleted"

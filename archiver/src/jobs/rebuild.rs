@@ -133,7 +133,7 @@ impl ArchiveJobs {
             if given_up(leases, id).await? {
                 continue;
             }
-            let scanned = self.scan(&object, id, |run| told.add(run)).await;
+            let scanned = self.scan(&object, id, |_, run| told.add(run)).await;
             let (header, runs, messages) = match scanned {
                 Ok(scanned) => scanned,
                 Err(ArchiveError::Segment(error)) => {
@@ -161,12 +161,13 @@ impl ArchiveJobs {
         self.erase_again(leases, told.deleted).await
     }
 
-    /// Reads a whole segment: its header, and its runs as rows of the index. Each run's messages are given to `told`.
+    /// Reads a whole segment: its header, and its runs as rows of the index. Each run's messages are given to `told`, with the offset of
+    /// their frame.
     pub(super) async fn scan(
         &self,
         object: &ObjectMeta,
         id: SegmentId,
-        mut told: impl FnMut(Run),
+        mut told: impl FnMut(u64, Run),
     ) -> Result<(SegmentHeader, Vec<(ConversationId, ArchivedRun)>, u64)> {
         let table = self.seek_table(object).await?;
         let mut header = None;
@@ -206,9 +207,10 @@ impl ArchiveJobs {
             header = header.or(found_header);
             let Some(header) = &header else { continue };
             for (frame, entries) in frames {
+                let offset = entries.first().map_or(0, |entry| entry.frame.offset);
                 for run in frame.runs {
                     messages += run.messages.len() as u64;
-                    told(run);
+                    told(offset, run);
                 }
                 let entered = entries
                     .iter()

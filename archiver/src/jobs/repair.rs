@@ -150,7 +150,7 @@ impl ArchiveJobs {
 
     async fn enter_again(&self, shard: &Arc<Shard>, lease: &Lease, id: SegmentId) -> Result<()> {
         let object = self.objects.head(&object_key(id)).await?;
-        let (header, runs, messages) = self.scan(&object, id, |_| {}).await?;
+        let (header, runs, messages) = self.scan(&object, id, |_, _| {}).await?;
         let leases = [(shard.clone(), lease.clone())];
         self.enter(&leases, (id, &object, messages), &header, runs)
             .await

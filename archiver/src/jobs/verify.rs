@@ -110,9 +110,11 @@ pub struct VerifyReport {
     pub objects: u64,
     /// Their bytes.
     pub object_bytes: u64,
+    /// Those of them that are terms of segments, which searches use; `search index verify` reads them.
+    pub terms: u64,
     /// Objects that nothing names; `gc` deletes them after their grace period.
     pub orphans: u64,
-    /// Objects under the prefix that are no segments.
+    /// Objects under the prefix that are neither segments nor terms.
     pub foreign: u64,
     /// What is wrong: the first of them.
     pub problems: Vec<Problem>,
@@ -152,8 +154,9 @@ impl ArchiveJobs {
         let orphans = self.orphans(Timestamp::now()).await?;
         report.objects = orphans.listed;
         report.object_bytes = orphans.bytes;
+        report.terms = orphans.of_terms;
         report.foreign = orphans.foreign;
-        report.orphans = orphans.due.len() as u64 + orphans.in_grace;
+        report.orphans = (orphans.due.len() + orphans.terms.len()) as u64 + orphans.in_grace;
         for shard in self.shards(order)? {
             progress.update(|now| {
                 now.shard = Some(shard.name().clone());

@@ -74,10 +74,14 @@ pub(crate) fn objects(process: &Process) -> BTreeSet<(PathBuf, String)> {
             if path.ends_with(".secret") {
                 continue; // of signed addresses; made at random
             }
+            let name = path.strip_prefix(process.folder()).unwrap();
+            if path.to_string_lossy().contains(".terms") {
+                objects.insert((name.to_owned(), String::new())); // they say where frames are
+                continue;
+            }
             let text = fs::File::open(&path).and_then(zstd::decode_all).unwrap();
             let text = String::from_utf8(text).unwrap();
             let lines = text.split_once('\n').map_or("", |(_, lines)| lines);
-            let name = path.strip_prefix(process.folder()).unwrap();
             objects.insert((name.to_owned(), lines.to_owned()));
         }
     }

@@ -856,6 +856,8 @@ export interface Scanned {
   bytes: number;
   /** Messages. */
   messages: number;
+  /** Archived messages that were not read, because an index of terms says that they do not have the words. */
+  ruledOut: number;
 }
 
 /** What a message may carry beside its text. */

@@ -29,7 +29,7 @@ class Answers {
 }
 
 function page(given: Partial<SearchPage>): SearchPage {
-  return { hits: [], complete: given.cursor === undefined, scanned: { messages: 1, bytes: 1 }, encryptedSkipped: 0, ...given };
+  return { hits: [], complete: given.cursor === undefined, scanned: { messages: 1, bytes: 1, ruledOut: 0 }, encryptedSkipped: 0, ...given };
 }
 
 const hit = (id: string) => ({ message: { id } as Message, ranges: [] });

@@ -28,15 +28,16 @@ use crate::deployment::Deployment;
 use crate::signals;
 
 pub(super) use collect::Args as CollectArgs;
+pub(super) use verify::show_problem;
 
 use super::progress::Progress;
 use super::{audit, log_for_people, out};
 
 /// How long a command may take to stop.
-const LONGEST_STOP: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_STOP: Duration = Duration::from_secs(60);
 
 /// Why a command that is no job did not get to its end.
-const STOPPED: &str = "stopped by a signal before it was done";
+pub(super) const STOPPED: &str = "stopped by a signal before it was done";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -54,13 +55,13 @@ pub(super) enum Command {
 
 /// What every command on some shards takes.
 #[derive(Debug, clap::Args)]
-struct Scope {
+pub(super) struct Scope {
     /// Only this shard
     #[arg(long, value_name = "NAME", value_parser = parse_shard)]
-    shard: Option<ShardName>,
+    pub(super) shard: Option<ShardName>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn parse_shard(text: &str) -> Result<ShardName, IdError> {
@@ -230,7 +231,7 @@ pub(super) fn actor() -> String {
 }
 
 /// Shows how far a job is: `unit` of `total`, if that is known, and what it does just now.
-fn watch(activity: &'static str, jobs: &Jobs, total: Option<u64>) -> Progress {
+pub(super) fn watch(activity: &'static str, jobs: &Jobs, total: Option<u64>) -> Progress {
     let jobs = jobs.clone();
     Progress::watch(activity, "messages", total, move || {
         let now = jobs.snapshot();
@@ -247,7 +248,7 @@ fn watch(activity: &'static str, jobs: &Jobs, total: Option<u64>) -> Progress {
 }
 
 /// Says on standard error which shards failed and why, and fails if any did.
-fn require_all<T>(outcomes: &[ShardOutcome<T>]) -> anyhow::Result<()> {
+pub(super) fn require_all<T>(outcomes: &[ShardOutcome<T>]) -> anyhow::Result<()> {
     let failed: Vec<&ShardOutcome<T>> = outcomes
         .iter()
         .filter(|outcome| outcome.error.is_some())

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 49] = [
+const COMMANDS: [&[&str]; 54] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -28,6 +28,11 @@ const COMMANDS: [&[&str]; 49] = [
     &["audit", "list"],
     &["audit", "verify"],
     &["audit", "erase"],
+    &["search"],
+    &["search", "index"],
+    &["search", "index", "build"],
+    &["search", "index", "verify"],
+    &["search", "index", "drop"],
     &["media"],
     &["media", "verify"],
     &["media", "gc"],

@@ -95,7 +95,7 @@ fn respelled(url: &str) -> String {
 const MESSAGE: &str = "00000000000003e900000000000004d2";
 
 /// Every command that uses databases.
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 22] = [
     &["serve", "--listen", "127.0.0.1:0"],
     &["migrate"],
     &["migrate", "--dry-run"],
@@ -119,6 +119,9 @@ const COMMANDS: [&[&str]; 19] = [
     ],
     &["archive", "holds"],
     &["archive", "erasures", "--conversation", MESSAGE],
+    &["search", "index", "build"],
+    &["search", "index", "verify"],
+    &["search", "index", "drop"],
     &["lease", "clear", "--reason", "x"],
     &["shards", "list"],
     &["export", "--conversation", MESSAGE],

@@ -90,12 +90,28 @@ impl Archived {
         self.sandbox.run(&command).exits(0).stdout.trim().to_owned()
     }
 
-    /// The files of the archive.
+    /// The segments of the archive.
     fn objects(&self) -> Vec<PathBuf> {
+        self.files_that_end_with(".jsonl.zst")
+    }
+
+    /// Their terms.
+    fn terms(&self) -> Vec<PathBuf> {
+        self.files_that_end_with(".terms1.zst")
+    }
+
+    fn files_that_end_with(&self, end: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         files_in(&self.sandbox.path(self.folder), &mut found);
-        found.retain(|file| file.extension().is_some_and(|ext| ext == "zst"));
+        found.retain(|file| file.to_string_lossy().ends_with(end));
         found
+    }
+
+    /// What `search index …` prints as JSON.
+    #[track_caller]
+    fn index(&self, command: &str) -> Value {
+        let arguments = ["search", "index", command, "--json"];
+        self.sandbox.run(&arguments).exits(0).json()
     }
 
     /// What clients see of every conversation, from the newest page to the oldest, without where it came from.
@@ -533,4 +549,45 @@ fn an_unknown_failpoint_is_refused() {
     let sandbox = Sandbox::new().with("BACKSCROLL_ABORT_AT", "lunch");
     let refused = sandbox.run(&["serve", "--listen", "127.0.0.1:0"]).exits(1);
     assert!(refused.stderr.contains("deletion-begun"), "{refused:#?}");
+}
+
+#[test]
+fn terms_are_built_verified_and_dropped() {
+    let archived = Archived::embedded();
+    archived.run(&["run"]);
+    let segments = archived.objects().len();
+    assert!(segments > 0);
+    let read = |archived: &Archived| -> Vec<Vec<u8>> {
+        let files = archived.terms().into_iter();
+        files.map(|file| fs::read(file).unwrap()).collect()
+    };
+    let written = read(&archived);
+    assert_eq!(written.len(), segments);
+    let verified = archived.index("verify");
+    assert_eq!(verified["withTerms"], segments, "{verified:#}");
+    assert_eq!(archived.index("drop")["dropped"], segments);
+    assert_eq!(archived.terms(), [] as [PathBuf; 0]);
+    let verified = archived.index("verify");
+    assert_eq!(verified["missing"], segments, "{verified:#}");
+    archived.assert_whole("without terms");
+    let built = |archived: &Archived| -> u64 {
+        let outcomes = archived.index("build");
+        let outcomes = outcomes.as_array().unwrap().iter();
+        let built = outcomes.map(|outcome| outcome["figures"]["built"].as_u64().unwrap());
+        built.sum()
+    };
+    assert_eq!(built(&archived), segments as u64);
+    assert_eq!(read(&archived), written, "as the archive job has made them");
+    assert_eq!(built(&archived), 0, "nothing is left to do");
+    let file = archived.terms().remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 9;
+    bytes[last] ^= 1;
+    fs::remove_file(&file).unwrap(); // it may be written read-only
+    fs::write(&file, bytes).unwrap();
+    let found = archived.sandbox.run(&["search", "index", "verify"]);
+    assert!(found.exits(1).stderr.contains("1 problem found"));
+    assert_eq!(built(&archived), 1);
+    archived.index("verify");
+    archived.assert_whole("with terms");
 }

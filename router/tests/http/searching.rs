@@ -36,7 +36,7 @@ async fn messages_are_found_by_their_words_at_both_mounts() {
     let none = alice.get(&all).await.expect(200);
     let expected = json!({
         "hits": [], "searchedTo": none["searchedTo"], "complete": true,
-        "scanned": { "messages": 3, "bytes": 37 }, "encryptedSkipped": 0,
+        "scanned": { "messages": 3, "bytes": 37, "ruledOut": 0 }, "encryptedSkipped": 0,
     });
     assert_eq!(none, expected);
     let path = format!("/chat/search?q=koln&conversationId={id}");

@@ -108,6 +108,13 @@ const RUNS_OF_CONVERSATION: &str = concat!(
     " FROM archive_runs r WHERE r.conversation_id = ? AND (r.last_seq > ? OR (r.last_seq = ? AND r.generation > ?)) \
      ORDER BY r.last_seq, r.generation LIMIT ?"
 );
+/// By the primary key, backwards: no run is longer than [`RUN_MAX`].
+const RUNS_BEFORE: &str = concat!(
+    "SELECT ",
+    run_columns!(),
+    " FROM archive_runs r {by PRIMARY} WHERE r.conversation_id = ? AND r.last_seq < ? AND r.first_seq <= ? \
+     ORDER BY r.last_seq DESC, r.generation DESC LIMIT ?"
+);
 /// By the primary key.
 const TAKEN: &str = concat!(
     "SELECT r.conversation_id, ",
@@ -228,6 +235,25 @@ pub async fn runs_of_conversation(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let args = values![&conversation, seq, seq, generation, limit];
     let rows = connection.fetch_all(RUNS_OF_CONVERSATION, &args).await?;
+    rows.iter()
+        .map(|row| ArchivedRun::read(&mut row.columns()))
+        .collect()
+}
+
+/// The last `limit` runs of a conversation that have messages up to `last`, those that end last first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn latest_runs(
+    rows: &mut OwnedReader<'_>,
+    conversation: ConversationId,
+    last: Seq,
+    limit: usize,
+) -> Result<Vec<ArchivedRun>> {
+    let end = Seq(last.0.saturating_add(RUN_MAX).min(i64::MAX.cast_unsigned()));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let args = values![&conversation, end, last, limit];
+    let rows = rows.fetch_all(RUNS_BEFORE, &args).await?;
     rows.iter()
         .map(|row| ArchivedRun::read(&mut row.columns()))
         .collect()

@@ -39,6 +39,28 @@ const PAGE_WHOLE_BACKWARD: &str = concat!(
     " FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC"
 );
 
+/// By the primary key, backwards.
+const LATEST_SEQS: &str = "SELECT seq FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? ORDER BY seq DESC LIMIT ?";
+
+/// Which messages from `first` to `last` are hot: the last `limit` of them, the newest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn latest_seqs(
+    rows: &mut OwnedReader<'_>,
+    conversation: ConversationId,
+    (first, last): (Seq, Seq),
+    limit: usize,
+) -> Result<Vec<Seq>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let args = values![&conversation, first, last, limit];
+    let found = rows.fetch_all(LATEST_SEQS, &args).await?;
+    found
+        .iter()
+        .map(|row| row.int(0).map(Seq::from_i64))
+        .collect()
+}
+
 /// A message as pages show it: without its earlier versions, which are not read. It cannot be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shown(StoredMessage);

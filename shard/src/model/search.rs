@@ -117,11 +117,14 @@ pub struct SearchedTo {
 
 /// What was looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Scanned {
     /// Messages.
     pub messages: u64,
     /// Bytes of their texts.
     pub bytes: u64,
+    /// Archived messages that were not read, because an index of terms says that they do not have the words.
+    pub ruled_out: u64,
 }
 
 /// Messages that could not be read just now. Search for them later, in their conversation.

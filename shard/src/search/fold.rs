@@ -6,7 +6,8 @@
 //! are nothing. What stays are signs that make another letter or syllable: kana voicing, and the vowel and tone signs of Thai, Lao and
 //! Indic scripts.
 //!
-//! Texts and queries are folded by the same function, so a rule here may be changed: nothing folded is stored.
+//! Texts and queries are folded by the same function. Archives keep terms of folded texts: a rule here may be changed together with
+//! [`super::terms::VERSION`].
 
 use std::ops::Range;
 use std::sync::LazyLock;

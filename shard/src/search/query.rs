@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use memchr::memmem::Finder;
 
 use super::fold::folded;
+use super::terms::Pieces;
 use crate::error::{Error, Result};
 use crate::ids::{ConversationId, UserId};
 use crate::model::{SearchHas, SearchRequest, Timestamp};
@@ -27,6 +28,8 @@ const NAMED_MAX: usize = 20;
 pub(crate) struct Query {
     /// Words and phrases, all of which a message has to contain.
     pub(super) terms: Vec<Finder<'static>>,
+    /// What the terms of a message that has them contain.
+    pub(crate) pieces: Pieces,
     /// One of these has sent it; any user where there are none.
     pub(super) senders: Vec<UserId>,
     /// Where to search; everywhere where there are none.
@@ -97,6 +100,7 @@ impl Query {
         let folded = folded(text);
         let folded = folded.trim();
         if !folded.is_empty() {
+            self.pieces.add(folded);
             self.terms.push(Finder::new(folded).into_owned());
         }
     }

@@ -12,12 +12,14 @@ use crate::ids::{ConversationId, Seq};
 use crate::list;
 use crate::map::Assignment;
 use crate::member::Progress;
+use crate::metrics;
 use crate::model::{
     Caller, Scanned, SearchHit, SearchPage, SearchRequest, SearchedTo, Timestamp, Unsearched,
 };
 use crate::node::Shard;
 use crate::search::{
-    self, Budget, Found, HITS, HITS_MAX, HitRoom, Place, Query, SearchCursor, Seen,
+    self, Budget, Candidates, Found, HITS, HITS_MAX, HitRoom, Next, Place, Query, SearchCursor,
+    Seen,
 };
 
 /// Most conversations of one user that are searched.
@@ -249,7 +251,8 @@ impl Searching<'_> {
                 Err(error) => self.pass_over(place.conversation, before, error),
             }
         }
-        let has_seen = self.page.scanned.messages > 0;
+        let scanned = self.page.scanned;
+        let has_seen = scanned.messages + scanned.ruled_out > 0;
         match self.failure {
             Some(error) if !has_seen && paused.is_none() => return Err(error),
             None if paused.is_some() && paused == begin => return Err(Error::DeadlineExceeded),
@@ -266,11 +269,31 @@ impl Searching<'_> {
     async fn conversation(&mut self, id: ConversationId, from: Option<Seq>) -> Result<End> {
         let mut before = from;
         let mut progress: Option<Progress> = None;
+        let mut candidates = Candidates::unknown();
         loop {
             if self.budget.is_spent() {
                 return Ok(End::Paused(before));
             }
-            let stretch = (before, self.budget.next_stretch());
+            let mut most = self.budget.next_stretch();
+            // The newest messages are read in any case: they are mostly hot, and have the words that are common.
+            if let Some(at) = before
+                && !self.query.pieces.is_empty()
+            {
+                match self.pass_on(id, at, &mut candidates).await {
+                    Err(_) if self.budget.is_over() => return Ok(End::Paused(before)),
+                    Err(error) => return Err(error),
+                    Ok((next, _)) if next <= Seq(1) => return Ok(End::Done),
+                    Ok((next, None)) => {
+                        before = Some(next);
+                        continue;
+                    }
+                    Ok((next, Some(length))) => {
+                        before = Some(next);
+                        most = most.min(length);
+                    }
+                }
+            }
+            let stretch = (before, most);
             let deadline = self.budget.deadline;
             let seen = match self.store.seen(self.caller, id, stretch, deadline).await {
                 Err(_) if self.budget.is_over() => return Ok(End::Paused(before)),
@@ -322,6 +345,45 @@ impl Searching<'_> {
                 return Ok(End::Done);
             }
         }
+    }
+
+    /// Passes over messages before `before` that cannot be hits. Gives before which message the walk goes on, and how many are to be
+    /// read there; none where that is not known yet.
+    async fn pass_on(
+        &mut self,
+        id: ConversationId,
+        before: Seq,
+        candidates: &mut Candidates,
+    ) -> Result<(Seq, Option<u64>)> {
+        let mut next = candidates.next(before);
+        if next == Next::Unknown {
+            *candidates = self.candidates(id, before).await?;
+            next = candidates.next(before);
+        }
+        let (end, length) = match next {
+            Next::Read(first, last) => (last.next(), Some(last.0 + 1 - first.0)),
+            Next::PassOver(floor) => (floor, None),
+            Next::Unknown => return Ok((before, Some(u64::MAX))),
+        };
+        let ruled_out = before.0.saturating_sub(end.0);
+        self.page.scanned.ruled_out += ruled_out;
+        metrics::SEARCH_RULED_OUT.increment(ruled_out);
+        let ahead = candidates.take_ahead(end);
+        if !ahead.is_empty() {
+            self.store.cold.read_soon(&ahead);
+        }
+        Ok((end, length))
+    }
+
+    async fn candidates(&self, id: ConversationId, before: Seq) -> Result<Candidates> {
+        let (me, pieces) = ((id, &self.caller.user), &self.query.pieces);
+        let (cold, deadline) = (self.store.cold.as_ref(), self.budget.deadline);
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            let place = (&*shard, &assignment);
+            Candidates::find(place, cold, me, (before, pieces), deadline).await
+        };
+        let router = &self.store.router;
+        router.call(id.owner_key(), deadline, read).await
     }
 
     /// Adds hits of a conversation.

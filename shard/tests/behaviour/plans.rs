@@ -12,14 +12,14 @@ use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
 use backscroll_shard::map::Assignment;
 use backscroll_shard::media;
 use backscroll_shard::mentions;
-use backscroll_shard::message::StoredMessage;
+use backscroll_shard::message::{StoredMessage, latest_seqs};
 use backscroll_shard::model::{
     ConversationKind, ConversationPatch, HistoryRecord, MediaProcessed, MessageEdit, MessageType,
     NewConversation, NewMembers, NewMessage, NewNotification, NotificationFilter, Position, Role,
     SearchRequest, SyncRequest, Timestamp,
 };
 use backscroll_shard::node::Shard;
-use backscroll_shard::owned::OwnedTransaction;
+use backscroll_shard::owned::{OwnedReader, OwnedTransaction};
 use backscroll_shard::pins;
 use backscroll_shard::settings::StoreSettings;
 use backscroll_shard::store::MediaQuota;
@@ -431,6 +431,12 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         archive::next_archived(connection, *id, Seq(40)).await?;
         let runs = archive::runs_of_conversation(connection, *id, None, 5).await?;
         let runs = archive::runs_of_conversation(connection, *id, runs.last(), 5).await?;
+        {
+            let mut rows = OwnedReader::for_job(connection);
+            let latest = archive::latest_runs(&mut rows, *id, Seq(40), 5).await?;
+            assert!(latest.len() == 5 && latest[0].holds(Seq(40)));
+            latest_seqs(&mut rows, *id, (Seq(1), Seq(9)), 5).await?;
+        }
         archive::runs_of_segment(connection, *segment, Some((*id, Seq(9))), 5).await?;
         archive::hot_revs(connection, *id, (Seq(1), Seq(9))).await?;
         archive::hot_states(connection, *id, (Seq(1), Seq(9))).await?;

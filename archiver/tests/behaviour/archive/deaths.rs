@@ -139,7 +139,11 @@ async fn a_job_may_die_after_any_step(backend: Backend) {
         let collected = bed.verify().await;
         assert_eq!(collected.orphans, 0);
         // What the dead job had uploaded and not published is gone, and nothing else.
-        let dead = u64::from(matches!(step, Step::Uploaded | Step::ReadBack));
+        let dead = match step {
+            Step::Uploaded => 1,
+            Step::ReadBack => 2, // with its terms
+            _ => 0,
+        };
         assert_eq!(
             report.objects - collected.objects,
             dead,
@@ -208,6 +212,7 @@ async fn erasing_and_collecting_may_die_after_any_step(backend: Backend) {
             !bed.stored_text().await.contains("talk message 50 "),
             "{step:?}"
         );
+        assert!(!bed.stored_terms().await.contains("50"), "{step:?}");
         let receipts = bed.archive.erasures(id).await.unwrap();
         assert!(
             receipts.iter().all(|erasure| erasure.erased_at.is_some()),

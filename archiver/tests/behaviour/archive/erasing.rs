@@ -43,6 +43,11 @@ async fn a_deleted_message_leaves_every_object(backend: Backend) {
     for word in ["talk message 41 ", "other words"] {
         assert!(bed.stored_text().await.contains(word));
     }
+    let has_terms = async || {
+        let terms = bed.stored_terms().await;
+        ["41", "other", "words"].map(|term| terms.contains(term))
+    };
+    assert_eq!(has_terms().await, [true; 3]);
     bed.store
         .delete_message(&caller("bob"), message(41))
         .await
@@ -64,6 +69,8 @@ async fn a_deleted_message_leaves_every_object(backend: Backend) {
     let text = bed.stored_text().await;
     assert!(!text.contains("talk message 41 ") && !text.contains("other words"));
     assert!(text.contains("talk message 42 "), "the others stay");
+    assert_eq!(has_terms().await, [false; 3]);
+    assert!(bed.stored_terms().await.contains("42"), "the others stay");
     let receipts = bed.archive.erasures(id).await.unwrap();
     assert_eq!(receipts.len(), 1);
     assert!(
@@ -93,6 +100,7 @@ async fn a_deleted_conversation_leaves_everything(backend: Backend) {
     erase(&bed).await;
     bed.collect().await;
     assert!(!bed.stored_text().await.contains("gone message"));
+    assert!(!bed.stored_terms().await.contains("gone"));
     assert_eq!(bed.hot_rows(gone).await, 0);
     assert_eq!(bed.walk(kept).await, log);
     bed.assert_clean().await;
@@ -205,6 +213,7 @@ async fn superseded_copies_do_not_pile_up(backend: Backend) {
     );
     bed.collect().await;
     assert!(!bed.keys().await.contains(&first[0]));
+    assert_eq!(bed.terms_keys().await.len(), bed.keys().await.len());
     assert_eq!(bed.walk(id).await, log);
     bed.assert_clean().await;
     bed.close().await;

@@ -312,7 +312,7 @@ async fn a_plan_says_what_a_run_does(backend: Backend) {
     let messages: u64 = plans.iter().map(|plan| plan.messages).sum();
     let conversations: u64 = plans.iter().map(|plan| plan.conversations).sum();
     assert_eq!((conversations, messages), (2, 110));
-    assert_eq!(bed.keys().await, []);
+    assert_eq!((bed.keys().await, bed.terms_keys().await), (vec![], vec![]));
     let outcomes = bed.run_before(sent_at(101)).await;
     let archived: u64 = outcomes
         .iter()

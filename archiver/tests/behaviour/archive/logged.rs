@@ -18,3 +18,5 @@ pub(crate) const ARCHIVE_AWAY: &str = "the archive cannot be read";
 pub(crate) const DATABASE_AWAY: &str = "the shard's database cannot do it now";
 /// The relay's map of ranges is older than a move, or a database is away; it goes on later.
 pub(crate) const LISTS_WAIT: &str = "conversation lists lag behind";
+/// The terms of a segment are damaged.
+pub(crate) const UNUSABLE_TERMS: &str = "terms cannot be used";

@@ -1,17 +1,38 @@
 //! Search over both tiers: what is found is what a reader of the whole conversation finds, wherever its messages are.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
 use backscroll_archiver::object_store::faults::Fault;
 use backscroll_archiver::object_store::{ErrorKind, Operation};
+use backscroll_archiver::settings::ArchiveSettings;
+use backscroll_archiver::terms::terms_key;
+use backscroll_archiver::terms::writer::TermsWriter;
+use backscroll_archiver::tier::Tier;
+use backscroll_shard::archive::SegmentId;
+use backscroll_shard::cold_tier::{ColdPart, ColdTier};
+use backscroll_shard::commit_event::NoListener;
 use backscroll_shard::error::{Error, Result};
 use backscroll_shard::ids::{ConversationId, Seq};
-use backscroll_shard::model::{HistoryRecord, NewMessage, SearchPage, SearchRequest, Unsearched};
+use backscroll_shard::message::StoredMessage;
+use backscroll_shard::model::{
+    HistoryRecord, NewMessage, SearchHit, SearchPage, SearchRequest, Unsearched,
+};
+use backscroll_shard::node::Shard;
+use backscroll_shard::store::Store;
+use backscroll_shard::tasks::Supervisor;
 use backscroll_testkit::warnings;
+use bytes::Bytes;
 
-use super::bed::{Backend, Bed, caller, on_both, record, sent_at, user};
+use super::bed::{Backend, Bed, PATIENCE, caller, on_both, record, sent_at, small, user};
 use super::logged;
 
 on_both!(
     what_is_found_is_what_a_reader_finds_after_every_job,
+    random_queries_find_the_same_without_terms,
+    segments_without_terms_are_read,
+    terms_of_a_segment_that_is_gone_are_collected,
     what_the_archive_does_not_give_is_named,
     damage_does_not_end_a_search,
 );
@@ -97,8 +118,29 @@ async fn compare(bed: &Bed, id: ConversationId, when: &str) {
     }
 }
 
+/// Segments of many frames: the terms of those with one are not looked up.
+fn many_frames() -> ArchiveSettings {
+    ArchiveSettings {
+        segment_bytes: 1 << 20,
+        ..small()
+    }
+}
+
+/// How many messages a search for a word passes over.
+async fn ruled_out(bed: &Bed, id: ConversationId, q: &str) -> u64 {
+    let (mut ruled_out, mut cursor) = (0, None);
+    loop {
+        let page = search(bed, id, q, cursor).await.unwrap();
+        ruled_out += page.scanned.ruled_out;
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return ruled_out;
+        }
+    }
+}
+
 async fn what_is_found_is_what_a_reader_finds_after_every_job(backend: Backend) {
-    let bed = Bed::open(backend).await;
+    let bed = Bed::open_with(backend, many_frames()).await;
     let (id, _) = bed
         .store
         .import_begin("talk", &user("alice"))
@@ -110,6 +152,7 @@ async fn what_is_found_is_what_a_reader_finds_after_every_job(backend: Backend) 
     bed.run().await;
     assert_eq!(bed.hot_rows(id).await, 0);
     compare(&bed, id, "archived").await;
+    assert!(ruled_out(&bed, id, "absent").await > 0);
     for seq in [10, 96, 200] {
         bed.edit(id, seq, "a new 🎉 quick text").await;
     }
@@ -135,6 +178,211 @@ async fn what_is_found_is_what_a_reader_finds_after_every_job(backend: Backend) 
     assert!(bed.restore(id).await > 0);
     compare(&bed, id, "restored").await;
     bed.assert_clean().await;
+    bed.close().await;
+}
+
+/// A cold tier that knows of no terms.
+struct WithoutTerms(Tier);
+
+#[async_trait]
+impl ColdTier for WithoutTerms {
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        parts: &[ColdPart],
+        deadline: Instant,
+    ) -> Vec<Result<Vec<StoredMessage>>> {
+        self.0.read(conversation, parts, deadline).await
+    }
+
+    fn read_ahead(&self, _shard: &Arc<Shard>, _conversation: ConversationId, _before: Seq) {}
+}
+
+/// The same numbers in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end as u64).unwrap()
+    }
+
+    /// Some words out of texts, and words that few messages have.
+    fn text(&mut self) -> String {
+        let mut text = String::new();
+        for _ in 0..=self.below(4) {
+            let known = TEXTS[self.below(TEXTS.len())];
+            let words: Vec<&str> = known.split(' ').collect();
+            let word = words[self.below(words.len())];
+            let rare = self.below(500);
+            text.push_str(&format!("{word} w{rare}ü "));
+        }
+        text
+    }
+
+    /// Parts of a text: one, two, or a phrase.
+    fn query(&mut self, text: &str) -> String {
+        let characters: Vec<char> = text.chars().filter(|c| *c != '"').collect();
+        let part = |dice: &mut Self| {
+            let from = dice.below(characters.len().max(1));
+            let length = 1 + dice.below(7);
+            let part: String = characters.iter().skip(from).take(length).collect();
+            part.trim().to_owned()
+        };
+        let (one, other) = (part(self), part(self));
+        match self.below(3) {
+            0 => format!("{one} {other}"),
+            1 => format!("\"{one}\""),
+            _ => format!("w{} {one}", self.below(500)),
+        }
+    }
+}
+
+/// What a search finds in all.
+async fn hits(store: &Store, id: ConversationId, q: &str) -> (Vec<SearchHit>, u64) {
+    let (mut found, mut ruled_out, mut cursor) = (Vec::new(), 0, None);
+    loop {
+        let request = SearchRequest {
+            q: q.into(),
+            conversation_id: Some(id),
+            limit: Some(5),
+            cursor,
+            ..SearchRequest::default()
+        };
+        let page = store.search(&caller("alice"), request).await.unwrap();
+        assert_eq!(page.unsearched, []);
+        found.extend(page.hits);
+        ruled_out += page.scanned.ruled_out;
+        cursor = page.cursor;
+        if cursor.is_none() {
+            assert!(page.complete);
+            return (found, ruled_out);
+        }
+    }
+}
+
+async fn random_queries_find_the_same_without_terms(backend: Backend) {
+    let bed = Bed::open_with(backend, many_frames()).await;
+    let tier = Tier::new(bed.objects.clone(), &bed.archive_settings);
+    let (tier, listener) = (Arc::new(WithoutTerms(tier)), Arc::new(NoListener));
+    let supervisor = Supervisor::default();
+    let opened = Store::open(&bed.settings, tier, listener, &supervisor).await;
+    let without = opened.unwrap();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let alice = user("alice");
+    let (id, _) = bed.store.import_begin("talk", &alice).await.unwrap();
+    let records: Vec<HistoryRecord> = (1..=700)
+        .map(|n| HistoryRecord {
+            text: dice.text(),
+            ..record("talk", n)
+        })
+        .collect();
+    for (chunk, position) in records.chunks(350).zip([0, 350]) {
+        bed.store.import_append(id, position, chunk).await.unwrap();
+    }
+    let mut all_ruled_out = 0;
+    for phase in [
+        "hot",
+        "half",
+        "archived",
+        "changed",
+        "again",
+        "erased",
+        "rebuilt",
+        "moved",
+        "restored",
+        "moved back",
+        "third",
+    ] {
+        match phase {
+            "half" => drop(bed.run_before(sent_at(400)).await),
+            "archived" | "third" => drop(bed.run().await),
+            "changed" => {
+                for n in 0..24_u64 {
+                    // Those with even numbers are alice's.
+                    let seq = 2 * (1 + dice.below(300) as u64);
+                    match n % 4 {
+                        0 => bed.delete(id, seq + 1).await,
+                        1 => drop(bed.react(id, seq).await),
+                        _ => drop(bed.edit(id, seq, &dice.text()).await),
+                    }
+                }
+            }
+            "again" => {
+                bed.run().await;
+                let text = dice.text();
+                bed.edit(id, 602, &text).await;
+            }
+            "erased" => bed.all_jobs().await,
+            "rebuilt" => bed.rebuild().await,
+            "moved" | "moved back" => drop(super::moves::move_away(&bed, id).await),
+            "restored" => assert!(bed.restore(id).await > 0),
+            _ => {}
+        }
+        let log = bed.walk(id).await;
+        for _ in 0..12 {
+            let text = &log[dice.below(log.len())].content;
+            let q = dice.query(text);
+            if q.trim_matches(['"', ' ']).is_empty() {
+                continue;
+            }
+            let (found, ruled_out) = hits(&bed.store, id, &q).await;
+            let (expected, none) = hits(&without, id, &q).await;
+            assert_eq!(none, 0);
+            assert_eq!(found, expected, "{q:?}, {phase}");
+            all_ruled_out += ruled_out;
+        }
+    }
+    assert!(all_ruled_out > 1000, "{all_ruled_out}");
+    without.close(Instant::now() + PATIENCE).await;
+    bed.close().await;
+}
+
+async fn segments_without_terms_are_read(backend: Backend) {
+    warnings::expect(logged::UNUSABLE_TERMS);
+    let bed = Bed::open_with(backend, many_frames()).await;
+    let id = bed.import("talk", 400).await;
+    bed.run().await;
+    assert!(ruled_out(&bed, id, "absent").await > 0);
+    let keys = bed.terms_keys().await;
+    assert_eq!(keys.len(), 1);
+    bed.objects.delete(&keys[0]).await.unwrap();
+    let find = async || {
+        let tier = Tier::new(bed.objects.clone(), &bed.archive_settings);
+        let supervisor = Supervisor::default();
+        let opened = Store::open(
+            &bed.settings,
+            Arc::new(tier),
+            Arc::new(NoListener),
+            &supervisor,
+        )
+        .await;
+        let store = opened.unwrap();
+        let (found, ruled_out) = hits(&store, id, "message").await;
+        store.close(Instant::now() + PATIENCE).await;
+        (found.len(), ruled_out)
+    };
+    assert_eq!(find().await, (400, 0), "missing");
+    let foreign = Bytes::from(vec![0x5a; 2048]);
+    bed.objects.put(&keys[0], foreign).await.unwrap();
+    assert_eq!(find().await, (400, 0), "damaged");
+    bed.close().await;
+}
+
+async fn terms_of_a_segment_that_is_gone_are_collected(backend: Backend) {
+    let bed = Bed::open(backend).await;
+    bed.import("talk", 60).await;
+    bed.run().await;
+    let kept = bed.terms_keys().await;
+    let terms = TermsWriter::new(SegmentId::random()).unwrap().finish();
+    let late = terms_key(SegmentId::random());
+    bed.objects.put(&late, terms.unwrap()).await.unwrap();
+    assert_eq!(bed.verify().await.orphans, 1);
+    let collected = bed.collect().await;
+    assert_eq!((collected.orphans, collected.deleted), (1, 1));
+    assert_eq!(bed.terms_keys().await, kept);
     bed.close().await;
 }
 

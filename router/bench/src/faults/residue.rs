@@ -13,8 +13,8 @@ use crate::faults::observed::tokens;
 /// The remaining texts of each object or column.
 pub type Traces = BTreeMap<String, BTreeSet<u64>>;
 
-/// The suffix of the archive's objects.
-const SEGMENT: &str = ".jsonl.zst";
+/// The suffix of the archive's objects: segments, and their terms.
+const PACKED: &str = ".zst";
 
 /// Every column that can hold a text.
 const COLUMNS: &str = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = ? \
@@ -33,8 +33,8 @@ pub fn in_objects(folder: &Path, deleted: &BTreeSet<u64>) -> Result<Traces> {
             Err(error) if error.kind() == ErrorKind::NotFound => continue, // just collected
             Err(error) => return Err(error.into()),
         };
-        let is_segment = path.to_string_lossy().ends_with(SEGMENT);
-        let plain = if is_segment {
+        let is_packed = path.to_string_lossy().ends_with(PACKED);
+        let plain = if is_packed {
             let plain = zstd::decode_all(bytes.as_slice());
             plain.with_context(|| format!("{} is no zstd file", path.display()))?
         } else {

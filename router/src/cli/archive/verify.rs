@@ -66,9 +66,10 @@ fn show(report: &VerifyReport) -> anyhow::Result<()> {
         out::counted(report.messages, "message")
     ))?;
     out::line(format_args!(
-        "{} in the object store with {}; {} named by nothing, {} not Backscroll's",
+        "{} in the object store with {}, {} of them terms for searches; {} named by nothing, {} not Backscroll's",
         out::counted(report.objects, "object"),
         out::counted(report.object_bytes, "byte"),
+        out::grouped(report.terms),
         out::grouped(report.orphans),
         out::grouped(report.foreign)
     ))?;
@@ -95,7 +96,7 @@ fn show(report: &VerifyReport) -> anyhow::Result<()> {
 }
 
 /// Prints a problem, and what comes of it.
-pub(super) fn show_problem(problem: &Problem, end: &str) -> anyhow::Result<()> {
+pub(in crate::cli) fn show_problem(problem: &Problem, end: &str) -> anyhow::Result<()> {
     let conversation = problem.conversation_id.map(|id| id.to_string());
     let about = problem.segment.as_ref().or(conversation.as_ref());
     let about = about.map_or(String::new(), |about| format!(" {about}"));

@@ -1,11 +1,13 @@
 //! What is found in a deployment of a test's own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_archiver::jobs::Progress;
 use backscroll_archiver::jobs::verify::{VerifyOptions, VerifyReport};
-use backscroll_archiver::object_store::{KeyPrefix, transfer};
+use backscroll_archiver::object_store::{KeyPrefix, ObjectKey, transfer};
+use backscroll_archiver::terms::segment_of_terms;
 use backscroll_shard::archive::Copies;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::model::{HistoryPage, Message, Position};
@@ -128,24 +130,52 @@ impl Bed {
         parts[0].run().first_seq
     }
 
-    /// The text of every object, unpacked.
+    /// The text of every object but the terms, unpacked.
     pub(crate) async fn stored_text(&self) -> String {
         let mut text = String::new();
         for key in self.keys().await {
-            let (_, content) = transfer::get_stream(self.objects.as_ref(), &key)
-                .await
-                .unwrap();
-            let bytes: Vec<u8> = content.try_collect::<Vec<_>>().await.unwrap().concat();
-            let plain = zstd::decode_all(bytes.as_slice()).unwrap();
-            text.push_str(std::str::from_utf8(&plain).unwrap());
+            text.push_str(std::str::from_utf8(&self.plain(&key).await).unwrap());
         }
         text
     }
 
-    pub(crate) async fn keys(&self) -> Vec<backscroll_archiver::object_store::ObjectKey> {
+    /// The bytes of an object, unpacked.
+    async fn plain(&self, key: &ObjectKey) -> Vec<u8> {
+        let content = transfer::get_stream(self.objects.as_ref(), key).await;
+        let (_, content) = content.unwrap();
+        let bytes: Vec<u8> = content.try_collect::<Vec<_>>().await.unwrap().concat();
+        zstd::decode_all(bytes.as_slice()).unwrap()
+    }
+
+    /// Every object but the terms of segments.
+    pub(crate) async fn keys(&self) -> Vec<ObjectKey> {
+        let (_, others) = self.terms_and_others().await;
+        others
+    }
+
+    /// The terms of segments.
+    pub(crate) async fn terms_keys(&self) -> Vec<ObjectKey> {
+        let (terms, _) = self.terms_and_others().await;
+        terms
+    }
+
+    async fn terms_and_others(&self) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
         let prefix = KeyPrefix::default();
         let listed = transfer::list(self.objects.as_ref(), &prefix);
-        listed.map_ok(|meta| meta.key).try_collect().await.unwrap()
+        let listed: Vec<ObjectKey> = listed.map_ok(|meta| meta.key).try_collect().await.unwrap();
+        let is_terms = |key: &ObjectKey| segment_of_terms(key).is_some();
+        listed.into_iter().partition(is_terms)
+    }
+
+    /// The terms of all segments, a line each.
+    pub(crate) async fn stored_terms(&self) -> BTreeSet<String> {
+        let mut terms = BTreeSet::new();
+        for key in self.terms_keys().await {
+            // Behind the terms are numbers.
+            let plain = String::from_utf8_lossy(&self.plain(&key).await).into_owned();
+            terms.extend(plain.lines().map(str::to_owned));
+        }
+        terms
     }
 
     /// Waits until the shards are as they were before their server went away: no pool has a dead connection left.
