@@ -15,7 +15,7 @@ test-mysql: ## run the SQL behaviour suites against MySQL 9
 
 .PHONY: test-client
 test-client: ## check and test the TypeScript client, also against a real server, and the chat page in a browser
-	.ci/install node:nodejs npm:npm chromium:chromium nginx:nginx haproxy:haproxy caddy:caddy
+	.ci/install node:nodejs npm:npm chromium:chromium nginx:nginx /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream haproxy:haproxy caddy:caddy
 	cargo test --workspace --locked --no-run # as for the other tests, so that nothing is built twice
 	.ci/client "$${CARGO_TARGET_DIR:-target}/debug/backscroll"
 
