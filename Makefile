@@ -23,6 +23,10 @@ test-client: ## check and test the TypeScript client, also against a real server
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
 	.ci/servers garage -- cargo test --locked --workspace --test garage
 
+.PHONY: test-galera
+test-galera: ## run the test of a shard on a Galera cluster of three nodes, one of which is killed
+	.ci/servers galera -- cargo test --locked --workspace --test cli -- --ignored galera
+
 .PHONY: fuzz-media
 fuzz-media: ## give damaged pictures and recordings to the readers of their types, sizes and durations, for 5 minutes or MINUTES=…
 	cargo test --locked --workspace --lib --no-run

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 45] = [
+const COMMANDS: [&[&str]; 46] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -36,6 +36,7 @@ const COMMANDS: [&[&str]; 45] = [
     &["shards", "adopt"],
     &["shards", "drain"],
     &["shards", "views"],
+    &["shards", "writer"],
     &["rebalance"],
     &["rebalance", "plan"],
     &["rebalance", "run"],

@@ -14,6 +14,7 @@ mod demo;
 mod deployments;
 mod draining;
 mod export;
+mod galera;
 mod harness;
 mod help;
 mod identity;
