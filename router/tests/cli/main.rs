@@ -12,6 +12,7 @@ mod databases;
 mod deaths;
 mod demo;
 mod deployments;
+mod documents;
 mod draining;
 mod export;
 mod galera;
