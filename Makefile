@@ -15,13 +15,17 @@ test-mysql: ## run the SQL behaviour suites against MySQL 9
 
 .PHONY: test-client
 test-client: ## check and test the TypeScript client, also against a real server, and the chat page in a browser
-	.ci/install node:nodejs npm:npm chromium:chromium nginx:nginx haproxy:haproxy caddy:caddy
+	.ci/install node:nodejs npm:npm chromium:chromium nginx:nginx /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream haproxy:haproxy caddy:caddy
 	cargo test --workspace --locked --no-run # as for the other tests, so that nothing is built twice
 	.ci/client "$${CARGO_TARGET_DIR:-target}/debug/backscroll"
 
 .PHONY: test-garage
 test-garage: ## run the object store's behaviour suite against Garage, which is built on first use
 	.ci/servers garage -- cargo test --locked --workspace --test garage
+
+.PHONY: test-galera
+test-galera: ## run the test of a shard on a Galera cluster of three nodes, one of which is killed
+	.ci/servers galera -- cargo test --locked --workspace --test cli -- --ignored galera
 
 .PHONY: fuzz-media
 fuzz-media: ## give damaged pictures and recordings to the readers of their types, sizes and durations, for 5 minutes or MINUTES=…

@@ -13,6 +13,7 @@
 //! | `{part}` | nothing: `(SELECT … LIMIT ?) UNION ALL (SELECT …)` | `SELECT * FROM` before each of the two |
 //! | `{signed}` | `SIGNED` | `INTEGER` |
 //! | `{now}` | the database's clock, in milliseconds since 1970 | the same; it is this machine's |
+//! | `{this_server}` | its host's name and port: which of a cluster's servers this one is | nothing, as text |
 //! | `{by index}` | `FORCE INDEX (index)`: a long list must not turn into a scan | nothing: it never does |
 //!
 //! Every value is bound, never written into the text. Keys and ids are bytes in big-endian order and counters are

@@ -7,6 +7,10 @@
 //! Taking a range away is one `UPDATE` of its row. The exclusive lock waits for the writers in flight and stops new ones
 //! exactly, without sleeping and without the routers' help.
 //!
+//! A cluster that takes writes on several servers does not see across them that a transaction read a fence. There the table
+//! `writer` names the one server that may write the shard ([`crate::identity::writer`]), and on every other one a write
+//! transaction finds no fence. It is read by the statement that reads the fence, and stays locked with it.
+//!
 //! This module is the rule, once in Rust ([`Fence::is_of`], [`FenceState`]) and once in SQL ([`STATE_OF_FENCE`]), for
 //! statements that read rows together with their fence. Nobody asks it by hand: [`crate::owned`] makes the readers and
 //! transactions through which rows are reached, and makes them of what this module answers.
@@ -88,13 +92,28 @@ pub struct ReadPermit(());
 /// Uses the primary key.
 const FENCES_BY_START: &str =
     "SELECT range_start, range_end, epoch, state FROM fences WHERE range_start IN (";
+/// `fences` on a server that may write the shard; no rows on another one. Uses the primary key of `writer`.
+macro_rules! writable_fences {
+    () => {
+        "fences LEFT JOIN writer ON slot = 1 WHERE (server IS NULL OR server = {this_server})"
+    };
+}
+/// Uses the primary key.
+const WRITABLE_FENCES_BY_START: &str = concat!(
+    "SELECT range_start, range_end, epoch, state FROM ",
+    writable_fences!(),
+    " AND range_start IN ("
+);
 /// The whole table: a handful of rows.
 const ALL_FENCES: &str =
     "SELECT range_start, range_end, epoch, state FROM fences ORDER BY range_start";
 /// Within another statement, by the primary key: locks the fence of an assignment shared, and gives its state; NULL by the
 /// rule of [`Fence::is_of`].
-const STATE_OF_FENCE: &str = "(SELECT state FROM fences WHERE range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) \
-     AND epoch = ? {for_share})";
+const STATE_OF_FENCE: &str = concat!(
+    "(SELECT state FROM ",
+    writable_fences!(),
+    " AND range_start = ? AND (range_end = ? OR (range_end IS NULL AND ? IS NULL)) AND epoch = ? {for_share})"
+);
 const INSERT_FENCES: &str = "INSERT INTO fences (range_start, range_end, epoch, state) VALUES ";
 /// The whole table.
 const GIVE_ALL_UP: &str = "UPDATE fences SET state = ?";
@@ -122,6 +141,7 @@ fn end_of(columns: &mut Columns<'_>) -> Result<Option<u64>> {
 
 async fn fetch(
     connection: &mut Connection,
+    by_start: &str,
     assignments: &[&Assignment],
     lock: &str,
 ) -> Result<Vec<Fence>> {
@@ -130,7 +150,7 @@ async fn fetch(
         .map(|assignment| UserKey(assignment.range.start).to_bytes())
         .collect();
     let args: Vec<Value<'_>> = starts.iter().map(Value::from).collect();
-    let statement = format!("{FENCES_BY_START}{}) {lock}", placeholders(args.len()));
+    let statement = format!("{by_start}{}) {lock}", placeholders(args.len()));
     connection
         .fetch_all(&statement, &args)
         .await?
@@ -140,7 +160,7 @@ async fn fetch(
 }
 
 /// In a write transaction: locks the fences of `assignments` (no two alike) shared, and gives the state of each that there
-/// is.
+/// is; of none on a server that may not write the shard.
 ///
 /// # Errors
 /// When the database fails.
@@ -148,7 +168,13 @@ pub(crate) async fn lock(
     connection: &mut Connection,
     assignments: &[&Assignment],
 ) -> Result<Vec<Option<FenceState>>> {
-    let fences = fetch(connection, assignments, "{for_share}").await?;
+    let fences = fetch(
+        connection,
+        WRITABLE_FENCES_BY_START,
+        assignments,
+        "{for_share}",
+    )
+    .await?;
     let state = |assignment: &&Assignment| {
         let fence = fences.iter().find(|fence| fence.is_of(assignment));
         fence.map(|fence| fence.state)
@@ -202,7 +228,7 @@ pub(crate) async fn permit_read(
     shard: &ShardName,
     assignment: &Assignment,
 ) -> Result<ReadPermit> {
-    let fences = fetch(connection, &[assignment], "").await?;
+    let fences = fetch(connection, FENCES_BY_START, &[assignment], "").await?;
     permit(fences.first(), shard, assignment)
 }
 

@@ -13,7 +13,7 @@
 //! | [`making`] | the only place where a deployment is made, and where one of an older version gets its identity |
 //! | [`adoption`] | `backscroll shards adopt`: another database in the place of a lost one |
 //! | [`joining`] | `backscroll shards add`: an empty database becomes a new shard |
-//!
+//! | [`writer`] | which server of a cluster writes a shard |
 //!
 //! The row itself, and what a running process holds to, are in [`crate::db`]: no connection to another database is handed out.
 
@@ -24,6 +24,7 @@ pub mod joining;
 pub mod making;
 mod rules;
 pub mod survey;
+pub mod writer;
 
 use std::collections::BTreeSet;
 

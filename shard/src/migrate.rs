@@ -90,13 +90,19 @@ pub async fn migrate_with(
     let mut making = None;
     for look in looks {
         migrated.reports.push(migrate(&look.role, &look.url).await?);
-        if plan.is_made {
-            continue;
-        }
         let database = Database::open_any(&look.url, &settings.pool)?;
-        let marked = mark(look, &database, (settings, &mut making), hook).await;
+        let prepared = async {
+            if matches!(look.role, Role::Shard(_)) {
+                identity::writer::claim(&database).await?;
+            }
+            match plan.is_made {
+                true => Ok(()),
+                false => mark(look, &database, (settings, &mut making), hook).await,
+            }
+        };
+        let prepared = prepared.await;
         database.close().await;
-        marked?;
+        prepared?;
     }
     if let Some(making) = making {
         let database = Database::open_any(&settings.directory.url, &settings.pool)?;

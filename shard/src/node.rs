@@ -76,7 +76,7 @@ impl Shard {
     ) -> Result<Self> {
         let replica = |url| {
             Ok(Replica {
-                database: Database::open(url, pool, 1, identity.clone())?,
+                database: Database::open_replica(url, pool, identity.clone())?,
                 is_passed_over: AtomicBool::new(false),
             })
         };

@@ -41,6 +41,7 @@ const SHARD_MYSQL: &[Migration] = migrations!(
     "0037_messages_pinned", "0038_conversations_members_pin", "0038_pins",
     "0039_messages_mentions", "0040_conversations_last_mention", "0040_list_entries_mentions", "0040_mentions",
     "0045_conversations_threaded", "0045_replies", "0045_threads", "0046_receipts",
+    "0050_writer",
 );
 const SHARD_SQLITE: &[Migration] = migrations!(
     "shard/sqlite": "0001_fences", "0002_conversations", "0002_conversations_marked", "0002_conversations_oldest_hot", "0003_members",
@@ -60,6 +61,7 @@ const SHARD_SQLITE: &[Migration] = migrations!(
     "0037_messages_pinned_by", "0038_conversations_members_pin", "0038_pins", "0039_messages_mentions",
     "0040_conversations_last_mention", "0040_list_entries_mentions", "0040_mentions",
     "0045_conversations_threaded", "0045_replies", "0045_threads", "0046_receipts",
+    "0050_writer",
 );
 
 /// Which schema a database has.

@@ -30,6 +30,7 @@ mod recognise;
 mod source;
 mod table;
 mod understood;
+mod unpacked;
 mod writer;
 
 use std::path::PathBuf;

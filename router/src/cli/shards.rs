@@ -2,6 +2,7 @@
 
 mod drain;
 mod views;
+mod writer;
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(super) enum Command {
     Adopt(AdoptArgs),
     Drain(drain::Args),
     Views(views::Args),
+    Writer(writer::Args),
 }
 
 /// Make a shard of the configuration part of the deployment
@@ -107,6 +109,7 @@ pub(super) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         Command::Adopt(args) => adopt(&config, args.change).await,
         Command::Drain(args) => drain::run(&config, args).await,
         Command::Views(views::Args {}) => views::print(&config),
+        Command::Writer(args) => writer::run(&config, args).await,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use backscroll_shard::clock;
 use backscroll_shard::db::{Connection, Database, Dialect, Value};
 use backscroll_shard::error::{Error, Result, StatementFault};
+use backscroll_shard::identity::writer;
 use backscroll_shard::settings::{DatabaseUrl, PoolSettings};
 
 use super::{Finding, PATIENCE};
@@ -260,14 +261,24 @@ struct ServerSettings {
 enum Cluster {
     /// No other one does.
     Alone,
-    /// The node of a Galera cluster: every node takes writes.
+    /// The node of a Galera cluster in which every node takes writes, as far as is known.
     Galera { node: String, nodes: i64 },
+    /// A server that may not write, because the shard names another one.
+    NotWriter { this: String, writer: String },
     /// A member of a group in which every member takes writes.
     MultiPrimary,
 }
 
 impl Cluster {
     async fn read(connection: &mut Connection) -> Result<Self> {
+        // The directory has no such table, and a shard of an older version has none yet.
+        match writer::look(connection).await {
+            Ok((Some(writer), this)) if writer != this => {
+                return Ok(Self::NotWriter { this, writer });
+            }
+            Ok((Some(_), _)) => return Ok(Self::Alone),
+            _ => {}
+        }
         // A server without one of the variables says so by an error.
         if let Ok(Some(node)) = connection.fetch_optional(GALERA, &[]).await {
             let nodes = connection.fetch_optional(GALERA_NODES, &[]).await?;
@@ -297,9 +308,16 @@ impl Cluster {
                     "it is node {node} of a Galera cluster with {nodes} nodes that all take writes: a fence that a transaction read on one \
                      node does not hold up a change of it on another, so only one node may be written to (INV-OWNER)"
                 );
-                let remedy = "name the address of that one node, not of a load balancer over several; change it by hand, or by a name \
-                              that only one node has at a time, when the node is lost";
+                let remedy = "name the address of that one node, not of a load balancer over several; where it is a shard's, `backscroll \
+                              migrate` writes down that no other node may write";
                 Some(Finding::warning(subject, detail, remedy))
+            }
+            Self::NotWriter { this, writer } => {
+                let detail = format!(
+                    "its address leads to {this}, and of its cluster only {writer} may write (INV-OWNER): the shard is not served"
+                );
+                let remedy = "name the address of that server; if it is lost, let this one write with `backscroll shards writer`";
+                Some(Finding::failure(subject, detail, remedy))
             }
             Self::MultiPrimary => {
                 let detail = "all members of its group take writes (multi-primary): a fence that a transaction read on one member does not hold \
@@ -477,6 +495,17 @@ mod tests {
             "{warnings}"
         );
         assert_eq!(galera(1), Default::default());
+        let (failures, _) = told(Use::Primary, |s| {
+            s.cluster = Cluster::NotWriter {
+                this: "db1b:3306".to_owned(),
+                writer: "db1a:3306".to_owned(),
+            };
+        });
+        assert!(
+            failures
+                .starts_with("its address leads to db1b:3306, and of its cluster only db1a:3306"),
+            "{failures}"
+        );
         let group = |used| told(used, |s| s.cluster = Cluster::MultiPrimary);
         let (failures, _) = group(Use::Directory);
         assert!(

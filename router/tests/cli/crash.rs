@@ -29,7 +29,7 @@ async fn a_killed_router_loses_nothing_it_acknowledged_on_databases() {
 
 /// One sender's place: what was answered, and what it sends next. The id stays until there is an answer.
 #[derive(Default)]
-struct Sender {
+pub(crate) struct Sender {
     next: u64,
     acknowledged: BTreeMap<u64, String>,
 }
@@ -43,12 +43,7 @@ async fn kill_and_count(sandbox: &Sandbox) {
     let mut conversation = String::new();
     for life in 0..LIVES {
         let server = start(sandbox);
-        let token = sandbox
-            .run(&["token", "--user", "alice"])
-            .exits(0)
-            .stdout
-            .trim()
-            .to_owned();
+        let token = token(sandbox);
         if conversation.is_empty() {
             conversation = create(&client, &server, &token).await;
         }
@@ -73,13 +68,19 @@ async fn kill_and_count(sandbox: &Sandbox) {
         }
     }
     let server = start(sandbox);
-    let token = sandbox
-        .run(&["token", "--user", "alice"])
-        .exits(0)
-        .stdout
-        .trim()
-        .to_owned();
+    let token = token(sandbox);
     let stored = read_back(&client, &server, &token, &conversation).await;
+    let acknowledged = assert_kept(&senders, &stored);
+    assert!(
+        acknowledged > LIVES * SENDERS,
+        "they did send: {acknowledged}"
+    );
+    server.stop();
+}
+
+/// What was acknowledged is stored in its place, and everything is there once; gives how much was acknowledged.
+#[track_caller]
+pub(crate) fn assert_kept(senders: &[Sender], stored: &BTreeMap<u64, String>) -> usize {
     assert_eq!(
         stored.keys().copied().collect::<Vec<_>>(),
         (1..=stored.len() as u64).collect::<Vec<_>>(),
@@ -89,22 +90,23 @@ async fn kill_and_count(sandbox: &Sandbox) {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), stored.len(), "a message is there twice");
-    let acknowledged: usize = senders.iter().map(|sender| sender.acknowledged.len()).sum();
-    assert!(
-        acknowledged > LIVES * SENDERS,
-        "they did send: {acknowledged}"
-    );
     for (seq, id) in senders.iter().flat_map(|sender| &sender.acknowledged) {
         assert_eq!(stored.get(seq), Some(id), "acknowledged as number {seq}");
     }
-    server.stop();
+    senders.iter().map(|sender| sender.acknowledged.len()).sum()
 }
 
-fn start(sandbox: &Sandbox) -> Server {
+/// A token of Alice's.
+pub(crate) fn token(sandbox: &Sandbox) -> String {
+    let made = sandbox.run(&["token", "--user", "alice"]).exits(0);
+    made.stdout.trim().to_owned()
+}
+
+pub(crate) fn start(sandbox: &Sandbox) -> Server {
     tokio::task::block_in_place(|| sandbox.serve(&[], 1))
 }
 
-async fn create(client: &reqwest::Client, server: &Server, token: &str) -> String {
+pub(crate) async fn create(client: &reqwest::Client, server: &Server, token: &str) -> String {
     let new = json!({"kind": "group", "members": ["bob"]});
     let answer = client
         .post(format!("{}/chat/conversations", server.url()))
@@ -117,7 +119,7 @@ async fn create(client: &reqwest::Client, server: &Server, token: &str) -> Strin
     conversation["id"].as_str().unwrap().to_owned()
 }
 
-async fn send_until_cut(
+pub(crate) async fn send_until_cut(
     client: reqwest::Client,
     url: String,
     token: String,
@@ -150,7 +152,7 @@ async fn send_until_cut(
     }
 }
 
-async fn read_back(
+pub(crate) async fn read_back(
     client: &reqwest::Client,
     server: &Server,
     token: &str,

@@ -62,6 +62,18 @@ fn the_three_commands_work_when_pasted_and_a_second_start_adds_nothing() {
     let sent: jiff::Timestamp = messages[4]["createdAt"].as_str().unwrap().parse().unwrap();
     assert!(sent.as_second() < two_years_ago, "{sent}");
 
+    // The README's answer is from another day, when other messages were there.
+    let documented = crate::documents::first_answer();
+    assert_eq!(
+        messages[0]["conversationId"], documented["conversationId"],
+        "README.md shows another room"
+    );
+    let fields = |message: &Value| {
+        let fields = message.as_object().unwrap().keys().cloned();
+        fields.collect::<Vec<String>>()
+    };
+    assert_eq!(fields(&messages[0]), fields(&documented));
+
     let said = paste(commands[2]);
     assert_eq!(said["content"], "Hello from the command line");
     let head = page["headSeq"].as_u64().unwrap();

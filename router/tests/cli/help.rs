@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::Sandbox;
 
-const COMMANDS: [&[&str]; 54] = [
+const COMMANDS: [&[&str]; 55] = [
     &[],
     &["serve"],
     &["migrate"],
@@ -45,6 +45,7 @@ const COMMANDS: [&[&str]; 54] = [
     &["shards", "adopt"],
     &["shards", "drain"],
     &["shards", "views"],
+    &["shards", "writer"],
     &["rebalance"],
     &["rebalance", "plan"],
     &["rebalance", "run"],

@@ -3,9 +3,12 @@
 mod cases;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
 
 use crate::deployments::{Users, one_shard};
 use crate::harness::Sandbox;
@@ -45,16 +48,48 @@ fn replace(file: &Path, (from, to): (&str, &str)) {
     fs::write(file, text.replacen(from, to, 1)).unwrap();
 }
 
+/// Puts what is in a folder into a ZIP file.
+fn zip(folder: &Path, file: &Path) {
+    let mut zip = ZipWriter::new(fs::File::create(file).unwrap());
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in next.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder).unwrap().to_str().unwrap();
+            zip.start_file(name, SimpleFileOptions::default()).unwrap();
+            zip.write_all(&fs::read(&path).unwrap()).unwrap();
+        }
+    }
+    zip.finish().unwrap();
+}
+
 #[track_caller]
 fn check(case: &Case) {
+    check_as(case, false);
+}
+
+/// With the export as it is, or as a ZIP file.
+#[track_caller]
+fn check_as(case: &Case, is_zipped: bool) {
     let sandbox = one_shard();
     let (path, file) = copy(case, &sandbox);
+    let zipped = path.with_extension("zip");
+    let input = if is_zipped { &zipped } else { &path };
     let whole = [
-        &["import", path.to_str().unwrap(), "--format", case.format],
+        &["import", input.to_str().unwrap(), "--format", case.format],
         case.arguments,
     ]
     .concat();
-    let run = |more: &[&str]| sandbox.run(&[&whole, more].concat());
+    let run = |more: &[&str]| {
+        if is_zipped {
+            zip(&path, &zipped);
+        }
+        sandbox.run(&[&whole, more].concat())
+    };
 
     let dry = run(&["--dry-run"]).exits(0).stdout;
     assert!(dry.starts_with("Dry run: nothing was written.\n"), "{dry}");
@@ -116,6 +151,8 @@ fn check(case: &Case) {
             refused.contains(told) && refused.contains(name),
             "{told}\n---\n{refused}"
         );
+        let named = format!("{}/", input.display());
+        assert!(!is_zipped || refused.contains(&named), "{refused}");
     }
 }
 
@@ -138,6 +175,13 @@ fn texts(sandbox: &Sandbox, made: &Value, title: &str) -> Vec<String> {
 #[test]
 fn slack() {
     check(&SLACK);
+}
+
+#[test]
+fn zip_files_as_they_are_downloaded() {
+    for case in [&SLACK, &MESSENGER] {
+        check_as(case, true);
+    }
 }
 
 #[test]
@@ -256,7 +300,7 @@ fn what_an_export_does_not_say_is_asked_for() {
         ),
         (
             vec!["import", chat, "--format", "slack"],
-            "is not a folder; unpack the export",
+            "is neither a ZIP file nor a folder",
         ),
         (
             vec!["import", chat, "--format", "slack", "--as", "group"],

@@ -1,12 +1,12 @@
-//! What the documents name is there: commands and their options, settings, addresses, events, files and headings.
+//! What the documents name is there: settings, commands and events of the protocol, files, headings, and targets of make.
 //!
-//! The programs' own words are taken from the snapshots of `--help`, of the API and of the real-time protocol, which other tests
-//! compare with the programs, and from `config/defaults.toml`.
+//! The names of the protocol are those of its snapshot, which another test compares with the program. What the documents tell people to
+//! type is looked at in `tests/cli/documents.rs`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod markdown;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -75,73 +75,6 @@ impl Findings {
     }
 }
 
-/// The help of every command, by its words.
-fn helps() -> BTreeMap<Vec<String>, String> {
-    let helps = text("router/tests/snapshots/help.txt");
-    let helps = helps.split("==== backscroll").skip(1);
-    helps
-        .map(|help| {
-            let (words, help) = help.split_once('\n').unwrap();
-            let words = words.split_whitespace().map(str::to_owned).collect();
-            (words, help.to_owned())
-        })
-        .collect()
-}
-
-/// Whether `help` has the option, as a word of its own.
-fn has_option(help: &str, option: &str) -> bool {
-    let mut words = help.split(|it: char| !(it.is_ascii_alphanumeric() || it == '-'));
-    words.any(|word| word == option)
-}
-
-/// A command that the server runs, and no person.
-const HIDDEN: &str = "media-worker";
-
-#[test]
-fn commands_and_options_exist() {
-    let (helps, mut findings) = (helps(), Findings::default());
-    for document in &documents() {
-        for line in document.commands() {
-            let mut words = line.iter().peekable();
-            let mut command = Vec::new();
-            while let Some(word) = words.peek() {
-                let longer = [&command[..], &[(*word).clone()]].concat();
-                if word.starts_with("--") {
-                    words.next(); // `--config FILE` may come before the command
-                    words.next_if(|value| value.ends_with(".toml"));
-                } else if helps.contains_key(&longer) {
-                    command = longer;
-                    words.next();
-                } else {
-                    break;
-                }
-            }
-            let help = &helps[&command];
-            let is_group = help.contains("\nCommands:");
-            let rest = words.peek();
-            let is_whole = !is_group || rest.is_none_or(|it| !is_word(it) || HIDDEN == *it);
-            findings.check(
-                document,
-                &format!("backscroll {}", line.join(" ")),
-                is_whole,
-            );
-            for option in line.iter().filter(|word| word.starts_with("--")) {
-                let option = option.split('=').next().unwrap();
-                let what = format!("backscroll {}: {option}", command.join(" "));
-                let is_known = has_option(help, option) || has_option(&helps[&vec![]], option);
-                findings.check(document, &what, is_known);
-            }
-        }
-    }
-    findings.assert_none(60);
-}
-
-/// Whether it could be the name of a command.
-fn is_word(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-}
-
 /// The keys of the configuration: `section.key`.
 fn settings() -> BTreeSet<String> {
     let (mut keys, mut section) = (BTreeSet::new(), String::new());
@@ -195,70 +128,6 @@ fn settings_exist() {
         }
     }
     findings.assert_none(80);
-}
-
-/// The routes of the API: method and address, without the names of its parameters.
-fn routes() -> BTreeSet<(String, String)> {
-    let routes = text("router/tests/snapshots/http-api.txt");
-    let routes = routes.lines().filter(|line| !line.starts_with(' '));
-    routes
-        .filter_map(|line| {
-            let (method, rest) = line.split_once(' ')?;
-            let address = rest.split_whitespace().next()?;
-            Some((method.to_owned(), shape(address)))
-        })
-        .collect()
-}
-
-/// An address with its variable parts left open.
-fn shape(address: &str) -> String {
-    let path = address.split('?').next().unwrap();
-    let open = |part: &str| part.starts_with(['{', ':']) || part.contains('…');
-    let parts = path
-        .split('/')
-        .map(|part| if open(part) { "*" } else { part });
-    parts.collect::<Vec<_>>().join("/")
-}
-
-/// Whether a documented address may be this route: a literal part stands for a parameter, too.
-fn is_of(address: &str, route: &str) -> bool {
-    let (mut ours, mut theirs) = (address.split('/'), route.split('/'));
-    loop {
-        match (ours.next(), theirs.next()) {
-            (None, None) => return true,
-            (Some(our), Some(their)) if our == their || their == "*" => {}
-            _ => return false,
-        }
-    }
-}
-
-#[test]
-fn addresses_exist() {
-    /// Taken by front-ends that were written for other servers: the same operations as `PATCH`.
-    const ALSO: [&str; 2] = ["POST", "PUT"];
-    let (routes, mut findings) = (routes(), Findings::default());
-    for document in &documents() {
-        for code in document.code() {
-            let mut words = code.split_whitespace();
-            let (Some(method), Some(address)) = (words.next(), words.next()) else {
-                continue;
-            };
-            let is_route = ["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method)
-                && ["/chat/", "/api/chat/", "/admin/"]
-                    .iter()
-                    .any(|it| address.starts_with(it));
-            if !is_route {
-                continue;
-            }
-            let address = shape(&address.replacen("/api/chat/", "/chat/", 1));
-            let exists = routes.iter().any(|(its, route)| {
-                let also = ALSO.contains(&method) && its == "PATCH" && route.ends_with("/read");
-                (its == method || also) && is_of(&address, route)
-            });
-            findings.check(document, code, exists);
-        }
-    }
-    findings.assert_none(20);
 }
 
 #[test]
@@ -319,17 +188,4 @@ fn targets_of_make_exist() {
         }
     }
     findings.assert_none(10);
-}
-
-#[test]
-fn examples_of_json_are_json() {
-    let mut findings = Findings::default();
-    for document in &documents() {
-        for block in document.blocks("json").filter(|block| !block.contains('…')) {
-            let mut values =
-                serde_json::Deserializer::from_str(block).into_iter::<serde_json::Value>();
-            findings.check(document, block, values.all(|value| value.is_ok()));
-        }
-    }
-    findings.assert_none(3);
 }

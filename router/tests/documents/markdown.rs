@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::iter;
 use std::path::PathBuf;
 
 /// A document.
 pub(crate) struct Document {
     pub(crate) path: PathBuf,
-    /// Blocks of code with their languages: fenced, and the lines that are indented.
-    blocks: Vec<(String, String)>,
+    /// Blocks of code: fenced, and the lines that are indented.
+    blocks: Vec<String>,
     /// Code within lines.
     inline: Vec<String>,
     prose: String,
@@ -24,19 +23,18 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 impl Document {
     pub(crate) fn read(path: PathBuf) -> Self {
         let text = fs::read_to_string(&path).unwrap();
-        let (mut blocks, mut prose) = (Vec::<(String, String)>::new(), String::new());
+        let (mut blocks, mut prose) = (Vec::<String>::new(), String::new());
         let mut fence = false;
         for line in text.lines() {
-            if let Some(language) = line.strip_prefix("```") {
+            if line.starts_with("```") {
                 fence = !fence;
                 if fence {
-                    blocks.push((language.to_owned(), String::new()));
+                    blocks.push(String::new());
                 }
             } else if fence {
-                let (_, block) = blocks.last_mut().unwrap();
-                *block += &format!("{line}\n");
+                *blocks.last_mut().unwrap() += &format!("{line}\n");
             } else if let Some(line) = line.strip_prefix("    ") {
-                blocks.push((String::new(), format!("{line}\n")));
+                blocks.push(format!("{line}\n"));
             } else {
                 prose += &format!("{line}\n");
             }
@@ -55,26 +53,9 @@ impl Document {
 
     /// Every line of code.
     pub(crate) fn code(&self) -> impl Iterator<Item = &str> {
-        let lines = self.blocks.iter().flat_map(|(_, block)| block.lines());
+        let lines = self.blocks.iter().flat_map(|block| block.lines());
         let lines = lines.map(|line| line.trim_start_matches("$ "));
         self.inline.iter().map(String::as_str).chain(lines)
-    }
-
-    /// Blocks in a language.
-    pub(crate) fn blocks(&self, language: &'static str) -> impl Iterator<Item = &str> {
-        let of = self.blocks.iter().filter(move |(its, _)| its == language);
-        of.map(|(_, block)| &**block)
-    }
-
-    /// The words after `backscroll`, wherever it is run.
-    pub(crate) fn commands(&self) -> Vec<Vec<String>> {
-        let blocks = self
-            .blocks
-            .iter()
-            .map(|(_, block)| block.replace("\\\n", " "));
-        let lines = blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>());
-        let lines: Vec<String> = lines.chain(self.inline.iter().cloned()).collect();
-        lines.iter().flat_map(|line| runs(line)).collect()
     }
 
     /// Names that begin with `prefix`.
@@ -106,41 +87,4 @@ impl Document {
             })
             .collect()
     }
-}
-
-/// The words of each run of `backscroll` in a line of the shell.
-fn runs(line: &str) -> Vec<Vec<String>> {
-    let line = line.replace("cargo run --release -- ", "backscroll ");
-    let at_start = |place: usize| {
-        let before = line[..place].trim_end();
-        before.is_empty()
-            || before.ends_with(['$', '(', '|', '&', '<', '='])
-            || before.split_whitespace().all(|word| word.contains('='))
-    };
-    let places = line.match_indices("backscroll ").filter(|(place, _)| {
-        at_start(*place) || line[..*place].ends_with("$ ") || line[..*place].ends_with("| ")
-    });
-    places
-        .map(|(place, name)| words(&line[place + name.len()..]))
-        .collect()
-}
-
-/// Words up to the end of the command, quotes taken off.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for next in text.chars().chain(iter::once(' ')) {
-        match (quote, next) {
-            (Some(open), next) if next == open => quote = None,
-            (Some(_), next) => word.push(next),
-            (None, '\'' | '"') => quote = Some(next),
-            (None, '|' | '&' | ')' | '>' | ';' | '#' | '(' | ',') => {
-                words.push(std::mem::take(&mut word));
-                break;
-            }
-            (None, next) if next.is_whitespace() => words.push(std::mem::take(&mut word)),
-            (None, next) => word.push(next),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
 }

@@ -11,7 +11,7 @@ use sqlx::AssertSqlSafe;
 
 use super::batch::{self, Answer};
 use super::guard::Guard;
-use super::identity::{self, Identity};
+use super::identity::{self, Identity, OtherWriter};
 use super::mysql::{self, MySql};
 use super::pool::Pooled;
 use super::sqlite::Sqlite;
@@ -264,7 +264,12 @@ impl Connection {
             return Ok(());
         };
         let found = self.identity().await?;
-        let compared = guard.compare(found.as_ref());
+        let mut other = None;
+        if self.dialect() == Dialect::MySql && guard.asks_for_writer() {
+            let answer = self.fetch_optional(identity::SELECT_OTHER_WRITER, &[]);
+            other = OtherWriter::found(answer.await)?;
+        }
+        let compared = guard.compare(found.as_ref(), other.as_ref());
         if compared.is_err() {
             self.state = Use::Failed;
         }

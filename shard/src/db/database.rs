@@ -51,8 +51,21 @@ impl Database {
         lanes: u32,
         identity: Identity,
     ) -> Result<Self> {
-        let guard = Arc::new(Guard::new(identity, url.clone()));
+        let guard = Arc::new(Guard::new(identity, url.clone(), true));
         Self::prepare(url, settings, lanes, (File::Use, Some(guard)))
+    }
+
+    /// The same for a replica, which is only read: another server of a cluster may be to write it.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub(crate) fn open_replica(
+        url: &DatabaseUrl,
+        settings: &PoolSettings,
+        identity: Identity,
+    ) -> Result<Self> {
+        let guard = Arc::new(Guard::new(identity, url.clone(), false));
+        Self::prepare(url, settings, 1, (File::Use, Some(guard)))
     }
 
     /// The database at `url`, whichever it is: for who looks after databases.

@@ -70,6 +70,8 @@ impl Dialect {
                 ("now", Self::Sqlite) => {
                     text.push_str("CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER)");
                 }
+                ("this_server", Self::MySql) => text.push_str("CONCAT(@@hostname, ':', @@port)"),
+                ("this_server", Self::Sqlite) => text.push_str("''"),
                 ("part", Self::Sqlite) => text.push_str("SELECT * FROM "),
                 ("for_update" | "for_share" | "by", Self::Sqlite)
                 | ("rows" | "part", Self::MySql) => {}

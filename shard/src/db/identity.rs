@@ -181,10 +181,52 @@ impl Identity {
     }
 }
 
+/// Of a shard's primary: the server that writes the shard and the one that answers, where these differ.
+pub(crate) const SELECT_OTHER_WRITER: &str =
+    "SELECT server, {this_server} FROM writer WHERE server <> {this_server}";
+
+/// A server of a cluster that may not write the shard, because another one does.
+#[derive(Debug)]
+pub(crate) struct OtherWriter {
+    writer: String,
+    this: String,
+}
+
+impl OtherWriter {
+    /// What an answer to [`SELECT_OTHER_WRITER`] says.
+    pub(crate) fn found(answer: Result<Option<Row>>) -> Result<Option<Self>> {
+        let read = |row: &Row| {
+            Ok(Self {
+                writer: row.text(0)?,
+                this: row.text(1)?,
+            })
+        };
+        one_row(answer, read)
+    }
+
+    /// Of the shard that is `role`, with this address.
+    pub(crate) fn misplaced(&self, role: &Role, address: &DatabaseUrl) -> Misplaced {
+        let Self { writer, this } = self;
+        let leads_to = format!("{this}, and of its cluster only {writer} may write");
+        let misplaced = Misplaced::new(role, address, &leads_to);
+        match role {
+            Role::Directory => misplaced,
+            Role::Shard(name) => misplaced.or(&format!(
+                "if {writer} is lost, `backscroll shards writer {name}` lets {this} write"
+            )),
+        }
+    }
+}
+
 /// What an answer to [`SELECT`] says.
 pub(crate) fn found(answer: Result<Option<Row>>) -> Result<Option<Identity>> {
+    one_row(answer, Identity::from_row)
+}
+
+/// The row of a table, if there are both.
+fn one_row<T>(answer: Result<Option<Row>>, read: impl Fn(&Row) -> Result<T>) -> Result<Option<T>> {
     match answer {
-        Ok(row) => row.as_ref().map(Identity::from_row).transpose(),
+        Ok(row) => row.as_ref().map(read).transpose(),
         Err(Error::Statement {
             fault: StatementFault::MissingTable,
             ..

@@ -17,9 +17,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::assessment::Assessment;
-use super::making::{Hook, Making, Step, in_transaction, mark_anew, writer};
+use super::making::{self, Hook, Making, Step, in_transaction, mark_anew};
 use super::rules::foreign;
 use super::survey::{Found, Kind, Survey};
+use super::writer;
 use crate::archive::{begin_job, end_job};
 use crate::audit::{self, Act, Action, Reference};
 use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
@@ -111,8 +112,8 @@ pub async fn adopt(
     let [directory, database] = databases;
     let (directory, database) = (directory?, database?);
     let work = async {
-        let mut directory = writer(&directory).await?;
-        let mut connection = writer(&database).await?;
+        let mut directory = making::writer(&directory).await?;
+        let mut connection = making::writer(&database).await?;
         // A directory that an older version left is marked by this.
         let making = Making::begin(&mut directory, settings).await?;
         let member = |state| Member {
@@ -136,6 +137,7 @@ pub async fn adopt(
         in_transaction(&mut connection, async |connection| {
             mark_anew(connection, &identity).await?;
             fence::reset(connection, &adoption.ranges.iter().collect::<Vec<_>>()).await?;
+            writer::reset(connection).await?;
             put_down(connection, ("adopt", (actor, reason)), adoption.incarnation).await
         })
         .await?;

@@ -15,9 +15,10 @@ use serde::Serialize;
 
 use super::adoption::{act, described, put_down};
 use super::deployed::Stage;
-use super::making::{self, Hook, Step, in_transaction, mark_anew, writer};
+use super::making::{self, Hook, Step, in_transaction, mark_anew};
 use super::rules::foreign;
 use super::survey::{Found, Kind};
+use super::writer;
 use crate::audit::{self, Action};
 use crate::db::identity::{DeploymentId, Identity, Misplaced, Role};
 use crate::db::{Connection, Database};
@@ -172,8 +173,9 @@ pub async fn join(
     let directory = Database::open_any(&settings.directory.url, &settings.pool)?;
     let database = Database::open_any(url, &settings.pool)?;
     let work = async {
-        let mut directory = writer(&directory).await?;
-        let mut connection = writer(&database).await?;
+        writer::claim(&database).await?;
+        let mut directory = making::writer(&directory).await?;
+        let mut connection = making::writer(&database).await?;
         let member = in_transaction(&mut directory, async |connection| {
             directory::lock(connection, settings).await?;
             begin(connection, (deployment, settings), shard).await

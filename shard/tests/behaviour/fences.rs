@@ -19,6 +19,7 @@ use crate::bed::{Bed, PATIENCE, user};
 crate::on_every_backend!(
     every_statement_that_asks_a_fence_has_the_same_answer,
     a_transaction_on_several_ranges_needs_all_of_their_fences,
+    a_server_that_is_not_the_writer_finds_no_fence,
     a_transaction_writes_only_what_it_named,
 );
 
@@ -142,6 +143,38 @@ fn combinations(ends: [Option<u64>; 3]) -> impl Iterator<Item = (FenceState, Opt
     let of_state = move |state| ends.into_iter().map(move |end| (state, end));
     let states = STATES.into_iter().flat_map(of_state);
     states.flat_map(|(state, end)| [(state, end, Epoch(2)), (state, end, Epoch(1))])
+}
+
+/// Also on a connection that was open before another server of the cluster became the writer.
+async fn a_server_that_is_not_the_writer_finds_no_fence(bed: &Bed) {
+    let id = bed.group("alice", &["bob"]).await;
+    bed.settle().await;
+    let home = home_of(bed, id.owner_key());
+    let shard = bed.store.router().shard(&home.shard).unwrap().clone();
+    let scope = WriteScope::conversation(&home, id);
+    assert!(lane_may_write(&shard, &scope, id).await);
+    let mut operator = shard.primary().reader(soon()).await.unwrap();
+    let mut lane = shard.primary().writer(soon()).await.unwrap();
+    let other = "INSERT INTO writer (slot, server, since) VALUES (1, 'elsewhere:3306', 0)";
+    operator.execute(other, &[]).await.unwrap();
+    lane.begin().await.unwrap();
+    let (transaction, heads) = head::lock_with_fences(&mut lane, &scope).await.unwrap();
+    assert!(!transaction.may_write(id));
+    assert!(heads.is_empty());
+    drop(transaction);
+    lane.rollback().await;
+    drop(lane);
+    let nothing = |_: OwnedTransaction<'static>| async { Ok(()) };
+    let refused = shard.write(&scope, soon(), nothing).await;
+    // A connection that is new is not even handed out.
+    let is_refused = matches!(
+        refused,
+        Err(Error::NotOwner(_) | Error::ShardUnavailable(_) | Error::WrongDatabase(_))
+    );
+    assert!(is_refused, "{refused:?}");
+    operator.execute("DELETE FROM writer", &[]).await.unwrap();
+    assert!(lane_may_write(&shard, &scope, id).await);
+    assert!(may_write(&shard, &scope).await);
 }
 
 async fn a_transaction_on_several_ranges_needs_all_of_their_fences(bed: &Bed) {

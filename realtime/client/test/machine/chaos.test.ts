@@ -19,6 +19,8 @@ const seed = Number(process.env.CLIENT_TEST_SEED ?? Date.now() % 1_000_000);
 const SECONDS = Number(process.env.CLIENT_TEST_SECONDS ?? 25);
 /** After how long of a network that works everything has to be there: a dead connection is noticed after 25 s, waits are up to 20 s. */
 const HEALED_WITHIN_MS = 90_000;
+/** All that is written in ten minutes stays in view, so that all of it is compared. */
+const BOUNDS = { messagesKept: 10_000 };
 const SETTINGS = { SERVER__CORS_ORIGINS: '["*"]' };
 
 /** A client, here or in a page. */
@@ -94,7 +96,7 @@ test(`everything is there in the end (seed ${seed})`, async () => {
   }
 
   async function inNode(user: string): Promise<Writer> {
-    const client = new ChatClient({ url: line.origin, token: () => tokenFor(user), WebSocket });
+    const client = new ChatClient({ url: line.origin, token: () => tokenFor(user), WebSocket, bounds: BOUNDS });
     await client.connect();
     const view: ConversationView = client.open(group);
     await view.ready;
@@ -114,12 +116,12 @@ test(`everything is there in the end (seed ${seed})`, async () => {
     const page = await (await browser()).newPage();
     await page.exposeFunction("tokenFor", () => tokenFor(user));
     await page.goto(`http://127.0.0.1:${port}/`);
-    await page.evaluate(`(async ({ url, group }) => {
-      window.client = new bs.ChatClient({ url, token: () => tokenFor(), storage: localStorage });
+    await page.evaluate(`(async ({ url, group, bounds }) => {
+      window.client = new bs.ChatClient({ url, token: () => tokenFor(), storage: localStorage, bounds });
       await client.connect();
       window.view = client.open(group);
       await view.ready;
-    })(${JSON.stringify({ url: line.origin, group })})`);
+    })(${JSON.stringify({ url: line.origin, group, bounds: BOUNDS })})`);
     return {
       name: `${user} in Chromium`,
       send: async (content) => void (await page.evaluate(`void client.send(${JSON.stringify(group)}, ${JSON.stringify(content)})`)),

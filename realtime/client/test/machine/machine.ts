@@ -66,6 +66,16 @@ export interface RunningServer {
   group(user: string, members: string[]): Promise<string>;
 }
 
+/** Asks a server that takes connections with a PROXY header only whether it is ready. */
+async function isReadyBehindProxy(port: number): Promise<boolean> {
+  const socket = net.connect(port, "127.0.0.1").setEncoding("utf8");
+  socket.write("PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\nGET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+  let answer = "";
+  socket.on("data", (text) => (answer += text));
+  await new Promise((done) => socket.on("error", done).on("close", done));
+  return answer.startsWith("HTTP/1.1 200");
+}
+
 /** A server with these settings, such as `{ AUTH__SECRET: … }`; the same again with the port and folder of an earlier one. */
 export async function server(settings: Record<string, string> = {}, again?: RunningServer): Promise<RunningServer> {
   const port = again?.port ?? (await freePort());
@@ -89,6 +99,7 @@ export async function server(settings: Record<string, string> = {}, again?: Runn
   const origin = `http://127.0.0.1:${port}`;
   const ready = async () => {
     if (child.exitCode !== null) throw new Error(`the server ended: ${readFileSync(path.join(home, "log"), "utf8")}`);
+    if (settings.SERVER__PROXY_PROTOCOL === "true") return isReadyBehindProxy(port);
     return fetch(`${origin}/readyz`).then(({ ok }) => ok, () => false);
   };
   await until("the server is ready", ready);

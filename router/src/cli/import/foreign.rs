@@ -4,7 +4,7 @@
 //! so the same export gives the same records again, and a longer one begins with them (see [`super::recognise`]).
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backscroll_shard::ids::{Seq, UserId};
@@ -20,6 +20,7 @@ use super::line::Rules;
 use super::members::Members;
 use super::people::People;
 use super::understood::Understood;
+use super::unpacked::{Unpacked, unpack};
 use super::{Args, import, refuse_bad, report};
 use crate::boot;
 use crate::cli::{BadInput, out};
@@ -41,6 +42,8 @@ const EMPTY: &str = "conversations without messages and members";
 pub(super) struct Foreign {
     pub format: Format,
     pub path: PathBuf,
+    /// Keeps the folder at `path` where that was unpacked for this run.
+    pub unpacked: Option<Unpacked>,
     pub hints: Hints,
     pub people: People,
     pub rules: Arc<Rules>,
@@ -99,16 +102,23 @@ pub(super) async fn run(config: Config, args: Args, format: Format) -> anyhow::R
         kind: args.kind.map(ConversationKind::from),
     };
     let path = args.file.clone();
+    let unpacked = match format.has_several_files() {
+        true => tokio::task::spawn_blocking(move || unpack(&path)).await??,
+        false => None,
+    };
     let foreign = Arc::new(Foreign {
         format,
-        path,
+        path: unpacked.as_ref().map_or(args.file.clone(), Unpacked::root),
+        unpacked,
         hints,
         people,
         rules,
     });
     let (unit, reader) = (foreign.unit(), foreign.clone());
     let check = tokio::task::spawn_blocking(move || reader.check());
-    let (read, understood) = check.await??;
+    let (read, understood) = check
+        .await?
+        .map_err(|error| foreign.of_input(error, &args.file))?;
     if read.good + read.rejected.count == 0 {
         let file = args.file.display();
         let left_out = read.left_out.counts().iter();
@@ -136,6 +146,17 @@ pub(super) async fn run(config: Config, args: Args, format: Format) -> anyhow::R
 }
 
 impl Foreign {
+    /// The fault of an input, with the name that the input has for people.
+    fn of_input(&self, error: anyhow::Error, input: &Path) -> anyhow::Error {
+        match error.downcast_ref::<BadInput>() {
+            Some(BadInput(what)) if self.unpacked.is_some() => {
+                let (folder, input) = (self.path.display(), input.display());
+                BadInput(what.replace(&folder.to_string(), &input.to_string())).into()
+            }
+            _ => error,
+        }
+    }
+
     /// Reads everything and stores nothing.
     ///
     /// # Errors

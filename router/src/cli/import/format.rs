@@ -23,20 +23,21 @@ use clap::ValueEnum;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+pub(super) use files::CONVERSATION_MAX_BYTES;
 pub(super) use whatsapp_time::DateOrder;
 
 /// Whose export it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// The unpacked folder of a workspace export: channels.json, users.json, and a folder for each channel
+    /// A workspace export, as the ZIP file or unpacked: channels.json, users.json, and a folder for each channel
     Slack,
     /// The bulk export, JSON Lines
     Mattermost,
-    /// JSON of DiscordChatExporter, a file or a folder of them
+    /// JSON of DiscordChatExporter, a file, or a folder or ZIP file of them
     Discord,
     /// The text of an exported chat; needs --time-zone
     Whatsapp,
-    /// The JSON of a download: the folder of a conversation, of several, or one message_1.json
+    /// The JSON of a download: its ZIP file, the folder of a conversation or of several, or one message_1.json
     Messenger,
     /// result.json of Telegram Desktop
     Telegram,
@@ -192,6 +193,13 @@ impl Attachment {
             media_type: media_type.map(str::to_owned),
             url: Some(path.to_owned()),
         }
+    }
+}
+
+impl Format {
+    /// Whether an export is several files, which may be in one ZIP file.
+    pub(super) fn has_several_files(self) -> bool {
+        matches!(self, Self::Slack | Self::Discord | Self::Messenger)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cli::{BadInput, out};
 
 /// Most bytes of input of one conversation, or of one file that has several. They are held in memory to be put in order, at
 /// about twice this.
-pub(super) const CONVERSATION_MAX_BYTES: u64 = 1 << 30;
+pub(in crate::cli::import) const CONVERSATION_MAX_BYTES: u64 = 1 << 30;
 /// Most files of an export.
 const FILES_MAX: usize = 1_000_000;
 /// How deep folders are searched.

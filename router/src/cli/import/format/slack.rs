@@ -111,7 +111,7 @@ pub(super) fn read(path: &Path, each: Each<'_>) -> anyhow::Result<Export> {
     if !files::is_folder(path)? {
         return Err(bad(
             path,
-            "is not a folder; unpack the export (unzip -d FOLDER FILE) and name the folder",
+            "is neither a ZIP file nor a folder; name the export as it was downloaded, or unpacked",
         )
         .into());
     }
