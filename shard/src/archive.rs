@@ -51,6 +51,7 @@ use crate::ids::{COUNTER_MAX, ConversationId, Rev, Seq};
 use crate::map::Assignment;
 use crate::message::{StoredMessage, message_columns};
 use crate::model::Timestamp;
+use crate::range::KeyRange;
 
 pub use about::*;
 pub use copies::*;
@@ -178,7 +179,7 @@ const NEXT_SENT: &str = "SELECT created_at FROM messages WHERE conversation_id =
      ORDER BY seq LIMIT 1";
 /// By the index `conversations_oldest_hot`.
 const DATE_HEADS: &str = "UPDATE conversations SET oldest_hot_at = CASE WHEN created_at < ? THEN created_at ELSE ? END \
-     WHERE oldest_hot_at > ?";
+     WHERE oldest_hot_at > ? AND id >= ? AND (? = 1 OR id < ?)";
 /// By the primary key: only rows as they were archived.
 const DELETE_RUN: &str =
     "DELETE FROM messages WHERE conversation_id = ? AND seq BETWEEN ? AND ? AND rev <= ?";
@@ -189,6 +190,16 @@ const DELETED_ROWS: &str = "SELECT seq FROM messages WHERE conversation_id = ? A
 /// changed the rows since the statement began.
 const SETTLE_HEADS: &str = "UPDATE conversations SET oldest_hot_at = (SELECT m.created_at FROM messages m \
      WHERE m.conversation_id = conversations.id ORDER BY m.seq LIMIT 1 {for_share}) WHERE id IN (";
+
+/// Where the ids of a range's conversations begin, whether they go on to the last, and where they end otherwise.
+fn bounds(range: KeyRange) -> ([u8; 8], i64, [u8; 8]) {
+    let end = range.end.unwrap_or(u64::MAX).to_be_bytes();
+    (
+        range.start.to_be_bytes(),
+        i64::from(range.end.is_none()),
+        end,
+    )
+}
 
 /// The next conversations of a range whose first hot message was sent before `cutoff`, the longest waiting first. Held
 /// and deleted ones are passed over.
@@ -205,9 +216,7 @@ pub async fn candidates(
     let (at, id): (i64, &[u8]) = after.map_or((i64::MIN, &[]), |last| {
         (last.oldest_hot_at.0, last.conversation.as_bytes())
     });
-    let start = assignment.range.start.to_be_bytes();
-    let end = assignment.range.end.unwrap_or(u64::MAX).to_be_bytes();
-    let endless = i64::from(assignment.range.end.is_none());
+    let (start, endless, end) = bounds(assignment.range);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let args = values![at, cutoff.0, at, id, &start, endless, &end, limit];
     let rows = connection.fetch_all(CANDIDATES, &args).await?;
@@ -256,13 +265,18 @@ pub async fn next_sent(
     row.map(|row| row.int(0).map(Timestamp)).transpose()
 }
 
-/// In a job's transaction: conversations whose first hot message claims to be from after `until`, the latest time that is
+/// In a job's transaction: conversations of a range whose first hot message claims to be from after `until`, the latest time that is
 /// believed, are taken to have been written to since they were created. Otherwise no job would look at them before that time.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn date_heads(connection: &mut Connection, until: Timestamp) -> Result<()> {
-    let args = values![until.0, until.0, until.0];
+pub async fn date_heads(
+    connection: &mut Connection,
+    range: KeyRange,
+    until: Timestamp,
+) -> Result<()> {
+    let (start, endless, end) = bounds(range);
+    let args = values![until.0, until.0, until.0, &start, endless, &end];
     connection.execute(DATE_HEADS, &args).await?;
     Ok(())
 }

@@ -121,7 +121,9 @@ impl ArchiveJobs {
         let believed = transaction(shard, async |connection| {
             let now = check_lease(connection, lease).await?;
             let believed = clock::latest_believed(now);
-            archive::date_heads(connection, believed).await?;
+            for assignment in &lease.ranges {
+                archive::date_heads(connection, assignment.range, believed).await?;
+            }
             Ok(believed)
         })
         .await?;

@@ -70,7 +70,8 @@ pub async fn take_lease(
     holder: &str,
     ttl: Duration,
 ) -> Result<Lease> {
-    require_owner(connection, shard, &ranges).await?;
+    require_open(connection, shard, &ranges).await?;
+    require_no_arrival(connection, shard).await?;
     let starts = starts(&ranges);
     let mut generation = newest_generation(connection).await?.next()?.0;
     for row in fetch(connection, &starts, "{for_update}").await? {
@@ -102,13 +103,13 @@ fn busy(shard: &ShardName, held: &HeldLease) -> String {
     )
 }
 
-/// In a job's transaction: whether the lease is still the job's, and the ranges the shard's. Both stay so until the
-/// commit. Gives the time by the database's clock, which is that of everything the job puts down.
+/// In a job's transaction: whether the lease is still the job's, and the ranges the shard's; and that no rows of others come to the
+/// shard. All of it stays so until the commit. Gives the time by the database's clock, which is that of everything the job puts down.
 ///
 /// # Errors
 /// [`Error::LeaseLost`], [`Error::NotOwner`].
 pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<Timestamp> {
-    require_owner(connection, &lease.shard, &lease.ranges).await?;
+    require_open(connection, &lease.shard, &lease.ranges).await?;
     let starts = starts(&lease.ranges);
     let rows = fetch(connection, &starts, "{for_share}").await?;
     for row in &rows {
@@ -116,6 +117,8 @@ pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<T
             return Err(Error::LeaseLost(lease.shard.clone()));
         }
     }
+    // After the lock that a copy's begin waits for, so that none begins before the commit.
+    require_no_arrival(connection, &lease.shard).await?;
     match rows.first() {
         Some(row) if rows.len() == starts.len() => row.int(3).map(Timestamp),
         _ => Err(Error::LeaseLost(lease.shard.clone())),
@@ -200,7 +203,15 @@ pub async fn lease_expiry(connection: &mut Connection, lease: &Lease) -> Result<
     Ok(expiry.map(Timestamp))
 }
 
-async fn require_owner(
+/// In a write transaction: waits until no transaction of a job is under way on the shard, and keeps others waiting until the commit.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn lock_out_jobs(connection: &mut Connection) -> Result<()> {
+    all(connection, "{for_update}").await.map(drop)
+}
+
+async fn require_open(
     connection: &mut Connection,
     shard: &ShardName,
     ranges: &[Assignment],
@@ -211,6 +222,10 @@ async fn require_owner(
     if fences.iter().any(|state| *state != Some(FenceState::Open)) {
         return Err(Error::NotOwner(shard.clone()));
     }
+    Ok(())
+}
+
+async fn require_no_arrival(connection: &mut Connection, shard: &ShardName) -> Result<()> {
     // Jobs look at whole tables, and rows of a range that is copied or deleted are not the shard's.
     match moves::arriving(connection).await?.first() {
         None => Ok(()),

@@ -3,11 +3,12 @@
 //! The target has it while rows are copied to it, with how far the copy is; either shard has it while rows are deleted. Every
 //! transaction first changes the row and names its runner, so a runner that was overtaken changes nothing more, and progress
 //! is committed with the rows that it is about. While there is such a row, no archive job takes or keeps a lease on the
-//! shard: its jobs look at whole tables.
+//! shard: its jobs look at whole tables. It is put down when no transaction of a job is under way.
 
 use super::fences;
 use super::job::{self, Move, MoveId};
 use super::rows::{self, Cell};
+use crate::archive;
 use crate::db::{Connection, Statement, values};
 use crate::error::{Error, Result};
 use crate::ids::ShardName;
@@ -65,6 +66,7 @@ pub(crate) async fn begin(
         let args = values![runner, job.id.as_bytes(), runner];
         connection.execute(TAKE, &args).await?
     } else {
+        archive::lock_out_jobs(connection).await?;
         let (start, end) = (
             job.range.start.to_be_bytes(),
             job.range.end.map(u64::to_be_bytes),

@@ -5,6 +5,7 @@ mod contents;
 mod deaths;
 mod drain;
 mod freezes;
+mod jobs;
 mod plan;
 mod scans;
 mod views;

@@ -381,7 +381,7 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
     archive::renew_lease(connection, &lease, ttl).await?;
     archive::lease_expiry(connection, &lease).await?;
     archive::believe_no_future(connection).await?;
-    archive::date_heads(connection, now).await?;
+    archive::date_heads(connection, lease.ranges[0].range, now).await?;
     let mut segments = Vec::new();
     let mut after = None;
     loop {
