@@ -41,7 +41,8 @@ impl Document {
         }
         let inline = prose.split("\n\n").flat_map(|paragraph| {
             let parts = paragraph.split('`').enumerate();
-            parts.filter_map(|(n, part)| (n % 2 == 1).then(|| part.replace('\n', " ")))
+            let inside = parts.filter(|(n, _)| n % 2 == 1);
+            inside.map(|(_, part)| part.replace('\n', " "))
         });
         Self {
             path,

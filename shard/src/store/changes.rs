@@ -307,9 +307,9 @@ async fn change_stored(
         message::insert_again(&mut change.rows, &row).await?;
         [(_, stored)] = row;
     }
-    if stored.seq == change.head.head_seq {
-        change.lists = ListsToMark::Members;
-    } else if mentioned.iter().any(mentions::is_everybody) {
+    let concerns_everybody =
+        stored.seq == change.head.head_seq || mentioned.iter().any(mentions::is_everybody);
+    if concerns_everybody {
         change.lists = ListsToMark::Members;
     } else if !mentioned.is_empty() && change.head.relayed {
         change.lists = ListsToMark::Users(mentioned); // they have one unread mention more or less
