@@ -31,8 +31,8 @@ pub use self::media::{
     MediaVerdict, VariantKeys, VariantName,
 };
 pub use self::message::{
-    DeliveryStatus, Edit, HistoryPage, Message, MessageEdit, MessageType, NewMessage, PinList,
-    Position, Receipt, ReceiptList, ReplyList, Sent, SeqRange, Thread, Tiers,
+    DeliveryStatus, Edit, HistoryPage, MemberReceipt, Message, MessageEdit, MessageType,
+    NewMessage, PinList, Position, ReceiptList, ReplyList, Sent, SeqRange, Thread, Tiers,
 };
 pub use self::notification::{
     NewNotification, Notification, NotificationFilter, NotificationList, NotificationPriority,

@@ -22,7 +22,7 @@ use crate::ids::{ConversationId, Seq, UserId};
 use crate::map::Assignment;
 use crate::member::{self, Membership};
 use crate::message::left_out;
-use crate::model::{ConversationKind, Message, Receipt, ReceiptList, Timestamp};
+use crate::model::{ConversationKind, MemberReceipt, Message, ReceiptList, Timestamp};
 use crate::node::Shard;
 use crate::owned::{OwnedReader, OwnedTransaction};
 
@@ -218,7 +218,7 @@ pub(crate) async fn of_message(
             let (at, after) = reached
                 .or(by_sending.map(|(_, at)| (Some(*at), None)))
                 .unwrap_or_default();
-            Receipt {
+            MemberReceipt {
                 user_id: member.user.clone(),
                 at,
                 after,

@@ -6,6 +6,36 @@ export interface Alive {
   status: string;
 }
 
+/** Some records. */
+export interface AuditPage {
+  /** What to ask for the next page with; none at the end. */
+  nextCursor?: string;
+  /** The newest first. */
+  records: AuditRecord[];
+}
+
+/** A record of the log. */
+export interface AuditRecord {
+  /** What was done, or was about to be. */
+  action: string;
+  /** Who did it: `user/`, `operator/` or `node/` and a name. */
+  actor?: string;
+  /** When, by the directory's clock; never before the record before. */
+  at: Timestamp;
+  /** What else there is to know of it. */
+  details?: { [key: string]: unknown };
+  /** Whether what named people was erased: actor, subject, reason and details. */
+  erased: boolean;
+  /** Its hash, which the next record's is made of. */
+  hash: string;
+  /** 1, 2, 3 … */
+  number: number;
+  /** Why. */
+  reason?: string;
+  /** To whom or to what. */
+  subject?: string;
+}
+
 /** `authenticate`: the first frame, where no header gave the token. */
 export interface Authenticate {
   /** The position from which to resume. */
@@ -181,6 +211,20 @@ export interface EditMessage {
   mentions?: UserId[] | null;
   /** The message. */
   messageId: MessageId;
+}
+
+/** A message as its reporter was shown it. */
+export interface Evidence {
+  /** As in messages. */
+  attachments: { [key: string]: unknown }[];
+  /** The text. */
+  content: string;
+  /** When it was stored. */
+  createdAt: Timestamp;
+  /** When its content changed last. */
+  editedAt?: Timestamp | null;
+  /** What it carries. */
+  messageType: MessageType;
 }
 
 /** Why a command was not carried out. */
@@ -401,6 +445,16 @@ export interface MemberList {
   nextCursor?: string | null;
 }
 
+/** A member who received or read a message, not later than `at` and later than `after`. */
+export interface MemberReceipt {
+  /** When it had not happened yet; absent where that is not known. */
+  after?: Timestamp | null;
+  /** When that is known to have happened; absent where it is too long ago to be kept. */
+  at?: Timestamp | null;
+  /** The member. */
+  userId: UserId;
+}
+
 /** A message. */
 export interface Message {
   /** A list of objects: files as the server knows them (see `Media`), others as the sender gave them. */
@@ -507,6 +561,16 @@ export interface NewConversation {
   title?: string | null;
 }
 
+/** An event of the back end. */
+export interface NewEvent {
+  /** Any JSON, at most 16 KiB. */
+  data: unknown;
+  /** Its name, as clients receive it: letters, digits and `_ - . : /`. None of the names of the protocol's events and commands. */
+  event: string;
+  /** To whom: 1 to 100 users. */
+  userIds: UserId[];
+}
+
 /** A file to upload. */
 export interface NewMedia {
   /** Its size. */
@@ -571,6 +635,14 @@ export interface NewNotification {
   type: string;
   /** To whom: 1 to 100 users. */
   userIds: UserId[];
+}
+
+/** A report to be made. */
+export interface NewReport {
+  /** What else there is to say. 1 to 500 characters. */
+  note?: string;
+  /** Why. */
+  reason: ReportReason;
 }
 
 /** A sanction to be imposed. */
@@ -663,6 +735,12 @@ export interface Presence {
   userId: UserId;
 }
 
+/** The presence of users. */
+export interface PresenceList {
+  /** In the order of the ids. */
+  users: Presence[];
+}
+
 /** `presence_subscribe`. */
 export interface PresenceSubscribe {
   /** The users to watch, in place of those watched before. */
@@ -705,6 +783,12 @@ export interface Problem {
 
 /** The kind of problem, for programs */
 export type ProblemCode = "invalid_request" | "unauthenticated" | "token_expired" | "token_invalid" | "muted" | "suspended" | "banned" | "not_a_member" | "forbidden" | "not_accepted" | "address_invalid" | "address_expired" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "conflict_idempotency" | "media_not_uploaded" | "media_not_ready" | "media_in_use" | "limit_reached" | "body_too_large" | "media_too_large" | "media_type_not_allowed" | "unsupported_media_type" | "range_not_satisfiable" | "rate_limited" | "internal" | "archive_damaged" | "overloaded" | "shard_unavailable" | "archive_unavailable" | "object_store_unavailable" | "scanner_unavailable" | "directory_unavailable" | "auth_unavailable" | "shutting_down" | "deadline_exceeded";
+
+/** Who was reached. */
+export interface Reached {
+  /** Those of the users who are connected. To the others nothing was pushed, and nothing is kept for them. */
+  online: UserId[];
+}
 
 /** `react`. */
 export interface React {
@@ -755,6 +839,14 @@ export interface Receipt {
   seq: Seq;
 }
 
+/** Who of the other members received and read a message, of those who were members when it was sent. */
+export interface ReceiptList {
+  /** Those on whose devices it is. */
+  delivered: MemberReceipt[];
+  /** Those who have read it. */
+  read: MemberReceipt[];
+}
+
 /** `reconnect`: the client has to connect again. */
 export interface Reconnect {
   /** After how many milliseconds to connect. */
@@ -785,6 +877,73 @@ export interface ReplyList {
   nextCursor?: string | null;
   /** The conversation's latest change when the page was begun: it has at least that. */
   rev: Rev;
+}
+
+/** A report, for moderators. */
+export interface Report {
+  /** The conversation. */
+  conversationId: ConversationId;
+  /** The message as it was reported; absent 90 days after the report was resolved. */
+  evidence?: Evidence;
+  /** Its number. */
+  id: ReportId;
+  /** The message. */
+  messageId: MessageId;
+  /** What else the reporter says. */
+  note?: string;
+  /** Why. */
+  reason: ReportReason;
+  /** When, by the directory's clock. */
+  reportedAt: Timestamp;
+  /** Who reported it. */
+  reporterId: UserId;
+  /** Why, as the moderator says. */
+  resolution?: string | null;
+  /** When, by the directory's clock. */
+  resolvedAt?: Timestamp | null;
+  /** Who decided. */
+  resolvedBy?: UserId | null;
+  /** The rev at which the message was reported. */
+  rev: Rev;
+  /** Who sent the message. */
+  senderId: UserId;
+  /** Whether it is decided. */
+  state: ReportState;
+  /** What was decided. */
+  verdict?: Verdict | null;
+}
+
+/** A report's number: 1, 2, 3 … */
+export type ReportId = string;
+
+/** Some reports. */
+export interface ReportPage {
+  /** What to ask for the next page with; none at the end. */
+  nextCursor?: string;
+  /** The newest first. */
+  reports: Report[];
+}
+
+/** Why a message is reported. */
+export type ReportReason = "spam" | "harassment" | "hate" | "violence" | "sexual" | "illegal" | "other";
+
+/** How far a report is. */
+export type ReportState = "open" | "resolved";
+
+/** What came of a report. */
+export interface Reported {
+  /** The report. */
+  reportId: ReportId;
+  /** When the message was reported. */
+  reportedAt: Timestamp;
+}
+
+/** What becomes of a report. */
+export interface Resolution {
+  /** Why, for other moderators. 1 to 500 characters. */
+  note?: string;
+  /** What was decided. */
+  verdict: Verdict;
 }
 
 /** The position up to which a client received changes on its last connection. */
@@ -1006,6 +1165,14 @@ export interface Shard {
   takesWrites: boolean;
 }
 
+/** A message in the name of a user. */
+export type SpokenMessage = NewMessage & {
+  /** Where. */
+  conversationId: ConversationId;
+  /** In whose name. The user has to be a member of the conversation. */
+  senderId: UserId;
+};
+
 /** The status of a user. They are in the order of precedence: of several sessions the greatest status counts. */
 export type Status = "offline" | "idle" | "away" | "busy" | "online";
 
@@ -1139,6 +1306,9 @@ export interface UserTyping {
 
 /** A smaller form of a picture. */
 export type VariantName = "small" | "large";
+
+/** What a moderator decided. */
+export type Verdict = "dismissed" | "warned" | "deleted" | "sanctioned";
 
 /** The answer to `presence_subscribe`. */
 export interface Watched {

@@ -256,15 +256,15 @@ pub struct ReplyList {
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptList {
     /// Those on whose devices it is.
-    pub delivered: Vec<Receipt>,
+    pub delivered: Vec<MemberReceipt>,
     /// Those who have read it.
-    pub read: Vec<Receipt>,
+    pub read: Vec<MemberReceipt>,
 }
 
 /// A member who received or read a message, not later than `at` and later than `after`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Receipt {
+pub struct MemberReceipt {
     /// The member.
     pub user_id: UserId,
     /// When that is known to have happened; absent where it is too long ago to be kept.

@@ -1,5 +1,6 @@
 //! Search over the caller's conversations: which, in which order, and what became of each. See [`crate::search`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::search::{
     self, Budget, Candidates, Found, HITS, HITS_MAX, HitRoom, Next, Place, Query, SearchCursor,
     Seen,
 };
+use crate::threads::{self, Threads};
 
 /// Most conversations of one user that are searched.
 const CONVERSATIONS_MAX: usize = 10_000;
@@ -315,7 +317,8 @@ impl Searching<'_> {
                 if !looked.found.is_empty() && progress.is_none() {
                     progress = Some(self.progress(id, &seen.access).await?);
                 }
-                self.take(id, looked.found, progress.as_ref());
+                let threads = self.threads(id, &seen.access, &looked.found).await?;
+                self.take(id, looked.found, (progress.as_ref(), &threads));
                 self.budget.spend(looked.scanned);
                 self.page.scanned.messages += looked.scanned.messages;
                 self.page.scanned.bytes += looked.scanned.bytes;
@@ -387,12 +390,18 @@ impl Searching<'_> {
     }
 
     /// Adds hits of a conversation.
-    fn take(&mut self, id: ConversationId, found: Vec<Found>, progress: Option<&Progress>) {
+    fn take(
+        &mut self,
+        id: ConversationId,
+        found: Vec<Found>,
+        (progress, threads): (Option<&Progress>, &Threads),
+    ) {
         self.room.hits -= found.len();
         self.room.is_begun |= !found.is_empty();
         for Found { message, ranges } in found {
             let status = progress.map(|it| it.status(message.sender(), message.seq()));
-            let message = message.into_message(id, status.unwrap_or_default());
+            let mut message = message.into_message(id, status.unwrap_or_default());
+            threads::show(&mut message, threads);
             self.page.hits.push(SearchHit { message, ranges });
         }
     }
@@ -403,6 +412,25 @@ impl Searching<'_> {
         let read = |shard: Arc<Shard>, assignment: Assignment| async move {
             let mut rows = shard.read(&assignment, deadline).await?;
             history::progress(&mut rows, id, (access.kind, &access.latest_senders)).await
+        };
+        let router = &self.store.router;
+        router.call(id.owner_key(), deadline, read).await
+    }
+
+    /// What is shown of the replies to hits; no statement in a conversation without replies.
+    async fn threads(
+        &self,
+        id: ConversationId,
+        access: &history::Access,
+        found: &[Found],
+    ) -> Result<Threads> {
+        if !access.is_threaded || found.is_empty() {
+            return Ok(Threads::new());
+        }
+        let roots: &BTreeSet<_> = &found.iter().map(|it| (id, it.message.seq())).collect();
+        let deadline = self.caller.deadline;
+        let read = |shard: Arc<Shard>, assignment: Assignment| async move {
+            threads::read(&mut shard.read(&assignment, deadline).await?, roots).await
         };
         let router = &self.store.router;
         router.call(id.owner_key(), deadline, read).await
