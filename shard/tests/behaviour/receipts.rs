@@ -3,7 +3,7 @@
 use backscroll_shard::error::Error;
 use backscroll_shard::ids::{ConversationId, Seq};
 use backscroll_shard::model::{
-    ConversationKind, NewMembers, Receipt, ReceiptList, Role, Timestamp,
+    ConversationKind, MemberReceipt, NewMembers, ReceiptList, Role, Timestamp,
 };
 
 use crate::bed::{Bed, caller, user};
@@ -13,7 +13,7 @@ crate::on_every_backend!(
     receipts_are_for_members_of_small_conversations,
 );
 
-fn names(receipts: &[Receipt]) -> Vec<&str> {
+fn names(receipts: &[MemberReceipt]) -> Vec<&str> {
     receipts.iter().map(|it| it.user_id.as_str()).collect()
 }
 
