@@ -1,6 +1,6 @@
 //! Pages of messages that are far apart in their conversation: those that a table names, such as pins or replies.
 //!
-//! A page is read as of one moment out of both tiers, like a [stretch](crate::stretch); the archive is read after the
+//! A page is read as of one moment out of both tiers, like a stretch ([`crate::stretch`]); the archive is read after the
 //! connection was given back. What is archived and cannot be read just now is named, never passed over.
 
 use std::collections::BTreeSet;
