@@ -132,6 +132,7 @@ async fn every_task_of_a_store_is_started_again(bed: &Bed) {
         "lane",
         "map-refresh",
         "relay",
+        "report-evidence",
         "sanctions",
     ];
     assert_eq!(kinds, BTreeSet::from(expected.map(String::from)));
