@@ -340,7 +340,7 @@ async fn any_sequence_of_changes_leaves_the_mentions_that_the_log_has(bed: &Bed)
     };
     let mut head = 0;
     let mut told: BTreeMap<&str, u64> = BTreeMap::new();
-    for _ in 0..160 {
+    for _ in 0..100 {
         let who = usize::try_from(below(4)).unwrap();
         let me = caller(names[who]);
         let target = MessageId {
