@@ -62,13 +62,14 @@ pub(super) fn mover(bed: &Bed, settings: RebalanceSettings) -> Mover {
     Mover::new(Arc::clone(bed.store.router()), "test").with_settings(settings)
 }
 
-/// Runs a move until nothing is left to do, however long its last runner's lease still is.
+/// Runs a move until nothing is left to do, however long its last runner's lease still is, and however busy the machine.
 pub(super) async fn finish(mover: &Mover, id: MoveId) -> Result<Move> {
     let until = Instant::now() + 3 * PATIENCE;
     loop {
         match mover.run(id).await {
-            Err(Error::Busy(why)) if Instant::now() < until => {
-                tracing::debug!(why, "again");
+            Err(Error::Closing) => return Err(Error::Closing),
+            Err(error) if error.is_retryable() && Instant::now() < until => {
+                tracing::debug!(%error, "again");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             outcome => return outcome,
