@@ -31,7 +31,7 @@ const COUNT: &str = "SELECT COUNT(*) FROM pins WHERE conversation_id = ?";
 /// By the primary key.
 const REMOVE_ALL: &str = "DELETE FROM pins WHERE conversation_id = ?";
 /// By the primary keys of both tables.
-const ARCHIVED: &str = "SELECT p.seq FROM pins p WHERE p.conversation_id = ? AND p.seq BETWEEN ? AND ? \
+const ARCHIVED: &str = "SELECT p.seq FROM pins p {by PRIMARY} WHERE p.conversation_id = ? AND p.seq BETWEEN ? AND ? \
      AND NOT EXISTS (SELECT 1 FROM messages h WHERE h.conversation_id = p.conversation_id AND h.seq = p.seq)";
 /// By the primary key, backwards.
 const BEFORE: &str =
