@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backscroll_shard::archive::{self, ArchivedRun, Copies, SegmentState};
-use backscroll_shard::db::{Database, Dialect, explain};
+use backscroll_shard::db::{Database, Dialect, Value, explain};
 use backscroll_shard::dump::{ConversationsCursor, Part, RowsCursor, UsersCursor};
 use backscroll_shard::error::Result;
 use backscroll_shard::ids::{ConversationId, NotificationId, Rev, Seq};
@@ -27,6 +27,9 @@ use backscroll_shard::threads;
 
 use crate::bed::{Bed, PATIENCE, caller, text_as, user};
 use crate::media::{pending, processed, ready, to_process, with_files};
+
+/// Tables that have few rows here: MySQL reads such a one whole, whatever index a statement names; MariaDB does not.
+const FEW_ROWS: [&str; 5] = ["mentions", "receipts", "replies", "threads", "pins"];
 
 /// Tables that grow with the deployment. The others have a row a range, or a row for what is being relayed just now.
 pub(crate) const LARGE: [&str; 27] = [
@@ -91,14 +94,17 @@ async fn no_statement_scans(bed: &Bed) {
     for shard in bed.store.router().shards() {
         use_archive(bed, shard).await.unwrap();
     }
+    let is_mysql = std::env::var("BACKSCROLL_TEST_SQL_FLAVOR").is_ok_and(|it| it == "mysql");
     let mut statements = 0;
     let mut read = BTreeSet::new();
     for shard in &bed.settings.shards {
         for (statement, steps) in explain::seen(&shard.primary.0) {
             statements += 1;
             for step in steps {
+                let table = step.table.as_str();
+                let is_judged = LARGE.contains(&table) && !(is_mysql && FEW_ROWS.contains(&table));
                 assert!(
-                    !(step.scans && LARGE.contains(&step.table.as_str())),
+                    !(step.scans && is_judged),
                     "{statement}\nscans {}",
                     step.table
                 );
@@ -475,6 +481,12 @@ async fn use_archive(bed: &Bed, shard: &Arc<Shard>) -> Result<()> {
         let record = archive::segment(connection, *segment).await?.unwrap();
         assert!(archive::begin_deletion(connection, &record, now).await?);
         archive::forget_segment(connection, *segment).await?;
+        // As many as make it worth to look for some of them.
+        for other in 0..64_u8 {
+            let pin = "INSERT INTO pins (conversation_id, seq) VALUES (?, ?)";
+            let args = [Value::Bytes(&[other; 16]), Value::Int(Timestamp::now().0)];
+            connection.execute(pin, &args).await?;
+        }
         let mut rows = OwnedTransaction::for_job(connection);
         pins::remove_archived(&mut rows, *id, (Seq(1), Seq(9))).await?;
         mentions::remove_up_to(&mut rows, *id, Seq(9)).await?;
